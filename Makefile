@@ -1,0 +1,52 @@
+# The commands of this project. `make demo` and `make test` are all that a newcomer needs; each sets up what it lacks.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := requirements/dev.txt
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check fix bench docs golden pins system-packages clean
+
+setup: $(STAMP)
+
+$(STAMP): $(REQUIREMENTS) pyproject.toml
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) $(REQUIREMENTS)
+	@touch $@
+
+demo: setup
+	@$(BIN)/edgewright demo $(DEMO_ARGS)
+
+test: setup
+	@sh scripts/system-packages.sh
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+fix: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: setup
+	$(BIN)/python -m sphinx -W -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
+golden: setup
+	EDGEWRIGHT_GOLDEN=write $(BIN)/python -m pytest -q -k golden
+
+# Pins with hashes and no addresses (docs/adr/0002); needs uv.
+pins:
+	uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header -q -o requirements/dev.txt
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header -q -o requirements/device.txt
+
+clean:
+	rm -rf build dist docs/_build

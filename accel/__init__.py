@@ -1,0 +1,1 @@
+"""Run variants on what a machine has, and measure how fast."""

@@ -1,0 +1,1 @@
+"""Ways to run a variant: one module per backend, imported on use."""

@@ -1,0 +1,1 @@
+"""The NPU: instruction set, compiler, functional model, cycle model, RTL, and the simulated board."""

@@ -1,0 +1,1 @@
+"""The service: models, devices, rollouts, telemetry, and the page that shows them."""

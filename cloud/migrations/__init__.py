@@ -1,0 +1,1 @@
+"""The steps of the schema, oldest first; they are applied when the database is opened."""

@@ -1,0 +1,1 @@
+"""Turn a trained model into verified ONNX, cut into featurizer and head."""

@@ -1,0 +1,1 @@
+"""The device: pull, verify, run, update safely or roll back, report."""

@@ -1,0 +1,1 @@
+"""Ways to run a slot: today as a process of its own."""

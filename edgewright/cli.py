@@ -1,0 +1,94 @@
+"""The root command: it knows every group by name only and imports one on use, so `--help` costs no framework.
+
+This is also the one place where an error becomes a line and an exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from edgewright import __version__
+from edgewright.errors import EdgewrightError
+
+
+class Lazy(NamedTuple):
+    """Where a command lives, its line in `--help`, and the extra that it needs (None: the base install)."""
+
+    where: str
+    help: str
+    extra: str | None
+
+
+COMMANDS: dict[str, Lazy] = {
+    "convert": Lazy("convert.cli:command", "Turn a trained model into verified ONNX in a build directory.", "convert"),
+    "featurizers": Lazy("convert.featurizers.cli:group", "List and build the networks that edgewright knows.", "convert"),
+    "quantize": Lazy("quantize.cli:command", "Add a variant of less precision, with its measured accuracy.", "quantize"),
+    "evaluate": Lazy("quantize.evaluate_cli:command", "Measure accuracy, agreement and latency of variants.", None),
+    "report": Lazy("quantize.report_cli:command", "Write one page on all variants: accuracy, size, latency, noise.", "quantize"),
+    "bench": Lazy("accel.cli:command", "Measure latency, throughput and memory on this machine.", None),
+    "npu": Lazy("accel.npu.cli:group", "Compile for, simulate and cost the FPGA NPU.", "quantize"),
+    "package": Lazy("edgewright.commands.package:group", "Build, sign, inspect, verify and move packages.", None),
+    "publish": Lazy("edgewright.commands.publish:command", "Sign a package and publish it as the next version.", None),
+    "models": Lazy("edgewright.commands.models:group", "List and show published models.", None),
+    "devices": Lazy("edgewright.commands.devices:group", "Enrol, list, explain and revoke devices.", None),
+    "rollout": Lazy("edgewright.commands.rollout:group", "Roll a version out in guarded waves.", None),
+    "cloud": Lazy("cloud.cli:group", "Run the service.", "cloud"),
+    "agent": Lazy("edge_agent.cli:group", "Enrol, run and inspect the agent of this device.", None),
+    "profiles": Lazy("hardware_profiles.cli:group", "Describe hardware, detect this machine's, check your own.", None),
+    "demo": Lazy("edgewright.commands.demo:command", "Run the main job end to end on real data.", "convert,quantize,cloud"),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command only when the user runs it, and turns our errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the work, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module that owns `cmd_name`."""
+        if cmd_name not in COMMANDS:
+            return None
+        where, _, extra = COMMANDS[cmd_name]
+        module_name, _, attribute = where.partition(":")
+        try:
+            command: click.Command = getattr(import_module(module_name), attribute)
+        except ModuleNotFoundError as missing:
+            ours = module_name.partition(".")[0]
+            if extra is None or (missing.name or "").partition(".")[0] == ours:
+                raise
+            raise click.ClickException(
+                f"'{cmd_name}' needs {missing.name}, which is not installed. Run: pip install 'edgewright[{extra}]'"
+            ) from missing
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help lines without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an `EdgewrightError` becomes its line and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except EdgewrightError as error:
+            click.echo(f"edgewright: {' '.join(str(error).split())}", err=True)  # one line, whatever a library said
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("edgewright: interrupted", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:  # the reader of our output has gone; nobody is left to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgewright")
+def main() -> None:
+    """Take a trained model to a fleet of edge devices."""

@@ -1,0 +1,1 @@
+"""Command groups that use several packages; each is imported only when it is called."""

@@ -1,0 +1,1 @@
+"""The main job on real data, from training to a stopped bad version; `make demo` runs it."""

@@ -1,0 +1,1 @@
+"""What kinds of machine there are, which one this is, and which variant fits it."""

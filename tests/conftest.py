@@ -1,0 +1,58 @@
+"""What all tests share: the rule for components that may be missing, and golden files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[str], Path]:
+    """Return the path of a program, or skip the test; with EDGEWRIGHT_REQUIRE=all a missing program fails it."""
+
+    def find(program: str) -> Path:
+        found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+        if found:
+            return Path(found)
+        message = f"{program} is not installed: sh scripts/system-packages.sh installs it"
+        if os.environ.get("EDGEWRIGHT_REQUIRE") == "all":
+            pytest.fail(message)
+        pytest.skip(message)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def require_package() -> Callable[[str], None]:
+    """Go on if a Python package is installed, else skip the test; with EDGEWRIGHT_REQUIRE=all a missing package fails it."""
+
+    def find(package: str) -> None:
+        if find_spec(package):
+            return
+        message = f"the package {package} is not installed: pip install -e '.[dev]' installs it"
+        if os.environ.get("EDGEWRIGHT_REQUIRE") == "all":
+            pytest.fail(message)
+        pytest.skip(message)
+
+    return find
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], None]:
+    """Compare a text with tests/golden/<name>; `make golden` rewrites the file instead."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if os.environ.get("EDGEWRIGHT_GOLDEN") == "write":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == text
+
+    return compare

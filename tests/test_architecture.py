@@ -1,0 +1,85 @@
+"""The walls of the house: sizes, layers, and what may be loaded where. `make check` runs these with the linters."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from edgewright.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("edgewright", "convert", "quantize", "accel", "edge_agent", "cloud", "hardware_profiles")
+MAX_FUNCTION_LINES = 60
+MAX_MODULE_LINES = 400
+
+# Each with its reason; an entry that is no longer needed fails the test.
+LONG_MODULES: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {}
+
+
+def python_files() -> list[Path]:
+    """Return every Python file of the product and its tests."""
+    folders = [ROOT / name for name in (*PACKAGES, "tests", "benchmarks", "examples")]
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def test_no_module_is_over_400_lines_but_those_with_a_reason() -> None:
+    too_long = {str(path.relative_to(ROOT)) for path in python_files() if path.read_text("utf-8").count("\n") > MAX_MODULE_LINES}
+    assert too_long == set(LONG_MODULES)
+
+
+def test_no_function_is_over_60_lines_but_those_with_a_reason() -> None:
+    too_long = {name for path in python_files() for name in long_functions(path)}
+    assert too_long == set(LONG_FUNCTIONS)
+
+
+def long_functions(path: Path) -> list[str]:
+    """Return `file:function` for each function that is over the limit."""
+    tree = ast.parse(path.read_text("utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [
+        f"{path.relative_to(ROOT)}:{function.name}"
+        for function in functions
+        if (function.end_lineno or 0) - function.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_line_in_the_root_command_is_the_commands_own(name: str) -> None:
+    module_name, _, attribute = COMMANDS[name].where.partition(":")
+    command: click.Command = getattr(import_module(module_name), attribute)
+    assert (command.help or "").split("\n\n")[0].replace("\n", " ").strip() == COMMANDS[name].help
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the top-level names in `sys.modules` of a fresh interpreter after `code`."""
+    script = f"{code}\nimport sys\nprint(*sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return {module.partition(".")[0] for module in finished.stdout.splitlines()[-1].split()}
+
+
+def test_help_loads_no_command() -> None:
+    code = "from click.testing import CliRunner; from edgewright.cli import main; CliRunner().invoke(main, ['--help'])"
+    assert not loaded_by(code) & {"numpy", "onnx", "onnxruntime", "keras", "tensorflow", "sqlalchemy", "convert", "cloud"}
+
+
+def test_the_resident_agent_loads_no_framework_and_no_runtime() -> None:
+    loaded = loaded_by("import edge_agent.agent, edge_agent.cli")
+    assert not loaded & {
+        "tensorflow",
+        "keras",
+        "torch",
+        "onnx",
+        "onnx_ir",
+        "onnxruntime",
+        "numpy",
+        "sklearn",
+        "convert",
+        "quantize",
+    }
