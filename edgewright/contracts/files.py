@@ -1,0 +1,87 @@
+"""Files that appear whole or not at all, whenever the power goes: temporary file, fsync, rename, fsync of the directory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from edgewright.errors import StorageFullError
+
+
+def write_atomically(path: Path, raw: bytes, *, mode: int = 0o666) -> None:
+    """Write a file so that a crash leaves the old content or the new, never a part; raise `StorageFullError` on a full disk.
+
+    `mode` is cut by the process's file mode mask, as open(2) does it.
+    """
+    with writing_atomically(path, mode=mode) as stream:
+        stream.write(raw)
+
+
+@contextlib.contextmanager
+def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """Give a stream whose bytes appear at `path` when the block ends well, and nowhere otherwise.
+
+    Temporary file, fsync, rename, fsync of the directory: the order that survives a power cut on ext4 and XFS.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as stream:
+            try:
+                yield stream
+                stream.flush()
+                os.fchmod(stream.fileno(), mode & ~_umask())
+                os.fsync(stream.fileno())
+                Path(stream.name).replace(path)
+            except BaseException:
+                Path(stream.name).unlink(missing_ok=True)
+                raise
+        _sync_directory(path.parent)
+    except OSError as failed:
+        if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError(f"no room left to write {path}: free some space and try again") from failed
+        raise
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def staging_beside(target: Path) -> Iterator[Path]:
+    """Give a temporary directory on the same file system as `target`, gone afterwards unless it was renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    staging.chmod(0o777 & ~_umask())
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_directory(staging: Path, target: Path) -> None:
+    """Put `staging` where `target` is; the old directory is removed only when the new one is in place."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-"))
+    target.rename(retired / "old")
+    staging.rename(target)
+    shutil.rmtree(retired)
+
+
+def _umask() -> int:
+    """Return the file mode mask as proc(5) shows it; os.umask could only tell by changing it for every thread."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o077

@@ -1,0 +1,71 @@
+r"""Names, versions and references, checked once at the edge so that the rest can trust them.
+
+A model's name is also its repository in an OCI registry, and a device's name its MQTT user and certificate subject,
+so both follow the narrowest of those grammars: the path component of the OCI distribution specification 1.1
+(`[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`), at most 64 characters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NewType
+
+from edgewright.errors import BadInputError
+
+Digest = NewType("Digest", str)
+"""`sha256:` and 64 hexadecimal digits: the identity of some bytes."""
+
+MAX_NAME_LENGTH = 64
+TENANT = "default"
+
+_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class PackageReference:
+    """A model's name and the version asked for; `version` None means the newest."""
+
+    name: str
+    version: int | None
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}:{self.version}"
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name`, or raise `BadInputError` saying which grammar a `what` (model, device, variant) must follow."""
+    if len(name) > MAX_NAME_LENGTH or not _NAME.fullmatch(name):
+        raise BadInputError(
+            f"a {what}'s name must be lower-case letters and digits, joined by '.', '_' or '-', at most "
+            f"{MAX_NAME_LENGTH} characters, not {name!r}"
+        )
+    return name
+
+
+def check_digest(digest: str) -> Digest:
+    """Return `digest`, or raise `BadInputError`."""
+    if not _DIGEST.fullmatch(digest):
+        raise BadInputError(f"a digest must be 'sha256:' and 64 hexadecimal digits, not {digest!r}")
+    return Digest(digest)
+
+
+def parse_reference(text: str) -> PackageReference:
+    """Read `name` or `name:version`; raise `BadInputError` when it is neither."""
+    name, colon, version = text.partition(":")
+    check_name(name, "model")
+    if not colon:
+        return PackageReference(name, None)
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+        raise BadInputError(f"a version must be a whole number from 1, as in {name}:3, not {version!r}")
+    return PackageReference(name, int(version))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown `name`: the closest known ones, or all of them when few; empty when none are known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
+    return f"; known: {', '.join(close)}" if close else ""

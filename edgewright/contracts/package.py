@@ -1,0 +1,299 @@
+"""A package: one version of a model as an OCI image index with a manifest per variant.
+
+Reading gives a checked `Package`; writing takes a build directory and gives the same bytes for the same input: no times
+(but `SOURCE_DATE_EPOCH` when set), no paths, sorted keys. A variant that fits several architectures has one manifest and one
+descriptor per architecture, so that `skopeo`, `oras` and container engines find it on each of them.
+
+    write_package(build, layout, …)   build directory -> layout
+    read_package(layout)              layout -> Package
+    verify_blobs(layout, package)     every byte against its digest
+    opened(path)                      a layout from a directory or from one tar of it
+    unpack_variant(layout, …)         one variant's layers -> a variant's directory
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgewright.contracts import wire
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.files import write_atomically, writing_atomically
+from edgewright.contracts.names import Digest, check_name, nearest
+from edgewright.contracts.oci import (
+    EMPTY_BLOB,
+    EMPTY_TYPE,
+    REF_NAME,
+    BlobSource,
+    Descriptor,
+    Index,
+    Manifest,
+    OciLayout,
+    Platform,
+    descriptor_of,
+)
+from edgewright.contracts.variant import CONFIG_FILE, LayerKind, VariantConfig, VariantDirectory
+from edgewright.errors import NotFoundError, PackageError
+
+PACKAGE_TYPE = "application/vnd.edgewright.package.v1+json"
+VARIANT_TYPE = "application/vnd.edgewright.variant.v1+json"
+CONFIG_TYPE = "application/vnd.edgewright.variant.config.v1+json"
+SIGNATURE_TYPE = "application/vnd.edgewright.signature.v1+json"
+ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
+
+NAME = "dev.edgewright.name"
+SOURCE_DIGEST = "dev.edgewright.source.digest"
+CREATED = "org.opencontainers.image.created"
+VARIANT = "dev.edgewright.variant"
+BACKEND = "dev.edgewright.backend"
+PRECISION = "dev.edgewright.precision"
+PROFILES = "dev.edgewright.profiles"
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedVariant:
+    """One variant of a package: where its manifest is, its layers, and its checked config."""
+
+    descriptor: Descriptor
+    manifest: Manifest
+    config: VariantConfig
+
+    @property
+    def layers(self) -> Mapping[LayerKind, Descriptor]:
+        """The layers by kind; a layer of a kind that this version does not know is left out."""
+        known = {kind.media_type: kind for kind in LayerKind}
+        return {known[layer.mediaType]: layer for layer in self.manifest.layers if layer.mediaType in known}
+
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """Return every blob that this variant is made of: manifest, config, layers."""
+        return (self.descriptor, self.manifest.config, *self.manifest.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package whose index, manifests and configs were read and checked."""
+
+    descriptor: Descriptor
+    index: Index
+    variants: tuple[PackagedVariant, ...]
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.index.annotations[NAME]
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the index: the package's identity."""
+        return Digest(self.descriptor.digest)
+
+    def variant(self, name: str) -> PackagedVariant:
+        """Return the variant called `name`; raise `NotFoundError` offering the nearest names."""
+        known = {variant.config.variant: variant for variant in self.variants}
+        if name not in known:
+            raise NotFoundError(f"package {self.name} has no variant {name!r}{nearest(name, known)}")
+        return known[name]
+
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """Return every blob of the package but the index itself, each once, in a fixed order."""
+        unique = {blob.digest: blob for variant in self.variants for blob in variant.blobs()}
+        return tuple(unique[digest] for digest in sorted(unique))
+
+
+def read_index(source: BlobSource, descriptor: Descriptor) -> Package:
+    """Read a package from `source`, given the descriptor of its index; raise `PackageError` when it is none."""
+    raw = source.read_blob(descriptor)
+    index = wire.decode(raw, Index, what=f"package index {descriptor.digest}", error=PackageError)
+    if index.artifactType != PACKAGE_TYPE:
+        raise PackageError(f"a package's index must have artifactType {PACKAGE_TYPE}, not {index.artifactType}")
+    if NAME not in index.annotations:
+        raise PackageError(f"a package's index must have the annotation {NAME}")
+    check_name(index.annotations[NAME], "model")
+    unique = {entry.digest: entry for entry in index.manifests}
+    bare = replace(descriptor, artifactType=PACKAGE_TYPE, platform=None, annotations={})
+    return Package(bare, index, tuple(_read_variant(source, entry) for entry in unique.values()))
+
+
+def read_package(layout: OciLayout) -> Package:
+    """Return the one package that a layout holds; raise `PackageError` when it holds none or several."""
+    found = [entry for entry in layout.read_index().manifests if entry.artifactType == PACKAGE_TYPE]
+    if len(found) != 1:
+        raise PackageError(f"{layout.path} must hold one package, but it holds {len(found)}")
+    return read_index(layout, found[0])
+
+
+def verify_blobs(layout: OciLayout, package: Package) -> None:
+    """Check every byte of the package against its digest; raise `PackageError` at the first that differs."""
+    for blob in package.blobs():
+        layout.check_blob(blob)
+
+
+def write_package(
+    build: BuildDirectory,
+    layout: OciLayout,
+    *,
+    name: str,
+    profiles: Mapping[str, Sequence[str]],
+    platforms: Mapping[str, Sequence[Platform]],
+    annotations: Mapping[str, str] | None = None,
+) -> Package:
+    """Pack the variants of `build` that `profiles` names into `layout` and return the package.
+
+    Args:
+        build: the build directory.
+        layout: an empty layout.
+        name: the model's name.
+        profiles: for each variant, the hardware profiles that it fits.
+        platforms: for each variant, the platforms of those profiles.
+        annotations: what the user adds to the index.
+
+    Raises:
+        PackageError: the build has no variant, or a variant fits no profile.
+    """
+    check_name(name, "model")
+    variants = [variant for variant in build.variants() if variant.config.variant in profiles]
+    if not variants:
+        raise PackageError(f"{build.path} has no variant to pack; 'edgewright quantize' makes some")
+    entries: list[Descriptor] = []
+    for variant in variants:
+        config = replace(variant.config, profiles=tuple(sorted(profiles[variant.config.variant])))
+        if not config.profiles:
+            raise PackageError(f"variant {config.variant} fits no hardware profile; leave it out or add a profile")
+        entries.extend(_write_variant(layout, build, variant, config, platforms[config.variant]))
+    created = {CREATED: _source_date()} if "SOURCE_DATE_EPOCH" in os.environ else {}
+    index = Index(
+        artifactType=PACKAGE_TYPE,
+        manifests=tuple(entries),
+        annotations={**(annotations or {}), NAME: name, SOURCE_DIGEST: build.source_digest(), **created},
+    )
+    descriptor = layout.write_document(index)
+    layout.write_index(Index(manifests=(replace(descriptor, annotations={REF_NAME: name}),)))
+    return read_index(layout, descriptor)
+
+
+def signature_manifest(envelope: bytes, subject: Descriptor) -> Manifest:
+    """Return the manifest that attaches a signature envelope to a package as an OCI referrer."""
+    bare = Descriptor(mediaType=subject.mediaType, digest=subject.digest, size=subject.size)
+    return Manifest(
+        artifactType=SIGNATURE_TYPE,
+        config=descriptor_of(EMPTY_BLOB, EMPTY_TYPE),
+        layers=(descriptor_of(envelope, ENVELOPE_TYPE, title="signature.dsse.json"),),
+        subject=bare,
+    )
+
+
+def attach_signature(layout: OciLayout, package: Package, envelope: bytes) -> None:
+    """Store a signature in the layout beside the package, in place of older ones."""
+    layout.write_blob(EMPTY_BLOB, EMPTY_TYPE)
+    layout.write_blob(envelope, ENVELOPE_TYPE)
+    descriptor = layout.write_document(signature_manifest(envelope, package.descriptor))
+    kept = tuple(entry for entry in layout.read_index().manifests if entry.artifactType != SIGNATURE_TYPE)
+    layout.write_index(Index(manifests=(*kept, descriptor)))
+
+
+def signatures(layout: OciLayout, package: Package) -> tuple[bytes, ...]:
+    """Return the signature envelopes that the layout holds for `package`."""
+    envelopes = []
+    for entry in layout.read_index().manifests:
+        if entry.artifactType != SIGNATURE_TYPE:
+            continue
+        manifest = wire.decode(layout.read_blob(entry), Manifest, what="signature manifest", error=PackageError)
+        if manifest.subject is not None and manifest.subject.digest == package.digest and manifest.layers:
+            envelopes.append(layout.read_blob(manifest.layers[0]))
+    return tuple(envelopes)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[OciLayout]:
+    """Give the layout at `path`, which is a layout directory or one tar of it (unpacked to a temporary place)."""
+    if path.is_dir():
+        yield OciLayout.open(path)
+        return
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such package; it must be an OCI layout directory or a tar of one")
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as unpacked:
+        _unpack(path, Path(unpacked))
+        yield OciLayout.open(Path(unpacked))
+
+
+def unpack_variant(layout: OciLayout, packaged: PackagedVariant, target: Path) -> VariantDirectory:
+    """Copy one variant's config and layers into the directory `target`, every byte checked, under the names that they had.
+
+    Raises:
+        PackageError: a blob is missing or changed.
+        StorageFullError: no room is left; what was written already stays for the caller to remove.
+    """
+    for kind, blob in packaged.layers.items():
+        layout.check_blob(blob)
+        with layout.blob_path(blob.digest).open("rb") as source, writing_atomically(target / kind.file_name) as copy:
+            shutil.copyfileobj(source, copy)
+    write_atomically(target / CONFIG_FILE, layout.read_blob(packaged.manifest.config))
+    return VariantDirectory.open(target)
+
+
+def write_tar(layout: OciLayout, target: Path) -> None:
+    """Write the layout as one tar: sorted, no times, no owners, so the same layout gives the same bytes."""
+    members = sorted(path for path in layout.path.rglob("*") if path.is_file())
+    with writing_atomically(target) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in members:
+            entry = tarfile.TarInfo(path.relative_to(layout.path).as_posix())
+            entry.size, entry.mode = path.stat().st_size, 0o644
+            with path.open("rb") as content:
+                tar.addfile(entry, content)
+
+
+def _unpack(path: Path, target: Path) -> None:
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            tar.extractall(target, filter="data")
+    except (tarfile.TarError, EOFError) as wrong:
+        raise PackageError(f"{path} is no package: it must be an OCI layout directory or a tar of one: {wrong}") from wrong
+
+
+def _read_variant(source: BlobSource, entry: Descriptor) -> PackagedVariant:
+    raw = source.read_blob(entry)
+    manifest = wire.decode(raw, Manifest, what=f"variant manifest {entry.digest}", error=PackageError)
+    raw_config = source.read_blob(manifest.config)
+    config = wire.decode(raw_config, VariantConfig, what=f"variant config {manifest.config.digest}", error=PackageError)
+    return PackagedVariant(entry, manifest, config)
+
+
+def _write_variant(
+    layout: OciLayout,
+    build: BuildDirectory,
+    variant: VariantDirectory,
+    config: VariantConfig,
+    platforms: Sequence[Platform],
+) -> list[Descriptor]:
+    layers = [layout.write_file(variant.file(kind), kind.media_type) for kind in variant.layers()]
+    for kind in (LayerKind.GOLDEN_INPUTS, LayerKind.GOLDEN_OUTPUTS):
+        if (build.graph / kind.file_name).is_file():
+            layers.append(layout.write_file(build.graph / kind.file_name, kind.media_type))
+    config_blob = layout.write_blob(wire.encode(config), CONFIG_TYPE)
+    descriptor = layout.write_document(Manifest(artifactType=VARIANT_TYPE, config=config_blob, layers=tuple(layers)))
+    annotations = {
+        VARIANT: config.variant,
+        BACKEND: config.backend,
+        PRECISION: config.precision.value,
+        PROFILES: ",".join(config.profiles),
+    }
+    unique = sorted({(platform.os, platform.architecture) for platform in platforms})
+    return [
+        replace(descriptor, platform=Platform(os=os_name, architecture=architecture), annotations=annotations)
+        for os_name, architecture in unique
+    ]
+
+
+def _source_date() -> str:
+    """Return `SOURCE_DATE_EPOCH` (https://reproducible-builds.org/specs/source-date-epoch/) as RFC 3339."""
+    text = os.environ["SOURCE_DATE_EPOCH"]
+    if not text.isdigit():
+        raise PackageError(f"SOURCE_DATE_EPOCH must be whole seconds since 1970, not {text!r}")
+    return datetime.fromtimestamp(int(text), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

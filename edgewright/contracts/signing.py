@@ -1,0 +1,238 @@
+"""Signatures: DSSE envelopes with Ed25519 or ECDSA P-256 keys, over packages and over desired state.
+
+An envelope (https://github.com/secure-systems-lab/dsse, protocol 1.0.2) carries the payload, its type and signatures over
+both, so nothing has to be re-encoded to be checked. A key's id is the SHA-256 of its DER SubjectPublicKeyInfo.
+
+A package's signature binds the index digest to a name, a version and an expiry: the package itself holds no version.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from edgewright.contracts import wire
+from edgewright.contracts.names import Digest, check_digest, check_name
+from edgewright.errors import BadInputError, ConflictError, SignatureError
+
+PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
+
+PACKAGE_SIGNATURE_TYPE = "application/vnd.edgewright.package-signature.v1+json"
+DESIRED_TYPE = "application/vnd.edgewright.desired.v1+json"
+RENEWAL_TYPE = "application/vnd.edgewright.renewal.v1+json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageSignature:
+    """What a publisher vouches for: these bytes are that version of that model, until then."""
+
+    index_digest: str
+    name: str
+    version: int
+    expires_at: datetime
+
+    def __post_init__(self) -> None:
+        check_digest(self.index_digest)
+        check_name(self.name, "model")
+        if self.version < 1:
+            raise SignatureError(f"a version must be a whole number from 1, not {self.version}")
+        if self.expires_at.tzinfo is None:
+            raise SignatureError("expires_at must be an instant in UTC, not a local time")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvelopeSignature:
+    """One signature of an envelope; `sig` is base64."""
+
+    keyid: str
+    sig: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """A DSSE envelope; `payload` is base64."""
+
+    payload: str
+    payloadType: str  # noqa: N815  the field's name in DSSE
+    signatures: tuple[EnvelopeSignature, ...]
+
+
+class TrustedKeys:
+    """The public keys that are believed, by key id."""
+
+    def __init__(self, keys: Iterable[PublicKey]) -> None:
+        self._keys: Mapping[str, PublicKey] = {key_id(key): key for key in keys}
+
+    @classmethod
+    def from_pem(cls, pems: Iterable[str | bytes]) -> TrustedKeys:
+        """Read PEM public keys; raise `BadInputError` when one is none."""
+        return cls(parse_public_key(pem) for pem in pems)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def ids(self) -> tuple[str, ...]:
+        """Return the ids of all keys, sorted."""
+        return tuple(sorted(self._keys))
+
+    def verify(self, raw_envelope: bytes, payload_type: str) -> bytes:
+        """Return the payload of an envelope that at least one trusted key signed; raise `SignatureError` otherwise."""
+        envelope = wire.decode(raw_envelope, Envelope, what="the signature envelope", error=SignatureError)
+        if envelope.payloadType != payload_type:
+            raise SignatureError(f"the signature must be over {payload_type}, not over {envelope.payloadType}")
+        payload = _from_base64(envelope.payload)
+        signed = pre_authentication_encoding(payload_type, payload)
+        unknown = [signature.keyid[:16] for signature in envelope.signatures if signature.keyid not in self._keys]
+        for signature in envelope.signatures:
+            key = self._keys.get(signature.keyid)
+            if key is not None and _is_valid(key, _from_base64(signature.sig), signed):
+                return payload
+        if len(unknown) == len(envelope.signatures):
+            raise SignatureError(
+                f"the signature must be by a trusted key, but it is by {', '.join(unknown) or 'nobody'}; "
+                f"trusted: {', '.join(known[:16] for known in self._keys) or 'none'}"
+            )
+        raise SignatureError("the signature does not match what it signs: it was changed or forged; do not use it")
+
+
+def generate_key() -> ed25519.Ed25519PrivateKey:
+    """Make a signing key."""
+    return ed25519.Ed25519PrivateKey.generate()
+
+
+def key_id(key: PublicKey) -> str:
+    """Return the SHA-256 of the DER SubjectPublicKeyInfo in hexadecimal."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def public_pem(key: PublicKey) -> str:
+    """Return the key as PEM SubjectPublicKeyInfo."""
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode("ascii")
+
+
+def private_pem(key: PrivateKey) -> bytes:
+    """Return the key as unencrypted PEM PKCS#8."""
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def write_key_pair(path: Path, key: PrivateKey) -> Path:
+    """Write the private key to `path` (mode 0600) and the public one to `path` + `.pub`; never overwrite.
+
+    Returns the public key's path. Raises `ConflictError` when either file exists.
+    """
+    public_path = path.with_name(path.name + ".pub")
+    for taken in (path, public_path):
+        if taken.exists():
+            raise ConflictError(f"{taken} exists: a key is never overwritten; choose another name or move the old one away")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(private_pem(key))
+    public_path.write_text(public_pem(key.public_key()), encoding="ascii")
+    return public_path
+
+
+def load_private_key(path: Path) -> PrivateKey:
+    """Read a PEM private key; raise `BadInputError` when the file is none of ours."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError as missing:
+        raise BadInputError(f"{path}: no such key; 'edgewright package keygen' makes one") from missing
+    except (ValueError, TypeError) as wrong:
+        raise BadInputError(f"{path}: a signing key must be an unencrypted PEM private key: {wrong}") from wrong
+    if isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
+        return key
+    raise BadInputError(f"{path}: a signing key must be Ed25519 or ECDSA P-256, not {type(key).__name__}")
+
+
+def parse_public_key(pem: str | bytes, where: object = "public key") -> PublicKey:
+    """Read a PEM public key; raise `BadInputError` when it is none of ours."""
+    raw = pem.encode() if isinstance(pem, str) else pem
+    try:
+        key = serialization.load_pem_public_key(raw)
+    except ValueError as wrong:
+        raise BadInputError(f"{where}: a trusted key must be a PEM public key: {wrong}") from wrong
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    raise BadInputError(f"{where}: a trusted key must be Ed25519 or ECDSA P-256, not {type(key).__name__}")
+
+
+def load_public_key(path: Path) -> PublicKey:
+    """Read a PEM public key from a file; raise `BadInputError` when it is none of ours."""
+    try:
+        return parse_public_key(path.read_bytes(), path)
+    except FileNotFoundError as missing:
+        raise BadInputError(f"{path}: no such public key") from missing
+
+
+def sign(payload: bytes, payload_type: str, key: PrivateKey) -> bytes:
+    """Return the encoded DSSE envelope of `payload`."""
+    signed = pre_authentication_encoding(payload_type, payload)
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        signature = key.sign(signed)
+    else:
+        signature = key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    return wire.encode(
+        Envelope(
+            payload=base64.b64encode(payload).decode("ascii"),
+            payloadType=payload_type,
+            signatures=(EnvelopeSignature(keyid=key_id(key.public_key()), sig=base64.b64encode(signature).decode("ascii")),),
+        )
+    )
+
+
+def sign_package(signature: PackageSignature, key: PrivateKey) -> bytes:
+    """Return the envelope that vouches for a package."""
+    return sign(wire.encode(signature), PACKAGE_SIGNATURE_TYPE, key)
+
+
+def verify_package(raw_envelope: bytes, trusted: TrustedKeys, *, index_digest: Digest, now: datetime) -> PackageSignature:
+    """Return what a trusted key vouches for; raise `SignatureError` unless it is this index and has not expired at `now`."""
+    payload = trusted.verify(raw_envelope, PACKAGE_SIGNATURE_TYPE)
+    signature = wire.decode(payload, PackageSignature, what="the package signature", error=SignatureError)
+    if signature.index_digest != index_digest:
+        raise SignatureError(f"the signature is of another package: of {signature.index_digest}, not of {index_digest}")
+    if now >= signature.expires_at:
+        raise SignatureError(
+            f"the signature of {signature.name}:{signature.version} expired at "
+            f"{signature.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: publish the package again"
+        )
+    return signature
+
+
+def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
+    """Return DSSE's PAE: what is signed is the type and the payload, each with its length."""
+    kind = payload_type.encode("utf-8")
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def _is_valid(key: PublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, signed)
+        else:
+            key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as wrong:
+        raise SignatureError(f"the signature envelope is no base64: {wrong}") from wrong

@@ -1,0 +1,172 @@
+"""What one variant is: its interface, what was measured on it, and the files that make it up.
+
+The same files lie in a build directory, in a package (one layer each) and on a device (one slot each), under the same names.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgewright.contracts import wire
+from edgewright.contracts.files import write_atomically
+from edgewright.contracts.names import check_name
+from edgewright.errors import PackageError
+
+CONFIG_FILE = "variant.json"
+FLOAT_VARIANT = "fp32"
+
+
+class LayerKind(enum.Enum):
+    """The kinds of layer: (media type, file name). What changes apart moves apart, so an update pulls only what changed."""
+
+    GRAPH = ("application/vnd.edgewright.graph.v1+onnx", "graph.onnx")
+    FEATURIZER_WEIGHTS = ("application/vnd.edgewright.weights.featurizer.v1", "featurizer.weights")
+    HEAD_WEIGHTS = ("application/vnd.edgewright.weights.head.v1", "head.weights")
+    NPU_PROGRAM = ("application/vnd.edgewright.npu.program.v1", "npu.program")
+    SCRIPT = ("application/vnd.edgewright.script.v1+tar", "script.tar")
+    GOLDEN_INPUTS = ("application/vnd.edgewright.golden.inputs.v1+npz", "golden_inputs.npz")
+    GOLDEN_OUTPUTS = ("application/vnd.edgewright.golden.outputs.v1+npz", "golden_outputs.npz")
+    BASELINE = ("application/vnd.edgewright.baseline.v1+json", "baseline.json")
+
+    @property
+    def media_type(self) -> str:
+        """The layer's media type in a manifest."""
+        return self.value[0]
+
+    @property
+    def file_name(self) -> str:
+        """The layer's file name in a build directory and in a device's slot."""
+        return self.value[1]
+
+
+class Precision(enum.StrEnum):
+    """Number formats of weights (and, for int8, activations)."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    MXINT8 = "mxint8"
+    NPU_INT8 = "npu-int8"
+    MIXED = "mixed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One input or output: `dtype` is NumPy's name, a shape entry is a size or the name of a free axis (`N`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    axes: tuple[str, ...] = ()
+    """The meaning of each axis (`batch height width channels`), when known."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """How far a variant's outputs may be from the source model's on the golden samples."""
+
+    max_relative_difference: float
+    """Largest absolute difference from the source, over the largest absolute value of the source's output, over all samples."""
+    min_agreement: float
+    """Smallest share of samples whose predicted label (argmax of the first output) equals the source's; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        if not (self.max_relative_difference > 0 and math.isfinite(self.max_relative_difference)):
+            raise PackageError(f"max_relative_difference must be a positive number, not {self.max_relative_difference}")
+        if not 0 <= self.min_agreement <= 1:
+            raise PackageError(f"min_agreement must be between 0 and 1, not {self.min_agreement}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """What the scoring side does to an image before the graph: `(pixel * scale - mean) / std` after resize and crop.
+
+    `mean` and `std` have one entry per channel, in the graph's channel order.
+    """
+
+    resize_height: int | None = None
+    resize_width: int | None = None
+    crop_height: int | None = None
+    crop_width: int | None = None
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    color_order: str = "rgb"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was measured on the user's samples, deterministically; latency is a report's matter (docs/adr/0004)."""
+
+    sample_count: int
+    agreement: float
+    """Share of samples whose predicted label equals the source model's."""
+    max_relative_difference: float
+    accuracy: float | None = None
+    """Share of samples whose predicted label is the given one; None without labels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantConfig:
+    """The config blob of a variant's manifest, and `variant.json` in a directory."""
+
+    variant: str
+    backend: str
+    precision: Precision
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    tolerance: Tolerance
+    size_bytes: int
+    """Graph and weights together."""
+    profiles: tuple[str, ...] = ()
+    """Names of shipped hardware profiles that it fits; empty until it is packaged."""
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    measured: Measured | None = None
+    properties: dict[str, str] = field(default_factory=dict)
+    """What else a backend wants to know (an NPU profile's hash, say)."""
+
+    def __post_init__(self) -> None:
+        check_name(self.variant, "variant")
+
+
+@dataclass(frozen=True, slots=True)
+class VariantDirectory:
+    """A variant's files on disk: `variant.json` and one file per layer."""
+
+    path: Path
+    config: VariantConfig
+
+    @classmethod
+    def open(cls, path: Path) -> VariantDirectory:
+        """Read and check `variant.json`; raise `PackageError` when it is missing or wrong."""
+        config_path = path / CONFIG_FILE
+        if not config_path.is_file():
+            raise PackageError(f"{path} is no variant: it must hold {CONFIG_FILE}")
+        return cls(path, wire.decode(config_path.read_bytes(), VariantConfig, what=str(config_path), error=PackageError))
+
+    @classmethod
+    def write(cls, path: Path, config: VariantConfig) -> VariantDirectory:
+        """Write `variant.json` beside the layer files that are there already."""
+        write_atomically(path / CONFIG_FILE, wire.encode(config))
+        return cls(path, config)
+
+    def file(self, kind: LayerKind) -> Path:
+        """Return where the layer of `kind` lies, whether it is there or not."""
+        return self.path / kind.file_name
+
+    def layers(self) -> tuple[LayerKind, ...]:
+        """Return the kinds of layer that are present, in the order of `LayerKind`."""
+        return tuple(kind for kind in LayerKind if self.file(kind).is_file())
+
+
+def size_of_weights_and_graph(path: Path) -> int:
+    """Return the bytes of the graph, the weights and the NPU program in a variant's directory."""
+    counted = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS, LayerKind.NPU_PROGRAM)
+    return sum((path / kind.file_name).stat().st_size for kind in counted if (path / kind.file_name).is_file())

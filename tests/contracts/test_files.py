@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from edgewright.contracts.files import replace_directory, staging_beside, write_atomically, writing_atomically
+from edgewright.errors import StorageFullError
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write_atomically(path, b"old")
+    with pytest.raises(ZeroDivisionError), writing_atomically(path) as stream:
+        stream.write(b"half of the new")
+        stream.flush()
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_an_error_of_ours_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StorageFullError) as full, writing_atomically(tmp_path / "blob"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(full.value) == f"no room left to write {tmp_path}/blob: free some space and try again"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "variant"
+    target.mkdir()
+    (target / "old").touch()
+    with staging_beside(target) as staging:
+        (staging / "new").touch()
+        replace_directory(staging, target)
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_directory_that_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), staging_beside(tmp_path / "variant") as staging:
+        (staging / "half").touch()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_has_the_mode_that_was_asked_for_cut_by_the_mask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "shared", b"")
+        write_atomically(tmp_path / "secret", b"", mode=0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600

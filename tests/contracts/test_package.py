@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from edgewright.contracts import package, signing, wire
+from edgewright.contracts.oci import OciLayout, Platform
+from edgewright.contracts.variant import LayerKind
+from edgewright.errors import NotFoundError, PackageError
+from tests.fakes.tiny_build import make_tiny_build
+
+PROFILES = {"fp32": ["generic-x86-64"], "int8": ["x86-64-vnni", "raspberry-pi-5"]}
+PLATFORMS = {
+    "fp32": [Platform(os="linux", architecture="amd64")],
+    "int8": [Platform(os="linux", architecture="arm64"), Platform(os="linux", architecture="amd64")],
+}
+
+
+def pack(folder: Path, **parts: bytes) -> tuple[OciLayout, package.Package]:
+    build = make_tiny_build(folder / "build", **parts)
+    layout = OciLayout.create(folder / "package")
+    return layout, package.write_package(build, layout, name="digits", profiles=PROFILES, platforms=PLATFORMS)
+
+
+def every_byte(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_was_packed_is_read_back_the_same(tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    assert package.read_package(layout) == written
+    assert written.name == "digits"
+    assert [variant.config.variant for variant in written.variants] == ["fp32", "int8"]
+    assert written.variant("int8").config.profiles == ("raspberry-pi-5", "x86-64-vnni")
+    assert set(written.variant("fp32").layers) == {
+        LayerKind.GRAPH,
+        LayerKind.FEATURIZER_WEIGHTS,
+        LayerKind.HEAD_WEIGHTS,
+        LayerKind.GOLDEN_INPUTS,
+        LayerKind.GOLDEN_OUTPUTS,
+    }
+
+
+def test_a_variant_for_two_architectures_has_one_manifest_and_a_descriptor_for_each(tmp_path: Path) -> None:
+    _, written = pack(tmp_path)
+    entries = [entry for entry in written.index.manifests if entry.annotations[package.VARIANT] == "int8"]
+    assert [entry.platform and entry.platform.architecture for entry in entries] == ["amd64", "arm64"]
+    assert len({entry.digest for entry in entries}) == 1
+
+
+def test_the_same_build_gives_the_same_bytes_twice(tmp_path: Path) -> None:
+    first, _ = pack(tmp_path / "a")
+    second, _ = pack(tmp_path / "b")
+    assert every_byte(first.path) == every_byte(second.path)
+    package.write_tar(first, tmp_path / "a.tar")
+    package.write_tar(second, tmp_path / "b.tar")
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_a_new_head_changes_only_what_depends_on_it(tmp_path: Path) -> None:
+    _, old = pack(tmp_path / "a", head=b"H" * 64)
+    _, new = pack(tmp_path / "b", head=b"J" * 64)
+    before, after = old.variant("fp32").layers, new.variant("fp32").layers
+    assert before[LayerKind.FEATURIZER_WEIGHTS] == after[LayerKind.FEATURIZER_WEIGHTS]
+    assert before[LayerKind.GRAPH] == after[LayerKind.GRAPH]
+    assert before[LayerKind.HEAD_WEIGHTS] != after[LayerKind.HEAD_WEIGHTS]
+
+
+def test_the_time_of_making_is_in_it_only_when_source_date_epoch_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    _, written = pack(tmp_path)
+    assert written.index.annotations[package.CREATED] == "2023-11-14T22:13:20Z"
+
+
+def test_one_changed_byte_in_any_blob_is_found(tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    for blob in written.blobs():
+        path = layout.blob_path(blob.digest)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(PackageError, match=f"^blob {blob.digest} must have {blob.size} bytes of that digest, but"):
+            package.verify_blobs(layout, written)
+        path.write_bytes(whole)
+    package.verify_blobs(layout, written)
+
+
+def test_a_missing_blob_is_found(tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    layout.blob_path(written.variant("int8").manifest.layers[0].digest).unlink()
+    with pytest.raises(PackageError, match="the package is incomplete$"):
+        package.verify_blobs(layout, written)
+
+
+def test_a_package_travels_as_one_tar(tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    package.write_tar(layout, tmp_path / "digits.tar")
+    with package.opened(tmp_path / "digits.tar") as unpacked:
+        assert package.read_package(unpacked) == written
+        package.verify_blobs(unpacked, written)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"no tar at all", "is no package: it must be an OCI layout directory or a tar of one", id="text"),
+        pytest.param(b"", "is no package: it must be an OCI layout directory or a tar of one", id="empty"),
+    ],
+)
+def test_a_file_that_is_no_package_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(PackageError, match=message), package.opened(tmp_path / "x.tar"):
+        pass
+
+
+def test_a_tar_that_reaches_outside_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("../outside"))
+    with pytest.raises(PackageError, match="is no package"), package.opened(tmp_path / "evil.tar"):
+        pass
+    assert not (tmp_path.parent / "outside").exists()
+
+
+def test_a_package_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no such package"), package.opened(tmp_path / "nothing"):
+        pass
+
+
+def test_a_signature_is_found_beside_its_package(tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    key = signing.generate_key()
+    binding = signing.PackageSignature(
+        index_digest=written.digest, name="digits", version=1, expires_at=datetime.now(UTC) + timedelta(days=1)
+    )
+    package.attach_signature(layout, written, signing.sign_package(binding, key))
+    (envelope,) = package.signatures(layout, written)
+    trusted = signing.TrustedKeys([key.public_key()])
+    assert signing.verify_package(envelope, trusted, index_digest=written.digest, now=datetime.now(UTC)) == binding
+    assert package.read_package(layout) == written
+
+
+def test_an_index_of_another_kind_is_no_package(tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    variant = written.variant("fp32").descriptor
+    with pytest.raises(PackageError, match="cannot be read|must have artifactType"):
+        package.read_index(layout, variant)
+
+
+def test_unknown_variants_are_answered_with_the_nearest(tmp_path: Path) -> None:
+    _, written = pack(tmp_path)
+    with pytest.raises(NotFoundError) as unknown:
+        written.variant("int4")
+    assert str(unknown.value) == "package digits has no variant 'int4'; known: int8"
+
+
+def test_wire_documents_keep_unknown_fields_out_of_the_way(golden: Callable[[str, str], None], tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    raw = layout.read_blob(written.descriptor)
+    golden("package_index.json", wire.encode_readable(wire.decode(raw, dict, what="index")).decode())
+    extended = raw.replace(b'{"annotations"', b'{"aNewField":1,"annotations"', 1)
+    assert extended != raw
+    assert wire.decode(extended, type(written.index), what="index") == written.index

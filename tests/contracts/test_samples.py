@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgewright.contracts.samples import load_samples, write_npz
+from edgewright.contracts.variant import TensorSpec
+from edgewright.errors import SamplesError
+
+IMAGE = TensorSpec(name="image", dtype="float32", shape=("N", 2, 2))
+
+
+def saved(folder: Path, **arrays: npt.NDArray[Any]) -> Path:
+    path = folder / "samples.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def test_a_single_array_may_have_any_name(tmp_path: Path) -> None:
+    samples = load_samples(saved(tmp_path, x=np.ones((3, 2, 2), np.float32)), [IMAGE])
+    assert samples.count == 3
+    assert list(samples.inputs) == ["image"]
+    assert samples.labels is None
+
+
+def test_pixels_keep_their_values_when_the_model_takes_floats(tmp_path: Path) -> None:
+    samples = load_samples(saved(tmp_path, image=np.full((1, 2, 2), 255, np.uint8)), [IMAGE])
+    assert samples.inputs["image"].dtype == np.float32
+    assert samples.inputs["image"].max() == 255.0
+
+
+def test_batches_cover_every_sample_once(tmp_path: Path) -> None:
+    path = saved(tmp_path, image=np.arange(20, dtype=np.float32).reshape(5, 2, 2), labels=np.arange(5))
+    samples = load_samples(path, [IMAGE])
+    batches = list(samples.batches(2))
+    assert [batch.count for batch in batches] == [2, 2, 1]
+    joined = np.concatenate([batch.labels for batch in batches if batch.labels is not None])
+    np.testing.assert_array_equal(joined, np.arange(5))
+
+
+def test_writing_the_same_arrays_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", {"b": np.ones(3), "a": np.zeros(2)})
+    write_npz(tmp_path / "b.npz", {"a": np.zeros(2), "b": np.ones(3)})
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+ONE = np.ones((1, 2, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        pytest.param(
+            {"image": np.ones((3, 4, 2), np.float32)},
+            "input image must have shape [N, 2, 2], but the samples have shape [3, 4, 2]",
+            id="shape",
+        ),
+        pytest.param(
+            {"image": np.ones((2, 2), np.float32)},
+            "input image must have shape [N, 2, 2], but the samples have shape [2, 2]",
+            id="rank",
+        ),
+        pytest.param(
+            {"image": np.ones((1, 2, 2), np.complex64)},
+            "input image must be float32, but the samples are complex64",
+            id="dtype",
+        ),
+        pytest.param(
+            {"a": ONE, "b": ONE},
+            "the model's input image float32[N, 2, 2] is missing; found arrays: a, b",
+            id="missing",
+        ),
+        pytest.param(
+            {"image": ONE, "labels": np.arange(2)},
+            "every array must have the same number of samples, not {'image': 1, 'labels': 2}",
+            id="counts",
+        ),
+        pytest.param(
+            {"image": ONE, "labels": np.array(["a"])},
+            "labels must be one integer class index per sample, but they are <U1[1]",
+            id="labels",
+        ),
+        pytest.param({"image": np.ones((0, 2, 2), np.float32)}, "at least one sample is needed, but image has none", id="empty"),
+        pytest.param({"image": np.array([{}])}, "Object arrays cannot be loaded", id="pickled objects"),
+    ],
+)
+def test_samples_that_do_not_fit_are_told_with_both_sides(
+    tmp_path: Path, arrays: dict[str, npt.NDArray[Any]], message: str
+) -> None:
+    path = saved(tmp_path, **arrays)
+    with pytest.raises(SamplesError) as refused:
+        load_samples(path, [IMAGE])
+    assert str(path) in str(refused.value)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no archive"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    with pytest.raises(SamplesError, match=r"samples must be a \.npz"):
+        load_samples(path, [IMAGE])
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SamplesError, match="no such file"):
+        load_samples(tmp_path / "nothing.npz", [IMAGE])
