@@ -1,0 +1,163 @@
+"""The `onnxruntime` backend: any ONNX variant on the processor.
+
+Checks inputs before the runtime sees them, so that a mismatch is one clear line, and hides the graph's batch axis: a free one
+takes the batch as it comes, a fixed one takes it in pieces. The runtime's own log is off; what matters arrives as an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accel.backends.backend import Session, Tensors, check_inputs
+from accel.backends.batches import fixed_batch, run_in_pieces
+from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
+from edgewright.errors import BadInputError, ModelError, OperationError
+
+NAME = "onnxruntime"
+
+_RUNS_GRAPHS_OF = frozenset({NAME, "openvino"})  # both load plain ONNX; a variant names the one that it was tuned for
+_LOG_FATAL_ONLY = 4
+_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/onnxruntime/\S+ |[\w/]+\.cc:\d+ \w+ |Load model from \S+ failed:")
+_PRECISIONS = frozenset({Precision.FP32, Precision.FP16, Precision.INT8, Precision.MIXED})
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+    "tensor(string)": "object",
+}
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the processor."""
+
+    name = NAME
+
+    def unavailable(self) -> str | None:
+        """Return why it cannot be used on this machine, or None when it can."""
+        return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
+
+    def runs(self, config: VariantConfig) -> bool:
+        """Tell whether a variant is an ONNX graph in a precision that the runtime has kernels for."""
+        return config.backend in _RUNS_GRAPHS_OF and config.precision in _PRECISIONS
+
+    def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
+        """Load a variant's graph and check it against the variant's config; raise `ModelError` when they differ."""
+        session = load_graph(variant.file(LayerKind.GRAPH), threads=threads)
+        check_interface(session.inputs, variant.config.inputs, "input", variant)
+        check_interface(session.outputs, variant.config.outputs, "output", variant)
+        return session
+
+
+class OnnxRuntimeSession:
+    """One loaded graph; see `Session`."""
+
+    def __init__(self, runtime: Any, path: Path, threads: int | None) -> None:
+        self._runtime: Any = runtime
+        self._path = path
+        self._threads = threads
+        self.inputs = tuple(_spec(node, path) for node in runtime.get_inputs())
+        self.outputs = tuple(_spec(node, path) for node in runtime.get_outputs())
+        scalar = [spec.name for spec in self.inputs if not spec.shape]
+        if scalar or not self.inputs:
+            raise ModelError(f"{path}: every input must have an axis that counts samples; {', '.join(scalar) or 'none'} has none")
+        self._output_names = [spec.name for spec in self.outputs]
+        self._fixed_batch = fixed_batch(self.inputs)
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Score a batch of any size; see `Session.run`."""
+        fitted = check_inputs(inputs, self.inputs)
+        if self._fixed_batch is None:
+            return self._run_once(fitted)
+        return run_in_pieces(self._run_once, fitted, self._fixed_batch)
+
+    def describe(self) -> dict[str, str]:
+        """Return what runs here, in words."""
+        import onnxruntime
+
+        return {
+            "backend": NAME,
+            "version": onnxruntime.__version__,
+            "providers": ", ".join(self._runtime.get_providers()),
+            "threads": "chosen by the runtime" if self._threads is None else str(self._threads),
+        }
+
+    def close(self) -> None:
+        """Let go of the graph and its memory."""
+        self._runtime = None
+
+    def _run_once(self, inputs: Tensors) -> Tensors:
+        if self._runtime is None:
+            raise OperationError(f"{self._path} was closed: load it again to run it")
+        try:
+            found = self._runtime.run(self._output_names, inputs)
+        except _runtime_errors() as failed:
+            raise OperationError(f"{self._path} failed to run: {shortened(failed)}") from failed
+        return dict(zip(self._output_names, found, strict=True))
+
+
+def load_graph(path: Path, *, threads: int | None = None) -> OnnxRuntimeSession:
+    """Load any ONNX file; weights outside lie beside it. Raises `ModelError` in one line when it is none."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; an ONNX graph must be there")
+    if threads is not None and threads < 1:
+        raise BadInputError(f"threads must be 1 or more, not {threads}")
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(_LOG_FATAL_ONLY)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_FATAL_ONLY
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    try:
+        runtime = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except _runtime_errors() as failed:
+        raise ModelError(f"{path} is no ONNX graph that onnxruntime can load: {shortened(failed)}") from failed
+    return OnnxRuntimeSession(runtime, path, threads)
+
+
+def check_interface(found: Sequence[TensorSpec], wanted: Sequence[TensorSpec], what: str, variant: VariantDirectory) -> None:
+    """Raise `ModelError` unless the graph's names and dtypes are those that the variant's config promises."""
+    have = {spec.name: spec.dtype for spec in found}
+    want = {spec.name: spec.dtype for spec in wanted}
+    if have != want:
+        raise ModelError(
+            f"{variant.path}: the {what}s of the graph must be those of its config ({_listed(want)}), but it has {_listed(have)}"
+        )
+
+
+def shortened(failure: Exception, limit: int = 200) -> str:
+    """Return the runtime's message as one short line, without its own error numbers and places in its sources."""
+    line = " ".join(_NOISE.sub("", str(failure)).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _listed(tensors: dict[str, str]) -> str:
+    return ", ".join(f"{name} {dtype}" for name, dtype in tensors.items())
+
+
+def _spec(node: Any, path: Path) -> TensorSpec:
+    if node.type not in _DTYPES:
+        raise ModelError(f"{path}: {node.name} must be a tensor of a plain number type, not {node.type}")
+    shape = tuple(size if isinstance(size, int) and size >= 0 else str(size or "?") for size in node.shape)
+    return TensorSpec(name=node.name, dtype=_DTYPES[node.type], shape=shape)
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """Return onnxruntime's exceptions; they share no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (*found, ValueError, RuntimeError)

@@ -1,0 +1,78 @@
+"""The process that `bench` starts for one variant: load, run, say what it took, end.
+
+It reads a `WorkerRequest` from its standard input and writes a `WorkerAnswer` to its standard output, one JSON document each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from accel.backends.backend import Session
+from accel.backends.choose import AUTO, load_session
+from accel.backends.onnxruntime_cpu import NAME, load_graph
+from accel.bench import WorkerAnswer, WorkerRequest
+from accel.latency import measure_latency, synthetic_inputs
+from edgewright.contracts import wire
+from edgewright.contracts.samples import Tensors
+from edgewright.contracts.variant import VariantDirectory
+from edgewright.errors import BadInputError, EdgewrightError
+
+
+def main() -> None:
+    """Answer the one request on standard input."""
+    answers = os.fdopen(os.dup(1), "wb")  # whatever a library prints must not end up inside the answer
+    os.dup2(2, 1)
+    request = wire.decode(sys.stdin.buffer.read(), WorkerRequest, what="the request", error=BadInputError)
+    try:
+        answer = measured(request)
+    except EdgewrightError as failed:
+        answer = WorkerAnswer(error=(type(failed).__name__, str(failed)))
+    with answers:
+        answers.write(wire.encode(answer))
+
+
+def measured(request: WorkerRequest) -> WorkerAnswer:
+    """Load what the request names, run it, and return what it took."""
+    onnxruntime.set_default_logger_severity(4)
+    np.ones((64, 64)) @ np.ones((64, 64))  # NumPy's own threads and buffers are not the variant's
+    runtime_mib = _memory_mib("VmRSS")
+    started = time.perf_counter()
+    session, inputs = _load(request)
+    load_ms = (time.perf_counter() - started) * 1000
+    latency = measure_latency(lambda: session.run(inputs), runs=request.runs, time_limit_s=request.time_limit_s)
+    return WorkerAnswer(
+        backend=session.describe()["backend"],
+        load_ms=load_ms,
+        latency=latency,
+        runtime_mib=runtime_mib,
+        peak_mib=_memory_mib("VmHWM"),
+    )
+
+
+def _load(request: WorkerRequest) -> tuple[Session, Tensors]:
+    if request.is_variant:
+        variant = VariantDirectory.open(Path(request.path))
+        session = load_session(variant, backend=request.backend, threads=request.threads)
+        return session, synthetic_inputs(variant.config.inputs, request.batch)
+    if request.backend not in (AUTO, NAME):
+        raise BadInputError(f"an .onnx file runs on {NAME} only, not on {request.backend!r}; package it for others")
+    graph = load_graph(Path(request.path), threads=request.threads)
+    return graph, synthetic_inputs(graph.inputs, request.batch)
+
+
+def _memory_mib(field: str) -> float:
+    """Read this process's own memory; `getrusage` would inherit the peak of the process that started it."""
+    found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
+    assert found is not None
+    return int(found.group(1)) / 1024
+
+
+if __name__ == "__main__":
+    main()

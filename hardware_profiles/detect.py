@@ -1,0 +1,147 @@
+"""What this machine is, and which shipped profile describes it best.
+
+    read_machine     /proc and /sys (or a recorded copy below another root) -> Machine
+    detect           Machine -> the best profile, and a sentence for each
+
+A board's own name decides where it is known; else the profile whose instruction set extensions are the most that this machine
+all has. Profiles of boards on a serial line are never detected here: nothing in /proc tells of them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardware_profiles.hardware_profile import Architecture, HardwareProfile
+
+_ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a machine says of itself."""
+
+    architecture: str
+    """In Go's names where we know one (`amd64`, `arm64`)."""
+    cpu_model: str
+    cpu_cores: int
+    memory_mib: int
+    isa_extensions: frozenset[str]
+    board: str | None = None
+    """The device tree's model; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The profile that describes a machine best (None: none does), and one sentence per profile that was considered."""
+
+    machine: Machine
+    profile: HardwareProfile | None
+    sentences: tuple[str, ...]
+
+
+def read_machine(root: Path = Path("/"), *, architecture: str | None = None) -> Machine:
+    """Read what the machine below `root` says of itself; `architecture` None asks the running system."""
+    processor = _read(root / "proc/cpuinfo")
+    own = architecture or platform.machine()
+    return Machine(
+        architecture=_ARCHITECTURES.get(own.lower(), own.lower()),
+        cpu_model=_cpu_model(processor) or own,
+        cpu_cores=len(re.findall(r"^processor\s*:", processor, re.MULTILINE)) or os.cpu_count() or 1,
+        memory_mib=_memory_mib(_read(root / "proc/meminfo")),
+        isa_extensions=_isa_extensions(processor),
+        board=_board(root),
+    )
+
+
+def detect(machine: Machine, profiles: Sequence[HardwareProfile]) -> Detection:
+    """Choose the profile that describes `machine` best, and say why for each."""
+    candidates = [profile for profile in profiles if profile.architecture is not Architecture.ANY]
+    reasons = {profile.name: mismatch(profile, machine) for profile in candidates}
+    fitting = [profile for profile in candidates if reasons[profile.name] is None]
+    best = max(fitting, key=_how_specific, default=None)
+    return Detection(machine, best, tuple(_sentence(profile, reasons[profile.name], best) for profile in candidates))
+
+
+def mismatch(profile: HardwareProfile, machine: Machine) -> str | None:
+    """Return why `profile` does not describe `machine`, or None when it does."""
+    if profile.architecture != machine.architecture:
+        return f"it is for {profile.architecture}, and this is {machine.architecture}"
+    if profile.boards and not (machine.board or "").startswith(profile.boards):
+        return f"it is for {profile.boards[0]}, and this is {machine.board or 'no board that is known by name'}"
+    missing = [name for name in profile.isa_extensions if not _has(machine, name)]
+    if missing:
+        return f"it counts on {missing[0]}, which this processor does not have"
+    if machine.cpu_cores < profile.cpu_cores:
+        return f"it counts on {profile.cpu_cores} cores, and this machine has {machine.cpu_cores}"
+    if machine.memory_mib < profile.memory_mib * 0.8:  # firmware and a shared GPU keep a part from Linux
+        return f"it counts on {profile.memory_mib} MiB of memory, and this machine has {machine.memory_mib}"
+    return None
+
+
+def _has(machine: Machine, extension: str) -> bool:
+    """Tell whether one of the alternatives in `a | b` is there: processors name the same ability differently."""
+    return any(name.strip() in machine.isa_extensions for name in extension.split("|"))
+
+
+def _how_specific(profile: HardwareProfile) -> tuple[bool, int, str]:
+    return bool(profile.boards), len(profile.isa_extensions), profile.name
+
+
+def _sentence(profile: HardwareProfile, reason: str | None, best: HardwareProfile | None) -> str:
+    if reason is not None:
+        return f"{profile.name} does not describe this machine: {reason}."
+    if best is None or profile.name == best.name:
+        return f"{profile.name} describes this machine best."
+    return f"{profile.name} describes this machine too, but {best.name} says more about it."
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not every system has every file; what is not told is not known
+        return ""
+
+
+def _cpu_model(cpuinfo: str) -> str | None:
+    """Return the processor's name; ARM kernels give numbers of implementer and part instead of a name."""
+    named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    if named:
+        return named.group(1).strip()
+    part = re.search(r"^CPU part\s*:\s*(\S+)$", cpuinfo, re.MULTILINE)
+    return _ARM_PARTS.get(part.group(1).lower(), f"ARM part {part.group(1)}") if part else None
+
+
+# Part numbers of implementer 0x41 (Arm Ltd.), from each core's technical reference manual, register MIDR_EL1.
+_ARM_PARTS = {
+    "0xd03": "Cortex-A53",
+    "0xd05": "Cortex-A55",
+    "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1",
+    "0xd41": "Cortex-A78",
+    "0xd42": "Cortex-A78AE",
+}
+
+
+def _isa_extensions(cpuinfo: str) -> frozenset[str]:
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return frozenset(found.group(1).split()) if found else frozenset()
+
+
+def _memory_mib(meminfo: str) -> int:
+    found = re.search(r"^MemTotal:\s*(\d+) kB$", meminfo, re.MULTILINE)
+    return int(found.group(1)) // 1024 if found else 0
+
+
+def _board(root: Path) -> str | None:
+    for place in ("proc/device-tree/model", "sys/firmware/devicetree/base/model"):
+        name = _read(root / place).rstrip("\0\n").strip()
+        if name:
+            return name
+    return None
