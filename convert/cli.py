@@ -1,0 +1,87 @@
+"""`edgewright convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgewright.command_line import common_options, print_json, print_table
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.variant import FLOAT_VARIANT
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "build", required=True, type=click.Path(path_type=Path), help="The build directory to make.")
+@click.option("--head-from", default="auto", show_default=True, metavar="NODE|auto", help="The first node or layer of the head.")
+@click.option("--samples", type=click.Path(path_type=Path), help="Real samples (.npz) to compare on, in place of generated ones.")
+@click.option("--labels", default="", metavar="FILE|a,b,c", help="Names of the classes: a file with one per line, or a list.")
+@click.option("--inputs", default="", metavar="a,b", help="Inputs of a TensorFlow graph, if not those that are found.")
+@click.option("--outputs", default="", metavar="a,b", help="Outputs of a TensorFlow graph, if not those that are found.")
+@click.option(
+    "--max-memory", "max_memory_gb", type=click.FloatRange(min=0.1), metavar="GB", help="What a conversion by TensorFlow may use."
+)
+@click.option("--trust", is_flag=True, help="Open files that can run code: pickles, Lambda and custom layers, PyTorch programs.")
+@click.option("--allow-mismatch", is_flag=True, help="Keep a graph that differs from its source.")
+@common_options
+def command(
+    source: Path,
+    build: Path,
+    head_from: str,
+    samples: Path | None,
+    labels: str,
+    inputs: str,
+    outputs: str,
+    max_memory_gb: float | None,
+    trust: bool,
+    allow_mismatch: bool,
+    as_json: bool,
+) -> None:
+    """Turn a trained model into verified ONNX in a build directory.
+
+    SOURCE is a Keras model (.keras, .h5), a TensorFlow SavedModel or frozen graph, a PyTorch program (torch.export, with
+    --trust), a scikit-learn estimator (skops, or a pickle with --trust), a LightGBM or XGBoost model, or an ONNX file; what it
+    is, its content says. The graph is compared with the source in its own framework before anything is kept.
+    """
+    from convert.conversion import ConvertOptions, convert_model  # onnx-ir takes a second; --help does without it
+
+    options = ConvertOptions(
+        head_from=head_from,
+        samples=samples,
+        labels=read_labels(labels),
+        inputs=_names(inputs),
+        outputs=_names(outputs),
+        max_memory_gb=max_memory_gb,
+        trust=trust,
+        allow_mismatch=allow_mismatch,
+    )
+    made = convert_model(source, build, options)
+    if as_json:
+        print_json({"build": str(made.path), "record": made.record, "variant": made.variant(FLOAT_VARIANT).config})
+    else:
+        _print(made)
+
+
+def read_labels(text: str) -> tuple[str, ...]:
+    """Return class names from a file with one per line, or from a comma-separated list."""
+    if text and Path(text).is_file():
+        return tuple(line.strip() for line in Path(text).read_text("utf-8").splitlines() if line.strip())
+    return _names(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _print(made: BuildDirectory) -> None:
+    measured = made.variant(FLOAT_VARIANT).config.measured
+    if measured is not None:
+        click.echo(
+            f"{made.path}: same as the source on {measured.sample_count} samples "
+            f"(largest relative difference {measured.max_relative_difference:.2g})"
+        )
+    if made.record.cut is not None:
+        from convert.conversion import describe_cut
+
+        print_table(("part", "nodes", "tensors"), describe_cut(made.record.cut))

@@ -1,0 +1,223 @@
+"""Turn a trained model into a build directory: one verified graph, cut into featurizer and head.
+
+identify    which reader, by content
+read        the framework's model as an ONNX graph
+simplify    the passes
+split       featurizer and head
+write       graph and weights
+parity      against the source, in its own framework
+fp32        the first variant: the graph itself
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from accel.backends.onnxruntime_cpu import NAME, load_graph
+from convert import parity
+from convert.capped import Limits
+from convert.ends import Ends
+from convert.graph_files import write_graph
+from convert.identify import SourceKind, identify
+from convert.measure import measured, run_all
+from convert.simplify import simplify
+from convert.split import AUTO, split
+from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
+from edgewright.contracts.names import Digest
+from edgewright.contracts.samples import Samples, load_samples
+from edgewright.contracts.variant import (
+    FLOAT_VARIANT,
+    LayerKind,
+    Measured,
+    Precision,
+    TensorSpec,
+    VariantConfig,
+    VariantDirectory,
+    size_of_weights_and_graph,
+)
+from edgewright.contracts.wire import encode_readable
+from edgewright.errors import BadInputError, ModelError
+
+_GRAPH_LAYERS = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """What the user may say about a conversion."""
+
+    head_from: str = AUTO
+    """The first node or layer of the head."""
+    samples: Path | None = None
+    """Real samples for the comparison with the source; generated ones otherwise."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of the first output."""
+    trust: bool = False
+    """The author of the file is trusted: pickles may be opened, and code in layers and operators may run."""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    """The ends of a TensorFlow graph, where those that are found are not the right ones."""
+    max_memory_gb: float | None = None
+    """What a conversion by the framework itself may use; three quarters of the free memory otherwise."""
+    allow_mismatch: bool = False
+    """Keep a graph that differs from its source by more than the tolerance."""
+
+
+def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDirectory:
+    """Convert the model at `source` into the build directory `build`, replacing an older one.
+
+    Raises:
+        ModelError: it cannot be read or expressed.
+        SamplesError: the samples do not fit it.
+        ParityError: the graph differs from its source.
+    """
+    kind = identify(source)
+    _check_ends_apply(kind, options)
+    model, known_labels = _read(kind, source, options)
+    simplify(model)
+    cut, parts = split(model, options.head_from)
+    inputs, outputs = _specs(model.graph.inputs), _specs(model.graph.outputs)
+    labels = _checked_labels(options.labels or known_labels, outputs[0])
+    given = None if options.samples is None else load_samples(options.samples, inputs)
+    with BuildDirectory.creating(build) as staging:
+        write_graph(staging / "graph", model, parts.is_head)
+        found = _prove(kind, source, staging, inputs, outputs, given, options)
+        record = BuildRecord(
+            source_kind="sklearn" if kind is SourceKind.PICKLE else kind.value,
+            source_digest=_digest_of(source),
+            inputs=inputs,
+            outputs=outputs,
+            tolerance=parity.float_tolerance(found),
+            labels=labels,
+            cut=cut,
+        )
+        write_record(staging, record)
+        _write_float_variant(staging, record, found)
+    return BuildDirectory.open(build)
+
+
+def describe_cut(cut: Cut) -> list[tuple[str, int, str]]:
+    """Return the rows (part, nodes, tensors) of the table that shows a cut."""
+    return [
+        ("featurizer", cut.featurizer_nodes, "gives " + ", ".join(cut.tensors)),
+        ("head", cut.head_nodes, "takes " + ", ".join(cut.tensors)),
+    ]
+
+
+def _check_ends_apply(kind: SourceKind, options: ConvertOptions) -> None:
+    if (options.inputs or options.outputs) and kind not in (SourceKind.SAVED_MODEL, SourceKind.FROZEN_GRAPH):
+        raise BadInputError(f"--inputs and --outputs name the ends of a TensorFlow graph, but {kind} is none: leave them out")
+
+
+def _read(kind: SourceKind, source: Path, options: ConvertOptions) -> tuple[ir.Model, tuple[str, ...]]:
+    if kind in (SourceKind.SAVED_MODEL, SourceKind.FROZEN_GRAPH):
+        return _read_tensorflow(kind, source, options), ()
+    if kind is SourceKind.KERAS:
+        from convert.from_keras import holds_code, read_keras
+
+        if options.trust and holds_code(source):
+            return _read_tensorflow(kind, source, options), ()
+        return read_keras(source), ()
+    if kind in (SourceKind.SKLEARN, SourceKind.PICKLE):
+        from convert.from_sklearn import read_sklearn
+
+        return read_sklearn(source, pickled=kind is SourceKind.PICKLE, trust=options.trust)
+    if kind in (SourceKind.LIGHTGBM, SourceKind.XGBOOST):
+        from convert.from_boosting import read_lightgbm, read_xgboost
+
+        return read_lightgbm(source) if kind is SourceKind.LIGHTGBM else read_xgboost(source)
+    if kind is SourceKind.TORCH:
+        from convert.from_torch import read_torch
+
+        return read_torch(source, trust=options.trust), ()
+    from convert.from_onnx import read_onnx
+
+    return read_onnx(source), ()
+
+
+def _read_tensorflow(kind: SourceKind, source: Path, options: ConvertOptions) -> ir.Model:
+    from convert.from_tensorflow import read_tensorflow
+
+    limits = Limits.of_this_machine(options.max_memory_gb)
+    return read_tensorflow(kind, source, Ends(options.inputs, options.outputs), limits, trust=options.trust)
+
+
+def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
+    return tuple(_spec(value) for value in values)
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    if value.shape is None or value.dtype is None:
+        raise ModelError(f"{value.name} must have a known shape and type; give the model's inputs and outputs fixed shapes")
+    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    axes = ("batch", "height", "width", "channels") if len(shape) == 4 else ()
+    return TensorSpec(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape, axes=axes)
+
+
+def _checked_labels(labels: tuple[str, ...], output: TensorSpec) -> tuple[str, ...]:
+    classes = output.shape[-1]
+    if labels and isinstance(classes, int) and len(labels) != max(classes, 2):  # one column: the probability of class 1 of 2
+        raise BadInputError(
+            f"there must be one label per class: output {output.name} has {classes}, but {len(labels)} were given"
+        )
+    return labels
+
+
+def _prove(
+    kind: SourceKind,
+    source: Path,
+    staging: Path,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    given: Samples | None,
+    options: ConvertOptions,
+) -> Measured:
+    """Compare the written graph with its source, report it, and keep the golden samples."""
+    samples = given or parity.generated_samples(inputs)
+    names = [spec.name for spec in outputs]
+    expected = parity.run_source(kind, source, samples, names, ends=Ends(options.inputs, options.outputs), trust=options.trust)
+    found = run_all(load_graph(staging / "graph" / LayerKind.GRAPH.file_name), samples)
+    numbers = measured(expected, found, samples.labels)
+    report = parity.report_on(expected, found, numbers, generated=given is None)
+    if not options.allow_mismatch:
+        parity.check(report, source)
+    (staging / "reports" / "parity.json").write_bytes(encode_readable(report))
+    parity.write_golden(staging / "graph", samples, expected)
+    return numbers
+
+
+def _write_float_variant(staging: Path, record: BuildRecord, numbers: Measured) -> None:
+    """Make the variant whose files are the graph's own. Copies: ONNX's loader refuses weights that have hard links."""
+    folder = staging / "variants" / FLOAT_VARIANT
+    folder.mkdir()
+    for kind in _GRAPH_LAYERS:
+        if (staging / "graph" / kind.file_name).is_file():
+            shutil.copyfile(staging / "graph" / kind.file_name, folder / kind.file_name)
+    config = VariantConfig(
+        variant=FLOAT_VARIANT,
+        backend=NAME,
+        precision=Precision.FP32,
+        inputs=record.inputs,
+        outputs=record.outputs,
+        tolerance=record.tolerance,
+        size_bytes=size_of_weights_and_graph(folder),
+        labels=record.labels,
+        preprocessing=record.preprocessing,
+        measured=numbers,
+    )
+    VariantDirectory.write(folder, config)
+
+
+def _digest_of(source: Path) -> Digest:
+    if source.is_file():
+        with source.open("rb") as stream:
+            return Digest("sha256:" + hashlib.file_digest(stream, "sha256").hexdigest())
+    whole = hashlib.sha256()
+    for path in sorted(one for one in source.rglob("*") if one.is_file()):
+        whole.update(f"{path.relative_to(source).as_posix()}\0{_digest_of(path)}\n".encode())
+    return Digest("sha256:" + whole.hexdigest())

@@ -1,0 +1,187 @@
+"""Read a Keras model by walking its layers.
+
+    config of the file -> refuse code and strangers before any framework is loaded
+    keras.load_model   -> the layers, in safe mode
+    walk               -> one or two ONNX nodes per layer, straight from its configuration and weights
+
+Tracing a TensorFlow graph instead costs many times the time and memory (`benchmarks/convert.py --peer` shows both). What a layer
+becomes is said in `keras_layers.py` and `keras_operations.py`; layers that are not there are refused by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from convert.emit import Emitter, graph_input, named_shape
+from convert.keras_call import Call, Numbers
+from convert.keras_layers import RULES
+from convert.keras_operations import OPERATIONS
+from convert.layouts import Layouts, Tensor
+from convert.legacy_keras import is_legacy, modernized, read_legacy_config
+from edgewright.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+
+def holds_code(path: Path) -> bool:
+    """Tell whether a layer of the file is code, or one that only its author's program knows."""
+    try:
+        refuse_code(read_config(path), path)
+    except ModelError:
+        return True
+    return False
+
+
+def read_keras(path: Path) -> ir.Model:
+    """Return the graph of a `.keras` or legacy `.h5` file, its weights still in Keras's hands.
+
+    Raises:
+        ModelError: the file cannot be loaded, holds code, or has a layer that no rule covers.
+    """
+    refuse_code(read_config(path), path)
+    return graph_of(load_keras(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the model's configuration without loading Keras."""
+    if is_legacy(path):
+        return read_legacy_config(path)
+    with zipfile.ZipFile(path) as archive:
+        config: dict[str, Any] = json.loads(archive.read("config.json"))
+    return config
+
+
+def refuse_code(config: dict[str, Any], path: Path) -> None:
+    """Raise `ModelError` at the first layer that is code or that only its author's program knows."""
+    for position, entry in enumerate(_layers(config), start=1):
+        kind, name = entry.get("class_name"), entry.get("config", {}).get("name", "?")
+        if kind == "Lambda":
+            raise ModelError(
+                f"{path}: layer {name!r} (Lambda, layer {position}) is Python code, which is not run: "
+                "replace it by layers, or add --trust if you made it"
+            )
+        module = entry.get("module")
+        if module is not None and not module.startswith("keras"):
+            raise ModelError(
+                f"{path}: layer {name!r} ({kind}, layer {position}) is a custom layer that Keras does not know: "
+                "replace it by built-in layers, or add --trust if you made it and its class is registered with Keras"
+            )
+
+
+def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the configuration of every layer but inputs, those of nested models after the nested model itself."""
+    for entry in config.get("config", {}).get("layers", ()):
+        if entry.get("class_name") != "InputLayer":
+            yield entry
+        yield from _layers(entry)
+
+
+def load_keras(path: Path, *, trust: bool = False) -> Any:
+    """Load a model, in safe mode (nothing in the file is executed) unless its author is trusted."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The plain kernels give the same bits on every run and spare the user a page of log.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    import keras
+
+    try:
+        with modernized(path) if is_legacy(path) else contextlib.nullcontext(path) as readable:
+            return keras.models.load_model(readable, compile=False, safe_mode=not trust)
+    except (ValueError, TypeError, KeyError, OSError, AttributeError) as wrong:
+        reason = str(wrong).strip().splitlines()[0] if str(wrong).strip() else type(wrong).__name__
+        raise ModelError(f"{path}: Keras cannot load this model: {reason}") from wrong
+
+
+def graph_of(model: Any) -> ir.Model:
+    """Return the graph of a loaded (or just built) Keras model."""
+    function = getattr(model, "_functional", None) or model
+    if not getattr(function, "_nodes_by_depth", None):
+        raise ModelError(
+            f"model {model.name!r} has no layer graph: it must be functional or a Sequential model with a known input shape; "
+            "call it once on data and save it again, or export it to ONNX yourself"
+        )
+    emit = Emitter()
+    layouts = Layouts(emit)
+    inputs = [_input(emit, tensor) for tensor in function.inputs]
+    names = [emit.unique(name) for name in _output_names(function)]
+    entries = [_as_float(emit, value, tensor.shape) for value, tensor in zip(inputs, function.inputs, strict=True)]
+    results = _walk(function, entries, "", emit, layouts)
+    outputs = [_output(emit, layouts.native(result), name) for result, name in zip(results, names, strict=True)]
+    return emit.model(inputs, outputs)
+
+
+def _walk(function: Any, inputs: list[Tensor], prefix: str, emit: Emitter, layouts: Layouts) -> list[Tensor]:
+    """Go through a functional model in the order in which Keras would run it."""
+    known = {id(tensor): given for tensor, given in zip(function.inputs, inputs, strict=True)}
+    steps = [node for depth in sorted(function._nodes_by_depth, reverse=True) for node in function._nodes_by_depth[depth]]
+    steps = [node for node in steps if not node.is_input]
+    for number, node in enumerate(steps, start=1):
+        given = tuple(known[id(tensor)] for tensor in node.input_tensors)
+        call = Call(
+            layer=node.operation,
+            path=f"{prefix}{node.operation.name}",
+            position=f"layer {number} of {len(steps)}",
+            inputs=given,
+            operands=_operands(node, known),
+            output_shape=tuple(node.outputs[0].shape),
+            emit=emit,
+            layouts=layouts,
+        )
+        results = _apply(call)
+        known.update((id(tensor), result) for tensor, result in zip(node.outputs, results, strict=True))
+    return [known[id(tensor)] for tensor in function.outputs]
+
+
+def _apply(call: Call) -> list[Tensor]:
+    kind = type(call.layer)
+    inner = getattr(call.layer, "_functional", None) or call.layer
+    if getattr(inner, "_nodes_by_depth", None):
+        return _walk(inner, list(call.inputs), f"{call.path}/", call.emit, call.layouts)
+    rules = OPERATIONS if kind.__module__.startswith("keras.src.ops") else RULES
+    if kind.__name__ not in rules or not kind.__module__.startswith("keras.src."):
+        raise call.unsupported("there is no rule for this layer")
+    log.debug("layer path=%s class=%s shape=%s", call.path, kind.__name__, call.output_shape)
+    return [rules[kind.__name__](call)]
+
+
+def _operands(node: Any, known: dict[int, Tensor]) -> tuple[Tensor | Numbers, ...]:
+    """Return the arguments of an operation that are tensors or numbers, in order."""
+    arguments = [*node.arguments.args, *node.arguments.kwargs.values()]
+    numeric = [one for one in arguments if id(one) in known or isinstance(one, int | float | np.ndarray)]
+    return tuple(known[id(one)] if id(one) in known else np.asarray(one, np.float32) for one in numeric)
+
+
+def _input(emit: Emitter, tensor: Any) -> ir.Value:
+    """Return the graph input for one of Keras; every kind of float is given as float32."""
+    dtype = ir.DataType.FLOAT if "float" in tensor.dtype else ir.DataType[tensor.dtype.upper()]
+    return graph_input(emit.unique(tensor.name), dtype, tensor.shape)
+
+
+def _as_float(emit: Emitter, value: ir.Value, shape: tuple[int | None, ...]) -> Tensor:
+    """Keras computes in floats whatever the input is; so does the graph."""
+    if value.dtype is not ir.DataType.FLOAT:
+        value = emit.node("Cast", [value], where=str(value.name), to=int(ir.DataType.FLOAT))
+    return Tensor(value, tuple(shape))
+
+
+def _output_names(function: Any) -> list[str]:
+    return [str(tensor._keras_history.operation.name) for tensor in function.outputs]
+
+
+def _output(emit: Emitter, result: Tensor, name: str) -> ir.Value:
+    """Return the value called `name`; one that is an input or an output already gets a node of its own."""
+    value = result.value
+    if value.producer() is None or value.name != value.producer().name:
+        value = emit.node("Identity", [value], where=name)
+    value.name = name
+    value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), named_shape(name, result.shape)
+    return value

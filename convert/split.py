@@ -1,0 +1,133 @@
+"""Cut a graph into a featurizer, which an accelerator runs, and the head behind it, which is trained again and again.
+
+The cut is a set of tensors. Everything that they need is the featurizer, the rest is the head, so the record of a cut is its
+tensors alone. `auto` puts everything into the featurizer that a last convolution or pooling needs, and the activations and
+reshapes right behind it; a model without such operators is all head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgewright.contracts.build_directory import Cut
+from edgewright.contracts.names import nearest
+from edgewright.errors import NotFoundError
+
+AUTO = "auto"
+
+_SPATIAL = {
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "AveragePool",
+    "LpPool",
+    "GlobalMaxPool",
+    "GlobalAveragePool",
+    "Resize",
+}
+_FOLLOWS = {
+    "Add",
+    "BatchNormalization",
+    "Clip",
+    "Elu",
+    "Flatten",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "Mul",
+    "PRelu",
+    "Relu",
+    "Reshape",
+    "Sigmoid",
+    "Squeeze",
+    "Tanh",
+    "Transpose",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The two sides of a cut graph."""
+
+    featurizer: frozenset[ir.Node]
+    head: frozenset[ir.Node]
+
+    def is_head(self, node: ir.Node) -> bool:
+        """Tell whether a node of this graph is in the head."""
+        return node in self.head
+
+
+def split(model: ir.Model, head_from: str) -> tuple[Cut, Parts]:
+    """Cut `model` before the node or layer `head_from`, or where `auto` says.
+
+    Raises:
+        NotFoundError: there is no such node or layer; the nearest names are offered.
+    """
+    graph = model.graph
+    featurizer = _auto(graph) if head_from == AUTO else _before(graph, head_from)
+    parts = Parts(frozenset(featurizer), frozenset(set(graph) - featurizer))
+    tensors = _boundary(graph, parts)
+    return Cut(tensors=tensors, featurizer_nodes=len(parts.featurizer), head_nodes=len(parts.head)), parts
+
+
+def parts_of(model: ir.Model, cut: Cut) -> Parts:
+    """Return the sides of a graph that was cut before."""
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    producers = [values[name].producer() for name in cut.tensors if name in values]
+    featurizer = _ancestors(node for node in producers if node is not None)
+    return Parts(frozenset(featurizer), frozenset(set(model.graph) - featurizer))
+
+
+def _auto(graph: ir.Graph) -> set[ir.Node]:
+    featurizer = _ancestors(node for node in graph if node.op_type in _SPATIAL)
+    for node in graph:  # producers come first, so one round is enough
+        producers = {value.producer() for value in node.inputs if value is not None and not _is_constant(value)}
+        if featurizer and node.op_type in _FOLLOWS and producers and producers <= featurizer:
+            featurizer.add(node)
+    return featurizer
+
+
+def _before(graph: ir.Graph, name: str) -> set[ir.Node]:
+    starts = [node for node in graph if node.name == name or (node.name or "").startswith(f"{name}/")]
+    if not starts:
+        layers = {(node.name or "").rpartition("/")[0] or str(node.name) for node in graph}
+        raise NotFoundError(f"the graph has no node or layer {name!r}{nearest(name, layers)}")
+    head: set[ir.Node] = set()
+    for node in graph:
+        if node in starts or any(value is not None and value.producer() in head for value in node.inputs):
+            head.add(node)
+    # What reaches the head only is the head's, also when it does not come after the named node.
+    return _ancestors(value.producer() for node in head for value in node.inputs if value is not None) - head
+
+
+def _boundary(graph: ir.Graph, parts: Parts) -> tuple[str, ...]:
+    """Return the tensors that leave the featurizer (the graph's inputs where there is none), in the order of the graph."""
+    if not parts.featurizer:
+        return tuple(str(value.name) for value in graph.inputs)
+    leaving = []
+    for node in graph:
+        if node in parts.featurizer:
+            leaving += [
+                out for out in node.outputs if out.is_graph_output() or any(user in parts.head for user in out.consumers())
+            ]
+    return tuple(str(value.name) for value in leaving)
+
+
+def _ancestors(nodes: Iterable[ir.Node | None]) -> set[ir.Node]:
+    found: set[ir.Node] = set()
+    waiting = [node for node in nodes if node is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            producers = (value.producer() for value in node.inputs if value is not None)
+            waiting += [producer for producer in producers if producer is not None]
+    return found
+
+
+def _is_constant(value: ir.Value) -> bool:
+    return value.const_value is not None

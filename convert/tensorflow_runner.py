@@ -1,0 +1,39 @@
+"""Convert with TensorFlow: `python -m convert.tensorflow_runner`, always a process of its own under limits (`capped.py`).
+
+Writes into a folder; an error is one line on the error stream and exit code 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from convert.ends import Ends
+from convert.from_tensorflow import convert_frozen, freeze
+from convert.identify import SourceKind
+from edgewright.errors import EdgewrightError
+
+
+@click.command()
+@click.argument("kind", type=click.Choice([str(kind) for kind in SourceKind]))
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--input", "inputs", multiple=True)
+@click.option("--output", "outputs", multiple=True)
+@click.option("--trust", is_flag=True)
+def main(kind: str, source: Path, folder: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], trust: bool) -> None:
+    """Write the graph of SOURCE into FOLDER."""
+    logging.disable(logging.CRITICAL)  # tf2onnx logs as errors what is then told in one line
+    try:
+        frozen = freeze(SourceKind(kind), source, Ends(inputs, outputs), trust=trust)
+        convert_frozen(frozen, source, folder)
+    except EdgewrightError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

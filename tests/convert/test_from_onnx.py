@@ -1,0 +1,89 @@
+"""ONNX files: old operator sets are lifted, and what cannot be used is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from convert.conversion import ConvertOptions, convert_model
+from convert.from_onnx import read_onnx
+from edgewright.errors import ModelError
+from tests.convert.networks import noise, relative_difference, run_graph
+
+FLOAT = onnx.TensorProto.FLOAT
+
+
+def onnx_file(path: Path, opset: int, nodes: list[onnx.NodeProto], **constants: Any) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, ["batch", 3, 6, 6])],
+        [helper.make_tensor_value_info("y", FLOAT, ["batch", 4, 4, 4])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    return path
+
+
+def convolution(path: Path, opset: int) -> Path:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])]
+    return onnx_file(path, opset, nodes, w=noise(4, 3, 3, 3))
+
+
+@pytest.mark.parametrize("opset", [7, 11, 13, 17, 21, 22])
+def test_a_graph_of_an_older_operator_set_says_the_same(opset: int, tmp_path: Path) -> None:
+    graph = read_onnx(convolution(tmp_path / "m.onnx", opset))
+    reference = read_onnx(convolution(tmp_path / "r.onnx", 21))
+    batch = noise(2, 3, 6, 6)
+    assert relative_difference(run_graph(graph, batch)[0], run_graph(reference, batch)[0]) == 0
+    assert graph.opset_imports[""] in (21, 22)
+
+
+def test_an_onnx_file_becomes_a_build_directory(tmp_path: Path) -> None:
+    build = convert_model(convolution(tmp_path / "m.onnx", 11), tmp_path / "build", ConvertOptions())
+    assert build.record.source_kind == "onnx"
+    assert [str(spec) for spec in build.record.inputs] == ["x float32[batch, 3, 6, 6]"]
+    assert build.record.cut is not None
+    assert build.record.cut.head_nodes == 0
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ModelError) as refused:
+        read_onnx(path)
+    return str(refused.value)
+
+
+def test_an_operator_set_that_is_too_new_is_told(tmp_path: Path) -> None:
+    path = convolution(tmp_path / "m.onnx", 25)
+    assert refusal(path) == f"{path} must use operator set 7 to 22, but it uses 25: export it with opset 21"
+
+
+def test_an_output_that_is_no_tensor_is_told(tmp_path: Path) -> None:
+    path = convolution(tmp_path / "m.onnx", 21)
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("SequenceConstruct", ["y"], ["list"]))
+    model.graph.output.append(helper.make_tensor_sequence_value_info("list", FLOAT, None))
+    onnx.save(model, path)
+    assert refusal(path) == f"{path}: list must be a tensor; export the model without maps and sequences (zipmap off)"
+
+
+def test_missing_weights_are_told(tmp_path: Path) -> None:
+    path = convolution(tmp_path / "m.onnx", 21)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="m.weights", size_threshold=0)
+    (tmp_path / "m.weights").unlink()
+    assert refusal(path).startswith(f"{path} is no valid ONNX model: ")
+
+
+def test_an_operator_that_nobody_knows_is_told(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "m.onnx", 21, [helper.make_node("Frobnicate", ["x"], ["y"])])
+    assert refusal(path).startswith(f"{path} is no valid ONNX model: No Op registered for Frobnicate")
+
+
+def test_numbers_are_left_as_they_are(tmp_path: Path) -> None:
+    graph = read_onnx(convolution(tmp_path / "m.onnx", 9))
+    assert np.array_equal(graph.graph.initializers["w"].const_value.numpy(), noise(4, 3, 3, 3))

@@ -1,0 +1,131 @@
+"""PyTorch programs and modules say the same in ONNX.
+
+PyTorch is not among the pinned packages (its index build brings gigabytes of CUDA), so these tests also skip where every other
+component is required.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from convert.identify import SourceKind, identify
+from convert.simplify import simplify
+from edgewright.cli import main
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.errors import ModelError
+from tests.convert.networks import noise, relative_difference, run_graph
+
+pytestmark = [
+    pytest.mark.skipif(
+        not (find_spec("torch") and find_spec("onnxscript")),
+        reason="PyTorch is an option that is never pinned: pip install torch onnxscript (the CPU build) runs these tests",
+    ),
+    pytest.mark.filterwarnings("ignore"),  # torch's, of itself
+]
+
+
+def network() -> Any:
+    import torch
+
+    torch.manual_seed(3)
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(96, 10),
+        nn.Softmax(-1),
+    )
+
+
+def program(path: Path, *, free: bool = True) -> Path:
+    import torch
+
+    shapes = ({0: torch.export.Dim("N")},) if free else None
+    torch.export.save(torch.export.export(network().eval(), (torch.ones(2, 1, 8, 8),), dynamic_shapes=shapes), path)
+    return path.with_suffix(".pt2")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["convert", *(str(argument) for argument in arguments)])
+
+
+def test_a_module_says_the_same_and_keeps_its_mode() -> None:
+    import torch
+
+    from convert.from_torch import export_module
+
+    module = network().train()
+    graph = export_module(module, [torch.ones(1, 1, 8, 8)])
+    simplify(graph, check_each=True)
+    assert module.training
+    batch = noise(5, 1, 8, 8)
+    with torch.no_grad():
+        expected = module.eval()(torch.from_numpy(batch)).numpy()
+    assert relative_difference(run_graph(graph, batch)[0], expected) < 1e-5
+
+
+def test_a_program_becomes_a_build_directory_without_paths_of_its_author(tmp_path: Path) -> None:
+    path = program(tmp_path / "model.pt2")
+    assert identify(path) is SourceKind.TORCH
+    result = run(path, "-o", tmp_path / "build", "--trust")
+    assert result.exit_code == 0, result.output
+    build = BuildDirectory.open(tmp_path / "build")
+    assert [str(spec) for spec in build.record.inputs] == ["input float32[N, 1, 8, 8]"]
+    assert [spec.shape for spec in build.record.outputs] == [("N", 10)]
+    assert b".py" not in (build.graph / "graph.onnx").read_bytes()
+
+
+def test_a_program_is_not_opened_without_trust(tmp_path: Path) -> None:
+    path = program(tmp_path / "model.pt2")
+    result = run(path, "-o", tmp_path / "build")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"edgewright: {path} is a PyTorch program, whose weights may be pickles that run code: add --trust if you made it, "
+        "or export the model to ONNX yourself and convert that\n"
+    )
+
+
+def refusal(path: Path) -> str:
+    from convert.from_torch import read_torch
+
+    with pytest.raises(ModelError) as refused:
+        read_torch(path, trust=True)
+    return str(refused.value)
+
+
+def test_a_program_with_a_fixed_batch_is_told_how_to_free_it(tmp_path: Path) -> None:
+    path = program(tmp_path / "model.pt2", free=False)
+    assert refusal(path) == (
+        f"{path}: the first axis of input input must count samples and be free, but its shape is [2,1,8,8]: "
+        "export it with two samples and dynamic_shapes=({0: torch.export.Dim('N')},)"
+    )
+
+
+def test_a_module_that_cannot_be_traced_is_named() -> None:
+    import torch
+
+    from convert.from_torch import export_module
+
+    class Branching(torch.nn.Module):  # type: ignore[misc]  # torch is not installed where types are checked
+        def forward(self, x: Any) -> Any:
+            return x + 1 if x.sum() > 0 else x - 1
+
+    with pytest.raises(ModelError) as refused:
+        export_module(Branching(), [torch.from_numpy(np.ones((2, 3), np.float32))])
+    assert str(refused.value).startswith("Branching cannot be exported with a free batch: ")
+
+
+def test_a_damaged_program_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    path.write_bytes(b"PK\x03\x04cut")
+    assert refusal(path).startswith(f"{path}: PyTorch cannot load this program: ")
