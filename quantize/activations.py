@@ -1,0 +1,95 @@
+"""See the values inside a graph: run it with its inner tensors as outputs, one batch at a time.
+
+How many samples go into a batch follows from how much the tensors of one sample take, so memory depends on the graph and never
+on how many samples there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from accel.backends.batches import fixed_batch
+from accel.backends.onnxruntime_cpu import shortened
+from edgewright.command_line import progress
+from edgewright.contracts.samples import Samples, Tensors
+from edgewright.contracts.variant import TensorSpec
+from edgewright.errors import OperationError
+
+BATCH_SIZE = 32
+BATCH_BYTES = 128 << 20
+"""How much the watched tensors of one batch may take together."""
+
+_FLOATS = {"tensor(float)", "tensor(float16)"}
+_FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
+_LOG_FATAL_ONLY = 4
+
+
+class WatchedGraph:
+    """A graph whose float tensors can be seen while samples flow through."""
+
+    def __init__(self, model: onnx.ModelProto, *, weights: Path | None = None) -> None:
+        """Watch `model`, which is not changed; `weights` is the folder of those that are not inside it."""
+        watched = onnx.ModelProto()
+        watched.CopyFrom(model)
+        known = {value.name for value in watched.graph.output}
+        names = [name for node in watched.graph.node for name in node.output if name and name not in known]
+        watched.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
+        self._runtime = _session(watched.SerializeToString(), weights)
+        inputs = {node.name: node.type for node in self._runtime.get_inputs()}
+        outputs = {node.name: node.type for node in self._runtime.get_outputs()}
+        self.inputs = tuple(inputs)
+        self._float_inputs = {name for name, kind in inputs.items() if kind in _FLOATS}
+        self.tensors = tuple(name for name, kind in (inputs | outputs).items() if kind in _FLOATS)
+
+    @classmethod
+    def open(cls, path: Path) -> WatchedGraph:
+        """Watch a graph on disk; its weights stay there."""
+        return cls(onnx.load(path, load_external_data=False), weights=path.parent)
+
+    def run(self, inputs: Tensors, tensors: Sequence[str]) -> Tensors:
+        """Return the values of `tensors` (inputs are tensors too)."""
+        asked = [name for name in tensors if name not in self._float_inputs]
+        try:
+            found = self._runtime.run(asked, {name: inputs[name] for name in self.inputs}) if asked else []
+        except Exception as failed:  # onnxruntime's exceptions share no base of their own
+            raise OperationError(f"the graph failed to run on the samples: {shortened(failed)}") from failed
+        values = dict(zip(asked, found, strict=True))
+        return {name: inputs[name] if name in self._float_inputs else values[name] for name in tensors}
+
+    def values(self, samples: Samples, tensors: Sequence[str], label: str) -> Iterator[Tensors]:
+        """Yield the values of `tensors`, batch by batch; only one batch is in memory."""
+        for inputs in self.batches(samples, tensors, label):
+            yield self.run(inputs, tensors)
+
+    def batches(self, samples: Samples, tensors: Sequence[str], label: str) -> Iterator[Tensors]:
+        """Yield inputs in batches small enough for the values of `tensors` to be held."""
+        fixed = fixed_batch([TensorSpec(name=one.name, dtype="", shape=tuple(one.shape)) for one in self._runtime.get_inputs()])
+        size = fixed or self._batch_size(samples, tensors)
+        for start in progress(range(0, samples.count, size), label):
+            inputs = samples.slice(start, start + size).inputs
+            yield inputs if fixed is None else {name: _filled_up(array, size) for name, array in inputs.items()}
+
+    def _batch_size(self, samples: Samples, tensors: Sequence[str]) -> int:
+        needed = sum(array.nbytes for array in self.run(samples.slice(0, 1).inputs, tensors).values())
+        return int(np.clip(BATCH_BYTES // max(needed, 1), 1, BATCH_SIZE))
+
+
+def _filled_up(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Repeat what is there until there are `size`: the graph insists on a full batch."""
+    return array if len(array) == size else np.resize(array, (size, *array.shape[1:]))
+
+
+def _session(raw: bytes, weights: Path | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_FATAL_ONLY
+    if weights is not None:
+        options.add_session_config_entry(_FOLDER_OF_WEIGHTS, str(weights.resolve()))
+    return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])

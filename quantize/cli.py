@@ -1,0 +1,86 @@
+"""`edgewright quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from accel.backends.onnxruntime_cpu import NAME
+from edgewright.command_line import common_options, print_json, print_table
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import load_samples
+from edgewright.contracts.variant import FLOAT_VARIANT
+from edgewright.errors import BadInputError
+from quantize.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
+from quantize.int8 import Int8Settings
+from quantize.quantization import QuantizeOptions, quantize
+from quantize.scheme import Scheme
+from quantize.thresholds import Calibration
+
+
+@click.command()
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option(
+    "--scheme",
+    "schemes",
+    multiple=True,
+    required=True,
+    type=click.Choice([scheme.value for scheme in Scheme]),
+    help="What to make; may be given several times.",
+)
+@click.option(
+    "--samples", required=True, type=click.Path(path_type=Path), help="Real samples (.npz): they calibrate and measure."
+)
+@click.option("--max-drop", metavar="SHARE", help="Keep nothing that loses more accuracy than this: 1% or 0.01.")
+@click.option(
+    "--calibration",
+    default=Int8Settings().calibration.value,
+    show_default=True,
+    type=click.Choice([method.value for method in Calibration]),
+    help="How int8 chooses the range of values that it covers.",
+)
+@click.option("--equalize", is_flag=True, help="Even out the channels of neighbouring layers before rounding to int8.")
+@common_options
+def command(
+    build: Path,
+    schemes: tuple[str, ...],
+    samples: Path,
+    max_drop: str | None,
+    calibration: str,
+    equalize: bool,
+    as_json: bool,
+) -> None:
+    """Add a variant of less precision, with its measured accuracy.
+
+    Prints accuracy, agreement with the source model, size and latency of the float variant and of each one that was made.
+    """
+    opened = BuildDirectory.open(build)
+    allowed = None if max_drop is None else parse_share(max_drop)
+    int8 = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
+    for scheme in schemes:
+        quantize(opened, QuantizeOptions(scheme=Scheme(scheme), samples=samples, max_drop=allowed, int8=int8))
+    evaluations = _evaluate(opened, samples, (FLOAT_VARIANT, *schemes))
+    if as_json:
+        print_json(evaluations)
+    else:
+        sizes = {variant.config.variant: variant.config.size_bytes for variant in opened.variants()}
+        print_table(EVALUATION_COLUMNS, [evaluation_row(one, sizes[one.variant]) for one in evaluations])
+
+
+def parse_share(text: str) -> float:
+    """Read `1%` or `0.01`; raise `BadInputError` when it is neither."""
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError as wrong:
+        raise BadInputError(f"--max-drop must be a share like 1% or 0.01, not {text!r}") from wrong
+    if not 0 <= share <= 1:
+        raise BadInputError(f"--max-drop must be between 0% and 100%, not {text!r}")
+    return share
+
+
+def _evaluate(build: BuildDirectory, samples: Path, names: tuple[str, ...]) -> list[Evaluation]:
+    loaded = load_samples(samples, build.record.inputs)
+    reference = reference_outputs(build.variant(FLOAT_VARIANT), loaded)
+    return [evaluate_variant(build.variant(name), loaded, reference, backend=NAME) for name in names]

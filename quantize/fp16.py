@@ -1,0 +1,189 @@
+"""fp16: half the bytes, the same labels; inputs and outputs of the graph stay float32.
+
+A number that half precision cannot hold becomes infinity at best and, in other converters, silently another number. So operators
+whose weights or values (on real samples) come near its limit stay float32, and so do those that sum many terms or exponentiate.
+
+Where rounding changes a predicted label of the samples, the last operators stay float32 too, as few as make the labels equal.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from accel.backends.onnxruntime_cpu import load_graph
+from accel.golden import compare_outputs
+from convert.measure import run_all
+from convert.passes import remove_dead
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import Samples
+from edgewright.contracts.variant import LayerKind
+from edgewright.errors import ModelError
+from quantize.activations import WatchedGraph
+from quantize.calibrate import tensor_ranges
+from quantize.scheme import float_graph, read_float_graph, write_variant_graph
+
+log = logging.getLogger(__name__)
+
+LARGEST = float(np.finfo(np.float16).max)
+HEADROOM = 4.0
+"""How far below the limit the values of the samples must stay: other samples may be larger."""
+
+KEPT_FLOAT = {
+    "Cast",
+    "CumSum",
+    "Exp",
+    "LayerNormalization",
+    "LogSoftmax",
+    "NonMaxSuppression",
+    "Pow",
+    "Range",
+    "ReduceL2",
+    "ReduceMean",
+    "ReduceSum",
+    "RoiAlign",
+    "Softmax",
+    "TopK",
+}
+_FLOAT_INPUTS = {"Resize": {1, 2}}
+"""Inputs that the standard wants as float32 whatever the others are."""
+
+
+def make_fp16(build: BuildDirectory, samples: Samples, folder: Path) -> None:
+    """Write the fp16 variant of a build's graph into `folder`.
+
+    Raises:
+        ModelError: no operator of the graph can run in half precision.
+    """
+    ranges = tensor_ranges(WatchedGraph.open(float_graph(build)), samples)
+    names = [str(node.name) for node in read_float_graph(build).graph if _can_be_half(node, ranges)]
+    if not names:
+        found = sorted({node.op_type for node in read_float_graph(build).graph})
+        raise ModelError(f"{build.path}: fp16 needs operators that run in half precision, but the graph has {found}")
+    for kept in _attempts(len(names)):
+        _write(build, folder, names[: len(names) - kept])
+        if not _changes_labels(build, samples, folder):
+            log.info("halved operators=%d kept_in_float32=%d", len(names) - kept, kept)
+            return
+    _write(build, folder, names)
+
+
+def _attempts(count: int) -> list[int]:
+    """Return how many of the last operators to keep in float32, from none to half of them."""
+    return [0, *(1 << power for power in range(count.bit_length()) if 2 << power <= count)]
+
+
+def _write(build: BuildDirectory, folder: Path, halved: list[str]) -> None:
+    model = read_float_graph(build)
+    _to_half(model, set(halved))
+    remove_dead(model)
+    write_variant_graph(build, model, folder)
+
+
+def _changes_labels(build: BuildDirectory, samples: Samples, folder: Path) -> bool:
+    expected, found = (run_all(load_graph(graph), samples) for graph in (float_graph(build), folder / LayerKind.GRAPH.file_name))
+    return compare_outputs(expected, found).agreement < 1.0
+
+
+def _can_be_half(node: ir.Node, ranges: dict[str, tuple[float, float]]) -> bool:
+    if node.domain not in ("", "ai.onnx") or node.op_type in KEPT_FLOAT:
+        return False
+    floats = [value for value in (*node.inputs, *node.outputs) if value is not None and value.dtype is ir.DataType.FLOAT]
+    largest = max((_largest(value, ranges) for value in floats), default=0.0)
+    if largest > LARGEST / HEADROOM:
+        log.info("kept in float32 node=%s largest_value=%g", node.name, largest)
+        return False
+    return bool(floats)
+
+
+def _largest(value: ir.Value, ranges: dict[str, tuple[float, float]]) -> float:
+    if value.const_value is not None:
+        numbers = value.const_value.numpy()
+        return float(np.abs(numbers).max()) if numbers.size else 0.0
+    return max(map(abs, ranges.get(str(value.name), (0.0, 0.0))))
+
+
+def _to_half(model: ir.Model, names: set[str]) -> None:
+    """Turn the nodes called `names` to half precision, with a Cast wherever a value changes sides."""
+    graph = model.graph
+    sides = _Sides(graph)
+    for node in list(graph):
+        half = node.name in names
+        for place, value in enumerate(node.inputs):
+            if value is None or value.dtype is not ir.DataType.FLOAT or place in _FLOAT_INPUTS.get(node.op_type, ()):
+                continue
+            if value.const_value is None:
+                node.replace_input_with(place, sides.on(value, node, half=half))
+            elif half:
+                node.replace_input_with(place, sides.weight(value))
+        if half:
+            sides.halved.update(value for value in node.outputs if value.dtype is ir.DataType.FLOAT)
+    for value in sides.halved:
+        value.dtype = ir.DataType.FLOAT16
+    for place, output in enumerate(graph.outputs):
+        if output in sides.halved:
+            graph.outputs[place] = _float_output(graph, output)
+
+
+class _Sides:
+    """Which values are half by now, and the casts and halved weights made so far, each once."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.halved: set[ir.Value] = set()
+        self._graph = graph
+        self._casts: dict[ir.Value, ir.Value] = {}
+        self._weights: dict[ir.Value, ir.Value] = {}
+
+    def on(self, value: ir.Value, user: ir.Node, *, half: bool) -> ir.Value:
+        """Return `value` in the precision of its user."""
+        if (value in self.halved) is half:
+            return value
+        if value not in self._casts:
+            self._casts[value] = _cast(self._graph, value, ir.DataType.FLOAT16 if half else ir.DataType.FLOAT, user)
+        return self._casts[value]
+
+    def weight(self, value: ir.Value) -> ir.Value:
+        """Return a weight in half precision."""
+        if value not in self._weights:
+            self._weights[value] = _half_weight(self._graph, value)
+        return self._weights[value]
+
+
+def _half_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    tensor = value.const_value
+    if tensor is None:
+        raise AssertionError(f"{value.name} is no weight")
+    name = f"{value.name}/half"
+
+    def halved() -> ir.Tensor:
+        numbers: npt.NDArray[np.float16] = tensor.numpy().astype(np.float16)
+        return ir.tensor(numbers, name=name)
+
+    lazy = ir.LazyTensor(halved, ir.DataType.FLOAT16, ir.Shape(tensor.shape.numpy()), name=name)
+    made = ir.Value(name=name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=lazy)
+    graph.register_initializer(made)
+    return made
+
+
+def _cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, user: ir.Node) -> ir.Value:
+    kind = "half" if wanted is ir.DataType.FLOAT16 else "float"
+    node = ir.node("Cast", [value], attributes={"to": int(wanted)}, name=f"{value.name}/to_{kind}")
+    graph.insert_before(user, node)
+    node.outputs[0].name, node.outputs[0].shape = node.name, value.shape
+    node.outputs[0].type = ir.TensorType(wanted)
+    return node.outputs[0]
+
+
+def _float_output(graph: ir.Graph, output: ir.Value) -> ir.Value:
+    """Give the graph a float32 output of the same name."""
+    name = str(output.name)
+    output.name = f"{name}/half"
+    node = ir.node("Cast", [output], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{name}/to_float")
+    graph.append(node)
+    made = node.outputs[0]
+    made.name, made.shape, made.type = name, output.shape, ir.TensorType(ir.DataType.FLOAT)
+    return made

@@ -1,0 +1,108 @@
+"""Put QuantizeLinear and DequantizeLinear around the operators of a graph, in ranges that were found before.
+
+onnxruntime's quantizer knows which operators have integer kernels and how their quantizers are shared; calibration is ours.
+Activations are uint8 with a zero point, weights int8 per output channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from edgewright.errors import OperationError
+from quantize.histograms import Range
+
+KEPT_FLOAT = {"Softmax", "LogSoftmax"}
+"""Their quantized form has a fixed scale of 1/256, which ruins probabilities."""
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""Operators with weights: what is meant by a layer where layers are counted, corrected or kept in float."""
+
+
+def quantized_graph(model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = ()) -> onnx.ModelProto:
+    """Return `model` (its weights inside) with quantizers; the nodes called `kept_float` keep float inputs and weights."""
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    if any(not node.name for node in model.graph.node):  # an empty name would exclude every node without one, silently
+        raise AssertionError("every node must have a name before quantization")
+    excluded = {*kept_float, *(node.name for node in model.graph.node if node.op_type in KEPT_FLOAT)}
+    bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    try:
+        quantizer = QDQQuantizer(
+            save_and_reload_model_with_shape_infer(model),
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
+            nodes_to_quantize=[],
+            nodes_to_exclude=sorted(excluded),
+            op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
+            extra_options={},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    except (ValueError, RuntimeError, TypeError) as failed:
+        raise OperationError(f"onnxruntime could not quantize the graph: {' '.join(str(failed).split())[:200]}") from failed
+    made: onnx.ModelProto = quantizer.model.model
+    return made
+
+
+def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the operators that have weights, in the order of the graph."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [node for node in model.graph.node if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in weights]
+
+
+def with_followers(model: onnx.ModelProto, kept_float: Collection[str]) -> set[str]:
+    """Return `kept_float` and the operators without weights that get values from those layers alone.
+
+    With every layer in float nothing is left to quantize, not even what comes before the first layer.
+    """
+    names = {node.name for node in layers(model)}
+    if names <= set(kept_float):
+        return {node.name for node in model.graph.node}
+    sources: dict[str, set[str]] = {}
+    kept = set(kept_float)
+    for node in model.graph.node:
+        above = {node.name} if node.name in names else set().union(*(sources.get(name, set()) for name in node.input))
+        sources.update(dict.fromkeys(node.output, above))
+        if above and above <= set(kept_float):
+            kept.add(node.name)
+    return kept
+
+
+def weight_of(model: onnx.ModelProto, name: str) -> npt.NDArray[np.float32]:
+    """Return the numbers of an initializer."""
+    found: npt.NDArray[np.float32] = numpy_helper.to_array(_initializer(model, name))
+    return found
+
+
+def set_weight(model: onnx.ModelProto, name: str, numbers: npt.NDArray[np.float32]) -> None:
+    """Replace the numbers of an initializer."""
+    _initializer(model, name).CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numbers, np.float32), name))
+
+
+def rounded_weight(quantized: onnx.ModelProto, name: str) -> npt.NDArray[np.float32] | None:
+    """Return what the quantized graph holds in place of the weight `name`, as float; None where it stayed float."""
+    known = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    if f"{name}_quantized" not in known:
+        return None
+    reader = next(node for node in quantized.graph.node if f"{name}_quantized" in node.input)
+    axis = next((attribute.i for attribute in reader.attribute if attribute.name == "axis"), 1)
+    levels, scale, zero = (numpy_helper.to_array(known[part]) for part in reader.input)
+    shape = [-1 if place == axis else 1 for place in range(levels.ndim)] if scale.ndim else []
+    rounded: npt.NDArray[np.float32] = (levels.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)
+    return rounded
+
+
+def _initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    found: onnx.TensorProto = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    return found

@@ -1,0 +1,155 @@
+"""Add a variant of less precision to a build directory, with its measured accuracy.
+
+samples     read and checked: empty, constant or wrongly scaled ones calibrate nothing
+make        the scheme's graph and weights
+evaluate    against the float variant and the labels
+accept      within the drop that the user allows, or not kept
+tolerance   what a device's golden check will hold it to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from accel.backends.choose import load_session
+from accel.backends.onnxruntime_cpu import NAME
+from convert.measure import accuracy, measured, run_all
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import Samples, Tensors, load_samples, read_npz
+from edgewright.contracts.variant import (
+    FLOAT_VARIANT,
+    LayerKind,
+    Tolerance,
+    VariantConfig,
+    VariantDirectory,
+    size_of_weights_and_graph,
+)
+from edgewright.errors import ParityError
+from quantize.calibrate import check_calibration
+from quantize.detail import PREFIX, describe, read_details, samples_digest
+from quantize.evaluate import Evaluation, evaluate_variant, reference_outputs
+from quantize.fp16 import make_fp16
+from quantize.int8 import Int8Settings, make_int8
+from quantize.made import Made
+from quantize.mixed_precision import DEFAULT_MAX_DROP, make_mixed
+from quantize.scheme import Scheme
+
+Maker = Callable[[BuildDirectory, Samples, Path], Made | None]
+
+MAKERS: dict[Scheme, Maker] = {Scheme.FP16: make_fp16}
+
+FP16_DIFFERENCE = 1e-2
+AGREEMENT_MARGIN = 0.1
+DIFFERENCE_MARGIN = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeOptions:
+    """What the user asks for."""
+
+    scheme: Scheme
+    samples: Path
+    """Real samples: they calibrate, and they measure what was lost."""
+    int8: Int8Settings = field(default_factory=Int8Settings)
+    """How integers are made, for the schemes that make some."""
+    max_drop: float | None = None
+    """Largest share of accuracy (of agreement, without labels) that may be lost; None keeps whatever comes out."""
+
+
+def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirectory:
+    """Make the variant that `options` describe, measure it, and return it; its evaluation is in `reports/`.
+
+    Raises:
+        SamplesError: the samples do not fit, or cannot calibrate.
+        ParityError: more accuracy is lost than allowed; nothing is kept.
+    """
+    samples = load_samples(options.samples, build.record.inputs)
+    check_calibration(samples, build, options.samples)
+    reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
+    with build.creating_variant(options.scheme.value) as folder:
+        made = _maker(options)(build, samples, folder) or Made()
+        variant = VariantDirectory.write(folder, _config(build, options.scheme, folder))
+        evaluation = evaluate_variant(variant, samples, reference, backend=NAME)
+        allowed = _allowed_drop(options)
+        if allowed is not None:
+            _check_drop(evaluation, samples, reference, allowed)
+        tolerance = _tolerance(build, variant, evaluation)
+        VariantDirectory.write(folder, replace(variant.config, measured=evaluation.as_measured(), tolerance=tolerance))
+        detail = describe(build, variant, evaluation, samples, reference, made)
+    build.write_report(f"quantize-{options.scheme.value}", evaluation)
+    build.write_report(f"{PREFIX}{options.scheme.value}", detail)
+    _describe_float(build, samples, reference)
+    return build.variant(options.scheme.value)
+
+
+def _describe_float(build: BuildDirectory, samples: Samples, reference: Tensors) -> None:
+    """Measure the float variant for the report, unless that was done on the same samples."""
+    known = read_details(build).get(FLOAT_VARIANT)
+    if known is None or known.samples != samples_digest(samples):
+        variant = build.variant(FLOAT_VARIANT)
+        evaluation = evaluate_variant(variant, samples, reference, backend=NAME)
+        build.write_report(f"{PREFIX}{FLOAT_VARIANT}", describe(build, variant, evaluation, samples, reference, Made()))
+
+
+def _allowed_drop(options: QuantizeOptions) -> float | None:
+    """Return the budget; the search of mixed precision needs one in any case."""
+    return DEFAULT_MAX_DROP if options.max_drop is None and options.scheme is Scheme.MIXED else options.max_drop
+
+
+def _maker(options: QuantizeOptions) -> Maker:
+    if options.scheme is Scheme.INT8:
+        return partial(make_int8, settings=options.int8)
+    if options.scheme is Scheme.MIXED:
+        return partial(make_mixed, settings=options.int8, max_drop=_allowed_drop(options) or 0.0)
+    return MAKERS[options.scheme]
+
+
+def _config(build: BuildDirectory, scheme: Scheme, folder: Path) -> VariantConfig:
+    record = build.record
+    return VariantConfig(
+        variant=scheme.value,
+        backend=NAME,
+        precision=scheme.precision,
+        inputs=record.inputs,
+        outputs=record.outputs,
+        tolerance=record.tolerance,
+        size_bytes=size_of_weights_and_graph(folder),
+        labels=record.labels,
+        preprocessing=record.preprocessing,
+    )
+
+
+def _check_drop(evaluation: Evaluation, samples: Samples, reference: Tensors, max_drop: float) -> None:
+    kept, before = evaluation.agreement, 1.0
+    what = "agreement with the float model"
+    if evaluation.accuracy is not None and samples.labels is not None:
+        before, kept, what = accuracy(next(iter(reference.values())), samples.labels), evaluation.accuracy, "accuracy"
+    if before - kept > max_drop:
+        raise ParityError(
+            f"{evaluation.variant} may lose at most {max_drop:.2%} of {what}, but it falls from {before:.2%} to {kept:.2%}: "
+            "allow more with --max-drop, give more samples, or use fp16"
+        )
+
+
+def _tolerance(build: BuildDirectory, variant: VariantDirectory, evaluation: Evaluation) -> Tolerance:
+    """Return what the variant keeps on the golden samples, with a margin for other processors; a broken one is far outside."""
+    golden = load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, variant.config.inputs)
+    expected = read_npz(build.graph / LayerKind.GOLDEN_OUTPUTS.file_name)
+    session = load_session(variant, backend=NAME)
+    try:
+        found = measured(expected, run_all(session, golden), None)
+    finally:
+        session.close()
+    if variant.config.variant == Scheme.FP16 and found.max_relative_difference < FP16_DIFFERENCE / 2 and found.agreement == 1.0:
+        return Tolerance(max_relative_difference=FP16_DIFFERENCE, min_agreement=1.0)
+    return Tolerance(
+        max_relative_difference=max(
+            DIFFERENCE_MARGIN * found.max_relative_difference,
+            DIFFERENCE_MARGIN / 2 * evaluation.max_relative_difference,
+            FP16_DIFFERENCE,
+        ),
+        min_agreement=max(0.0, found.agreement - AGREEMENT_MARGIN),
+    )

@@ -1,0 +1,66 @@
+"""Integer precision: real quantizers, float softmax, no silent float model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import skops.io
+from sklearn.ensemble import RandomForestClassifier
+
+from convert.conversion import ConvertOptions, convert_model
+from edgewright.contracts.samples import write_npz
+from edgewright.contracts.variant import LayerKind
+from edgewright.errors import ModelError
+from quantize.quantization import QuantizeOptions, quantize
+from quantize.scheme import Scheme
+from tests.convert.networks import digits
+from tests.quantize.builds import variant
+
+
+def graph() -> onnx.GraphProto:
+    return onnx.load(variant(Scheme.INT8).file(LayerKind.GRAPH)).graph
+
+
+def test_convolutions_and_matrices_read_dequantized_weights_per_channel() -> None:
+    scales = {tensor.name: list(tensor.dims) for tensor in graph().initializer if tensor.name.endswith("kernel_scale")}
+    assert scales == {
+        "stem/Conv/kernel_scale": [12],
+        "block/Conv/kernel_scale": [12],
+        "hidden/kernel_scale": [24],
+        "classes/kernel_scale": [10],
+    }
+
+
+def test_activations_are_uint8_and_weights_int8() -> None:
+    types = {tensor.name: tensor.data_type for tensor in graph().initializer}
+    assert types["stem/Conv/kernel_quantized"] == onnx.TensorProto.INT8
+    assert types["image/Transpose_zero_point"] == onnx.TensorProto.UINT8
+
+
+def test_softmax_stays_float() -> None:
+    last = graph().node[-1]
+    assert last.op_type == "Softmax"
+    assert list(last.output) == ["classes"]
+
+
+def test_the_tolerance_leaves_room_for_other_processors() -> None:
+    config = variant(Scheme.INT8).config
+    assert config.measured is not None
+    assert config.tolerance.min_agreement <= 0.9
+    assert config.tolerance.max_relative_difference >= 2 * config.measured.max_relative_difference
+
+
+def test_a_model_without_integer_kernels_is_refused_not_copied(tmp_path: Path) -> None:
+    images, labels = digits()
+    skops.io.dump(RandomForestClassifier(2, random_state=0).fit(images.reshape(-1, 64), labels), tmp_path / "m.skops")
+    write_npz(tmp_path / "x.npz", {"x": images.reshape(-1, 64)[:50]})
+    build = convert_model(tmp_path / "m.skops", tmp_path / "b", ConvertOptions())
+    with pytest.raises(ModelError) as told:
+        quantize(build, QuantizeOptions(scheme=Scheme.INT8, samples=tmp_path / "x.npz"))
+    assert str(told.value) == (
+        f"{tmp_path}/b: int8 needs operators with integer kernels (Conv, Gemm, MatMul, …), "
+        "but the graph has ['TreeEnsembleClassifier']"
+    )
+    assert [one.config.variant for one in build.variants()] == ["fp32"]

@@ -1,0 +1,123 @@
+"""`edgewright quantize` and `edgewright evaluate`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgewright.cli import main
+from edgewright.contracts.oci import OciLayout, Platform
+from edgewright.contracts.package import write_package, write_tar
+from tests.convert.networks import held_out_samples, training_samples
+from tests.quantize.builds import fresh_build, quantized_build
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, code: int) -> str:
+    assert result.exit_code == code
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr.strip().removeprefix("edgewright: ")
+
+
+def test_quantize_prints_a_row_per_variant(tmp_path: Path) -> None:
+    build = fresh_build(tmp_path / "build")
+    result = run(
+        "quantize", build.path, "--scheme", "fp16", "--scheme", "int8", "--samples", training_samples(), "--max-drop", "2%"
+    )
+    assert result.exit_code == 0
+    header, *rows = result.output.splitlines()
+    assert header.split() == ["variant", "backend", "accuracy", "agreement", "difference", "size", "kB", "p50", "ms", "p95", "ms"]
+    assert [row.split()[0] for row in rows] == ["fp32", "fp16", "int8"]
+    assert [one.config.variant for one in build.variants()] == ["fp16", "fp32", "int8"]
+    assert json.loads((build.reports / "quantize-int8.json").read_text("utf-8"))["latency_ms"]["p50"] > 0
+
+
+FIELDS = ["variant", "backend", "precision", "count", "accuracy", "agreement", "max_relative_difference", "latency_ms"]
+
+
+def test_evaluate_json_has_one_object_per_variant() -> None:
+    result = run("evaluate", quantized_build().path, "--samples", held_out_samples(), "--json")
+    printed = json.loads(result.output)
+    names = [one["variant"] for one in printed]
+    assert names == ["fp32", *sorted({"fp16", "int8", "mixed"} | set(names) - {"fp32"})]
+    assert [list(one) for one in printed] == [FIELDS] * len(names)
+    assert [list(one["latency_ms"]) for one in printed] == [["p50", "p95", "p99"]] * len(names)
+    assert [one["count"] for one in printed] == [397] * len(names)
+    assert printed[0]["agreement"] == 1.0
+
+
+@pytest.fixture(params=["directory", "tar"])
+def package(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    layout = OciLayout.create(tmp_path / "package")
+    names = [variant.config.variant for variant in quantized_build().variants()]
+    platform = Platform(os="linux", architecture="amd64")
+    write_package(
+        quantized_build(),
+        layout,
+        name="digits",
+        profiles={name: ["generic-x86-64"] for name in names},
+        platforms={name: [platform] for name in names},
+    )
+    if request.param == "directory":
+        return layout.path
+    write_tar(layout, tmp_path / "package.tar")
+    return tmp_path / "package.tar"
+
+
+def test_evaluate_takes_a_package(package: Path) -> None:
+    result = run("evaluate", package, "--samples", held_out_samples(), "--variant", "int8", "--backend", "onnxruntime", "--json")
+    assert result.exit_code == 0
+    assert [one["variant"] for one in json.loads(result.output)] == ["int8"]
+
+
+def test_evaluate_refuses_a_package_with_a_changed_byte(tmp_path: Path) -> None:
+    layout = OciLayout.create(tmp_path / "package")
+    platform = Platform(os="linux", architecture="amd64")
+    names = [variant.config.variant for variant in quantized_build().variants()]
+    write_package(
+        quantized_build(),
+        layout,
+        name="digits",
+        profiles={name: ["p"] for name in names},
+        platforms={name: [platform] for name in names},
+    )
+    blob = max((layout.path / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\x00")
+    message = refused(run("evaluate", layout.path, "--samples", held_out_samples()), 2)
+    assert message.endswith("the package was changed or damaged; fetch it again")
+
+
+def test_an_unknown_variant_offers_the_nearest() -> None:
+    message = refused(run("evaluate", quantized_build().path, "--samples", held_out_samples(), "--variant", "int9"), 2)
+    assert message == f"{quantized_build().path} has no variant 'int9'; known: int8"
+
+
+def test_a_build_without_a_float_variant_has_nothing_to_compare_with(tmp_path: Path) -> None:
+    build = fresh_build(tmp_path / "build")
+    shutil.rmtree(build.path / "variants" / "fp32")
+    message = refused(run("evaluate", build.path, "--samples", held_out_samples()), 2)
+    assert message == f"{build.path} must hold the variant fp32, which stands for the source model; it is not there"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("much", "--max-drop must be a share like 1% or 0.01, not 'much'"),
+        ("120%", "--max-drop must be between 0% and 100%, not '120%'"),
+    ],
+)
+def test_a_share_that_is_none_is_told(text: str, message: str) -> None:
+    result = run("quantize", quantized_build().path, "--scheme", "int8", "--samples", training_samples(), "--max-drop", text)
+    assert refused(result, 2) == message
+
+
+def test_what_is_no_build_directory_is_told(tmp_path: Path) -> None:
+    message = refused(run("quantize", tmp_path, "--scheme", "int8", "--samples", training_samples()), 2)
+    assert message == f"{tmp_path} is no build directory: it must hold build.json; 'edgewright convert' makes one"

@@ -1,0 +1,81 @@
+"""What every scheme promises: accuracy, size, bytes, the cut, and a golden check that tells good from broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from accel.backends.choose import load_session
+from accel.golden import check_golden
+from convert.conversion import ConvertOptions, convert_model
+from edgewright.contracts.samples import load_samples
+from edgewright.contracts.variant import LayerKind
+from quantize.evaluate import evaluate_variant, reference_outputs
+from quantize.quantization import QuantizeOptions, quantize
+from quantize.scheme import Scheme
+from tests.convert.networks import held_out_samples, retrained_file, training_samples
+from tests.quantize.builds import contents, fresh_build, quantized_build, variant
+
+SCHEMES = pytest.mark.parametrize("scheme", list(Scheme), ids=str)
+
+
+@SCHEMES
+def test_a_variant_keeps_the_accuracy_on_held_out_digits(scheme: Scheme) -> None:
+    build = quantized_build()
+    samples = load_samples(held_out_samples(), build.record.inputs)
+    float_variant = build.variant("fp32")
+    reference = reference_outputs(float_variant, samples)
+    before = evaluate_variant(float_variant, samples, reference, backend="onnxruntime").accuracy
+    after = evaluate_variant(variant(scheme), samples, reference, backend="onnxruntime").accuracy
+    assert before is not None
+    assert after is not None
+    assert after >= before - 0.01
+
+
+@SCHEMES
+def test_a_variant_is_smaller_than_the_float_one(scheme: Scheme) -> None:
+    assert variant(scheme).config.size_bytes < quantized_build().variant("fp32").config.size_bytes
+
+
+@SCHEMES
+def test_a_variant_is_valid_onnx_with_every_weight_outside(scheme: Scheme) -> None:
+    path = variant(scheme).file(LayerKind.GRAPH)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    inside = [tensor for tensor in onnx.load(path, load_external_data=False).graph.initializer if not tensor.external_data]
+    assert {tensor.data_type for tensor in inside} <= {onnx.TensorProto.INT64}
+
+
+@SCHEMES
+def test_the_same_model_and_options_give_the_same_bytes(scheme: Scheme, tmp_path: Path) -> None:
+    again = quantize(fresh_build(tmp_path / "again"), QuantizeOptions(scheme=scheme, samples=training_samples()))
+    assert contents(again.path) == contents(variant(scheme).path)
+
+
+@SCHEMES
+def test_a_variant_passes_its_golden_check(scheme: Scheme) -> None:
+    result = check_golden(load_session(variant(scheme)), variant(scheme), quantized_build().graph)
+    assert result.failure is None
+
+
+@SCHEMES
+def test_a_variant_with_broken_weights_fails_its_golden_check(scheme: Scheme, tmp_path: Path) -> None:
+    broken = fresh_build(tmp_path / "build")
+    made = quantize(broken, QuantizeOptions(scheme=scheme, samples=training_samples()))
+    weights = made.file(LayerKind.HEAD_WEIGHTS)
+    raw = np.frombuffer(weights.read_bytes(), np.uint8)
+    weights.write_bytes(raw[::-1].tobytes())
+    result = check_golden(load_session(made), made, broken.graph)
+    assert result.failure is not None
+
+
+def test_training_the_head_again_leaves_graph_and_featurizer_of_every_variant_as_they_were(tmp_path: Path) -> None:
+    build = convert_model(retrained_file(), tmp_path / "build", ConvertOptions(samples=held_out_samples()))
+    changed = {}
+    for scheme in Scheme:
+        made = quantize(build, QuantizeOptions(scheme=scheme, samples=training_samples()))
+        kinds = [kind for kind in made.layers() if made.file(kind).read_bytes() != variant(scheme).file(kind).read_bytes()]
+        changed[scheme] = kinds
+    assert changed == {scheme: [LayerKind.HEAD_WEIGHTS] for scheme in Scheme}
