@@ -1,0 +1,204 @@
+"""The Open Inference Protocol, version 2, over HTTP: JSON tensors, and the binary tensor data extension.
+
+https://github.com/kserve/open-inference-protocol (rest/inference_rest.yaml) and its binary tensor data extension: the body is a
+JSON object of `Inference-Header-Content-Length` bytes, followed by the raw tensors in the order of the inputs, little-endian,
+row by row. A text element is four bytes of length and UTF-8.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from edgewright.contracts.samples import Tensors
+from edgewright.contracts.variant import TensorSpec
+from edgewright.errors import NotFoundError, SamplesError
+from edgewright.serving.exchange import BINARY, Answer, RefusedError, Request, json_answer
+from edgewright.serving.plain import jsonable
+from edgewright.serving.tensors import as_dtype, from_nested
+
+HEADER_LENGTH = "inference-header-content-length"
+
+_Array = npt.NDArray[Any]
+
+DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "object": "BYTES",
+}
+_DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferInput:
+    """One input tensor: `data`, or `binary_data_size` in its parameters."""
+
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    data: Any = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferOutput:
+    """One output that the client asks for."""
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferRequest:
+    """The JSON object of an inference request."""
+
+    inputs: tuple[InferInput, ...]
+    id: str | None = None
+    outputs: tuple[InferOutput, ...] = ()
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+_DECODER = msgspec.json.Decoder(InferRequest)
+
+
+def decode(request: Request, inputs: Sequence[TensorSpec]) -> tuple[InferRequest, Tensors]:
+    """Read an inference request and its tensors."""
+    length = _header_length(request)
+    try:
+        infer = _DECODER.decode(memoryview(request.body)[:length])
+    except msgspec.DecodeError as wrong:
+        hint = f"; binary tensors need the header {HEADER_LENGTH}" if HEADER_LENGTH not in request.headers else ""
+        raise RefusedError(400, f"the body must be an inference request in JSON: {wrong}{hint}") from wrong
+    named = {spec.name: spec for spec in inputs}
+    rest = memoryview(request.body)[length:]
+    tensors: Tensors = {}
+    for tensor in infer.inputs:
+        if tensor.name not in named:
+            raise SamplesError(f"unknown input {tensor.name}: the model's inputs are {', '.join(map(str, inputs))}")
+        tensors[tensor.name], rest = _read_tensor(tensor, named[tensor.name], rest)
+    if rest:
+        raise SamplesError(f"{len(rest)} bytes follow the last tensor: binary_data_size must account for every byte")
+    return infer, tensors
+
+
+def encode(infer: InferRequest, outputs: Tensors, *, model: str, version: int) -> Answer:
+    """Write the outputs that were asked for (all, when none were named), as JSON or binary as the client wants each."""
+    wanted = infer.outputs or tuple(InferOutput(name=name) for name in outputs)
+    all_binary = infer.parameters.get("binary_data_output") is True
+    described: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for output in wanted:
+        if output.name not in outputs:
+            raise NotFoundError(f"unknown output {output.name}: the model's outputs are {', '.join(outputs)}")
+        array = outputs[output.name]
+        entry: dict[str, Any] = {"name": output.name, "shape": list(array.shape), "datatype": DATATYPES[array.dtype.name]}
+        if output.parameters.get("binary_data", all_binary):
+            blobs.append(_to_binary(array))
+            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            entry["data"] = jsonable(array.reshape(-1))
+        described.append(entry)
+    document = {"model_name": model, "model_version": str(version), "outputs": described}
+    if infer.id is not None:
+        document["id"] = infer.id
+    if not blobs:
+        return json_answer(document)
+    header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Answer(200, b"".join([header, *blobs]), BINARY, ((HEADER_LENGTH, str(len(header))),))
+
+
+def check_outputs_exist(infer: InferRequest, outputs: Sequence[TensorSpec]) -> None:
+    """Refuse a request for an output that the model does not have, before anything is computed."""
+    known = [spec.name for spec in outputs]
+    for output in infer.outputs:
+        if output.name not in known:
+            raise NotFoundError(f"unknown output {output.name}: the model's outputs are {', '.join(known)}")
+
+
+def tensor_metadata(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+    """Describe tensors as the protocol does: a free axis is -1."""
+    return [
+        {
+            "name": spec.name,
+            "datatype": DATATYPES[np.dtype(spec.dtype).name],
+            "shape": [size if isinstance(size, int) else -1 for size in spec.shape],
+        }
+        for spec in specs
+    ]
+
+
+def _header_length(request: Request) -> int:
+    text = request.headers.get(HEADER_LENGTH)
+    if text is None:
+        return len(request.body)
+    if not text.isdecimal() or int(text) > len(request.body):
+        raise RefusedError(400, f"{HEADER_LENGTH} must be at most the body's {len(request.body)} bytes, not {text!r}")
+    return int(text)
+
+
+def _read_tensor(tensor: InferInput, spec: TensorSpec, rest: memoryview) -> tuple[_Array, memoryview]:
+    """Return one tensor and the bytes that follow it."""
+    if tensor.datatype not in _DTYPES:
+        raise SamplesError(f"input {tensor.name}: datatype must be one of {', '.join(_DTYPES)}, not {tensor.datatype!r}")
+    if any(size < 0 for size in tensor.shape):
+        raise SamplesError(f"input {tensor.name}: shape must be sizes of 0 or more, not {list(tensor.shape)}")
+    size_bytes = tensor.parameters.get("binary_data_size")
+    if size_bytes is None:
+        flat = from_nested(tensor.data, TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.datatype], shape=("N",))).reshape(-1)
+    else:
+        if not isinstance(size_bytes, int) or not 0 <= size_bytes <= len(rest):
+            raise SamplesError(f"input {tensor.name}: binary_data_size is {size_bytes}, but {len(rest)} bytes are left")
+        flat, rest = _from_binary(tensor, rest[:size_bytes]), rest[size_bytes:]
+    if flat.size != math.prod(tensor.shape):
+        raise SamplesError(
+            f"input {tensor.name}: shape {list(tensor.shape)} needs {math.prod(tensor.shape)} values, not {flat.size}"
+        )
+    return as_dtype(flat.reshape(tensor.shape), spec), rest
+
+
+def _from_binary(tensor: InferInput, raw: memoryview) -> _Array:
+    if tensor.datatype == "BYTES":
+        return _texts(tensor, raw)
+    dtype = np.dtype(_DTYPES[tensor.datatype]).newbyteorder("<")
+    if len(raw) % dtype.itemsize:
+        raise SamplesError(f"input {tensor.name}: {len(raw)} bytes are no whole number of {tensor.datatype} values")
+    return np.frombuffer(raw, dtype)
+
+
+def _texts(tensor: InferInput, raw: memoryview) -> _Array:
+    texts: list[str] = []
+    try:
+        while raw:
+            (length,) = struct.unpack_from("<I", raw)
+            if length > len(raw) - 4:
+                raise ValueError(f"an element of {length} bytes is longer than what is left")
+            texts.append(bytes(raw[4 : 4 + length]).decode())
+            raw = raw[4 + length :]
+    except (struct.error, ValueError) as wrong:
+        raise SamplesError(f"input {tensor.name}: BYTES must be lengths and UTF-8 texts: {wrong}") from wrong
+    return np.array(texts, dtype=object)
+
+
+def _to_binary(array: _Array) -> bytes:
+    if array.dtype.kind == "O":
+        encoded = [str(value).encode() for value in array.flat]
+        return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()

@@ -1,0 +1,145 @@
+"""What the server has done: counts since the start, latency over the last requests, and which classes were predicted.
+
+A request that the client got wrong is `rejected` and says nothing about the model; one that the model could not answer is an
+`error` and does. Kept in plain integers, because this is on the path of every request.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgewright.contracts.samples import Tensors
+
+WINDOW = 1024
+"""How many of the last scored requests the percentiles are over."""
+MAX_CLASSES = 1000
+OTHER = "other"
+BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What is being served."""
+
+    model: str
+    version: int
+    variant: str
+    backend: str
+    precision: str
+
+
+class Statistics:
+    """Counts of one server; used from its event loop only."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._scored = self._samples = self._rejected = self._errors = 0
+        self._seconds = 0.0
+        self._window_ms: deque[float] = deque(maxlen=WINDOW)
+        self._buckets = [0] * (len(BUCKETS_S) + 1)
+        self._predictions: Counter[str] = Counter()
+
+    def scored(self, samples: int, seconds: float, predictions: Sequence[str]) -> None:
+        """Count one answered request."""
+        self._scored += 1
+        self._samples += samples
+        self._seconds += seconds
+        self._window_ms.append(seconds * 1000)
+        self._buckets[bisect.bisect_left(BUCKETS_S, seconds)] += 1
+        for label in predictions:
+            known = label in self._predictions or len(self._predictions) < MAX_CLASSES
+            self._predictions[label if known else OTHER] += 1
+
+    def rejected(self) -> None:
+        """Count one request that the client got wrong."""
+        self._rejected += 1
+
+    def failed(self) -> None:
+        """Count one request that was right and got no answer."""
+        self._errors += 1
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `GET /stats` answers."""
+        return {
+            "model": self._identity.model,
+            "version": self._identity.version,
+            "variant": self._identity.variant,
+            "backend": self._identity.backend,
+            "precision": self._identity.precision,
+            "count": self._scored,
+            "samples": self._samples,
+            "errors": self._errors,
+            "rejected": self._rejected,
+            "latency_ms": self._percentiles(),
+            "window_count": len(self._window_ms),
+            "predictions": dict(sorted(self._predictions.items())),
+        }
+
+    def prometheus(self) -> str:
+        """Return what `GET /metrics` answers, in Prometheus' text format 0.0.4."""
+        facts = ("model", "version", "variant", "backend", "precision")
+        identity = ",".join(f'{name}="{_escaped(getattr(self._identity, name))}"' for name in facts)
+        lines = [
+            "# HELP edgewright_model_info What is being served.",
+            "# TYPE edgewright_model_info gauge",
+            f"edgewright_model_info{{{identity}}} 1",
+            "# HELP edgewright_requests_total Scoring requests by outcome.",
+            "# TYPE edgewright_requests_total counter",
+            f'edgewright_requests_total{{outcome="scored"}} {self._scored}',
+            f'edgewright_requests_total{{outcome="rejected"}} {self._rejected}',
+            f'edgewright_requests_total{{outcome="failed"}} {self._errors}',
+            "# HELP edgewright_samples_total Samples scored.",
+            "# TYPE edgewright_samples_total counter",
+            f"edgewright_samples_total {self._samples}",
+            "# HELP edgewright_predictions_total Samples by predicted class.",
+            "# TYPE edgewright_predictions_total counter",
+            *(
+                f'edgewright_predictions_total{{label="{_escaped(label)}"}} {count}'
+                for label, count in sorted(self._predictions.items())
+            ),
+            *self._histogram(),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _percentiles(self) -> dict[str, float | None]:
+        if not self._window_ms:
+            return {"p50": None, "p95": None, "p99": None}
+        p50, p95, p99 = np.percentile(np.array(self._window_ms), [50, 95, 99])
+        return {"p50": float(p50), "p95": float(p95), "p99": float(p99)}
+
+    def _histogram(self) -> list[str]:
+        name = "edgewright_request_seconds"
+        lines = [f"# HELP {name} Time from a whole request to its answer.", f"# TYPE {name} histogram"]
+        below = 0
+        for bound, count in zip([*BUCKETS_S, "+Inf"], self._buckets, strict=True):
+            below += count
+            lines.append(f'{name}_bucket{{le="{bound}"}} {below}')
+        return [*lines, f"{name}_sum {self._seconds}", f"{name}_count {self._scored}"]
+
+
+def predicted_classes(outputs: Tensors, labels: Sequence[str]) -> list[str] | None:
+    """Return the name of each sample's class, or its number; None when the first output is no classification."""
+    first = next(iter(outputs.values()))
+    if max(first.shape[2:], default=1) > 1:  # an image or a sequence has no one class
+        return None
+    flat = first.reshape(len(first), -1)
+    if first.dtype.kind == "f":
+        return _names(flat.argmax(axis=1), labels) if flat.shape[1] > 1 else None
+    return _names(flat[:, 0], labels) if flat.shape[1] == 1 else None
+
+
+def _names(classes: npt.NDArray[Any], labels: Sequence[str]) -> list[str]:
+    if classes.dtype.kind in "iu":
+        return [labels[number] if 0 <= number < len(labels) else str(number) for number in classes.tolist()]
+    return [str(value) for value in classes.tolist()]
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

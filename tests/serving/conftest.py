@@ -1,0 +1,25 @@
+"""The tiny variant, served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from accel.backends.onnxruntime_cpu import OnnxRuntime
+from edgewright.contracts.variant import VariantDirectory
+from edgewright.serving.app import ScoringApp
+from tests.accel.tiny_variants import make_variant
+from tests.serving.serving_fixtures import Client, serving
+
+
+@pytest.fixture(scope="module")
+def variant(tmp_path_factory: pytest.TempPathFactory) -> VariantDirectory:
+    return make_variant(tmp_path_factory.mktemp("variant") / "fp32", labels=("cat", "dog", "eel"))
+
+
+@pytest.fixture(scope="module")
+def client(variant: VariantDirectory) -> Iterator[Client]:
+    app = ScoringApp(OnnxRuntime().load(variant, threads=1), variant.config, model="pets", version=3)
+    with serving(app) as served:
+        yield served

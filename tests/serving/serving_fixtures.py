@@ -1,0 +1,70 @@
+"""A scoring server on a free loopback port, and a client that knows nothing of its code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+
+from edgewright.serving.app import ScoringApp
+from edgewright.serving.server import listen, make_server
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    body: bytes
+    headers: Any
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """A plain HTTP client."""
+
+    def __init__(self, port: int) -> None:
+        self._pool = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=32, timeout=20, retries=False)
+
+    def get(self, path: str) -> Reply:
+        return self.send("GET", path)
+
+    def post(self, path: str, body: Any, media_type: str = "application/json", **headers: str) -> Reply:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.send("POST", path, raw, {"content-type": media_type, **named})
+
+    def send(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
+        found = self._pool.request(method, path, body=body, headers=headers)
+        return Reply(found.status, found.data, found.headers)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+@contextlib.contextmanager
+def serving(app: ScoringApp) -> Iterator[Client]:
+    """Serve `app` for as long as the block lasts."""
+    socket = listen()
+    port = socket.getsockname()[1]
+    server = make_server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+    thread.start()
+    client = Client(port)
+    try:
+        client.get("/healthz")
+        yield client
+    finally:
+        client.close()
+        server.should_exit = True
+        thread.join(timeout=20)
+        app.close()
+        assert not thread.is_alive()

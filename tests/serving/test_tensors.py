@@ -1,0 +1,74 @@
+"""Numbers that arrive become the model's numbers, or are refused: never something else."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from edgewright.contracts.variant import TensorSpec
+from edgewright.errors import SamplesError
+from edgewright.serving.tensors import as_dtype, from_nested
+
+
+def spec(dtype: str) -> TensorSpec:
+    return TensorSpec(name="x", dtype=dtype, shape=("N",))
+
+
+@pytest.mark.parametrize(
+    ("nested", "dtype"),
+    [
+        pytest.param([1, 2], "float32", id="whole numbers for floats"),
+        pytest.param([1.5, 2], "float64", id="a mixture"),
+        pytest.param([0, 255], "uint8", id="both ends of uint8"),
+        pytest.param([-128, 127], "int8", id="both ends of int8"),
+        pytest.param([True, False], "bool", id="truth"),
+        pytest.param(["a", "é"], "object", id="text"),
+    ],
+)
+def test_what_fits_keeps_its_value(nested: list[Any], dtype: str) -> None:
+    found = from_nested(nested, spec(dtype))
+    assert (found.dtype, found.tolist()) == (np.dtype(dtype), nested)
+
+
+@pytest.mark.parametrize(
+    ("nested", "dtype", "message"),
+    [
+        pytest.param([256], "uint8", "input x must fit uint8 (0 to 255), but 256 to 256 came", id="over"),
+        pytest.param([-1], "uint8", "input x must fit uint8 (0 to 255), but -1 to -1 came", id="under"),
+        pytest.param([1.0], "int32", "input x must be int32, but float64 was found", id="a float for a whole number"),
+        pytest.param([70000.0], "float16", "input x must fit float16, but 70000.0 does not", id="beyond half precision"),
+        pytest.param([1], "bool", "input x must be bool, but int64 was found", id="a number for truth"),
+        pytest.param([1], "object", "input x must be object, but int64 was found", id="a number for text"),
+        pytest.param(["a", None], "object", "input x must be text, but a mixture with null", id="null for text"),
+        pytest.param([2**70], "float32", "input x must be float32, but a mixture with null", id="beyond 64 bits"),
+    ],
+)
+def test_what_does_not_fit_is_refused(nested: list[Any], dtype: str, message: str) -> None:
+    with pytest.raises(SamplesError, match=re.escape(message)):
+        from_nested(nested, spec(dtype))
+
+
+plain_arrays = arrays.arrays(
+    dtype=st.one_of(arrays.integer_dtypes(), arrays.unsigned_integer_dtypes(), arrays.floating_dtypes(sizes=(16, 32, 64))),
+    shape=st.integers(1, 5),
+    elements={"allow_nan": False, "allow_infinity": False},
+)
+
+
+@settings(deadline=None)
+@given(plain_arrays, st.sampled_from(["int8", "uint8", "int32", "int64", "float32", "float64"]))
+def test_law_whole_numbers_are_kept_exactly_or_refused(sent: npt.NDArray[Any], dtype: str) -> None:
+    try:
+        found = as_dtype(sent, spec(dtype))
+    except SamplesError:
+        return
+    assert found.dtype == np.dtype(dtype)
+    assert np.isfinite(found).all()
+    assert dtype.startswith("float") or found.tolist() == sent.tolist()
