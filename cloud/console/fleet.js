@@ -1,0 +1,105 @@
+// The page but for its rollouts: figures, what needs attention, devices, models.
+
+import { element, show, table } from "./dom.js";
+import { ago, count, kindOf, size, stateOf, words } from "./words.js";
+
+const at = (id) => document.getElementById(id);
+
+export const pill = (state, kind = kindOf(state)) => element("span", { class: `state ${kind}` }, words(state));
+export const when = (instant) => element("time", instant ? { datetime: instant } : {}, ago(instant));
+export const runs = (running) => (running ? `${running.model}:${running.package_version}` : null);
+
+export function showFigures({ devices, models, rollouts }) {
+  const online = devices.filter((device) => device.online).length;
+  const active = rollouts.filter((rollout) => rollout.state === "running").length;
+  const troubled = troubles({ devices, rollouts }).length;
+  show(
+    at("figures"),
+    tile(`${online} / ${devices.length}`, "devices online"),
+    tile(active, active === 1 ? "rollout under way" : "rollouts under way"),
+    tile(models.length, models.length === 1 ? "model" : "models"),
+    tile(troubled, troubled === 1 ? "needs attention" : "need attention", troubled > 0),
+  );
+}
+
+export function showAttention(fleet) {
+  const found = troubles(fleet);
+  at("attention").hidden = !found.length;
+  show(at("attention-list"), ...found.map((each) => element(
+    "li", {},
+    each.device ? deviceButton(each.device) : element("strong", {}, each.what),
+    pill(each.state),
+    element("span", {}, each.reason || "no reason given"),
+  )));
+}
+
+export function showDevices(devices) {
+  const columns = ["Device", "State", "Running", "Profile", "Labels", "Last seen"];
+  const rows = devices.map((device) => [
+    deviceButton(device.device),
+    stateCell(device),
+    runningCell(device.reported?.running),
+    device.profile || null,
+    labels(device.labels),
+    presence(device),
+  ]);
+  show(at("device-table"), table(columns, rows, "No device yet. Make a token with: edgewright devices token"));
+}
+
+export function showModels(models) {
+  const columns = ["Model", "Version", "Variants", "Size", "Published"];
+  const rows = models.flat().map((version) => [
+    element("strong", {}, version.name),
+    `v${version.version}`,
+    labels(Object.fromEntries(version.variants.map((variant) => [variant, ""]))),
+    size(version.size_bytes),
+    when(version.published_at),
+  ]);
+  show(at("model-table"), table(columns, rows, "Nothing published yet. Publish a package with: edgewright publish"));
+}
+
+export function presence(device) {
+  const said = device.revoked ? "revoked" : device.online ? "online" : "offline";
+  return [element("span", { class: `dot${device.online ? " is-online" : ""}` }, said), element("small", {}, when(device.last_seen_at))];
+}
+
+export function labels(pairs) {
+  const names = Object.keys(pairs).sort();
+  if (!names.length) return null;
+  const tags = names.map((name) => element("span", { class: "label" }, pairs[name] ? `${name}=${pairs[name]}` : name));
+  return element("span", { class: "labels" }, ...tags);
+}
+
+export function deviceButton(name) {
+  return element("button", { type: "button", class: "link", "data-device": name }, name);
+}
+
+function troubles({ devices, rollouts }) {
+  const newest = rollouts.find((rollout) => rollout.state !== "completed" && rollout.state !== "aborted");
+  const halted = newest?.state === "halted" ? [newest] : [];
+  const failing = devices.filter((device) => !device.revoked && kindOf(stateOf(device)) === "bad");
+  return [
+    ...halted.map((rollout) => ({
+      what: `Rollout of ${rollout.model}:${rollout.package_version}`, state: rollout.state, reason: rollout.reason,
+    })),
+    ...failing.map((device) => ({ device: device.device, state: stateOf(device), reason: device.reported.reason })),
+  ];
+}
+
+function tile(figure, meaning, isBad = false) {
+  return element("li", { class: isBad ? "is-bad" : null }, element("strong", {}, String(figure)), element("span", {}, meaning));
+}
+
+function stateCell(device) {
+  const reason = device.reported?.reason;
+  return [pill(stateOf(device)), reason && stateOf(device) !== "offered" ? element("small", {}, reason) : null];
+}
+
+function runningCell(running) {
+  if (!running) return null;
+  return [element("strong", {}, runs(running)), element("small", {}, `${running.variant} on ${running.backend}`)];
+}
+
+export const summary = ({ devices, rollouts }) =>
+  [count(devices.filter((device) => device.online).length, "device online", "devices online"),
+    ...rollouts.slice(0, 1).map((rollout) => `rollout ${rollout.rollout} ${words(rollout.state)}: ${rollout.reason}`)].join("; ");

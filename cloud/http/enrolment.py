@@ -1,0 +1,75 @@
+"""Becoming a member: tokens for operators, the authority's certificate for all, enrolment for who has a token."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from cloud import devices
+from cloud.auth import Access
+from cloud.certificates import certificate_pem
+from cloud.http.endpoint import Call, Endpoint
+from edgewright.contracts import signing
+from edgewright.contracts.enrolment import format_token
+from edgewright.contracts.messages import EnrolmentToken, EnrolRequest, EnrolResponse, IssuedToken, TokenRequest
+from edgewright.contracts.names import TENANT
+
+
+def issue_token(call: Call) -> IssuedToken:
+    """Make a token that carries the address and the authority that the device shall believe."""
+    with call.cloud.database.transaction() as connection:
+        secret, expires_at = devices.issue_token(connection, call.body, call.now)
+    token = EnrolmentToken(url=call.cloud.url, ca_sha256=call.cloud.state.authority.sha256(), secret=secret)
+    return IssuedToken(token=format_token(token), expires_at=expires_at)
+
+
+def certificate_authority(call: Call) -> Response:
+    """Give the authority's certificate; its digest is in the token, so it need not be believed blindly."""
+    return Response(call.cloud.state.authority.pem, media_type="application/x-pem-file")
+
+
+def enrol(call: Call) -> EnrolResponse:
+    """Make the device a member."""
+    cloud, request = call.cloud, call.body
+    with cloud.database.transaction() as connection:
+        enrolled = devices.enrol(connection, request, cloud.state.authority, call.now, days=cloud.device_days)
+    return EnrolResponse(
+        device=enrolled.device,
+        tenant=TENANT,
+        certificate_pem=certificate_pem(enrolled.certificate).decode("ascii"),
+        ca_pem=cloud.state.authority.pem,
+        cloud_key_pem=signing.public_pem(cloud.state.signing_key.public_key()),
+        publisher_keys_pem=cloud.state.publisher_keys(),
+        broker=cloud.broker,
+    )
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/v1/tokens",
+        access=Access.OPERATOR,
+        summary="Make an enrolment token that works once.",
+        handler=issue_token,
+        takes=TokenRequest,
+        gives=IssuedToken,
+        status=201,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/ca",
+        access=Access.ANYONE,
+        summary="The certificate of the cloud's authority, as PEM.",
+        handler=certificate_authority,
+        gives=bytes,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/enrol",
+        access=Access.ANYONE,
+        summary="Become a member with a token and a CSR.",
+        handler=enrol,
+        takes=EnrolRequest,
+        gives=EnrolResponse,
+        status=201,
+    ),
+)

@@ -1,0 +1,81 @@
+"""The OpenAPI 3.1 document, made from the table of endpoints and the message types, so that it cannot disagree with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from cloud.auth import Access
+from cloud.http.endpoint import Endpoint
+from edgewright import __version__
+from edgewright.contracts import wire
+
+_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_REFUSAL = {
+    "description": "what must hold, what was found, what to do",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}},
+}
+_SECURITY: dict[Access, list[dict[str, list[str]]]] = {
+    Access.ANYONE: [{}],
+    Access.DEVICE: [{"device": []}],
+    Access.OPERATOR: [{"operator": []}, {"operatorBasic": []}],
+    Access.MEMBER: [{"device": []}, {"operator": []}, {"operatorBasic": []}],
+}
+_SCHEMES = {
+    "operator": {"type": "http", "scheme": "bearer", "description": "the operator token"},
+    "operatorBasic": {"type": "http", "scheme": "basic", "description": "user operator, password the operator token"},
+    "device": {"type": "mutualTLS", "description": "a certificate given at enrolment"},
+}
+
+
+def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
+    """Return the OpenAPI document of `endpoints`."""
+    table = tuple(endpoints)
+    kinds = list({kind for each in table for kind in (each.takes, each.gives) if kind not in (None, bytes)})
+    schemas, components = wire.json_schema(*kinds)
+    schema_of = dict(zip(kinds, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in table:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schema_of)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "edgewright cloud", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": dict(sorted(paths.items())),
+        "components": {"schemas": {**components, "Refusal": _ERROR}, "securitySchemes": _SCHEMES},
+    }
+
+
+def _operation(endpoint: Endpoint, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": f"{endpoint.method.lower()}{re.sub('[^a-z0-9]+', '_', endpoint.path.lower()).rstrip('_')}",
+        "summary": endpoint.summary,
+        "tags": [endpoint.path.split("/")[1] or "console"],
+        "security": _SECURITY[endpoint.access],
+        "responses": {str(endpoint.status): _answer(endpoint, schema_of), "default": _REFUSAL},
+    }
+    parameters = [_parameter(name, "path", "") for name in re.findall(r"{(\w+)(?::\w+)?}", endpoint.path)]
+    parameters += [_parameter(name, "query", meaning) for name, meaning in endpoint.query.items()]
+    if parameters:
+        operation["parameters"] = parameters
+    if endpoint.takes is not None:
+        operation["requestBody"] = {"required": endpoint.takes is not bytes, "content": _content(endpoint.takes, schema_of)}
+    return operation
+
+
+def _answer(endpoint: Endpoint, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": endpoint.summary}
+    if endpoint.gives is not None:
+        answer["content"] = _content(endpoint.gives, schema_of)
+    return answer
+
+
+def _content(kind: Any, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    if kind is bytes:
+        return {"application/octet-stream": {}}
+    return {"application/json": {"schema": schema_of[kind]}}
+
+
+def _parameter(name: str, place: str, meaning: str) -> dict[str, Any]:
+    parameter = {"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}}
+    return {**parameter, "description": meaning} if meaning else parameter

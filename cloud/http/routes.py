@@ -1,0 +1,34 @@
+"""Every endpoint of the service, in the order in which they are matched; the OpenAPI document describes exactly these."""
+
+from __future__ import annotations
+
+from cloud.auth import Access
+from cloud.http import console, device, devices, enrolment, models, openapi, registry, renewal, rollouts, system, telemetry
+from cloud.http.endpoint import Call, Endpoint
+
+
+def describe(_call: Call) -> dict[str, object]:
+    """Give the OpenAPI document."""
+    return openapi.document(ENDPOINTS)
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *console.ENDPOINTS,
+    *system.ENDPOINTS,
+    Endpoint(
+        method="GET",
+        path="/openapi.json",
+        access=Access.ANYONE,
+        summary="This description.",
+        handler=describe,
+        gives=bytes,
+    ),
+    *enrolment.ENDPOINTS,
+    *renewal.ENDPOINTS,
+    *device.ENDPOINTS,
+    *devices.ENDPOINTS,
+    *models.ENDPOINTS,
+    *rollouts.ENDPOINTS,
+    *telemetry.ENDPOINTS,
+    *registry.ENDPOINTS,
+)

@@ -1,0 +1,71 @@
+"""How the service is: health for anybody, numbers for operators, and the description of every endpoint."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from cloud import devices, registry, telemetry
+from cloud.auth import Access
+from cloud.database import Counter
+from cloud.http.endpoint import Call, Endpoint
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def health(call: Call) -> dict[str, str]:
+    """Answer when the database does."""
+    with call.cloud.database.reading() as connection:
+        devices.is_revoked(connection, "")
+    mqtt = call.cloud.mqtt
+    return {"status": "ok", "mqtt": "none" if mqtt is None else "connected" if mqtt.connected else "disconnected"}
+
+
+def metrics(call: Call) -> Response:
+    """Give the numbers in Prometheus' text format."""
+    cloud = call.cloud
+    with cloud.database.reading() as connection:
+        known = devices.records(connection, call.now)
+        versions = registry.newest_versions(connection)
+        measurements = telemetry.count(connection)
+        issued, locked_out = devices.count_certificates(connection, call.now)
+    values = [
+        ("edgewright_devices", "gauge", "enrolled devices that were not revoked", sum(not each.revoked for each in known)),
+        ("edgewright_devices_online", "gauge", "devices that are there now", sum(each.online for each in known)),
+        ("edgewright_device_certificates_total", "counter", "certificates issued to devices", issued),
+        ("edgewright_devices_expired", "gauge", "devices whose certificates have all expired", locked_out),
+        ("edgewright_models", "gauge", "models with a published version", len(versions)),
+        ("edgewright_model_versions", "gauge", "published versions of all models", sum(each.version for each in versions)),
+        ("edgewright_measurements_total", "counter", "measurements stored", measurements),
+        ("edgewright_changes_total", "counter", "changes that pages follow", cloud.changes.number(Counter.CHANGES)),
+        ("edgewright_mqtt_connected", "gauge", "1 while the broker answers", int(bool(cloud.mqtt and cloud.mqtt.connected))),
+    ]
+    lines = [f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in values]
+    return Response("".join([*lines, _requests(cloud.requests)]), headers={"Content-Type": _METRICS_TYPE})
+
+
+def _requests(counted: dict[tuple[str, str, int], int]) -> str:
+    name = "edgewright_http_requests_total"
+    lines = [f"# HELP {name} requests answered\n# TYPE {name} counter\n"]
+    for (method, route, status), number in sorted(counted.items()):
+        lines.append(f'{name}{{method="{method}",route="{route}",status="{status}"}} {number}\n')
+    return "".join(lines)
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="GET",
+        path="/healthz",
+        access=Access.ANYONE,
+        summary="Whether the service works.",
+        handler=health,
+        gives=dict[str, str],
+    ),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        access=Access.OPERATOR,
+        summary="Numbers in Prometheus' text format.",
+        handler=metrics,
+        gives=bytes,
+    ),
+)

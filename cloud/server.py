@@ -1,0 +1,105 @@
+"""The HTTPS listener: uvicorn, made to ask for client certificates and to show them to the application.
+
+Uvicorn does not implement the ASGI TLS extension; the protocol class here adds what we need of it. The handshake has verified
+the chain by then; whose certificate it is, and whether it was revoked, is decided per request (`cloud/auth.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from cloud.changes import Changes
+
+_GRACE_S = 5
+
+
+class ClientCertificateProtocol(HttpToolsProtocol):
+    """Puts the client's certificate into the scope, as https://asgi.readthedocs.io/en/latest/specs/tls.html has it."""
+
+    _tls: dict[object, object] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Read the certificate once per connection."""
+        super().connection_made(transport)
+        connection = transport.get_extra_info("ssl_object")
+        der = connection.getpeercert(binary_form=True) if connection else None
+        self._tls = {"client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)] if der else []}
+
+    def on_message_begin(self) -> None:
+        """Show the certificate to this request."""
+        super().on_message_begin()
+        self.scope["extensions"] = {"tls": self._tls or {}}
+
+    def shutdown(self) -> None:
+        """Drop an idle connection at once: TLS would wait for a goodbye that an idle client does not send."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+
+class Server(uvicorn.Server):
+    """Ends cleanly on SIGTERM and SIGINT: waiting requests are let go first, so that nobody holds up the end."""
+
+    def __init__(self, config: uvicorn.Config, changes: Changes) -> None:
+        super().__init__(config)
+        self._changes = changes
+
+    @contextlib.contextmanager
+    def ended_by_signals(self) -> Iterator[None]:
+        """End in an orderly way when a signal comes while the block runs, even before the first request is served."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `ended_by_signals`: uvicorn would raise them again when it has ended."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let waiting requests go, then end as uvicorn does."""
+        self._changes.close()
+        await super().shutdown(sockets)
+
+
+def create(app: ASGIApp, changes: Changes, *, ca_file: Path, server_files: tuple[Path, Path]) -> Server:
+    """Return the listener of an application."""
+    certificate_file, key_file = server_files
+    config = uvicorn.Config(
+        app,
+        http=ClientCertificateProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_S,
+        ssl_context_factory=lambda _config, _default: _tls(ca_file, certificate_file, key_file),
+    )
+    return Server(config, changes)
+
+
+def _tls(ca_file: Path, certificate_file: Path, key_file: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(ca_file))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_cert_chain(certificate_file, key_file)
+    return context

@@ -1,0 +1,142 @@
+"""Run a cloud: the pieces in the order in which they need each other.
+
+the state directory, held against a second cloud → the listener's port → the database → the broker → serve
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cloud import app, server, state_directory
+from cloud.broker import Broker, end_orphan, find_mosquitto
+from cloud.certificates import DEVICE_DAYS
+from cloud.changes import Changes
+from cloud.context import Cloud
+from cloud.database import Database
+from cloud.mqtt import MqttLink
+from cloud.oci_store import OciStore
+from cloud.ports import bind, usual
+from cloud.state_directory import StateDirectory
+from edgewright.contracts.messages import BrokerAddress
+from edgewright.errors import BadInputError
+
+_ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  names to recognise; the user chooses what to bind
+_HTTPS_PORT = 8443
+_MQTTS_PORT = 8883
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `edgewright cloud up` was told."""
+
+    state: Path
+    host: str = "127.0.0.1"
+    port: int | None = None
+    """None: that of the last run, or the usual one at first; 0: that of the last run if it is free, else any."""
+    names: tuple[str, ...] = ()
+    """Other names under which devices and clients reach this cloud; the first is the one they are told."""
+    trust: tuple[Path, ...] = ()
+    broker_url: str | None = None
+    broker_port: int = 0
+    with_broker: bool = True
+    database_url: str | None = None
+    device_days: float = DEVICE_DAYS
+    """How long a device's certificate lives."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.device_days <= DEVICE_DAYS:
+            raise BadInputError(f"device_days must be over 0 and at most {DEVICE_DAYS}, not {self.device_days:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What the user wants to know of a cloud that listens."""
+
+    url: str
+    state: StateDirectory
+    broker: BrokerAddress | None
+
+
+def run(settings: Settings, announce: Callable[[Started], None]) -> None:
+    """Run a cloud until a signal ends it."""
+    os.umask(0o077)  # whatever it writes is its user's alone
+    with state_directory.held(settings.state):
+        state = state_directory.prepare(settings.state, _names(settings), datetime.now(UTC))
+        end_orphan(state.path)
+        for key_file in settings.trust:
+            state_directory.trust(state.path, key_file)
+        remembered = state.path / "port"
+        with bind(settings.host, usual(settings.port, remembered, _HTTPS_PORT), remembered, "--port") as bound:
+            url = f"https://{_bracketed(_public_host(settings))}:{bound.getsockname()[1]}"
+            database = Database.open(settings.database_url or f"sqlite:///{state.path / 'cloud.db'}")
+            broker = _own_broker(settings, state, database)
+            cloud = _cloud(settings, state, database, broker, url)
+            state.write_client_context(url)
+            started = Started(url, state, cloud.broker)
+            asyncio.run(_work(cloud, broker, bound, lambda: announce(started)))
+
+
+async def _work(cloud: Cloud, broker: Broker | None, bound: socket.socket, announce: Callable[[], None]) -> None:
+    state = cloud.state
+    listener = server.create(app.create(cloud), cloud.changes, ca_file=state.ca_file, server_files=state.server_files)
+    with listener.ended_by_signals():
+        async with app.working(cloud, broker):
+            announce()
+            await listener.serve(sockets=[bound])
+
+
+def _cloud(settings: Settings, state: StateDirectory, database: Database, broker: Broker | None, url: str) -> Cloud:
+    store = OciStore(state.path / "registry", database)
+    store.prepare()
+    cloud = Cloud(
+        state=state, database=database, changes=Changes(database), store=store, url=url, device_days=settings.device_days
+    )
+    if broker is not None:
+        cloud.broker = BrokerAddress(host=_public_host(settings), port=broker.port)
+        reached = BrokerAddress(host="localhost" if settings.host in _ANY_ADDRESS else settings.host, port=broker.port)
+        cloud.mqtt = MqttLink(state, database, reached, broker.reload)
+    elif settings.broker_url is not None:
+        cloud.broker = _address(settings.broker_url)
+        cloud.mqtt = MqttLink(state, database, cloud.broker, lambda: None)
+    return cloud
+
+
+def _own_broker(settings: Settings, state: StateDirectory, database: Database) -> Broker | None:
+    program = find_mosquitto()
+    if not settings.with_broker or settings.broker_url is not None or program is None:
+        return None
+    broker = Broker(program, state, database, host=settings.host, port=settings.broker_port)
+    broker.prepare()
+    return broker
+
+
+def _address(url: str) -> BrokerAddress:
+    parts = urlsplit(url)
+    try:
+        port = parts.port or _MQTTS_PORT
+    except ValueError as wrong:
+        raise BadInputError(f"--broker must be like mqtts://host:8883, not {url!r}: {wrong}") from wrong
+    if parts.scheme != "mqtts" or not parts.hostname:
+        raise BadInputError(f"--broker must be like mqtts://host:8883 (TLS is always on), not {url!r}")
+    return BrokerAddress(host=parts.hostname, port=port)
+
+
+def _names(settings: Settings) -> tuple[str, ...]:
+    return settings.names if settings.host in _ANY_ADDRESS else (*settings.names, settings.host)
+
+
+def _public_host(settings: Settings) -> str:
+    if settings.names:
+        return settings.names[0]
+    return socket.gethostname() if settings.host in _ANY_ADDRESS else settings.host
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,52 @@
+"""`edgewright publish`: what was built and signed here becomes the next version in the cloud."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from edgewright.command_line import print_json
+from edgewright.commands.cloud_options import cloud_options, size_text
+from edgewright.contracts.messages import ModelVersion
+from edgewright.contracts.signing import PrivateKey, load_private_key
+from edgewright.sdk import CloudClient
+
+
+@click.command("publish")
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="PEM private key that signs.")
+@click.option(
+    "--expires-days", type=click.IntRange(1, 36500), default=365, show_default=True, help="Until then devices accept it."
+)
+@cloud_options
+def command(package: Path, key: Path, expires_days: int, cloud: str | None, as_json: bool) -> None:
+    """Sign a package and publish it as the next version.
+
+    PACKAGE is an OCI layout directory or one tar of it. Only what the cloud lacks is sent; a version that somebody else
+    published at the same moment comes first, and this one after it.
+    """
+    signing_key = load_private_key(key)
+    with CloudClient.connect(cloud) as client:
+        version = _publish(client, package, signing_key, timedelta(days=expires_days))
+    if as_json:
+        print_json(version)
+    else:
+        count = len(version.variants)
+        held = f"{count} variant{'' if count == 1 else 's'}, {size_text(version.size_bytes)}"
+        click.echo(f"published {version.name}:{version.version}: {held}")
+        click.echo(f"next: edgewright rollout create {version.name}:{version.version}")
+
+
+def _publish(client: CloudClient, package: Path, key: PrivateKey, valid: timedelta) -> ModelVersion:
+    if not sys.stderr.isatty():
+        return client.publish(package, key, valid=valid)
+    with click.progressbar(length=0, label="pushing", file=sys.stderr) as bar:
+
+        def show(sent: int, total: int) -> None:
+            bar.length = total or 1  # nothing to send is all of it
+            bar.update((sent if total else 1) - bar.pos)
+
+        return client.publish(package, key, valid=valid, on_progress=show)

@@ -1,0 +1,184 @@
+"""`edgewright rollout`: bring a version to the fleet, a little at a time, and stop when it does badly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import click
+
+from edgewright.command_line import print_json, print_table
+from edgewright.commands.cloud_options import cloud_options, duration, label, moment, share
+from edgewright.contracts.messages import DeploymentState, RolloutRecord, RolloutRequest, RolloutState
+from edgewright.contracts.names import check_name, parse_reference
+from edgewright.errors import OperationError
+from edgewright.sdk import CloudClient
+
+_STOPPED = frozenset({RolloutState.HALTED, RolloutState.ABORTED})
+
+
+@click.group("rollout")
+def group() -> None:
+    """Roll a version out in guarded waves."""
+
+
+@group.command("create")
+@click.argument("model", metavar="MODEL[:VERSION]")
+@click.option("--device", "devices", multiple=True, help="Only these devices, in this order (repeat for more). [default: all]")
+@click.option("--label", "labels", type=label, multiple=True, help="Only devices with this label (repeat for more).")
+@click.option("--waves", default="1,25%,100%", show_default=True, help="How many have been offered it by the end of each wave.")
+@click.option("--min-success", type=share, default="100%", show_default=True, help="Share of a wave that must be running it.")
+@click.option("--soak", "soak_s", type=duration, default="0s", show_default=True, help="How long a passed wave is watched.")
+@click.option("--trial", "trial_s", type=duration, default="60s", show_default=True, help="How long a device tries it out.")
+@click.option("--deadline", "deadline_s", type=duration, default="1h", show_default=True, help="Silence that counts as failure.")
+@click.option("--keep-on-halt", is_flag=True, help="Let devices that run the version keep it when the rollout is halted.")
+@cloud_options
+def create(
+    model: str,
+    devices: tuple[str, ...],
+    labels: tuple[tuple[str, str], ...],
+    waves: str,
+    min_success: float,
+    soak_s: float,
+    trial_s: float,
+    deadline_s: float,
+    keep_on_halt: bool,
+    cloud: str | None,
+    as_json: bool,
+) -> None:
+    """Start to roll a version out; without VERSION, the newest."""
+    reference = parse_reference(model)
+    request = RolloutRequest(
+        model=reference.name,
+        package_version=reference.version,
+        devices=tuple(check_name(device, "device") for device in devices),
+        labels=dict(labels),
+        waves=tuple(wave.strip() for wave in waves.split(",")),
+        min_success=min_success,
+        soak_s=soak_s,
+        trial_s=trial_s,
+        deadline_s=deadline_s,
+        reverse_on_halt=not keep_on_halt,
+    )
+    with CloudClient.connect(cloud) as client:
+        record = client.create_rollout(request)
+    if as_json:
+        print_json(record)
+        return
+    _print_record(record)
+    click.echo(f"follow it: edgewright rollout watch {record.rollout}")
+
+
+@group.command("list")
+@cloud_options
+def list_rollouts(cloud: str | None, as_json: bool) -> None:
+    """List every rollout, newest first."""
+    with CloudClient.connect(cloud) as client:
+        records = client.rollouts()
+    if as_json:
+        print_json(records)
+        return
+    columns = ("rollout", "version", "state", "wave", "running", "devices", "created", "reason")
+    print_table(columns, [_row(record) for record in records])
+
+
+@group.command("show")
+@click.argument("rollout", type=click.IntRange(min=1))
+@cloud_options
+def show(rollout: int, cloud: str | None, as_json: bool) -> None:
+    """Show one rollout, device by device."""
+    _act(lambda client: client.rollout(rollout), cloud, as_json)
+
+
+@group.command("watch")
+@click.argument("rollout", type=click.IntRange(min=1))
+@cloud_options
+def watch(rollout: int, cloud: str | None, as_json: bool) -> None:
+    """Follow a rollout until it ends; a halted or aborted one ends with exit code 1."""
+    with CloudClient.connect(cloud) as client:
+        said = ""
+        for record in client.watch_rollout(rollout):
+            line = summary(record)
+            if not as_json and line != said:
+                click.echo(line)
+            said = line
+    if as_json:
+        print_json(record)
+    if record.state in _STOPPED:
+        raise OperationError(f"rollout {record.rollout} of {_version(record)} was {record.state}: {record.reason}")
+
+
+@group.command("pause")
+@click.argument("rollout", type=click.IntRange(min=1))
+@cloud_options
+def pause(rollout: int, cloud: str | None, as_json: bool) -> None:
+    """Offer the version to nobody further until it is resumed."""
+    _act(lambda client: client.pause_rollout(rollout), cloud, as_json)
+
+
+@group.command("resume")
+@click.argument("rollout", type=click.IntRange(min=1))
+@cloud_options
+def resume(rollout: int, cloud: str | None, as_json: bool) -> None:
+    """Go on with a paused rollout."""
+    _act(lambda client: client.resume_rollout(rollout), cloud, as_json)
+
+
+@group.command("abort")
+@click.argument("rollout", type=click.IntRange(min=1))
+@cloud_options
+def abort(rollout: int, cloud: str | None, as_json: bool) -> None:
+    """End a rollout: open offers are withdrawn, who runs the version keeps it."""
+    _act(lambda client: client.abort_rollout(rollout), cloud, as_json)
+
+
+def summary(record: RolloutRecord) -> str:
+    """Return where a rollout is, in one line."""
+    return (
+        f"rollout {record.rollout}  {_version(record)}  {record.state}  wave {_wave(record)}  "
+        f"{_running(record)} of {len(record.devices)} running  {record.reason}"
+    )
+
+
+def _act(action: Callable[[CloudClient], RolloutRecord], cloud: str | None, as_json: bool) -> None:
+    with CloudClient.connect(cloud) as client:
+        record = action(client)
+    if as_json:
+        print_json(record)
+    else:
+        _print_record(record)
+
+
+def _print_record(record: RolloutRecord) -> None:
+    click.echo(summary(record))
+    columns = ("wave", "device", "state", "reason")
+    print_table(columns, [(each.wave + 1, each.device, _words(each.state), each.reason or None) for each in record.devices])
+
+
+def _row(record: RolloutRecord) -> tuple[object, ...]:
+    return (
+        record.rollout,
+        _version(record),
+        record.state.value,
+        _wave(record),
+        _running(record),
+        len(record.devices),
+        moment(record.created_at),
+        record.reason,
+    )
+
+
+def _version(record: RolloutRecord) -> str:
+    return f"{record.model}:{record.package_version}"
+
+
+def _wave(record: RolloutRecord) -> str:
+    return f"{record.wave + 1}/{1 + max((each.wave for each in record.devices), default=0)}"
+
+
+def _running(record: RolloutRecord) -> int:
+    return Counter(each.state for each in record.devices)[DeploymentState.RUNNING]
+
+
+def _words(state: DeploymentState | None) -> str | None:
+    return state and state.value.replace("_", " ")

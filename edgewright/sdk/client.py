@@ -1,0 +1,186 @@
+"""What an operator can do with a cloud, one method per route of docs/spec/protocol.md ("Operators")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+from edgewright.contracts import wire
+from edgewright.contracts.messages import (
+    ChangeNumber,
+    DeviceRecord,
+    IssuedToken,
+    ModelVersion,
+    RolloutRecord,
+    RolloutRequest,
+    RolloutState,
+    StoredMeasurement,
+    TokenRequest,
+)
+from edgewright.contracts.names import PackageReference
+from edgewright.contracts.signing import PrivateKey
+from edgewright.errors import NotFoundError, OperationError
+from edgewright.sdk import pushing
+from edgewright.sdk.connection import TIMEOUT_S, Connection
+from edgewright.sdk.context import ClientContext, find_context
+
+T = TypeVar("T")
+
+SIGNATURE_VALID = timedelta(days=365)
+_JSON = {"Content-Type": "application/json"}
+_UNDER_WAY = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
+
+
+class CloudClient:
+    """An operator's session with one cloud; every method is one request unless it says otherwise."""
+
+    def __init__(self, context: ClientContext) -> None:
+        self.context = context
+        self._connection = Connection(context)
+
+    @classmethod
+    def connect(cls, cloud: str | None = None) -> CloudClient:
+        """Use the cloud that a path or URL names, else EDGEWRIGHT_CLOUD, else `~/.config/edgewright/client.json`."""
+        return cls(find_context(cloud))
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: the connections are closed at the end."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+
+    # Models
+
+    def models(self) -> tuple[ModelVersion, ...]:
+        """Return the newest version of every model, by name."""
+        return self._get("/v1/models", tuple[ModelVersion, ...])
+
+    def model_versions(self, name: str) -> tuple[ModelVersion, ...]:
+        """Return the versions of a model, oldest first; raise `NotFoundError` offering the nearest names."""
+        return pushing.versions(self._connection, quote(name, safe=""))
+
+    def model_version(self, reference: PackageReference) -> ModelVersion:
+        """Return one version, the newest when the reference names none."""
+        known = self.model_versions(reference.name)
+        if reference.version is None and known:
+            return known[-1]
+        for each in known:
+            if each.version == reference.version:
+                return each
+        numbers = ", ".join(str(each.version) for each in known[-8:]) or "none"
+        raise NotFoundError(f"model {reference.name} has no version {reference.version}; known: {numbers}")
+
+    def publish(
+        self,
+        path: Path,
+        key: PrivateKey,
+        *,
+        valid: timedelta = SIGNATURE_VALID,
+        on_progress: pushing.Progress = lambda _sent, _total: None,
+    ) -> ModelVersion:
+        """Push a package (layout directory or tar), sign it and make it the next version of its model.
+
+        Blobs that the cloud has already do not move again. When somebody else publishes at the same moment, it is signed
+        once more for the version after theirs.
+        """
+        return pushing.publish(self._connection, path, key, valid=valid, on_progress=on_progress)
+
+    # Devices
+
+    def issue_token(self, request: TokenRequest) -> IssuedToken:
+        """Make a one-time enrolment token."""
+        return self._send("POST", "/v1/tokens", IssuedToken, request)
+
+    def devices(self) -> tuple[DeviceRecord, ...]:
+        """Return every enrolled device."""
+        return self._get("/v1/devices", tuple[DeviceRecord, ...])
+
+    def device(self, name: str) -> DeviceRecord:
+        """Return one device; raise `NotFoundError` offering the nearest names."""
+        return self._get(f"/v1/devices/{quote(name, safe='')}", DeviceRecord)
+
+    def set_labels(self, device: str, labels: dict[str, str]) -> DeviceRecord:
+        """Replace all labels of a device."""
+        return self._send("PUT", f"/v1/devices/{quote(device, safe='')}/labels", DeviceRecord, labels)
+
+    def revoke(self, device: str) -> DeviceRecord:
+        """Withdraw a device's certificate: it may not connect again."""
+        return self._send("POST", f"/v1/devices/{quote(device, safe='')}/revoke", DeviceRecord)
+
+    def telemetry(
+        self, *, device: str | None = None, name: str | None = None, since: datetime | None = None, limit: int = 1000
+    ) -> tuple[StoredMeasurement, ...]:
+        """Return the newest `limit` measurements that fit, in the order of time."""
+        return self._get(
+            "/v1/telemetry",
+            tuple[StoredMeasurement, ...],
+            device=device,
+            name=name,
+            since=None if since is None else since.isoformat(),
+            limit=limit,
+        )
+
+    # Rollouts
+
+    def create_rollout(self, request: RolloutRequest) -> RolloutRecord:
+        """Start a rollout; the cloud goes on with it whether or not anybody watches."""
+        return self._send("POST", "/v1/rollouts", RolloutRecord, request)
+
+    def rollouts(self) -> tuple[RolloutRecord, ...]:
+        """Return every rollout, newest first."""
+        return self._get("/v1/rollouts", tuple[RolloutRecord, ...])
+
+    def rollout(self, number: int) -> RolloutRecord:
+        """Return one rollout."""
+        return self._get(f"/v1/rollouts/{number}", RolloutRecord)
+
+    def pause_rollout(self, number: int) -> RolloutRecord:
+        """Offer the version to nobody further until it is resumed; a gate that says no still halts it."""
+        return self._send("POST", f"/v1/rollouts/{number}/pause", RolloutRecord)
+
+    def resume_rollout(self, number: int) -> RolloutRecord:
+        """Go on with a paused rollout."""
+        return self._send("POST", f"/v1/rollouts/{number}/resume", RolloutRecord)
+
+    def abort_rollout(self, number: int) -> RolloutRecord:
+        """End a rollout: offers that were not carried out are withdrawn; who runs the version keeps it."""
+        return self._send("POST", f"/v1/rollouts/{number}/abort", RolloutRecord)
+
+    def watch_rollout(self, number: int) -> Iterator[RolloutRecord]:
+        """Yield a rollout now and after each of its changes, until it has ended; many requests, none of them busy."""
+        seen = self.changes(after=0, wait_s=0)
+        last = None
+        while True:
+            record = self.rollout(number)
+            if record != last:
+                yield record
+            if record.state not in _UNDER_WAY:
+                return
+            last = record
+            seen = self.changes(after=seen, wait_s=25)
+
+    def changes(self, *, after: int, wait_s: float) -> int:
+        """Return the number of changes so far, waiting up to `wait_s` until it is over `after`."""
+        answer = self._connection.request(
+            "GET", "/v1/changes", query={"after": after, "wait_s": wait_s}, timeout_s=TIMEOUT_S + wait_s
+        )
+        return wire.decode(answer.body, ChangeNumber, what="the number of changes", error=OperationError).number
+
+    def _get(self, path: str, kind: type[T], **query: str | int | None) -> T:
+        answer = self._connection.request("GET", path, query=query)
+        return wire.decode(answer.body, kind, what=f"the cloud's answer to GET {path}", error=OperationError)
+
+    def _send(self, method: str, path: str, kind: type[T], body: object = None) -> T:
+        raw = None if body is None else wire.encode(body)
+        answer = self._connection.request(method, path, body=raw, headers=_JSON if raw is not None else None)
+        return wire.decode(answer.body, kind, what=f"the cloud's answer to {method} {path}", error=OperationError)

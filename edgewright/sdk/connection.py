@@ -1,0 +1,149 @@
+"""HTTPS to one cloud: every answer is verified, every refusal becomes one of our errors with the server's own line."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlencode, urljoin, urlsplit
+
+import urllib3
+
+from edgewright.contracts import wire
+from edgewright.errors import (
+    BadInputError,
+    ConflictError,
+    DeniedError,
+    EdgewrightError,
+    NotFoundError,
+    OperationError,
+    StorageFullError,
+    UnreachableError,
+)
+from edgewright.sdk.context import ClientContext
+
+TIMEOUT_S = 30.0
+
+_ERRORS: Mapping[int, type[EdgewrightError]] = {
+    400: BadInputError,
+    401: DeniedError,
+    403: DeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    413: BadInputError,
+    503: UnreachableError,
+    507: StorageFullError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: 2xx, or a status that the caller said it can use."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    error: str
+
+
+class Connection:
+    """A pool of verified TLS connections that shows the operator token."""
+
+    def __init__(self, context: ClientContext) -> None:
+        self.context = context
+        try:
+            tls = ssl.create_default_context(cafile=context.ca_file)
+        except (OSError, ssl.SSLError) as wrong:
+            raise BadInputError(f"{context.ca_file}: must be a certificate authority in PEM, but: {wrong}") from wrong
+        self._pool = urllib3.PoolManager(ssl_context=tls, retries=False, maxsize=4)
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: the connections are closed at the end."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the next request would open new ones."""
+        self._pool.clear()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int | float | None] | None = None,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        usable: tuple[int, ...] = (),
+        timeout_s: float = TIMEOUT_S,
+    ) -> Answer:
+        """Send one request and return its answer.
+
+        Args:
+            method: the HTTP method.
+            path: a path below the cloud's address, or a `Location` that the cloud gave.
+            query: parameters; those that are None are left out.
+            body: the bytes to send.
+            headers: besides the token.
+            usable: statuses that are no error to the caller.
+            timeout_s: how long to wait for the connection and for each piece of the answer.
+
+        Raises:
+            UnreachableError: nobody answered, or somebody who is not this cloud.
+            EdgewrightError: the cloud refused; the type says how, the text is the cloud's.
+        """
+        url = self._address(path, query or {})
+        sent = {"Authorization": f"Bearer {self.context.token}", **(headers or {})}
+        try:
+            response = self._pool.request(
+                method, url, body=body, headers=sent, timeout=urllib3.Timeout(connect=10, read=timeout_s), redirect=False
+            )
+        except urllib3.exceptions.SSLError as wrong:
+            raise UnreachableError(self._who_is_that(wrong)) from wrong
+        except urllib3.exceptions.HTTPError as silent:
+            raise UnreachableError(
+                f"the cloud at {self.context.url} must answer, but: {_short(silent)}; is 'edgewright cloud up' running there?"
+            ) from silent
+        if 200 <= response.status < 300 or response.status in usable:
+            return Answer(response.status, response.headers, response.data)
+        raise _refusal(method, path, response.status, response.data)
+
+    def _address(self, path: str, query: Mapping[str, str | int | float | None]) -> str:
+        """Return the full address; a `Location` that leads elsewhere is refused, for the token must not follow it."""
+        url = urljoin(self.context.url + "/", path)
+        if urlsplit(url)[:2] != urlsplit(self.context.url)[:2]:
+            raise OperationError(f"the cloud at {self.context.url} must not send its clients elsewhere, but it sent us to {url}")
+        given = {name: value for name, value in query.items() if value is not None}
+        if not given:
+            return url
+        return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(given)}"
+
+    def _who_is_that(self, wrong: Exception) -> str:
+        believed = self.context.ca_file or "the authorities of this system"
+        return f"the certificate of {self.context.url} must come from {believed} and be for that name, but: {_short(wrong)}"
+
+
+def _refusal(method: str, path: str, status: int, body: bytes) -> EdgewrightError:
+    kind = _ERRORS.get(status, OperationError)
+    try:
+        return kind(wire.decode(body, _Refusal, what="the refusal").error)
+    except BadInputError:
+        return kind(f"{method} {path.partition('?')[0]} must succeed, but the cloud answered {status}; see its log")
+
+
+def _short(error: Exception) -> str:
+    """Return the innermost cause in one line: urllib3 wraps it in several sentences of its own."""
+    innermost: BaseException = error
+    while (cause := innermost.__cause__ or innermost.__context__) is not None:
+        innermost = cause
+    text = str(innermost) or type(innermost).__name__
+    return " ".join(text.split())

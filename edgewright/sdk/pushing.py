@@ -1,0 +1,124 @@
+"""Publish a package: push what is missing, sign for the next version, say so.
+
+    blobs that the registry lacks     HEAD first, then an upload in pieces
+    manifests, then the index         each refers only to what is there already
+    the signed next version           again, once, when somebody else published in between
+
+Nothing is visible before the last step: what was pushed without it is only bytes under their digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from edgewright.contracts import package as packages
+from edgewright.contracts import wire
+from edgewright.contracts.messages import ModelVersion, PublishRequest
+from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, OciLayout
+from edgewright.contracts.package import Package
+from edgewright.contracts.signing import PackageSignature, PrivateKey, sign_package
+from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
+from edgewright.sdk.connection import Answer, Connection
+
+CHUNK_BYTES = 4 << 20
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes sent so far and the bytes to send."""
+
+
+def publish(connection: Connection, path: Path, key: PrivateKey, *, valid: timedelta, on_progress: Progress) -> ModelVersion:
+    """Publish the package at `path` as the next version of its model; raise `PackageError` before anything is sent."""
+    if valid <= timedelta(0):
+        raise BadInputError(f"a signature must be valid for some time, not for {valid.days} days")
+    with packages.opened(path) as layout:
+        package = packages.read_package(layout)
+        packages.verify_blobs(layout, package)
+        push(connection, layout, package, on_progress)
+    expires_at = (datetime.now(UTC) + valid).replace(microsecond=0)
+    version = _next_version(connection, package.name)
+    try:
+        return _publish_as(connection, package, version, key, expires_at)
+    except ConflictError:
+        following = _next_version(connection, package.name)
+        if following == version:
+            raise
+        return _publish_as(connection, package, following, key, expires_at)
+
+
+def push(connection: Connection, layout: OciLayout, package: Package, on_progress: Progress) -> None:
+    """Bring everything that the package consists of into the registry, by digest."""
+    manifests = [blob for blob in package.blobs() if blob.mediaType == MANIFEST_TYPE]
+    blobs = [blob for blob in package.blobs() if blob.mediaType != MANIFEST_TYPE]
+    missing = [blob for blob in blobs if not _is_there(connection, package.name, blob)]
+    total, sent = sum(blob.size for blob in missing), 0
+    on_progress(sent, total)
+    for blob in missing:
+        for size in _upload(connection, package.name, blob, layout.blob_path(blob.digest)):
+            sent += size
+            on_progress(sent, total)
+    for manifest in manifests:
+        _put_manifest(connection, package.name, manifest, layout.read_blob(manifest), MANIFEST_TYPE)
+    _put_manifest(connection, package.name, package.descriptor, layout.read_blob(package.descriptor), INDEX_TYPE)
+
+
+def versions(connection: Connection, name: str) -> tuple[ModelVersion, ...]:
+    """Return the published versions of a model, oldest first; raise `NotFoundError` when there is no such model."""
+    answer = connection.request("GET", f"/v1/models/{name}")
+    found = wire.decode(answer.body, tuple[ModelVersion, ...], what=f"the versions of {name}", error=OperationError)
+    return tuple(sorted(found, key=lambda each: each.version))
+
+
+def _publish_as(connection: Connection, package: Package, version: int, key: PrivateKey, expires_at: datetime) -> ModelVersion:
+    signature = PackageSignature(index_digest=package.digest, name=package.name, version=version, expires_at=expires_at)
+    envelope = wire.decode(sign_package(signature, key), dict, what="the signature")
+    index = Descriptor(
+        mediaType=INDEX_TYPE, digest=package.digest, size=package.descriptor.size, artifactType=package.descriptor.artifactType
+    )
+    request = PublishRequest(version=version, index=index, envelope=envelope)
+    answer = connection.request(
+        "POST",
+        f"/v1/models/{package.name}/versions",
+        body=wire.encode(request),
+        headers={"Content-Type": "application/json"},
+    )
+    return wire.decode(answer.body, ModelVersion, what="the published version", error=OperationError)
+
+
+def _next_version(connection: Connection, name: str) -> int:
+    try:
+        return versions(connection, name)[-1].version + 1
+    except (NotFoundError, IndexError):
+        return 1
+
+
+def _is_there(connection: Connection, name: str, blob: Descriptor) -> bool:
+    return connection.request("HEAD", f"/v2/{name}/blobs/{blob.digest}", usable=(404,)).status == 200
+
+
+def _upload(connection: Connection, name: str, blob: Descriptor, path: Path) -> Iterator[int]:
+    """Upload a blob in pieces (OCI distribution specification 1.1, "Pushing a blob in chunks"); yield the size of each."""
+    location = _location(connection.request("POST", f"/v2/{name}/blobs/uploads/", headers={"Content-Length": "0"}))
+    begin = 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            headers = {
+                "Content-Type": "application/octet-stream",
+                "Content-Range": f"{begin}-{begin + len(chunk) - 1}",
+            }
+            location = _location(connection.request("PATCH", location, body=chunk, headers=headers))
+            begin += len(chunk)
+            yield len(chunk)
+    connection.request("PUT", location, query={"digest": blob.digest}, headers={"Content-Length": "0"})
+
+
+def _put_manifest(connection: Connection, name: str, descriptor: Descriptor, raw: bytes, media_type: str) -> None:
+    connection.request("PUT", f"/v2/{name}/manifests/{descriptor.digest}", body=raw, headers={"Content-Type": media_type})
+
+
+def _location(answer: Answer) -> str:
+    location = answer.headers.get("Location")
+    if not location:
+        raise OperationError(f"the registry must say where an upload goes on, but it answered {answer.status} without Location")
+    return location

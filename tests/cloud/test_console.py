@@ -1,0 +1,255 @@
+"""The page at `/`, in a real browser against a real cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from edgewright.contracts import signing
+from edgewright.contracts.messages import DeploymentState, RolloutRequest
+from edgewright.sdk import CloudClient
+from tests.cloud.running_cloud import RunningCloud, running
+from tests.cloud.small_packages import make_package
+from tests.cloud.told_devices import ToldDevice, told
+
+HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--ignore-certificate-errors",  # the authority is the test's own
+    "--window-size=1280,1400",
+)
+
+
+class Page:
+    """The console as a person meets it."""
+
+    def __init__(self, driver: webdriver.Chrome, cloud: RunningCloud) -> None:
+        self.driver = driver
+        self._cloud = cloud
+
+    def open(self, fragment: str = "") -> None:
+        self.driver.get("about:blank")
+        self.driver.get(f"{self._cloud.url}/{fragment}")
+
+    def open_as_operator(self) -> None:
+        self.open(f"#token={self._cloud.token}")
+        self.wait_for("#connection", "live")
+
+    def text(self, selector: str) -> str:
+        return str(self.driver.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
+
+    def wait_for(self, selector: str, text: str) -> None:
+        waiting = WebDriverWait(self.driver, 15, poll_frequency=0.1)
+        waiting.until(lambda _: text in self.text(selector), f"{selector} never said {text!r} but {self.text(selector)!r}")
+
+    def click(self, selector: str) -> None:
+        self.driver.find_element(By.CSS_SELECTOR, selector).click()
+
+    def script(self, code: str) -> Any:
+        return self.driver.execute_script(code)
+
+    def complaints(self) -> list[str]:
+        """Return what the browser complained about: errors, and what the content policy stopped."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="module")
+def publisher() -> signing.PrivateKey:
+    return signing.generate_key()
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory, publisher: signing.PrivateKey) -> Iterator[RunningCloud]:
+    folder = tmp_path_factory.mktemp("console")
+    public = signing.write_key_pair(folder / "publisher.key", publisher)
+    with running(folder / "state", "--no-broker", "--trust", str(public)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(cloud: RunningCloud, publisher: signing.PrivateKey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudClient]:
+    """An operator whose cloud has two versions of one model."""
+    with CloudClient.connect(str(cloud.state)) as connected:
+        for graph in (b"first", b"second"):
+            connected.publish(make_package(tmp_path_factory.mktemp("package"), "digits", graph).layout.path, publisher)
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def devices(cloud: RunningCloud, client: CloudClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ToldDevice]:
+    """Three devices; one has a label that tries to be markup."""
+    folder = tmp_path_factory.mktemp("devices")
+    named = {name: told(cloud, name, folder) for name in ("cam-1", "cam-2", "cam-3")}
+    client.set_labels("cam-3", {"site": HOSTILE})
+    return named
+
+
+@pytest.fixture(scope="module")
+def driver(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(require("chromium"))
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(require("chromedriver"))))
+    started.set_page_load_timeout(30)
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def page(driver: webdriver.Chrome, cloud: RunningCloud, devices: dict[str, ToldDevice]) -> Page:
+    opened = Page(driver, cloud)
+    opened.open()
+    driver.execute_script("sessionStorage.clear()")
+    driver.get("about:blank")
+    opened.complaints()  # reading them forgets them
+    return opened
+
+
+@pytest.fixture
+def rollout(client: CloudClient, page: Page) -> Iterator[Callable[..., int]]:
+    """Start rollouts that are ended with the test."""
+    started: list[int] = []
+
+    def start(version: int, *names: str, waves: tuple[str, ...] = ("1", "100%")) -> int:
+        request = RolloutRequest(model="digits", package_version=version, devices=names, waves=waves)
+        started.append(client.create_rollout(request).rollout)
+        return started[-1]
+
+    yield start
+    for number in started:
+        if client.rollout(number).state in ("running", "paused"):
+            client.abort_rollout(number)
+
+
+def test_the_token_is_asked_for_and_a_wrong_one_is_refused(page: Page, cloud: RunningCloud) -> None:
+    page.open()
+    page.driver.find_element(By.ID, "token").send_keys("wrong", Keys.ENTER)
+    page.wait_for("#ask-error", "the operator token must be this cloud's")
+    page.driver.find_element(By.ID, "token").send_keys(cloud.token, Keys.ENTER)
+    page.wait_for("#connection", "live")
+
+
+def test_a_token_in_the_address_is_taken_out_of_it_and_lasts_as_long_as_the_tab(page: Page, cloud: RunningCloud) -> None:
+    page.open_as_operator()
+    assert page.driver.current_url == f"{cloud.url}/"
+    page.driver.refresh()
+    page.wait_for("#connection", "live")
+    assert page.script("return localStorage.length + document.cookie.length") == 0
+
+
+def test_devices_and_versions_are_shown(page: Page) -> None:
+    page.open_as_operator()
+    page.wait_for("#device-table", "cam-2")
+    page.wait_for("#figures", "3 / 3devices online")
+    assert page.text("#model-table tbody tr:first-child").startswith("digitsv2fp32")
+
+
+def test_what_a_device_says_of_itself_is_never_markup(page: Page, devices: dict[str, ToldDevice]) -> None:
+    devices["cam-3"].report(None, HOSTILE)
+    page.open_as_operator()
+    page.wait_for("#device-table", f"site={HOSTILE}")
+    page.click("#device-table [data-device='cam-3']")
+    page.wait_for("#facts", HOSTILE)
+    assert page.script("return document.querySelectorAll('[onerror]').length") == 0
+    assert page.driver.title == "edgewright"
+
+
+def test_the_page_obeys_its_own_policy(page: Page) -> None:
+    page.open_as_operator()
+    page.wait_for("#device-table", "cam-1")
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        pytest.param("document.body.innerHTML = '<b>x</b>'", id="markup from text"),
+        pytest.param("document.body.setAttribute('onclick', 'x()')", id="script in an attribute"),
+    ],
+)
+def test_the_policy_turns_no_text_into_markup_or_script(page: Page, attempt: str) -> None:
+    page.open_as_operator()
+    assert page.script(f"try {{ {attempt}; return 'done' }} catch (error) {{ return error.name }}") == "TypeError"
+
+
+def test_a_rollout_is_followed_live_from_wave_to_wave(
+    page: Page, devices: dict[str, ToldDevice], rollout: Callable[..., int]
+) -> None:
+    page.open_as_operator()
+    number = rollout(1, "cam-1", "cam-2")
+    page.wait_for(f"[aria-label='Rollout {number}'] .reason", "wave 1 of 2: 0 of 1 running, 1 under way")
+    devices["cam-1"].obey()
+    page.wait_for(f"[aria-label='Rollout {number}'] [aria-label='Wave 1 of 2'] .wave-head", "1 of 1 running")
+    page.wait_for("#device-table", "digits:1")
+    devices["cam-2"].obey()
+    page.wait_for(f"[aria-label='Rollout {number}']", "completed")
+
+
+def test_a_halted_rollout_is_red_and_says_why(page: Page, devices: dict[str, ToldDevice], rollout: Callable[..., int]) -> None:
+    page.open_as_operator()
+    number = rollout(2, "cam-2", "cam-1")
+    devices["cam-2"].wait_for_desired()
+    devices["cam-2"].report(DeploymentState.REFUSED, "golden samples differ")
+    page.wait_for(f"[aria-label='Rollout {number}'].is-halted .reason", "cam-2 refused: golden samples differ")
+    page.wait_for("#attention-list", "golden samples differ")
+    page.wait_for("#news", "halted")
+    assert page.text(f"[aria-label='Rollout {number}'] .ahead") == "cam-1"
+
+
+def test_a_rollout_is_paused_and_aborted_from_the_page(page: Page, rollout: Callable[..., int]) -> None:
+    page.open_as_operator()
+    number = rollout(1, "cam-3")
+    page.wait_for(f"[aria-label='Rollout {number}'] .actions", "Pause")
+    page.click(f"[data-rollout='{number}'][data-verb='pause']")
+    page.wait_for(f"[aria-label='Rollout {number}'] .state", "paused")
+    page.click(f"[data-rollout='{number}'][data-verb='abort']")
+    page.driver.switch_to.alert.accept()
+    page.wait_for(f"[aria-label='Rollout {number}'] .state", "aborted")
+
+
+def test_a_device_is_explained_in_the_panel(page: Page, devices: dict[str, ToldDevice]) -> None:
+    devices["cam-1"].report(DeploymentState.FETCHING, "412 of 812 kB", choice=("int8: chosen, 1.9 ms", "fp16: 3.2 ms"))
+    devices["cam-1"].measure("latency_p95", "ms", 3.0, 1.0, 2.0)
+    page.open_as_operator()
+    page.click("#device-table [data-device='cam-1']")
+    page.wait_for("#facts .facts", "412 of 812 kB")
+    assert page.text("#facts .choice") == "int8: chosen, 1.9 msfp16: 3.2 ms"
+    page.wait_for("#curves figcaption", "latency p95")
+    curve = page.driver.find_element(By.CSS_SELECTOR, "#curves svg")
+    assert curve.get_attribute("aria-label") == "latency_p95: last 2 ms, 1 ms to 3 ms"
+    page.driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+    assert page.script("return document.getElementById('panel').open") is False
+
+
+def test_nothing_is_cut_off_on_a_phone(page: Page) -> None:
+    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    page.open_as_operator()
+    page.wait_for("#device-table", "cam-2")
+    assert page.script("return document.documentElement.scrollWidth") == 400
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_page_holds_nothing_secret_and_knows_only_its_files(cloud: RunningCloud) -> None:
+    stranger = cloud.stranger()
+    assert stranger.get("/").status == 200
+    assert "default-src 'none'" in stranger.get("/").headers["Content-Security-Policy"]
+    assert stranger.get("/console/main.js").headers["Content-Type"] == "text/javascript; charset=utf-8"
+    assert stranger.get("/console/..%2Fschema.py").status == 404
+    assert stranger.get("/v1/devices").status == 401
