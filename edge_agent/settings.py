@@ -1,0 +1,110 @@
+"""What a device's owner may set: `agent.toml` in the state directory, over the defaults here.
+
+port = 8080
+transport = "https"
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+
+from edgewright.contracts import wire
+from edgewright.errors import BadInputError
+
+SETTINGS_FILE = "agent.toml"
+
+
+class TransportChoice(StrEnum):
+    """How the agent talks to its cloud; `auto` prefers MQTT and falls back to HTTPS."""
+
+    AUTO = "auto"
+    MQTT = "mqtt"
+    HTTPS = "https"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one agent runs. Times are in seconds."""
+
+    port: int = 8080
+    """Where this device scores, on 127.0.0.1; 0 takes a free port."""
+    transport: TransportChoice = TransportChoice.AUTO
+    backend: str = "auto"
+    threads: int | None = None
+    report_every_s: float = 60.0
+    measure_every_s: float = 10.0
+    telemetry_quota_bytes: int = 32 << 20
+    probe_every_s: float = 2.0
+    load_timeout_s: float = 60.0
+    """A model must be loaded, and answer, within this time."""
+    check_timeout_s: float = 300.0
+    """All golden samples must be through within this time."""
+    drain_timeout_s: float = 10.0
+    retry_base_s: float = 1.0
+    retry_cap_s: float = 300.0
+    return_every_s: float = 60.0
+    """How often to try a better transport than the one in use."""
+    renewal_check_s: float = 86400.0
+    """How often to look at the certificate, at least."""
+    renewal_retry_s: float = 60.0
+    """How long to wait after a renewal that failed; doubled after each failure, up to an hour."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise BadInputError(f"port must be between 0 and 65535, not {self.port}")
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise BadInputError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+_POSITIVE = (
+    "report_every_s",
+    "measure_every_s",
+    "telemetry_quota_bytes",
+    "probe_every_s",
+    "load_timeout_s",
+    "check_timeout_s",
+    "drain_timeout_s",
+    "retry_base_s",
+    "retry_cap_s",
+    "return_every_s",
+    "renewal_check_s",
+    "renewal_retry_s",
+)
+
+
+def default_state_directory() -> Path:
+    """Return where an agent keeps its state unless told otherwise (XDG base directory specification)."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "edgewright" / "agent"
+
+
+def load_settings(state_directory: Path, *, port: int | None = None, transport: str | None = None) -> Settings:
+    """Read `agent.toml` where there is one; what the command line says goes over it."""
+    path = state_directory / SETTINGS_FILE
+    settings = Settings()
+    if path.is_file():
+        settings = _read(path)
+    if port is not None:
+        settings = replace(settings, port=port)
+    if transport is not None:
+        settings = replace(settings, transport=TransportChoice(transport))
+    return settings
+
+
+def _read(path: Path) -> Settings:
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as wrong:
+        raise BadInputError(f"{path} must be TOML: {wrong}") from wrong
+    unknown = sorted(set(table) - {field.name for field in fields(Settings)})
+    if unknown:
+        raise BadInputError(f"{path}: {unknown[0]!r} is no setting; there are {', '.join(f.name for f in fields(Settings))}")
+    try:
+        return wire.convert(table, Settings, what=str(path), error=BadInputError)
+    except BadInputError as wrong:
+        raise BadInputError(f"{path}: {wrong}" if str(path) not in str(wrong) else str(wrong)) from wrong

@@ -1,0 +1,189 @@
+"""What the agent's tests share: packages, a cloud that can misbehave, and a device whose agent is a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import urllib3
+
+from tests.edge_agent.fake_cloud import FakeCloud
+from tests.edge_agent.packages import Array, Built, Recipe, build
+
+COMMAND = (str(Path(sys.executable).with_name("edgewright")), "agent")
+FILLER = "filler"
+QUICK = """\
+retry_base_s = 0.05
+retry_cap_s = 0.5
+probe_every_s = 0.2
+measure_every_s = 0.5
+report_every_s = 1.0
+drain_timeout_s = 5.0
+check_timeout_s = 20.0
+return_every_s = 2.0
+"""
+
+
+class Device:
+    """One device: a state directory and, at times, an agent process."""
+
+    def __init__(self, state: Path, name: str) -> None:
+        self.state = state
+        self.name = name
+        self.log_file = state / "agent.log"
+        self.process: subprocess.Popen[str] | None = None
+        self.url = ""
+        self.http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=15))
+
+    def enrol(self, token: str, profile: str = "generic-x86-64") -> None:
+        self.command("enrol", "--token", token, "--name", self.name, "--profile", profile, check=True)
+        (self.state / "agent.toml").write_text(QUICK)
+
+    def command(self, *words: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, words[0], "--state", str(self.state), *words[1:]],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=check,
+        )
+
+    def start(self, *options: str, failpoint: str | None = None) -> None:
+        """Start the agent; with a failpoint, it dies there."""
+        environment = {**os.environ, **({"EDGEWRIGHT_FAILPOINT": failpoint} if failpoint else {})}
+        words = ["run", "--state", str(self.state), "--port", "0", "--transport", "https", "--json", *options]
+        out = subprocess.PIPE if failpoint is None else subprocess.DEVNULL
+        with self.log_file.open("a") as log:
+            self.process = subprocess.Popen([*COMMAND, *words], stdout=out, stderr=log, text=True, env=environment)
+        if self.process.stdout is None:
+            return
+        with self.process.stdout as stdout:
+            told = "".join(iter(stdout.readline, "}\n")) + "}"
+        self.url = json.loads(told)["scoring_url"]
+
+    def kill(self) -> None:
+        """End the agent as the kernel would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def wait_for_death(self, timeout_s: float = 30) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+    def runners(self, slot: str = "") -> list[psutil.Process]:
+        """The processes that score for this device, with one slot or any."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            if "edge_agent.runner" in command and any(word.startswith(f"{self.state}/slots/{slot}") for word in command):
+                found.append(process)
+        return found
+
+    def end_runners_until(self, slot: str, done: Callable[[], bool], timeout_s: float = 45) -> None:
+        """Kill every runner of a slot that comes up until `done()`."""
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            assert time.monotonic() < deadline, self.log()
+            for runner in self.runners(slot):
+                with suppress(psutil.NoSuchProcess):
+                    runner.kill()
+            time.sleep(0.2)
+
+    def stop(self) -> int | None:
+        if self.process is None or self.process.poll() is not None:
+            return None
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.process.wait(20)
+
+    def standing(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(self.command("explain", "--json", check=True).stdout)
+        return told
+
+    def score(self, samples: Array) -> list[list[float]]:
+        """Score over the local address, waiting until something answers."""
+        answer = self.http.request("POST", f"{self.url}/score", json={"data": samples.tolist()})
+        assert answer.status == 200, answer.data
+        result: list[list[float]] = answer.json()["result"]
+        return result
+
+    def score_patiently(self, samples: Array, timeout_s: float = 20) -> list[list[float]]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self.score(samples)
+            except (urllib3.exceptions.HTTPError, AssertionError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+
+@pytest.fixture(scope="session")
+def v1(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build(tmp_path_factory.mktemp("v1"))
+
+
+@pytest.fixture(scope="session")
+def v2(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The same featurizer with another head."""
+    return build(tmp_path_factory.mktemp("v2"), Recipe(head_seed=2))
+
+
+@pytest.fixture(scope="session")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A version whose answers are not those of its golden samples."""
+    return build(tmp_path_factory.mktemp("wrong"), Recipe(head_seed=3, golden_is_wrong=True))
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[FakeCloud]:
+    running = FakeCloud(tmp_path / "cloud")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def device(tmp_path: Path, cloud: FakeCloud) -> Iterator[Device]:
+    """An enrolled device whose agent is not started yet."""
+    made = Device(tmp_path / "device", cloud.device)
+    made.enrol(cloud.token())
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root; test_fetch.py has the same with an injected limit")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False, timeout=10).returncode != 0:
+        pytest.skip("this machine does not let tests mount")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=10)
+
+
+def fill_disk(disk: Path) -> None:
+    """Write until there is no room left."""
+    with (disk / FILLER).open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(b"\0" * 4096)

@@ -1,0 +1,153 @@
+"""Small packages for the agent's tests: a network of two layers, with its weights outside, in one or several variants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto, helper
+
+from edgewright.contracts import wire
+from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, write_record
+from edgewright.contracts.oci import OciLayout, Platform
+from edgewright.contracts.package import Package, write_package
+from edgewright.contracts.samples import write_npz
+from edgewright.contracts.signing import PackageSignature, PrivateKey, sign_package
+from edgewright.contracts.variant import Precision, TensorSpec, Tolerance, VariantConfig, VariantDirectory
+
+MODEL = "digits"
+INPUTS, HIDDEN, CLASSES = 16, 8192, 3
+TOLERANCE = Tolerance(max_relative_difference=1e-3, min_agreement=1.0)
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What goes into one package."""
+
+    head_seed: int = 1
+    golden_is_wrong: bool = False
+    graph: bytes | None = None
+    """Other bytes in place of the graph."""
+    with_int8: bool = False
+    slow_nodes: int = 0
+
+
+@dataclass(frozen=True)
+class Built:
+    """A package in its layout, with what it should answer."""
+
+    layout: OciLayout
+    package: Package
+    samples: Array
+    answers: Array
+
+    def envelope(self, version: int, key: PrivateKey, *, name: str = MODEL, valid_s: float = 3600) -> bytes:
+        """Sign the package as a version of a model."""
+        expires_at = datetime.now(UTC) + timedelta(seconds=valid_s)
+        signature = PackageSignature(index_digest=self.package.digest, name=name, version=version, expires_at=expires_at)
+        return sign_package(signature, key)
+
+
+@dataclass
+class Network:
+    """The weights."""
+
+    head_seed: int
+    featurizer: Array = field(init=False)
+    head: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.featurizer = np.random.default_rng(0).normal(size=(INPUTS, HIDDEN)).astype(np.float32)
+        self.head = np.random.default_rng(self.head_seed).normal(size=(HIDDEN, CLASSES)).astype(np.float32)
+
+    def answers(self, samples: Array) -> Array:
+        answers: Array = np.maximum(samples @ self.featurizer, 0) @ self.head
+        return answers
+
+
+def build(folder: Path, recipe: Recipe = Recipe()) -> Built:
+    """Build a package below `folder`."""
+    network = Network(recipe.head_seed)
+    samples = np.random.default_rng(7).normal(size=(8, INPUTS)).astype(np.float32)
+    answers = network.answers(samples)
+    spec_in = TensorSpec(name="x", dtype="float32", shape=("N", INPUTS))
+    spec_out = TensorSpec(name="scores", dtype="float32", shape=("N", CLASSES))
+    with BuildDirectory.creating(folder / "build") as staging:
+        write_npz(staging / "graph" / "golden_inputs.npz", {"x": samples})
+        write_npz(staging / "graph" / "golden_outputs.npz", {"scores": -answers if recipe.golden_is_wrong else answers})
+        digest = wire.digest_of(network.head.tobytes())
+        record = BuildRecord(
+            source_kind="test", source_digest=digest, inputs=(spec_in,), outputs=(spec_out,), tolerance=TOLERANCE
+        )
+        write_record(staging, record)
+    built = BuildDirectory.open(folder / "build")
+    config = VariantConfig(
+        variant="fp32",
+        backend="onnxruntime",
+        precision=Precision.FP32,
+        inputs=(spec_in,),
+        outputs=(spec_out,),
+        tolerance=TOLERANCE,
+        size_bytes=network.featurizer.nbytes + network.head.nbytes,
+        labels=("zero", "one", "two"),
+    )
+    configs = [config, *([replace(config, variant="int8", precision=Precision.INT8)] if recipe.with_int8 else [])]
+    for each in configs:
+        with built.creating_variant(each.variant) as staging:
+            (staging / "graph.onnx").write_bytes(recipe.graph or _graph(network, recipe.slow_nodes))
+            (staging / "featurizer.weights").write_bytes(network.featurizer.tobytes())
+            (staging / "head.weights").write_bytes(network.head.tobytes())
+            VariantDirectory.write(staging, each)
+    layout = OciLayout.create(folder / "layout")
+    package = write_package(
+        built,
+        layout,
+        name=MODEL,
+        profiles={each.variant: ("generic-x86-64",) for each in configs},
+        platforms={each.variant: (Platform(os="linux", architecture="amd64"),) for each in configs},
+    )
+    return Built(layout, package, samples, answers)
+
+
+def _graph(network: Network, slow_nodes: int) -> bytes:
+    """Return the graph; `slow_nodes` adds work that changes no answer."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "featurizer"], ["wide"]),
+        helper.make_node("Relu", ["wide"], ["features"]),
+        helper.make_node("MatMul", ["features", "head"], ["plain" if slow_nodes else "scores"]),
+    ]
+    nodes += _slow(slow_nodes)
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", INPUTS])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", CLASSES])],
+        [_outside("featurizer", network.featurizer), _outside("head", network.head)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    raw: bytes = model.SerializeToString()
+    return raw
+
+
+def _slow(count: int) -> list[NodeProto]:
+    """Chain cosines of the features (each a pass over them), and add nothing of it to the answer."""
+    if not count:
+        return []
+    nodes = [helper.make_node("Cos", ["features" if n == 0 else f"slow{n - 1}"], [f"slow{n}"]) for n in range(count)]
+    nodes.append(helper.make_node("Sub", [f"slow{count - 1}", f"slow{count - 1}"], ["nothing"]))
+    nodes.append(helper.make_node("MatMul", ["nothing", "head"], ["zeros"]))
+    nodes.append(helper.make_node("Add", ["plain", "zeros"], ["scores"]))
+    return nodes
+
+
+def _outside(name: str, array: Array) -> TensorProto:
+    """Return an initializer whose bytes lie in `<name>.weights`."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", f"{name}.weights"), ("offset", "0"), ("length", str(array.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor

@@ -1,0 +1,56 @@
+"""Settings: defaults, `agent.toml` over them, the command line over both; a mistake is told with its file."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from edge_agent.settings import Settings, TransportChoice, load_settings
+from edgewright.errors import BadInputError
+from tests.edge_agent.conftest import Device
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "agent.toml").write_text(text)
+    return folder
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    assert load_settings(tmp_path) == Settings()
+
+
+def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    found = load_settings(write(tmp_path, 'port = 9000\ntransport = "mqtt"\nthreads = 2\n'), transport="https")
+    assert (found.port, found.transport, found.threads) == (9000, TransportChoice.HTTPS, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param("prot = 1", "'prot' is no setting; there are port, transport", id="unknown"),
+        pytest.param("port = 70000", "port must be between 0 and 65535, not 70000", id="port"),
+        pytest.param("retry_base_s = 0", "retry_base_s must be positive, not 0", id="zero"),
+        pytest.param('transport = "pigeon"', "Invalid enum value 'pigeon'", id="transport"),
+        pytest.param('port = "http"', "Expected `int`, got `str`", id="type"),
+        pytest.param("port =", "must be TOML", id="no toml"),
+    ],
+)
+def test_a_mistake_is_told_with_the_file(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(BadInputError) as error:
+        load_settings(write(tmp_path, text))
+    assert told in str(error.value)
+    assert "agent.toml" in str(error.value)
+
+
+def test_a_port_in_use_is_one_line_and_exit_2(device: Device) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        finished = device.command("run", "--port", str(port))
+    assert finished.returncode == 2
+    assert finished.stderr == (
+        f"edgewright: port {port} must be free to score on, but it is not (Address already in use): choose another --port\n"
+    )
