@@ -1,0 +1,206 @@
+"""`edgewright npu`: what a model costs on an NPU, what it answers, and the listing of its program.
+
+MODEL is a quantized ONNX file (QDQ, as `edgewright quantize` writes it), which is compiled for `--profile`, or a compiled
+program (`npu.program`).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from accel.npu.hardware import Hardware
+from accel.npu.host import Session
+from accel.npu.profile import PROFILES, NpuProfile, find_profile
+from accel.npu.program import MAGIC, NpuProgram, read_program
+from accel.npu.report import Estimate, estimate, listing
+from accel.npu.simulator import Simulator
+from accel.npu.tensors import TensorPlace
+from edgewright.command_line import common_options, print_json, print_table
+from edgewright.contracts.files import write_atomically
+from edgewright.contracts.samples import Tensors, read_npz, write_npz
+from edgewright.errors import BadInputError, ModelError, OperationError, SamplesError
+
+if TYPE_CHECKING:
+    import onnx
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+PROFILE = click.option("--profile", "profile_name", default="ulx3s-85f", show_default=True, help="Which NPU (`npu profiles`).")
+
+
+@click.group()
+def group() -> None:
+    """Compile for, simulate and cost the FPGA NPU."""
+
+
+@group.command()
+@common_options
+def profiles(as_json: bool) -> None:
+    """List the NPUs that programs can be compiled for."""
+    if as_json:
+        print_json([{**_fields(profile), "hash": profile.hash.hex()} for profile in PROFILES.values()])
+        return
+    rows = [
+        (p.name, f"{p.rows}x{p.columns}", p.paired, p.activation_vectors, p.weight_rows, p.clock_mhz, p.part or None, p.status)
+        for p in PROFILES.values()
+    ]
+    print_table(("name", "array", "paired", "vectors", "weight rows", "MHz", "part", "status"), rows)
+
+
+@group.command(name="compile")
+@MODEL
+@PROFILE
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where to write the program.")
+@common_options
+def compile_command(model: Path, profile_name: str, output: Path, as_json: bool) -> None:
+    """Compile a quantized ONNX model and report where every operator runs."""
+    from accel.npu.compiler import compile_model
+
+    compiled = compile_model(_read_onnx(model), find_profile(profile_name))
+    write_atomically(output, compiled.program.to_bytes())
+    if as_json:
+        print_json(compiled.coverage)
+        return
+    rows = [(row.layer, row.operator, "npu" if row.on_npu else "host", row.reason or None) for row in compiled.coverage]
+    print_table(("layer", "operator", "runs on", "why"), rows)
+
+
+@group.command(name="estimate")
+@MODEL
+@PROFILE
+@common_options
+def estimate_command(model: Path, profile_name: str, as_json: bool) -> None:
+    """Show the cycles of every layer, from the cycle model."""
+    profile = find_profile(profile_name)
+    cost = estimate(_program(model, profile), profile)
+    if as_json:
+        print_json(cost)
+        return
+    _print_estimate(cost)
+
+
+@group.command()
+@MODEL
+@PROFILE
+@click.option("--samples", "samples_path", type=click.Path(path_type=Path), required=True, help="A .npz with the inputs.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs as .npz.")
+@click.option("--device", help="Run on the board at this serial port, and check it against the functional model.")
+@click.option("--rtl", is_flag=True, help="Run the RTL (Verilator) and check it against the functional model and cycle model.")
+@common_options
+def run(
+    model: Path, profile_name: str, samples_path: Path, output: Path | None, device: str | None, rtl: bool, as_json: bool
+) -> None:
+    """Run samples on the functional model, on the simulated RTL, or on a board."""
+    profile = find_profile(profile_name)
+    program = _program(model, profile)
+    inputs = _inputs(read_npz(samples_path), program.description.inputs)
+    outputs: Tensors = dict(Session(Simulator(profile), program).run(inputs))
+    checks: dict[str, object] = {}
+    if rtl:
+        from accel.npu.emulator import Emulator
+
+        checks["rtl"] = _check_hardware(Emulator(profile), program, inputs, outputs)
+    if device:
+        from accel.npu.board import Board
+
+        checks["board"] = _check_hardware(Board(profile, device), program, inputs, outputs)
+    if output is not None:
+        write_npz(output, outputs)
+    shapes = {name: list(array.shape) for name, array in outputs.items()}
+    if as_json:
+        print_json({"outputs": shapes, **checks})
+        return
+    print_table(("output", "shape"), list(shapes.items()))
+    for what, value in checks.items():
+        click.echo(f"{what}: {value}")
+
+
+@group.command()
+@PROFILE
+def emulate(profile_name: str) -> None:
+    """Offer a simulated board on a pseudo-terminal until interrupted."""
+    from accel.npu.board import simulated_board
+
+    with simulated_board(find_profile(profile_name)) as device:
+        click.echo(device)
+        signal.pause()
+
+
+@group.command()
+@MODEL
+@PROFILE
+def disasm(model: Path, profile_name: str) -> None:
+    """List the instructions of a program."""
+    for line in listing(_program(model, find_profile(profile_name))):
+        click.echo(line)
+
+
+def _fields(profile: NpuProfile) -> dict[str, object]:
+    return {name: getattr(profile, name) for name in profile.__slots__}
+
+
+def _program(path: Path, profile: NpuProfile) -> NpuProgram:
+    """Read a program, or compile a model."""
+    if not path.is_file():
+        raise BadInputError(f"{path}: no such file; it must be a quantized ONNX model or a compiled NPU program")
+    with path.open("rb") as stream:
+        is_program = stream.read(len(MAGIC)) == MAGIC
+    if is_program:
+        program = read_program(path.read_bytes(), str(path))
+        program.check_profile(profile)
+        return program
+    from accel.npu.compiler import compile_model
+
+    return compile_model(_read_onnx(path), profile).program
+
+
+def _read_onnx(path: Path) -> onnx.ModelProto:
+    """Import onnx only where a model is compiled: a device has programs and no onnx."""
+    import onnx
+
+    if not path.is_file():
+        raise BadInputError(f"{path}: no such file; it must be a quantized ONNX model")
+    try:
+        return onnx.load(path)
+    except Exception as wrong:  # protobuf raises kinds of its own
+        raise ModelError(f"{path} must be an ONNX model or an NPU program, but it cannot be read as either") from wrong
+
+
+def _inputs(arrays: Tensors, places: Sequence[TensorPlace]) -> Tensors:
+    """A single array may have any name."""
+    arrays.pop("labels", None)
+    if len(arrays) == 1 and len(places) == 1:
+        return {places[0].name: next(iter(arrays.values()))}
+    missing = [place.name for place in places if place.name not in arrays]
+    if missing:
+        raise SamplesError(f"the samples must have {', '.join(missing)}; found: {', '.join(arrays) or 'no array'}")
+    return {place.name: arrays[place.name] for place in places}
+
+
+def _check_hardware(hardware: Hardware, program: NpuProgram, inputs: Tensors, outputs: Tensors) -> dict[str, object]:
+    """Run the same samples on real logic; it must give the models' bits in the models' cycles."""
+    answers = Session(hardware, program).run(inputs)
+    expected = estimate(program, hardware.profile).counters
+    if any(not np.array_equal(answers[name], outputs[name]) for name in outputs) or hardware.counters != expected:
+        raise OperationError("hardware and models must agree bit for bit and cycle for cycle, but they differ: this is a bug")
+    return {"outputs": "equal to the functional model", "cycles": expected.cycles}
+
+
+def _print_estimate(cost: Estimate) -> None:
+    rows = [
+        (layer.name, layer.operator, layer.instructions, layer.cycles, layer.macs, f"{layer.mac_use:.1%}")
+        for layer in cost.layers
+    ]
+    print_table(("layer", "operator", "instructions", "cycles", "MACs", "MAC use"), rows)
+    counters = cost.counters
+    click.echo(
+        f"{cost.profile}: {counters.cycles} cycles, {cost.compute_ms:.3f} ms at {cost.clock_mhz:g} MHz ({cost.basis}); "
+        f"MAC use {cost.mac_use:.1%}, array use {cost.array_use:.1%}; waits: loader {counters.loader_stalls}, "
+        f"array {counters.array_stalls}, vector {counters.vector_stalls}, sync {counters.sync_stalls}; "
+        f"{cost.input_bytes} bytes in, {cost.output_bytes} out, program {cost.program_bytes} bytes"
+    )

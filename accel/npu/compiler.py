@@ -1,0 +1,142 @@
+"""Compile a quantized ONNX graph for one NPU.
+
+    lower     ONNX operators -> layers, with the coverage report
+    fold      an input of few channels: kernel columns side by side in one vector
+    place     every tensor in the activation memory
+    tile      layers -> jobs that fit the buffers
+    schedule  jobs -> instructions, loads behind the work
+    check     no address outside a memory, no order that depends on time
+
+The size of the tiles is the one choice with no formula: small tiles overlap better, large ones load weights less often. The
+cycle model is exact, so the compiler simply tries a few and keeps the fastest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from accel.npu import isa
+from accel.npu.checks import check_program
+from accel.npu.fold import fold_inputs
+from accel.npu.layers import Layer, QuantizedTensor
+from accel.npu.lower import CoverageRow, Lowered, lower
+from accel.npu.place import place_tensors
+from accel.npu.profile import NpuProfile
+from accel.npu.program import Description, LayerRecord, NpuProgram
+from accel.npu.schedule import schedule
+from accel.npu.tensors import ColumnFold, TensorPlace
+from accel.npu.tile import Job, Memory, Tiler
+from accel.npu.timing import time_program
+from edgewright.errors import ModelError
+
+TILE_FRACTIONS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The program, and where every operator of the model runs."""
+
+    program: NpuProgram
+    coverage: tuple[CoverageRow, ...]
+
+    @property
+    def on_host(self) -> tuple[CoverageRow, ...]:
+        """The operators that stay on the host, with their reasons."""
+        return tuple(row for row in self.coverage if not row.on_npu)
+
+
+def compile_model(model: onnx.ModelProto, profile: NpuProfile) -> Compiled:
+    """Compile what the NPU can run; raise `ModelError` when that is nothing, or does not fit."""
+    lowered = lower(model)
+    check_something_runs(lowered)
+    layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
+    inputs = _stored_inputs(lowered.inputs, layers)
+    places = place_tensors(inputs, layers, lowered.outputs.values(), profile)
+    programs = [_build(layers, lowered, folds, places, profile, fraction) for fraction in TILE_FRACTIONS]
+    fitting = [program for program in programs if len(program.instructions) <= profile.instructions] or programs[:1]
+    best = min(fitting, key=lambda program: time_program(isa.decode(program.instructions), profile).counters.cycles)
+    _check_room(best, profile)
+    check_program(best, profile)
+    return Compiled(best, tuple(lowered.coverage))
+
+
+def check_something_runs(lowered: Lowered) -> None:
+    """Raise `ModelError` with every operator and its reason when not one of them can run on the NPU."""
+    if lowered.layers and lowered.outputs:
+        return
+    reasons = "; ".join(f"{row.layer} ({row.operator}): {row.reason}" for row in lowered.coverage if not row.on_npu)
+    raise ModelError(f"at least one layer must run on the NPU, but none can: {reasons or 'the graph has no layers'}")
+
+
+def _build(
+    layers: Sequence[Layer],
+    lowered: Lowered,
+    folds: Mapping[str, ColumnFold],
+    places: Mapping[str, int],
+    profile: NpuProfile,
+    fraction: int,
+) -> NpuProgram:
+    memory = Memory(profile)
+    tiler = Tiler(profile, places, memory, max(1, profile.accumulator_depth // fraction))
+    done = schedule([_jobs(tiler, layer) for layer in layers], profile)
+    records = [
+        LayerRecord(name=layer.name, operator=layer.operator, first=first, last=last, macs=layer.macs)
+        for layer, (first, last) in zip(layers, done.spans, strict=True)
+    ]
+    outputs = [(name, tensor) for name, tensor in lowered.outputs.items()]
+    description = Description(
+        inputs=tuple(_place(tensor.name, tensor, places, folds) for tensor in lowered.inputs),
+        outputs=tuple(_place(name, tensor, places, {}) for name, tensor in outputs),
+        layers=tuple(records),
+        profile_name=profile.name,
+    )
+    return NpuProgram(
+        profile_hash=profile.hash,
+        instructions=isa.encode(done.instructions),
+        weights=memory.weights(),
+        parameters=memory.parameters(),
+        description=description,
+    )
+
+
+def _jobs(tiler: Tiler, layer: Layer) -> list[Job]:
+    try:
+        return tiler.jobs(layer)
+    except OverflowError as wrong:
+        raise ModelError(f"layer {layer.name}: {wrong}; its scales are too far apart, quantize with better samples") from wrong
+
+
+def _stored_inputs(inputs: Sequence[QuantizedTensor], layers: Sequence[Layer]) -> list[QuantizedTensor]:
+    """Return the inputs as they are stored: a folded one is as its first layer reads it."""
+    read = {layer.source.name: layer.source for layer in layers}
+    return [read.get(tensor.name, tensor) for tensor in inputs]
+
+
+def _place(name: str, tensor: QuantizedTensor, places: Mapping[str, int], folds: Mapping[str, ColumnFold]) -> TensorPlace:
+    return TensorPlace(
+        name=name,
+        channels=tensor.channels,
+        height=tensor.height,
+        width=tensor.width,
+        scale=tensor.scale,
+        zero_point=tensor.zero_point,
+        base=places[tensor.name],
+        channels_last=tensor.channels_last,
+        flat=tensor.flat,
+        fold=folds.get(tensor.name),
+    )
+
+
+def _check_room(program: NpuProgram, profile: NpuProfile) -> None:
+    for what, needed, room in _demands(program, profile):
+        if needed > room:
+            raise ModelError(f"{profile.name} has room for {room} {what}, but the model needs {needed}; use a larger NPU")
+
+
+def _demands(program: NpuProgram, profile: NpuProfile) -> Iterator[tuple[str, int, int]]:
+    yield f"weight rows of {profile.columns} bytes", len(program.weights), profile.weight_rows
+    yield f"parameter groups of {profile.vector_lanes} channels", len(program.parameters), profile.parameter_groups
+    yield "instructions", len(program.instructions), profile.instructions

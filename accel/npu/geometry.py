@@ -1,0 +1,56 @@
+"""Which activation vectors an array pass visits, in which order, and which of them are padding.
+
+The address generator is four nested counters: tap row, tap column, output row, output column. It knows for every visit
+whether it falls outside the input plane, so neither im2col nor padding is ever stored (docs/spec/npu.md, N30-N34).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.npu.isa import ArrayPass, Shape
+
+ADDRESS_MASK = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """Addresses as [taps, positions], and which of them are inside the input plane."""
+
+    addresses: npt.NDArray[np.int64]
+    inside: npt.NDArray[np.bool_]
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """The first and the last address that is read, or None when all is padding."""
+        read = self.addresses[self.inside]
+        return (int(read.min()), int(read.max())) if read.size else None
+
+
+def visits(shape: Shape, instruction: ArrayPass) -> Visits:
+    """Walk the counters of one pass."""
+    tap_rows, tap_columns = np.arange(instruction.kernel_rows), np.arange(instruction.kernel_columns)
+    rows, columns = np.arange(shape.rows), np.arange(shape.columns)
+    row_address = _grid(tap_rows * instruction.tap_row_pitch, rows * shape.row_pitch)
+    column_address = _grid(tap_columns * instruction.tap_column_pitch, columns * shape.column_pitch)
+    row = instruction.top + _grid(tap_rows * instruction.row_dilation, rows * shape.row_step)
+    column = instruction.left + _grid(tap_columns * instruction.column_dilation, columns * shape.column_step)
+    addresses = (instruction.base + _cross(row_address, column_address)) & ADDRESS_MASK
+    row_inside, column_inside = (row >= 0) & (row < shape.height), (column >= 0) & (column < shape.width)
+    inside = _cross(row_inside.astype(np.int64), column_inside.astype(np.int64)) == 2
+    taps, positions = instruction.kernel_rows * instruction.kernel_columns, shape.rows * shape.columns
+    return Visits(addresses.reshape(taps, positions), inside.reshape(taps, positions))
+
+
+def _grid(taps: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    grid: npt.NDArray[np.int64] = taps[:, None] + steps[None, :]
+    return grid
+
+
+def _cross(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Add [tap rows, rows] and [tap columns, columns] into [tap rows, tap columns, rows, columns]."""
+    crossed: npt.NDArray[np.int64] = rows[:, None, :, None] + columns[None, :, None, :]
+    return crossed

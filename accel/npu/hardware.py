@@ -1,0 +1,95 @@
+"""A real NPU as a machine, whatever lies between: a shared library (emulator.py) or a serial line (board.py).
+
+All of them offer the same port, words in regions (docs/spec/npu.md, N80-N83), so loading a program, feeding it and reading its
+results is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.npu.arithmetic import Int8
+from accel.npu.checks import check_program
+from accel.npu.profile import NpuProfile
+from accel.npu.program import NpuProgram
+from accel.npu.timing import Counters
+from edgewright.errors import OperationError, ProfileError
+
+REGISTERS, PROGRAM, WEIGHTS, ACTIVATIONS, PARAMETERS = range(5)
+MAGIC = 0x31505745
+CONTROL, STATUS, FIRST_COUNTER = 4, 5, 6
+STATUS_BUSY, STATUS_DONE = 1, 2
+Words = npt.NDArray[np.uint32]
+
+
+class Port(Protocol):
+    """Words in regions, and a way to wait for the core."""
+
+    def write(self, region: int, address: int, words: Words) -> None:
+        """Write words from `address` on."""
+
+    def read(self, region: int, address: int, count: int) -> Words:
+        """Read words of the registers or the activations."""
+
+    def wait_until_idle(self) -> None:
+        """Return when the core rests; raise `EdgewrightError` when it does not in time."""
+
+
+class Hardware:
+    """A machine (host.py) behind a port. One image at a time."""
+
+    def __init__(self, profile: NpuProfile, port: Port) -> None:
+        self.profile = profile
+        self.port = port
+        self.counters: Counters | None = None
+        self._check_identity()
+
+    def load(self, program: NpuProgram) -> None:
+        """Check the program and write it to the memories."""
+        check_program(program, self.profile)
+        self._write(PROGRAM, 0, program.instructions)
+        self._write(WEIGHTS, 0, program.weights)
+        self._write(PARAMETERS, 0, np.pad(program.parameters, ((0, 0), (0, 0), (0, 1))))
+
+    def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
+        """Write `inputs` (address: [count, vectors, columns]), run, and read `wanted` (address, vectors) back."""
+        count = len(next(iter(inputs.values())))
+        images = [self._execute({at: vectors[image] for at, vectors in inputs.items()}, wanted) for image in range(count)]
+        return [np.stack(parts) for parts in zip(*images, strict=True)]
+
+    def start(self) -> None:
+        """Run the program in the memory until the core rests, and read its counters."""
+        self._write(REGISTERS, CONTROL, np.array([1], np.uint32))
+        self.port.wait_until_idle()
+        if not int(self.port.read(REGISTERS, STATUS, 1)[0]) & STATUS_DONE:
+            raise OperationError("the NPU stopped at an instruction that it does not know; load the program again")
+        self.counters = Counters(*map(int, self.port.read(REGISTERS, FIRST_COUNTER, len(Counters.__slots__))))
+
+    def _execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
+        words = self.profile.columns // 4
+        for at, vectors in inputs.items():
+            self._write(ACTIVATIONS, at * words, vectors)
+        self.start()
+        shape = (-1, self.profile.columns)
+        return [self.port.read(ACTIVATIONS, at * words, length * words).view(np.int8).reshape(shape) for at, length in wanted]
+
+    def _write(self, region: int, address: int, values: npt.NDArray[Any]) -> None:
+        self.port.write(region, address, np.ascontiguousarray(values).reshape(-1).view(np.uint32))
+
+    def _check_identity(self) -> None:
+        """What a host does first: ask the hardware what it is."""
+        magic, _, *found = map(int, self.port.read(REGISTERS, 0, 4))
+        if magic != MAGIC:
+            raise OperationError(
+                f"an NPU must answer {MAGIC:#x} from register 0, but this device answers {magic:#x}: it is no NPU"
+            )
+        hashed = b"".join(part.to_bytes(4, "little") for part in found)
+        if hashed != self.profile.hash[:8]:
+            raise ProfileError(
+                f"the NPU must be {self.profile.name} ({self.profile.hash.hex()[:16]}), but it is {hashed.hex()}; "
+                "choose the profile that its bitstream was built for"
+            )

@@ -1,0 +1,323 @@
+"""The instruction set: one table from which encoding, decoding and the RTL's header all come.
+
+An instruction is one 128-bit word: the opcode in bits 3..0, then the fields of its layout from bit 4 upwards, then zeros
+(docs/spec/npu.md, N20-N29). What each instruction does is the functional model's business (simulator.py).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgewright.errors import PackageError
+
+VERSION = 1
+WORD_BITS = 128
+OPCODE_BITS = 4
+PARTS_LIMIT = 16
+Words = npt.NDArray[np.uint32]
+"""Instructions as [count, 4] 32-bit words, the least significant word first."""
+
+
+class Opcode(enum.IntEnum):
+    """Zero is HALT, so that a machine with an empty program memory stops at once."""
+
+    HALT = 0
+    SYNC = 1
+    SHAPE = 2
+    LOADW = 3
+    GEMM = 4
+    DW = 5
+    POOL = 6
+    RESIDUAL = 7
+    VEC = 8
+
+
+class Field(NamedTuple):
+    """One field of an instruction, `bits` wide."""
+
+    name: str
+    bits: int
+    signed: bool = False
+
+    @property
+    def low(self) -> int:
+        """The smallest value that the field can hold."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """The largest value that the field can hold."""
+        return (1 << (self.bits - 1 if self.signed else self.bits)) - 1
+
+
+_ARRAY_LAYOUT = (
+    Field("base", 16),
+    Field("top", 12, signed=True),
+    Field("left", 12, signed=True),
+    Field("accumulator", 13),
+    Field("kernel_rows", 6),
+    Field("kernel_columns", 6),
+    Field("row_dilation", 4),
+    Field("column_dilation", 4),
+    Field("tap_row_pitch", 16),
+    Field("tap_column_pitch", 16),
+    Field("accumulate", 1),
+    Field("swap", 1),
+    Field("maximum", 1),
+)
+
+LAYOUTS: dict[Opcode, tuple[Field, ...]] = {
+    Opcode.HALT: (),
+    Opcode.SYNC: (Field("loader", 1), Field("array", 1), Field("vector", 1)),
+    Opcode.SHAPE: (
+        Field("height", 12),
+        Field("width", 12),
+        Field("rows", 12),
+        Field("columns", 12),
+        Field("row_step", 4),
+        Field("column_step", 4),
+        Field("row_pitch", 16),
+        Field("column_pitch", 16),
+        Field("padding", 8, signed=True),
+    ),
+    Opcode.LOADW: (Field("address", 20), Field("rows", 8)),
+    Opcode.GEMM: _ARRAY_LAYOUT,
+    Opcode.DW: _ARRAY_LAYOUT,
+    Opcode.POOL: _ARRAY_LAYOUT,
+    Opcode.RESIDUAL: (
+        Field("main_zero", 8, signed=True),
+        Field("other_zero", 8, signed=True),
+        Field("main_multiplier", 15),
+        Field("other_multiplier", 15),
+        Field("shift", 5),
+        Field("zero", 8, signed=True),
+        Field("low", 8, signed=True),
+        Field("high", 8, signed=True),
+    ),
+    Opcode.VEC: (
+        Field("accumulator", 13),
+        Field("count", 13),
+        Field("parts", 4),
+        Field("destination", 16),
+        Field("part_pitch", 16),
+        Field("parameters", 16),
+        Field("residual", 16),
+        Field("zero", 8, signed=True),
+        Field("low", 8, signed=True),
+        Field("high", 8, signed=True),
+        Field("add", 1),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """Base of all instructions; the fields are those of `LAYOUTS[opcode]`, checked to fit."""
+
+    opcode: ClassVar[Opcode]
+
+    def __post_init__(self) -> None:
+        for field in LAYOUTS[self.opcode]:
+            value = getattr(self, field.name)
+            if not field.low <= value <= field.high:
+                raise PackageError(f"{self.opcode.name}: {field.name} must be between {field.low} and {field.high}, not {value}")
+
+    def __str__(self) -> str:
+        values = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
+        shown = [f"{name}={value}" for name, value, default in values if value != default]
+        return " ".join([self.opcode.name.ljust(8), *shown]).rstrip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Halt(Instruction):
+    """Wait for every unit, then stop."""
+
+    opcode = Opcode.HALT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sync(Instruction):
+    """Wait until the named units are idle."""
+
+    opcode = Opcode.SYNC
+    loader: int = 0
+    array: int = 0
+    vector: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape(Instruction):
+    """Set the geometry of the array passes that follow: the input plane, and the grid of positions to visit."""
+
+    opcode = Opcode.SHAPE
+    height: int
+    width: int
+    rows: int
+    columns: int
+    row_step: int = 1
+    column_step: int = 1
+    row_pitch: int
+    column_pitch: int = 1
+    padding: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadW(Instruction):
+    """Load weight rows into the shadow set, behind the work of the array."""
+
+    opcode = Opcode.LOADW
+    address: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayPass(Instruction):
+    """What GEMM, DW and POOL share: visit every position of the shape once per tap."""
+
+    base: int
+    top: int = 0
+    left: int = 0
+    accumulator: int = 0
+    kernel_rows: int = 1
+    kernel_columns: int = 1
+    row_dilation: int = 1
+    column_dilation: int = 1
+    tap_row_pitch: int = 0
+    tap_column_pitch: int = 0
+    accumulate: int = 0
+    swap: int = 0
+    maximum: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm(ArrayPass):
+    """Add the matrix product of the live weights and the activation vector."""
+
+    opcode = Opcode.GEMM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dw(ArrayPass):
+    """Add, per channel, the product of the activation and the weight of the tap."""
+
+    opcode = Opcode.DW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool(ArrayPass):
+    """Add the activations, or keep their maximum, per channel."""
+
+    opcode = Opcode.POOL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual(Instruction):
+    """Set how the vector passes that follow add a second tensor."""
+
+    opcode = Opcode.RESIDUAL
+    main_zero: int
+    other_zero: int
+    main_multiplier: int
+    other_multiplier: int
+    shift: int
+    zero: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vec(Instruction):
+    """Bias, requantise, clamp, add the residual if asked, and write vectors to the activation memory."""
+
+    opcode = Opcode.VEC
+    accumulator: int
+    count: int
+    parts: int = 1
+    destination: int
+    part_pitch: int = 0
+    parameters: int
+    residual: int = 0
+    zero: int = 0
+    low: int = -128
+    high: int = 127
+    add: int = 0
+
+
+CLASSES: dict[Opcode, type[Instruction]] = {
+    kind.opcode: kind for kind in (Halt, Sync, Shape, LoadW, Gemm, Dw, Pool, Residual, Vec)
+}
+
+
+def encode(instructions: Iterable[Instruction]) -> Words:
+    """Return the instructions as [count, 4] 32-bit words."""
+    words = [_to_word(instruction).to_bytes(WORD_BITS // 8, "little") for instruction in instructions]
+    return np.frombuffer(b"".join(words), dtype="<u4").reshape(-1, 4).astype(np.uint32)
+
+
+def decode(words: Words) -> list[Instruction]:
+    """Read [count, 4] words back; raise `PackageError` for an unknown opcode or a bit set outside the layout."""
+    raw = np.ascontiguousarray(words, dtype="<u4").tobytes()
+    step = WORD_BITS // 8
+    return [_from_word(int.from_bytes(raw[at : at + step], "little"), at // step) for at in range(0, len(raw), step)]
+
+
+def _to_word(instruction: Instruction) -> int:
+    word, at = int(instruction.opcode), OPCODE_BITS
+    for field in LAYOUTS[instruction.opcode]:
+        word |= (getattr(instruction, field.name) & ((1 << field.bits) - 1)) << at
+        at += field.bits
+    return word
+
+
+def _from_word(word: int, place: int) -> Instruction:
+    code = word & ((1 << OPCODE_BITS) - 1)
+    if code not in CLASSES:
+        raise PackageError(f"instruction {place}: the opcode must be one of 0 to {max(Opcode)}, not {code}")
+    values, rest = {}, word >> OPCODE_BITS
+    for field in LAYOUTS[Opcode(code)]:
+        value = rest & ((1 << field.bits) - 1)
+        values[field.name] = value - (1 << field.bits) if value > field.high else value
+        rest >>= field.bits
+    if rest:
+        raise PackageError(f"instruction {place}: the bits behind the last field of {Opcode(code).name} must be 0")
+    return CLASSES[Opcode(code)](**values)
+
+
+def rtl_header() -> str:
+    """Return the text of rtl/npu_isa.svh: opcodes as constants, fields as bit ranges of the instruction word."""
+    lines = [
+        "// Made from accel/npu/isa.py by `python -m accel.npu.isa`; do not edit.",
+        "`ifndef NPU_ISA_SVH",
+        "`define NPU_ISA_SVH",
+    ]
+    lines += [f"`define NPU_OP_{opcode.name} 4'd{int(opcode)}" for opcode in Opcode]
+    for name, layout in (("ARRAY", _ARRAY_LAYOUT), *_own_layouts()):
+        lines += _ranges(name, layout)
+    return "\n".join([*lines, "`endif", ""])
+
+
+def _own_layouts() -> list[tuple[str, Sequence[Field]]]:
+    return [(opcode.name, layout) for opcode, layout in LAYOUTS.items() if layout and layout is not _ARRAY_LAYOUT]
+
+
+def _ranges(name: str, layout: Sequence[Field]) -> list[str]:
+    lines, at = [], OPCODE_BITS
+    for field in layout:
+        where = f"{at}" if field.bits == 1 else f"{at + field.bits - 1}:{at}"
+        lines.append(f"`define NPU_{name}_{field.name.upper()} {where}")
+        if field.bits > 1:
+            lines.append(f"`define NPU_{name}_{field.name.upper()}_LOW {at}")
+        at += field.bits
+    return lines
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(rtl_header())

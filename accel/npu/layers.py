@@ -1,0 +1,111 @@
+"""A network as the NPU sees it: two kinds of layer, each with the same way of finishing its outputs.
+
+A convolution (also a fully connected layer: a convolution whose kernel is the whole plane) or a pooling (also a copy, and
+through it an addition: a pooling over one pixel) fills accumulators; an `OutputStage` says how they become int8.
+lower.py makes these from ONNX; they know nothing of ONNX and nothing of memories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.npu.arithmetic import Int8, Range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedTensor:
+    """An int8 tensor of one image: real value = (integer - zero_point) x scale."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    scale: float
+    zero_point: int
+    channels_last: bool = False
+    """The host hands it over as [height, width, channels] (inputs only)."""
+    flat: bool = False
+    """The host takes it as one axis of channels x height x width."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return self.channels * self.height * self.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """How a kernel moves over the input plane."""
+
+    rows: int = 1
+    columns: int = 1
+    row_step: int = 1
+    column_step: int = 1
+    row_dilation: int = 1
+    column_dilation: int = 1
+    top: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addend:
+    """A second tensor that is added to what the layer itself produced (`main`: an int8 value never stored)."""
+
+    name: str
+    tensor: QuantizedTensor
+    main_scale: float
+    main_zero: int
+    output: Range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutputStage:
+    """Per output channel: bias (with the input's zero point folded in) and real factor; then one range for all."""
+
+    bias: npt.NDArray[np.int64]
+    factors: npt.NDArray[np.float64]
+    output: Range
+    addend: Addend | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ConvolutionLayer:
+    """`weights` are [output channels, input channels, rows, columns]; depthwise: [channels, 1, rows, columns]."""
+
+    name: str
+    operator: str
+    source: QuantizedTensor
+    result: QuantizedTensor
+    window: Window
+    weights: Int8
+    depthwise: bool
+    stage: OutputStage
+
+    @property
+    def macs(self) -> int:
+        """Multiplications that the layer asks for."""
+        return int(self.weights.size) * self.result.height * self.result.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PoolingLayer:
+    """Sum or maximum of each channel over the window."""
+
+    name: str
+    operator: str
+    source: QuantizedTensor
+    result: QuantizedTensor
+    window: Window
+    maximum: bool
+    stage: OutputStage
+
+    @property
+    def macs(self) -> int:
+        """A pooling multiplies nothing."""
+        return 0
+
+
+Layer = ConvolutionLayer | PoolingLayer

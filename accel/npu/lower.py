@@ -1,0 +1,312 @@
+"""Turn a quantized ONNX graph into NPU layers, and say of every operator where it runs and why.
+
+The walk goes once through the nodes in order and remembers which int8 tensor stands behind each float name. A computing node
+is taken together with the Relu or Clip and the QuantizeLinear behind it; a node that cannot be taken is written down with its
+reason, and so is whatever depends on it: those stay on the host, behind the NPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+
+from accel.npu.arithmetic import Range
+from accel.npu.layers import Addend, Layer, QuantizedTensor, Window
+from accel.npu.operators import average_stage, convolution, copy_stage, fully_connected, maximum_stage, pooling, pooling_window
+from accel.npu.qdq import QdqGraph, UnsupportedError, attribute, node_name
+from edgewright.errors import ModelError
+
+NOT_ON_NPU = "its input is not on the NPU"
+SKIPPED = ("QuantizeLinear", "DequantizeLinear")
+ALIASES = ("Flatten", "Reshape", "Squeeze", "Identity", "Dropout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageRow:
+    """Where one operator of the model runs, and why not on the NPU if it does not."""
+
+    layer: str
+    operator: str
+    on_npu: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Where a computing node's result is quantized: the int8 tensor, its range, and the nodes taken on the way."""
+
+    result: QuantizedTensor
+    output: Range
+    taken: tuple[onnx.NodeProto, ...]
+
+
+@dataclass(slots=True)
+class Lowered:
+    """What became of the graph."""
+
+    inputs: list[QuantizedTensor] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    outputs: dict[str, QuantizedTensor] = field(default_factory=dict)
+    """By the name of the float tensor that the host goes on with."""
+    coverage: list[CoverageRow] = field(default_factory=list)
+
+
+def lower(model: onnx.ModelProto) -> Lowered:
+    """Return layers, inputs, outputs and the coverage of every operator."""
+    graph = QdqGraph(model)
+    if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
+        raise ModelError("the NPU runs quantized graphs, but this one has no QuantizeLinear: quantize it with scheme npu-int8")
+    walk = _Walk(graph)
+    for node in graph.graph.node:
+        walk.take(node)
+    walk.find_outputs()
+    return walk.lowered
+
+
+class _Walk:
+    """What is known on the way through the graph."""
+
+    def __init__(self, graph: QdqGraph) -> None:
+        self.graph = graph
+        self.lowered = Lowered()
+        self._integers: dict[str, QuantizedTensor] = {}  # output of QuantizeLinear -> tensor
+        self._reals: dict[str, QuantizedTensor] = {}  # output of DequantizeLinear -> tensor
+        self._done: set[str] = set()  # outputs of nodes that were taken with an earlier one
+        self._raw_inputs = dict.fromkeys(graph.inputs(), False)  # float input -> channels last?
+
+    def take(self, node: onnx.NodeProto) -> None:
+        """Lower one node, or write down why not."""
+        if node.output[0] in self._done:
+            return
+        lower_node = self._handlers().get(node.op_type)
+        try:
+            if lower_node is None:
+                raise UnsupportedError(f"the NPU has no {node.op_type}")
+            lower_node(node)
+            reason = ""
+        except UnsupportedError as unsupported:
+            reason = str(unsupported)
+        except ModelError as wrong:
+            raise ModelError(f"layer {node_name(node)}: {wrong}") from wrong
+        if node.op_type not in SKIPPED or reason not in ("", NOT_ON_NPU):
+            row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=reason)
+            self.lowered.coverage.append(row)
+
+    def _handlers(self) -> dict[str, Callable[[onnx.NodeProto], None]]:
+        return {
+            "QuantizeLinear": self._quantize,
+            "DequantizeLinear": self._dequantize,
+            "Transpose": self._transpose,
+            **dict.fromkeys(ALIASES, self._alias),
+            "Conv": self._convolution,
+            "Gemm": self._fully_connected,
+            "MatMul": self._fully_connected,
+            "Add": self._add,
+            "MaxPool": self._pool,
+            "AveragePool": self._pool,
+            "GlobalAveragePool": self._global_pool,
+            "GlobalMaxPool": self._global_pool,
+            "ReduceMean": self._global_pool,
+            "Relu": self._copy,
+            "Clip": self._copy,
+        }
+
+    # -- the ends of the integers' world ------------------------------------------------------------------------------
+
+    def _quantize(self, node: onnx.NodeProto) -> None:
+        name = node.input[0]
+        if self.graph.constant(name) is not None:
+            return
+        scale, zero_point = self.graph.scale(node).per_tensor()
+        if name in self._raw_inputs:
+            tensor = self._tensor(name, scale, zero_point, channels_last=self._raw_inputs[name])
+            self.lowered.inputs.append(tensor)
+        else:
+            source = self._source(name)
+            tensor = source
+            if (source.scale, source.zero_point) != (scale, zero_point):
+                tensor = replace(source, name=node.output[0], scale=scale, zero_point=zero_point)
+                stage = copy_stage(source, tensor, Range(zero_point))
+                self.lowered.layers.append(pooling(node, source, tensor, Window(), stage))
+        self._integers[node.output[0]] = tensor
+
+    def _dequantize(self, node: onnx.NodeProto) -> None:
+        if self.graph.constant(node.input[0]) is not None:
+            return
+        if node.input[0] not in self._integers:
+            raise UnsupportedError(NOT_ON_NPU)
+        self._reals[node.output[0]] = self._integers[node.input[0]]
+
+    def _transpose(self, node: onnx.NodeProto) -> None:
+        """Only where the host can do it while it hands an input over."""
+        name, permutation = node.input[0], list(attribute(node, "perm", []))
+        if permutation != [0, 3, 1, 2]:
+            raise UnsupportedError(f"the NPU transposes inputs from channels-last only, not by {permutation}")
+        if name in self._raw_inputs:
+            self._raw_inputs[node.output[0]] = True
+            self._done.add(node.output[0])
+            return
+        source = self._source(name)
+        if source not in self.lowered.inputs or source.channels_last or len(self.graph.consumers(name)) > 1:
+            raise UnsupportedError("only an input that nothing else reads can be transposed, by the host")
+        turned = replace(source, channels=source.width, height=source.channels, width=source.height, channels_last=True)
+        self.lowered.inputs[self.lowered.inputs.index(source)] = turned
+        self._reals[node.output[0]] = turned
+
+    def _alias(self, node: onnx.NodeProto) -> None:
+        source = self._source(node.input[0])
+        shape = self.graph.shape(node.output[0])
+        if int(np.prod(shape)) != source.size or len(shape) not in (1, 3):
+            raise UnsupportedError(f"a reshape to {list(shape)} moves numbers")
+        keeps_planes = shape == (source.channels, source.height, source.width)
+        if len(shape) == 3 and not keeps_planes:
+            raise UnsupportedError(f"a reshape to {list(shape)} moves numbers")
+        self._reals[node.output[0]] = replace(source, flat=len(shape) == 1)
+
+    def find_outputs(self) -> None:
+        """Find the float tensors that leave the NPU: graph outputs, and what nodes on the host read."""
+        on_host = {name for node in self.graph.graph.node for name in node.input if self._is_on_host(node)}
+        wanted = [name for name in self._reals if name in self.graph.outputs or name in on_host]
+        self.lowered.outputs = {name: self._reals[name] for name in wanted}
+
+    def _is_on_host(self, node: onnx.NodeProto) -> bool:
+        taken = node.output[0] in self._reals or node.output[0] in self._integers or node.output[0] in self._done
+        constant = node.op_type in SKIPPED and self.graph.constant(node.input[0]) is not None
+        return not taken and not constant
+
+    # -- computing nodes ----------------------------------------------------------------------------------------------
+
+    def _convolution(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node)
+        self._append(convolution(self.graph, node, source, finish.result, finish.output), finish)
+
+    def _fully_connected(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node)
+        self._append(fully_connected(self.graph, node, source, finish.result, finish.output), finish)
+
+    def _pool(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node)
+        self._append_pool(node, source, finish, pooling_window(node, source, finish.result))
+
+    def _global_pool(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node)
+        if (finish.result.height, finish.result.width) != (1, 1) or finish.result.channels != source.channels:
+            raise UnsupportedError("the NPU reduces whole planes only")
+        self._append_pool(node, source, finish, Window(rows=source.height, columns=source.width))
+
+    def _append_pool(self, node: onnx.NodeProto, source: QuantizedTensor, finish: Finish, window: Window) -> None:
+        maximum = node.op_type in ("MaxPool", "GlobalMaxPool")
+        if maximum:
+            stage = maximum_stage(source, finish.result, finish.output)
+        else:
+            stage = average_stage(source, finish.result, window, finish.output)
+        self._append(pooling(node, source, finish.result, window, stage, maximum=maximum), finish)
+
+    def _copy(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node, with_itself=True)
+        stage = copy_stage(source, finish.result, finish.output)
+        self._append(pooling(node, source, finish.result, Window(), stage), finish)
+
+    def _add(self, node: onnx.NodeProto) -> None:
+        """Add where the later of the two tensors is made, if nobody else wants that one; else copy one and add."""
+        tensors, finish = [self._source(name) for name in node.input], self._finish(node)
+        shapes = {(tensor.channels, tensor.height, tensor.width) for tensor in (*tensors, finish.result)}
+        if len(shapes) > 1:
+            raise UnsupportedError("it adds tensors of different shapes")
+        made = {layer.result.name: place for place, layer in enumerate(self.lowered.layers)}
+        places = [made.get(tensor.name, -1) for tensor in tensors]
+        late = int(places[1] > places[0])
+        main, other = tensors[late], tensors[1 - late]
+        addend = Addend(
+            name=node_name(node), tensor=other, main_scale=main.scale, main_zero=main.zero_point, output=finish.output
+        )
+        layer = self.lowered.layers[places[late]] if places[late] >= 0 else None
+        if layer is not None and layer.stage.addend is None and self._only_reader(node.input[late]):
+            stage = replace(layer.stage, addend=addend)
+            self.lowered.layers[places[late]] = replace(layer, result=finish.result, stage=stage)
+            self._commit(finish)
+            return
+        stage = replace(copy_stage(main, main, Range(main.zero_point)), addend=addend)
+        self._append(pooling(node, main, finish.result, Window(), stage), finish)
+
+    def _only_reader(self, real: str) -> bool:
+        dequantize = self.graph.producers[real]
+        if dequantize.op_type != "DequantizeLinear" or real in self.graph.outputs:
+            return False
+        return len(self.graph.consumers(real)) == 1 and len(self.graph.consumers(dequantize.input[0])) == 1
+
+    # -- what they share ----------------------------------------------------------------------------------------------
+
+    def _source(self, name: str) -> QuantizedTensor:
+        if name not in self._reals:
+            raise UnsupportedError(NOT_ON_NPU)
+        return self._reals[name]
+
+    def _finish(self, node: onnx.NodeProto, *, with_itself: bool = False) -> Finish:
+        """Follow the output through Relu or Clip to its QuantizeLinear."""
+        limits = self._limits(node) if with_itself else (-np.inf, np.inf)
+        taken = [node]
+        behind = self._next(node.output[0])
+        while behind.op_type in ("Relu", "Clip"):
+            low, high = self._limits(behind)
+            limits = (min(max(limits[0], low), high), max(min(limits[1], high), low))
+            taken.append(behind)
+            behind = self._next(behind.output[0])
+        if behind.op_type != "QuantizeLinear":
+            raise UnsupportedError(f"its output goes to {behind.op_type} without being quantized")
+        scale, zero_point = self.graph.scale(behind).per_tensor()
+        result = self._tensor(behind.input[0], scale, zero_point, named=behind.output[0])
+        low, high = (int(np.clip(np.rint(limit / scale) + zero_point, -128, 127)) for limit in limits)
+        return Finish(result, Range(zero_point, low, high), (*taken, behind))
+
+    def _append(self, layer: Layer, finish: Finish) -> None:
+        self.lowered.layers.append(layer)
+        self._commit(finish)
+
+    def _commit(self, finish: Finish) -> None:
+        """The nodes that were taken together are done."""
+        self._integers[finish.taken[-1].output[0]] = finish.result
+        self._done.update(node.output[0] for node in finish.taken)
+        for node in finish.taken[1:-1]:
+            self.lowered.coverage.append(CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=True))
+
+    def _next(self, name: str) -> onnx.NodeProto:
+        consumers = self.graph.consumers(name)
+        if len(consumers) != 1 or name in self.graph.outputs:
+            raise UnsupportedError("its float output is used more than once, or leaves the graph, before it is quantized")
+        return consumers[0]
+
+    def _limits(self, node: onnx.NodeProto) -> tuple[float, float]:
+        if node.op_type == "Relu":
+            return 0.0, np.inf
+        bounds = []
+        for place, default in ((1, -np.inf), (2, np.inf)):
+            name = node.input[place] if len(node.input) > place else ""
+            value = self.graph.constant(name) if name else None
+            if name and value is None:
+                raise UnsupportedError("its limits are computed, not constants")
+            bounds.append(default if value is None else float(value))
+        return bounds[0], bounds[1]
+
+    def _tensor(
+        self, name: str, scale: float, zero_point: int, *, channels_last: bool = False, named: str | None = None
+    ) -> QuantizedTensor:
+        shape = self.graph.shape(name)
+        if len(shape) not in (1, 3):
+            raise UnsupportedError(f"the NPU takes images [channels, height, width] or vectors, not {list(shape)}")
+        channels, height, width = (*shape, 1, 1)[:3]
+        raw = self.graph.producers.get(name)
+        known_as = raw.input[0] if channels_last and raw is not None else name
+        return QuantizedTensor(
+            name=named or known_as,
+            channels=channels,
+            height=height,
+            width=width,
+            scale=scale,
+            zero_point=zero_point,
+            channels_last=channels_last,
+            flat=len(shape) == 1,
+        )

@@ -1,0 +1,167 @@
+"""Resolve a program into steps that need no instruction decoding any more: addresses, weights, settings.
+
+Runs of GEMM passes onto the same accumulators become one matrix product over all their taps; integer addition does not care.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.npu import isa
+from accel.npu.arithmetic import LARGEST_PRODUCT, Int8, Int32, Range, ResidualScale
+from accel.npu.checks import check_program
+from accel.npu.geometry import visits
+from accel.npu.profile import NpuProfile
+from accel.npu.program import NpuProgram
+
+MAX_EXACT_TERMS = (1 << 24) // LARGEST_PRODUCT
+"""The longest dot product that float32 carries without rounding, in whatever order it is added up."""
+
+
+@dataclass(slots=True)
+class MatrixStep:
+    """GEMM passes: addresses [positions, taps], weights [taps x columns, rows] as float32."""
+
+    addresses: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+    accumulator: int
+    accumulate: bool
+
+
+@dataclass(slots=True)
+class TapStep:
+    """A DW or POOL pass: addresses [positions, taps], weights [taps, columns] or None."""
+
+    addresses: npt.NDArray[np.int64]
+    weights: Int32 | None
+    accumulator: int
+    accumulate: bool
+    maximum: bool
+
+
+@dataclass(slots=True)
+class VectorPart:
+    """One block of `columns` lanes of a VEC instruction."""
+
+    bias: Int32
+    multiplier: Int32
+    shift: Int32
+    destination: int
+    residual: int
+
+
+@dataclass(slots=True)
+class VectorStep:
+    """A VEC instruction."""
+
+    accumulator: int
+    count: int
+    parts: list[VectorPart]
+    output: Range
+    residual: ResidualScale | None
+
+
+Step = MatrixStep | TapStep | VectorStep
+
+
+@dataclass(slots=True)
+class Plan:
+    """The steps, and the padding values whose vectors lie behind the activation memory."""
+
+    steps: list[Step] = field(default_factory=list)
+    paddings: list[int] = field(default_factory=list)
+
+
+def plan(program: NpuProgram, profile: NpuProfile) -> Plan:
+    """Check `program` (checks.py) and resolve it."""
+    instructions = check_program(program, profile)
+    planner = _Planner(program, profile)
+    for instruction in instructions:
+        planner.take(instruction)
+    return planner.plan
+
+
+class _Planner:
+    """Follows what the set-up instructions and the weight registers hold while it goes through the program."""
+
+    def __init__(self, program: NpuProgram, profile: NpuProfile) -> None:
+        self.plan = Plan()
+        self._program = program
+        self._profile = profile
+        self._shape: isa.Shape | None = None
+        self._residual: isa.Residual | None = None
+        self._shadow: Int8 = np.zeros((profile.rows, profile.columns), np.int8)
+        self._live: Int8 = self._shadow.copy()
+
+    def take(self, instruction: isa.Instruction) -> None:
+        if isinstance(instruction, isa.Shape):
+            self._shape = instruction
+        elif isinstance(instruction, isa.Residual):
+            self._residual = instruction
+        elif isinstance(instruction, isa.LoadW):
+            rows = self._program.weights[instruction.address : instruction.address + instruction.rows]
+            self._shadow = np.concatenate([rows, self._shadow[instruction.rows :]])
+        elif isinstance(instruction, isa.ArrayPass):
+            self._array_pass(instruction)
+        elif isinstance(instruction, isa.Vec):
+            self.plan.steps.append(self._vector(instruction))
+
+    def _array_pass(self, instruction: isa.ArrayPass) -> None:
+        assert self._shape is not None
+        if instruction.swap:
+            self._live = self._shadow
+        visited = visits(self._shape, instruction)
+        addresses = np.where(visited.inside, visited.addresses, self._padding_address(self._shape.padding)).T
+        accumulator, accumulate = instruction.accumulator, bool(instruction.accumulate)
+        if isinstance(instruction, isa.Gemm):
+            weights = np.tile(self._live.T.astype(np.float32), (addresses.shape[1], 1))
+            self._add_matrix(MatrixStep(addresses, weights, accumulator, accumulate))
+            return
+        taps = self._live[: addresses.shape[1]].astype(np.int32) if isinstance(instruction, isa.Dw) else None
+        self.plan.steps.append(TapStep(addresses, taps, accumulator, accumulate, bool(instruction.maximum)))
+
+    def _add_matrix(self, step: MatrixStep) -> None:
+        last = self.plan.steps[-1] if self.plan.steps else None
+        if (
+            isinstance(last, MatrixStep)
+            and step.accumulate
+            and (last.accumulator, len(last.addresses)) == (step.accumulator, len(step.addresses))
+            and len(last.weights) + len(step.weights) <= MAX_EXACT_TERMS
+        ):
+            last.addresses = np.concatenate([last.addresses, step.addresses], axis=1)
+            last.weights = np.concatenate([last.weights, step.weights])
+            return
+        self.plan.steps.append(step)
+
+    def _padding_address(self, value: int) -> int:
+        if value not in self.plan.paddings:
+            self.plan.paddings.append(value)
+        return self._profile.activation_vectors + self.plan.paddings.index(value)
+
+    def _vector(self, instruction: isa.Vec) -> VectorStep:
+        groups = self._profile.lane_groups
+        parts = []
+        for part in range(instruction.parts):
+            first = instruction.parameters + part * groups
+            lanes = self._program.parameters[first : first + groups].reshape(-1, 3)
+            offset = part * instruction.part_pitch
+            bias, multiplier, shift = (np.ascontiguousarray(lanes[:, which]) for which in range(3))
+            parts.append(VectorPart(bias, multiplier, shift, instruction.destination + offset, instruction.residual + offset))
+        output = Range(instruction.zero, instruction.low, instruction.high)
+        residual = self._residual_scale() if instruction.add else None
+        return VectorStep(instruction.accumulator, instruction.count, parts, output, residual)
+
+    def _residual_scale(self) -> ResidualScale:
+        set_up = self._residual
+        assert set_up is not None
+        return ResidualScale(
+            main_zero=set_up.main_zero,
+            other_zero=set_up.other_zero,
+            main_multiplier=set_up.main_multiplier,
+            other_multiplier=set_up.other_multiplier,
+            shift=set_up.shift,
+            output=Range(set_up.zero, set_up.low, set_up.high),
+        )

@@ -1,0 +1,143 @@
+"""The compiled program: what is uploaded to an NPU, and the binary file that carries it.
+
+The file is a header (magic, version, section count, profile hash, length, CRC32), then the sections, each with its kind and
+length. Whoever reads one gets a whole program or one clear error: truncated, damaged, newer, or for another machine
+(docs/spec/npu.md, N50-N54).
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from accel.npu import isa
+from accel.npu.arithmetic import Int8, Int32
+from accel.npu.profile import NpuProfile
+from accel.npu.tensors import TensorPlace
+from edgewright.contracts import wire
+from edgewright.errors import PackageError, ProfileError
+
+MAGIC = b"EWNP"
+VERSION = 1
+_HEADER = struct.Struct("<4sHH32sII")
+_SECTION = struct.Struct("<II")
+
+
+class Section(enum.IntEnum):
+    """What a section of the file holds."""
+
+    INSTRUCTIONS = 1
+    WEIGHTS = 2
+    PARAMETERS = 3
+    DESCRIPTION = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRecord:
+    """Which instructions one layer of the model became: `first` up to, not including, `last`."""
+
+    name: str
+    operator: str
+    first: int
+    last: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a host must know to feed the program and to read its results."""
+
+    inputs: tuple[TensorPlace, ...]
+    outputs: tuple[TensorPlace, ...]
+    layers: tuple[LayerRecord, ...]
+    profile_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NpuProgram:
+    """Instructions [count, 4] words, weights [rows, columns], parameters [groups, lanes, 3] (bias, multiplier, shift)."""
+
+    profile_hash: bytes
+    instructions: isa.Words
+    weights: Int8
+    parameters: Int32
+    description: Description
+
+    def check_profile(self, profile: NpuProfile) -> None:
+        """Raise `ProfileError` unless the program was built for this machine."""
+        if self.profile_hash != profile.hash:
+            raise ProfileError(
+                f"the program was compiled for NPU {self.description.profile_name} ({self.profile_hash.hex()[:12]}), but this is "
+                f"{profile.name} ({profile.hash.hex()[:12]}); compile the model again for {profile.name}"
+            )
+
+    def to_bytes(self) -> bytes:
+        """Return the file's bytes; the same program gives the same bytes."""
+        contents = {
+            Section.INSTRUCTIONS: self.instructions.astype("<u4").tobytes(),
+            Section.WEIGHTS: _shaped(self.weights.shape) + self.weights.tobytes(),
+            Section.PARAMETERS: _shaped(self.parameters.shape) + self.parameters.astype("<i4").tobytes(),
+            Section.DESCRIPTION: wire.encode(self.description),
+        }
+        body = b"".join(_SECTION.pack(kind, len(content)) + content for kind, content in contents.items())
+        length = _HEADER.size + len(body)
+        unsigned = _HEADER.pack(MAGIC, VERSION, len(contents), self.profile_hash, length, 0)
+        return _HEADER.pack(MAGIC, VERSION, len(contents), self.profile_hash, length, zlib.crc32(unsigned + body)) + body
+
+
+def read_program(raw: bytes, what: str = "the program") -> NpuProgram:
+    """Read a program file; raise `PackageError` with the one thing that is wrong with it."""
+    if len(raw) < _HEADER.size or not raw.startswith(MAGIC):
+        raise PackageError(f"{what} must start with {_HEADER.size} bytes of NPU program header; these {len(raw)} bytes do not")
+    magic, version, section_count, profile_hash, length, crc = _HEADER.unpack_from(raw)
+    if version > VERSION:
+        raise PackageError(f"{what} has format version {version}, newer than {VERSION}: update edgewright on this machine")
+    if len(raw) != length:
+        raise PackageError(
+            f"{what} must have {length} bytes, but {len(raw)} are here: it is truncated or damaged, fetch it again"
+        )
+    unsigned = _HEADER.pack(magic, version, section_count, profile_hash, length, 0)
+    if zlib.crc32(unsigned + raw[_HEADER.size :]) != crc:
+        raise PackageError(f"{what} does not match its checksum: it is damaged, fetch it again")
+    try:
+        return _from_sections(profile_hash, _sections(raw, section_count), what)
+    except (KeyError, ValueError, struct.error) as wrong:
+        raise PackageError(f"{what} matches its checksum, but its sections cannot be read: {wrong}") from wrong
+
+
+def _sections(raw: bytes, count: int) -> dict[int, bytes]:
+    found, at = {}, _HEADER.size
+    for _ in range(count):
+        kind, length = _SECTION.unpack_from(raw, at)
+        at += _SECTION.size
+        found[kind] = raw[at : at + length]
+        at += length
+    return found
+
+
+def _from_sections(profile_hash: bytes, sections: dict[int, bytes], what: str) -> NpuProgram:
+    instructions = np.frombuffer(sections[Section.INSTRUCTIONS], "<u4").reshape(-1, 4).astype(np.uint32)
+    weight_shape, weights = _unshaped(sections[Section.WEIGHTS], 2)
+    parameter_shape, parameters = _unshaped(sections[Section.PARAMETERS], 3)
+    return NpuProgram(
+        profile_hash=profile_hash,
+        instructions=instructions,
+        weights=np.frombuffer(weights, np.int8).reshape(weight_shape),
+        parameters=np.frombuffer(parameters, "<i4").reshape(parameter_shape).astype(np.int32),
+        description=wire.decode(
+            sections[Section.DESCRIPTION], Description, what=f"the description in {what}", error=PackageError
+        ),
+    )
+
+
+def _shaped(shape: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<{len(shape)}I", *shape)
+
+
+def _unshaped(content: bytes, axes: int) -> tuple[tuple[int, ...], bytes]:
+    layout = struct.Struct(f"<{axes}I")
+    return layout.unpack_from(content), content[layout.size :]

@@ -1,0 +1,125 @@
+"""Read a quantized ONNX graph (QDQ form): nodes in order, constants, shapes, and which integers stand behind a float name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from edgewright.errors import ModelError
+
+Array = npt.NDArray[Any]
+
+
+class UnsupportedError(Exception):
+    """Why a node cannot run on the NPU; the text goes into the coverage report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The parameters of a QuantizeLinear or DequantizeLinear: scale and zero point, per tensor or along `axis`."""
+
+    scale: Array
+    zero_point: Array
+    axis: int
+
+    def per_tensor(self) -> tuple[float, int]:
+        """Return scale and zero point of an activation, as int8: a uint8 tensor is the same one, 128 higher."""
+        if self.scale.size != 1:
+            raise UnsupportedError("its activations are quantized per channel; the NPU takes one scale per tensor")
+        if self.zero_point.dtype not in (np.int8, np.uint8):
+            raise UnsupportedError(f"its activations are {self.zero_point.dtype}; the NPU takes int8 or uint8")
+        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise UnsupportedError(f"its scale must be a positive number, not {self.scale.reshape(-1)[0]}")
+        shift = 128 if self.zero_point.dtype == np.uint8 else 0
+        return float(self.scale.reshape(-1)[0]), int(self.zero_point.reshape(-1)[0]) - shift
+
+
+class QdqGraph:
+    """An ONNX graph with indexes; it changes nothing."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as wrong:
+            first = str(wrong).strip().splitlines()[0]
+            raise ModelError(f"the shapes in the graph must fit together: {first}") from wrong
+        self.graph = inferred.graph
+        self._initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.producers = {name: node for node in self.graph.node for name in node.output}
+        self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.graph.node:
+            for name in node.input:
+                self._consumers[name].append(node)
+        self.outputs = [output.name for output in self.graph.output]
+        known = (*self.graph.value_info, *self.graph.input, *self.graph.output)
+        self._shapes = {value.name: _dimensions(value) for value in known}
+
+    def inputs(self) -> Iterator[str]:
+        """Yield the names of the graph's inputs that are no constants."""
+        return (value.name for value in self.graph.input if value.name not in self._initializers)
+
+    def consumers(self, name: str) -> list[onnx.NodeProto]:
+        """Return the nodes that read `name`."""
+        return self._consumers.get(name, [])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one image of `name`: without the batch axis."""
+        shape = self._shapes.get(name)
+        if not shape or any(size is None for size in shape[1:]):
+            raise UnsupportedError(f"the shape of {name} is not known but for the batch axis")
+        return tuple(int(size or 0) for size in shape[1:])
+
+    def constant(self, name: str) -> Array | None:
+        """Return the value of an initializer, or None when `name` is none."""
+        tensor = self._initializers.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def scale(self, node: onnx.NodeProto) -> Scale:
+        """Return the parameters of a QuantizeLinear or DequantizeLinear node."""
+        scale = self.constant(node.input[1])
+        if scale is None:
+            raise UnsupportedError("its scale is computed, not a constant")
+        given = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        zero_point = np.zeros(1, np.uint8) if given is None else given
+        return Scale(np.atleast_1d(scale), np.atleast_1d(zero_point), attribute(node, "axis", 1))
+
+    def weights(self, name: str) -> tuple[Array, Scale]:
+        """Return the int8 constant, and its scale, behind the float name `name` (a DequantizeLinear of an initializer)."""
+        node = self.producers.get(name)
+        integers = self.constant(node.input[0]) if node is not None and node.op_type == "DequantizeLinear" else None
+        if node is None or integers is None:
+            raise UnsupportedError("its weights are not quantized constants")
+        scale = self.scale(node) if len(node.input) > 2 else Scale(*self._bare_scale(node, integers), attribute(node, "axis", 1))
+        return integers, scale
+
+    def _bare_scale(self, node: onnx.NodeProto, integers: Array) -> tuple[Array, Array]:
+        scale = self.constant(node.input[1])
+        if scale is None:
+            raise UnsupportedError("its scale is computed, not a constant")
+        return np.atleast_1d(scale), np.zeros(1, integers.dtype)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return an attribute's value, or `default`."""
+    for found in node.attribute:
+        if found.name == name:
+            value = onnx.helper.get_attribute_value(found)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """Return what to call a node in a report."""
+    return node.name or f"{node.op_type} of {node.output[0]}"
+
+
+def _dimensions(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    sizes = value.type.tensor_type.shape.dim
+    return tuple(size.dim_value if size.HasField("dim_value") else None for size in sizes)

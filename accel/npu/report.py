@@ -1,0 +1,89 @@
+"""What a program costs, layer by layer, and its listing: the tables behind `edgewright npu estimate` and `disasm`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from accel.npu import isa
+from accel.npu.profile import NpuProfile
+from accel.npu.program import NpuProgram
+from accel.npu.timing import Counters, time_program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """One layer's share of the run. `mac_use` is the share of the array's multipliers that did the model's work."""
+
+    name: str
+    operator: str
+    instructions: int
+    cycles: int
+    macs: int
+    mac_use: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A whole program on one machine, from the cycle model; no machine was asked."""
+
+    profile: str
+    clock_mhz: float
+    counters: Counters
+    layers: tuple[LayerCost, ...]
+    mac_use: float
+    array_use: float
+    """The share of cycles in which the array took a vector in."""
+    compute_ms: float
+    input_bytes: int
+    output_bytes: int
+    program_bytes: int
+    basis: str = "cycle model, equal to the RTL's counters; clock from the profile"
+
+
+def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
+    """Return the cost of `program`, which must be for `profile`."""
+    program.check_profile(profile)
+    timing = time_program(isa.decode(program.instructions), profile)
+    layers = tuple(_layers(program, profile, timing.issued, timing.counters.cycles))
+    cycles, columns = timing.counters.cycles, profile.columns
+    description = program.description
+    return Estimate(
+        profile=profile.name,
+        clock_mhz=profile.clock_mhz,
+        counters=timing.counters,
+        layers=layers,
+        mac_use=sum(layer.macs for layer in layers) / (cycles * profile.macs_per_cycle),
+        array_use=timing.counters.visits / cycles,
+        compute_ms=cycles / profile.clock_mhz / 1e3,
+        input_bytes=sum(place.vectors(columns) * columns for place in description.inputs),
+        output_bytes=sum(place.vectors(columns) * columns for place in description.outputs),
+        program_bytes=program.instructions.nbytes + program.weights.nbytes + program.parameters.nbytes,
+    )
+
+
+def listing(program: NpuProgram) -> Iterator[str]:
+    """Yield the instructions as text, with the layers' names above them."""
+    starts = {layer.first: layer for layer in program.description.layers}
+    for place, instruction in enumerate(isa.decode(program.instructions)):
+        if place in starts:
+            yield f"; {starts[place].name} ({starts[place].operator})"
+        yield f"{place:5d}  {instruction}"
+
+
+def _layers(program: NpuProgram, profile: NpuProfile, issued: tuple[int, ...], cycles: int) -> Iterator[LayerCost]:
+    """A layer's cycles end where the next one's begin, so they add up to the whole run."""
+    records = program.description.layers
+    ends = [*(issued[record.first] for record in records[1:]), cycles]
+    begin = 0
+    for record, end in zip(records, ends, strict=True):
+        spent = end - begin
+        yield LayerCost(
+            name=record.name,
+            operator=record.operator,
+            instructions=record.last - record.first,
+            cycles=spent,
+            macs=record.macs,
+            mac_use=record.macs / (spent * profile.macs_per_cycle) if spent else 0.0,
+        )
+        begin = end

@@ -1,0 +1,222 @@
+// The NPU: memories, sequencer, loader, array, vector unit, counters, and a word-wide port for the host.
+//
+// The sequencer takes three cycles per instruction and issues in order; loader, array and vector unit then work side by
+// side. An instruction waits for its own unit; SYNC waits for the named ones; HALT for all of them.
+`default_nettype none
+`include "npu_isa.svh"
+module npu_core #(
+  parameter int ROWS = 16,
+  parameter int COLUMNS = 16,
+  parameter int VECTOR_LANES = 4,
+  parameter int PAIRED = 0,
+  parameter int INSTRUCTIONS = 2048,
+  parameter int WEIGHT_ROWS = 8192,
+  parameter int ACTIVATION_VECTORS = 4096,
+  parameter int ACCUMULATOR_DEPTH = 512,
+  parameter int PARAMETER_GROUPS = 512,
+  parameter bit [63:0] PROFILE_HASH = 0
+) (
+  input  wire        clk,
+  input  wire        rst,
+  input  wire        host_write,
+  input  wire [2:0]  host_region,
+  input  wire [21:0] host_address,   // in 32-bit words
+  input  wire [31:0] host_data,
+  output reg  [31:0] host_read_data, // four cycles behind region and address
+  output wire        busy
+);
+  localparam int REGISTERS = 0, PROGRAM = 1, WEIGHTS = 2, ACTIVATIONS = 3, PARAMETERS = 4;
+  localparam int VECTOR_WORDS = COLUMNS / 4;
+  localparam int VECTOR_BITS = $clog2(VECTOR_WORDS);
+  localparam int ACTIVATION_BITS = $clog2(ACTIVATION_VECTORS);
+  localparam int WEIGHT_BITS = $clog2(WEIGHT_ROWS);
+  localparam int PARAMETER_BITS = $clog2(PARAMETER_GROUPS);
+  localparam int INSTRUCTION_BITS = $clog2(INSTRUCTIONS);
+  localparam int LANE_BITS = $clog2(VECTOR_LANES);
+  localparam int ROW_BITS = $clog2(ROWS);
+
+  // ---- host: which slice of which memory a word belongs to
+  wire [4:0] writing = host_write ? 5'b1 << host_region : 5'b0;
+  wire [VECTOR_WORDS-1:0] vector_slice =
+    VECTOR_WORDS'(1) << (VECTOR_WORDS == 1 ? 32'd0 : 32'(host_address) % VECTOR_WORDS);
+  localparam bit [VECTOR_WORDS-1:0] NO_SLICE = 0;
+  wire [3:0] instruction_slice = 4'b1 << host_address[1:0];
+  wire [VECTOR_LANES*3-1:0] parameter_slice =
+    host_address[1:0] == 3 ? 0 : (VECTOR_LANES*3)'(1) << (32'(host_address[2 +: LANE_BITS]) * 3 + 32'(host_address[1:0]));
+
+  // ---- program memory and sequencer
+  localparam bit [1:0] STOPPED = 0, FETCH = 1, WAIT = 2, ISSUE = 3;
+  reg [1:0] state;
+  reg [INSTRUCTION_BITS-1:0] program_counter;
+  reg done, failed;
+  wire [127:0] word;
+  npu_ram #(.WIDTH(128), .DEPTH(INSTRUCTIONS)) program_memory (
+    .clk, .write_enable(writing[PROGRAM] ? instruction_slice : 4'b0), .write_address(host_address[2 +: INSTRUCTION_BITS]),
+    .write_data({4{host_data}}), .read_address(program_counter), .read_data(word));
+
+  wire loader_busy, array_ready, array_busy, array_visit, vector_busy, vector_working;
+  wire [3:0] opcode = word[3:0];
+  wire is_array = opcode == `NPU_OP_GEMM || opcode == `NPU_OP_DW || opcode == `NPU_OP_POOL;
+  wire weights_rest = !(word[`NPU_ARRAY_SWAP] && loader_busy);
+  wire named_rest = !(word[`NPU_SYNC_LOADER] && loader_busy) && !(word[`NPU_SYNC_ARRAY] && array_busy)
+                  && !(word[`NPU_SYNC_VECTOR] && vector_busy);
+  reg may_issue, is_known;
+  reg [1:0] waits_for;  // loader, array, vector, all that SYNC or HALT name
+  localparam bit [1:0] FOR_LOADER = 0, FOR_ARRAY = 1, FOR_VECTOR = 2, FOR_SYNC = 3;
+  always_comb begin
+    is_known = 1;
+    waits_for = FOR_SYNC;
+    may_issue = 0;
+    case (opcode)
+      `NPU_OP_HALT: may_issue = !loader_busy && !array_busy && !vector_busy;
+      `NPU_OP_SYNC: may_issue = named_rest;
+      `NPU_OP_LOADW: begin may_issue = !loader_busy; waits_for = FOR_LOADER; end
+      `NPU_OP_SHAPE: begin may_issue = array_ready; waits_for = FOR_ARRAY; end
+      `NPU_OP_GEMM, `NPU_OP_DW, `NPU_OP_POOL: begin
+        may_issue = array_ready && weights_rest;
+        waits_for = array_ready ? FOR_LOADER : FOR_ARRAY;
+      end
+      `NPU_OP_RESIDUAL, `NPU_OP_VEC: begin may_issue = !vector_busy; waits_for = FOR_VECTOR; end
+      default: is_known = 0;
+    endcase
+  end
+  wire issue = state == ISSUE && is_known && may_issue;
+  wire host_starts = writing[REGISTERS] && host_address == 4 && host_data[0] && state == STOPPED;
+  always_ff @(posedge clk)
+    if (rst) begin
+      state <= STOPPED;
+      done <= 0;
+      failed <= 0;
+    end else case (state)
+      STOPPED: if (host_starts) begin
+        state <= FETCH;
+        program_counter <= 0;
+        done <= 0;
+        failed <= 0;
+      end
+      FETCH: state <= WAIT;
+      WAIT: state <= ISSUE;
+      default: begin
+        if (!is_known || (issue && opcode == `NPU_OP_HALT)) begin
+          state <= STOPPED;
+          done <= is_known;
+          failed <= !is_known;
+        end else if (issue) begin
+          state <= FETCH;
+          program_counter <= program_counter + 1;
+        end
+      end
+    endcase
+  assign busy = state != STOPPED;
+
+  // ---- counters: cycles, visits, vector cycles, and the cycles that an instruction waited, by what for
+  reg [31:0] cycles, visits, vector_cycles, stalls [0:3];
+  always_ff @(posedge clk)
+    if (host_starts) begin
+      cycles <= 0;
+      visits <= 0;
+      vector_cycles <= 0;
+      for (int i = 0; i < 4; i = i + 1) stalls[i] <= 0;
+    end else if (busy) begin
+      cycles <= cycles + 1;
+      visits <= visits + 32'(array_visit);
+      vector_cycles <= vector_cycles + 32'(vector_working);
+      if (state == ISSUE && is_known && !may_issue) stalls[waits_for] <= stalls[waits_for] + 1;
+    end
+
+  // ---- loader: weight rows from memory into the shadow set
+  reg loading;
+  reg [WEIGHT_BITS-1:0] weight_address;
+  reg [ROW_BITS-1:0] weight_row, weight_row_1, weight_row_2;
+  reg [7:0] rows_left;
+  reg [2:1] row_valid;
+  wire [COLUMNS*8-1:0] weight_data;
+  always_ff @(posedge clk) begin
+    if (issue && opcode == `NPU_OP_LOADW) begin
+      weight_address <= word[`NPU_LOADW_ADDRESS_LOW +: WEIGHT_BITS];
+      weight_row <= 0;
+      rows_left <= word[`NPU_LOADW_ROWS];
+      loading <= 1;
+    end else if (loading) begin
+      weight_address <= weight_address + 1;
+      weight_row <= weight_row + 1;
+      rows_left <= rows_left - 1;
+      if (rows_left == 1) loading <= 0;
+    end
+    row_valid <= {row_valid[1], loading};
+    weight_row_1 <= weight_row;
+    weight_row_2 <= weight_row_1;
+    if (rst) begin
+      loading <= 0;
+      row_valid <= 0;
+    end
+  end
+  assign loader_busy = loading || row_valid != 0;
+  npu_ram #(.WIDTH(COLUMNS*8), .DEPTH(WEIGHT_ROWS)) weight_memory (
+    .clk, .write_enable(writing[WEIGHTS] ? vector_slice : NO_SLICE), .write_address(host_address[VECTOR_BITS +: WEIGHT_BITS]),
+    .write_data({VECTOR_WORDS{host_data}}), .read_address(weight_address), .read_data(weight_data));
+
+  // ---- units
+  wire [15:0] array_address, vector_address, parameter_address;
+  wire [COLUMNS*8-1:0] array_activation, vector_activation, vector_result;
+  wire [12:0] accumulator_address;
+  wire [ROWS*32-1:0] accumulator_data;
+  wire [VECTOR_LANES*96-1:0] parameter_data;
+  wire vector_write;
+  wire unused_bits = &{1'b0, array_address, vector_address, parameter_address};
+  npu_array #(.ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)) array (
+    .clk, .rst, .clear_weights(host_starts), .set_shape(issue && opcode == `NPU_OP_SHAPE), .start(issue && is_array), .word,
+    .ready(array_ready), .busy(array_busy), .visit(array_visit),
+    .activation_address(array_address), .activation(array_activation),
+    .weight_write(row_valid[2]), .weight_row(weight_row_2), .weight_data,
+    .vector_address(accumulator_address), .vector_data(accumulator_data));
+  npu_vector #(.ROWS(ROWS), .COLUMNS(COLUMNS), .LANES(VECTOR_LANES)) vector (
+    .clk, .rst, .set_residual(issue && opcode == `NPU_OP_RESIDUAL), .start(issue && opcode == `NPU_OP_VEC), .word,
+    .busy(vector_busy), .working(vector_working),
+    .accumulator_address, .accumulator_data, .parameter_address, .parameter_data,
+    .activation_address(vector_address), .activation_write(vector_write), .activation_write_data(vector_result),
+    .activation_data(vector_activation));
+  npu_ram #(.WIDTH(VECTOR_LANES*96), .DEPTH(PARAMETER_GROUPS)) parameter_memory (
+    .clk, .write_enable(writing[PARAMETERS] ? parameter_slice : {(VECTOR_LANES*3){1'b0}}),
+    .write_address(host_address[2 + LANE_BITS +: PARAMETER_BITS]), .write_data({(VECTOR_LANES*3){host_data}}),
+    .read_address(parameter_address[PARAMETER_BITS-1:0]), .read_data(parameter_data));
+
+  // ---- activation memory: the array reads on port A; the vector unit, or the host while all rests, uses port B
+  npu_ram_shared #(.WIDTH(COLUMNS*8), .DEPTH(ACTIVATION_VECTORS)) activation_memory (
+    .clk, .a_address(array_address[ACTIVATION_BITS-1:0]), .a_data(array_activation),
+    .b_write_enable(busy ? {VECTOR_WORDS{vector_write}} : writing[ACTIVATIONS] ? vector_slice : NO_SLICE),
+    .b_address(busy ? vector_address[ACTIVATION_BITS-1:0] : host_address[VECTOR_BITS +: ACTIVATION_BITS]),
+    .b_write_data(busy ? vector_result : {VECTOR_WORDS{host_data}}), .b_data(vector_activation));
+
+  // ---- what the host reads
+  wire [3:0] register_number = host_address[3:0];
+  reg [31:0] register_value, register_1, register_2;
+  reg [2:0] region_1, region_2;
+  reg [31:0] word_1, word_2;
+  always_comb
+    case (register_number)
+      0: register_value = 32'h31505745;  // "EWP1"
+      1: register_value = {8'(ROWS), 8'(COLUMNS), 8'(VECTOR_LANES), 8'(PAIRED)};
+      2: register_value = PROFILE_HASH[31:0];
+      3: register_value = PROFILE_HASH[63:32];
+      5: register_value = {29'b0, failed, done, busy};
+      6: register_value = cycles;
+      7: register_value = visits;
+      8: register_value = vector_cycles;
+      9: register_value = stalls[FOR_LOADER];
+      10: register_value = stalls[FOR_ARRAY];
+      11: register_value = stalls[FOR_VECTOR];
+      12: register_value = stalls[FOR_SYNC];
+      default: register_value = 0;
+    endcase
+  always_ff @(posedge clk) begin
+    register_1 <= register_value;
+    register_2 <= register_1;
+    region_1 <= host_region;
+    region_2 <= region_1;
+    word_1 <= VECTOR_WORDS == 1 ? 0 : 32'(host_address) % VECTOR_WORDS;
+    word_2 <= word_1;
+    host_read_data <= 32'(region_2) == ACTIVATIONS ? vector_activation[word_2*32 +: 32] : register_2;
+  end
+endmodule
+`default_nettype wire

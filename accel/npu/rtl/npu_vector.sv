@@ -1,0 +1,205 @@
+// The vector unit: bias, requantise, clamp, add the residual, write back. LANES outputs per cycle.
+//
+// A group of LANES outputs goes through eleven cycles: 0 addresses, 1-2 memories, 3 bias added, 4-5 product, 6 shifted,
+// 7 rounded and clamped, 8 residual products, 9 residual sum, 10 rounded, clamped and written. With that depth and two or
+// more groups per vector a write never meets a residual read on the one port that both use: the read is in the first
+// cycle of a vector's groups, the write in the second.
+`default_nettype none
+`include "npu_isa.svh"
+module npu_vector #(
+  parameter int ROWS = 16,
+  parameter int COLUMNS = 16,
+  parameter int LANES = 4
+) (
+  input  wire                 clk,
+  input  wire                 rst,
+  input  wire                 set_residual,
+  input  wire                 start,
+  input  wire [127:0]         word,
+  output wire                 busy,
+  output wire                 working,
+  output wire [12:0]          accumulator_address,
+  input  wire [ROWS*32-1:0]   accumulator_data,     // two cycles behind its address
+  output wire [15:0]          parameter_address,
+  input  wire [LANES*96-1:0]  parameter_data,       // two cycles behind its address
+  output wire [15:0]          activation_address,
+  output wire                 activation_write,
+  output wire [COLUMNS*8-1:0] activation_write_data,
+  input  wire [COLUMNS*8-1:0] activation_data       // two cycles behind its address
+);
+  localparam int GROUPS = COLUMNS / LANES;
+  localparam int GROUP_BITS = $clog2(GROUPS);
+  localparam int LAST = 10;
+
+  // ---- settings
+  reg [12:0] count;
+  reg [3:0] parts;
+  reg [15:0] destination, part_pitch, parameters, residual;
+  reg signed [7:0] zero, low, high, add_main_zero, add_other_zero, add_zero, add_low, add_high;
+  reg [14:0] add_main_multiplier, add_other_multiplier;
+  reg [4:0] add_shift;
+  reg add;
+  always_ff @(posedge clk) begin
+    if (set_residual) begin
+      add_main_zero <= word[`NPU_RESIDUAL_MAIN_ZERO];
+      add_other_zero <= word[`NPU_RESIDUAL_OTHER_ZERO];
+      add_main_multiplier <= word[`NPU_RESIDUAL_MAIN_MULTIPLIER];
+      add_other_multiplier <= word[`NPU_RESIDUAL_OTHER_MULTIPLIER];
+      add_shift <= word[`NPU_RESIDUAL_SHIFT];
+      add_zero <= word[`NPU_RESIDUAL_ZERO];
+      add_low <= word[`NPU_RESIDUAL_LOW];
+      add_high <= word[`NPU_RESIDUAL_HIGH];
+    end
+    if (start) begin
+      count <= word[`NPU_VEC_COUNT];
+      parts <= word[`NPU_VEC_PARTS];
+      destination <= word[`NPU_VEC_DESTINATION];
+      part_pitch <= word[`NPU_VEC_PART_PITCH];
+      parameters <= word[`NPU_VEC_PARAMETERS];
+      residual <= word[`NPU_VEC_RESIDUAL];
+      zero <= word[`NPU_VEC_ZERO];
+      low <= word[`NPU_VEC_LOW];
+      high <= word[`NPU_VEC_HIGH];
+      add <= word[`NPU_VEC_ADD];
+    end
+  end
+
+  wire unused_bits = &{1'b0, word, parameter_data, collected};
+
+  // ---- cycle 0: positions, parts of a position, groups of a part
+  reg run;
+  reg [12:0] position, entry;
+  reg [3:0] part;
+  reg [GROUP_BITS-1:0] group;
+  reg [15:0] offset, parameter_at;
+  wire last_group = group == GROUP_BITS'(GROUPS - 1);
+  wire last_part = part == parts - 1;
+  always_ff @(posedge clk) begin
+    if (start) begin
+      position <= 0;
+      entry <= word[`NPU_VEC_ACCUMULATOR];
+      part <= 0;
+      group <= 0;
+      offset <= 0;
+      parameter_at <= word[`NPU_VEC_PARAMETERS];
+    end else if (run) begin
+      group <= group + 1;
+      parameter_at <= parameter_at + 1;
+      if (last_group) begin
+        part <= last_part ? 0 : part + 1;
+        offset <= last_part ? {3'b0, position} + 1 : offset + part_pitch;
+        if (last_part) begin
+          position <= position + 1;
+          entry <= entry + 1;
+          parameter_at <= parameters;
+        end
+      end
+    end
+    if (rst) run <= 0;
+    else if (start) run <= 1;
+    else if (last_group && last_part && position == count - 1) run <= 0;
+  end
+  assign working = run;
+  assign accumulator_address = entry;
+  assign parameter_address = parameter_at;
+
+  // ---- what travels beside the data
+  reg [LAST:1] valid, ends;
+  reg [15:0] write_address [1:LAST];
+  reg [3:0] part_at [1:2];
+  reg [GROUP_BITS-1:0] group_at [1:3];
+  always_ff @(posedge clk) begin
+    valid <= rst ? 0 : {valid[LAST-1:1], run};
+    ends <= {ends[LAST-1:1], run && last_group};
+    write_address[1] <= destination + offset;
+    for (int i = 2; i <= LAST; i = i + 1) write_address[i] <= write_address[i-1];
+    part_at[1] <= part;
+    part_at[2] <= part_at[1];
+    group_at[1] <= group;
+    group_at[2] <= group_at[1];
+    group_at[3] <= group_at[2];
+  end
+  assign busy = run || valid != 0;
+
+  // ---- the residual's vector is read in the first cycle of a vector and held for its groups
+  reg [COLUMNS*8-1:0] other_vector;
+  always_ff @(posedge clk) if (group_at[2] == 0) other_vector <= activation_data;
+  wire [LANES*8-1:0] other_group = other_vector[32'(group_at[3])*LANES*8 +: LANES*8];
+
+  // ---- lanes. Rounding is to the nearest, half to even: one bit behind the point is kept, and it counts if anything
+  // follows it or if that makes the result even.
+  wire [LANES*32-1:0] lanes =
+    accumulator_data[(32'(part_at[2])*COLUMNS + 32'(group_at[2])*LANES)*32 +: LANES*32];
+  wire [LANES*8-1:0] result;
+  genvar lane;
+  generate
+    for (lane = 0; lane < LANES; lane = lane + 1) begin : g_lane
+      reg signed [31:0] biased, multiplier;
+      reg [5:0] shift_3, shift_4, shift_5;
+      reg signed [63:0] product_4, product_5;
+      wire signed [63:0] scaled = product_5 >>> (shift_5 - 1);
+      wire follows = (product_5 & ~({64{1'b1}} << (shift_5 - 1))) != 0;
+      reg signed [11:0] doubled;
+      reg round_up;
+      wire signed [11:0] requantized = ((doubled + $signed({11'b0, round_up})) >>> 1) + 12'(zero);
+      reg signed [7:0] main_7, main_8, main_9;
+      reg signed [7:0] other_4, other_5, other_6, other_7;
+      wire signed [8:0] main_offset = 9'(main_7) - 9'(add_main_zero);
+      wire signed [8:0] other_offset = 9'(other_7) - 9'(add_other_zero);
+      reg signed [25:0] main_product, other_product, add_sum;
+      wire signed [25:0] add_scaled = add_sum >>> (add_shift - 1);
+      wire add_follows = (add_sum & ~({26{1'b1}} << (add_shift - 1))) != 0;
+      reg signed [11:0] add_doubled;
+      reg add_round_up;
+      wire signed [11:0] added = ((add_doubled + $signed({11'b0, add_round_up})) >>> 1) + 12'(add_zero);
+      reg signed [7:0] main_10;
+      always_ff @(posedge clk) begin
+        biased <= $signed(lanes[lane*32 +: 32]) + $signed(parameter_data[lane*96 +: 32]);
+        multiplier <= parameter_data[lane*96+32 +: 32];
+        shift_3 <= parameter_data[lane*96+64 +: 6];
+        product_4 <= 64'(biased) * 64'(multiplier);
+        product_5 <= product_4;
+        shift_4 <= shift_3;
+        shift_5 <= shift_4;
+        doubled <= narrow(scaled);
+        round_up <= follows || scaled[1];
+        main_7 <= clamp(requantized, low, high);
+        main_8 <= main_7;
+        main_9 <= main_8;
+        main_10 <= main_9;
+        other_4 <= other_group[lane*8 +: 8];
+        other_5 <= other_4;
+        other_6 <= other_5;
+        other_7 <= other_6;
+        main_product <= 26'(main_offset) * $signed({11'b0, add_main_multiplier});
+        other_product <= 26'(other_offset) * $signed({11'b0, add_other_multiplier});
+        add_sum <= main_product + other_product;
+        add_doubled <= narrow(64'(add_scaled));
+        add_round_up <= add_follows || add_scaled[1];
+      end
+      assign result[lane*8 +: 8] = add ? clamp(added, add_low, add_high) : main_10;
+    end
+  endgenerate
+
+  // A value beyond +-1023 saturates whatever its zero point is, so 12 bits are enough from here on.
+  function automatic signed [11:0] narrow(input signed [63:0] value);
+    narrow = value > 64'sd2046 ? 12'sd2046 : value < -64'sd2047 ? -12'sd2047 : value[11:0];
+  endfunction
+
+  function automatic signed [7:0] clamp(input signed [11:0] value, input signed [7:0] lowest, input signed [7:0] highest);
+    reg signed [7:0] saturated;
+    begin
+      saturated = value > 12'sd127 ? 8'sd127 : value < -12'sd128 ? -8'sd128 : value[7:0];
+      clamp = saturated < lowest ? lowest : saturated > highest ? highest : saturated;
+    end
+  endfunction
+
+  // ---- cycle 10: the last group of a vector completes it
+  reg [COLUMNS*8-1:0] collected;
+  wire [COLUMNS*8-1:0] complete = {result, collected[COLUMNS*8-1:LANES*8]};
+  always_ff @(posedge clk) if (valid[LAST]) collected <= complete;
+  assign activation_write = valid[LAST] && ends[LAST];
+  assign activation_write_data = complete;
+  assign activation_address = activation_write ? write_address[LAST] : residual + offset;
+endmodule
+`default_nettype wire

@@ -1,0 +1,123 @@
+"""The functional model: it executes a program on NumPy integers, for many images at once, and is the definition.
+
+Whatever the RTL, a board or a compiler does, this module says whether it is right. A program has no branch that depends on
+its input, so it is first *planned* (plan.py: addresses, weights and settings of every pass) and then executed on as many
+batches as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.npu.arithmetic import Int8, Int32, add_residual, requantize
+from accel.npu.plan import MatrixStep, Step, TapStep, VectorStep, plan
+from accel.npu.profile import NpuProfile
+from accel.npu.program import NpuProgram
+
+BATCH = 16
+"""Images per pass through the program: enough for NumPy, small enough for the processor's cache."""
+
+
+class Simulator:
+    """A machine (host.py) made of NumPy."""
+
+    def __init__(self, profile: NpuProfile) -> None:
+        self.profile = profile
+        self._steps: list[Step] = []
+        self._paddings: list[int] = []
+
+    def load(self, program: NpuProgram) -> None:
+        """Check and plan the program."""
+        planned = plan(program, self.profile)
+        self._steps, self._paddings = planned.steps, planned.paddings
+
+    def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
+        """Write `inputs` (address: [count, vectors, columns]), run, and read `wanted` (address, vectors) back."""
+        count = len(next(iter(inputs.values())))
+        batches = [
+            self._execute({at: vectors[start : start + BATCH] for at, vectors in inputs.items()}, wanted)
+            for start in range(0, count, BATCH)
+        ]
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+    def _execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
+        count = len(next(iter(inputs.values())))
+        state = _State(self.profile, count, self._paddings)
+        for at, vectors in inputs.items():
+            state.activations[:, at : at + vectors.shape[1]] = vectors
+        for step in self._steps:
+            if isinstance(step, MatrixStep):
+                _multiply(step, state)
+            elif isinstance(step, TapStep):
+                _combine_taps(step, state)
+            else:
+                _finish_vectors(step, state)
+        return [state.activations[:, at : at + length].copy() for at, length in wanted]
+
+
+class _State:
+    """What the machine's memories hold, per image. Behind the activations lies one vector per padding value."""
+
+    def __init__(self, profile: NpuProfile, count: int, paddings: Sequence[int]) -> None:
+        depth = profile.activation_vectors
+        self.activations = np.zeros((count, depth + len(paddings), profile.columns), np.int8)
+        for place, value in enumerate(paddings):
+            self.activations[:, depth + place] = value
+        self.accumulators = np.zeros((count, 2 * profile.accumulator_depth, profile.rows), np.int32)
+
+
+def _multiply(step: MatrixStep, state: _State) -> None:
+    """GEMM: float32 carries the sums exactly, because plan.py keeps every one of them below 2^24."""
+    gathered = _gather(state, step.addresses).astype(np.float32)
+    count, positions = len(gathered), step.addresses.shape[0]
+    product = gathered.reshape(count * positions, -1) @ step.weights
+    _accumulate(state, step.accumulator, product.astype(np.int32).reshape(count, positions, -1), accumulate=step.accumulate)
+
+
+def _combine_taps(step: TapStep, state: _State) -> None:
+    """DW and POOL: channel by channel, so only the first `columns` lanes take part; the others see zeros."""
+    gathered = _gather(state, step.addresses).astype(np.int32)
+    if step.weights is not None:
+        gathered *= step.weights
+    combined = gathered.max(axis=2) if step.maximum else gathered.sum(axis=2, dtype=np.int32)
+    lanes = np.zeros((*combined.shape[:2], state.accumulators.shape[2]), np.int32)
+    lanes[..., : combined.shape[2]] = combined
+    if step.maximum and step.accumulate:
+        entries = _entries(state, step.accumulator, lanes.shape[1])
+        np.maximum(entries, lanes, out=entries)
+    else:
+        _accumulate(state, step.accumulator, lanes, accumulate=step.accumulate)
+
+
+def _finish_vectors(step: VectorStep, state: _State) -> None:
+    """VEC: one part after the other, as the hardware writes them."""
+    columns = state.activations.shape[2]
+    entries = _entries(state, step.accumulator, step.count)
+    for part, settings in enumerate(step.parts):
+        lanes = entries[..., part * columns : (part + 1) * columns]
+        result = requantize(lanes, settings.bias, settings.multiplier, settings.shift, step.output)
+        if step.residual is not None:
+            other = state.activations[:, settings.residual : settings.residual + step.count]
+            result = add_residual(result, other, step.residual)
+        state.activations[:, settings.destination : settings.destination + step.count] = result
+
+
+def _gather(state: _State, addresses: npt.NDArray[np.int64]) -> Int8:
+    """Return [count, positions, taps, columns]."""
+    gathered = state.activations.take(addresses.ravel(), axis=1)
+    return gathered.reshape(len(gathered), *addresses.shape, gathered.shape[-1])
+
+
+def _entries(state: _State, start: int, count: int) -> Int32:
+    return state.accumulators[:, start : start + count]
+
+
+def _accumulate(state: _State, start: int, values: Int32, *, accumulate: bool) -> None:
+    entries = _entries(state, start, values.shape[1])
+    if accumulate:
+        entries += values
+    else:
+        entries[...] = values

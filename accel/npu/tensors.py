@@ -1,0 +1,114 @@
+"""How a tensor lies in the activation memory, and the way there and back.
+
+A tensor of C channels is cut into blocks of `columns` channels; each block is a plane of vectors, row by row, and the planes
+follow one another. A narrow input (an RGB image) may be *folded*: the host lays the pixels under each row of the kernel side
+by side in one vector, so that a 3x3 convolution of 3 channels needs 3 visits of the memory, not 9 (docs/spec/npu.md, N40-N43).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.npu.arithmetic import Int8
+from edgewright.errors import SamplesError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnFold:
+    """The kernel columns that the host lays side by side, and the columns of the result."""
+
+    kernel: int
+    step: int
+    dilation: int
+    left: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorPlace:
+    """One input or output: what it means and where it lies."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    scale: float
+    zero_point: int
+    base: int
+    channels_last: bool = False
+    """The user's array is [count, height, width, channels]."""
+    flat: bool = False
+    """The user's array is [count, channels x height x width]."""
+    fold: ColumnFold | None = None
+
+    @property
+    def stored_channels(self) -> int:
+        """Channels per stored position."""
+        return self.channels * (self.fold.kernel if self.fold else 1)
+
+    @property
+    def stored_width(self) -> int:
+        """Positions per stored row."""
+        return self.fold.width if self.fold else self.width
+
+    def vectors(self, columns: int) -> int:
+        """How many vectors it takes in an NPU with so many columns."""
+        return -(-self.stored_channels // columns) * self.height * self.stored_width
+
+
+def quantize(values: npt.NDArray[np.floating[Any]], place: TensorPlace) -> Int8:
+    """Quantize a float tensor as ONNX QuantizeLinear does (half to even, in float32): the host's part of the work."""
+    scaled = np.rint(values.astype(np.float32) / np.float32(place.scale)) + np.float32(place.zero_point)
+    quantized: Int8 = np.clip(scaled, -128, 127).astype(np.int8)
+    return quantized
+
+
+def dequantize(values: Int8, place: TensorPlace) -> npt.NDArray[np.float32]:
+    """Return the real values that int8 values stand for."""
+    return (values.astype(np.float32) - np.float32(place.zero_point)) * np.float32(place.scale)
+
+
+def pack(values: Int8, place: TensorPlace, columns: int) -> Int8:
+    """Lay the user's array out as [count, vectors, columns]; unused channels hold the zero point."""
+    planes_first = _channels_first(values, place)
+    stored = _fold(planes_first, place) if place.fold else planes_first
+    count, channels, height, width = stored.shape
+    blocks = -(-channels // columns)
+    padded = np.full((count, blocks * columns, height, width), place.zero_point, np.int8)
+    padded[:, :channels] = stored
+    planes = padded.reshape(count, blocks, columns, height * width).transpose(0, 1, 3, 2)
+    return np.ascontiguousarray(planes).reshape(count, -1, columns)
+
+
+def unpack(vectors: Int8, place: TensorPlace, columns: int) -> Int8:
+    """Read [count, vectors, columns] back as [count, channels, height, width], or flat where the user takes it so."""
+    blocks = -(-place.channels // columns)
+    planes = vectors.reshape(len(vectors), blocks, place.height * place.width, columns).transpose(0, 1, 3, 2)
+    whole = planes.reshape(len(vectors), blocks * columns, place.height, place.width)
+    used = np.ascontiguousarray(whole[:, : place.channels])
+    return used.reshape(len(used), -1) if place.flat else used
+
+
+def _channels_first(values: Int8, place: TensorPlace) -> Int8:
+    channels, height, width = place.channels, place.height, place.width
+    shape = (height, width, channels) if place.channels_last else (channels, height, width)
+    wanted = (channels * height * width,) if place.flat else shape
+    if values.shape[1:] != wanted:
+        raise SamplesError(f"input {place.name} must have shape [N, {', '.join(map(str, wanted))}], not {list(values.shape)}")
+    apart = values.reshape(len(values), *shape)
+    return apart.transpose(0, 3, 1, 2) if place.channels_last else apart
+
+
+def _fold(values: Int8, place: TensorPlace) -> Int8:
+    fold = place.fold
+    assert fold is not None
+    reach = (fold.width - 1) * fold.step + (fold.kernel - 1) * fold.dilation + 1
+    margin = max(0, reach - fold.left - place.width)
+    wide = np.pad(values, ((0, 0), (0, 0), (0, 0), (fold.left, margin)), constant_values=place.zero_point)
+    last = (fold.width - 1) * fold.step + 1
+    taps = [wide[..., tap * fold.dilation : tap * fold.dilation + last : fold.step] for tap in range(fold.kernel)]
+    return np.concatenate(taps, axis=1)

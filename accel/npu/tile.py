@@ -1,0 +1,281 @@
+"""Cut layers to the buffers: tiles of output positions, passes over taps and channel blocks, rows of weights, parameters.
+
+The result is a list of jobs. A job fills one bank of accumulators and empties it: a shape, the passes (each with the weight
+rows it needs), and the vector pass. schedule.py turns jobs into instructions; nothing here knows about time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from accel.npu import isa
+from accel.npu.arithmetic import Int8, Int32, Range, quantize_multiplier, residual_scale
+from accel.npu.geometry import ADDRESS_MASK
+from accel.npu.layers import ConvolutionLayer, Layer, OutputStage, PoolingLayer, QuantizedTensor
+from accel.npu.profile import NpuProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One array pass, and the weight rows that must be live for it. Its accumulators count from the job's first."""
+
+    load: isa.LoadW | None
+    array_pass: isa.ArrayPass
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What happens between taking a bank of accumulators and giving it back."""
+
+    shape: isa.Shape
+    works: tuple[Work, ...]
+    residual: isa.Residual | None
+    vector: isa.Vec
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A block of output positions: whole rows, or a part of one row."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+
+class Memory:
+    """The weights and parameters of a program, as they grow."""
+
+    def __init__(self, profile: NpuProfile) -> None:
+        self._profile = profile
+        self._weights: list[Int8] = []
+        self._parameters: list[Int32] = []
+        self.weight_rows = 0
+        self.parameter_groups = 0
+
+    def add_weights(self, rows: Int8) -> isa.LoadW:
+        """Store up to `rows` x `columns` weights; return the instruction that loads them."""
+        padded = np.zeros((len(rows), self._profile.columns), np.int8)
+        padded[:, : rows.shape[1]] = rows
+        self._weights.append(padded)
+        self.weight_rows += len(rows)
+        return isa.LoadW(address=self.weight_rows - len(rows), rows=len(rows))
+
+    def add_parameters(self, stage: OutputStage) -> int:
+        """Store bias, multiplier and shift of every channel; return the first group."""
+        columns, lanes = self._profile.columns, self._profile.vector_lanes
+        channels = len(stage.bias)
+        table = np.zeros((-(-channels // columns) * columns, 3), np.int32)
+        table[:, 2] = 1
+        for channel in range(channels):
+            table[channel] = (stage.bias[channel], *quantize_multiplier(float(stage.factors[channel])))
+        self._parameters.append(table.reshape(-1, lanes, 3))
+        self.parameter_groups += len(table) // lanes
+        return self.parameter_groups - len(table) // lanes
+
+    def weights(self) -> Int8:
+        """Return all weight rows."""
+        return np.concatenate([np.zeros((0, self._profile.columns), np.int8), *self._weights])
+
+    def parameters(self) -> Int32:
+        """Return all parameter groups."""
+        return np.concatenate([np.zeros((0, self._profile.vector_lanes, 3), np.int32), *self._parameters])
+
+
+@dataclass(frozen=True, slots=True)
+class Tiler:
+    """Makes jobs for one machine: where tensors lie, and how many positions a tile may have."""
+
+    profile: NpuProfile
+    places: Mapping[str, int]
+    memory: Memory
+    tile_positions: int
+
+    def jobs(self, layer: Layer) -> list[Job]:
+        """Return the jobs of one layer, in order."""
+        parameters = self.memory.add_parameters(layer.stage)
+        if isinstance(layer, PoolingLayer) and _is_whole_plane(layer):
+            return self._whole_plane(layer, parameters)
+        blocks = list(self._blocks(layer))
+        return [self._job(layer, tile, block, parameters) for tile in self._tiles(layer.result) for block in blocks]
+
+    def _tiles(self, result: QuantizedTensor) -> Iterator[Tile]:
+        limit = min(self.tile_positions, self.profile.accumulator_depth)
+        columns = min(result.width, limit)
+        rows = limit // result.width if columns == result.width else 1
+        for row in range(0, result.height, rows):
+            for column in range(0, result.width, columns):
+                yield Tile(row, min(rows, result.height - row), column, min(columns, result.width - column))
+
+    def _blocks(self, layer: Layer) -> Iterator[_Block]:
+        """Cut the output channels to what the array finishes at once, and store the weights."""
+        if isinstance(layer, ConvolutionLayer) and not layer.depthwise:
+            for first in range(0, layer.result.channels, self.profile.rows):
+                count = min(self.profile.rows, layer.result.channels - first)
+                yield _Block(first, count, tuple(self._dense_taps(layer, first, count)))
+            return
+        for first in range(0, layer.result.channels, self.profile.columns):
+            count = min(self.profile.columns, layer.result.channels - first)
+            taps = self._depthwise_taps(layer, first) if isinstance(layer, ConvolutionLayer) else self._pooling_taps(layer, first)
+            yield _Block(first, count, tuple(taps))
+
+    def _dense_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[_Tap]:
+        columns, inputs = self.profile.columns, layer.weights.shape[1]
+        for block in range(-(-inputs // columns)):
+            weights = layer.weights[first : first + count, block * columns : (block + 1) * columns]
+            for row in range(layer.window.rows):
+                for column in range(layer.window.columns):
+                    yield _Tap(block, row, column, self.memory.add_weights(weights[:, :, row, column]), isa.Gemm(base=0))
+
+    def _depthwise_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[_Tap]:
+        """One pass over all taps where the weight registers hold them, else one per kernel row, or per part of a row."""
+        weights = layer.weights[first : first + self.profile.columns, 0]
+        rows, columns = weights.shape[1:]
+        row_chunk = rows if rows * columns <= self.profile.rows else 1
+        column_chunk = min(columns, self.profile.rows)
+        for row in range(0, rows, row_chunk):
+            for column in range(0, columns, column_chunk):
+                chunk = weights[:, row : row + row_chunk, column : column + column_chunk]
+                load = self.memory.add_weights(chunk.reshape(len(chunk), -1).T)
+                kernel = isa.Dw(base=0, kernel_rows=chunk.shape[1], kernel_columns=chunk.shape[2])
+                yield _Tap(first // self.profile.columns, row, column, load, kernel)
+
+    def _pooling_taps(self, layer: PoolingLayer, first: int) -> Iterator[_Tap]:
+        kernel = isa.Pool(base=0, kernel_rows=layer.window.rows, kernel_columns=layer.window.columns, maximum=int(layer.maximum))
+        yield _Tap(first // self.profile.columns, 0, 0, None, kernel)
+
+    def _job(self, layer: Layer, tile: Tile, block: _Block, parameters: int) -> Job:
+        source, result, window = layer.source, layer.result, layer.window
+        shape = isa.Shape(
+            height=source.height,
+            width=source.width,
+            rows=tile.rows,
+            columns=tile.columns,
+            row_step=window.row_step,
+            column_step=window.column_step,
+            row_pitch=window.row_step * source.width,
+            column_pitch=window.column_step,
+            padding=-128 if isinstance(layer, PoolingLayer) and layer.maximum else source.zero_point,
+        )
+        plane, offset = result.height * result.width, tile.row * result.width + tile.column
+        first_block = block.first // self.profile.columns
+        vector = self._vector(
+            layer,
+            count=tile.rows * tile.columns,
+            parts=-(-block.count // self.profile.columns),
+            offset=first_block * plane + offset,
+            parameters=parameters + first_block * self.profile.lane_groups,
+        )
+        works = tuple(self._work(layer, tile, tap) for tap in block.taps)
+        return Job(shape, works, _residual(layer), replace(vector, part_pitch=plane))
+
+    def _work(self, layer: Layer, tile: Tile, tap: _Tap) -> Work:
+        source, window = layer.source, layer.window
+        top = tile.row * window.row_step - window.top + tap.row * window.row_dilation
+        left = tile.column * window.column_step - window.left + tap.column * window.column_dilation
+        plane = self.places[source.name] + tap.block * source.height * source.width
+        array_pass = replace(
+            tap.kernel,
+            base=(plane + top * source.width + left) & ADDRESS_MASK,
+            top=top,
+            left=left,
+            row_dilation=window.row_dilation,
+            column_dilation=window.column_dilation,
+            tap_row_pitch=window.row_dilation * source.width,
+            tap_column_pitch=window.column_dilation,
+        )
+        return Work(tap.load, array_pass)
+
+    def _whole_plane(self, layer: PoolingLayer, parameters: int) -> list[Job]:
+        """Reduce whole planes with the channel blocks as positions: one vector per block and tap."""
+        source = layer.source
+        plane, blocks = source.height * source.width, -(-source.channels // self.profile.columns)
+        jobs = []
+        for first in range(0, blocks, self.profile.accumulator_depth):
+            count = min(self.profile.accumulator_depth, blocks - first)
+            shape = isa.Shape(
+                height=source.height,
+                width=source.width,
+                rows=1,
+                columns=count,
+                row_step=0,
+                column_step=0,
+                row_pitch=0,
+                column_pitch=plane,
+            )
+            reduce = isa.Pool(
+                base=self.places[source.name] + first * plane,
+                kernel_rows=source.height,
+                kernel_columns=source.width,
+                tap_row_pitch=source.width,
+                tap_column_pitch=1,
+                maximum=int(layer.maximum),
+            )
+            vector = self._vector(layer, count=count, parts=1, offset=first, parameters=parameters)
+            jobs.append(Job(shape, (Work(None, reduce),), _residual(layer), vector))
+        return jobs
+
+    def _vector(self, layer: Layer, *, count: int, parts: int, offset: int, parameters: int) -> isa.Vec:
+        output, addend = layer.stage.output, layer.stage.addend
+        return isa.Vec(
+            accumulator=0,
+            count=count,
+            parts=parts,
+            destination=self.places[layer.result.name] + offset,
+            parameters=parameters,
+            residual=self.places[addend.tensor.name] + offset if addend else 0,
+            zero=output.zero,
+            low=output.low,
+            high=output.high,
+            add=int(addend is not None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tap:
+    """A pass of a block before the tile is known: channel block, first tap, weights, kernel."""
+
+    block: int
+    row: int
+    column: int
+    load: isa.LoadW | None
+    kernel: isa.ArrayPass
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Output channels that are finished together, and their passes."""
+
+    first: int
+    count: int
+    taps: tuple[_Tap, ...]
+
+
+def _is_whole_plane(layer: PoolingLayer) -> bool:
+    window, source = layer.window, layer.source
+    whole = (window.rows, window.columns, window.top, window.left) == (source.height, source.width, 0, 0)
+    undilated = (window.row_dilation, window.column_dilation) == (1, 1)
+    return whole and undilated and layer.result.height * layer.result.width == 1
+
+
+def _residual(layer: Layer) -> isa.Residual | None:
+    addend = layer.stage.addend
+    if addend is None:
+        return None
+    main = (addend.main_scale, addend.main_zero)
+    other = (addend.tensor.scale, addend.tensor.zero_point)
+    scale = residual_scale(main, other, layer.result.scale, addend.output)
+    output: Range = scale.output
+    return isa.Residual(
+        main_zero=scale.main_zero,
+        other_zero=scale.other_zero,
+        main_multiplier=scale.main_multiplier,
+        other_multiplier=scale.other_multiplier,
+        shift=scale.shift,
+        zero=output.zero,
+        low=output.low,
+        high=output.high,
+    )

@@ -1,0 +1,116 @@
+"""The cycle model: how long a program takes, equal to the RTL's own counters, cycle for cycle.
+
+The machine issues in order and its units work side by side, so a program's time follows from a few rules per instruction
+(docs/spec/npu.md, N90-N95); no value of any tensor matters. Only because it is exact may it speak of machines that nobody has
+simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from accel.npu import isa
+from accel.npu.profile import NpuProfile
+
+FETCH_CYCLES = 3
+SWEEP_MIN = 4
+ARRAY_DEPTH = 7
+"""Cycles from the address of a visit to its accumulation."""
+LOADER_DEPTH = 2
+VECTOR_DEPTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the hardware counts in one run, in cycles, in the order of its registers (docs/spec/npu.md, N83)."""
+
+    cycles: int
+    visits: int
+    vector_cycles: int
+    loader_stalls: int
+    array_stalls: int
+    vector_stalls: int
+    sync_stalls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The counters after a program, and the cycle in which each of its instructions was issued."""
+
+    counters: Counters
+    issued: tuple[int, ...]
+
+
+def time_program(instructions: Iterable[isa.Instruction], profile: NpuProfile) -> Timing:
+    """Follow the sequencer through `instructions`, which end with HALT."""
+    clock = _Clock(profile)
+    for instruction in instructions:
+        clock.issue(instruction)
+    return Timing(clock.counters(), tuple(clock.issued))
+
+
+class _Clock:
+    """When each unit is free again, and what was counted so far."""
+
+    def __init__(self, profile: NpuProfile) -> None:
+        self.issued: list[int] = []
+        self._profile = profile
+        self._positions = 0
+        self._at = -1
+        self._loader_free = self._array_ready = self._array_idle = self._vector_free = 0
+        self._visits = self._vector_cycles = 0
+        self._stalls = {"loader": 0, "array": 0, "vector": 0, "sync": 0}
+
+    def issue(self, instruction: isa.Instruction) -> None:
+        """Wait for what the instruction needs, then start it."""
+        self._at += FETCH_CYCLES
+        if isinstance(instruction, isa.Shape):
+            self._wait("array", self._array_ready)
+            self._positions = instruction.rows * instruction.columns
+        elif isinstance(instruction, isa.LoadW):
+            self._wait("loader", self._loader_free)
+            self._loader_free = self._at + instruction.rows + LOADER_DEPTH + 1
+        elif isinstance(instruction, isa.ArrayPass):
+            self._start_array(instruction)
+        elif isinstance(instruction, isa.Residual):
+            self._wait("vector", self._vector_free)
+        elif isinstance(instruction, isa.Vec):
+            self._start_vector(instruction)
+        else:
+            self._wait("sync", self._rest_of(instruction))
+        self.issued.append(self._at)
+
+    def counters(self) -> Counters:
+        """Return the counters as they stand after the last instruction."""
+        stalls = self._stalls
+        waits = (stalls["loader"], stalls["array"], stalls["vector"], stalls["sync"])
+        return Counters(self._at + 1, self._visits, self._vector_cycles, *waits)
+
+    def _wait(self, unit: str, until: int) -> None:
+        if until > self._at:
+            self._stalls[unit] += until - self._at
+            self._at = until
+
+    def _start_array(self, instruction: isa.ArrayPass) -> None:
+        self._wait("array", self._array_ready)
+        if instruction.swap:
+            self._wait("loader", self._loader_free)
+        taps = instruction.kernel_rows * instruction.kernel_columns
+        sweep = max(self._positions, SWEEP_MIN)
+        last_visit = self._at + (taps - 1) * sweep + self._positions
+        self._array_ready = self._at + taps * sweep
+        self._array_idle = max(self._array_ready, last_visit + ARRAY_DEPTH) + 1
+        self._visits += taps * self._positions
+
+    def _start_vector(self, instruction: isa.Vec) -> None:
+        self._wait("vector", self._vector_free)
+        groups = instruction.count * instruction.parts * self._profile.lane_groups
+        self._vector_free = self._at + groups + VECTOR_DEPTH + 1
+        self._vector_cycles += groups
+
+    def _rest_of(self, instruction: isa.Instruction) -> int:
+        """When the units that SYNC names, or all of them for HALT, are at rest."""
+        named = instruction if isinstance(instruction, isa.Sync) else isa.Sync(loader=1, array=1, vector=1)
+        free = (named.loader * self._loader_free, named.array * self._array_idle, named.vector * self._vector_free)
+        return max(free)

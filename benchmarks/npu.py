@@ -1,0 +1,264 @@
+"""The NPU on real networks: cycles per layer, use of the multipliers, speed of the functional model, accuracy.
+
+Without arguments it compiles a network of ResNet-8's shape (random weights) for every profile that it fits. With
+`--resnet8 FILE.h5 --calibration A.npz --evaluation B.npz` (the MLPerf Tiny reference model; CIFAR-10 as `images`, `labels`)
+it also says what int8 costs in accuracy, and runs a few images through the RTL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from accel.npu.board import Board, simulated_board
+from accel.npu.compiler import Compiled, compile_model
+from accel.npu.emulator import Emulator
+from accel.npu.hardware import Hardware
+from accel.npu.host import Session
+from accel.npu.profile import PROFILES, NpuProfile, find_profile
+from accel.npu.report import estimate
+from accel.npu.simulator import Simulator
+from edgewright.errors import BadInputError
+
+Float = npt.NDArray[np.float32]
+Weights = Callable[[str, str, tuple[int, ...]], Float]
+PUBLISHED = """published, other systems, one CIFAR-10 image: FINN CNV-W1A1 Pynq-Z2 1.51 ms (84.5 %), hls4ml RN08 7.6 ms (83.5 %),
+fpgaConvNet Zybo Z7-10 3.15 ms (85.5 %) and Zedboard 0.41 ms (86.0 %); measured on boards, where ours is a cycle model"""
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("resnet8", "calibration", "evaluation"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--rtl-images", type=int, default=3, help="how many go through the RTL in a shared library")
+    parser.add_argument("--board-images", type=int, default=0, help="how many go through the RTL behind a simulated serial line")
+    chosen = parser.parse_args()
+    weights = trained_weights(chosen.resnet8) if chosen.resnet8 else random_weights()
+    model = resnet8(weights)
+    images, _ = read_images(chosen.calibration) if chosen.calibration else (random_images(64), None)
+    quantized = quantize(model, images)
+    depthwise = quantize(depthwise_network(random_weights()), images[:20])
+    for name, network in (("ResNet-8", quantized), ("depthwise network, random weights", depthwise)):
+        print(f"== {name}")
+        for profile in PROFILES.values():
+            show_costs(network, profile)
+    print(PUBLISHED)
+    compiled = compile_model(quantized, find_profile("ulx3s-85f"))
+    if chosen.evaluation:
+        show_accuracy(model, quantized, compiled, *read_images(chosen.evaluation))
+    if chosen.rtl_images:
+        show_hardware("RTL in a library", Emulator(find_profile("ulx3s-85f")), compiled, images[: chosen.rtl_images])
+    if chosen.board_images:
+        with simulated_board(find_profile("ulx3s-85f")) as device:
+            board = Board(find_profile("ulx3s-85f"), device)
+            show_hardware("simulated board on a serial line", board, compiled, images[: chosen.board_images])
+
+
+def show_costs(quantized: onnx.ModelProto, profile: NpuProfile) -> None:
+    try:
+        compiled = compile_model(quantized, profile)
+    except BadInputError as refused:
+        print(f"{profile.name}: {refused}")
+        return
+    cost = estimate(compiled.program, profile)
+    print(
+        f"{profile.name} {profile.rows}x{profile.columns}: {cost.counters.cycles} cycles, {cost.compute_ms:.3f} ms at "
+        f"{profile.clock_mhz:g} MHz [{cost.basis}], MAC use {cost.mac_use:.1%}, array use {cost.array_use:.1%}, "
+        f"{cost.input_bytes} bytes in, {cost.output_bytes} out, program {cost.program_bytes} bytes"
+    )
+    if profile.name == "ulx3s-85f":
+        for layer in cost.layers:
+            print(f"    {layer.name:24s} {layer.operator:12s} {layer.cycles:7d} cycles  MAC use {layer.mac_use:6.1%}")
+
+
+def show_accuracy(
+    model: onnx.ModelProto, quantized: onnx.ModelProto, compiled: Compiled, images: Float, labels: npt.NDArray[np.int64] | None
+) -> None:
+    output = compiled.program.description.outputs[0]
+    session = Session(Simulator(find_profile("ulx3s-85f")), compiled.program)
+    session.run({"image": images[:16]})
+    started = time.perf_counter()
+    ours = session.run({"image": images})[output.name]
+    took = time.perf_counter() - started
+    floats = run(model, images, "logits")
+    theirs = run(quantized, images, output.name)
+    steps = np.rint((ours - theirs) / output.scale).astype(int)
+    print(f"functional model: {len(images) / took:.0f} images/s")
+    if labels is not None:
+        for name, logits in (("float", floats), ("onnxruntime QDQ", theirs), ("functional model", ours)):
+            print(f"accuracy {name:17s} {(logits.argmax(1) == labels).mean():.4f}")
+    agreement = (ours.argmax(1) == theirs.argmax(1)).mean()
+    found, counts = np.unique(steps, return_counts=True)
+    print(f"functional model against onnxruntime QDQ: labels {agreement:.4f}, steps {found.tolist()} x {counts.tolist()}")
+
+
+def show_hardware(what: str, hardware: Hardware, compiled: Compiled, images: Float) -> None:
+    name = compiled.program.description.outputs[0].name
+    started = time.perf_counter()
+    answers = Session(hardware, compiled.program).run({"image": images})[name]
+    took = time.perf_counter() - started
+    same = np.array_equal(answers, Session(Simulator(hardware.profile), compiled.program).run({"image": images})[name])
+    exact = hardware.counters == estimate(compiled.program, hardware.profile).counters
+    print(
+        f"{what}: upload and {len(images)} images in {took:.1f} s; outputs equal: {same}; counters equal the cycle model: {exact}"
+    )
+
+
+class Graph:
+    """A float network under construction, from channels-last images of 32 x 32 x 3."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.weights = weights
+        self.images = self.add("Transpose", "image", name="channels_first", perm=[0, 3, 1, 2])
+
+    def add(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def relu(self, source: str) -> str:
+        return self.add("Relu", source, name=f"{source}.relu")
+
+    def conv(self, source: str, name: str, inputs: int, outputs: int, kernel: int, step: int = 1, group: int = 1) -> str:
+        parts = self._constants(name, kernel=(outputs, inputs // group, kernel, kernel), bias=(outputs,))
+        return self.add("Conv", source, *parts, name=name, strides=[step, step], group=group, auto_pad="SAME_UPPER")
+
+    def classify(self, source: str, channels: int) -> onnx.ModelProto:
+        dense = self._constants("dense", kernel=(channels, 10), bias=(10,))
+        logits = self.add("Gemm", self.add("Flatten", source, name="flatten"), *dense, name="logits")
+        self.add("Softmax", logits, name="probabilities")
+        inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 32, 32, 3])]
+        outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 10])]
+        graph = helper.make_graph(self.nodes, "network", inputs, outputs, self.constants)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def _constants(self, layer: str, **shapes: tuple[int, ...]) -> list[str]:
+        names = [f"{layer}.{part}" for part in shapes]
+        for name, (part, shape) in zip(names, shapes.items(), strict=True):
+            self.constants.append(numpy_helper.from_array(self.weights(layer, part, shape), name))
+        return names
+
+
+def resnet8(weights: Weights) -> onnx.ModelProto:
+    """MLPerf Tiny's image classifier, batch normalisation folded into the convolutions."""
+    graph = Graph(weights)
+    x = graph.relu(graph.conv(graph.images, "conv2d", 3, 16, 3))
+    y = graph.relu(graph.conv(x, "conv2d_1", 16, 16, 3))
+    x = graph.relu(graph.add("Add", x, graph.conv(y, "conv2d_2", 16, 16, 3), name="add_0"))
+    for stage, (inputs, outputs) in enumerate(((16, 32), (32, 64)), 1):
+        y = graph.relu(graph.conv(x, f"conv2d_{3 * stage}", inputs, outputs, 3, 2))
+        y = graph.conv(y, f"conv2d_{3 * stage + 1}", outputs, outputs, 3)
+        shortcut = graph.conv(x, f"conv2d_{3 * stage + 2}", inputs, outputs, 1, 2)
+        x = graph.relu(graph.add("Add", shortcut, y, name=f"add_{stage}"))
+    return graph.classify(graph.add("AveragePool", x, name="average", kernel_shape=[8, 8], strides=[8, 8]), 64)
+
+
+def depthwise_network(weights: Weights) -> onnx.ModelProto:
+    """MobileNet's pattern: a depthwise convolution, then a pointwise one, six times."""
+    graph = Graph(weights)
+    x, channels = graph.relu(graph.conv(graph.images, "stem", 3, 16, 3, 2)), 16
+    for number, (outputs, step) in enumerate([(32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1)]):
+        x = graph.relu(graph.conv(x, f"depthwise_{number}", channels, channels, 3, step, group=channels))
+        x = graph.relu(graph.conv(x, f"pointwise_{number}", channels, outputs, 1))
+        channels = outputs
+    return graph.classify(graph.add("GlobalAveragePool", x, name="average"), channels)
+
+
+def trained_weights(path: Path) -> Weights:
+    """Read a legacy Keras file; the batch normalisation behind a convolution is found by following the layers."""
+    file = h5py.File(path)
+    layers = json.loads(file.attrs["model_config"])["config"]["layers"]
+    behind = {layer["inbound_nodes"][0][0][0]: layer["name"] for layer in layers if layer["class_name"] == "BatchNormalization"}
+    epsilon = {layer["name"]: layer["config"].get("epsilon") for layer in layers}
+
+    def read(layer: str, part: str) -> Float:
+        values: Float = file["model_weights"][layer][layer][f"{part}:0"][()]
+        return values
+
+    def weights(layer: str, part: str, shape: tuple[int, ...]) -> Float:
+        values = read(layer, part)
+        norm = behind.get(layer)
+        if norm:
+            factor = read(norm, "gamma") / np.sqrt(read(norm, "moving_variance") + epsilon[norm])
+            values = values * factor if part == "kernel" else (values - read(norm, "moving_mean")) * factor + read(norm, "beta")
+        values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
+        assert values.shape == shape
+        return np.ascontiguousarray(values, np.float32)
+
+    return weights
+
+
+def random_weights() -> Weights:
+    generator = np.random.default_rng(0)
+
+    def weights(_layer: str, part: str, shape: tuple[int, ...]) -> Float:
+        spread = 0.1 if part == "bias" else np.sqrt(2 / np.prod(shape[1:] if len(shape) == 4 else shape[:1]))
+        return (generator.normal(size=shape) * spread).astype(np.float32)
+
+    return weights
+
+
+def quantize(model: onnx.ModelProto, images: Float) -> onnx.ModelProto:
+    class Samples(CalibrationDataReader):  # type: ignore[misc]
+        batches: Iterator[dict[str, Float]] = iter([{"image": images[at : at + 50]} for at in range(0, len(images), 50)])
+
+        def get_next(self) -> dict[str, Float] | None:
+            return next(self.batches, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
+        onnx.save(model, before)
+        quantize_static(
+            before,
+            after,
+            Samples(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"WeightSymmetric": True},
+        )
+        return onnx.load(after)
+
+
+def run(model: onnx.ModelProto, images: Float, wanted: str) -> Float:
+    """Run a graph as it is written, up to any of its tensors."""
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    extended.graph.output.append(helper.make_tensor_value_info(wanted, TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(extended.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    result: Float = session.run([wanted], {"image": images})[0]
+    return result
+
+
+def read_images(path: Path) -> tuple[Float, npt.NDArray[np.int64] | None]:
+    with np.load(path, allow_pickle=False) as archive:
+        labels = archive["labels"].astype(np.int64).reshape(-1) if "labels" in archive else None
+        return archive["images"].astype(np.float32), labels
+
+
+def random_images(count: int) -> Float:
+    return np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3)).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Small networks for the tests: float ONNX graphs with random weights, quantized by ONNX Runtime's own quantizer."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+Float = npt.NDArray[np.float32]
+INPUT = "image"
+
+
+class Network:
+    """Adds one node after the other; weights come from a seeded generator."""
+
+    def __init__(self, channels: int, height: int, width: int, seed: int = 0) -> None:
+        self.shape = (channels, height, width)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.generator = np.random.default_rng(seed)
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, values: npt.NDArray[Any]) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(values, name))
+        return name
+
+    def conv(self, source: str, inputs: int, outputs: int, kernel: tuple[int, int] = (3, 3), **attributes: Any) -> str:
+        fan_in = inputs // attributes.get("group", 1) * kernel[0] * kernel[1]
+        spread = self.generator.uniform(0.3, 1.5, (outputs, 1, 1, 1)) * np.sqrt(2 / fan_in)
+        shape = (outputs, inputs // attributes.get("group", 1), *kernel)
+        weights = self.constant((self.generator.normal(size=shape) * spread).astype(np.float32))
+        bias = self.constant(self.generator.normal(scale=0.2, size=outputs).astype(np.float32))
+        return self.add("Conv", source, weights, bias, **attributes)
+
+    def gemm(self, source: str, inputs: int, outputs: int) -> str:
+        weights = self.constant((self.generator.normal(size=(inputs, outputs)) * np.sqrt(2 / inputs)).astype(np.float32))
+        return self.add("Gemm", source, weights, self.constant(np.linspace(-0.2, 0.2, outputs).astype(np.float32)))
+
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            "network",
+            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *self.shape])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            self.constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        inferred = onnx.shape_inference.infer_shapes(model)
+        onnx.checker.check_model(inferred)
+        return inferred
+
+    def images(self, count: int) -> Float:
+        return self.generator.normal(size=(count, *self.shape)).astype(np.float32)
+
+
+class _Samples(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: Float) -> None:
+        self._batches: Iterator[dict[str, Float]] = iter([{INPUT: images}])
+
+    def get_next(self) -> dict[str, Float] | None:
+        return next(self._batches, None)
+
+
+def quantize(model: onnx.ModelProto, images: Float, **changes: Any) -> onnx.ModelProto:
+    """Quantize as the NPU wants it: symmetric int8 weights per channel, int8 activations per tensor."""
+    options: dict[str, Any] = {
+        "quant_format": QuantFormat.QDQ,
+        "per_channel": True,
+        "activation_type": QuantType.QInt8,
+        "weight_type": QuantType.QInt8,
+        "extra_options": {"WeightSymmetric": True, "ActivationSymmetric": False},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
+        onnx.save(model, before)
+        quantize_static(before, after, _Samples(images), **{**options, **changes})
+        return onnx.load(after)
+
+
+def reference(model: onnx.ModelProto, images: Float, wanted: Sequence[str]) -> list[Float]:
+    """Run the quantized graph in ONNX Runtime as it is written, without fusions."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    results: list[Float] = session.run(list(wanted), {INPUT: images})
+    return results

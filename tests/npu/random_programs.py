@@ -1,0 +1,197 @@
+"""Programs for the tests: drawn from a seed, and a way to make one from a list of instructions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from accel.npu import isa
+from accel.npu.arithmetic import Int8, Int32
+from accel.npu.checks import check_program
+from accel.npu.profile import NpuProfile
+from accel.npu.program import Description, NpuProgram
+from edgewright.errors import PackageError
+
+SYNC_ALL = isa.Sync(loader=1, array=1, vector=1)
+PLANE = 64
+"""Random programs read planes below this address times four, and write anywhere below eight times it."""
+
+
+class Machine(Protocol):
+    """What the functional model and the RTL have in common."""
+
+    def load(self, program: NpuProgram) -> None: ...
+
+    def execute(self, inputs: dict[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]: ...
+
+
+def make_program(profile: NpuProfile, instructions: Sequence[isa.Instruction], weights: Int8, parameters: Int32) -> NpuProgram:
+    return NpuProgram(
+        profile_hash=profile.hash,
+        instructions=isa.encode([*instructions, isa.Halt()]),
+        weights=weights,
+        parameters=parameters,
+        description=Description(inputs=(), outputs=(), layers=(), profile_name=profile.name),
+    )
+
+
+def memory_after(machine: Machine, program: NpuProgram, memory: Int8) -> Int8:
+    """Fill the activation memory, run, and return all of it."""
+    machine.load(program)
+    left: Int8 = machine.execute({0: memory[None]}, [(0, len(memory))])[0][0]
+    return left
+
+
+def random_memories(profile: NpuProfile, seed: int) -> tuple[Int8, Int8, Int32]:
+    """Return activations, weights and parameters; a share of the values is extreme."""
+    generator = np.random.default_rng(seed)
+    activations = extreme(generator, (8 * PLANE, profile.columns), low=-128)
+    weights = extreme(generator, (64, profile.columns), low=-127)
+    shape = (32, profile.vector_lanes)
+    bias = generator.integers(-(1 << 31), 1 << 31, shape) >> generator.integers(0, 31, shape)
+    multiplier = generator.integers(0, 1 << 31, shape)
+    shift = generator.integers(1, 63, shape)
+    likely = np.where(generator.random(shape) < 0.5, generator.integers(30, 34, shape), generator.integers(36, 42, shape))
+    sensible = generator.random(shape) < 0.9  # so that most results are neither 0 nor saturated
+    multiplier = np.where(sensible, multiplier | 1 << 30, multiplier)
+    multiplier = np.where(generator.random(shape) < 0.4, 1 << 30, multiplier)  # a power of two, so that ties occur
+    bias, shift = np.where(sensible, bias >> 23, bias), np.where(sensible, likely, shift)
+    return activations, weights, np.stack([bias, multiplier, shift], axis=-1).astype(np.int32)
+
+
+def extreme(generator: np.random.Generator, shape: tuple[int, ...], *, low: int) -> Int8:
+    values = generator.integers(low, 128, shape)
+    corners = generator.choice([low, 127, 0, -1], shape)
+    mixed: Int8 = np.where(generator.random(shape) < 0.2, corners, values).astype(np.int8)
+    return mixed
+
+
+def random_program(seed: int, profile: NpuProfile) -> tuple[NpuProgram, Int8]:
+    """Make a program of a few passes; a SYNC stands only where the rules of order ask for one, or where chance puts it."""
+    activations, weights, parameters = random_memories(profile, seed)
+    chance = random.Random(seed)
+    chosen: list[isa.Instruction] = []
+
+    def legal(instruction: isa.Instruction) -> bool:
+        try:
+            check_program(make_program(profile, [*chosen, instruction], weights, parameters), profile)
+        except PackageError:
+            return False
+        return True
+
+    for _ in range(chance.randint(1, 6)):
+        for instruction in blocks(chance, profile):
+            if legal(instruction):
+                chosen.append(instruction)
+            else:
+                chosen.append(SYNC_ALL)
+                if legal(instruction):
+                    chosen.append(instruction)
+    return make_program(profile, chosen, weights, parameters), activations
+
+
+def blocks(chance: random.Random, profile: NpuProfile) -> list[isa.Instruction]:
+    """Draw a shape, some passes onto the same accumulators, and the vector pass that takes the result away."""
+    shape = shapes(chance)
+    positions = shape.rows * shape.columns
+    bank = chance.randint(0, 1) * profile.accumulator_depth
+    accumulator = bank + chance.randint(0, 8)
+    made: list[isa.Instruction] = [shape]
+    for number in range(chance.randint(1, 4)):
+        made += passes(chance, profile, shape, accumulator, accumulate=int(number > 0))
+    made += [isa.Sync(array=1)]
+    add = chance.randint(0, 1)
+    if add:
+        made.append(residuals(chance))
+    made.append(vectors(chance, profile, accumulator, positions, add))
+    return made
+
+
+def shapes(chance: random.Random) -> isa.Shape:
+    height, width = chance.randint(1, 8), chance.randint(1, 8)
+    step_rows, step_columns = chance.randint(0, 3), chance.randint(0, 3)
+    return isa.Shape(
+        height=height,
+        width=width,
+        rows=chance.randint(1, 9),
+        columns=chance.randint(1, 9),
+        row_step=step_rows,
+        column_step=step_columns,
+        row_pitch=step_rows * width,
+        column_pitch=step_columns,
+        padding=chance.randint(-128, 127),
+    )
+
+
+def passes(
+    chance: random.Random, profile: NpuProfile, shape: isa.Shape, accumulator: int, accumulate: int
+) -> list[isa.Instruction]:
+    kind = chance.choice([isa.Gemm, isa.Gemm, isa.Dw, isa.Pool])
+    top, left = chance.randint(-3, 3), chance.randint(-3, 3)
+    taps_limit = 3 if kind is isa.Pool else 2
+    swap = 0 if kind is isa.Pool else int(chance.randint(0, 3) > 0)
+    made: list[isa.Instruction] = []
+    if swap:
+        made.append(isa.LoadW(address=chance.randint(0, 32), rows=chance.randint(1, profile.rows)))
+    dilations = chance.randint(0, 3), chance.randint(0, 3)
+    made.append(
+        kind(
+            base=(chance.randint(0, 3) * PLANE + top * shape.width + left) & 0xFFFF,
+            top=top,
+            left=left,
+            accumulator=accumulator,
+            kernel_rows=chance.randint(1, taps_limit),
+            kernel_columns=chance.randint(1, 2),
+            row_dilation=dilations[0],
+            column_dilation=dilations[1],
+            tap_row_pitch=dilations[0] * shape.width,
+            tap_column_pitch=dilations[1],
+            accumulate=accumulate,
+            swap=swap,
+            maximum=int(kind is isa.Pool and chance.random() < 0.5),
+        )
+    )
+    return made
+
+
+def clamps(chance: random.Random) -> tuple[int, int]:
+    if chance.randint(0, 3):
+        return -128, 127
+    low, high = sorted((chance.randint(-128, 127), chance.randint(-128, 127)))
+    return low, high
+
+
+def residuals(chance: random.Random) -> isa.Residual:
+    low, high = clamps(chance)
+    zeros = [chance.randint(-128, 127) for _ in range(3)]
+    return isa.Residual(
+        main_zero=zeros[0],
+        other_zero=zeros[1],
+        main_multiplier=chance.choice((1 << 14, chance.randint(0, (1 << 15) - 1))),
+        other_multiplier=chance.choice((1 << 14, chance.randint(0, (1 << 15) - 1))),
+        shift=chance.choice((chance.randint(14, 17), chance.randint(1, 31))),
+        zero=zeros[2],
+        low=low,
+        high=high,
+    )
+
+
+def vectors(chance: random.Random, profile: NpuProfile, accumulator: int, positions: int, add: int) -> isa.Vec:
+    low, high = clamps(chance)
+    count = chance.randint(1, positions)
+    return isa.Vec(
+        accumulator=accumulator,
+        count=count,
+        parts=chance.randint(1, profile.rows // profile.columns),
+        destination=chance.randint(0, 3) * 2 * PLANE,
+        part_pitch=count + chance.randint(0, 3),
+        parameters=chance.randint(0, 8),
+        residual=chance.randint(0, 3) * 2 * PLANE,
+        zero=chance.choice((0, chance.randint(-128, 127))),
+        low=low,
+        high=high,
+        add=add,
+    )

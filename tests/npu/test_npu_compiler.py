@@ -1,0 +1,285 @@
+"""Compiled networks against ONNX Runtime, the functional model against the RTL, and what cannot be compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType
+
+from accel.npu.compiler import Compiled, compile_model
+from accel.npu.emulator import Emulator
+from accel.npu.host import Session
+from accel.npu.profile import NpuProfile, find_profile
+from accel.npu.report import estimate
+from accel.npu.simulator import Simulator
+from edgewright.errors import ModelError, SamplesError
+from tests.npu.networks import INPUT, Float, Network, quantize, reference
+
+PROFILE = find_profile("npu-sim-4")
+WIDE = find_profile("colorlight-i9")
+NetworkOf = Callable[[Network], str]
+
+
+def residual_network(network: Network) -> str:
+    """A residual block, a depthwise convolution with Relu6, strides, a downsampling block, averages, a classifier."""
+    x = network.add("Relu", network.conv(INPUT, 3, 10, pads=[1, 1, 1, 1]))
+    y = network.conv(network.add("Relu", network.conv(x, 10, 10, pads=[1, 1, 1, 1])), 10, 10, pads=[1, 1, 1, 1])
+    x = network.add("Relu", network.add("Add", x, y))
+    limits = [network.constant(np.array(limit, np.float32)) for limit in (0, 6)]
+    x = network.add("Clip", network.conv(x, 10, 10, pads=[1, 1, 1, 1], strides=[2, 2], group=10), *limits)
+    left = network.conv(x, 10, 14, (1, 1), strides=[2, 2])
+    right = network.conv(x, 10, 14, pads=[1, 1, 1, 1], strides=[2, 2])
+    x = network.add("GlobalAveragePool", network.add("Relu", network.add("Add", left, right)))
+    return network.gemm(network.add("Flatten", x), 14, 10)
+
+
+SMALL: dict[str, NetworkOf] = {
+    "conv 1x1": lambda n: n.conv(INPUT, 3, 5, (1, 1)),
+    "conv 3x3 same": lambda n: n.conv(INPUT, 3, 5, pads=[1, 1, 1, 1]),
+    "conv 5x5 uneven padding": lambda n: n.conv(INPUT, 3, 6, (5, 5), pads=[2, 0, 1, 3], strides=[2, 1]),
+    "conv 7x7 stride 2": lambda n: n.conv(INPUT, 3, 9, (7, 7), pads=[3, 3, 3, 3], strides=[2, 2]),
+    "conv dilated": lambda n: n.conv(INPUT, 3, 4, pads=[2, 2, 2, 2], dilations=[2, 2]),
+    "conv same upper": lambda n: n.conv(INPUT, 3, 4, strides=[2, 2], auto_pad="SAME_UPPER"),
+    "conv in groups": lambda n: n.conv(n.conv(INPUT, 3, 6, (1, 1)), 6, 4, group=2),
+    "depthwise 3x3": lambda n: n.conv(n.conv(INPUT, 3, 6, (1, 1)), 6, 6, pads=[1, 1, 1, 1], group=6),
+    "depthwise 1x5": lambda n: n.conv(n.conv(INPUT, 3, 6, (1, 1)), 6, 6, (1, 5), group=6),
+    "max pool": lambda n: n.add("MaxPool", n.conv(INPUT, 3, 5), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    "average pool": lambda n: n.add("AveragePool", n.conv(INPUT, 3, 5), kernel_shape=[2, 2], strides=[2, 2]),
+    "average pool with its padding": lambda n: n.add(
+        "AveragePool", n.conv(INPUT, 3, 5), kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1
+    ),
+    "maximum of the whole plane": lambda n: n.add("MaxPool", n.conv(INPUT, 3, 5), kernel_shape=[7, 9]),
+    "average of the whole plane": lambda n: n.add("GlobalAveragePool", n.conv(INPUT, 3, 5)),
+    "add of the input": lambda n: n.add("Add", INPUT, n.conv(INPUT, 3, 3, pads=[1, 1, 1, 1])),
+    "add of a tensor that is used again": lambda n: used_twice(n),
+    "gemm over planes": lambda n: n.gemm(n.add("Flatten", n.conv(INPUT, 3, 4, strides=[3, 3])), 4 * 3 * 3, 7),
+}
+
+
+def used_twice(network: Network) -> str:
+    first = network.conv(INPUT, 3, 5, (1, 1))
+    second = network.conv(first, 5, 5, (1, 1))
+    return network.add("Add", network.add("Add", first, second), second)
+
+
+def compiled(build: NetworkOf, profile: NpuProfile, count: int = 40) -> tuple[Compiled, onnx.ModelProto, Float]:
+    network = Network(3, 9, 11) if build is not SMALL["gemm over planes"] else Network(3, 9, 9)
+    model = network.model(build(network))
+    images = network.images(count)
+    quantized = quantize(model, images)
+    return compile_model(quantized, profile), quantized, images
+
+
+def steps_apart(result: Compiled, quantized: onnx.ModelProto, images: Float, profile: NpuProfile) -> Float:
+    """Return how many steps of the output's scale the functional model is from ONNX Runtime."""
+    place = result.program.description.outputs[0]
+    ours = Session(Simulator(profile), result.program).run({INPUT: images})[place.name]
+    final = quantized.graph.output[0].name
+    assert place.name == final
+    (theirs,) = reference(quantized, images, [final])
+    apart: Float = np.rint((ours - theirs) / place.scale)
+    return apart
+
+
+@pytest.mark.parametrize("profile", [PROFILE, WIDE], ids=lambda profile: profile.name)
+@pytest.mark.parametrize("name", SMALL)
+def test_n3_n13_each_operator_is_within_one_step_of_onnxruntime_and_almost_always_equal(name: str, profile: NpuProfile) -> None:
+    # Not always equal, because ONNX Runtime sums and divides in float32, which moves a value at a tie to either side of it;
+    # an average over 4 positions is a tie one time in four, a convolution next to never.
+    result, quantized, images = compiled(SMALL[name], profile)
+    apart = steps_apart(result, quantized, images, profile)
+    assert not result.on_host
+    assert np.abs(apart).max() <= 1
+    assert (apart != 0).mean() < (0.15 if "average" in name else 0.005)
+
+
+@pytest.mark.parametrize("profile_name", ["npu-sim-4", "npu-sim-8", "colorlight-i9", "ulx3s-85f"])
+def test_n9_a_whole_network_agrees_with_onnxruntime_in_99_of_100_labels(profile_name: str) -> None:
+    profile = find_profile(profile_name)
+    result, quantized, images = compiled(residual_network, profile, count=200)
+    place = result.program.description.outputs[0]
+    ours = Session(Simulator(profile), result.program).run({INPUT: images})[place.name]
+    (theirs,) = reference(quantized, images, [place.name])
+    assert not result.on_host
+    assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() >= 0.99
+
+
+@pytest.mark.parametrize("profile_name", ["npu-sim-4", "npu-sim-8-paired"])
+def test_n94_a_whole_network_has_the_same_bits_and_the_predicted_cycles_in_the_rtl(
+    profile_name: str, require: Callable[[str], Path]
+) -> None:
+    require("verilator")
+    profile = find_profile(profile_name)
+    result, _, images = compiled(residual_network, profile)
+    emulator = Emulator(profile)
+    name = result.program.description.outputs[0].name
+    rtl = Session(emulator, result.program).run({INPUT: images[:3]})[name]
+    np.testing.assert_array_equal(rtl, Session(Simulator(profile), result.program).run({INPUT: images[:3]})[name])
+    assert emulator.counters == estimate(result.program, profile).counters
+    emulator.close()
+
+
+def test_n52_compiling_twice_gives_the_same_bytes() -> None:
+    network = Network(3, 9, 11)
+    model = network.model(residual_network(network))
+    quantized = quantize(model, network.images(4))
+    assert compile_model(quantized, PROFILE).program.to_bytes() == compile_model(quantized, PROFILE).program.to_bytes()
+
+
+def test_n42_a_folded_input_makes_fewer_visits() -> None:
+    result, _, _ = compiled(SMALL["conv 3x3 same"], WIDE)
+    assert result.program.description.inputs[0].fold is not None
+    assert estimate(result.program, WIDE).counters.visits == 2 * 3 * 9 * 11  # 9 of 3x3 channels need two blocks of 8
+
+
+def test_layer_costs_add_up_to_the_whole_run() -> None:
+    result, _, _ = compiled(residual_network, PROFILE)
+    cost = estimate(result.program, PROFILE)
+    assert sum(layer.cycles for layer in cost.layers) == cost.counters.cycles
+    assert [layer.operator for layer in cost.layers].count("Conv") == 6
+
+
+def test_channels_last_images_are_turned_by_the_host() -> None:
+    network = Network(9, 11, 3)  # height, width, channels as the user hands them over
+    turned = network.add("Transpose", INPUT, perm=[0, 3, 1, 2])
+    model = network.model(network.conv(turned, 3, 4))
+    images = network.images(20)
+    quantized = quantize(model, images)
+    result = compile_model(quantized, PROFILE)
+    assert result.program.description.inputs[0].channels_last
+    assert np.abs(steps_apart(result, quantized, images, PROFILE)).max() <= 1
+
+
+def test_what_the_npu_lacks_stays_on_the_host_behind_it_and_is_listed_at_once() -> None:
+    network = Network(3, 9, 11)
+    x = network.add("HardSwish", network.conv(INPUT, 3, 4))
+    model = network.model(network.add("Softmax", network.conv(x, 4, 4)))
+    result = compile_model(quantize(model, network.images(4)), PROFILE)
+    assert [(row.layer, row.operator, row.reason) for row in result.on_host] == [
+        ("hardswish_1", "HardSwish", "the NPU has no HardSwish"),
+        ("conv_2", "Conv", "its input is not on the NPU"),
+        ("softmax_3", "Softmax", "the NPU has no Softmax"),
+    ]
+    assert [place.name for place in result.program.description.outputs] == ["conv_0_DequantizeLinear_Output"]
+
+
+def test_samples_of_another_shape_are_refused_with_both_shapes() -> None:
+    result, _, _ = compiled(SMALL["conv 1x1"], PROFILE)
+    with pytest.raises(SamplesError, match=r"^input image must have shape \[N, 3, 9, 11\], not \[2, 3, 4, 4\]$"):
+        Session(Simulator(PROFILE), result.program).run({INPUT: np.zeros((2, 3, 4, 4), np.float32)})
+    with pytest.raises(SamplesError, match=r"^the program's input image is missing; found: x$"):
+        Session(Simulator(PROFILE), result.program).run({"x": np.zeros((2, 3, 4, 4), np.float32)})
+
+
+def test_an_input_that_the_host_reads_too_is_not_folded() -> None:
+    network = Network(3, 9, 11)
+    x = network.conv(INPUT, 3, 4, pads=[1, 1, 1, 1])
+    model = network.model(x, network.add("HardSwish", network.add("Identity", INPUT)))
+    quantized = quantize(model, network.images(4), op_types_to_quantize=["Conv", "Identity"])
+    result = compile_model(quantized, WIDE)
+    images = network.images(2)
+    echoed = Session(Simulator(WIDE), result.program).run({INPUT: images})
+    place = next(place for place in result.program.description.inputs if place.name == INPUT)
+    assert place.fold is None
+    outputs = [values for values in echoed.values() if values.shape == images.shape]
+    assert outputs
+    assert np.abs(outputs[0] - np.clip(images, -128 * place.scale, 127 * place.scale)).max() < 2 * place.scale
+
+
+@pytest.mark.parametrize("images", [np.zeros((0, 3, 9, 11), np.float32), np.full((1, 3, 9, 11), np.nan, np.float32)])
+def test_no_samples_and_values_that_are_no_numbers_are_refused(images: Float) -> None:
+    result, _, _ = compiled(SMALL["conv 1x1"], PROFILE)
+    with pytest.raises(SamplesError, match=r"^input image must have at least one sample, and no value that is not a number$"):
+        Session(Simulator(PROFILE), result.program).run({INPUT: images})
+
+
+def test_scales_that_are_too_far_apart_are_refused_with_their_layer() -> None:
+    quantized = changed_constant("conv_0_scale", lambda values: np.full_like(values, 1e-20))
+    with pytest.raises(ModelError, match=r"^layer conv_0: a rescale of .* is over 2\^30; its scales are too far apart"):
+        compile_model(quantized, PROFILE)
+
+
+def test_a_scale_of_zero_is_refused_with_the_reason() -> None:
+    quantized = changed_constant("conv_0_scale", np.zeros_like)
+    with pytest.raises(ModelError, match=r"conv_0 \(Conv\): its scale must be a positive number, not 0.0"):
+        compile_model(quantized, PROFILE)
+
+
+def test_a_graph_that_is_not_quantized_is_refused() -> None:
+    network = Network(3, 9, 11)
+    with pytest.raises(ModelError, match=r"^the NPU runs quantized graphs, but this one has no QuantizeLinear: quantize it"):
+        compile_model(network.model(network.conv(INPUT, 3, 4)), PROFILE)
+
+
+def test_n1_uint8_activations_are_the_same_tensor_128_higher() -> None:
+    network = Network(3, 9, 11)
+    model = network.model(network.add("Relu", network.conv(INPUT, 3, 4, pads=[1, 1, 1, 1])))
+    images = network.images(20)
+    quantized = quantize(model, images, activation_type=QuantType.QUInt8)
+    assert np.abs(steps_apart(compile_model(quantized, PROFILE), quantized, images, PROFILE)).max() <= 1
+
+
+def test_a_graph_with_int16_activations_is_refused_with_the_reason() -> None:
+    quantized = changed_constant("image_zero_point", lambda values: values.astype(np.int16), onnx.TensorProto.INT16)
+    quantized.opset_import[0].version = 21
+    with pytest.raises(
+        ModelError, match=r"but none can: .* its activations are int16; the NPU takes int8 or uint8; conv_0 \(Conv\):"
+    ):
+        compile_model(quantized, PROFILE)
+
+
+def test_a_graph_with_asymmetric_weights_is_refused_with_the_reason() -> None:
+    quantized = changed_constant("constant_0_zero_point", lambda values: np.full_like(values, 3))
+    with pytest.raises(
+        ModelError, match=r"conv_0 \(Conv\): its weights are int8 with zero points up to 3; the NPU takes symmetric"
+    ):
+        compile_model(quantized, PROFILE)
+
+
+def test_n2_a_weight_of_minus_128_is_refused_with_its_layer() -> None:
+    quantized = changed_constant("constant_0_quantized", lambda values: np.full_like(values, -128))
+    with pytest.raises(ModelError, match=r"^layer conv_0: weights must be between -127 and 127, but one is -128; quantize with"):
+        compile_model(quantized, PROFILE)
+
+
+def test_n4_an_accumulator_that_could_overflow_is_refused_with_its_layer() -> None:
+    quantized = changed_constant("constant_1_quantized", lambda values: np.full_like(values, (1 << 31) - 1000))
+    with pytest.raises(ModelError, match=r"^layer conv_0: the sums of output channel \d must stay below 2\^31, but could reach"):
+        compile_model(quantized, PROFILE)
+
+
+def test_activations_that_do_not_fit_are_refused_with_the_tensor() -> None:
+    network = Network(3, 64, 64)
+    model = network.model(network.conv(INPUT, 3, 12, pads=[1, 1, 1, 1]))
+    with pytest.raises(
+        ModelError, match=r"^the activations must fit 4096 vectors of 4 bytes on npu-sim-4, but with .* are needed"
+    ):
+        compile_model(quantize(model, network.images(2)), PROFILE)
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    network = Network(3, 5, 5)
+    x = network.conv(network.conv(INPUT, 3, 64), 64, 64)
+    quantized = quantize(network.model(x), network.images(2))
+    with pytest.raises(ModelError, match=r"^npu-sim-4 has room for 4096 weight rows of 4 bytes, but the model needs"):
+        compile_model(quantized, PROFILE)
+
+
+def changed_constant(
+    name: str, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], kind: int | None = None
+) -> onnx.ModelProto:
+    """Return a quantized convolution of four channels with one of its constants changed."""
+    network = Network(3, 9, 11)
+    quantized = quantize(network.model(network.conv(INPUT, 3, 4)), network.images(4))
+    for tensor in quantized.graph.initializer:
+        if tensor.name == name:
+            values = change(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(helper.make_tensor(name, kind or tensor.data_type, values.shape, values.ravel().tolist()))
+    return quantized

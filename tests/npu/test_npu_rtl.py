@@ -1,0 +1,85 @@
+"""The RTL does what the functional model says, bit for bit, on random programs and on the worst cases (docs/spec/npu.md)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from accel.npu import emulator as emulator_module
+from accel.npu import isa
+from accel.npu.emulator import Emulator
+from accel.npu.profile import NpuProfile, find_profile
+from accel.npu.simulator import Simulator
+from accel.npu.timing import time_program
+from tests.npu.random_programs import memory_after, random_program
+
+LARGE = replace(find_profile("ulx3s-85f"), name="npu-sim-32", rows=32, columns=32, vector_lanes=8)
+PROFILES = ("npu-sim-4", "npu-sim-4-paired", "npu-sim-8", "npu-sim-8-paired")
+
+
+@pytest.fixture(scope="module", params=PROFILES)
+def emulator(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Emulator]:
+    require("verilator")
+    machine = Emulator(find_profile(request.param))
+    yield machine
+    machine.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, (1 << 64) - 1))
+def test_n73_a_random_program_leaves_the_same_memory_and_counters_in_rtl_and_models(emulator: Emulator, seed: int) -> None:
+    program, memory = random_program(seed, emulator.profile)
+    expected = memory_after(Simulator(emulator.profile), program, memory)
+    np.testing.assert_array_equal(memory_after(emulator, program, memory), expected)
+    assert emulator.counters == time_program(isa.decode(program.instructions), emulator.profile).counters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "profile", [find_profile("colorlight-i9"), find_profile("ulx3s-85f"), LARGE], ids=lambda profile: profile.name
+)
+def test_a_random_program_agrees_on_large_arrays_too(profile: NpuProfile, require: Callable[[str], Path]) -> None:
+    require("verilator")
+    machine = Emulator(profile)
+    for seed in range(30):
+        program, memory = random_program(seed, profile)
+        expected = memory_after(Simulator(profile), program, memory)
+        np.testing.assert_array_equal(memory_after(machine, program, memory), expected, err_msg=f"seed {seed}")
+        assert machine.counters == time_program(isa.decode(program.instructions), profile).counters
+    machine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "right", "wrong"),
+    [
+        pytest.param("npu_vector.sv", "round_up <= follows || scaled[1];", "round_up <= 1;", id="half up"),
+        pytest.param("npu_vector.sv", "add_round_up <= add_follows || add_scaled[1];", "add_round_up <= 0;", id="residual down"),
+        pytest.param("npu_address.sv", "column <= tap_left;", "column <= left;", id="padding of the second tap"),
+    ],
+)
+def test_a_fault_put_into_the_rtl_is_found(
+    source: str, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, require: Callable[[str], Path]
+) -> None:
+    require("verilator")
+    broken = shutil.copytree(emulator_module.RTL, tmp_path / "rtl")
+    text = (broken / source).read_text(encoding="utf-8")
+    assert text.count(right) == 1
+    (broken / source).write_text(text.replace(right, wrong), encoding="utf-8")
+    monkeypatch.setattr(emulator_module, "RTL", broken)
+    machine = Emulator(find_profile("npu-sim-4"))
+    runs = [(seed, *random_program(seed, machine.profile)) for seed in range(40)]
+    differ = [
+        seed
+        for seed, program, memory in runs
+        if not np.array_equal(memory_after(machine, program, memory), memory_after(Simulator(machine.profile), program, memory))
+    ]
+    machine.close()
+    assert differ

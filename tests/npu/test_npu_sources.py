@@ -1,0 +1,100 @@
+"""The RTL stays in the subset that Verilator, Icarus and yosys all take; what runs on a device stays free of onnx."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from accel.npu.emulator import RTL, Emulator, build, library_path, rtl_parameters
+from accel.npu.profile import find_profile
+from edgewright.errors import OperationError
+
+SOURCES = [str(path) for path in sorted(RTL.glob("*.sv"))]
+PROFILES = ("npu-sim-4", "npu-sim-8-paired", "colorlight-i9", "ulx3s-85f")
+EXHAUSTIVE = """
+#include "Vnpu_mul_pair.h"
+#include "verilated.h"
+extern "C" long wrong() {
+  VerilatedContext context;
+  Vnpu_mul_pair pair{&context};
+  long bad = 0;
+  auto tick = [&] { pair.clk = 0; pair.eval(); pair.clk = 1; pair.eval(); };
+  for (int a = -127; a <= 127; a++)
+    for (int b = -128; b <= 127; b++)
+      for (int x = -128; x <= 128; x++) {  // one more, because a product comes out one tick behind
+        pair.wa = a; pair.wb = b; pair.x = x;
+        tick();
+        if (x > -128) {
+          int seen = x - 1;
+          bad += (int16_t)pair.pa != a * seen || (int16_t)pair.pb != b * seen;
+        }
+      }
+  return bad;
+}
+"""
+
+
+@pytest.mark.parametrize("top", ["npu_core", "npu_board"])
+@pytest.mark.parametrize("profile_name", PROFILES)
+def test_verilator_has_nothing_to_say_about_the_rtl(profile_name: str, top: str, require: Callable[[str], Path]) -> None:
+    settings = [f"-G{name}={value}" for name, value in rtl_parameters(find_profile(profile_name)).items()]
+    call([str(require("verilator")), "--lint-only", "-Wall", "--top-module", top, f"-I{RTL}", *settings, *SOURCES])
+
+
+def test_icarus_takes_the_rtl(require: Callable[[str], Path], tmp_path: Path) -> None:
+    said = call([str(require("iverilog")), "-g2012", f"-I{RTL}", "-s", "npu_board", "-o", str(tmp_path / "board"), *SOURCES])
+    assert said == ""
+
+
+def test_n14_the_paired_multiplier_is_exact_for_every_input(require: Callable[[str], Path], tmp_path: Path) -> None:
+    verilator = str(require("verilator"))
+    harness = tmp_path / "exhaustive.cpp"
+    harness.write_text(EXHAUSTIVE, encoding="utf-8")
+    call([verilator, "--cc", "-O3", "--Mdir", str(tmp_path), "--top-module", "npu_mul_pair", str(RTL / "npu_mul_pair.sv")])
+    include = Path(call([verilator, "--getenv", "VERILATOR_ROOT"]).strip()) / "include"
+    runtime = [str(include / name) for name in ("verilated.cpp", "verilated_threads.cpp")]
+    code = [str(harness), *map(str, sorted(tmp_path.glob("V*.cpp"))), *runtime]
+    headers = [f"-I{tmp_path}", f"-I{include}", f"-I{include / 'vltstd'}"]
+    library = tmp_path / "exhaustive.so"
+    call(["g++", "-O2", "-fPIC", "-shared", "-std=c++17", "-w", *headers, "-o", str(library), *code, "-lpthread"])
+    wrong = ctypes.CDLL(str(library)).wrong
+    wrong.restype = ctypes.c_long
+    assert wrong() == 0
+
+
+def test_without_verilator_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(
+        OperationError, match=r"^the RTL simulation needs verilator, which is not on the PATH; .*apt-get install verilator"
+    ):
+        Emulator(find_profile("npu-sim-4"))
+
+
+def test_a_library_is_built_once_per_machine_whatever_its_name(require: Callable[[str], Path]) -> None:
+    require("verilator")
+    profile = find_profile("npu-sim-4")
+    built = build(profile)
+    stamp = built.stat().st_mtime_ns
+    assert build(replace(profile, name="another")) == built
+    assert built.stat().st_mtime_ns == stamp
+    assert library_path(replace(profile, parameter_groups=256)) != built
+
+
+@pytest.mark.parametrize(
+    "module", ["simulator", "program", "profile", "host", "emulator", "timing", "report", "hardware", "link", "board"]
+)
+def test_what_runs_beside_a_board_never_loads_onnx(module: str) -> None:
+    script = f"import accel.npu.{module}, sys; print('onnx' in sys.modules)"
+    assert call([sys.executable, "-c", script]).strip() == "False"
+
+
+def call(command: list[str]) -> str:
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout if "--getenv" in command or "-c" in command else finished.stdout + finished.stderr
