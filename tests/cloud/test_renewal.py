@@ -248,8 +248,8 @@ def test_p15_a_certificate_of_another_authority_is_refused(sleeper: Sleeper) -> 
 
 
 def test_p15_a_revoked_device_does_not_come_back(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    device = asleep(cloud, tmp_path, "gone", expired_days_ago=60)
-    operator.post("/v1/devices/gone/revoke")
+    device = asleep(cloud, tmp_path, "asleep-and-revoked", expired_days_ago=60)
+    operator.post("/v1/devices/asleep-and-revoked/revoke")
     answer = device.ask(device.proof())
     assert answer.status == 403
     assert REVOKED.fullmatch(answer.error)

@@ -329,8 +329,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._registry(url.path)
 
     def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/v1/enrol":
+        length = int(self.headers["Content-Length"])
+        raw = self.rfile.read(length)
+        if len(raw) < length:  # the device was killed in mid-sentence
+            self.close_connection = True
+        elif self.path == "/v1/enrol":
             response = self.cloud.enrol(raw)
             refusal = b'{"error":"the enrolment token must be unused, but it was used: ask for another"}'
             self._answer(403 if response is None else 200, refusal if response is None else wire.encode(response))

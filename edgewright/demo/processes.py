@@ -1,0 +1,115 @@
+"""Run edgewright's own commands as a user would, showing each, and end every process that was started."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgewright.errors import OperationError
+
+STOP_S = 15.0
+COMMAND_S = 300.0
+
+
+class Shell:
+    """Runs `edgewright …` in one directory and prints what it runs; secrets are shown as dots."""
+
+    def __init__(self, directory: Path, log_directory: Path) -> None:
+        self.directory = directory
+        self.log_directory = log_directory
+        self.environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+
+    def run(self, *arguments: str, secret: str | None = None) -> str:
+        """Run a command to its end and return its output; raise `OperationError` with its last line when it fails."""
+        finished = self.attempt(*arguments, secret=secret)
+        if finished.returncode != 0:
+            lines = (finished.stderr or finished.stdout).strip().splitlines() or ["it said nothing"]
+            raise OperationError(f"'edgewright {arguments[0]}' ended with {finished.returncode}: {lines[-1]}")
+        return finished.stdout
+
+    def attempt(
+        self, *arguments: str, secret: str | None = None, timeout_s: float = COMMAND_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command that may fail; raise `OperationError` when it has not ended after `timeout_s`."""
+        shown = ["…" if argument == secret else argument for argument in arguments if argument != "--json"]
+        click.secho(f"  $ edgewright {' '.join(shown)}", fg="cyan")
+        command = [sys.executable, "-m", "edgewright", *arguments]
+        try:
+            return subprocess.run(
+                command, cwd=self.directory, env=self.environment, capture_output=True, text=True, check=False, timeout=timeout_s
+            )
+        except subprocess.TimeoutExpired as late:
+            raise OperationError(f"'edgewright {arguments[0]}' must end within {timeout_s:.0f} s, but it did not") from late
+
+    def quiet(self, *arguments: str) -> bool:
+        """Run a command without showing it and tell whether it succeeded."""
+        command = [sys.executable, "-m", "edgewright", *arguments]
+        finished = subprocess.run(command, cwd=self.directory, env=self.environment, capture_output=True, check=False)
+        return finished.returncode == 0
+
+    def json(self, *arguments: str) -> Any:
+        """Run a command with `--json` and return what it printed."""
+        return json.loads(self.run(*arguments, "--json"))
+
+    def program(self, module: str, *arguments: str) -> str:
+        """Run a Python module to its end and return its output."""
+        click.secho(f"  $ python -m {module} {' '.join(arguments)}", fg="cyan")
+        command = [sys.executable, "-m", module, *arguments]
+        finished = subprocess.run(command, cwd=self.directory, env=self.environment, capture_output=True, text=True, check=False)
+        if finished.returncode != 0:
+            lines = finished.stderr.strip().splitlines() or ["it said nothing"]
+            raise OperationError(f"'python -m {module}' ended with {finished.returncode}: {lines[-1]}")
+        return finished.stdout
+
+    @contextmanager
+    def background(self, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Keep a command running inside the block; its output goes to a log file of its own."""
+        click.secho(f"  $ edgewright {' '.join(arguments)} &", fg="cyan")
+        with (self.log_directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "edgewright", *arguments],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield process
+        finally:
+            stop(process)
+
+    def log_tail(self, name: str) -> str:
+        """Return the last line that a background command wrote."""
+        lines = (self.log_directory / f"{name}.log").read_text("utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process politely, then firmly."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(STOP_S)
+
+
+def wait_until(holds: Callable[[], bool], *, what: str, timeout_s: float, step_s: float = 0.1) -> None:
+    """Wait until `holds()`; raise `OperationError` naming `what` after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise OperationError(f"{what} did not happen within {timeout_s:.0f} s")
+        time.sleep(step_s)

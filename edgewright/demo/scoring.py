@@ -1,0 +1,44 @@
+"""Send held-out digits to every device's own scoring address and compare the answers with the source model's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+import urllib3
+
+from edgewright.errors import OperationError
+
+TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceScores:
+    """How many samples a device scored, and the share whose label equals the source model's."""
+
+    count: int
+    agreement: float
+
+
+def score_everywhere(addresses: dict[str, str], samples: Path, source: Path) -> dict[str, DeviceScores]:
+    """Score every sample on every device, one request a sample, as a camera would."""
+    with np.load(samples) as archive, np.load(source) as answers:
+        images, expected = archive["image"], answers["scores"].argmax(axis=1)
+    return {device: score(address, images, expected) for device, address in addresses.items()}
+
+
+def score(address: str, images: np.ndarray, expected: np.ndarray) -> DeviceScores:
+    """Score `images` [count, 8, 8, 1] at one address and compare with the labels `expected` [count]."""
+    with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as pool:
+        found = np.array([predicted_label(pool, address, image) for image in images])
+    return DeviceScores(len(found), float((found == expected).mean()))
+
+
+def predicted_label(pool: urllib3.PoolManager, address: str, image: np.ndarray) -> int:
+    """Send one image and return the label with the highest score."""
+    response = pool.request("POST", f"{address}/score", body=orjson.dumps({"data": [image.tolist()]}))
+    if response.status != 200:
+        raise OperationError(f"{address} answered {response.status}: {response.data[:200]!r}")
+    return int(np.argmax(response.json()["result"]))

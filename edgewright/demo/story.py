@@ -1,0 +1,234 @@
+"""The demo as a story: train, convert, package, enrol three devices, roll out, score, update the head, stop a bad version.
+
+Every step but the training runs edgewright's own commands, exactly as a user types them. What was seen is written to
+`summary.json` and printed as one closing table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright.contracts.files import write_atomically
+from edgewright.contracts.wire import encode_readable
+from edgewright.demo.processes import Shell, wait_until
+from edgewright.demo.scoring import DeviceScores, score_everywhere
+from edgewright.demo.show import heading, say, show_summary, wait_for_interrupt
+from edgewright.demo.tampering import spoil_heads
+from edgewright.errors import OperationError
+
+START_S = 60.0
+ROLLOUT_S = 120.0
+TRIAL = "2s"
+
+DEVICES = {"gateway-1": "x86-64-vnni", "robot-1": "jetson-orin-nano", "kiosk-1": "generic-x86-64"}
+"""Three boxes that differ in what they run fastest, and the hardware profile that each is told to be."""
+
+
+@dataclass
+class Demo:
+    """What the steps share."""
+
+    directory: Path
+    shell: Shell
+    addresses: dict[str, str] = field(default_factory=dict)
+    """Where each device answers scoring requests."""
+
+
+def run_demo(directory: Path, *, keep: bool, no_broker: bool = False) -> dict[str, Any]:
+    """Run the whole story below `directory` (emptied first) and return the summary that `summary.json` holds.
+
+    Raises:
+        OperationError: a step failed, or what it showed is not what edgewright promises.
+    """
+    started = time.monotonic()
+    demo = prepare(directory)
+    train(demo)
+    build_package(demo, "v1")
+    with ExitStack() as processes:
+        url = start_cloud(demo, processes, no_broker=no_broker)
+        start_devices(demo, processes)
+        roll_out(demo, "v1")
+        scores = score_everywhere(demo.addresses, directory / "heldout.npz", directory / "source-v1.npz")
+        bytes_v1 = bytes_pulled(demo)
+        build_package(demo, "v2")
+        roll_out(demo, "v2")
+        bytes_v2 = bytes_pulled(demo)
+        bad_version = publish_bad_version(demo)
+        summary = summarise(demo, scores, {"v1": bytes_v1, "v2": bytes_v2}, bad_version)
+        write_atomically(directory / "summary.json", encode_readable(summary))
+        show_summary(summary, time.monotonic() - started)
+        if keep:
+            wait_for_interrupt(url, directory / "cloud")
+    return summary
+
+
+def prepare(directory: Path) -> Demo:
+    """Empty the demo's directory; refuse one that is not a demo's."""
+    marker = directory / ".edgewright-demo"
+    if directory.exists() and any(directory.iterdir()) and not marker.exists():
+        raise OperationError(f"{directory} holds something else: choose another directory with --output")
+    shutil.rmtree(directory, ignore_errors=True)
+    (directory / "logs").mkdir(parents=True)
+    marker.touch()
+    os.environ["EDGEWRIGHT_CLOUD"] = str((directory / "cloud").resolve())
+    return Demo(directory, Shell(directory, directory / "logs"))
+
+
+def train(demo: Demo) -> None:
+    """Train version 1, then only its head again for version 2."""
+    heading("Train a small residual network on 1,437 real scans of digits")
+    say(demo.shell.program("edgewright.demo.train_digits", ".").strip().splitlines()[-1])
+
+
+def build_package(demo: Demo, version: str) -> None:
+    """Convert, quantize, measure and pack one version."""
+    heading(f"Convert, quantize and pack {version}")
+    build = f"build-{version}"
+    run = demo.shell.run
+    run("convert", f"digits-{version}.keras", "-o", build, "--samples", "calibration.npz")
+    run("quantize", build, "--scheme", "fp16", "--scheme", "int8", "--samples", "calibration.npz")
+    say(run("evaluate", build, "--samples", "heldout.npz"))
+    run("package", "build", build, "-o", f"package-{version}", "--name", "digits")
+
+
+def start_cloud(demo: Demo, processes: ExitStack, *, no_broker: bool) -> str:
+    """Make a publisher's key, start the cloud that trusts it, and return its address."""
+    heading("Start the cloud")
+    demo.shell.run("package", "keygen", "publisher.key")
+    context = demo.directory / "cloud" / "client.json"
+    arguments = ["cloud", "up", "--state", "cloud", "--port", str(free_port()), "--trust", "publisher.key.pub"]
+    arguments += ["--no-broker"] if no_broker else []
+    process = processes.enter_context(demo.shell.background("cloud", *arguments))
+
+    def ready() -> bool:
+        if process.poll() is not None:
+            raise OperationError(f"the cloud ended: {demo.shell.log_tail('cloud')}")
+        return context.exists() and demo.shell.quiet("devices", "list")
+
+    wait_until(ready, what="the start of the cloud", timeout_s=START_S)
+    url = str(read_json(context)["url"])
+    say(f"the cloud answers at {url}")
+    return url
+
+
+def start_devices(demo: Demo, processes: ExitStack) -> None:
+    """Enrol each device with a one-time token and start its agent as a process of its own."""
+    heading("Enrol three devices and start their agents")
+    for device, profile in DEVICES.items():
+        token = str(demo.shell.json("devices", "token", "--device", device)["token"])
+        demo.shell.run(
+            "agent", "enrol", "--token", token, "--name", device, "--profile", profile, "--state", device, secret=token
+        )
+        port = free_port()
+        processes.enter_context(demo.shell.background(device, "agent", "run", "--state", device, "--port", str(port)))
+        demo.addresses[device] = f"http://127.0.0.1:{port}"
+
+
+def roll_out(demo: Demo, version: str) -> None:
+    """Publish a package and roll it out to all devices: a canary first, then everybody."""
+    heading(f"Publish {version} and roll it out: one canary, then all")
+    rollout = start_rollout(demo, version)
+    finished = wait_for_rollout(demo, rollout)
+    if finished["state"] != "completed":
+        raise OperationError(f"the rollout of {version} ended {finished['state']}: {finished['reason']}")
+    say(demo.shell.run("devices", "list"))
+
+
+def publish_bad_version(demo: Demo) -> dict[str, Any]:
+    """Publish a version whose answers are wrong and return how it was stopped."""
+    heading("Publish v3, whose heads got their classes in the wrong order: its answers are wrong")
+    shutil.copytree(demo.directory / "build-v2", demo.directory / "build-v3")
+    spoil_heads(demo.directory / "build-v3")
+    demo.shell.run("package", "build", "build-v3", "-o", "package-v3", "--name", "digits", "--allow-mismatch")
+    finished = wait_for_rollout(demo, start_rollout(demo, "v3"))
+    touched = [device for device in finished["devices"] if device["desired_version"] is not None]
+    refusals = [device["reason"] for device in touched if device["reason"]]
+    say(f"rollout {finished['state']}: {finished['reason']}")
+    return {
+        "halted": finished["state"] == "halted",
+        "devices_touched": len(touched),
+        "reason": refusals[0] if refusals else finished["reason"],
+    }
+
+
+def start_rollout(demo: Demo, version: str) -> int:
+    """Publish `package-<version>` and start its rollout; return the rollout's number."""
+    demo.shell.run("publish", f"package-{version}", "--key", "publisher.key")
+    reference = f"digits:{version.removeprefix('v')}"
+    created = demo.shell.json("rollout", "create", reference, "--waves", "1,100%", "--trial", TRIAL)
+    return int(created["rollout"])
+
+
+def wait_for_rollout(demo: Demo, rollout: int) -> Any:
+    """Follow a rollout to its end and return its record."""
+    demo.shell.attempt("rollout", "watch", str(rollout), timeout_s=ROLLOUT_S)
+    return demo.shell.json("rollout", "show", str(rollout))
+
+
+def bytes_pulled(demo: Demo) -> int:
+    """Return the bytes that all devices together pulled for what they run now."""
+    return sum(device["reported"]["bytes_pulled"] for device in demo.shell.json("devices", "list"))
+
+
+def summarise(demo: Demo, scores: dict[str, DeviceScores], pulled: dict[str, int], bad_version: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary: what was measured, what runs where, what moved, what was stopped."""
+    with np.load(demo.directory / "source-v1.npz") as source, np.load(demo.directory / "heldout.npz") as heldout:
+        source_accuracy = float((source["scores"].argmax(axis=1) == heldout["labels"]).mean())
+    evaluated = demo.shell.json("evaluate", "build-v1", "--samples", "heldout.npz")
+    sizes = {
+        path.name: read_json(path / "variant.json")["size_bytes"] for path in (demo.directory / "build-v1/variants").iterdir()
+    }
+    records = demo.shell.json("devices", "list")
+    return {
+        "source_accuracy": source_accuracy,
+        "variants": [
+            {
+                "name": row["variant"],
+                "backend": row["backend"],
+                "precision": row["precision"],
+                "accuracy": row["accuracy"],
+                "size_bytes": sizes[row["variant"]],
+                "latency_ms": row["latency_ms"]["p50"],
+            }
+            for row in evaluated
+        ],
+        "devices": [device_summary(record, scores[record["device"]]) for record in records],
+        "bytes_pulled": pulled,
+        "bad_version": bad_version,
+        "telemetry_messages": sum(record["telemetry_count"] for record in records),
+    }
+
+
+def device_summary(record: dict[str, Any], scores: DeviceScores) -> dict[str, Any]:
+    """Return one device's line of the summary."""
+    running = record["reported"]["running"]
+    return {
+        "id": record["device"],
+        "profile": record["profile"],
+        "variant": running["variant"],
+        "version": running["package_version"],
+        "state": record["reported"]["state"],
+        "scored": scores.count,
+        "agreement": scores.agreement,
+    }
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file."""
+    return json.loads(path.read_bytes())
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

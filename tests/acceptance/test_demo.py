@@ -1,0 +1,95 @@
+"""The main job as a stranger runs it: `edgewright demo`, over MQTT and over HTTPS alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+TIMEOUT_S = 600
+
+
+@pytest.fixture(scope="module", params=["mqtt", "https"])
+def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, require: Callable[[str], Path]) -> Path:
+    """Run the demo once for each way to reach the devices and return its directory."""
+    if request.param == "mqtt":
+        require("mosquitto")
+    directory = tmp_path_factory.mktemp(f"demo-{request.param}")
+    command = [sys.executable, "-m", "edgewright", "demo", "--output", str(directory / "demo")]
+    finished = subprocess.run(
+        [*command, "--no-broker"] if request.param == "https" else command,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        env={**os.environ, "EDGEWRIGHT_TEST_RUN": str(directory)},
+    )
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    return directory / "demo"
+
+
+@pytest.fixture(scope="module")
+def summary(demo: Path) -> dict[str, Any]:
+    """Return what the demo wrote."""
+    document: dict[str, Any] = json.loads((demo / "summary.json").read_bytes())
+    return document
+
+
+def test_the_small_variants_answer_as_the_source_does(summary: dict[str, Any]) -> None:
+    accuracy = {variant["name"]: variant["accuracy"] for variant in summary["variants"]}
+    assert summary["source_accuracy"] > 0.97
+    assert accuracy["fp32"] == summary["source_accuracy"]
+    assert accuracy["fp16"] == summary["source_accuracy"]
+    assert accuracy["int8"] >= summary["source_accuracy"] - 0.01
+
+
+def test_int8_is_a_quarter_of_fp32(summary: dict[str, Any]) -> None:
+    size = {variant["name"]: variant["size_bytes"] for variant in summary["variants"]}
+    assert size["int8"] < size["fp32"] / 3
+    assert size["fp16"] < size["fp32"] / 1.9
+
+
+def test_each_device_runs_the_variant_for_its_hardware(summary: dict[str, Any]) -> None:
+    variants = {device["profile"]: device["variant"] for device in summary["devices"]}
+    assert variants == {"x86-64-vnni": "int8", "jetson-orin-nano": "fp16", "generic-x86-64": "fp32"}
+
+
+def test_every_device_scored_every_digit_as_the_source_model_does(summary: dict[str, Any]) -> None:
+    assert [device["scored"] for device in summary["devices"]] == [360, 360, 360]
+    assert min(device["agreement"] for device in summary["devices"]) >= 0.99
+
+
+def test_an_update_of_the_head_moves_under_5_percent(summary: dict[str, Any]) -> None:
+    assert 0 < summary["bytes_pulled"]["v2"] < 0.05 * summary["bytes_pulled"]["v1"]
+
+
+def test_the_bad_version_touched_one_device_and_none_runs_it(summary: dict[str, Any]) -> None:
+    assert summary["bad_version"]["halted"] is True
+    assert summary["bad_version"]["devices_touched"] == 1
+    assert "golden samples" in summary["bad_version"]["reason"]
+    assert [device["version"] for device in summary["devices"]] == [2, 2, 2]
+
+
+def test_devices_reported_what_they_measured(summary: dict[str, Any]) -> None:
+    assert summary["telemetry_messages"] > 0
+
+
+def test_the_demo_leaves_nothing_running(demo: Path) -> None:
+    marker = str(demo.parent)
+    left = [process.info for process in psutil.process_iter(["pid", "cmdline"]) if started_by(process, marker)]
+    assert left == []
+
+
+def started_by(process: psutil.Process, marker: str) -> bool:
+    """Tell whether a process inherited this run's environment."""
+    try:
+        return bool(process.environ().get("EDGEWRIGHT_TEST_RUN") == marker)
+    except psutil.Error:
+        return False

@@ -1,0 +1,169 @@
+"""publish, models, devices and rollout, as a person types them against a running cloud."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.contracts.messages import DeploymentState
+from tests.cloud.running_cloud import RunningCloud
+from tests.cloud.small_packages import make_package
+from tests.cloud.told_devices import told
+from tests.commands.conftest import CommandLine
+
+
+def test_publish_says_which_version_it_became(edgewright: CommandLine, publisher: Path, tmp_path: Path) -> None:
+    package = make_package(tmp_path, "spoken").layout.path
+    said = edgewright.ok("publish", package, "--key", publisher)
+    assert re.fullmatch(r"published spoken:1: 1 variant, .* kB\nnext: edgewright rollout create spoken:1\n", said)
+    assert edgewright.json("publish", package, "--key", publisher, "--expires-days", 7)["version"] == 2
+
+
+def test_publish_wants_a_key_and_a_package_that_exist(edgewright: CommandLine, publisher: Path, tmp_path: Path) -> None:
+    assert "no such package" in edgewright.refused("publish", tmp_path / "nothing", "--key", publisher)
+    assert "no such" in edgewright.refused("publish", make_package(tmp_path, "keyless").layout.path, "--key", tmp_path / "nokey")
+
+
+def test_models_are_listed_and_shown(edgewright: CommandLine, publish: Callable[[str], Any]) -> None:
+    first, second = publish("shown"), publish("shown")
+    assert second in edgewright.json("models", "list")
+    assert edgewright.json("models", "show", "shown") == [first, second]
+    assert edgewright.ok("models", "show", "shown").splitlines()[2].startswith("shown        2  ")
+
+
+def test_an_unknown_model_comes_with_the_nearest(edgewright: CommandLine, publish: Callable[[str], Any]) -> None:
+    publish("digits")
+    assert "no model is called 'digit'; known: digits" in edgewright.refused("models", "show", "digit")
+
+
+def test_a_token_is_one_line_that_can_be_piped(edgewright: CommandLine) -> None:
+    said = edgewright.ok("devices", "token", "--device", "cam-9", "--label", "site=east", "--valid", "10m")
+    assert re.fullmatch(r"ew1\.[A-Za-z0-9_-]+\n", said)
+
+
+def test_a_device_is_labelled_and_loses_a_label_again(
+    edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path
+) -> None:
+    told(trusting_cloud, "labelled-1", tmp_path, labels={"line": "7"})
+    assert edgewright.ok("devices", "label", "labelled-1", "site=east") == "labelled-1: line=7 site=east\n"
+    assert edgewright.ok("devices", "label", "labelled-1", "line=") == "labelled-1: site=east\n"
+
+
+def test_a_device_is_explained(
+    edgewright: CommandLine,
+    trusting_cloud: RunningCloud,
+    publish: Callable[[str], Any],
+    tmp_path: Path,
+    golden: Callable[[str, str], None],
+) -> None:
+    publish("explained")
+    device = told(trusting_cloud, "explained-1", tmp_path)
+    edgewright.ok("rollout", "create", "explained", "--device", "explained-1")
+    device.wait_for_desired()
+    before = edgewright.ok("devices", "explain", "explained-1")
+    device.report(DeploymentState.FETCHING, "412 of 812 kB", attempt=2, choice=("int8: chosen, 1.9 ms p95", "fp16: 3.2 ms p95"))
+    after = edgewright.ok("devices", "explain", "explained-1")
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    golden("devices_explain.txt", re.sub(moment, "<moment>", f"{before}---\n{after}"))
+
+
+def test_a_device_is_shown_and_revoked(edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path) -> None:
+    told(trusting_cloud, "shown-1", tmp_path)
+    assert "online     online" in edgewright.ok("devices", "show", "shown-1")
+    assert "shown-1 is revoked" in edgewright.ok("devices", "revoke", "shown-1")
+    (row,) = [line for line in edgewright.ok("devices", "list").splitlines() if line.startswith("shown-1 ")]
+    assert "revoked" in row
+
+
+def test_an_unknown_device_comes_with_the_nearest(edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path) -> None:
+    told(trusting_cloud, "camera-7", tmp_path)
+    for verb in ("show", "explain", "revoke"):
+        assert "no device is called 'camera-1'; known: camera-7" in edgewright.refused("devices", verb, "camera-1")
+
+
+def test_a_rollout_is_created_with_its_rules(
+    edgewright: CommandLine, trusting_cloud: RunningCloud, publish: Callable[[str], Any], tmp_path: Path
+) -> None:
+    publish("ruled")
+    told(trusting_cloud, "ruled-1", tmp_path, labels={"site": "north"})
+    gate = ("--label", "site=north", "--waves", "1,100%", "--min-success", "90%", "--keep-on-halt")
+    times = ("--soak", "30s", "--trial", "5s", "--deadline", "2m")
+    record = edgewright.json("rollout", "create", "ruled:1", *gate, *times)
+    expected = {"min_success": 0.9, "soak_s": 30, "trial_s": 5, "deadline_s": 120, "reverse_on_halt": False}
+    assert {key: record["request"][key] for key in expected} == expected
+    number = record["rollout"]
+    assert "paused" in edgewright.ok("rollout", "pause", number)
+    assert edgewright.json("rollout", "resume", number)["state"] == "running"
+    assert edgewright.json("rollout", "abort", number)["state"] == "aborted"
+
+
+def test_watching_a_rollout_that_is_halted_ends_with_one(
+    edgewright: CommandLine, trusting_cloud: RunningCloud, publish: Callable[[str], Any], tmp_path: Path
+) -> None:
+    publish("halting")
+    device = told(trusting_cloud, "halting-1", tmp_path)
+    number = edgewright.json("rollout", "create", "halting", "--device", "halting-1")["rollout"]
+    device.wait_for_desired()
+    device.report(DeploymentState.REFUSED, "golden samples differ")
+    result = edgewright.run("rollout", "watch", number)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"edgewright: rollout {number} of halting:1 was halted: wave 1 of 1 can no longer reach 100% running: "
+        "1 of 1 bad: halting-1 refused: golden samples differ\n"
+    )
+    assert "halting-1  refused  golden samples differ" in edgewright.ok("rollout", "show", number)
+
+
+def test_a_watched_rollout_that_completes_ends_with_zero(
+    edgewright: CommandLine, trusting_cloud: RunningCloud, publish: Callable[[str], Any], tmp_path: Path
+) -> None:
+    publish("good")
+    device = told(trusting_cloud, "good-1", tmp_path)
+    number = edgewright.json("rollout", "create", "good", "--device", "good-1")["rollout"]
+    device.obey()
+    assert edgewright.ok("rollout", "watch", number).splitlines()[-1] == (
+        f"rollout {number}  good:1  completed  wave 1/1  1 of 1 running  1 of 1 devices run it"
+    )
+    assert edgewright.ok("rollout", "list").splitlines()[1].startswith(f"{number:>7}  good:1 ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param("rollout create nobody", "no model is called 'nobody'", id="unknown model"),
+        pytest.param("rollout create Digits", "a model's name must be lower-case letters", id="no model's name"),
+        pytest.param("rollout create digits:0", "a version must be a whole number from 1", id="version 0"),
+        pytest.param("rollout create x --device A", "a device's name must be lower-case letters", id="no device's name"),
+        pytest.param("rollout show 99999", "no rollout has the number 99999", id="unknown rollout"),
+        pytest.param("devices token --valid 60d", "valid_s must be over 0 and at most 2592000", id="long token"),
+        pytest.param("devices show Cam", "a device's name must be lower-case letters", id="device's name"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_line(edgewright: CommandLine, words: str, message: str) -> None:
+    assert message in edgewright.refused(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param("rollout create m --soak 30", "a number and a unit, as in 30s, 5m, 1h or 2d, not '30'", id="duration"),
+        pytest.param("rollout create m --min-success 0.9", "must be a share from 0% to 100%, as in 95%, not '0.9'", id="share"),
+        pytest.param("rollout create m --min-success 101%", "must be a share from 0% to 100%, as in 95%, not '101%'", id="over"),
+        pytest.param("devices token --label site", "must be a name and a text, as in site=plant-2, not 'site'", id="label"),
+    ],
+)
+def test_an_option_that_cannot_be_read_says_how_it_is_written(edgewright: CommandLine, words: str, message: str) -> None:
+    result = edgewright.run(*words.split())
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_cloud_that_is_not_there_ends_with_three(edgewright: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_TOKEN", "t")
+    result = edgewright.run("devices", "list", cloud="https://127.0.0.1:1")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("edgewright: the cloud at https://127.0.0.1:1 must answer, but: ")

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgewright.cli import main
+from edgewright.contracts.variant import LayerKind
+from tests.fakes.real_build import make_real_build
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `edgewright package …` in a directory that holds the build directory `build`."""
+    monkeypatch.chdir(tmp_path)
+    make_real_build(tmp_path / "build")
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["package", *arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def signed(run: Run) -> Run:
+    """The same, with a package `package` signed by `publisher` as version 3."""
+    assert run("build", "build", "-o", "package", "--name", "tiny").exit_code == 0
+    assert run("keygen", "publisher").exit_code == 0
+    assert run("sign", "package", "--key", "publisher", "--version", "3").exit_code == 0
+    return run
+
+
+def every_byte(folder: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_build_becomes_a_package_that_fits_the_profiles_which_run_its_precision(run: Run) -> None:
+    built = run("build", "build", "-o", "package", "--name", "tiny", "--json")
+    assert built.exit_code == 0, built.output
+    (variant,) = json.loads(built.output)["variants"]
+    profiles = ["generic-x86-64", "jetson-orin-nano", "raspberry-pi-4", "raspberry-pi-5", "x86-64-vnni"]
+    assert variant["config"]["profiles"] == profiles
+
+
+def test_what_inspect_prints_is_golden(run: Run, golden: Callable[[str, str], None]) -> None:
+    run("build", "build", "-o", "package", "--name", "tiny")
+    golden("package_inspect.txt", run("inspect", "package").output)
+
+
+def test_packing_twice_gives_the_same_bytes(run: Run) -> None:
+    run("build", "build", "-o", "first", "--name", "tiny")
+    run("build", "build", "-o", "second", "--name", "tiny")
+    assert every_byte("first") == every_byte("second")
+
+
+def test_a_variant_that_answers_wrongly_is_not_packed_unless_told_to(run: Run) -> None:
+    weights = Path("build/variants/fp32") / LayerKind.HEAD_WEIGHTS.file_name
+    weights.write_bytes(weights.read_bytes()[4:] + weights.read_bytes()[:4])
+    refused = run("build", "build", "-o", "package", "--name", "tiny")
+    assert refused.exit_code == 1
+    assert refused.output.startswith("edgewright: variant fp32 fails the golden samples: ")
+    assert refused.output.count("\n") == 1
+    assert not Path("package").exists()
+    assert run("build", "build", "-o", "package", "--name", "tiny", "--allow-mismatch").exit_code == 0
+
+
+def test_a_signed_package_verifies(signed: Run) -> None:
+    verified = signed("verify", "package", "--key", "publisher.pub", "--json")
+    assert verified.exit_code == 0, verified.output
+    assert json.loads(verified.output)["signature"]["version"] == 3
+
+
+def test_a_package_survives_the_way_through_a_tar(signed: Run) -> None:
+    assert signed("export", "package", "-o", "tiny.tar").exit_code == 0
+    assert signed("import", "tiny.tar", "-o", "copy", "--key", "publisher.pub").exit_code == 0
+    assert every_byte("copy") == every_byte("package")
+    assert signed("verify", "tiny.tar", "--key", "publisher.pub").exit_code == 0
+
+
+def change_a_byte(run: Run) -> None:
+    blob = max(Path("package/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    blob.write_bytes(b"X" + blob.read_bytes()[1:])
+
+
+def sign_as_a_stranger(run: Run) -> None:
+    run("keygen", "stranger")
+    run("sign", "package", "--key", "stranger", "--version", "3")
+
+
+def let_it_expire(run: Run) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from edgewright.contracts import package, signing
+    from edgewright.contracts.oci import OciLayout
+
+    layout = OciLayout.open(Path("package"))
+    found = package.read_package(layout)
+    binding = signing.PackageSignature(
+        index_digest=found.digest, name="tiny", version=3, expires_at=datetime.now(UTC) - timedelta(seconds=1)
+    )
+    package.attach_signature(layout, found, signing.sign_package(binding, signing.load_private_key(Path("publisher"))))
+
+
+def forge_the_signature(run: Run) -> None:
+    envelope = next(path for path in Path("package/blobs/sha256").iterdir() if b'"payloadType"' in path.read_bytes())
+    manifest = next(path for path in Path("package/blobs/sha256").iterdir() if envelope.name.encode() in path.read_bytes())
+    document = json.loads(envelope.read_bytes())
+    document["signatures"][0]["sig"] = "A" * 86 + "=="
+    from edgewright.contracts import package, wire
+    from edgewright.contracts.oci import OciLayout
+
+    layout = OciLayout.open(Path("package"))
+    package.attach_signature(layout, package.read_package(layout), wire.encode(document))
+    manifest.unlink()
+
+
+def leave_out_the_signature(run: Run) -> None:
+    run("build", "build", "-o", "package", "--name", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(change_a_byte, "of that digest, but", id="a changed byte"),
+        pytest.param(sign_as_a_stranger, "the signature must be by a trusted key, but it is by", id="an unknown key"),
+        pytest.param(let_it_expire, "the signature of tiny:3 expired at", id="an expired signature"),
+        pytest.param(forge_the_signature, "the signature does not match what it signs", id="a wrong signature"),
+        pytest.param(leave_out_the_signature, "tiny is not signed", id="no signature"),
+    ],
+)
+def test_a_spoilt_package_is_refused_in_one_line_and_imported_nowhere(
+    signed: Run, spoil: Callable[[Run], None], message: str
+) -> None:
+    from edgewright.contracts.oci import OciLayout
+    from edgewright.contracts.package import write_tar
+
+    spoil(signed)
+    write_tar(OciLayout.open(Path("package")), Path("tiny.tar"))
+    for refused in (
+        signed("verify", "package", "--key", "publisher.pub"),
+        signed("import", "tiny.tar", "-o", "copy", "--key", "publisher.pub"),
+    ):
+        assert refused.exit_code == 2
+        assert message in refused.output
+        assert refused.output.count("\n") == 1
+    assert not Path("copy").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["build", "nothing", "-o", "p", "--name", "tiny"], "nothing is no build directory", id="no build"),
+        pytest.param(["build", "build", "-o", "p", "--name", "Tiny"], "a model's name must be lower-case", id="bad name"),
+        pytest.param(["build", "build", "-o", "build", "--name", "tiny"], "build exists and is no package", id="occupied"),
+        pytest.param(
+            ["build", "build", "-o", "p", "--name", "tiny", "--variant", "int8"], "has no variant 'int8'", id="no variant"
+        ),
+        pytest.param(["build", "build", "-o", "p", "--name", "tiny", "--annotation", "x"], "KEY=VALUE", id="annotation"),
+        pytest.param(["build", "build", "-o", "p", "--name", "tiny", "--profile", "pi"], "raspberry-pi-4", id="no profile"),
+        pytest.param(["inspect", "build"], "is no package", id="a directory that is none"),
+        pytest.param(["inspect", "build/build.json"], "is no package", id="a file that is none"),
+        pytest.param(["verify", "nothing"], "no such package", id="nothing there"),
+        pytest.param(["sign", "build", "--key", "nothing", "--version", "1"], "no such key", id="no key"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line(run: Run, arguments: list[str], message: str) -> None:
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert message in refused.output
+    assert refused.output.count("\n") == 1
+    assert not Path("p").exists()
