@@ -67,6 +67,8 @@ class ScoringApp:
         self._config = config
         self._model, self._version = model, version
         self._limits = limits or ServingLimits()
+        self.draining = False
+        """Whether this process is about to end: every answer then asks its client for a new connection."""
         self._held_bytes = 0
         self._routes = self._make_routes()
         self._scoring = {path for path, (method, _) in self._routes.items() if method == "POST"}
@@ -77,7 +79,7 @@ class ScoringApp:
             return
         body: list[bytes] = []
         try:
-            await _send(await self._answer(scope, receive, body), send)
+            await _send(await self._answer(scope, receive, body), send, last=self.draining)
         finally:
             self._held_bytes -= sum(map(len, body))
 
@@ -222,8 +224,9 @@ class ScoringApp:
         )
 
 
-async def _send(answer: Answer, send: Send) -> None:
+async def _send(answer: Answer, send: Send, *, last: bool) -> None:
     headers = [
+        *([(b"connection", b"close")] if last else []),
         (b"content-type", answer.media_type.encode()),
         (b"content-length", str(len(answer.body)).encode()),
         *((name.encode(), value.encode()) for name, value in answer.headers),

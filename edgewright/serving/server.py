@@ -6,10 +6,12 @@ connection is taken, what is on its way is answered, and the call returns: the p
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket as sockets
 import threading
+import time
 from collections.abc import Iterator
 
 import uvicorn
@@ -19,11 +21,30 @@ from edgewright.serving.app import ScoringApp
 
 DRAIN_LIMIT_S = 30
 """How long requests that are on their way may take once the process was asked to end."""
+LAST_WORD_S = 1.0
+"""How long an open connection may take to send one more request; its answer then closes it."""
 BACKLOG = 256
 
 
 class ScoringServer(uvicorn.Server):
     """A server that ends quietly on SIGTERM; from another thread, by `should_exit`."""
+
+    def __init__(self, app: ScoringApp, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
+        """Take no new connection, and let each open one have its next answer before it is closed.
+
+        Closing an open connection at once, as uvicorn does, would lose the request that its client is just sending.
+        """
+        self._app.draining = True
+        for server in self.servers:
+            server.close()
+        deadline_s = time.monotonic() + LAST_WORD_S
+        while self.server_state.connections and time.monotonic() < deadline_s and not self.force_exit:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -55,6 +76,7 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> sockets.socket:
 def make_server(app: ScoringApp) -> ScoringServer:
     """Return a server for `app` that writes no access log and takes nobody's word for a client's address."""
     return ScoringServer(
+        app,
         uvicorn.Config(
             app,
             lifespan="off",
@@ -65,7 +87,7 @@ def make_server(app: ScoringApp) -> ScoringServer:
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=DRAIN_LIMIT_S,
-        )
+        ),
     )
 
 
