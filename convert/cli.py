@@ -22,7 +22,14 @@ from edgewright.contracts.variant import FLOAT_VARIANT
 @click.option(
     "--max-memory", "max_memory_gb", type=click.FloatRange(min=0.1), metavar="GB", help="What a conversion by TensorFlow may use."
 )
-@click.option("--trust", is_flag=True, help="Open files that can run code: pickles, Lambda and custom layers, PyTorch programs.")
+@click.option(
+    "--converters", type=click.Path(path_type=Path), metavar="FILE.py", help="Your own Keras layers and what they become."
+)
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Open files that can run code: pickles, Lambda and custom layers, PyTorch programs, --converters.",
+)
 @click.option("--allow-mismatch", is_flag=True, help="Keep a graph that differs from its source.")
 @common_options
 def command(
@@ -34,6 +41,7 @@ def command(
     inputs: str,
     outputs: str,
     max_memory_gb: float | None,
+    converters: Path | None,
     trust: bool,
     allow_mismatch: bool,
     as_json: bool,
@@ -53,6 +61,7 @@ def command(
         inputs=_names(inputs),
         outputs=_names(outputs),
         max_memory_gb=max_memory_gb,
+        converters=converters,
         trust=trust,
         allow_mismatch=allow_mismatch,
     )

@@ -22,10 +22,10 @@ import onnx_ir as ir
 from accel.backends.onnxruntime_cpu import NAME, load_graph
 from convert import parity
 from convert.capped import Limits
-from convert.ends import Ends
 from convert.graph_files import write_graph
 from convert.identify import SourceKind, identify
 from convert.measure import measured, run_all
+from convert.reading import Reading
 from convert.simplify import simplify
 from convert.split import AUTO, split
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
@@ -64,8 +64,19 @@ class ConvertOptions:
     """The ends of a TensorFlow graph, where those that are found are not the right ones."""
     max_memory_gb: float | None = None
     """What a conversion by the framework itself may use; three quarters of the free memory otherwise."""
+    converters: Path | None = None
+    """A Python file with the model's own Keras layers and what they become; it runs, so `trust` must be given too."""
     allow_mismatch: bool = False
     """Keep a graph that differs from its source by more than the tolerance."""
+
+    @property
+    def reading(self) -> Reading:
+        """What the processes that read the source must know of these."""
+        return Reading(inputs=self.inputs, outputs=self.outputs, trust=self.trust, converters=self.converters)
+
+    def __post_init__(self) -> None:
+        if self.converters is not None and not self.trust:
+            raise BadInputError(f"--converters runs {self.converters}: add --trust if you know who wrote it")
 
 
 def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDirectory:
@@ -118,11 +129,13 @@ def _read(kind: SourceKind, source: Path, options: ConvertOptions) -> tuple[ir.M
     if kind in (SourceKind.SAVED_MODEL, SourceKind.FROZEN_GRAPH):
         return _read_tensorflow(kind, source, options), ()
     if kind is SourceKind.KERAS:
+        from convert.custom_layers import custom_layers
         from convert.from_keras import holds_code, read_keras
 
-        if options.trust and holds_code(source):
+        custom = custom_layers(options.converters)
+        if options.trust and holds_code(source, custom):
             return _read_tensorflow(kind, source, options), ()
-        return read_keras(source), ()
+        return read_keras(source, custom), ()
     if kind in (SourceKind.SKLEARN, SourceKind.PICKLE):
         from convert.from_sklearn import read_sklearn
 
@@ -144,7 +157,7 @@ def _read_tensorflow(kind: SourceKind, source: Path, options: ConvertOptions) ->
     from convert.from_tensorflow import read_tensorflow
 
     limits = Limits.of_this_machine(options.max_memory_gb)
-    return read_tensorflow(kind, source, Ends(options.inputs, options.outputs), limits, trust=options.trust)
+    return read_tensorflow(kind, source, limits, options.reading)
 
 
 def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
@@ -180,7 +193,7 @@ def _prove(
     """Compare the written graph with its source, report it, and keep the golden samples."""
     samples = given or parity.generated_samples(inputs)
     names = [spec.name for spec in outputs]
-    expected = parity.run_source(kind, source, samples, names, ends=Ends(options.inputs, options.outputs), trust=options.trust)
+    expected = parity.run_source(kind, source, samples, names, options.reading)
     found = run_all(load_graph(staging / "graph" / LayerKind.GRAPH.file_name), samples)
     numbers = measured(expected, found, samples.labels)
     report = parity.report_on(expected, found, numbers, generated=given is None)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.ends import FOUND, Ends
 from convert.identify import SourceKind
+from convert.reading import PLAIN, Reading
 from edgewright.contracts.samples import Samples, Tensors, read_npz, write_npz
 from edgewright.contracts.variant import LayerKind, Measured, TensorSpec, Tolerance
 from edgewright.errors import ModelError, OperationError, ParityError
@@ -57,9 +57,7 @@ def generated_samples(inputs: Sequence[TensorSpec], count: int = GOLDEN_COUNT) -
     return Samples({spec.name: _plausible(spec, count, generator) for spec in inputs})
 
 
-def run_source(
-    kind: SourceKind, source: Path, samples: Samples, outputs: Sequence[str], *, trust: bool, ends: Ends = FOUND
-) -> Tensors:
+def run_source(kind: SourceKind, source: Path, samples: Samples, outputs: Sequence[str], reading: Reading = PLAIN) -> Tensors:
     """Return the source model's outputs, under the graph's names.
 
     Raises:
@@ -69,7 +67,6 @@ def run_source(
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         given, answer = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         write_npz(given, {f"input_{place}": array for place, array in enumerate(samples.inputs.values())})
-        flags = ["--trust"] if trust else []
         command = [
             sys.executable,
             "-m",
@@ -78,8 +75,7 @@ def run_source(
             str(source.resolve()),
             str(given),
             str(answer),
-            *flags,
-            *ends.arguments,
+            *reading.arguments,
         ]
         _run(command, source)
         arrays = read_npz(answer)
