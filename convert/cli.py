@@ -19,6 +19,8 @@ from edgewright.contracts.variant import FLOAT_VARIANT
 @click.option("--labels", default="", metavar="FILE|a,b,c", help="Names of the classes: a file with one per line, or a list.")
 @click.option("--inputs", default="", metavar="a,b", help="Inputs of a TensorFlow graph, if not those that are found.")
 @click.option("--outputs", default="", metavar="a,b", help="Outputs of a TensorFlow graph, if not those that are found.")
+@click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x224x224x3", help="The shape of an input whose axes are free.")
+@click.option("--profile", "profiles", multiple=True, metavar="P", help="Hardware that it is meant for: a name or a TOML file.")
 @click.option(
     "--max-memory", "max_memory_gb", type=click.FloatRange(min=0.1), metavar="GB", help="What a conversion by TensorFlow may use."
 )
@@ -40,6 +42,8 @@ def command(
     labels: str,
     inputs: str,
     outputs: str,
+    shapes: tuple[str, ...],
+    profiles: tuple[str, ...],
     max_memory_gb: float | None,
     converters: Path | None,
     trust: bool,
@@ -60,6 +64,8 @@ def command(
         labels=read_labels(labels),
         inputs=_names(inputs),
         outputs=_names(outputs),
+        shapes=shapes,
+        profiles=profiles,
         max_memory_gb=max_memory_gb,
         converters=converters,
         trust=trust,

@@ -26,6 +26,7 @@ from convert.graph_files import write_graph
 from convert.identify import SourceKind, identify
 from convert.measure import measured, run_all
 from convert.reading import Reading
+from convert.shapes import check_shapes, fix_shapes
 from convert.simplify import simplify
 from convert.split import AUTO, split
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
@@ -43,6 +44,7 @@ from edgewright.contracts.variant import (
 )
 from edgewright.contracts.wire import encode_readable
 from edgewright.errors import BadInputError, ModelError
+from hardware_profiles.catalog import load_profile
 
 _GRAPH_LAYERS = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
 
@@ -62,6 +64,10 @@ class ConvertOptions:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     """The ends of a TensorFlow graph, where those that are found are not the right ones."""
+    shapes: tuple[str, ...] = ()
+    """Shapes of inputs, `image=1x224x224x3`, or `image=Nx224x224x3` for a free batch."""
+    profiles: tuple[str, ...] = ()
+    """Names or TOML files of hardware profiles that the graph is meant for."""
     max_memory_gb: float | None = None
     """What a conversion by the framework itself may use; three quarters of the free memory otherwise."""
     converters: Path | None = None
@@ -89,8 +95,11 @@ def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDi
     """
     kind = identify(source)
     _check_ends_apply(kind, options)
+    profiles = [load_profile(name) for name in options.profiles]
     model, known_labels = _read(kind, source, options)
+    fix_shapes(model, options.shapes)
     simplify(model)
+    check_shapes(model, profiles)
     cut, parts = split(model, options.head_from)
     inputs, outputs = _specs(model.graph.inputs), _specs(model.graph.outputs)
     labels = _checked_labels(options.labels or known_labels, outputs[0])
@@ -167,7 +176,10 @@ def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
 def _spec(value: ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype is None:
         raise ModelError(f"{value.name} must have a known shape and type; give the model's inputs and outputs fixed shapes")
-    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    free = ("N", *(f"{value.name}_axis{place}" for place in range(1, len(value.shape))))
+    shape = tuple(
+        size if isinstance(size, int) else str(size.value or name) for size, name in zip(value.shape, free, strict=False)
+    )
     axes = ("batch", "height", "width", "channels") if len(shape) == 4 else ()
     return TensorSpec(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape, axes=axes)
 
