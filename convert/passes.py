@@ -74,7 +74,7 @@ def merge_transposes(model: ir.Model) -> str:
             continue
         first, second = before.attributes["perm"].as_ints(), node.attributes["perm"].as_ints()
         together = [first[axis] for axis in second]
-        if together == sorted(together) and not node.outputs[0].is_graph_output():
+        if together == sorted(together) and _can_replace(node.outputs[0], _input(before, 0)):
             _replace(model.graph, node, _input(before, 0))
         else:
             node.replace_input_with(0, _input(before, 0))
@@ -169,7 +169,14 @@ def _input(node: ir.Node, place: int) -> ir.Value:
     return value
 
 
+def _can_replace(old: ir.Value, new: ir.Value) -> bool:
+    """Tell whether `new` may take the place of `old`: an output of the graph needs a value that a node makes for it alone."""
+    return not old.is_graph_output() or not (new.producer() is None or new.is_graph_output())
+
+
 def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    if node.outputs[0].is_graph_output():
+        _take_over_output(graph, node.outputs[0], value)
     node.outputs[0].replace_all_uses_with(value)
     graph.remove(node, safe=True)
 

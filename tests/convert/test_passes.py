@@ -99,6 +99,22 @@ def test_transposes_that_cancel_go_away() -> None:
     assert operators(same_after(graph(steps), simplify)) == ["Relu"]
 
 
+def test_transposes_that_cancel_at_an_output_leave_it_its_name() -> None:
+    steps = [
+        node("Relu", "x", "r"),
+        node("Transpose", "r", "a", perm=[0, 2, 3, 1]),
+        node("Transpose", "a", "y", perm=[0, 3, 1, 2]),
+    ]
+    model = same_after(graph(steps), simplify)
+    assert operators(model) == ["Relu"]
+    assert model.graph.outputs[0].name == "y"
+
+
+def test_transposes_that_cancel_between_input_and_output_stay_a_node() -> None:
+    steps = [node("Transpose", "x", "a", perm=[0, 2, 3, 1]), node("Transpose", "a", "y", perm=[0, 3, 1, 2])]
+    assert len(operators(same_after(graph(steps), simplify))) == 1
+
+
 def test_transposes_in_a_row_become_one() -> None:
     steps = [node("Transpose", "x", "a", perm=[0, 2, 3, 1]), node("Transpose", "a", "y", perm=[0, 2, 1, 3])]
     assert operators(same_after(graph(steps), simplify)) == ["Transpose"]

@@ -89,13 +89,21 @@ def test_a_profile_that_runs_any_size_asks_for_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("image=axbxc", "--shape must be sizes after the input's name, as in image=1x224x224x3, not 'image=axbxc'", id="no sizes"),
-        pytest.param("picture=1x3x8x8", "--shape picture=1x3x8x8: the model has no input 'picture'; known: image", id="no such input"),
+        pytest.param(
+            "image=axbxc",
+            "--shape must be sizes after the input's name, as in image=1x224x224x3, not 'image=axbxc'",
+            id="no sizes",
+        ),
+        pytest.param(
+            "picture=1x3x8x8", "--shape picture=1x3x8x8: the model has no input 'picture'; known: image", id="no such input"
+        ),
         pytest.param("3x8x8", "--shape 3x8x8: input image has 4 axes, Nx3xheightxwidth, not 3", id="too few axes"),
-        pytest.param("Nx1x8x8", "--shape Nx1x8x8: axis 1 of input image must be 3, as the model has it, not 1", id="another size"),
+        pytest.param(
+            "Nx1x8x8", "--shape Nx1x8x8: axis 1 of input image must be 3, as the model has it, not 1", id="another size"
+        ),
         pytest.param("Nx3x0x8", "--shape Nx3x0x8: axis 2 of input image must be 1 or more, not 0", id="nothing"),
     ],
-)  # fmt: skip
+)
 def test_a_shape_that_cannot_be_is_told(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(EdgewrightError) as refused:
         fix_shapes(read_onnx(any_size(tmp_path / "m.onnx")), [text])
