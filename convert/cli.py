@@ -22,7 +22,10 @@ from edgewright.contracts.variant import FLOAT_VARIANT
 @click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x224x224x3", help="The shape of an input whose axes are free.")
 @click.option("--profile", "profiles", multiple=True, metavar="P", help="Hardware that it is meant for: a name or a TOML file.")
 @click.option(
-    "--max-memory", "max_memory_gb", type=click.FloatRange(min=0.1), metavar="GB", help="What a conversion by TensorFlow may use."
+    "--max-memory", "max_memory_gb", type=click.FloatRange(min=0.1), metavar="GB", help="What the model's own framework may use."
+)
+@click.option(
+    "--max-time", "max_time_s", type=click.FloatRange(min=0.1), metavar="S", help="Seconds that it may take (default: an hour)."
 )
 @click.option(
     "--converters", type=click.Path(path_type=Path), metavar="FILE.py", help="Your own Keras layers and what they become."
@@ -45,6 +48,7 @@ def command(
     shapes: tuple[str, ...],
     profiles: tuple[str, ...],
     max_memory_gb: float | None,
+    max_time_s: float | None,
     converters: Path | None,
     trust: bool,
     allow_mismatch: bool,
@@ -67,6 +71,7 @@ def command(
         shapes=shapes,
         profiles=profiles,
         max_memory_gb=max_memory_gb,
+        max_time_s=max_time_s,
         converters=converters,
         trust=trust,
         allow_mismatch=allow_mismatch,

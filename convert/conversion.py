@@ -69,7 +69,9 @@ class ConvertOptions:
     profiles: tuple[str, ...] = ()
     """Names or TOML files of hardware profiles that the graph is meant for."""
     max_memory_gb: float | None = None
-    """What a conversion by the framework itself may use; three quarters of the free memory otherwise."""
+    """What the model's own framework may use; three quarters of the free memory otherwise."""
+    max_time_s: float | None = None
+    """How long the framework may take, for converting and for running each; an hour otherwise."""
     converters: Path | None = None
     """A Python file with the model's own Keras layers and what they become; it runs, so `trust` must be given too."""
     allow_mismatch: bool = False
@@ -79,6 +81,10 @@ class ConvertOptions:
     def reading(self) -> Reading:
         """What the processes that read the source must know of these."""
         return Reading(inputs=self.inputs, outputs=self.outputs, trust=self.trust, converters=self.converters)
+
+    def limits(self) -> Limits:
+        """Return what a framework may use now."""
+        return Limits.of_this_machine(self.max_memory_gb, self.max_time_s)
 
     def __post_init__(self) -> None:
         if self.converters is not None and not self.trust:
@@ -165,8 +171,7 @@ def _read(kind: SourceKind, source: Path, options: ConvertOptions) -> tuple[ir.M
 def _read_tensorflow(kind: SourceKind, source: Path, options: ConvertOptions) -> ir.Model:
     from convert.from_tensorflow import read_tensorflow
 
-    limits = Limits.of_this_machine(options.max_memory_gb)
-    return read_tensorflow(kind, source, limits, options.reading)
+    return read_tensorflow(kind, source, options.limits(), options.reading)
 
 
 def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
@@ -205,7 +210,7 @@ def _prove(
     """Compare the written graph with its source, report it, and keep the golden samples."""
     samples = given or parity.generated_samples(inputs)
     names = [spec.name for spec in outputs]
-    expected = parity.run_source(kind, source, samples, names, options.reading)
+    expected = parity.run_source(kind, source, samples, names, options.reading, options.limits())
     found = run_all(load_graph(staging / "graph" / LayerKind.GRAPH.file_name), samples)
     numbers = measured(expected, found, samples.labels)
     report = parity.report_on(expected, found, numbers, generated=given is None)

@@ -94,5 +94,8 @@ class Call:
 
 
 def floats_of(variable: Any) -> Numbers:
-    """Return a framework's variable or tensor as float32."""
-    return np.asarray(variable, np.float32)
+    """Return a framework's variable or tensor as float32, without a copy where it is that already."""
+    value = getattr(variable, "value", variable)
+    if hasattr(value, "read_value") and value.dtype == "float32":  # TensorFlow: its own conversion to NumPy copies
+        value = memoryview(value.read_value())
+    return np.asarray(value, np.float32)

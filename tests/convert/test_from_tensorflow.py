@@ -121,7 +121,7 @@ def test_at_the_memory_limit_it_stops_with_a_clear_message_and_leaves_nothing(tm
     assert result.exit_code == 1
     assert result.stderr == (
         f"edgewright: {saved_model()}: converting it must stay below 0.1 GB of memory, but it needs more and was stopped: "
-        "allow more with --max-memory, or convert it on a larger machine\n"
+        "allow more with --max-memory, or use a larger machine\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -130,7 +130,7 @@ def test_at_the_time_limit_it_stops_with_a_clear_message() -> None:
     with pytest.raises(OperationError) as told:
         read_tensorflow(SourceKind.SAVED_MODEL, saved_model(), Limits(memory_bytes=AMPLE.memory_bytes, time_s=0.2))
     assert str(told.value) == (
-        f"{saved_model()}: converting it must end within 0 s, but it did not and was stopped: try a smaller model"
+        f"{saved_model()}: converting it must end within 0.2 s, but it did not and was stopped: allow more with --max-time"
     )
 
 
