@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,17 +89,42 @@ def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, reading: Readi
 def run_tensorflow(kind: SourceKind, path: Path, inputs: Arrays, reading: Reading, *, batch_size: int) -> Arrays:
     """Return what TensorFlow itself says, in the order of the graph's outputs."""
     tf = _tensorflow()
-    frozen = freeze(kind, path, reading)
-    wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph_def, name=""), [])
-    function = wrapped.prune(
-        [wrapped.graph.as_graph_element(tensor) for tensor in frozen.inputs.values()],
-        [wrapped.graph.as_graph_element(tensor) for tensor in frozen.outputs.values()],
-    )
+    function = None
+    if kind is SourceKind.SAVED_MODEL and not reading.inputs:
+        function = _signature_function(path, reading)  # its variables stay where they are: a quarter of the memory of freezing
+    function = function or _pruned(freeze(kind, path, reading))
     parts = [
         [np.asarray(one) for one in function(*(tf.constant(array[start : start + batch_size]) for array in inputs))]
         for start in range(0, len(inputs[0]), batch_size)
     ]
     return [np.concatenate(of_one_output) for of_one_output in zip(*parts, strict=True)]
+
+
+def _pruned(frozen: Frozen) -> Callable[..., Sequence[Any]]:
+    """Return a frozen graph as a function of its inputs."""
+    tf = _tensorflow()
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph_def, name=""), [])
+    function: Callable[..., Sequence[Any]] = wrapped.prune(
+        [wrapped.graph.as_graph_element(tensor) for tensor in frozen.inputs.values()],
+        [wrapped.graph.as_graph_element(tensor) for tensor in frozen.outputs.values()],
+    )
+    return function
+
+
+def _signature_function(path: Path, reading: Reading) -> Callable[..., Sequence[Any]] | None:
+    """Return a SavedModel's own function of its inputs, or None where they go by other names than its arguments."""
+    model, signature = _loaded(path, reading)
+    count = len(signature.inputs) - len(signature.captured_inputs)
+    names = [tensor.name.split(":")[0] for tensor in signature.inputs[:count]]
+    if set(names) != set(signature.structured_input_signature[1]):
+        return None
+    outputs = _chosen(reading.outputs, {name: name for name in sorted(signature.structured_outputs)}, path)
+
+    def function(*tensors: Any, _alive: Any = model) -> Sequence[Any]:
+        found = signature(**dict(zip(names, tensors, strict=True)))
+        return [found[name] for name in outputs]
+
+    return function
 
 
 def freeze(kind: SourceKind, path: Path, reading: Reading) -> Frozen:
@@ -159,6 +184,16 @@ def _frozen_graph(path: Path, reading: Reading) -> Frozen:
 
 
 def _frozen_saved_model(path: Path, reading: Reading) -> Frozen:
+    _alive, signature = _loaded(path, reading)
+    frozen = _constant(signature)
+    # A frozen function lists its inputs in the order of the signature's tensors, which carry the argument names.
+    inputs = {tensor.name.split(":")[0]: tensor.name for tensor in frozen.inputs}
+    outputs = dict(zip(sorted(signature.structured_outputs), (tensor.name for tensor in frozen.outputs), strict=True))
+    return Frozen(frozen.graph.as_graph_def(), _chosen(reading.inputs, inputs, path), _chosen(reading.outputs, outputs, path))
+
+
+def _loaded(path: Path, reading: Reading) -> tuple[Any, Any]:
+    """Return a SavedModel and the function that it is served by, whose variables live as long as the model does."""
     tf = _tensorflow()
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -174,12 +209,7 @@ def _frozen_saved_model(path: Path, reading: Reading) -> Frozen:
     signatures = {name: one for name, one in loaded.signatures.items() if not name.startswith("_")}
     if not signatures:
         raise ModelError(f"{path} must have a signature, but it has none: save it with signatures= or with model.export")
-    signature = signatures.get("serving_default") or next(iter(signatures.values()))
-    frozen = _constant(signature)
-    # A frozen function lists its inputs in the order of the signature's tensors, which carry the argument names.
-    inputs = {tensor.name.split(":")[0]: tensor.name for tensor in frozen.inputs}
-    outputs = dict(zip(sorted(signature.structured_outputs), (tensor.name for tensor in frozen.outputs), strict=True))
-    return Frozen(frozen.graph.as_graph_def(), _chosen(reading.inputs, inputs, path), _chosen(reading.outputs, outputs, path))
+    return loaded, signatures.get("serving_default") or next(iter(signatures.values()))
 
 
 def _frozen_keras(path: Path, reading: Reading) -> Frozen:
