@@ -40,7 +40,7 @@ def lift_constants(model: ir.Model) -> str:
 
 def remove_identities(model: ir.Model) -> str:
     """Take out nodes that change nothing: Identity, and Dropout at inference."""
-    dropouts = [node for node in model.graph if node.op_type == "Dropout" and not node.outputs[0].is_graph_output()]
+    dropouts = [node for node in model.graph if node.op_type == "Dropout" and _drops_nothing(node)]
     for node in dropouts:
         _replace(model.graph, node, _input(node, 0))
     before = len(model.graph)
@@ -167,6 +167,14 @@ def _input(node: ir.Node, place: int) -> ir.Value:
     if value is None:
         raise AssertionError(f"{node.name} lacks input {place}")
     return value
+
+
+def _drops_nothing(node: ir.Node) -> bool:
+    """Tell whether a Dropout only passes its input on, to inner values: it does not train, and nobody reads its mask."""
+    if any(output.is_graph_output() for output in node.outputs) or any(output.uses() for output in node.outputs[1:]):
+        return False
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    return training is None or (training.const_value is not None and not _constant(training).any())
 
 
 def _can_replace(old: ir.Value, new: ir.Value) -> bool:

@@ -100,6 +100,16 @@ def test_a_setting_without_a_rule_is_named() -> None:
     )
 
 
+def test_strides_that_leave_out_much_of_a_volume_are_named() -> None:
+    layers = keras().layers
+    given = keras().Input((6, 6, 6, 1))
+    model = keras().Model(given, layers.AveragePooling3D(1, 3, padding="same", name="sparse")(given))
+    with pytest.raises(
+        ModelError, match=r"^layer 'sparse' \(AveragePooling3D, layer 1 of 1\) cannot be converted: padding='same' with"
+    ):
+        graph_of(model)
+
+
 def test_an_activation_of_the_authors_own_is_named() -> None:
     layers = keras().layers
     given = keras().Input((4,))

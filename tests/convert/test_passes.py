@@ -146,6 +146,17 @@ def test_identities_and_dropouts_go_away_and_outputs_keep_their_names() -> None:
     assert model.graph.outputs[0].name == "y"
 
 
+def test_a_dropout_stays_when_its_mask_is_read_or_when_it_trains() -> None:
+    steps = [
+        node("Dropout", "x", "a mask"),
+        node("Where", "mask a x", "b"),
+        node("Dropout", "b ratio training", "c"),
+        node("Relu", "c", "y"),
+    ]
+    model = graph(steps, ratio=np.float32(0.0), training=np.bool_(True))
+    assert operators(same_after(model, simplify)) == ["Dropout", "Where", "Dropout", "Relu"]
+
+
 def test_every_node_has_a_name_afterwards() -> None:
     model = graph([node("Relu", "x", "a"), node("Relu", "a", "y")])
     simplify(model)
