@@ -27,6 +27,7 @@ from edgewright.contracts.variant import FLOAT_VARIANT
 @click.option(
     "--max-time", "max_time_s", type=click.FloatRange(min=0.1), metavar="S", help="Seconds that it may take (default: an hour)."
 )
+@click.option("--preprocessing", metavar="MODE|FILE", help="What images need first: caffe, torch, tf, none, or a JSON file.")
 @click.option(
     "--converters", type=click.Path(path_type=Path), metavar="FILE.py", help="Your own Keras layers and what they become."
 )
@@ -49,6 +50,7 @@ def command(
     profiles: tuple[str, ...],
     max_memory_gb: float | None,
     max_time_s: float | None,
+    preprocessing: str | None,
     converters: Path | None,
     trust: bool,
     allow_mismatch: bool,
@@ -61,6 +63,7 @@ def command(
     is, its content says. The graph is compared with the source in its own framework before anything is kept.
     """
     from convert.conversion import ConvertOptions, convert_model  # onnx-ir takes a second; --help does without it
+    from convert.featurizers.preprocessing import read_preprocessing
 
     options = ConvertOptions(
         head_from=head_from,
@@ -72,6 +75,7 @@ def command(
         profiles=profiles,
         max_memory_gb=max_memory_gb,
         max_time_s=max_time_s,
+        preprocessing=None if preprocessing is None else read_preprocessing(preprocessing),
         converters=converters,
         trust=trust,
         allow_mismatch=allow_mismatch,

@@ -22,8 +22,11 @@ import onnx_ir as ir
 from accel.backends.onnxruntime_cpu import NAME, load_graph
 from convert import parity
 from convert.capped import Limits
+from convert.featurizers.networks import NetworkNotes
+from convert.featurizers.saving import read_notes
 from convert.graph_files import write_graph
 from convert.identify import SourceKind, identify
+from convert.legacy_keras import is_legacy
 from convert.measure import measured, run_all
 from convert.reading import Reading
 from convert.shapes import check_shapes, fix_shapes
@@ -37,6 +40,7 @@ from edgewright.contracts.variant import (
     LayerKind,
     Measured,
     Precision,
+    Preprocessing,
     TensorSpec,
     VariantConfig,
     VariantDirectory,
@@ -46,6 +50,7 @@ from edgewright.contracts.wire import encode_readable
 from edgewright.errors import BadInputError, ModelError
 from hardware_profiles.catalog import load_profile
 
+_COLOURS = (1, 3, 4)
 _GRAPH_LAYERS = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
 
 
@@ -72,6 +77,8 @@ class ConvertOptions:
     """What the model's own framework may use; three quarters of the free memory otherwise."""
     max_time_s: float | None = None
     """How long the framework may take, for converting and for running each; an hour otherwise."""
+    preprocessing: Preprocessing | None = None
+    """What the scoring side does to an image before the graph; otherwise what the source says itself, if it says it."""
     converters: Path | None = None
     """A Python file with the model's own Keras layers and what they become; it runs, so `trust` must be given too."""
     allow_mismatch: bool = False
@@ -106,7 +113,8 @@ def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDi
     fix_shapes(model, options.shapes)
     simplify(model)
     check_shapes(model, profiles)
-    cut, parts = split(model, options.head_from)
+    notes = _notes_in(kind, source)
+    cut, parts = split(model, _head_from(model, notes, options))
     inputs, outputs = _specs(model.graph.inputs), _specs(model.graph.outputs)
     labels = _checked_labels(options.labels or known_labels, outputs[0])
     given = None if options.samples is None else load_samples(options.samples, inputs)
@@ -121,6 +129,7 @@ def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDi
             tolerance=parity.float_tolerance(found),
             labels=labels,
             cut=cut,
+            preprocessing=options.preprocessing or (notes.preprocessing if notes is not None else None),
         )
         write_record(staging, record)
         _write_float_variant(staging, record, found)
@@ -174,6 +183,25 @@ def _read_tensorflow(kind: SourceKind, source: Path, options: ConvertOptions) ->
     return read_tensorflow(kind, source, options.limits(), options.reading)
 
 
+def _notes_in(kind: SourceKind, source: Path) -> NetworkNotes | None:
+    """Return what `edgewright featurizers build` and `save_network` leave in a model beside its layers."""
+    return read_notes(source) if kind is SourceKind.KERAS and not is_legacy(source) else None
+
+
+def _head_from(model: ir.Model, notes: NetworkNotes | None, options: ConvertOptions) -> str:
+    """Return where the head begins: where the user says, else at the head that the author attached, else wherever it is found."""
+    if options.head_from != AUTO or notes is None:
+        return options.head_from
+    layers = {part for node in model.graph for part in _layers_of(str(node.name))}
+    return next((name for name in notes.head_layers if name in layers), AUTO)
+
+
+def _layers_of(name: str) -> list[str]:
+    """Return the layers that a node belongs to, outer ones first: `head/hidden/Gemm` is of `head` and of `head/hidden`."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
 def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
     return tuple(_spec(value) for value in values)
 
@@ -185,8 +213,15 @@ def _spec(value: ir.Value) -> TensorSpec:
     shape = tuple(
         size if isinstance(size, int) else str(size.value or name) for size, name in zip(value.shape, free, strict=False)
     )
-    axes = ("batch", "height", "width", "channels") if len(shape) == 4 else ()
-    return TensorSpec(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape, axes=axes)
+    return TensorSpec(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape, axes=_axes(shape))
+
+
+def _axes(shape: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return what the axes of an image mean, told by where there are as many as colours."""
+    if len(shape) != 4:
+        return ()
+    first = shape[1] in _COLOURS and shape[3] not in _COLOURS
+    return ("batch", "channels", "height", "width") if first else ("batch", "height", "width", "channels")
 
 
 def _checked_labels(labels: tuple[str, ...], output: TensorSpec) -> tuple[str, ...]:
