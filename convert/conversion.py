@@ -47,7 +47,7 @@ from edgewright.contracts.variant import (
     size_of_weights_and_graph,
 )
 from edgewright.contracts.wire import encode_readable
-from edgewright.errors import BadInputError, ModelError
+from edgewright.errors import BadInputError, ModelError, OperationError
 from hardware_profiles.catalog import load_profile
 
 _COLOURS = (1, 3, 4)
@@ -105,7 +105,18 @@ def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDi
         ModelError: it cannot be read or expressed.
         SamplesError: the samples do not fit it.
         ParityError: the graph differs from its source.
+        StorageFullError: the disk is full; nothing is left behind.
+        OperationError: there is too little memory, or a limit was reached.
     """
+    try:
+        return _convert_model(source, build, options)
+    except MemoryError as full:
+        raise OperationError(
+            f"{source}: converting it needs more memory than this process may have: free some, or use a larger machine"
+        ) from full
+
+
+def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDirectory:
     kind = identify(source)
     _check_ends_apply(kind, options)
     profiles = [load_profile(name) for name in options.profiles]

@@ -1,7 +1,7 @@
 """Run a source model in its own framework: `python -m convert.source_runner`, always a process of its own.
 
 So a framework's memory, threads and crashes never meet ours. Reads a `.npz` of inputs (`input_0`, `input_1`, …), writes a `.npz`
-of outputs (`output_0`, …); an error is one line on the error stream and exit code 2.
+of outputs (`output_0`, …); an error is one line on the error stream and its exit code.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main(kind: str, source: Path, given: Path, answer: Path, reading: Reading) -
         found = run_source(SourceKind(kind), source, ordered, reading)
     except EdgewrightError as error:
         click.echo(str(error), err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     write_npz(answer, {f"output_{place}": array for place, array in enumerate(found)})
 
 

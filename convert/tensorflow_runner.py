@@ -1,6 +1,6 @@
 """Convert with TensorFlow: `python -m convert.tensorflow_runner`, always a process of its own under limits (`capped.py`).
 
-Writes into a folder; an error is one line on the error stream and exit code 2.
+Writes into a folder; an error is one line on the error stream and its exit code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(kind: str, source: Path, folder: Path, reading: Reading) -> None:
         convert_frozen(frozen, source, folder)
     except EdgewrightError as error:
         click.echo(str(error), err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
