@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -65,6 +66,8 @@ def command(
     from convert.conversion import ConvertOptions, convert_model  # onnx-ir takes a second; --help does without it
     from convert.featurizers.preprocessing import read_preprocessing
 
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # -v tells what our passes did; -vv also what is inside them
     options = ConvertOptions(
         head_from=head_from,
         samples=samples,
@@ -108,4 +111,4 @@ def _print(made: BuildDirectory) -> None:
     if made.record.cut is not None:
         from convert.conversion import describe_cut
 
-        print_table(("part", "nodes", "tensors"), describe_cut(made.record.cut))
+        print_table(("part", "nodes", "weights MB", "tensors"), describe_cut(made.record.cut, made.graph))

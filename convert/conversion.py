@@ -12,7 +12,9 @@ fp32        the first variant: the graph itself
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,8 @@ from edgewright.contracts.variant import (
 from edgewright.contracts.wire import encode_readable
 from edgewright.errors import BadInputError, ModelError, OperationError
 from hardware_profiles.catalog import load_profile
+
+log = logging.getLogger(__name__)
 
 _COLOURS = (1, 3, 4)
 _GRAPH_LAYERS = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
@@ -120,7 +124,9 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     kind = identify(source)
     _check_ends_apply(kind, options)
     profiles = [load_profile(name) for name in options.profiles]
+    started = time.perf_counter()
     model, known_labels = _read(kind, source, options)
+    log.info("read source_kind=%s nodes=%d took_ms=%.0f", kind, len(model.graph), _milliseconds(started))
     fix_shapes(model, options.shapes)
     simplify(model)
     check_shapes(model, profiles)
@@ -130,8 +136,12 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     labels = _checked_labels(options.labels or known_labels, outputs[0])
     given = None if options.samples is None else load_samples(options.samples, inputs)
     with BuildDirectory.creating(build) as staging:
+        started = time.perf_counter()
         write_graph(staging / "graph", model, parts.is_head)
+        log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
+        started = time.perf_counter()
         found = _prove(kind, source, staging, inputs, outputs, given, options)
+        log.info("compared with source samples=%d took_ms=%.0f", found.sample_count, _milliseconds(started))
         record = BuildRecord(
             source_kind="sklearn" if kind is SourceKind.PICKLE else kind.value,
             source_digest=_digest_of(source),
@@ -147,12 +157,17 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     return BuildDirectory.open(build)
 
 
-def describe_cut(cut: Cut) -> list[tuple[str, int, str]]:
-    """Return the rows (part, nodes, tensors) of the table that shows a cut."""
+def describe_cut(cut: Cut, graph: Path) -> list[tuple[str, int, float, str]]:
+    """Return the rows (part, nodes, MB of weights, tensors) of the table that shows a cut of the graph in the folder `graph`."""
+    featurizer, head = (_megabytes(graph / kind.file_name) for kind in (LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS))
     return [
-        ("featurizer", cut.featurizer_nodes, "gives " + ", ".join(cut.tensors)),
-        ("head", cut.head_nodes, "takes " + ", ".join(cut.tensors)),
+        ("featurizer", cut.featurizer_nodes, featurizer, "gives " + ", ".join(cut.tensors)),
+        ("head", cut.head_nodes, head, "takes " + ", ".join(cut.tensors)),
     ]
+
+
+def _megabytes(path: Path) -> float:
+    return path.stat().st_size / 1e6 if path.is_file() else 0.0
 
 
 def _check_ends_apply(kind: SourceKind, options: ConvertOptions) -> None:
@@ -192,6 +207,10 @@ def _read_tensorflow(kind: SourceKind, source: Path, options: ConvertOptions) ->
     from convert.from_tensorflow import read_tensorflow
 
     return read_tensorflow(kind, source, options.limits(), options.reading)
+
+
+def _milliseconds(since: float) -> float:
+    return (time.perf_counter() - since) * 1000
 
 
 def _notes_in(kind: SourceKind, source: Path) -> NetworkNotes | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +94,24 @@ def test_the_command_shows_the_cut_of_a_pipeline_that_is_all_head(tmp_path: Path
     result = run(logistic(tmp_path / "model.skops"), "-o", tmp_path / "build")
     assert result.exit_code == 0
     assert result.output.splitlines()[1:] == [
-        "part        nodes  tensors",
-        "featurizer      0  gives features",
-        "head            2  takes features",
+        "part        nodes  weights MB  tensors",
+        "featurizer      0           0  gives features",
+        "head            2           0  takes features",
     ]
     assert BuildDirectory.open(tmp_path / "build").record.labels == tuple("0123456789")
+
+
+def test_verbose_tells_each_step_and_what_each_pass_did(tmp_path: Path) -> None:
+    """In a process of its own: logging is set up once per process."""
+    arguments = ["convert", str(logistic(tmp_path / "model.skops")), "-o", str(tmp_path / "build"), "-v"]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgewright", *arguments], capture_output=True, text=True, timeout=120, check=True
+    )
+    ours = [re.sub(r"\d+", "#", line) for line in done.stderr.splitlines()]
+    assert ours[0] == "I convert.conversion read source_kind=sklearn nodes=# took_ms=#"
+    assert [line for line in ours if re.fullmatch(r"I convert\.simplify pass name=\w+ did='.+' nodes=# took_ms=#", line)]
+    assert ours[-1] == "I convert.conversion compared with source samples=# took_ms=#"
+    assert not [line for line in ours if "onnx_ir" in line]
 
 
 def test_the_command_prints_json(tmp_path: Path) -> None:
