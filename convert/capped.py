@@ -1,4 +1,4 @@
-"""Run a hungry command in a process of its own that can neither eat the machine nor run for ever.
+"""Run a framework's work in a process of its own that can neither eat the machine nor run for ever.
 
 The address space is no measure of a framework's need (TensorFlow reserves far more than it touches), so the resident memory of
 the process and its children is watched instead, and the kernel is told to take this process first if memory runs out between two
@@ -34,15 +34,15 @@ class Limits:
     time_s: float = 3600.0
 
     @classmethod
-    def of_this_machine(cls, max_memory_gb: float | None = None) -> Limits:
-        """Return the limits that the user asked for, or three quarters of the memory that is free now."""
-        if max_memory_gb is not None:
-            return cls(memory_bytes=int(max_memory_gb * GB))
-        return cls(memory_bytes=int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY))
+    def of_this_machine(cls, max_memory_gb: float | None = None, max_time_s: float | None = None) -> Limits:
+        """Return the limits that the user asked for; otherwise three quarters of the memory that is free now, and an hour."""
+        free_bytes = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
+        memory_bytes = free_bytes if max_memory_gb is None else int(max_memory_gb * GB)
+        return cls(memory_bytes=memory_bytes) if max_time_s is None else cls(memory_bytes=memory_bytes, time_s=max_time_s)
 
 
-def run_capped(command: Sequence[str], limits: Limits, source: Path) -> None:
-    """Run `command` to its end; its last line of error output is the message when it fails.
+def run_capped(command: Sequence[str], limits: Limits, source: Path, *, doing: str = "converting it") -> None:
+    """Run `command`, which is `doing` something with `source`, to its end; its last line of error output tells why it failed.
 
     Raises:
         ModelError: it ended with exit code 2: the input cannot be used.
@@ -52,7 +52,7 @@ def run_capped(command: Sequence[str], limits: Limits, source: Path) -> None:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
         try:
             _sacrifice(process.pid)
-            reached = _watch(process, limits)
+            reached = _watch(process, limits, doing)
         finally:
             _kill(process)
         if reached:
@@ -62,10 +62,10 @@ def run_capped(command: Sequence[str], limits: Limits, source: Path) -> None:
         last = _last_line(errors)
     if process.returncode == 2:
         raise ModelError(last)
-    raise OperationError(f"{source} could not be converted (exit code {process.returncode}): {last}")
+    raise OperationError(f"{source}: {doing} failed (exit code {process.returncode}): {last}")
 
 
-def _watch(process: subprocess.Popen[bytes], limits: Limits) -> str:
+def _watch(process: subprocess.Popen[bytes], limits: Limits, doing: str) -> str:
     """Wait for the end; return which limit was reached, or nothing."""
     started = time.monotonic()
     while True:
@@ -74,11 +74,11 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits) -> str:
             return ""
         if resident_bytes(process.pid) > limits.memory_bytes:
             return (
-                f"converting it must stay below {limits.memory_bytes / GB:.3g} GB of memory, but it needs more and was stopped: "
-                "allow more with --max-memory, or convert it on a larger machine"
+                f"{doing} must stay below {limits.memory_bytes / GB:.3g} GB of memory, but it needs more and was stopped: "
+                "allow more with --max-memory, or use a larger machine"
             )
         if time.monotonic() - started > limits.time_s:
-            return f"converting it must end within {limits.time_s:.0f} s, but it did not and was stopped: try a smaller model"
+            return f"{doing} must end within {limits.time_s:g} s, but it did not and was stopped: allow more with --max-time"
 
 
 def resident_bytes(pid: int) -> int:

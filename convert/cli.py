@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -19,10 +20,23 @@ from edgewright.contracts.variant import FLOAT_VARIANT
 @click.option("--labels", default="", metavar="FILE|a,b,c", help="Names of the classes: a file with one per line, or a list.")
 @click.option("--inputs", default="", metavar="a,b", help="Inputs of a TensorFlow graph, if not those that are found.")
 @click.option("--outputs", default="", metavar="a,b", help="Outputs of a TensorFlow graph, if not those that are found.")
+@click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x224x224x3", help="The shape of an input whose axes are free.")
+@click.option("--profile", "profiles", multiple=True, metavar="P", help="Hardware that it is meant for: a name or a TOML file.")
 @click.option(
-    "--max-memory", "max_memory_gb", type=click.FloatRange(min=0.1), metavar="GB", help="What a conversion by TensorFlow may use."
+    "--max-memory", "max_memory_gb", type=click.FloatRange(min=0.1), metavar="GB", help="What the model's own framework may use."
 )
-@click.option("--trust", is_flag=True, help="Open files that can run code: pickles, Lambda and custom layers, PyTorch programs.")
+@click.option(
+    "--max-time", "max_time_s", type=click.FloatRange(min=0.1), metavar="S", help="Seconds that it may take (default: an hour)."
+)
+@click.option("--preprocessing", metavar="MODE|FILE", help="What images need first: caffe, torch, tf, none, or a JSON file.")
+@click.option(
+    "--converters", type=click.Path(path_type=Path), metavar="FILE.py", help="Your own Keras layers and what they become."
+)
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Open files that can run code: pickles, Lambda and custom layers, PyTorch programs, --converters.",
+)
 @click.option("--allow-mismatch", is_flag=True, help="Keep a graph that differs from its source.")
 @common_options
 def command(
@@ -33,7 +47,12 @@ def command(
     labels: str,
     inputs: str,
     outputs: str,
+    shapes: tuple[str, ...],
+    profiles: tuple[str, ...],
     max_memory_gb: float | None,
+    max_time_s: float | None,
+    preprocessing: str | None,
+    converters: Path | None,
     trust: bool,
     allow_mismatch: bool,
     as_json: bool,
@@ -45,14 +64,22 @@ def command(
     is, its content says. The graph is compared with the source in its own framework before anything is kept.
     """
     from convert.conversion import ConvertOptions, convert_model  # onnx-ir takes a second; --help does without it
+    from convert.featurizers.preprocessing import read_preprocessing
 
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # -v tells what our passes did; -vv also what is inside them
     options = ConvertOptions(
         head_from=head_from,
         samples=samples,
         labels=read_labels(labels),
         inputs=_names(inputs),
         outputs=_names(outputs),
+        shapes=shapes,
+        profiles=profiles,
         max_memory_gb=max_memory_gb,
+        max_time_s=max_time_s,
+        preprocessing=None if preprocessing is None else read_preprocessing(preprocessing),
+        converters=converters,
         trust=trust,
         allow_mismatch=allow_mismatch,
     )
@@ -84,4 +111,4 @@ def _print(made: BuildDirectory) -> None:
     if made.record.cut is not None:
         from convert.conversion import describe_cut
 
-        print_table(("part", "nodes", "tensors"), describe_cut(made.record.cut))
+        print_table(("part", "nodes", "weights MB", "tensors"), describe_cut(made.record.cut, made.graph))

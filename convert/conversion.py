@@ -12,7 +12,9 @@ fp32        the first variant: the graph itself
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +24,14 @@ import onnx_ir as ir
 from accel.backends.onnxruntime_cpu import NAME, load_graph
 from convert import parity
 from convert.capped import Limits
-from convert.ends import Ends
+from convert.featurizers.networks import NetworkNotes
+from convert.featurizers.saving import read_notes
 from convert.graph_files import write_graph
 from convert.identify import SourceKind, identify
+from convert.legacy_keras import is_legacy
 from convert.measure import measured, run_all
+from convert.reading import Reading
+from convert.shapes import check_shapes, fix_shapes
 from convert.simplify import simplify
 from convert.split import AUTO, split
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
@@ -36,14 +42,19 @@ from edgewright.contracts.variant import (
     LayerKind,
     Measured,
     Precision,
+    Preprocessing,
     TensorSpec,
     VariantConfig,
     VariantDirectory,
     size_of_weights_and_graph,
 )
 from edgewright.contracts.wire import encode_readable
-from edgewright.errors import BadInputError, ModelError
+from edgewright.errors import BadInputError, ModelError, OperationError
+from hardware_profiles.catalog import load_profile
 
+log = logging.getLogger(__name__)
+
+_COLOURS = (1, 3, 4)
 _GRAPH_LAYERS = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
 
 
@@ -62,10 +73,33 @@ class ConvertOptions:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     """The ends of a TensorFlow graph, where those that are found are not the right ones."""
+    shapes: tuple[str, ...] = ()
+    """Shapes of inputs, `image=1x224x224x3`, or `image=Nx224x224x3` for a free batch."""
+    profiles: tuple[str, ...] = ()
+    """Names or TOML files of hardware profiles that the graph is meant for."""
     max_memory_gb: float | None = None
-    """What a conversion by the framework itself may use; three quarters of the free memory otherwise."""
+    """What the model's own framework may use; three quarters of the free memory otherwise."""
+    max_time_s: float | None = None
+    """How long the framework may take, for converting and for running each; an hour otherwise."""
+    preprocessing: Preprocessing | None = None
+    """What the scoring side does to an image before the graph; otherwise what the source says itself, if it says it."""
+    converters: Path | None = None
+    """A Python file with the model's own Keras layers and what they become; it runs, so `trust` must be given too."""
     allow_mismatch: bool = False
     """Keep a graph that differs from its source by more than the tolerance."""
+
+    @property
+    def reading(self) -> Reading:
+        """What the processes that read the source must know of these."""
+        return Reading(inputs=self.inputs, outputs=self.outputs, trust=self.trust, converters=self.converters)
+
+    def limits(self) -> Limits:
+        """Return what a framework may use now."""
+        return Limits.of_this_machine(self.max_memory_gb, self.max_time_s)
+
+    def __post_init__(self) -> None:
+        if self.converters is not None and not self.trust:
+            raise BadInputError(f"--converters runs {self.converters}: add --trust if you know who wrote it")
 
 
 def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDirectory:
@@ -75,18 +109,39 @@ def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDi
         ModelError: it cannot be read or expressed.
         SamplesError: the samples do not fit it.
         ParityError: the graph differs from its source.
+        StorageFullError: the disk is full; nothing is left behind.
+        OperationError: there is too little memory, or a limit was reached.
     """
+    try:
+        return _convert_model(source, build, options)
+    except MemoryError as full:
+        raise OperationError(
+            f"{source}: converting it needs more memory than this process may have: free some, or use a larger machine"
+        ) from full
+
+
+def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDirectory:
     kind = identify(source)
     _check_ends_apply(kind, options)
+    profiles = [load_profile(name) for name in options.profiles]
+    started = time.perf_counter()
     model, known_labels = _read(kind, source, options)
+    log.info("read source_kind=%s nodes=%d took_ms=%.0f", kind, len(model.graph), _milliseconds(started))
+    fix_shapes(model, options.shapes)
     simplify(model)
-    cut, parts = split(model, options.head_from)
+    check_shapes(model, profiles)
+    notes = _notes_in(kind, source)
+    cut, parts = split(model, _head_from(model, notes, options))
     inputs, outputs = _specs(model.graph.inputs), _specs(model.graph.outputs)
     labels = _checked_labels(options.labels or known_labels, outputs[0])
     given = None if options.samples is None else load_samples(options.samples, inputs)
     with BuildDirectory.creating(build) as staging:
+        started = time.perf_counter()
         write_graph(staging / "graph", model, parts.is_head)
+        log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
+        started = time.perf_counter()
         found = _prove(kind, source, staging, inputs, outputs, given, options)
+        log.info("compared with source samples=%d took_ms=%.0f", found.sample_count, _milliseconds(started))
         record = BuildRecord(
             source_kind="sklearn" if kind is SourceKind.PICKLE else kind.value,
             source_digest=_digest_of(source),
@@ -95,18 +150,24 @@ def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDi
             tolerance=parity.float_tolerance(found),
             labels=labels,
             cut=cut,
+            preprocessing=options.preprocessing or (notes.preprocessing if notes is not None else None),
         )
         write_record(staging, record)
         _write_float_variant(staging, record, found)
     return BuildDirectory.open(build)
 
 
-def describe_cut(cut: Cut) -> list[tuple[str, int, str]]:
-    """Return the rows (part, nodes, tensors) of the table that shows a cut."""
+def describe_cut(cut: Cut, graph: Path) -> list[tuple[str, int, float, str]]:
+    """Return the rows (part, nodes, MB of weights, tensors) of the table that shows a cut of the graph in the folder `graph`."""
+    featurizer, head = (_megabytes(graph / kind.file_name) for kind in (LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS))
     return [
-        ("featurizer", cut.featurizer_nodes, "gives " + ", ".join(cut.tensors)),
-        ("head", cut.head_nodes, "takes " + ", ".join(cut.tensors)),
+        ("featurizer", cut.featurizer_nodes, featurizer, "gives " + ", ".join(cut.tensors)),
+        ("head", cut.head_nodes, head, "takes " + ", ".join(cut.tensors)),
     ]
+
+
+def _megabytes(path: Path) -> float:
+    return path.stat().st_size / 1e6 if path.is_file() else 0.0
 
 
 def _check_ends_apply(kind: SourceKind, options: ConvertOptions) -> None:
@@ -118,11 +179,13 @@ def _read(kind: SourceKind, source: Path, options: ConvertOptions) -> tuple[ir.M
     if kind in (SourceKind.SAVED_MODEL, SourceKind.FROZEN_GRAPH):
         return _read_tensorflow(kind, source, options), ()
     if kind is SourceKind.KERAS:
+        from convert.custom_layers import custom_layers
         from convert.from_keras import holds_code, read_keras
 
-        if options.trust and holds_code(source):
+        custom = custom_layers(options.converters)
+        if options.trust and holds_code(source, custom):
             return _read_tensorflow(kind, source, options), ()
-        return read_keras(source), ()
+        return read_keras(source, custom), ()
     if kind in (SourceKind.SKLEARN, SourceKind.PICKLE):
         from convert.from_sklearn import read_sklearn
 
@@ -143,8 +206,30 @@ def _read(kind: SourceKind, source: Path, options: ConvertOptions) -> tuple[ir.M
 def _read_tensorflow(kind: SourceKind, source: Path, options: ConvertOptions) -> ir.Model:
     from convert.from_tensorflow import read_tensorflow
 
-    limits = Limits.of_this_machine(options.max_memory_gb)
-    return read_tensorflow(kind, source, Ends(options.inputs, options.outputs), limits, trust=options.trust)
+    return read_tensorflow(kind, source, options.limits(), options.reading)
+
+
+def _milliseconds(since: float) -> float:
+    return (time.perf_counter() - since) * 1000
+
+
+def _notes_in(kind: SourceKind, source: Path) -> NetworkNotes | None:
+    """Return what `edgewright featurizers build` and `save_network` leave in a model beside its layers."""
+    return read_notes(source) if kind is SourceKind.KERAS and not is_legacy(source) else None
+
+
+def _head_from(model: ir.Model, notes: NetworkNotes | None, options: ConvertOptions) -> str:
+    """Return where the head begins: where the user says, else at the head that the author attached, else wherever it is found."""
+    if options.head_from != AUTO or notes is None:
+        return options.head_from
+    layers = {part for node in model.graph for part in _layers_of(str(node.name))}
+    return next((name for name in notes.head_layers if name in layers), AUTO)
+
+
+def _layers_of(name: str) -> list[str]:
+    """Return the layers that a node belongs to, outer ones first: `head/hidden/Gemm` is of `head` and of `head/hidden`."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
@@ -154,9 +239,19 @@ def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
 def _spec(value: ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype is None:
         raise ModelError(f"{value.name} must have a known shape and type; give the model's inputs and outputs fixed shapes")
-    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
-    axes = ("batch", "height", "width", "channels") if len(shape) == 4 else ()
-    return TensorSpec(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape, axes=axes)
+    free = ("N", *(f"{value.name}_axis{place}" for place in range(1, len(value.shape))))
+    shape = tuple(
+        size if isinstance(size, int) else str(size.value or name) for size, name in zip(value.shape, free, strict=False)
+    )
+    return TensorSpec(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape, axes=_axes(shape))
+
+
+def _axes(shape: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return what the axes of an image mean, told by where there are as many as colours."""
+    if len(shape) != 4:
+        return ()
+    first = shape[1] in _COLOURS and shape[3] not in _COLOURS
+    return ("batch", "channels", "height", "width") if first else ("batch", "height", "width", "channels")
 
 
 def _checked_labels(labels: tuple[str, ...], output: TensorSpec) -> tuple[str, ...]:
@@ -180,7 +275,7 @@ def _prove(
     """Compare the written graph with its source, report it, and keep the golden samples."""
     samples = given or parity.generated_samples(inputs)
     names = [spec.name for spec in outputs]
-    expected = parity.run_source(kind, source, samples, names, ends=Ends(options.inputs, options.outputs), trust=options.trust)
+    expected = parity.run_source(kind, source, samples, names, options.reading, options.limits())
     found = run_all(load_graph(staging / "graph" / LayerKind.GRAPH.file_name), samples)
     numbers = measured(expected, found, samples.labels)
     report = parity.report_on(expected, found, numbers, generated=given is None)

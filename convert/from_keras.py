@@ -5,7 +5,8 @@
     walk               -> one or two ONNX nodes per layer, straight from its configuration and weights
 
 Tracing a TensorFlow graph instead costs many times the time and memory (`benchmarks/convert.py --peer` shows both). What a layer
-becomes is said in `keras_layers.py` and `keras_operations.py`; layers that are not there are refused by name.
+becomes is said in `keras_layers.py` and `keras_operations.py`, and for the user's own layers by the user (`custom_layers.py`);
+layers that are in neither are refused by name.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import logging
 import os
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from convert.custom_layers import CustomLayers, registered_name
 from convert.emit import Emitter, graph_input, named_shape
 from convert.keras_call import Call, Numbers
 from convert.keras_layers import RULES
@@ -32,24 +35,27 @@ from edgewright.errors import ModelError
 
 log = logging.getLogger(__name__)
 
+NO_CUSTOM_LAYERS = CustomLayers()
+_LONGEST_REASON = 200
 
-def holds_code(path: Path) -> bool:
-    """Tell whether a layer of the file is code, or one that only its author's program knows."""
+
+def holds_code(path: Path, custom: CustomLayers = NO_CUSTOM_LAYERS) -> bool:
+    """Tell whether a layer of the file is code, or one that neither Keras nor `custom` knows."""
     try:
-        refuse_code(read_config(path), path)
+        refuse_code(read_config(path), path, custom)
     except ModelError:
         return True
     return False
 
 
-def read_keras(path: Path) -> ir.Model:
+def read_keras(path: Path, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
     """Return the graph of a `.keras` or legacy `.h5` file, its weights still in Keras's hands.
 
     Raises:
         ModelError: the file cannot be loaded, holds code, or has a layer that no rule covers.
     """
-    refuse_code(read_config(path), path)
-    return graph_of(load_keras(path))
+    refuse_code(read_config(path), path, custom)
+    return graph_of(load_keras(path, custom=custom), custom)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -61,8 +67,8 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def refuse_code(config: dict[str, Any], path: Path) -> None:
-    """Raise `ModelError` at the first layer that is code or that only its author's program knows."""
+def refuse_code(config: dict[str, Any], path: Path, custom: CustomLayers = NO_CUSTOM_LAYERS) -> None:
+    """Raise `ModelError` at the first layer that is code or that neither Keras nor `custom` knows."""
     for position, entry in enumerate(_layers(config), start=1):
         kind, name = entry.get("class_name"), entry.get("config", {}).get("name", "?")
         if kind == "Lambda":
@@ -70,12 +76,21 @@ def refuse_code(config: dict[str, Any], path: Path) -> None:
                 f"{path}: layer {name!r} (Lambda, layer {position}) is Python code, which is not run: "
                 "replace it by layers, or add --trust if you made it"
             )
-        module = entry.get("module")
-        if module is not None and not module.startswith("keras"):
+        if _is_custom(entry) and not {entry.get("registered_name"), kind} & set(custom.converters):
             raise ModelError(
                 f"{path}: layer {name!r} ({kind}, layer {position}) is a custom layer that Keras does not know: "
-                "replace it by built-in layers, or add --trust if you made it and its class is registered with Keras"
+                "give its class and converter with --converters FILE.py --trust, or replace it by built-in layers"
             )
+
+
+def _is_custom(entry: dict[str, Any]) -> bool:
+    """Tell whether a layer is none of Keras's own; Keras 2 names no module, so that Keras itself must be asked."""
+    module = entry.get("module")
+    if module is not None:
+        return str(module).partition(".")[0] != "keras"
+    import keras
+
+    return not any(hasattr(place, str(entry.get("class_name"))) for place in (keras.layers, keras.models))
 
 
 def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -86,7 +101,7 @@ def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _layers(entry)
 
 
-def load_keras(path: Path, *, trust: bool = False) -> Any:
+def load_keras(path: Path, *, trust: bool = False, custom: CustomLayers = NO_CUSTOM_LAYERS) -> Any:
     """Load a model, in safe mode (nothing in the file is executed) unless its author is trusted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # The plain kernels give the same bits on every run and spare the user a page of log.
@@ -95,14 +110,19 @@ def load_keras(path: Path, *, trust: bool = False) -> Any:
 
     try:
         with modernized(path) if is_legacy(path) else contextlib.nullcontext(path) as readable:
-            return keras.models.load_model(readable, compile=False, safe_mode=not trust)
+            return keras.models.load_model(readable, dict(custom.objects), compile=False, safe_mode=not trust)
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as wrong:
         reason = str(wrong).strip().splitlines()[0] if str(wrong).strip() else type(wrong).__name__
-        raise ModelError(f"{path}: Keras cannot load this model: {reason}") from wrong
+        hint = "; give the file that defines it with --converters FILE.py --trust" if "Could not locate" in reason else ""
+        raise ModelError(f"{path}: Keras cannot load this model: {reason[:_LONGEST_REASON]}{hint}") from wrong
 
 
-def graph_of(model: Any) -> ir.Model:
-    """Return the graph of a loaded (or just built) Keras model."""
+def graph_of(model: Any, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
+    """Return the graph of a loaded (or just built) Keras model.
+
+    Raises:
+        ModelError: a layer has no rule and no converter in `custom`, or a converter fails.
+    """
     function = getattr(model, "_functional", None) or model
     if not getattr(function, "_nodes_by_depth", None):
         raise ModelError(
@@ -114,12 +134,21 @@ def graph_of(model: Any) -> ir.Model:
     inputs = [_input(emit, tensor) for tensor in function.inputs]
     names = [emit.unique(name) for name in _output_names(function)]
     entries = [_as_float(emit, value, tensor.shape) for value, tensor in zip(inputs, function.inputs, strict=True)]
-    results = _walk(function, entries, "", emit, layouts)
+    results = _walk(function, entries, "", _Target(emit, layouts, custom))
     outputs = [_output(emit, layouts.native(result), name) for result, name in zip(results, names, strict=True)]
     return emit.model(inputs, outputs)
 
 
-def _walk(function: Any, inputs: list[Tensor], prefix: str, emit: Emitter, layouts: Layouts) -> list[Tensor]:
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a walk writes into, and what it knows of the user's own layers."""
+
+    emit: Emitter
+    layouts: Layouts
+    custom: CustomLayers
+
+
+def _walk(function: Any, inputs: list[Tensor], prefix: str, target: _Target) -> list[Tensor]:
     """Go through a functional model in the order in which Keras would run it."""
     known = {id(tensor): given for tensor, given in zip(function.inputs, inputs, strict=True)}
     steps = [node for depth in sorted(function._nodes_by_depth, reverse=True) for node in function._nodes_by_depth[depth]]
@@ -133,24 +162,45 @@ def _walk(function: Any, inputs: list[Tensor], prefix: str, emit: Emitter, layou
             inputs=given,
             operands=_operands(node, known),
             output_shape=tuple(node.outputs[0].shape),
-            emit=emit,
-            layouts=layouts,
+            emit=target.emit,
+            layouts=target.layouts,
+            converters=target.custom.converters,
         )
-        results = _apply(call)
+        results = _apply(call, target)
+        if len(results) != len(node.outputs):
+            raise call.unsupported(f"it has {len(node.outputs)} outputs, but what it becomes has {len(results)}")
         known.update((id(tensor), result) for tensor, result in zip(node.outputs, results, strict=True))
     return [known[id(tensor)] for tensor in function.outputs]
 
 
-def _apply(call: Call) -> list[Tensor]:
+def _apply(call: Call, target: _Target) -> list[Tensor]:
     kind = type(call.layer)
+    if not kind.__module__.startswith("keras.src.") and registered_name(kind) in call.converters:
+        return [_by_the_user(call, registered_name(kind))]
     inner = getattr(call.layer, "_functional", None) or call.layer
     if getattr(inner, "_nodes_by_depth", None):
-        return _walk(inner, list(call.inputs), f"{call.path}/", call.emit, call.layouts)
+        return _walk(inner, list(call.inputs), f"{call.path}/", target)
     rules = OPERATIONS if kind.__module__.startswith("keras.src.ops") else RULES
     if kind.__name__ not in rules or not kind.__module__.startswith("keras.src."):
         raise call.unsupported("there is no rule for this layer")
     log.debug("layer path=%s class=%s shape=%s", call.path, kind.__name__, call.output_shape)
     return [rules[kind.__name__](call)]
+
+
+def _by_the_user(call: Call, name: str) -> Tensor:
+    try:
+        made = call.converters[name](call)
+    except ModelError:
+        raise
+    except Exception as wrong:
+        log.info("converter of layer path=%s failed", call.path, exc_info=wrong)
+        reason = f"{type(wrong).__name__}: {wrong}"
+        raise ModelError(
+            f"layer {call.path!r} ({name}, {call.position}): its converter failed (-v shows where): {reason}"
+        ) from wrong
+    if not isinstance(made, Tensor):
+        raise ModelError(f"layer {call.path!r} ({name}): its converter must return a Tensor, not {type(made).__name__}")
+    return made
 
 
 def _operands(node: Any, known: dict[int, Tensor]) -> tuple[Tensor | Numbers, ...]:

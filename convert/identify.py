@@ -19,6 +19,9 @@ _READ = (
     "ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
 )
 
+_MOST_LOOKED_AT = 20
+"""Files in a directory that is no model itself."""
+
 _FIRST_NODE = re.compile(
     rb"\n[\x04-\xff][\x80-\xff]{0,8}[\x00-\x7f]?"  # field 1 and its length
     rb"\n[\x01-\x7f][A-Za-z0-9.][\w.\-/>]{0,126}"  # in it, field 1: the node's name
@@ -76,7 +79,18 @@ def identify(path: Path) -> SourceKind:
 def _identify_directory(path: Path) -> SourceKind:
     if (path / "saved_model.pb").is_file():
         return SourceKind.SAVED_MODEL
+    models = [file.name for file in sorted(path.iterdir())[:_MOST_LOOKED_AT] if file.is_file() and _is_model(file)]
+    if models:
+        raise ModelError(f"{path} must be one model, but it is a directory with {', '.join(models)}: convert one of them")
     raise _not_read(path, "a directory")
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        identify(path)
+    except ModelError:
+        return False
+    return True
 
 
 def _identify_archive(path: Path) -> SourceKind:
@@ -88,12 +102,16 @@ def _identify_archive(path: Path) -> SourceKind:
         raise ModelError(f"{path} must be a whole archive, but it is cut short or damaged: copy it again") from wrong
     if damaged:
         raise ModelError(f"{path} must be a whole archive, but {damaged} in it is damaged: copy it again")
-    if members >= _KERAS_MEMBERS:
-        return SourceKind.KERAS
-    if "schema.json" in members:
-        return SourceKind.SKLEARN
-    if any(name.endswith(_TORCH_PROGRAMS) for name in members):
-        return SourceKind.TORCH
+    signs = {
+        SourceKind.KERAS: members >= _KERAS_MEMBERS,
+        SourceKind.SKLEARN: "schema.json" in members,
+        SourceKind.TORCH: any(name.endswith(_TORCH_PROGRAMS) for name in members),
+    }
+    kinds = [kind for kind, shown in signs.items() if shown]
+    if len(kinds) > 1:
+        raise ModelError(f"{path} must be one model, but it holds those of {' and '.join(kinds)}: keep one of them")
+    if kinds:
+        return kinds[0]
     if any(name.endswith("/data.pkl") or name == "data.pkl" for name in members):
         raise ModelError(
             f"{path} is a PyTorch file without a graph, which cannot be read; save it with torch.export.save, or as ONNX"
@@ -106,6 +124,8 @@ def _identify_protobuf(path: Path) -> SourceKind:
 
     try:
         model = onnx.load_model_from_string(path.read_bytes())
+    except MemoryError:
+        raise
     except Exception as wrong:
         raise ModelError(f"{path} must be a whole ONNX file, but it is cut short or damaged: copy it again") from wrong
     if not model.HasField("graph"):

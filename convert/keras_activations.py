@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from convert.custom_layers import registered_name
 from convert.keras_call import Call, floats_of
 from convert.layouts import Layout, Tensor, constant_in_order_of
 
@@ -72,6 +73,8 @@ def activate(call: Call, x: Tensor) -> Tensor:
         return LAYERS[type(activation).__name__](inner)
     name = getattr(activation, "__name__", repr(activation))
     ours = str(getattr(activation, "__module__", "")).startswith("keras.")
+    if not ours and registered_name(activation) in call.converters:
+        return call.converters[registered_name(activation)](replace(call, inputs=(x,), output_shape=x.shape))
     if name not in FUNCTIONS or not ours:
         raise call.unsupported(f"the activation {name!r} is not known")
     return FUNCTIONS[name](call, x)

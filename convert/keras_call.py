@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Call:
     output_shape: Shape
     emit: Emitter
     layouts: Layouts
+    converters: Mapping[str, Callable[[Call], Tensor]] = field(default_factory=dict)
+    """Those of the user's own layers and activation functions, by the name that Keras registered them under."""
 
     @property
     def only(self) -> Tensor:
@@ -87,10 +89,13 @@ class Call:
         """Return the error that names the layer, its class, its position and what is not supported about it."""
         return ModelError(
             f"layer {self.path!r} ({type(self.layer).__name__}, {self.position}) cannot be converted: {what}; "
-            "replace it in the model, or export the model to ONNX yourself and convert that"
+            "replace it in the model, or give a converter for it with --converters FILE.py --trust"
         )
 
 
 def floats_of(variable: Any) -> Numbers:
-    """Return a framework's variable or tensor as float32."""
-    return np.asarray(variable, np.float32)
+    """Return a framework's variable or tensor as float32, without a copy where it is that already."""
+    value = getattr(variable, "value", variable)
+    if hasattr(value, "read_value") and value.dtype == "float32":  # TensorFlow: its own conversion to NumPy copies
+        value = memoryview(value.read_value())
+    return np.asarray(value, np.float32)

@@ -52,10 +52,16 @@ def _padding(call: Call, reach: Sequence[int], strides: Sequence[int]) -> dict[s
     sizes = call.only.shape[1:-1]
     if None in sizes:
         return {"auto_pad": "SAME_UPPER"}
-    totals = [
-        max((-(-size // stride) - 1) * stride + length - size, 0)
+    needed = [
+        (-(-size // stride) - 1) * stride + length - size
         for size, length, stride in zip([int(size or 0) for size in sizes], reach, strides, strict=True)
     ]
+    # TensorFlow's kernels for volumes, and only those, centre windows that leave places out; one place less rounds to none.
+    if len(needed) == 3 and min(needed) < -1:
+        raise call.unsupported(
+            "padding='same' with strides that leave out more than one place of a volume; pad and stride it apart"
+        )
+    totals = [max(total, 0) for total in needed]
     return {"pads": [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]}
 
 

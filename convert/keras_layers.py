@@ -251,7 +251,9 @@ def _reshape(call: Call) -> Tensor:
 
 
 def _permute(call: Call) -> Tensor:
-    return call.result(call.node("Transpose", call.native().value, perm=[0, *call.layer.dims]))
+    x = call.only if call.only.layout is FIRST else call.native()
+    order = [0, *(x.axis(axis) for axis in call.layer.dims)]
+    return call.result(x.value if order == sorted(order) else call.node("Transpose", x.value, perm=order))
 
 
 def _repeat_vector(call: Call) -> Tensor:

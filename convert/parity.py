@@ -6,7 +6,7 @@ golden samples, so a device can repeat the proof.
 
 from __future__ import annotations
 
-import subprocess
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.ends import FOUND, Ends
+from convert.capped import Limits, run_capped
 from convert.identify import SourceKind
+from convert.reading import PLAIN, Reading
 from edgewright.contracts.samples import Samples, Tensors, read_npz, write_npz
 from edgewright.contracts.variant import LayerKind, Measured, TensorSpec, Tolerance
-from edgewright.errors import ModelError, OperationError, ParityError
+from edgewright.errors import ParityError
 
 FLOAT_TOLERANCE = 1e-4
 GOLDEN_COUNT = 32
-SOURCE_TIMEOUT_S = 3600.0
+LEAST_GENERATED = 8
+_GENERATED_ELEMENTS = 1 << 20
+"""Large images are worth fewer samples: running them takes longer than all else, and they travel as golden samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,25 +54,31 @@ class ParityReport:
     outputs: tuple[OutputDifference, ...]
 
 
-def generated_samples(inputs: Sequence[TensorSpec], count: int = GOLDEN_COUNT) -> Samples:
-    """Return the same plausible samples every time, for a user who has none at hand."""
+def generated_samples(inputs: Sequence[TensorSpec]) -> Samples:
+    """Return the same 8 to 32 plausible samples every time, for a user who has none at hand."""
+    elements = sum(math.prod(_sample_shape(spec)) for spec in inputs)
+    count = min(max(_GENERATED_ELEMENTS // max(elements, 1), LEAST_GENERATED), GOLDEN_COUNT)
     generator = np.random.default_rng(0)
     return Samples({spec.name: _plausible(spec, count, generator) for spec in inputs})
 
 
 def run_source(
-    kind: SourceKind, source: Path, samples: Samples, outputs: Sequence[str], *, trust: bool, ends: Ends = FOUND
+    kind: SourceKind,
+    source: Path,
+    samples: Samples,
+    outputs: Sequence[str],
+    reading: Reading = PLAIN,
+    limits: Limits | None = None,
 ) -> Tensors:
     """Return the source model's outputs, under the graph's names.
 
     Raises:
         ModelError: the framework cannot load or run the model.
-        OperationError: its process crashed or took too long.
+        OperationError: its process crashed, or reached a limit and was stopped.
     """
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         given, answer = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         write_npz(given, {f"input_{place}": array for place, array in enumerate(samples.inputs.values())})
-        flags = ["--trust"] if trust else []
         command = [
             sys.executable,
             "-m",
@@ -78,10 +87,9 @@ def run_source(
             str(source.resolve()),
             str(given),
             str(answer),
-            *flags,
-            *ends.arguments,
+            *reading.arguments,
         ]
-        _run(command, source)
+        run_capped(command, limits or Limits.of_this_machine(), source, doing="running it in its own framework")
         arrays = read_npz(answer)
     if len(arrays) != len(outputs):
         raise ParityError(f"{source} has {len(arrays)} outputs, but its graph has {len(outputs)}: {', '.join(outputs)}")
@@ -130,21 +138,6 @@ def write_golden(graph: Path, samples: Samples, outputs: Tensors) -> None:
     write_npz(graph / LayerKind.GOLDEN_OUTPUTS.file_name, {name: array[:GOLDEN_COUNT] for name, array in outputs.items()})
 
 
-def _run(command: list[str], source: Path) -> None:
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=SOURCE_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as late:
-        raise OperationError(
-            f"{source} did not answer in its own framework within {SOURCE_TIMEOUT_S:.0f} s: use fewer samples"
-        ) from late
-    if finished.returncode == 0:
-        return
-    last = (finished.stderr.strip().splitlines() or ["no message"])[-1]
-    if finished.returncode == 2:
-        raise ModelError(last)
-    raise OperationError(f"{source} failed in its own framework (exit code {finished.returncode}): {last}")
-
-
 def _difference(name: str, expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> OutputDifference:
     apart = np.abs(found.astype(np.float64) - expected.astype(np.float64)).reshape(len(expected), -1).max(axis=1)
     scale = float(np.abs(expected.astype(np.float64)).max()) or 1.0
@@ -156,8 +149,12 @@ def _difference(name: str, expected: npt.NDArray[Any], found: npt.NDArray[Any]) 
     )
 
 
+def _sample_shape(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else 16 for size in spec.shape[1:])
+
+
 def _plausible(spec: TensorSpec, count: int, generator: np.random.Generator) -> npt.NDArray[Any]:
-    shape = [count, *(size if isinstance(size, int) else 16 for size in spec.shape[1:])]
+    shape = (count, *_sample_shape(spec))
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
         return generator.normal(size=shape).astype(dtype)

@@ -40,7 +40,7 @@ def lift_constants(model: ir.Model) -> str:
 
 def remove_identities(model: ir.Model) -> str:
     """Take out nodes that change nothing: Identity, and Dropout at inference."""
-    dropouts = [node for node in model.graph if node.op_type == "Dropout" and not node.outputs[0].is_graph_output()]
+    dropouts = [node for node in model.graph if node.op_type == "Dropout" and _drops_nothing(node)]
     for node in dropouts:
         _replace(model.graph, node, _input(node, 0))
     before = len(model.graph)
@@ -74,7 +74,7 @@ def merge_transposes(model: ir.Model) -> str:
             continue
         first, second = before.attributes["perm"].as_ints(), node.attributes["perm"].as_ints()
         together = [first[axis] for axis in second]
-        if together == sorted(together) and not node.outputs[0].is_graph_output():
+        if together == sorted(together) and _can_replace(node.outputs[0], _input(before, 0)):
             _replace(model.graph, node, _input(before, 0))
         else:
             node.replace_input_with(0, _input(before, 0))
@@ -169,7 +169,22 @@ def _input(node: ir.Node, place: int) -> ir.Value:
     return value
 
 
+def _drops_nothing(node: ir.Node) -> bool:
+    """Tell whether a Dropout only passes its input on, to inner values: it does not train, and nobody reads its mask."""
+    if any(output.is_graph_output() for output in node.outputs) or any(output.uses() for output in node.outputs[1:]):
+        return False
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    return training is None or (training.const_value is not None and not _constant(training).any())
+
+
+def _can_replace(old: ir.Value, new: ir.Value) -> bool:
+    """Tell whether `new` may take the place of `old`: an output of the graph needs a value that a node makes for it alone."""
+    return not old.is_graph_output() or not (new.producer() is None or new.is_graph_output())
+
+
 def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    if node.outputs[0].is_graph_output():
+        _take_over_output(graph, node.outputs[0], value)
     node.outputs[0].replace_all_uses_with(value)
     graph.remove(node, safe=True)
 

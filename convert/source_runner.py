@@ -1,7 +1,7 @@
 """Run a source model in its own framework: `python -m convert.source_runner`, always a process of its own.
 
 So a framework's memory, threads and crashes never meet ours. Reads a `.npz` of inputs (`input_0`, `input_1`, …), writes a `.npz`
-of outputs (`output_0`, …); an error is one line on the error stream and exit code 2.
+of outputs (`output_0`, …); an error is one line on the error stream and its exit code.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from convert.ends import FOUND, Ends
 from convert.identify import SourceKind
+from convert.reading import PLAIN, Reading, reading_options
 from edgewright.contracts.samples import read_npz, write_npz
 from edgewright.errors import EdgewrightError
 
@@ -25,29 +25,30 @@ Arrays = list[npt.NDArray[Any]]
 BATCH_SIZE = 32
 
 
-def run_source(kind: SourceKind, source: Path, inputs: Arrays, ends: Ends = FOUND, *, trust: bool) -> Arrays:
+def run_source(kind: SourceKind, source: Path, inputs: Arrays, reading: Reading = PLAIN) -> Arrays:
     """Return the outputs of the source model, in its own order."""
     if kind is SourceKind.KERAS:
-        return _run_keras(source, inputs, trust=trust)
+        return _run_keras(source, inputs, reading)
     if kind in (SourceKind.SKLEARN, SourceKind.PICKLE):
-        return _run_sklearn(source, inputs, pickled=kind is SourceKind.PICKLE, trust=trust)
+        return _run_sklearn(source, inputs, pickled=kind is SourceKind.PICKLE, trust=reading.trust)
     if kind in (SourceKind.LIGHTGBM, SourceKind.XGBOOST):
         return _run_boosting(kind, source, inputs)
     if kind in (SourceKind.SAVED_MODEL, SourceKind.FROZEN_GRAPH):
         from convert.from_tensorflow import run_tensorflow
 
-        return run_tensorflow(kind, source, ends, inputs, trust=trust, batch_size=BATCH_SIZE)
+        return run_tensorflow(kind, source, inputs, reading, batch_size=BATCH_SIZE)
     if kind is SourceKind.TORCH:
         from convert.from_torch import torch_outputs
 
-        return torch_outputs(source, inputs, trust=trust, batch_size=BATCH_SIZE)
+        return torch_outputs(source, inputs, trust=reading.trust, batch_size=BATCH_SIZE)
     return _run_onnx(source, inputs)
 
 
-def _run_keras(source: Path, inputs: Arrays, *, trust: bool) -> Arrays:
+def _run_keras(source: Path, inputs: Arrays, reading: Reading) -> Arrays:
+    from convert.custom_layers import custom_layers
     from convert.from_keras import load_keras
 
-    model = load_keras(source, trust=trust)
+    model = load_keras(source, trust=reading.trust, custom=custom_layers(reading.converters))
     found = model.predict(inputs if len(inputs) > 1 else inputs[0], batch_size=BATCH_SIZE, verbose=0)
     if isinstance(found, dict):
         return [np.asarray(found[name], np.float32) for name in model.output_names]
@@ -80,29 +81,19 @@ def _run_onnx(source: Path, inputs: Arrays) -> Arrays:
 @click.command()
 @click.argument("kind", type=click.Choice([str(kind) for kind in SourceKind]))
 @click.argument("source", type=click.Path(path_type=Path))
-@click.argument("inputs", type=click.Path(path_type=Path))
-@click.argument("outputs", type=click.Path(path_type=Path))
-@click.option("--input", "input_names", multiple=True)
-@click.option("--output", "output_names", multiple=True)
-@click.option("--trust", is_flag=True)
-def main(
-    kind: str,
-    source: Path,
-    inputs: Path,
-    outputs: Path,
-    input_names: tuple[str, ...],
-    output_names: tuple[str, ...],
-    trust: bool,
-) -> None:
-    """Run SOURCE on INPUTS and write OUTPUTS."""
-    arrays = read_npz(inputs)
+@click.argument("given", type=click.Path(path_type=Path))
+@click.argument("answer", type=click.Path(path_type=Path))
+@reading_options
+def main(kind: str, source: Path, given: Path, answer: Path, reading: Reading) -> None:
+    """Run SOURCE on the arrays in GIVEN and write ANSWER."""
+    arrays = read_npz(given)
     ordered = [arrays[f"input_{place}"] for place in range(len(arrays))]
     try:
-        found = run_source(SourceKind(kind), source, ordered, Ends(input_names, output_names), trust=trust)
+        found = run_source(SourceKind(kind), source, ordered, reading)
     except EdgewrightError as error:
         click.echo(str(error), err=True)
-        sys.exit(2)
-    write_npz(outputs, {f"output_{place}": array for place, array in enumerate(found)})
+        sys.exit(error.exit_code)
+    write_npz(answer, {f"output_{place}": array for place, array in enumerate(found)})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Convert with TensorFlow: `python -m convert.tensorflow_runner`, always a process of its own under limits (`capped.py`).
 
-Writes into a folder; an error is one line on the error stream and exit code 2.
+Writes into a folder; an error is one line on the error stream and its exit code.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from convert.ends import Ends
 from convert.from_tensorflow import convert_frozen, freeze
 from convert.identify import SourceKind
+from convert.reading import Reading, reading_options
 from edgewright.errors import EdgewrightError
 
 
@@ -21,18 +21,16 @@ from edgewright.errors import EdgewrightError
 @click.argument("kind", type=click.Choice([str(kind) for kind in SourceKind]))
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--input", "inputs", multiple=True)
-@click.option("--output", "outputs", multiple=True)
-@click.option("--trust", is_flag=True)
-def main(kind: str, source: Path, folder: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], trust: bool) -> None:
+@reading_options
+def main(kind: str, source: Path, folder: Path, reading: Reading) -> None:
     """Write the graph of SOURCE into FOLDER."""
     logging.disable(logging.CRITICAL)  # tf2onnx logs as errors what is then told in one line
     try:
-        frozen = freeze(SourceKind(kind), source, Ends(inputs, outputs), trust=trust)
+        frozen = freeze(SourceKind(kind), source, reading)
         convert_frozen(frozen, source, folder)
     except EdgewrightError as error:
         click.echo(str(error), err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

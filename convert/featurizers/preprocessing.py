@@ -5,19 +5,22 @@
     signed         RGB in -1..1 (MobileNetV2)
     plain          RGB 0..255 as it is (ResNet-8)
 
-Resizing and cropping are the scoring side's work; `normalize` is the rest, for those who train or calibrate.
+Resizing and cropping are the scoring side's work (edgewright/serving/images.py); `normalize` is the rest, for those who train or
+calibrate.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from edgewright.contracts import wire
+from edgewright.contracts.names import nearest
+from edgewright.contracts.preprocessing import normalize
 from edgewright.contracts.variant import Preprocessing
-from edgewright.errors import SamplesError
+from edgewright.errors import BadInputError, NotFoundError
+
+__all__ = ["MODES", "caffe", "for_image_size", "normalize", "plain", "read_preprocessing", "signed", "torch_style"]
 
 _RESIZE_PER_CROP = 256 / 224
 """ImageNet's habit: resize to 256, cut the 224 in the middle."""
@@ -43,6 +46,32 @@ def plain(size: int) -> Preprocessing:
     return Preprocessing(resize_height=size, resize_width=size)
 
 
+def _cropped(preprocessing: Preprocessing, crop: int) -> Preprocessing:
+    resize = round(crop * _RESIZE_PER_CROP)
+    return replace(preprocessing, resize_height=resize, resize_width=resize, crop_height=crop, crop_width=crop)
+
+
+MODES = {
+    mode: replace(full, resize_height=None, resize_width=None, crop_height=None, crop_width=None)
+    for mode, full in {"caffe": caffe(224), "torch": torch_style(224), "tf": signed(224), "none": plain(224)}.items()
+}
+"""By the names that `keras.applications` gives them, for images of whatever size the graph takes."""
+
+
+def read_preprocessing(text: str) -> Preprocessing:
+    """Return the mode called `text`, or what the JSON file `text` says (the fields of `Preprocessing`).
+
+    Raises:
+        NotFoundError: it is neither.
+        BadInputError: the file says something impossible.
+    """
+    if text in MODES:
+        return MODES[text]
+    if not Path(text).is_file():
+        raise NotFoundError(f"--preprocessing {text}: no such mode or JSON file{nearest(text, MODES)}")
+    return wire.decode(Path(text).read_bytes(), Preprocessing, what=text, error=BadInputError)
+
+
 def for_image_size(preprocessing: Preprocessing, size: int, published: int) -> Preprocessing:
     """Return `preprocessing` for images of another size than the published one."""
     if size == published:
@@ -50,25 +79,3 @@ def for_image_size(preprocessing: Preprocessing, size: int, published: int) -> P
     if preprocessing.crop_height is None:
         return replace(preprocessing, resize_height=size, resize_width=size)
     return _cropped(preprocessing, size)
-
-
-def normalize(images: npt.NDArray[Any], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """Turn RGB pixels 0..255, NHWC and of the graph's size already, into what the graph takes.
-
-    Raises:
-        SamplesError: the images have no channel axis of three, where the preprocessing has an entry per channel.
-    """
-    if preprocessing.mean and (images.ndim != 4 or images.shape[-1] != len(preprocessing.mean)):
-        raise SamplesError(
-            f"images must have shape [N, height, width, {len(preprocessing.mean)}], but they have {list(images.shape)}"
-        )
-    ordered = images[..., ::-1] if preprocessing.color_order == "bgr" else images
-    mean = np.asarray(preprocessing.mean or 0.0, np.float32)
-    std = np.asarray(preprocessing.std or 1.0, np.float32)
-    normalized: npt.NDArray[np.float32] = (ordered.astype(np.float32) * np.float32(preprocessing.scale) - mean) / std
-    return normalized
-
-
-def _cropped(preprocessing: Preprocessing, crop: int) -> Preprocessing:
-    resize = round(crop * _RESIZE_PER_CROP)
-    return replace(preprocessing, resize_height=resize, resize_width=resize, crop_height=crop, crop_width=crop)

@@ -1,7 +1,7 @@
 """What follows SSD on the host, in NumPy alone: default boxes, decoding, non-maximum suppression.
 
     default_boxes    the 8,732 boxes that the network's rows are relative to
-    detect           twelve outputs of one image -> boxes with class and score
+    detect           the twelve maps of one image -> boxes with class and score
 
 Boxes are (left, top, right, bottom) as shares of the image; default boxes are (centre x, centre y, width, height).
 """
@@ -144,11 +144,19 @@ def _joined(outputs: Mapping[str, npt.NDArray[Any]], kind: str) -> Floats:
     missing = [name for name in names if name not in outputs]
     if missing:
         raise SamplesError(f"SSD's output {missing[0]} is missing; found {', '.join(outputs) or 'none'}")
-    for name, feature_map in zip(names, FEATURE_MAPS, strict=True):
-        rows = feature_map.size**2 * feature_map.boxes
-        if outputs[name].ndim != 2 or len(outputs[name]) != rows:
-            raise SamplesError(f"SSD's output {name} must have {rows} rows of one image, but its shape is {outputs[name].shape}")
-    return np.concatenate([outputs[name] for name in names]).astype(np.float32)
+    rows = [_rows(name, outputs[name], feature_map) for name, feature_map in zip(names, FEATURE_MAPS, strict=True)]
+    return np.concatenate(rows).astype(np.float32)
+
+
+def _rows(name: str, output: npt.NDArray[Any], feature_map: FeatureMap) -> npt.NDArray[Any]:
+    """Return one row per default box, in their order, of a map [box * width, y, x]."""
+    size, boxes = feature_map.size, feature_map.boxes
+    if output.ndim != 3 or output.shape[1:] != (size, size) or output.shape[0] % boxes:
+        raise SamplesError(
+            f"SSD's output {name} must be the map of one image, [{boxes} * numbers per box, {size}, {size}], "
+            f"but its shape is {list(output.shape)}"
+        )
+    return output.transpose(1, 2, 0).reshape(size * size * boxes, -1)
 
 
 def _softmax(logits: Floats) -> Floats:

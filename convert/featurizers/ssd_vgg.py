@@ -3,10 +3,12 @@
     conv1_1 … conv4_3    VGG-16; conv4_3, L2-normalised and scaled per channel, is the first map (38x38)
     fc6, fc7             VGG's dense layers as convolutions, fc6 with holes of 6: the second map (19x19)
     conv6 … conv9        ever smaller maps: 10, 5, 3, 1
-    boxes_i, classes_i   two convolutions per map, as rows in the order (y, x, box): the order of `ssd_boxes.default_boxes`
+    boxes_i, classes_i   two convolutions per map, channels first: [box * 4 numbers, y, x] and [box * classes, y, x]
 
-Class scores are logits; softmax, decoding and non-maximum suppression are the host's work (ssd_boxes.py). Only layers that Keras
-itself has are used, so the model loads anywhere and needs no custom objects.
+Channels first is the order in which ONNX runtimes and accelerators make a map, so nothing is turned around on the device; rows of
+one default box each (the order of `ssd_boxes.default_boxes`) are a view for the host to take. Class scores are logits; softmax,
+decoding and non-maximum suppression are the host's work (ssd_boxes.py). Only layers that Keras itself has are used, so the model
+loads anywhere and needs no custom objects.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ def ssd_vgg(keras: Any, image_size: tuple[int, int], classes: int) -> Any:
     image = keras.Input((*image_size, 3), name="image")
     outputs: dict[str, Any] = {}
     for place, (features, feature_map) in enumerate(zip(_feature_maps(layers, image), FEATURE_MAPS, strict=True), start=1):
-        outputs[f"boxes_{place}"] = _rows(layers, features, feature_map.boxes, 4, name=f"boxes_{place}")
-        outputs[f"classes_{place}"] = _rows(layers, features, feature_map.boxes, classes, name=f"classes_{place}")
+        outputs[f"boxes_{place}"] = _map(layers, features, feature_map.boxes * 4, name=f"boxes_{place}")
+        outputs[f"classes_{place}"] = _map(layers, features, feature_map.boxes * classes, name=f"classes_{place}")
     return keras.Model(image, list(outputs.values()), name="ssd_vgg")
 
 
@@ -81,7 +83,7 @@ def _convolve(layers: Any, features: Any, filters: int, kernel: int, *, name: st
     return layers.Conv2D(filters, kernel, padding=padding, activation="relu", name=name, **options)(features)
 
 
-def _rows(layers: Any, features: Any, boxes: int, width: int, *, name: str) -> Any:
-    """Return one row of `width` numbers per default box."""
-    found = layers.Conv2D(boxes * width, 3, padding="same", name=f"{name}_conv")(features)
-    return layers.Reshape((-1, width), name=name)(found)
+def _map(layers: Any, features: Any, channels: int, *, name: str) -> Any:
+    """Return a map of `channels` numbers per position, channels first."""
+    found = layers.Conv2D(channels, 3, padding="same", name=f"{name}_conv")(features)
+    return layers.Permute((3, 1, 2), name=name)(found)

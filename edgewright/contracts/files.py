@@ -43,9 +43,18 @@ def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
                 raise
         _sync_directory(path.parent)
     except OSError as failed:
-        if failed.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError(f"no room left to write {path}: free some space and try again") from failed
+        _tell_if_full(failed, path)
         raise
+
+
+def _tell_if_full(failed: OSError, path: Path) -> None:
+    """Raise `StorageFullError` where a disk, a quota or a limit on files has no room for what is written to `path`."""
+    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise StorageFullError(f"no room left to write {path}: free some space and try again") from failed
+    if failed.errno == errno.EFBIG:
+        raise StorageFullError(
+            f"a file of {path} may not grow that large here: raise the limit (ulimit -f) and try again"
+        ) from failed
 
 
 def _sync_directory(path: Path) -> None:
@@ -58,12 +67,19 @@ def _sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def staging_beside(target: Path) -> Iterator[Path]:
-    """Give a temporary directory on the same file system as `target`, gone afterwards unless it was renamed."""
+    """Give a temporary directory on the same file system as `target`, gone afterwards unless it was renamed.
+
+    Raises:
+        StorageFullError: the block ran out of room.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     staging.chmod(0o777 & ~_umask())
     try:
         yield staging
+    except OSError as failed:
+        _tell_if_full(failed, target)
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -98,6 +98,18 @@ class Preprocessing:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     color_order: str = "rgb"
+    """`rgb` or `bgr`."""
+
+    def __post_init__(self) -> None:
+        if self.color_order not in ("rgb", "bgr"):
+            raise PackageError(f"color_order must be rgb or bgr, not {self.color_order!r}")
+        sizes = (self.resize_height, self.resize_width, self.crop_height, self.crop_width)
+        if any(size is not None and size < 1 for size in sizes):
+            raise PackageError(f"resize and crop must be 1 pixel or more, not {', '.join(map(str, sizes))}")
+        if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))) or 0 in self.std:
+            raise PackageError("scale, mean and std must be finite, and std must not be 0")
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise PackageError(f"mean and std must have one entry per channel each, not {len(self.mean)} and {len(self.std)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

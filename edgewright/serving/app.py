@@ -2,6 +2,7 @@
 
     read the body     never more than is allowed
     decode            by protocol: plain JSON or .npy (plain.py), Open Inference Protocol (open_inference.py)
+    prepare           pixels and pictures, as the variant's config says (images.py)
     check             against the variant's inputs; a mismatch is a 400 that tells both sides
     score             in a worker thread, together with what else has arrived (batching.py), so that health answers meanwhile
     encode, count     (statistics.py)
@@ -11,6 +12,7 @@ No framework: on a small model it would cost more than the model (benchmarks/ser
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from edgewright.errors import BadInputError, EdgewrightError, NotFoundError
 from edgewright.serving import open_inference, openapi, plain
 from edgewright.serving.batching import Batcher
 from edgewright.serving.exchange import TEXT, Answer, RefusedError, Request, error_answer, json_answer
+from edgewright.serving.images import PictureInput
 from edgewright.serving.statistics import Identity, Statistics, predicted_classes
 
 Scope = MutableMapping[str, Any]
@@ -65,6 +68,7 @@ class ScoringApp:
         self.statistics = Statistics(identity)
         self.batcher = Batcher(session, merging=all(isinstance(spec.shape[0], str) for spec in config.inputs))
         self._config = config
+        self._pictures = PictureInput.of(config)
         self._model, self._version = model, version
         self._limits = limits or ServingLimits()
         self.draining = False
@@ -166,16 +170,21 @@ class ScoringApp:
 
     async def _score(self, request: Request) -> Answer:
         started = time.perf_counter()
-        inputs = check_inputs(plain.decode(request, self._config.inputs), self._config.inputs)
+        inputs = check_inputs(await self._decoded(request), self._config.inputs)
         outputs = await self.batcher.run(inputs)
         classes = predicted_classes(outputs, self._config.labels)
         answer = plain.encode(request, outputs, classes if self._config.labels else None)
         self._scored(inputs, classes, started)
         return answer
 
+    async def _decoded(self, request: Request) -> Tensors:
+        if request.media_type.startswith(plain.PICTURE):  # decoding takes as long as a small model: others go on meanwhile
+            return await asyncio.to_thread(plain.decode, request, self._config.inputs, self._pictures)
+        return plain.decode(request, self._config.inputs, self._pictures)
+
     async def _infer(self, request: Request) -> Answer:
         started = time.perf_counter()
-        infer, decoded = open_inference.decode(request, self._config.inputs)
+        infer, decoded = open_inference.decode(request, self._config.inputs, self._pictures)
         open_inference.check_outputs_exist(infer, self._config.outputs)
         inputs = check_inputs(decoded, self._config.inputs)
         outputs = await self.batcher.run(inputs)

@@ -22,6 +22,7 @@ from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import NotFoundError, SamplesError
 from edgewright.serving.exchange import BINARY, Answer, RefusedError, Request, json_answer
+from edgewright.serving.images import PictureInput
 from edgewright.serving.plain import jsonable
 from edgewright.serving.tensors import as_dtype, from_nested
 
@@ -79,8 +80,8 @@ class InferRequest:
 _DECODER = msgspec.json.Decoder(InferRequest)
 
 
-def decode(request: Request, inputs: Sequence[TensorSpec]) -> tuple[InferRequest, Tensors]:
-    """Read an inference request and its tensors."""
+def decode(request: Request, inputs: Sequence[TensorSpec], pictures: PictureInput | None = None) -> tuple[InferRequest, Tensors]:
+    """Read an inference request and its tensors; UINT8 pixels become the input of `pictures`, where the model has one."""
     length = _header_length(request)
     try:
         infer = _DECODER.decode(memoryview(request.body)[:length])
@@ -93,7 +94,7 @@ def decode(request: Request, inputs: Sequence[TensorSpec]) -> tuple[InferRequest
     for tensor in infer.inputs:
         if tensor.name not in named:
             raise SamplesError(f"unknown input {tensor.name}: the model's inputs are {', '.join(map(str, inputs))}")
-        tensors[tensor.name], rest = _read_tensor(tensor, named[tensor.name], rest)
+        tensors[tensor.name], rest = _read_tensor(tensor, named[tensor.name], rest, pictures)
     if rest:
         raise SamplesError(f"{len(rest)} bytes follow the last tensor: binary_data_size must account for every byte")
     return infer, tensors
@@ -154,7 +155,9 @@ def _header_length(request: Request) -> int:
     return int(text)
 
 
-def _read_tensor(tensor: InferInput, spec: TensorSpec, rest: memoryview) -> tuple[_Array, memoryview]:
+def _read_tensor(
+    tensor: InferInput, spec: TensorSpec, rest: memoryview, pictures: PictureInput | None
+) -> tuple[_Array, memoryview]:
     """Return one tensor and the bytes that follow it."""
     if tensor.datatype not in _DTYPES:
         raise SamplesError(f"input {tensor.name}: datatype must be one of {', '.join(_DTYPES)}, not {tensor.datatype!r}")
@@ -171,7 +174,10 @@ def _read_tensor(tensor: InferInput, spec: TensorSpec, rest: memoryview) -> tupl
         raise SamplesError(
             f"input {tensor.name}: shape {list(tensor.shape)} needs {math.prod(tensor.shape)} values, not {flat.size}"
         )
-    return as_dtype(flat.reshape(tensor.shape), spec), rest
+    array = flat.reshape(tensor.shape)
+    if pictures is not None and pictures.is_picture(array):
+        return pictures.from_pixels(array), rest
+    return as_dtype(array, spec), rest
 
 
 def _from_binary(tensor: InferInput, raw: memoryview) -> _Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgewright.contracts.variant import TensorSpec, VariantConfig
 from edgewright.serving.exchange import BINARY, JSON, NPY
+from edgewright.serving.images import PictureInput
 
 _KINDS = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "O": "string"}
 
@@ -61,7 +62,13 @@ def _one_or_named(specs: Sequence[TensorSpec]) -> dict[str, Any]:
 
 def _score_body(config: VariantConfig) -> dict[str, Any]:
     schema = {"type": "object", "required": ["data"], "properties": {"data": _one_or_named(config.inputs)}}
-    return {JSON: {"schema": schema}, NPY: {"schema": {"type": "string", "format": "binary"}}}
+    body: dict[str, Any] = {JSON: {"schema": schema}, NPY: {"schema": {"type": "string", "format": "binary"}}}
+    if PictureInput.of(config) is not None:
+        images = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
+        encoded = {"type": "object", "required": ["images"], "properties": {"images": images}}
+        body[JSON] = {"schema": {"anyOf": [schema, encoded]}}
+        body |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")}
+    return body
 
 
 def _score_answer(config: VariantConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     {"data": [[...], ...]}                one input
     {"data": {"a": [...], "b": [...]}}    inputs by name
+    {"images": ["iVBORw0...", ...]}       pictures in base64, for a model whose package says how they are prepared (images.py)
     -> {"result": ..., "labels": [...]}   one output as lists or several by name; labels where the model has names for its classes
 
 A `.npy` body is a view on the bytes that arrived, and the answer is the first output in the same form, unless the client
@@ -22,18 +23,27 @@ from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import SamplesError
 from edgewright.serving.exchange import JSON, NPY, Answer, RefusedError, Request, json_answer, parse_json
+from edgewright.serving.images import PictureInput
 from edgewright.serving.tensors import as_dtype, from_nested
+
+PICTURE = "image/"
 
 _Array = npt.NDArray[Any]
 
 
-def decode(request: Request, inputs: Sequence[TensorSpec]) -> Tensors:
-    """Read the inputs of a scoring request."""
+def decode(request: Request, inputs: Sequence[TensorSpec], pictures: PictureInput | None = None) -> Tensors:
+    """Read the inputs of a scoring request; pixels and pictures become the input of `pictures`, where the model has one."""
     if request.media_type == NPY:
-        return _decode_npy(request.body, inputs)
+        return _decode_npy(request.body, inputs, pictures)
+    if request.media_type.startswith(PICTURE):
+        known = _known(pictures, request.media_type)
+        return {known.spec.name: known.from_files([request.body])}
     if request.media_type not in (JSON, ""):
         raise RefusedError(415, f"Content-Type must be {JSON} or {NPY}, not {request.media_type}")
     document = parse_json(request.body, "the body")
+    if isinstance(document, dict) and "images" in document:
+        known = _known(pictures, '"images"')
+        return {known.spec.name: known.from_base64(document["images"])}
     if not isinstance(document, dict) or "data" not in document:
         raise RefusedError(400, f'the body must be a JSON object with the field "data" for {_listed(inputs)}')
     return _by_name(document["data"], inputs)
@@ -65,10 +75,19 @@ def _by_name(data: Any, inputs: Sequence[TensorSpec]) -> Tensors:
     return {name: from_nested(nested, named[name]) for name, nested in data.items()}
 
 
-def _decode_npy(body: bytes, inputs: Sequence[TensorSpec]) -> Tensors:
+def _known(pictures: PictureInput | None, what: str) -> PictureInput:
+    if pictures is None:
+        raise RefusedError(415, f"this model's package does not say how pictures are prepared: send its input instead of {what}")
+    return pictures
+
+
+def _decode_npy(body: bytes, inputs: Sequence[TensorSpec], pictures: PictureInput | None) -> Tensors:
     if len(inputs) > 1:
         raise SamplesError(f"{NPY} holds one array, but the model has several inputs: {_listed(inputs)}; send JSON")
-    return {inputs[0].name: as_dtype(read_npy(body), inputs[0])}
+    array = read_npy(body)
+    if pictures is not None and pictures.is_picture(array):
+        return {inputs[0].name: pictures.from_pixels(array)}
+    return {inputs[0].name: as_dtype(array, inputs[0])}
 
 
 def read_npy(body: bytes) -> _Array:

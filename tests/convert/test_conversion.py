@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,13 @@ from sklearn.linear_model import LogisticRegression
 from accel.backends.choose import load_session
 from accel.golden import check_golden
 from convert.conversion import ConvertOptions, convert_model
+from convert.featurizers.networks import build_network
+from convert.featurizers.preprocessing import MODES, read_preprocessing
+from convert.featurizers.saving import save_network
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import write_npz
-from edgewright.contracts.variant import Precision
+from edgewright.contracts.variant import Precision, Preprocessing
 from edgewright.errors import SamplesError
 from tests.convert.networks import digits, digits_build, held_out_samples, keras_file, retrained_file
 
@@ -88,11 +94,24 @@ def test_the_command_shows_the_cut_of_a_pipeline_that_is_all_head(tmp_path: Path
     result = run(logistic(tmp_path / "model.skops"), "-o", tmp_path / "build")
     assert result.exit_code == 0
     assert result.output.splitlines()[1:] == [
-        "part        nodes  tensors",
-        "featurizer      0  gives features",
-        "head            2  takes features",
+        "part        nodes  weights MB  tensors",
+        "featurizer      0           0  gives features",
+        "head            2           0  takes features",
     ]
     assert BuildDirectory.open(tmp_path / "build").record.labels == tuple("0123456789")
+
+
+def test_verbose_tells_each_step_and_what_each_pass_did(tmp_path: Path) -> None:
+    """In a process of its own: logging is set up once per process."""
+    arguments = ["convert", str(logistic(tmp_path / "model.skops")), "-o", str(tmp_path / "build"), "-v"]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgewright", *arguments], capture_output=True, text=True, timeout=120, check=True
+    )
+    ours = [re.sub(r"\d+", "#", line) for line in done.stderr.splitlines()]
+    assert ours[0] == "I convert.conversion read source_kind=sklearn nodes=# took_ms=#"
+    assert [line for line in ours if re.fullmatch(r"I convert\.simplify pass name=\w+ did='.+' nodes=# took_ms=#", line)]
+    assert ours[-1] == "I convert.conversion compared with source samples=# took_ms=#"
+    assert not [line for line in ours if "onnx_ir" in line]
 
 
 def test_the_command_prints_json(tmp_path: Path) -> None:
@@ -142,6 +161,30 @@ def test_what_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
     result = run(tmp_path / "notes.txt", "-o", tmp_path / "build")
     assert refused(result, 2).startswith(f"{tmp_path}/notes.txt is no model that can be read; ")
     assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")  # Keras's own
+def test_what_a_network_says_of_its_images_and_its_head_travels_with_it(tmp_path: Path) -> None:
+    network = build_network("resnet8")
+    save_network(network, tmp_path / "resnet8.keras")
+    build = convert_model(tmp_path / "resnet8.keras", tmp_path / "build", ConvertOptions())
+    assert build.record.preprocessing == network.notes.preprocessing
+    assert build.variant("fp32").config.preprocessing == network.notes.preprocessing
+    assert build.record.cut is not None
+    assert build.record.cut.head_nodes == 2  # its Dense layer and the softmax behind it
+
+
+def test_the_user_says_how_images_are_prepared(tmp_path: Path) -> None:
+    result = run(logistic(tmp_path / "model.skops"), "-o", tmp_path / "build", "--preprocessing", "torch")
+    assert result.exit_code == 0, result.output
+    assert BuildDirectory.open(tmp_path / "build").record.preprocessing == MODES["torch"]
+    (tmp_path / "own.json").write_text('{"scale": 0.5, "color_order": "bgr"}', "utf-8")
+    assert read_preprocessing(str(tmp_path / "own.json")) == Preprocessing(scale=0.5, color_order="bgr")
+
+
+def test_a_preprocessing_that_nobody_knows_is_told(tmp_path: Path) -> None:
+    result = run(tmp_path / "model.skops", "-o", tmp_path / "build", "--preprocessing", "cafe")
+    assert refused(result, 2) == "--preprocessing cafe: no such mode or JSON file; known: caffe"
 
 
 def test_the_weights_of_a_build_can_be_loaded_by_onnx() -> None:

@@ -20,6 +20,8 @@ from convert.featurizers.networks import (
     without_head,
 )
 from convert.featurizers.saving import NOTES_MEMBER, read_notes, save_network
+from convert.from_keras import graph_of
+from convert.simplify import simplify
 from edgewright.cli import main
 from edgewright.errors import BadInputError, ModelError
 
@@ -61,11 +63,19 @@ def test_the_last_layer_of_a_classifier_takes_the_features(keras: Any, name: str
 
 def test_ssd_gives_boxes_and_classes_for_the_six_usual_maps(keras: Any) -> None:
     model = without_weights(keras, "ssd-vgg")
-    rows = [5776, 2166, 600, 150, 36, 4]
+    maps = [(4, 38), (6, 19), (6, 10), (6, 5), (4, 3), (4, 1)]
     assert [tuple(output.shape[1:]) for output in model.outputs] == [
-        shape for count in rows for shape in [(count, 4), (count, 21)]
+        shape for boxes, size in maps for shape in [(boxes * 4, size, size), (boxes * 21, size, size)]
     ]
-    assert sum(rows) == 8732
+    assert sum(boxes * size**2 for boxes, size in maps) == 8732
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_graph_of_a_network_turns_nothing_around_but_the_image(keras: Any, name: str) -> None:
+    graph = graph_of(without_weights(keras, name))
+    simplify(graph)
+    turned = [node.inputs[0] for node in graph.graph if node.op_type == "Transpose"]
+    assert turned == [graph.graph.inputs[0]]
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,10 @@ def empty_outputs() -> dict[str, Any]:
     """Outputs in which every box is background."""
     outputs: dict[str, Any] = {}
     for place, feature_map in enumerate(FEATURE_MAPS, start=1):
-        rows = feature_map.size**2 * feature_map.boxes
-        outputs[f"boxes_{place}"] = np.zeros((rows, 4), np.float32)
-        outputs[f"classes_{place}"] = np.tile(np.array([20, 0, 0], np.float32), (rows, 1))
+        size, boxes = feature_map.size, feature_map.boxes
+        outputs[f"boxes_{place}"] = np.zeros((boxes * 4, size, size), np.float32)
+        outputs[f"classes_{place}"] = np.zeros((boxes * 3, size, size), np.float32)
+        outputs[f"classes_{place}"][::3] = 20
     return outputs
 
 
@@ -60,7 +61,7 @@ def test_background_alone_is_no_detection() -> None:
 
 def test_a_box_in_the_last_map_is_found_where_it_is() -> None:
     outputs = empty_outputs()
-    outputs["classes_6"][0] = [0, 0, 9]
+    outputs["classes_6"][:3, 0, 0] = [0, 0, 9]
     found = detect(outputs, DetectOptions(min_score=0.5))
     assert found.classes.tolist() == [2]
     side = 264 / 300
@@ -70,7 +71,7 @@ def test_a_box_in_the_last_map_is_found_where_it_is() -> None:
 
 def test_two_classes_of_one_box_are_both_found_best_first() -> None:
     outputs = empty_outputs()
-    outputs["classes_5"][0] = [0, 5, 6]
+    outputs["classes_5"][:3, 0, 0] = [0, 5, 6]
     assert detect(outputs, DetectOptions(min_score=0.1)).classes.tolist() == [2, 1]
 
 
@@ -83,5 +84,19 @@ def test_a_missing_output_is_said() -> None:
 
 def test_a_batch_axis_is_refused() -> None:
     outputs = {name: array[np.newaxis] for name, array in empty_outputs().items()}
-    with pytest.raises(SamplesError, match=r"boxes_1 must have 5776 rows of one image, but its shape is \(1, 5776, 4\)"):
+    with pytest.raises(SamplesError) as refused:
         detect(outputs)
+    assert str(refused.value) == (
+        "SSD's output boxes_1 must be the map of one image, [4 * numbers per box, 38, 38], but its shape is [1, 16, 38, 38]"
+    )
+
+
+def test_a_box_is_found_at_its_own_place_shape_and_class() -> None:
+    """The second shape (box 1) at column 7 of row 4 of the second map, whose boxes are 16 pixels apart."""
+    outputs = empty_outputs()
+    outputs["classes_2"][3:6, 4, 7] = [0, 9, 0]
+    found = detect(outputs, DetectOptions(min_score=0.5))
+    half = np.sqrt(60 * 111) / 2
+    x, y = 7.5 * 16, 4.5 * 16
+    np.testing.assert_allclose(found.boxes * 300, [[x - half, y - half, x + half, y + half]], rtol=1e-5)
+    assert found.classes.tolist() == [1]

@@ -84,7 +84,7 @@ def test_a_layer_without_a_rule_is_named_with_its_class_and_position() -> None:
         graph_of(model)
     assert str(refused.value) == (
         "layer 'memory' (LSTM, layer 2 of 2) cannot be converted: there is no rule for this layer; "
-        "replace it in the model, or export the model to ONNX yourself and convert that"
+        "replace it in the model, or give a converter for it with --converters FILE.py --trust"
     )
 
 
@@ -96,8 +96,18 @@ def test_a_setting_without_a_rule_is_named() -> None:
         graph_of(model)
     assert str(refused.value) == (
         "layer 'up' (UpSampling2D, layer 1 of 1) cannot be converted: interpolation='lanczos3'; nearest and bilinear are "
-        "supported; replace it in the model, or export the model to ONNX yourself and convert that"
+        "supported; replace it in the model, or give a converter for it with --converters FILE.py --trust"
     )
+
+
+def test_strides_that_leave_out_much_of_a_volume_are_named() -> None:
+    layers = keras().layers
+    given = keras().Input((6, 6, 6, 1))
+    model = keras().Model(given, layers.AveragePooling3D(1, 3, padding="same", name="sparse")(given))
+    with pytest.raises(
+        ModelError, match=r"^layer 'sparse' \(AveragePooling3D, layer 1 of 1\) cannot be converted: padding='same' with"
+    ):
+        graph_of(model)
 
 
 def test_an_activation_of_the_authors_own_is_named() -> None:
@@ -136,7 +146,7 @@ def test_a_custom_layer_is_refused_by_name(tmp_path: Path) -> None:
         read_keras(path)
     assert str(refused.value) == (
         f"{path}: layer 'twice' (Twice, layer 1) is a custom layer that Keras does not know: "
-        "replace it by built-in layers, or add --trust if you made it and its class is registered with Keras"
+        "give its class and converter with --converters FILE.py --trust, or replace it by built-in layers"
     )
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
 from convert.conversion import ConvertOptions, convert_model
 from convert.from_onnx import read_onnx
+from convert.simplify import simplify
 from edgewright.errors import ModelError
 from tests.convert.networks import noise, relative_difference, run_graph
 
@@ -42,6 +44,42 @@ def test_a_graph_of_an_older_operator_set_says_the_same(opset: int, tmp_path: Pa
     batch = noise(2, 3, 6, 6)
     assert relative_difference(run_graph(graph, batch)[0], run_graph(reference, batch)[0]) == 0
     assert graph.opset_imports[""] in (21, 22)
+
+
+def dated(path: Path, opset: int) -> Path:
+    """Return a graph of the operators whose form changed on the way: settings that were attributes are inputs today."""
+    constants: dict[str, Any] = {"w": noise(4, 3, 3, 3)}
+
+    def made(operator: str, source: str, result: str, since: int, **settings: Any) -> onnx.NodeProto:
+        if opset < since:
+            return helper.make_node(operator, [source], [result], **settings)
+        names = []
+        for name, value in settings.items():
+            names.append(f"{result}_{name}")
+            constants[names[-1]] = np.asarray(value, np.int64 if np.asarray(value).dtype.kind == "i" else np.float32)
+        return helper.make_node(operator, [source, *names], [result])
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        made("Clip", "c", "clipped", 11, min=-0.5, max=0.8),
+        made("Pad", "clipped", "padded", 11, pads=[0, 0, 1, 0, 0, 0, 0, 1]),
+        made("Slice", "padded", "cut", 10, starts=[0, 1], ends=[4, 5], axes=[2, 3]),
+        made("Unsqueeze", "cut", "wide", 13, axes=[1]),
+        made("Squeeze", "wide", "narrow", 13, axes=[1]),
+        helper.make_node("Dropout", ["narrow"], ["kept"]),
+        helper.make_node("Softmax", ["kept"], ["y"], axis=1),
+    ]
+    return onnx_file(path, opset, nodes, **constants)
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 14, 16, 19])
+def test_operators_whose_form_changed_say_what_they_said(opset: int, tmp_path: Path) -> None:
+    path = dated(tmp_path / "m.onnx", opset)
+    graph = read_onnx(path)
+    simplify(graph, check_each=True)
+    batch = noise(2, 3, 6, 6)
+    expected = onnxruntime.InferenceSession(str(path)).run(None, {"x": batch})[0]
+    assert relative_difference(run_graph(graph, batch)[0], expected) < 1e-6
 
 
 def test_an_onnx_file_becomes_a_build_directory(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convert.capped import Limits
-from convert.ends import Ends
 from convert.from_keras import holds_code
 from convert.from_tensorflow import read_tensorflow, run_tensorflow
 from convert.identify import SourceKind, identify
+from convert.reading import PLAIN, Reading
 from convert.simplify import simplify
 from convert.source_runner import run_source
 from edgewright.cli import main
@@ -83,13 +83,13 @@ def test_an_inner_node_can_be_the_output_and_the_nearest_names_are_offered(tmp_p
     kind, path = SourceKind.FROZEN_GRAPH, frozen_graph()
     assert identify(path) is kind
     names = [node.name for node in _graph_def(path).node if node.op == "Relu6"]
-    ends = Ends(outputs=(names[0],))
-    graph = read_tensorflow(kind, path, ends, AMPLE)
+    inner = Reading(outputs=(names[0],))
+    graph = read_tensorflow(kind, path, AMPLE, inner)
     simplify(graph, check_each=True)
-    expected = run_tensorflow(kind, path, ends, [noise(3, 8, 8, 3)], trust=False, batch_size=2)
+    expected = run_tensorflow(kind, path, [noise(3, 8, 8, 3)], inner, batch_size=2)
     assert relative_difference(run_graph(graph, noise(3, 8, 8, 3))[0], expected[0]) < 1e-5
     with pytest.raises(NotFoundError) as told:
-        run_tensorflow(kind, path, Ends(outputs=(names[0] + "x",)), [], trust=False, batch_size=2)
+        run_tensorflow(kind, path, [], Reading(outputs=(names[0] + "x",)), batch_size=2)
     assert str(told.value).startswith(f"{path} has no node {names[0] + 'x'!r}; known: {names[0]}")
 
 
@@ -103,7 +103,7 @@ def _graph_def(path: Path) -> Any:
 
 def test_an_output_that_does_not_exist_is_told() -> None:
     with pytest.raises(NotFoundError) as told:
-        run_tensorflow(SourceKind.SAVED_MODEL, saved_model(), Ends(outputs=("output_7",)), [], trust=False, batch_size=1)
+        run_tensorflow(SourceKind.SAVED_MODEL, saved_model(), [], Reading(outputs=("output_7",)), batch_size=1)
     assert str(told.value).startswith(f"{saved_model()} has no input or output 'output_7'; known: output_")
 
 
@@ -121,22 +121,22 @@ def test_at_the_memory_limit_it_stops_with_a_clear_message_and_leaves_nothing(tm
     assert result.exit_code == 1
     assert result.stderr == (
         f"edgewright: {saved_model()}: converting it must stay below 0.1 GB of memory, but it needs more and was stopped: "
-        "allow more with --max-memory, or convert it on a larger machine\n"
+        "allow more with --max-memory, or use a larger machine\n"
     )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_at_the_time_limit_it_stops_with_a_clear_message() -> None:
     with pytest.raises(OperationError) as told:
-        read_tensorflow(SourceKind.SAVED_MODEL, saved_model(), Ends(), Limits(memory_bytes=AMPLE.memory_bytes, time_s=0.2))
+        read_tensorflow(SourceKind.SAVED_MODEL, saved_model(), Limits(memory_bytes=AMPLE.memory_bytes, time_s=0.2))
     assert str(told.value) == (
-        f"{saved_model()}: converting it must end within 0 s, but it did not and was stopped: try a smaller model"
+        f"{saved_model()}: converting it must end within 0.2 s, but it did not and was stopped: allow more with --max-time"
     )
 
 
 def refusal(kind: SourceKind, path: Path) -> str:
     with pytest.raises(ModelError) as told:
-        run_tensorflow(kind, path, Ends(), [], trust=False, batch_size=1)
+        run_tensorflow(kind, path, [], PLAIN, batch_size=1)
     return str(told.value)
 
 
@@ -174,7 +174,7 @@ def test_operators_that_onnx_lacks_are_named(tmp_path: Path) -> None:
 
     path = graph_file(tmp_path / "bessel", build)
     with pytest.raises(ModelError) as told:
-        read_tensorflow(SourceKind.FROZEN_GRAPH, path, Ends(), AMPLE)
+        read_tensorflow(SourceKind.FROZEN_GRAPH, path, AMPLE)
     assert str(told.value) == (
         f"{path} has TensorFlow operators that cannot be expressed in ONNX: BesselI0; "
         "replace them, or cut them off with --outputs"
@@ -187,7 +187,7 @@ def test_a_lambda_layer_is_traced_when_its_author_is_trusted(tmp_path: Path) -> 
     model = keras().Model(image, layers.Dense(3, name="y")(layers.Lambda(lambda x: x * x + 1)(image)))
     path = saved(shaken(model), tmp_path / "m.keras")
     assert holds_code(path)
-    graph = read_tensorflow(SourceKind.KERAS, path, Ends(), AMPLE, trust=True)
-    expected = run_source(SourceKind.KERAS, path, [noise(6, 4)], trust=True)
+    graph = read_tensorflow(SourceKind.KERAS, path, AMPLE, Reading(trust=True))
+    expected = run_source(SourceKind.KERAS, path, [noise(6, 4)], Reading(trust=True))
     assert [str(value.name) for value in (*graph.graph.inputs, *graph.graph.outputs)] == ["x", "y"]
     assert relative_difference(run_graph(graph, noise(6, 4))[0], expected[0]) < 1e-5

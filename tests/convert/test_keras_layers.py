@@ -90,6 +90,8 @@ CASES = [
     ("up sampling 1d", ROW, lambda k, x: k.UpSampling1D(2)(x)),
     ("reshape", IMAGE, lambda k, x: k.Reshape((-1, 6))(k.Conv2D(6, 3)(x))),
     ("reshape to one place", FEATURES, lambda k, x: k.Conv2D(3, 1)(k.Reshape((1, 1, 6))(x))),
+    ("permute back and forth", IMAGE, lambda k, x: k.Permute((2, 3, 1))(k.Permute((3, 1, 2))(k.Conv2D(5, 2)(x)))),
+    ("permute within", IMAGE, lambda k, x: k.Permute((2, 1, 3))(k.Conv2D(5, 2)(x))),
     ("permute", IMAGE, lambda k, x: k.Permute((3, 1, 2))(k.Conv2D(5, 2)(x))),
     ("repeat vector", FEATURES, lambda k, x: k.RepeatVector(3)(x)),
     ("rescaling", IMAGE, lambda k, x: k.Rescaling(1 / 127.5, offset=-1)(x)),

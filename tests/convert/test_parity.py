@@ -57,7 +57,7 @@ def test_the_sources_own_refusal_arrives_as_its_line(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(b"\x80\x04")
     with pytest.raises(ModelError, match=r"model.pkl is a pickle, which can run any code when it is opened"):
-        run_source(SourceKind.PICKLE, path, generated_samples([IMAGE]), ["score"], trust=False)
+        run_source(SourceKind.PICKLE, path, generated_samples([IMAGE]), ["score"])
 
 
 def test_accuracy_is_the_share_of_true_labels() -> None:

@@ -99,6 +99,22 @@ def test_transposes_that_cancel_go_away() -> None:
     assert operators(same_after(graph(steps), simplify)) == ["Relu"]
 
 
+def test_transposes_that_cancel_at_an_output_leave_it_its_name() -> None:
+    steps = [
+        node("Relu", "x", "r"),
+        node("Transpose", "r", "a", perm=[0, 2, 3, 1]),
+        node("Transpose", "a", "y", perm=[0, 3, 1, 2]),
+    ]
+    model = same_after(graph(steps), simplify)
+    assert operators(model) == ["Relu"]
+    assert model.graph.outputs[0].name == "y"
+
+
+def test_transposes_that_cancel_between_input_and_output_stay_a_node() -> None:
+    steps = [node("Transpose", "x", "a", perm=[0, 2, 3, 1]), node("Transpose", "a", "y", perm=[0, 3, 1, 2])]
+    assert len(operators(same_after(graph(steps), simplify))) == 1
+
+
 def test_transposes_in_a_row_become_one() -> None:
     steps = [node("Transpose", "x", "a", perm=[0, 2, 3, 1]), node("Transpose", "a", "y", perm=[0, 2, 1, 3])]
     assert operators(same_after(graph(steps), simplify)) == ["Transpose"]
@@ -128,6 +144,17 @@ def test_identities_and_dropouts_go_away_and_outputs_keep_their_names() -> None:
     model = same_after(graph(steps), simplify)
     assert operators(model) == ["Relu"]
     assert model.graph.outputs[0].name == "y"
+
+
+def test_a_dropout_stays_when_its_mask_is_read_or_when_it_trains() -> None:
+    steps = [
+        node("Dropout", "x", "a mask"),
+        node("Where", "mask a x", "b"),
+        node("Dropout", "b ratio training", "c"),
+        node("Relu", "c", "y"),
+    ]
+    model = graph(steps, ratio=np.float32(0.0), training=np.bool_(True))
+    assert operators(same_after(model, simplify)) == ["Dropout", "Where", "Dropout", "Relu"]
 
 
 def test_every_node_has_a_name_afterwards() -> None:

@@ -13,9 +13,10 @@ import skops.io
 from sklearn.ensemble import RandomForestClassifier
 
 from convert import source_runner
+from convert.capped import Limits
 from convert.conversion import ConvertOptions, convert_model
-from convert.ends import Ends
 from convert.identify import SourceKind
+from convert.reading import Reading
 from edgewright.contracts.samples import Samples, Tensors, write_npz
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
@@ -65,9 +66,11 @@ def test_where_rounding_changes_a_label_the_last_operators_stay_float32(tmp_path
 def _source_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the small sources of these tests here: another process per test would load TensorFlow each time."""
 
-    def run(kind: SourceKind, source: Path, samples: Samples, outputs: Sequence[str], *, trust: bool, ends: Ends) -> Tensors:
+    def run(
+        kind: SourceKind, source: Path, samples: Samples, outputs: Sequence[str], reading: Reading, _limits: Limits
+    ) -> Tensors:
         arrays = list(samples.inputs.values())
-        return dict(zip(outputs, source_runner.run_source(kind, source, arrays, ends, trust=trust), strict=True))
+        return dict(zip(outputs, source_runner.run_source(kind, source, arrays, reading), strict=True))
 
     monkeypatch.setattr("convert.parity.run_source", run)
 
