@@ -29,8 +29,10 @@ import onnx_ir as ir
 from accel.backends.openvino_cpu import NAME, without_telemetry
 from convert.graph_files import write_graph
 from edgewright.command_line import progress
+from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import (
+    FLOAT_VARIANT,
     LayerKind,
     Precision,
     Tolerance,
@@ -39,6 +41,8 @@ from edgewright.contracts.variant import (
     size_of_weights_and_graph,
 )
 from edgewright.errors import BadInputError, ModelError, OperationError
+from quantize.made import KeptFloat, Made
+from quantize.qdq import KEPT_FLOAT, WEIGHTED
 
 _OPSET = 20
 """At 21 and over, onnxruntime 1.32 moves a Transpose through a QuantizeLinear and then refuses its own graph."""
@@ -69,11 +73,34 @@ def quantize_with_nncf(
         OperationError: NNCF failed.
     """
     options = options or NncfOptions()
-    _check(float_variant)
+    check_installed()
+    if float_variant.config.precision is not Precision.FP32:
+        found = float_variant.config.precision
+        raise BadInputError(f"{float_variant.path}: int8 is made from an fp32 variant, but this one is {found}")
     source = float_variant.file(LayerKind.GRAPH)
     quantized = _plain_onnx(_quantized(onnx.load(source), float_variant, samples, options), source)
     write_graph(target, ir.from_proto(quantized), _side_of(ir.load(source)))
     return VariantDirectory.write(target, _config(float_variant.config, options, target))
+
+
+def make_openvino_int8(build: BuildDirectory, samples: Samples, folder: Path) -> Made:
+    """Write the int8 variant of a build's graph into `folder` as `quantize_with_nncf` does, and say what stayed in float."""
+    made = quantize_with_nncf(build.variant(FLOAT_VARIANT), samples, folder)
+    graph = onnx.load(made.file(LayerKind.GRAPH), load_external_data=False).graph
+    dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return Made(
+        tuple(
+            KeptFloat(node=node.name, operator=node.op_type, reason="NNCF knows no integer form of it that OpenVINO is faster at")
+            for node in graph.node
+            if node.op_type in WEIGHTED | KEPT_FLOAT and not dequantized & set(node.input)
+        )
+    )
+
+
+def check_installed() -> None:
+    """Raise `BadInputError` unless NNCF is there."""
+    if find_spec("nncf") is None:
+        raise BadInputError("int8 for openvino needs the package nncf, which is not installed: pip install 'edgewright[nncf]'")
 
 
 class _OneByOne:
@@ -89,13 +116,6 @@ class _OneByOne:
 
     def __len__(self) -> int:
         return math.ceil(self._samples.count / self._batch)
-
-
-def _check(variant: VariantDirectory) -> None:
-    if find_spec("nncf") is None:
-        raise BadInputError("int8 for openvino needs the package nncf, which is not installed: pip install 'edgewright[nncf]'")
-    if variant.config.precision is not Precision.FP32:
-        raise BadInputError(f"{variant.path}: int8 is made from an fp32 variant, but this one is {variant.config.precision}")
 
 
 def _quantized(model: onnx.ModelProto, variant: VariantDirectory, samples: Samples, options: NncfOptions) -> onnx.ModelProto:
