@@ -25,6 +25,7 @@ from edgewright.errors import ModelError
 from quantize.activations import WatchedGraph
 from quantize.bias_correction import correct_biases
 from quantize.calibrate import tensor_ranges
+from quantize.column_packing import pack_columns
 from quantize.equalize import equalize
 from quantize.histograms import Range
 from quantize.made import KeptFloat, Made
@@ -93,6 +94,7 @@ def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path) 
     graph = ir.from_proto(quantized)
     graph.metadata_props.clear()
     graph.producer_name, graph.producer_version = "edgewright", None
+    pack_columns(graph.graph)
     write_variant_graph(build, graph, folder)
 
 
