@@ -26,6 +26,7 @@ from quantize.activations import WatchedGraph
 from quantize.bias_correction import correct_biases
 from quantize.calibrate import tensor_ranges
 from quantize.column_packing import pack_columns
+from quantize.early_strides import stride_early
 from quantize.equalize import equalize
 from quantize.histograms import Range
 from quantize.made import KeptFloat, Made
@@ -80,6 +81,7 @@ def make_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: I
 def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> Prepared:
     """Calibrate, equalize and correct: all that is done before the integers are written."""
     model = onnx.load(float_graph(build))
+    stride_early(model)
     if settings.equalize:
         equalize(model, apart=head_nodes(build))
     watched = WatchedGraph(model)

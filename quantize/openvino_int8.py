@@ -41,8 +41,10 @@ from edgewright.contracts.variant import (
     size_of_weights_and_graph,
 )
 from edgewright.errors import BadInputError, ModelError, OperationError
+from quantize.early_strides import stride_early
 from quantize.made import KeptFloat, Made
 from quantize.qdq import KEPT_FLOAT, WEIGHTED
+from quantize.scheme import float_graph
 
 _OPSET = 20
 """At 21 and over, onnxruntime 1.32 moves a Transpose through a QuantizeLinear and then refuses its own graph."""
@@ -78,7 +80,9 @@ def quantize_with_nncf(
         found = float_variant.config.precision
         raise BadInputError(f"{float_variant.path}: int8 is made from an fp32 variant, but this one is {found}")
     source = float_variant.file(LayerKind.GRAPH)
-    quantized = _plain_onnx(_quantized(onnx.load(source), float_variant, samples, options), source)
+    model = onnx.load(source)
+    stride_early(model)
+    quantized = _plain_onnx(_quantized(model, float_variant, samples, options), source)
     write_graph(target, ir.from_proto(quantized), _side_of(ir.load(source)))
     return VariantDirectory.write(target, _config(float_variant.config, options, target))
 
@@ -88,13 +92,13 @@ def make_openvino_int8(build: BuildDirectory, samples: Samples, folder: Path) ->
     made = quantize_with_nncf(build.variant(FLOAT_VARIANT), samples, folder)
     graph = onnx.load(made.file(LayerKind.GRAPH), load_external_data=False).graph
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    return Made(
-        tuple(
-            KeptFloat(node=node.name, operator=node.op_type, reason="NNCF knows no integer form of it that OpenVINO is faster at")
-            for node in graph.node
-            if node.op_type in WEIGHTED | KEPT_FLOAT and not dequantized & set(node.input)
-        )
+    kept = tuple(
+        KeptFloat(node=node.name, operator=node.op_type, reason="NNCF knows no integer form of it that OpenVINO is faster at")
+        for node in graph.node
+        if node.op_type in WEIGHTED | KEPT_FLOAT and not dequantized & set(node.input)
     )
+    compared = onnx.load(float_graph(build))
+    return Made(kept, compared if stride_early(compared) else None)
 
 
 def check_installed() -> None:
