@@ -30,6 +30,7 @@ from quantize.early_strides import stride_early
 from quantize.equalize import equalize
 from quantize.histograms import Range
 from quantize.made import KeptFloat, Made
+from quantize.opset import lower_opset
 from quantize.qdq import KEPT_FLOAT, layers, quantized_graph, set_weight, with_followers
 from quantize.scheme import float_graph, head_nodes, write_variant_graph
 from quantize.thresholds import Calibration
@@ -93,6 +94,7 @@ def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> 
 def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path) -> None:
     """Write a quantized graph as a variant's; refuse one without a single quantizer."""
     _check_quantized(quantized, build.path)
+    lower_opset(quantized)
     graph = ir.from_proto(quantized)
     graph.metadata_props.clear()
     graph.producer_name, graph.producer_version = "edgewright", None
