@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from accel.backends.onnxruntime_cpu import NAME
+from accel.backends.openvino_cpu import NAME as OPENVINO
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import load_samples
@@ -40,6 +41,13 @@ from quantize.thresholds import Calibration
     type=click.Choice([method.value for method in Calibration]),
     help="How int8 chooses the range of values that it covers.",
 )
+@click.option(
+    "--backend",
+    default=NAME,
+    show_default=True,
+    type=click.Choice([NAME, OPENVINO]),
+    help="The runtime to tune for; for openvino, NNCF makes the variant int8-openvino.",
+)
 @click.option("--equalize", is_flag=True, help="Even out the channels of neighbouring layers before rounding to int8.")
 @common_options
 def command(
@@ -48,6 +56,7 @@ def command(
     samples: Path,
     max_drop: str | None,
     calibration: str,
+    backend: str,
     equalize: bool,
     as_json: bool,
 ) -> None:
@@ -58,9 +67,13 @@ def command(
     opened = BuildDirectory.open(build)
     allowed = None if max_drop is None else parse_share(max_drop)
     int8 = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
-    for scheme in schemes:
-        quantize(opened, QuantizeOptions(scheme=Scheme(scheme), samples=samples, max_drop=allowed, int8=int8))
-    evaluations = _evaluate(opened, samples, (FLOAT_VARIANT, *schemes))
+    wanted = [
+        QuantizeOptions(scheme=Scheme(scheme), samples=samples, backend=backend, max_drop=allowed, int8=int8)
+        for scheme in schemes
+    ]
+    for options in wanted:
+        quantize(opened, options)
+    evaluations = _evaluate(opened, samples, (FLOAT_VARIANT, *(options.variant for options in wanted)))
     if as_json:
         print_json(evaluations)
     else:
@@ -83,4 +96,5 @@ def parse_share(text: str) -> float:
 def _evaluate(build: BuildDirectory, samples: Path, names: tuple[str, ...]) -> list[Evaluation]:
     loaded = load_samples(samples, build.record.inputs)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), loaded)
-    return [evaluate_variant(build.variant(name), loaded, reference, backend=NAME) for name in names]
+    variants = [build.variant(name) for name in names]
+    return [evaluate_variant(variant, loaded, reference, backend=variant.config.backend) for variant in variants]

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import onnx
 
 from accel.backends.choose import load_session
-from accel.backends.onnxruntime_cpu import NAME
 from accel.golden import predicted_labels
 from convert.measure import run_all
 from edgewright.contracts.build_directory import BuildDirectory
@@ -71,7 +70,7 @@ def describe(
     build: BuildDirectory, variant: VariantDirectory, evaluation: Evaluation, samples: Samples, reference: Tensors, made: Made
 ) -> VariantDetail:
     """Measure what the report shows of a variant."""
-    session = load_session(variant, backend=NAME)
+    session = load_session(variant, backend=evaluation.backend)
     try:
         found = next(iter(run_all(session, samples).values()))
     finally:

@@ -25,9 +25,12 @@ from edgewright.errors import ModelError
 from quantize.activations import WatchedGraph
 from quantize.bias_correction import correct_biases
 from quantize.calibrate import tensor_ranges
+from quantize.column_packing import pack_columns
+from quantize.early_strides import stride_early
 from quantize.equalize import equalize
 from quantize.histograms import Range
 from quantize.made import KeptFloat, Made
+from quantize.opset import lower_opset
 from quantize.qdq import KEPT_FLOAT, layers, quantized_graph, set_weight, with_followers
 from quantize.scheme import float_graph, head_nodes, write_variant_graph
 from quantize.thresholds import Calibration
@@ -79,6 +82,7 @@ def make_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: I
 def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> Prepared:
     """Calibrate, equalize and correct: all that is done before the integers are written."""
     model = onnx.load(float_graph(build))
+    stride_early(model)
     if settings.equalize:
         equalize(model, apart=head_nodes(build))
     watched = WatchedGraph(model)
@@ -90,9 +94,11 @@ def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> 
 def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path) -> None:
     """Write a quantized graph as a variant's; refuse one without a single quantizer."""
     _check_quantized(quantized, build.path)
+    lower_opset(quantized)
     graph = ir.from_proto(quantized)
     graph.metadata_props.clear()
     graph.producer_name, graph.producer_version = "edgewright", None
+    pack_columns(graph.graph)
     write_variant_graph(build, graph, folder)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from accel.backends.choose import load_session
 from accel.backends.onnxruntime_cpu import NAME
+from accel.backends.openvino_cpu import NAME as OPENVINO
 from convert.measure import accuracy, measured, run_all
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors, load_samples, read_npz
@@ -27,7 +28,7 @@ from edgewright.contracts.variant import (
     VariantDirectory,
     size_of_weights_and_graph,
 )
-from edgewright.errors import ParityError
+from edgewright.errors import BadInputError, ParityError
 from quantize.calibrate import check_calibration
 from quantize.detail import PREFIX, describe, read_details, samples_digest
 from quantize.evaluate import Evaluation, evaluate_variant, reference_outputs
@@ -35,6 +36,7 @@ from quantize.fp16 import make_fp16
 from quantize.int8 import Int8Settings, make_int8
 from quantize.made import Made
 from quantize.mixed_precision import DEFAULT_MAX_DROP, make_mixed
+from quantize.openvino_int8 import check_installed, make_openvino_int8
 from quantize.scheme import Scheme
 
 Maker = Callable[[BuildDirectory, Samples, Path], Made | None]
@@ -53,36 +55,58 @@ class QuantizeOptions:
     scheme: Scheme
     samples: Path
     """Real samples: they calibrate, and they measure what was lost."""
+    backend: str = NAME
+    """The runtime that the variant is tuned for and measured on; only int8 is made for another than onnxruntime."""
     int8: Int8Settings = field(default_factory=Int8Settings)
     """How integers are made, for the schemes that make some."""
     max_drop: float | None = None
     """Largest share of accuracy (of agreement, without labels) that may be lost; None keeps whatever comes out."""
+
+    @property
+    def variant(self) -> str:
+        """The name of what is made: the scheme's, with the backend behind it where that is not onnxruntime."""
+        return self.scheme.value if self.backend == NAME else f"{self.scheme.value}-{self.backend}"
 
 
 def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirectory:
     """Make the variant that `options` describe, measure it, and return it; its evaluation is in `reports/`.
 
     Raises:
+        BadInputError: the backend has no such scheme, or is not installed.
         SamplesError: the samples do not fit, or cannot calibrate.
         ParityError: more accuracy is lost than allowed; nothing is kept.
     """
+    _check_backend(options)
     samples = load_samples(options.samples, build.record.inputs)
     check_calibration(samples, build, options.samples)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
-    with build.creating_variant(options.scheme.value) as folder:
+    with build.creating_variant(options.variant) as folder:
         made = _maker(options)(build, samples, folder) or Made()
-        variant = VariantDirectory.write(folder, _config(build, options.scheme, folder))
-        evaluation = evaluate_variant(variant, samples, reference, backend=NAME)
+        variant = VariantDirectory.write(folder, _config(build, options, folder))
+        evaluation = evaluate_variant(variant, samples, reference, backend=options.backend)
         allowed = _allowed_drop(options)
         if allowed is not None:
             _check_drop(evaluation, samples, reference, allowed)
         tolerance = _tolerance(build, variant, evaluation)
         VariantDirectory.write(folder, replace(variant.config, measured=evaluation.as_measured(), tolerance=tolerance))
         detail = describe(build, variant, evaluation, samples, reference, made)
-    build.write_report(f"quantize-{options.scheme.value}", evaluation)
-    build.write_report(f"{PREFIX}{options.scheme.value}", detail)
+    build.write_report(f"quantize-{options.variant}", evaluation)
+    build.write_report(f"{PREFIX}{options.variant}", detail)
     _describe_float(build, samples, reference)
-    return build.variant(options.scheme.value)
+    return build.variant(options.variant)
+
+
+def _check_backend(options: QuantizeOptions) -> None:
+    if options.backend == NAME:
+        return
+    if options.backend != OPENVINO or options.scheme is not Scheme.INT8:
+        raise BadInputError(
+            f"--backend must be {NAME}, or {OPENVINO} with --scheme {Scheme.INT8}, "
+            f"not {options.backend} with --scheme {options.scheme}: {OPENVINO} runs what is made for {NAME} as well"
+        )
+    if options.int8 != Int8Settings():
+        raise BadInputError(f"--calibration and --equalize are for --backend {NAME}: {OPENVINO}'s int8 covers all values seen")
+    check_installed()
 
 
 def _describe_float(build: BuildDirectory, samples: Samples, reference: Tensors) -> None:
@@ -100,6 +124,8 @@ def _allowed_drop(options: QuantizeOptions) -> float | None:
 
 
 def _maker(options: QuantizeOptions) -> Maker:
+    if options.backend == OPENVINO:
+        return make_openvino_int8
     if options.scheme is Scheme.INT8:
         return partial(make_int8, settings=options.int8)
     if options.scheme is Scheme.MIXED:
@@ -107,12 +133,12 @@ def _maker(options: QuantizeOptions) -> Maker:
     return MAKERS[options.scheme]
 
 
-def _config(build: BuildDirectory, scheme: Scheme, folder: Path) -> VariantConfig:
+def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> VariantConfig:
     record = build.record
     return VariantConfig(
-        variant=scheme.value,
-        backend=NAME,
-        precision=scheme.precision,
+        variant=options.variant,
+        backend=options.backend,
+        precision=options.scheme.precision,
         inputs=record.inputs,
         outputs=record.outputs,
         tolerance=record.tolerance,
@@ -138,7 +164,7 @@ def _tolerance(build: BuildDirectory, variant: VariantDirectory, evaluation: Eva
     """Return what the variant keeps on the golden samples, with a margin for other processors; a broken one is far outside."""
     golden = load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, variant.config.inputs)
     expected = read_npz(build.graph / LayerKind.GOLDEN_OUTPUTS.file_name)
-    session = load_session(variant, backend=NAME)
+    session = load_session(variant, backend=evaluation.backend)
     try:
         found = measured(expected, run_all(session, golden), None)
     finally:

@@ -26,7 +26,7 @@ def graph() -> onnx.GraphProto:
 def test_convolutions_and_matrices_read_dequantized_weights_per_channel() -> None:
     scales = {tensor.name: list(tensor.dims) for tensor in graph().initializer if tensor.name.endswith("kernel_scale")}
     assert scales == {
-        "stem/Conv/kernel_scale": [12],
+        "stem/Conv/kernel_scale": [4 * 12],  # four columns of the output at once
         "block/Conv/kernel_scale": [12],
         "hidden/kernel_scale": [24],
         "classes/kernel_scale": [10],
