@@ -9,12 +9,12 @@ import click
 from accel.backends.onnxruntime_cpu import NAME
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import BuildDirectory
-from edgewright.contracts.samples import load_samples
+from edgewright.contracts.samples import Samples
 from edgewright.contracts.variant import FLOAT_VARIANT
 from edgewright.errors import BadInputError
 from quantize.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
 from quantize.int8 import Int8Settings
-from quantize.quantization import QuantizeOptions, quantize
+from quantize.quantization import QuantizeOptions, quantize, samples_for
 from quantize.scheme import Scheme
 from quantize.thresholds import Calibration
 
@@ -30,7 +30,9 @@ from quantize.thresholds import Calibration
     help="What to make; may be given several times.",
 )
 @click.option(
-    "--samples", required=True, type=click.Path(path_type=Path), help="Real samples (.npz): they calibrate and measure."
+    "--samples",
+    type=click.Path(path_type=Path),
+    help="Real samples (.npz): they calibrate and measure. Only mxint8 does without, and is then measured on the golden ones.",
 )
 @click.option("--max-drop", metavar="SHARE", help="Keep nothing that loses more accuracy than this: 1% or 0.01.")
 @click.option(
@@ -45,7 +47,7 @@ from quantize.thresholds import Calibration
 def command(
     build: Path,
     schemes: tuple[str, ...],
-    samples: Path,
+    samples: Path | None,
     max_drop: str | None,
     calibration: str,
     equalize: bool,
@@ -58,9 +60,10 @@ def command(
     opened = BuildDirectory.open(build)
     allowed = None if max_drop is None else parse_share(max_drop)
     int8 = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
-    for scheme in schemes:
-        quantize(opened, QuantizeOptions(scheme=Scheme(scheme), samples=samples, max_drop=allowed, int8=int8))
-    evaluations = _evaluate(opened, samples, (FLOAT_VARIANT, *schemes))
+    wanted = [QuantizeOptions(scheme=Scheme(scheme), samples=samples, max_drop=allowed, int8=int8) for scheme in schemes]
+    for options in wanted:
+        quantize(opened, options)
+    evaluations = _evaluate(opened, samples_for(opened, wanted[0]), (FLOAT_VARIANT, *schemes))
     if as_json:
         print_json(evaluations)
     else:
@@ -80,7 +83,6 @@ def parse_share(text: str) -> float:
     return share
 
 
-def _evaluate(build: BuildDirectory, samples: Path, names: tuple[str, ...]) -> list[Evaluation]:
-    loaded = load_samples(samples, build.record.inputs)
-    reference = reference_outputs(build.variant(FLOAT_VARIANT), loaded)
-    return [evaluate_variant(build.variant(name), loaded, reference, backend=NAME) for name in names]
+def _evaluate(build: BuildDirectory, samples: Samples, names: tuple[str, ...]) -> list[Evaluation]:
+    reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
+    return [evaluate_variant(build.variant(name), samples, reference, backend=NAME) for name in names]

@@ -55,14 +55,14 @@ class Prepared:
     original_biases: Mapping[str, npt.NDArray[np.float32]]
     """Of the layers that were corrected: a layer that stays float needs its own."""
 
-    def quantized(self, kept_float: Collection[str] = ()) -> onnx.ModelProto:
+    def quantized(self, kept_float: Collection[str] = (), *, integer_biases: bool = False) -> onnx.ModelProto:
         """Return the int8 graph in which the layers called `kept_float` stay as they were trained."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for node in layers(model):
             if node.name in kept_float and node.name in self.original_biases:
                 set_weight(model, node.input[2], self.original_biases[node.name])
-        return quantized_graph(model, self.ranges, with_followers(model, kept_float))
+        return quantized_graph(model, self.ranges, with_followers(model, kept_float), integer_biases=integer_biases)
 
 
 def make_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings | None = None) -> Made:

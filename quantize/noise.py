@@ -22,7 +22,7 @@ CEILING_DB = 150.0
 SAMPLE_LIMIT = 128
 """Samples that a measurement takes; more change the ratio by less than it varies between data sets."""
 
-_READ_AS = ("{0}_DequantizeLinear_Output", "{0}/half", "{0}")
+_READ_AS = ("{0}_DequantizeLinear_Output", "{0}/dq", "{0}/half", "{0}")
 """What stands for a tensor of the float graph in a variant: what the quantizers make of it, the halved one, or itself."""
 
 

@@ -22,8 +22,14 @@ WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators with weights: what is meant by a layer where layers are counted, corrected or kept in float."""
 
 
-def quantized_graph(model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = ()) -> onnx.ModelProto:
-    """Return `model` (its weights inside) with quantizers; the nodes called `kept_float` keep float inputs and weights."""
+def quantized_graph(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = (), *, integer_biases: bool = False
+) -> onnx.ModelProto:
+    """Return `model` (its weights inside) with quantizers; the nodes called `kept_float` keep float inputs and weights.
+
+    Biases stay float, which makes a smaller graph: onnxruntime turns them into integers itself, on loading. `integer_biases` is
+    for where it must not (see `accel.backends.onnxruntime_cpu.load_graph` on mixed precision).
+    """
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -45,7 +51,7 @@ def quantized_graph(model: onnx.ModelProto, ranges: Mapping[str, Range], kept_fl
             nodes_to_quantize=[],
             nodes_to_exclude=sorted(excluded),
             op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
-            extra_options={},
+            extra_options={"QuantizeBias": integer_biases},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()

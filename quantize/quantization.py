@@ -1,6 +1,6 @@
 """Add a variant of less precision to a build directory, with its measured accuracy.
 
-samples     read and checked: empty, constant or wrongly scaled ones calibrate nothing
+samples     read and checked: empty, constant or wrongly scaled ones calibrate nothing; mxint8 needs none
 make        the scheme's graph and weights
 evaluate    against the float variant and the labels
 accept      within the drop that the user allows, or not kept
@@ -27,7 +27,7 @@ from edgewright.contracts.variant import (
     VariantDirectory,
     size_of_weights_and_graph,
 )
-from edgewright.errors import ParityError
+from edgewright.errors import ParityError, SamplesError
 from quantize.calibrate import check_calibration
 from quantize.detail import PREFIX, describe, read_details, samples_digest
 from quantize.evaluate import Evaluation, evaluate_variant, reference_outputs
@@ -35,11 +35,12 @@ from quantize.fp16 import make_fp16
 from quantize.int8 import Int8Settings, make_int8
 from quantize.made import Made
 from quantize.mixed_precision import DEFAULT_MAX_DROP, make_mixed
+from quantize.mxint8 import make_mxint8
 from quantize.scheme import Scheme
 
 Maker = Callable[[BuildDirectory, Samples, Path], Made | None]
 
-MAKERS: dict[Scheme, Maker] = {Scheme.FP16: make_fp16}
+MAKERS: dict[Scheme, Maker] = {Scheme.FP16: make_fp16, Scheme.MXINT8: make_mxint8}
 
 FP16_DIFFERENCE = 1e-2
 AGREEMENT_MARGIN = 0.1
@@ -51,8 +52,8 @@ class QuantizeOptions:
     """What the user asks for."""
 
     scheme: Scheme
-    samples: Path
-    """Real samples: they calibrate, and they measure what was lost."""
+    samples: Path | None
+    """Real samples: they calibrate, and they measure what was lost; None where the scheme learns nothing from them."""
     int8: Int8Settings = field(default_factory=Int8Settings)
     """How integers are made, for the schemes that make some."""
     max_drop: float | None = None
@@ -66,8 +67,7 @@ def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirector
         SamplesError: the samples do not fit, or cannot calibrate.
         ParityError: more accuracy is lost than allowed; nothing is kept.
     """
-    samples = load_samples(options.samples, build.record.inputs)
-    check_calibration(samples, build, options.samples)
+    samples = samples_for(build, options)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
     with build.creating_variant(options.scheme.value) as folder:
         made = _maker(options)(build, samples, folder) or Made()
@@ -83,6 +83,21 @@ def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirector
     build.write_report(f"{PREFIX}{options.scheme.value}", detail)
     _describe_float(build, samples, reference)
     return build.variant(options.scheme.value)
+
+
+def samples_for(build: BuildDirectory, options: QuantizeOptions) -> Samples:
+    """Return the user's samples, or the build's golden ones where none are given and none are needed to make the variant.
+
+    Raises:
+        SamplesError: none are given to a scheme that calibrates, or they do not fit, or cannot calibrate.
+    """
+    if options.samples is not None:
+        samples = load_samples(options.samples, build.record.inputs)
+        check_calibration(samples, build, options.samples)
+        return samples
+    if options.scheme.needs_samples:
+        raise SamplesError(f"{options.scheme} must see real samples, which calibrate it, but none are given: add --samples X.npz")
+    return load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, build.record.inputs)
 
 
 def _describe_float(build: BuildDirectory, samples: Samples, reference: Tensors) -> None:

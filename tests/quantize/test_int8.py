@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 import skops.io
 from sklearn.ensemble import RandomForestClassifier
@@ -24,19 +25,27 @@ def graph() -> onnx.GraphProto:
 
 
 def test_convolutions_and_matrices_read_dequantized_weights_per_channel() -> None:
-    scales = {tensor.name: list(tensor.dims) for tensor in graph().initializer if tensor.name.endswith("kernel_scale")}
-    assert scales == {
-        "stem/Conv/kernel_scale": [12],
-        "block/Conv/kernel_scale": [12],
-        "hidden/kernel_scale": [24],
-        "classes/kernel_scale": [10],
-    }
+    sizes = {tensor.name: list(tensor.dims) for tensor in graph().initializer}
+    readers = {node.input[0]: sizes[node.input[1]] for node in graph().node if node.input and node.input[0] in sizes}
+    assert readers == {"stem/Conv/kernel/q": [12], "block/Conv/kernel/q": [12], "hidden/kernel/q": [24], "classes/kernel/q": [10]}
+
+
+def test_onnxruntime_computes_every_layer_in_integers(tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(variant(Scheme.INT8).file(LayerKind.GRAPH), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(tmp_path / "optimized.onnx", load_external_data=False)
+    operators = [node.op_type for node in optimized.graph.node]
+    assert operators.count("QLinearConv") == 2
+    assert operators.count("QGemm") == 2
+    assert not {"Conv", "Gemm", "MatMul"} & set(operators)
 
 
 def test_activations_are_uint8_and_weights_int8() -> None:
     types = {tensor.name: tensor.data_type for tensor in graph().initializer}
-    assert types["stem/Conv/kernel_quantized"] == onnx.TensorProto.INT8
-    assert types["image/Transpose_zero_point"] == onnx.TensorProto.UINT8
+    assert {types[name] for name in types if name.endswith("kernel/q")} == {onnx.TensorProto.INT8}
+    zero_points = {types[node.input[2]] for node in graph().node if node.op_type == "QuantizeLinear"}
+    assert zero_points == {onnx.TensorProto.UINT8}
 
 
 def test_softmax_stays_float() -> None:
