@@ -12,9 +12,10 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.contracts.variant import FLOAT_VARIANT
 from edgewright.errors import BadInputError
+from hardware_profiles.catalog import load_profile
 from quantize.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
 from quantize.int8 import Int8Settings
-from quantize.quantization import QuantizeOptions, quantize, samples_for
+from quantize.quantization import QuantizeOptions, options_for, quantize, samples_for
 from quantize.scheme import Scheme
 from quantize.thresholds import Calibration
 
@@ -42,6 +43,12 @@ from quantize.thresholds import Calibration
     type=click.Choice([method.value for method in Calibration]),
     help="How int8 chooses the range of values that it covers.",
 )
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    help="Make int8 and mixed in the integers that this hardware multiplies best; may be given several times.",
+)
 @click.option("--equalize", is_flag=True, help="Even out the channels of neighbouring layers before rounding to int8.")
 @common_options
 def command(
@@ -50,6 +57,7 @@ def command(
     samples: Path | None,
     max_drop: str | None,
     calibration: str,
+    profiles: tuple[str, ...],
     equalize: bool,
     as_json: bool,
 ) -> None:
@@ -60,10 +68,15 @@ def command(
     opened = BuildDirectory.open(build)
     allowed = None if max_drop is None else parse_share(max_drop)
     int8 = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
-    wanted = [QuantizeOptions(scheme=Scheme(scheme), samples=samples, max_drop=allowed, int8=int8) for scheme in schemes]
+    hardware = [load_profile(name) for name in profiles]
+    wanted = [
+        options
+        for scheme in schemes
+        for options in options_for(QuantizeOptions(scheme=Scheme(scheme), samples=samples, max_drop=allowed, int8=int8), hardware)
+    ]
     for options in wanted:
         quantize(opened, options)
-    evaluations = _evaluate(opened, samples_for(opened, wanted[0]), (FLOAT_VARIANT, *schemes))
+    evaluations = _evaluate(opened, samples_for(opened, wanted[0]), (FLOAT_VARIANT, *(options.variant for options in wanted)))
     if as_json:
         print_json(evaluations)
     else:

@@ -9,7 +9,7 @@ tolerance   what a device's golden check will hold it to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,14 @@ from edgewright.contracts.samples import Samples, Tensors, load_samples, read_np
 from edgewright.contracts.variant import (
     FLOAT_VARIANT,
     LayerKind,
+    Precision,
     Tolerance,
     VariantConfig,
     VariantDirectory,
     size_of_weights_and_graph,
 )
-from edgewright.errors import ParityError, SamplesError
+from edgewright.errors import BadInputError, ParityError, SamplesError
+from hardware_profiles.hardware_profile import INT8_TYPES, HardwareProfile, Int8Types
 from quantize.calibrate import check_calibration
 from quantize.detail import PREFIX, describe, read_details, samples_digest
 from quantize.evaluate import Evaluation, evaluate_variant, reference_outputs
@@ -41,6 +43,10 @@ from quantize.scheme import Scheme
 Maker = Callable[[BuildDirectory, Samples, Path], Made | None]
 
 MAKERS: dict[Scheme, Maker] = {Scheme.FP16: make_fp16, Scheme.MXINT8: make_mxint8}
+
+INTEGER_SCHEMES = {Scheme.INT8, Scheme.MIXED}
+"""The schemes whose integers the processor itself multiplies, in the types that it likes."""
+_SUFFIXES = {Int8Types.U8S8: "", Int8Types.U8S7: "-avx2", Int8Types.S8S8: "-arm64"}
 
 FP16_DIFFERENCE = 1e-2
 AGREEMENT_MARGIN = 0.1
@@ -59,6 +65,11 @@ class QuantizeOptions:
     max_drop: float | None = None
     """Largest share of accuracy (of agreement, without labels) that may be lost; None keeps whatever comes out."""
 
+    @property
+    def variant(self) -> str:
+        """The name of what is made: the scheme's, and behind it the processor where its integers are not those of most."""
+        return self.scheme.value + (_SUFFIXES[self.int8.types] if self.scheme in INTEGER_SCHEMES else "")
+
 
 def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirectory:
     """Make the variant that `options` describe, measure it, and return it; its evaluation is in `reports/`.
@@ -69,9 +80,9 @@ def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirector
     """
     samples = samples_for(build, options)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
-    with build.creating_variant(options.scheme.value) as folder:
+    with build.creating_variant(options.variant) as folder:
         made = _maker(options)(build, samples, folder) or Made()
-        variant = VariantDirectory.write(folder, _config(build, options.scheme, folder))
+        variant = VariantDirectory.write(folder, _config(build, options, folder))
         evaluation = evaluate_variant(variant, samples, reference, backend=NAME)
         allowed = _allowed_drop(options)
         if allowed is not None:
@@ -79,10 +90,26 @@ def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirector
         tolerance = _tolerance(build, variant, evaluation)
         VariantDirectory.write(folder, replace(variant.config, measured=evaluation.as_measured(), tolerance=tolerance))
         detail = describe(build, variant, evaluation, samples, reference, made)
-    build.write_report(f"quantize-{options.scheme.value}", evaluation)
-    build.write_report(f"{PREFIX}{options.scheme.value}", detail)
+    build.write_report(f"quantize-{options.variant}", evaluation)
+    build.write_report(f"{PREFIX}{options.variant}", detail)
     _describe_float(build, samples, reference)
-    return build.variant(options.scheme.value)
+    return build.variant(options.variant)
+
+
+def options_for(options: QuantizeOptions, profiles: Sequence[HardwareProfile]) -> list[QuantizeOptions]:
+    """Return what to make so that each of `profiles` gets the scheme in the integers that it multiplies best.
+
+    Raises:
+        BadInputError: none of the profiles runs what the scheme makes.
+    """
+    fitting = [profile for profile in profiles if options.scheme.precision in profile.precisions]
+    if profiles and not fitting:
+        told = "; ".join(f"{profile.name} runs {', '.join(profile.precisions)}" for profile in profiles)
+        raise BadInputError(f"--profile must name hardware that runs {options.scheme}, but {told}")
+    types = dict.fromkeys(profile.int8_types for profile in fitting if profile.int8_types is not None)
+    if options.scheme not in INTEGER_SCHEMES or not types:
+        return [options]
+    return [replace(options, int8=replace(options.int8, types=one)) for one in types]
 
 
 def samples_for(build: BuildDirectory, options: QuantizeOptions) -> Samples:
@@ -122,18 +149,19 @@ def _maker(options: QuantizeOptions) -> Maker:
     return MAKERS[options.scheme]
 
 
-def _config(build: BuildDirectory, scheme: Scheme, folder: Path) -> VariantConfig:
+def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> VariantConfig:
     record = build.record
     return VariantConfig(
-        variant=scheme.value,
+        variant=options.variant,
         backend=NAME,
-        precision=scheme.precision,
+        precision=options.scheme.precision,
         inputs=record.inputs,
         outputs=record.outputs,
         tolerance=record.tolerance,
         size_bytes=size_of_weights_and_graph(folder),
         labels=record.labels,
         preprocessing=record.preprocessing,
+        properties={INT8_TYPES: options.int8.types.value} if options.scheme in INTEGER_SCHEMES else {},
     )
 
 
@@ -158,7 +186,11 @@ def _tolerance(build: BuildDirectory, variant: VariantDirectory, evaluation: Eva
         found = measured(expected, run_all(session, golden), None)
     finally:
         session.close()
-    if variant.config.variant == Scheme.FP16 and found.max_relative_difference < FP16_DIFFERENCE / 2 and found.agreement == 1.0:
+    if (
+        variant.config.precision is Precision.FP16
+        and found.max_relative_difference < FP16_DIFFERENCE / 2
+        and found.agreement == 1.0
+    ):
         return Tolerance(max_relative_difference=FP16_DIFFERENCE, min_agreement=1.0)
     return Tolerance(
         max_relative_difference=max(

@@ -83,7 +83,7 @@ def test_every_weight_is_an_int8_with_a_byte_of_scale_per_block(made: VariantDir
 
 def test_the_reference_evaluator_of_onnx_gives_the_same_outputs(build: BuildDirectory, made: VariantDirectory) -> None:
     rows = noise(4, 3, 12, 12, seed=9)
-    (expected,) = ReferenceEvaluator(onnx.load(made.file(LayerKind.GRAPH))).run(None, {"x": rows})
+    (expected,) = map(np.asarray, ReferenceEvaluator(onnx.load(made.file(LayerKind.GRAPH))).run(None, {"x": rows}))
     (found,) = load_session(made, backend="onnxruntime").run({"x": rows}).values()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
