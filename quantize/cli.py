@@ -15,6 +15,7 @@ from edgewright.errors import BadInputError
 from hardware_profiles.catalog import load_profile
 from quantize.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
 from quantize.int8 import Int8Settings
+from quantize.npu_functional import functional_evaluation, functional_row
 from quantize.quantization import QuantizeOptions, options_for, quantize, samples_for
 from quantize.scheme import Scheme
 from quantize.thresholds import Calibration
@@ -63,7 +64,8 @@ def command(
 ) -> None:
     """Add a variant of less precision, with its measured accuracy.
 
-    Prints accuracy, agreement with the source model, size and latency of the float variant and of each one that was made.
+    Prints accuracy, agreement with the source model, size and latency of the float variant and of each one that was made, and
+    for npu-int8 what the NPU's functional model, which computes what a board computes, makes of it.
     """
     opened = BuildDirectory.open(build)
     allowed = None if max_drop is None else parse_share(max_drop)
@@ -76,12 +78,15 @@ def command(
     ]
     for options in wanted:
         quantize(opened, options)
-    evaluations = _evaluate(opened, samples_for(opened, wanted[0]), (FLOAT_VARIANT, *(options.variant for options in wanted)))
+    names = [options.variant for options in wanted]
+    evaluations = _evaluate(opened, samples_for(opened, wanted[0]), (FLOAT_VARIANT, *names))
+    functional = [found for name in names if (found := functional_evaluation(opened, name)) is not None]
     if as_json:
-        print_json(evaluations)
+        print_json([*evaluations, *functional])
     else:
         sizes = {variant.config.variant: variant.config.size_bytes for variant in opened.variants()}
-        print_table(EVALUATION_COLUMNS, [evaluation_row(one, sizes[one.variant]) for one in evaluations])
+        rows = [evaluation_row(one, sizes[one.variant]) for one in evaluations]
+        print_table(EVALUATION_COLUMNS, [*rows, *(functional_row(one, sizes[one.variant]) for one in functional)])
 
 
 def parse_share(text: str) -> float:

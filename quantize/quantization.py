@@ -9,10 +9,13 @@ tolerance   what a device's golden check will hold it to
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+import onnx
 
 from accel.backends.choose import load_session
 from accel.backends.onnxruntime_cpu import NAME
@@ -28,7 +31,7 @@ from edgewright.contracts.variant import (
     VariantDirectory,
     size_of_weights_and_graph,
 )
-from edgewright.errors import BadInputError, ParityError, SamplesError
+from edgewright.errors import BadInputError, ModelError, ParityError, SamplesError
 from hardware_profiles.hardware_profile import INT8_TYPES, HardwareProfile, Int8Types
 from quantize.calibrate import check_calibration
 from quantize.detail import PREFIX, describe, read_details, samples_digest
@@ -38,7 +41,11 @@ from quantize.int8 import Int8Settings, make_int8
 from quantize.made import Made
 from quantize.mixed_precision import DEFAULT_MAX_DROP, make_mixed
 from quantize.mxint8 import make_mxint8
+from quantize.npu_functional import FUNCTIONAL_PREFIX, FunctionalEvaluation, evaluate_functional
+from quantize.npu_int8 import make_npu_int8
 from quantize.scheme import Scheme
+
+log = logging.getLogger(__name__)
 
 Maker = Callable[[BuildDirectory, Samples, Path], Made | None]
 
@@ -84,14 +91,18 @@ def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirector
         made = _maker(options)(build, samples, folder) or Made()
         variant = VariantDirectory.write(folder, _config(build, options, folder))
         evaluation = evaluate_variant(variant, samples, reference, backend=NAME)
+        functional = _on_functional_model(variant, samples, reference)
         allowed = _allowed_drop(options)
-        if allowed is not None:
-            _check_drop(evaluation, samples, reference, allowed)
+        for one in (evaluation, functional):
+            if one is not None and allowed is not None:
+                _check_drop(one, samples, reference, allowed)
         tolerance = _tolerance(build, variant, evaluation)
         VariantDirectory.write(folder, replace(variant.config, measured=evaluation.as_measured(), tolerance=tolerance))
         detail = describe(build, variant, evaluation, samples, reference, made)
     build.write_report(f"quantize-{options.variant}", evaluation)
     build.write_report(f"{PREFIX}{options.variant}", detail)
+    if functional is not None:
+        build.write_report(f"{FUNCTIONAL_PREFIX}{options.variant}", functional)
     _describe_float(build, samples, reference)
     return build.variant(options.variant)
 
@@ -127,6 +138,22 @@ def samples_for(build: BuildDirectory, options: QuantizeOptions) -> Samples:
     return load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, build.record.inputs)
 
 
+def _on_functional_model(variant: VariantDirectory, samples: Samples, reference: Tensors) -> FunctionalEvaluation | None:
+    """Measure a variant for the NPU by the NPU's own rounding; one too large for the functional model is not measured so."""
+    if variant.config.precision is not Precision.NPU_INT8:
+        return None
+    session = load_session(variant, backend=NAME)
+    try:
+        by_onnxruntime = run_all(session, samples)
+    finally:
+        session.close()
+    try:
+        return evaluate_functional(variant, onnx.load(variant.file(LayerKind.GRAPH)), samples, reference, by_onnxruntime)
+    except ModelError as refused:
+        log.warning("not measured on the NPU's functional model: %s", refused)
+        return None
+
+
 def _describe_float(build: BuildDirectory, samples: Samples, reference: Tensors) -> None:
     """Measure the float variant for the report, unless that was done on the same samples."""
     known = read_details(build).get(FLOAT_VARIANT)
@@ -144,6 +171,8 @@ def _allowed_drop(options: QuantizeOptions) -> float | None:
 def _maker(options: QuantizeOptions) -> Maker:
     if options.scheme is Scheme.INT8:
         return partial(make_int8, settings=options.int8)
+    if options.scheme is Scheme.NPU_INT8:
+        return partial(make_npu_int8, settings=options.int8)
     if options.scheme is Scheme.MIXED:
         return partial(make_mixed, settings=options.int8, max_drop=_allowed_drop(options) or 0.0)
     return MAKERS[options.scheme]
@@ -165,14 +194,16 @@ def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> Va
     )
 
 
-def _check_drop(evaluation: Evaluation, samples: Samples, reference: Tensors, max_drop: float) -> None:
+def _check_drop(evaluation: Evaluation | FunctionalEvaluation, samples: Samples, reference: Tensors, max_drop: float) -> None:
     kept, before = evaluation.agreement, 1.0
     what = "agreement with the float model"
     if evaluation.accuracy is not None and samples.labels is not None:
         before, kept, what = accuracy(next(iter(reference.values())), samples.labels), evaluation.accuracy, "accuracy"
     if before - kept > max_drop:
+        where = "" if evaluation.backend == NAME else f" on the {evaluation.backend}"
         raise ParityError(
-            f"{evaluation.variant} may lose at most {max_drop:.2%} of {what}, but it falls from {before:.2%} to {kept:.2%}: "
+            f"{evaluation.variant}{where} may lose at most {max_drop:.2%} of {what}, "
+            f"but it falls from {before:.2%} to {kept:.2%}: "
             "allow more with --max-drop, give more samples, or use fp16"
         )
 

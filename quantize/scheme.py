@@ -20,6 +20,7 @@ class Scheme(enum.StrEnum):
     FP16 = "fp16"
     INT8 = "int8"
     MXINT8 = "mxint8"
+    NPU_INT8 = "npu-int8"
     MIXED = "mixed"
 
     @property

@@ -26,7 +26,7 @@ _DEQUANTIZE_ON_LOADING = "session.disable_quant_qdq"
 _QUANTIZES_MORE = "WeightBiasQuantization"
 """Since 1.21 it rounds the weights of every float layer between quantized ones to int8: the very layers that mixed keeps."""
 _NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/onnxruntime/\S+ |[\w/]+\.cc:\d+ \w+ |Load model from \S+ failed:")
-_PRECISIONS = frozenset({Precision.FP32, Precision.FP16, Precision.INT8, Precision.MXINT8, Precision.MIXED})
+_PRECISIONS = frozenset(Precision)
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",

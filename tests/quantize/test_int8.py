@@ -7,17 +7,13 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import pytest
-import skops.io
-from sklearn.ensemble import RandomForestClassifier
 
-from convert.conversion import ConvertOptions, convert_model
-from edgewright.contracts.samples import write_npz
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
-from tests.convert.networks import digits
-from tests.quantize.builds import variant
+from tests.convert.networks import folder
+from tests.quantize.builds import build_without_weights, variant
 
 
 def graph() -> onnx.GraphProto:
@@ -61,15 +57,11 @@ def test_the_tolerance_leaves_room_for_other_processors() -> None:
     assert config.tolerance.max_relative_difference >= 2 * config.measured.max_relative_difference
 
 
-def test_a_model_without_integer_kernels_is_refused_not_copied(tmp_path: Path) -> None:
-    images, labels = digits()
-    skops.io.dump(RandomForestClassifier(2, random_state=0).fit(images.reshape(-1, 64), labels), tmp_path / "m.skops")
-    write_npz(tmp_path / "x.npz", {"x": images.reshape(-1, 64)[:50]})
-    build = convert_model(tmp_path / "m.skops", tmp_path / "b", ConvertOptions())
+def test_a_model_without_integer_kernels_is_refused_not_copied() -> None:
+    build = build_without_weights()
     with pytest.raises(ModelError) as told:
-        quantize(build, QuantizeOptions(scheme=Scheme.INT8, samples=tmp_path / "x.npz"))
+        quantize(build, QuantizeOptions(scheme=Scheme.INT8, samples=folder() / "rows.npz"))
     assert str(told.value) == (
-        f"{tmp_path}/b: int8 needs operators with integer kernels (Conv, Gemm, MatMul, …), "
-        "but the graph has ['TreeEnsembleClassifier']"
+        f"{build.path}: int8 needs operators with integer kernels (Conv, Gemm, MatMul, …), but the graph has ['CumSum']"
     )
     assert [one.config.variant for one in build.variants()] == ["fp32"]

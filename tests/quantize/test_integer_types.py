@@ -23,8 +23,7 @@ from hardware_profiles.match import match
 from quantize.int8 import Int8Settings
 from quantize.quantization import QuantizeOptions, options_for, quantize
 from quantize.scheme import Scheme
-from tests.convert.networks import training_samples
-from tests.quantize.builds import fresh_build
+from tests.quantize.builds import fresh_build, training_samples
 
 LARGEST_SUM_OF_TWO = np.iinfo(np.int16).max
 """What vpmaddubsw can hold of two products of an unsigned and a signed byte."""

@@ -20,8 +20,7 @@ from quantize.mixed_precision import Found, Journal, make_mixed, search
 from quantize.noise import tensor_noise
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
-from tests.convert.networks import training_samples
-from tests.quantize.builds import fresh_build
+from tests.quantize.builds import fresh_build, training_samples
 
 COSTS = {"a": 0.05, "b": 0.002, "c": 0.03, "d": 0.0}
 

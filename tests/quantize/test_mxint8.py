@@ -8,10 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import skops.io
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
-from sklearn.ensemble import RandomForestClassifier
 
 from accel.backends.choose import load_session
 from convert.conversion import ConvertOptions, convert_model
@@ -22,7 +20,8 @@ from quantize.mx import BLOCK
 from quantize.noise import decibels
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
-from tests.convert.networks import digits, noise
+from tests.convert.networks import noise
+from tests.quantize.builds import build_without_weights, onnx_file
 
 
 def every_layout(path: Path) -> Path:
@@ -44,15 +43,7 @@ def every_layout(path: Path) -> Path:
         helper.make_node("MatMul", ["e", "matrix"], ["f"], name="matrix"),
         helper.make_node("Gemm", ["f", "turned"], ["y"], name="turned", transB=1),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "layouts",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 12])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 9])],
-        [numpy_helper.from_array(numbers, name) for name, numbers in weights.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
-    return path
+    return onnx_file(path, nodes, weights, given=("x", ["N", 3, 12, 12]), wanted=("y", ["N", 9]))
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +88,11 @@ def test_a_runtime_that_knows_nothing_of_the_scheme_runs_it_too(made: VariantDir
     np.testing.assert_allclose(found, ours, rtol=0, atol=0.02 * np.abs(ours).max())
 
 
-def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
-    images, labels = digits()
-    skops.io.dump(RandomForestClassifier(2, random_state=0).fit(images.reshape(-1, 64), labels), tmp_path / "m.skops")
-    trees = convert_model(tmp_path / "m.skops", tmp_path / "b", ConvertOptions())
+def test_a_model_without_weights_is_refused() -> None:
+    build = build_without_weights()
     with pytest.raises(ModelError) as told:
-        quantize(trees, QuantizeOptions(scheme=Scheme.MXINT8, samples=None))
+        quantize(build, QuantizeOptions(scheme=Scheme.MXINT8, samples=None))
     assert str(told.value) == (
-        f"{tmp_path}/b: mxint8 needs layers with weights (Conv, Gemm, MatMul, …), but the graph has ['TreeEnsembleClassifier']"
+        f"{build.path}: mxint8 needs layers with weights (Conv, Gemm, MatMul, …), but the graph has ['CumSum']"
     )
-    assert [one.config.variant for one in trees.variants()] == ["fp32"]
+    assert [one.config.variant for one in build.variants()] == ["fp32"]

@@ -12,8 +12,7 @@ from click.testing import CliRunner, Result
 from edgewright.cli import main
 from edgewright.contracts.oci import OciLayout, Platform
 from edgewright.contracts.package import write_package, write_tar
-from tests.convert.networks import held_out_samples, training_samples
-from tests.quantize.builds import fresh_build, quantized_build
+from tests.quantize.builds import fresh_build, held_out_samples, quantized_build, training_samples
 
 
 def run(*arguments: object) -> Result:
@@ -61,7 +60,7 @@ def test_evaluate_json_has_one_object_per_variant() -> None:
     result = run("evaluate", quantized_build().path, "--samples", held_out_samples(), "--json")
     printed = json.loads(result.output)
     names = [one["variant"] for one in printed]
-    assert names == ["fp32", *sorted({"fp16", "int8", "mixed", "mxint8"} | set(names) - {"fp32"})]
+    assert names == ["fp32", *sorted({"fp16", "int8", "mixed", "mxint8", "npu-int8"} | set(names) - {"fp32"})]
     assert [list(one) for one in printed] == [FIELDS] * len(names)
     assert [list(one["latency_ms"]) for one in printed] == [["p50", "p95", "p99"]] * len(names)
     assert [one["count"] for one in printed] == [397] * len(names)
