@@ -20,6 +20,9 @@ from quantize.histograms import Range
 
 KEPT_FLOAT = {"Softmax", "LogSoftmax"}
 """Their quantized form has a fixed scale of 1/256, which ruins probabilities."""
+OPERATOR_SET = 20
+CHANGED_IN_21 = {"GroupNormalization"}
+"""What means something else below 21; everything else that our operator sets 21 and 22 have only gained types there."""
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators with weights: what is meant by a layer where layers are counted, corrected or kept in float."""
 
@@ -67,7 +70,20 @@ def quantized_graph(
     except (ValueError, RuntimeError, TypeError) as failed:
         raise OperationError(f"onnxruntime could not quantize the graph: {' '.join(str(failed).split())[:200]}") from failed
     made: onnx.ModelProto = quantizer.model.model
+    _lower_operator_set(made)
     return made
+
+
+def _lower_operator_set(model: onnx.ModelProto) -> None:
+    """Say the newest operator set in which onnxruntime 1.32 keeps its own graph valid.
+
+    From 21 on, it turns signed activations around a Transpose to unsigned ones on x86 and leaves their `output_dtype` signed.
+    """
+    if {node.op_type for node in model.graph.node} & CHANGED_IN_21:
+        return
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = min(opset.version, OPERATOR_SET)
 
 
 def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.oci import OciLayout
 from edgewright.contracts.package import read_package
+from edgewright.contracts.samples import Samples
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import BadInputError
 from edgewright.packing import PackOptions, pack
 from hardware_profiles.catalog import load_profile
 from hardware_profiles.hardware_profile import INT8_TYPES, Int8Types
 from hardware_profiles.match import match
+from quantize.activations import WatchedGraph
+from quantize.calibrate import tensor_ranges
 from quantize.int8 import Int8Settings
+from quantize.qdq import Form, quantized_graph
 from quantize.quantization import QuantizeOptions, options_for, quantize
 from quantize.scheme import Scheme
-from tests.quantize.builds import fresh_build, training_samples
+from tests.convert.networks import noise
+from tests.quantize.builds import fresh_build, onnx_file, training_samples
 
 LARGEST_SUM_OF_TWO = np.iinfo(np.int16).max
 """What vpmaddubsw can hold of two products of an unsigned and a signed byte."""
@@ -72,6 +78,21 @@ def test_each_keeps_the_accuracy(build: BuildDirectory, name: str) -> None:
     measured = build.variant(name).config.measured
     assert measured is not None
     assert measured.agreement > 0.98
+
+
+def test_signed_activations_survive_a_float_transpose_behind_them(tmp_path: Path) -> None:
+    """At operator set 21, onnxruntime on x86 makes an invalid graph of this one and refuses it."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["planes"], name="planes", perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "kernel"], ["c"], name="conv"),
+        helper.make_node("Transpose", ["c"], ["y"], name="head", perm=[0, 2, 3, 1]),
+    ]
+    ends: dict[str, Any] = {"given": ("x", ["N", 8, 8, 3]), "wanted": ("y", ["N", 8, 8, 5])}
+    model = onnx.load(onnx_file(tmp_path / "m.onnx", nodes, {"kernel": noise(5, 3, 1, 1)}, **ends))
+    rows = Samples({"x": noise(40, 8, 8, 3, seed=2)})
+    made = quantized_graph(model, tensor_ranges(WatchedGraph(model), rows), ["head"], Form(types=Int8Types.S8S8))
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.asarray(session.run(None, rows.inputs)[0]).shape == (40, 8, 8, 5)
 
 
 def test_each_device_takes_its_own_from_one_package(build: BuildDirectory, tmp_path: Path) -> None:
