@@ -2,7 +2,7 @@
 
 calibrate   the range of every tensor
 quantize    activations int8 per tensor with a zero point; weights int8 per output channel, symmetric in [-127, 127]; what lies
-            behind the build's cut stays float, for it runs on the host
+            behind the build's cut stays float, for it runs on the host; sums fit 32 bits (headroom.py)
 correct     biases, where that lowers the noise on the NPU's functional model (bias_correction.py, npu_functional.py)
 
 The graph is plain ONNX that onnxruntime runs too. `edgewright compile` turns it into a program.
@@ -11,7 +11,6 @@ The graph is plain ONNX that onnxruntime runs too. `edgewright compile` turns it
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 
 import onnx
@@ -26,6 +25,7 @@ from quantize.activations import WatchedGraph
 from quantize.bias_correction import correct_biases
 from quantize.calibrate import tensor_ranges
 from quantize.equalize import equalize
+from quantize.headroom import leave_headroom
 from quantize.int8 import Int8Settings, write_int8
 from quantize.made import KeptFloat, Made
 from quantize.noise import Watched
@@ -46,7 +46,10 @@ def make_npu_int8(build: BuildDirectory, samples: Samples, folder: Path, setting
         equalize(model, apart=head)
     watched = WatchedGraph(model)
     ranges = tensor_ranges(watched, samples, settings.calibration)
-    rounding = partial(quantized_graph, ranges=ranges, kept_float=head, form=Form(types=Int8Types.S8S8))
+
+    def rounding(given: onnx.ModelProto) -> onnx.ModelProto:
+        return leave_headroom(quantized_graph(given, ranges, head, Form(types=Int8Types.S8S8)))
+
     if settings.correct_bias:
         correct_biases(model, watched, ranges, samples, rounding, _on_npu)
     quantized = rounding(model)

@@ -134,6 +134,16 @@ def test_a_network_without_a_featurizer_runs_on_the_npu_whole(tmp_path: Path) ->
     assert found.on_host == ()
 
 
+def test_a_unit_that_died_in_training_does_not_overflow_the_accumulators(tmp_path: Path) -> None:
+    alive = noise(6, 4)
+    alive[:, 2] *= 1e-6
+    nodes = [helper.make_node("Gemm", ["x", "a", "bias"], ["y"], name="only")]
+    build = build_of(nodes, {"a": alive, "bias": np.ones(4)}, tmp_path)
+    made = quantize(build, QuantizeOptions(scheme=Scheme.NPU_INT8, samples=tmp_path / "x.npz"))
+    found = FunctionalModel(onnx.load(made.file(LayerKind.GRAPH))).run({"x": noise(64, 6, seed=1)})["y"]
+    np.testing.assert_allclose(found[:, 2], 1.0, atol=0.05)
+
+
 def test_a_network_without_an_operator_of_the_npu_is_refused_with_the_reasons(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Sigmoid", ["x"], ["h"], name="squash"),
