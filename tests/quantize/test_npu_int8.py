@@ -115,9 +115,9 @@ def test_the_command_shows_both_and_no_package_takes_it_uncompiled(tmp_path: Pat
     assert [one.config.variant for one in package.variants] == ["fp32"]
 
 
-def build_of(nodes: list[onnx.NodeProto], weights: dict[str, Array], folder: Path) -> BuildDirectory:
-    onnx_file(folder / "m.onnx", nodes, weights, given=("x", ["N", 6]), wanted=("y", ["N", 4]))
-    write_npz(folder / "x.npz", {"x": noise(64, 6, seed=1)})
+def build_of(nodes: list[onnx.NodeProto], weights: dict[str, Array], folder: Path, width: int = 6) -> BuildDirectory:
+    onnx_file(folder / "m.onnx", nodes, weights, given=("x", ["N", width]), wanted=("y", ["N", 4]))
+    write_npz(folder / "x.npz", {"x": noise(64, width, seed=1)})
     return convert_model(folder / "m.onnx", folder / "build", ConvertOptions(samples=folder / "x.npz"))
 
 
@@ -135,13 +135,13 @@ def test_a_network_without_a_featurizer_runs_on_the_npu_whole(tmp_path: Path) ->
 
 
 def test_a_unit_that_died_in_training_does_not_overflow_the_accumulators(tmp_path: Path) -> None:
-    alive = noise(6, 4)
-    alive[:, 2] *= 1e-6
+    alive = noise(96, 4)
+    alive[:, 2] *= 6e-7
     nodes = [helper.make_node("Gemm", ["x", "a", "bias"], ["y"], name="only")]
-    build = build_of(nodes, {"a": alive, "bias": np.ones(4)}, tmp_path)
+    build = build_of(nodes, {"a": alive, "bias": np.ones(4)}, tmp_path, width=96)
     made = quantize(build, QuantizeOptions(scheme=Scheme.NPU_INT8, samples=tmp_path / "x.npz"))
-    found = FunctionalModel(onnx.load(made.file(LayerKind.GRAPH))).run({"x": noise(64, 6, seed=1)})["y"]
-    np.testing.assert_allclose(found[:, 2], 1.0, atol=0.05)
+    found = FunctionalModel(onnx.load(made.file(LayerKind.GRAPH))).run({"x": noise(64, 96, seed=1)})["y"]
+    np.testing.assert_allclose(found[:, 2], 1.0, atol=0.2)
 
 
 def test_a_network_without_an_operator_of_the_npu_is_refused_with_the_reasons(tmp_path: Path) -> None:
