@@ -3,41 +3,49 @@
     python -P benchmarks/quantize.py DATA              ResNet-8 (CIFAR-10) and the ToyCar autoencoder of MLPerf Tiny
     python -P benchmarks/quantize.py DATA --json       one JSON document
     python -P benchmarks/quantize.py DATA --calibration entropy --equalize
+    python -P benchmarks/quantize.py DATA --profile generic-x86-64 --profile raspberry-pi-5
 
 (`-P` keeps this folder, whose files are named as our packages are, off the path of imports.)
 
 DATA holds resnet8_cifar10.h5, ad01_toycar.h5, cifar10_calibration.npz and cifar10_eval.npz. Variants are calibrated on the first
 set and measured on the second, which they never saw. ToyCar is calibrated on normal numbers of one seed and measured on those of
 another, and on smooth ones in the range of log-mel energies. `weights` is the share of the float weights' bytes, `size` that of
-weights and graph together. Times are medians of one sample on this machine, through onnxruntime.
+weights and graph together. Times are medians of one sample on this machine, through onnxruntime. `npu` is the accuracy on the
+NPU's functional model, and `same` the share of labels that are onnxruntime's on the same graph.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import onnx
 
+from accel.backends.choose import load_session
 from convert.conversion import ConvertOptions, convert_model
+from convert.measure import run_all
 from edgewright.command_line import print_table
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, load_samples, write_npz
-from edgewright.contracts.variant import FLOAT_VARIANT, LayerKind, VariantDirectory
+from edgewright.contracts.variant import FLOAT_VARIANT, LayerKind, Precision, VariantDirectory
+from hardware_profiles.catalog import load_profile
 from hardware_profiles.detect import read_machine
 from quantize.activations import WatchedGraph
 from quantize.evaluate import evaluate_variant, reference_outputs
 from quantize.int8 import Int8Settings
 from quantize.noise import tensor_noise
+from quantize.npu_functional import evaluate_functional
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from quantize.thresholds import Calibration
 
-COLUMNS = ("network", "variant", "accuracy", "agreement", "snr_db", "snr_shaped_db", "weights", "size", "p50_ms")
+COLUMNS = ("network", "variant", "accuracy", "agreement", "snr_db", "snr_shaped_db", "npu", "same", "weights", "size", "p50_ms")
 TOYCAR_INPUTS = 640
 
 
@@ -47,10 +55,13 @@ TOYCAR_INPUTS = 640
     "--calibration", default=Int8Settings().calibration.value, type=click.Choice([method.value for method in Calibration])
 )
 @click.option("--equalize", is_flag=True)
+@click.option("--profile", "profiles", multiple=True, help="Also int8 in the integers of this hardware.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def main(data: Path, calibration: str, equalize: bool, as_json: bool) -> None:
+def main(data: Path, calibration: str, equalize: bool, profiles: tuple[str, ...], as_json: bool) -> None:
     """Measure quantization."""
-    settings = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
+    plain = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
+    types = [one for one in (load_profile(name).int8_types for name in profiles) if one is not None]
+    settings = [plain, *(replace(plain, types=one) for one in dict.fromkeys(types) if one is not plain.types)]
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         rows = [*resnet8(data, Path(folder), settings), *toycar(data, Path(folder), settings)]
     machine = read_machine()
@@ -64,7 +75,7 @@ def main(data: Path, calibration: str, equalize: bool, as_json: bool) -> None:
     click.echo(f"{machine.cpu_model}, {machine.cpu_cores} cores; {listed}; calibration {calibration}")
 
 
-def resnet8(data: Path, folder: Path, settings: Int8Settings) -> list[dict[str, Any]]:
+def resnet8(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]]:
     """Return a row per variant of the classifier, on images that calibration did not see."""
     build = convert_model(
         data / "resnet8_cifar10.h5", folder / "resnet8", ConvertOptions(samples=data / "cifar10_calibration.npz")
@@ -74,7 +85,7 @@ def resnet8(data: Path, folder: Path, settings: Int8Settings) -> list[dict[str, 
     return [row("ResNet-8", build, variant, held_out, {"snr_db": held_out}) for variant in build.variants()]
 
 
-def toycar(data: Path, folder: Path, settings: Int8Settings) -> list[dict[str, Any]]:
+def toycar(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]]:
     """Return a row per variant of the autoencoder, whose outputs are numbers and no classes."""
     calibration = folder / "calibration.npz"
     random, shaped = (Samples({"input_1": values}) for values in (normal(1), smooth(2)))
@@ -86,11 +97,13 @@ def toycar(data: Path, folder: Path, settings: Int8Settings) -> list[dict[str, A
     return [row("ToyCar", build, one, random, {"snr_db": random, "snr_shaped_db": shaped}) for one in build.variants()]
 
 
-def made_all(build: BuildDirectory, samples: Path, settings: Int8Settings) -> None:
+def made_all(build: BuildDirectory, samples: Path, settings: list[Int8Settings]) -> None:
     """Make every variant but the mixed one, which is a search for a budget and no fixed thing."""
     for scheme in Scheme:
         if scheme is not Scheme.MIXED:
-            quantize(build, QuantizeOptions(scheme=scheme, samples=samples, int8=settings))
+            quantize(build, QuantizeOptions(scheme=scheme, samples=samples, int8=settings[0]))
+    for other in settings[1:]:
+        quantize(build, QuantizeOptions(scheme=Scheme.INT8, samples=samples, int8=other))
 
 
 def row(
@@ -112,10 +125,20 @@ def row(
         "accuracy": found.accuracy,
         "agreement": found.agreement,
         **ratios,
+        **(on_npu(variant, samples, build) if variant.config.precision is Precision.NPU_INT8 else {}),
         "weights": f"1/{weight_bytes(before) / weight_bytes(variant):.2f}",
         "size": f"1/{before.config.size_bytes / variant.config.size_bytes:.2f}",
         "p50_ms": round(found.latency_ms.p50, 4),
     }
+
+
+def on_npu(variant: VariantDirectory, samples: Samples, build: BuildDirectory) -> dict[str, Any]:
+    """Measure a variant on the functional model."""
+    by_onnxruntime = run_all(load_session(variant, backend="onnxruntime"), samples)
+    model = onnx.load(variant.file(LayerKind.GRAPH))
+    reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
+    found = evaluate_functional(variant, model, samples, reference, by_onnxruntime)
+    return {"npu": found.accuracy, "same": found.agreement_with_onnxruntime}
 
 
 def weight_bytes(variant: VariantDirectory) -> int:

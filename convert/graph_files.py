@@ -21,7 +21,7 @@ from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
 
 ALIGNMENT = 64
-"""Bytes; where a tensor may start, so that vector loads from a mapped file are aligned."""
+"""Bytes; where a tensor may start, so that vector loads from a mapped file are aligned; a smaller one starts at its own size."""
 
 _INLINE = {ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING}
 _WEIGHT_FILES = (LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
@@ -40,7 +40,9 @@ def write_graph(directory: Path, model: ir.Model, is_head: Callable[[ir.Node], b
         weights = [value for value, side in sides.items() if side is kind]
         if weights:
             _write_weights(directory / kind.file_name, weights)
-    raw = ir.to_proto(model).SerializeToString(deterministic=True)
+    proto = ir.to_proto(model)
+    _forget_what_weights_say(proto.graph)
+    raw = proto.SerializeToString(deterministic=True)
     with (directory / LayerKind.GRAPH.file_name).open("wb") as stream:
         stream.write(raw)
         stream.flush()
@@ -50,6 +52,14 @@ def write_graph(directory: Path, model: ir.Model, is_head: Callable[[ir.Node], b
 def read_graph(path: Path) -> ir.Model:
     """Read a `graph.onnx` that was verified before; its weights stay on disk until they are used."""
     return ir.load(path)
+
+
+def _forget_what_weights_say(graph: Any) -> None:
+    """Take out types and shapes of weights: the weights themselves have them."""
+    weights = {tensor.name for tensor in graph.initializer}
+    kept = [value for value in graph.value_info if value.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def _sides(graph: ir.Graph, is_head: Callable[[ir.Node], bool]) -> dict[ir.Value, LayerKind]:
@@ -73,7 +83,7 @@ def _write_weights(path: Path, weights: list[ir.Value]) -> None:
             tensor = value.const_value
             if tensor is None:
                 raise AssertionError(f"{value.name} has no numbers")
-            stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
+            stream.write(b"\0" * (-stream.tell() % _alignment(tensor.nbytes)))
             offset = stream.tell()
             _write_numbers(stream, tensor, str(value.name))
             value.const_value = ir.ExternalTensor(
@@ -87,6 +97,11 @@ def _write_weights(path: Path, weights: list[ir.Value]) -> None:
             )
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _alignment(size_bytes: int) -> int:
+    """Return where a tensor may start: a scale of four bytes need not take a line of 64."""
+    return min(ALIGNMENT, 1 << max(size_bytes - 1, 0).bit_length())
 
 
 def _write_numbers(stream: BinaryIO, tensor: ir.TensorProtocol, name: str) -> None:

@@ -32,7 +32,7 @@ class PackOptions:
 
     name: str
     variants: tuple[str, ...] = ()
-    """Empty packs all."""
+    """Empty packs all that fit some profile: npu-int8, say, only becomes something to run when it is compiled."""
     profiles: tuple[str, ...] = ()
     """Names or TOML files of hardware profiles to consider besides the shipped ones."""
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -51,13 +51,17 @@ def pack(build: BuildDirectory, output: Path, options: PackOptions) -> Package:
     if output.exists() and any(output.iterdir()) and not (output / "oci-layout").is_file():
         raise ConflictError(f"{output} exists and is no package: choose another output, or remove it yourself")
     variants = [build.variant(name) for name in options.variants] or list(build.variants())
+    profiles = [*shipped_profiles(), *(load_profile(name) for name in options.profiles)]
+    fitting = {variant.config.variant: fitting_profiles(variant, profiles) for variant in variants}
+    if not options.variants and any(fitting.values()):
+        log.info("left out variants=%s: they fit no profile", ",".join(name for name, fitted in fitting.items() if not fitted))
+        fitting = {name: fitted for name, fitted in fitting.items() if fitted}
     if not options.allow_mismatch:
         for variant in variants:
-            check_answers(variant, build.graph)
-    profiles = [*shipped_profiles(), *(load_profile(name) for name in options.profiles)]
+            if variant.config.variant in fitting:
+                check_answers(variant, build.graph)
     with staging_beside(output) as staging:
         layout = OciLayout.create(staging)
-        fitting = {variant.config.variant: fitting_profiles(variant, profiles) for variant in variants}
         write_package(
             build,
             layout,

@@ -27,6 +27,27 @@ class Architecture(enum.StrEnum):
     ANY = "any"
 
 
+INT8_TYPES = "int8.types"
+"""The property of a variant's config that names the integers its kernels multiply (`Int8Types`)."""
+
+
+class Int8Types(enum.StrEnum):
+    """Types of activations and weights: which pair is exact and fast differs from processor to processor.
+
+    The facts are onnxruntime's (its documentation, "Quantize ONNX models", on data type selection).
+    """
+
+    U8S8 = "u8s8"
+    """Unsigned activations, signed weights: what x86 multiplies; VNNI sums the products in 32 bits."""
+    U8S7 = "u8s7"
+    """The same with weights of seven bits: without VNNI, x86 sums pairs of products in 16 bits, which eight bits overflow.
+
+    Unsigned weights of eight bits would be exact there too, but slower than float32 (1.4 times on ResNet-8).
+    """
+    S8S8 = "s8s8"
+    """Both signed: what ARM multiplies (sdot); on x86 the same graph is over twice as slow as U8S8."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What such a machine should not be asked for, though it might be able to; None means no limit."""
@@ -76,6 +97,15 @@ class HardwareProfile:
             raise ProfileError("architecture must be amd64 or arm64; any is for boards with an [npu] table")
         if self.npu is not None and self.npu.name != self.name:
             raise ProfileError(f"npu.name must be the profile's name, {self.name}, not {self.npu.name!r}; leave it out")
+
+    @property
+    def int8_types(self) -> Int8Types | None:
+        """The pair of integer types that its processor multiplies exactly and fast; None for a board without one of its own."""
+        if self.architecture is Architecture.ANY:
+            return None
+        if self.architecture is Architecture.ARM64:
+            return Int8Types.S8S8
+        return Int8Types.U8S8 if any("vnni" in extension for extension in self.isa_extensions) else Int8Types.U8S7
 
 
 def _check_positive(**sizes: int | None) -> None:

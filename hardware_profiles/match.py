@@ -1,7 +1,8 @@
 """Which variant of a package a machine should run, and why: pure, so that a device, a cloud and a test decide alike.
 
     fits     one variant on one profile: None, or the reason why not
-    match    all variants: what does not fit falls out, then the profile's order of preference decides, then the smaller one
+    match    all variants: what does not fit falls out, then the profile's order of preference decides, then the integers that
+             its processor multiplies, then the smaller one
 
 Every variant gets one plain sentence, the chosen one and the others, so that nobody has to guess.
 """
@@ -12,13 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewright.contracts.oci import Platform
-from edgewright.contracts.variant import VariantConfig
-from hardware_profiles.hardware_profile import NPU_HASH, Architecture, HardwareProfile
+from edgewright.contracts.variant import Precision, VariantConfig
+from hardware_profiles.hardware_profile import INT8_TYPES, NPU_HASH, Architecture, HardwareProfile
 
 RUNTIME_MIB = 96
 """What Python, NumPy and the runtime need before the first weight (measured: 65 to 90 MiB)."""
 COPIES_OF_WEIGHTS = 2
 """The runtime repacks weights for its kernels and may hold both forms."""
+EXPANSION_OF_MXINT8 = 4
+"""The runtime expands blocks to float32 on loading."""
 
 _MIB = 1 << 20
 
@@ -32,7 +35,7 @@ class Match:
 
 
 def match(profile: HardwareProfile, variants: Sequence[VariantConfig]) -> Match:
-    """Choose the variant that `profile` should run: its precision first, then its backend, then the smaller one."""
+    """Choose the variant for `profile`: its precision first, then its backend, then its integer types, then the smaller one."""
     reasons = {variant.variant: fits(profile, variant) for variant in variants}
     fitting = sorted(
         (variant for variant in variants if reasons[variant.variant] is None),
@@ -82,19 +85,27 @@ def _memory_reason(profile: HardwareProfile, config: VariantConfig) -> str | Non
     largest_mib = profile.limits.max_variant_mib
     if largest_mib is not None and size_mib > largest_mib:
         return f"has {size_mib:.1f} MiB, and {profile.name} takes at most {largest_mib} MiB"
-    needed_mib = RUNTIME_MIB + COPIES_OF_WEIGHTS * size_mib
+    expansion = EXPANSION_OF_MXINT8 if config.precision is Precision.MXINT8 else 1
+    needed_mib = RUNTIME_MIB + COPIES_OF_WEIGHTS * expansion * size_mib
     if needed_mib > profile.memory_mib:
         return f"needs about {needed_mib:.0f} MiB of memory, and {profile.name} has {profile.memory_mib} MiB"
     return None
 
 
-def _preference(profile: HardwareProfile, config: VariantConfig) -> tuple[int, int, int, str]:
+def _preference(profile: HardwareProfile, config: VariantConfig) -> tuple[int, int, bool, int, str]:
     return (
         profile.precisions.index(config.precision),
         profile.backends.index(config.backend),
+        _has_other_integers(profile, config),
         config.size_bytes,
         config.variant,
     )
+
+
+def _has_other_integers(profile: HardwareProfile, config: VariantConfig) -> bool:
+    """Tell whether a variant multiplies integers of other types than the processor does best."""
+    types = config.properties.get(INT8_TYPES)
+    return types is not None and types != profile.int8_types
 
 
 def _sentence(profile: HardwareProfile, config: VariantConfig, reason: str | None, best: VariantConfig | None) -> str:
@@ -108,6 +119,8 @@ def _sentence(profile: HardwareProfile, config: VariantConfig, reason: str | Non
         return f"{config.variant} fits, but {profile.name} prefers {best.precision} to {config.precision}."
     if config.backend != best.backend:
         return f"{config.variant} fits, but {profile.name} prefers the backend {best.backend} to {config.backend}."
+    if _has_other_integers(profile, config) and not _has_other_integers(profile, best):
+        return f"{config.variant} fits, but {profile.name} multiplies {profile.int8_types} best, and that is {best.variant}."
     if config.size_bytes == best.size_bytes:
         return f"{config.variant} fits equally well; {best.variant} comes first by name."
     return f"{config.variant} fits, but {best.variant} is smaller ({best.size_bytes} against {config.size_bytes} bytes)."

@@ -11,7 +11,8 @@ layer depends on what comes before it and not on what comes behind, so training 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewright.contracts.samples import Samples, Tensors
 from quantize.activations import WatchedGraph
 from quantize.histograms import Range
-from quantize.noise import some_of, tensor_noise
+from quantize.noise import Watched, some_of, tensor_noise
 from quantize.qdq import layers, quantized_graph, rounded_weight, set_weight, weight_of
 from quantize.thresholds import LEVELS
 
@@ -39,18 +40,24 @@ def correct_biases(
     watched: WatchedGraph,
     ranges: Mapping[str, Range],
     samples: Samples,
+    rounding: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
+    watch: Callable[[onnx.ModelProto], Watched] = WatchedGraph,
 ) -> dict[str, Array]:
-    """Correct the biases of `model` in place; return what the bias was before, of each layer whose noise fell."""
+    """Correct the biases of `model` in place; return what the bias was before, of each layer whose noise fell.
+
+    `rounding` quantizes a graph (in `ranges`), `watch` runs one as the target will: both decide what noise is.
+    """
     candidates = [node for node in layers(model) if _can_be_corrected(model, node)]
     if not candidates:
         return {}
-    plain = quantized_graph(model, ranges)
+    rounding = rounding or partial(quantized_graph, ranges=ranges)
+    plain = rounding(model)
     shifts = _shifts(model, plain, candidates, watched, ranges, some_of(samples, SHIFT_SAMPLES))
     corrected = onnx.ModelProto()
     corrected.CopyFrom(model)
     _apply(corrected, candidates, shifts)
-    before = tensor_noise(watched, WatchedGraph(plain), samples)
-    after = tensor_noise(watched, WatchedGraph(quantized_graph(corrected, ranges)), samples)
+    before = tensor_noise(watched, watch(plain), samples)
+    after = tensor_noise(watched, watch(rounding(corrected)), samples)
     helped = [node for node in candidates if _visible(model, node, after) > _visible(model, node, before)]
     originals = {node.name: weight_of(model, node.input[2]).copy() for node in helped}
     _apply(model, helped, shifts)

@@ -10,12 +10,14 @@ from accel.backends.onnxruntime_cpu import NAME
 from accel.backends.openvino_cpu import NAME as OPENVINO
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import BuildDirectory
-from edgewright.contracts.samples import load_samples
+from edgewright.contracts.samples import Samples
 from edgewright.contracts.variant import FLOAT_VARIANT
 from edgewright.errors import BadInputError
+from hardware_profiles.catalog import load_profile
 from quantize.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
 from quantize.int8 import Int8Settings
-from quantize.quantization import QuantizeOptions, quantize
+from quantize.npu_functional import functional_evaluation, functional_row
+from quantize.quantization import QuantizeOptions, options_for, quantize, samples_for
 from quantize.scheme import Scheme
 from quantize.thresholds import Calibration
 
@@ -31,7 +33,9 @@ from quantize.thresholds import Calibration
     help="What to make; may be given several times.",
 )
 @click.option(
-    "--samples", required=True, type=click.Path(path_type=Path), help="Real samples (.npz): they calibrate and measure."
+    "--samples",
+    type=click.Path(path_type=Path),
+    help="Real samples (.npz): they calibrate and measure. Only mxint8 does without, and is then measured on the golden ones.",
 )
 @click.option("--max-drop", metavar="SHARE", help="Keep nothing that loses more accuracy than this: 1% or 0.01.")
 @click.option(
@@ -48,37 +52,52 @@ from quantize.thresholds import Calibration
     type=click.Choice([NAME, OPENVINO]),
     help="The runtime to tune for; for openvino, NNCF makes the variant int8-openvino.",
 )
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    help="Make int8 and mixed in the integers that this hardware multiplies best; may be given several times.",
+)
 @click.option("--equalize", is_flag=True, help="Even out the channels of neighbouring layers before rounding to int8.")
 @common_options
 def command(
     build: Path,
     schemes: tuple[str, ...],
-    samples: Path,
+    samples: Path | None,
     max_drop: str | None,
     calibration: str,
     backend: str,
+    profiles: tuple[str, ...],
     equalize: bool,
     as_json: bool,
 ) -> None:
     """Add a variant of less precision, with its measured accuracy.
 
-    Prints accuracy, agreement with the source model, size and latency of the float variant and of each one that was made.
+    Prints accuracy, agreement with the source model, size and latency of the float variant and of each one that was made, and
+    for npu-int8 what the NPU's functional model, which computes what a board computes, makes of it.
     """
     opened = BuildDirectory.open(build)
     allowed = None if max_drop is None else parse_share(max_drop)
     int8 = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
+    hardware = [load_profile(name) for name in profiles]
     wanted = [
-        QuantizeOptions(scheme=Scheme(scheme), samples=samples, backend=backend, max_drop=allowed, int8=int8)
+        options
         for scheme in schemes
+        for options in options_for(
+            QuantizeOptions(scheme=Scheme(scheme), samples=samples, backend=backend, max_drop=allowed, int8=int8), hardware
+        )
     ]
     for options in wanted:
         quantize(opened, options)
-    evaluations = _evaluate(opened, samples, (FLOAT_VARIANT, *(options.variant for options in wanted)))
+    names = [options.variant for options in wanted]
+    evaluations = _evaluate(opened, samples_for(opened, wanted[0]), (FLOAT_VARIANT, *names))
+    functional = [found for name in names if (found := functional_evaluation(opened, name)) is not None]
     if as_json:
-        print_json(evaluations)
+        print_json([*evaluations, *functional])
     else:
         sizes = {variant.config.variant: variant.config.size_bytes for variant in opened.variants()}
-        print_table(EVALUATION_COLUMNS, [evaluation_row(one, sizes[one.variant]) for one in evaluations])
+        rows = [evaluation_row(one, sizes[one.variant]) for one in evaluations]
+        print_table(EVALUATION_COLUMNS, [*rows, *(functional_row(one, sizes[one.variant]) for one in functional)])
 
 
 def parse_share(text: str) -> float:
@@ -93,8 +112,7 @@ def parse_share(text: str) -> float:
     return share
 
 
-def _evaluate(build: BuildDirectory, samples: Path, names: tuple[str, ...]) -> list[Evaluation]:
-    loaded = load_samples(samples, build.record.inputs)
-    reference = reference_outputs(build.variant(FLOAT_VARIANT), loaded)
+def _evaluate(build: BuildDirectory, samples: Samples, names: tuple[str, ...]) -> list[Evaluation]:
+    reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
     variants = [build.variant(name) for name in names]
-    return [evaluate_variant(variant, loaded, reference, backend=variant.config.backend) for variant in variants]
+    return [evaluate_variant(variant, samples, reference, backend=variant.config.backend) for variant in variants]

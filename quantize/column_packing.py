@@ -41,7 +41,8 @@ class QuantizedConvolution:
     node: ir.Node
     activations: ir.Node
     weights: ir.Node
-    bias: ir.Node | None
+    bias: ir.Node | ir.Value | None
+    """A quantizer of integers, or numbers that the runtime itself makes integers of."""
     output: ir.Node
 
 
@@ -124,14 +125,16 @@ def packed_weight(weight: Array, geometry: Geometry) -> Array:
 def _quantized_convolution(node: ir.Node) -> QuantizedConvolution | None:
     """Return what surrounds a convolution that may be packed; None for any other node."""
     users = node.outputs[0].consumers()
-    writers = [None if value is None else value.producer() for value in node.inputs]
     if node.op_type != "Conv" or len(users) != 1 or users[0].op_type != "QuantizeLinear" or node.outputs[0].is_graph_output():
         return None
-    if any(writer is None or writer.op_type != "DequantizeLinear" for writer in writers):
+    activations, weights, *rest = [value.producer() or value for value in _inputs(node)]
+    quantizers = [one for one in (activations, weights, *rest) if isinstance(one, ir.Node)]
+    if not isinstance(activations, ir.Node) or not isinstance(weights, ir.Node):
         return None
-    activations, weights, *rest = [writer for writer in writers if writer is not None]
-    constants = [value for writer in (weights, *rest) for value in _inputs(writer)]
-    if any(value.const_value is None for value in constants) or any(len(one.outputs[0].uses()) > 1 for one in (weights, *rest)):
+    if any(one.op_type != "DequantizeLinear" for one in quantizers):
+        return None
+    constants = [value for one in (weights, *rest) for value in (_inputs(one) if isinstance(one, ir.Node) else [one])]
+    if any(value.const_value is None for value in constants) or any(len(value.uses()) > 1 for value in _inputs(node)[1:]):
         return None
     kernel = _array(weights)
     plain = node.attributes.get_int("group", 1) == 1 and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
@@ -182,9 +185,11 @@ def _pack(graph: ir.Graph, found: QuantizedConvolution, geometry: Geometry) -> N
     entering = _Steps(graph=graph, before=node, like=found.activations, name=f"{node.name}/in")
     node.replace_input_with(0, entering.quantized(entering.regrouped(found.activations.outputs[0], narrow)))
     _set_constants(graph, found.weights, packed_weight(weight, geometry), geometry.together)
-    if found.bias is not None:
+    if isinstance(found.bias, ir.Node):
         _set_constants(graph, found.bias, np.tile(_array(found.bias), geometry.together), geometry.together)
-    _set_geometry(node, geometry)
+    elif found.bias is not None:
+        _set_constant(found.bias, np.tile(_numbers(found.bias), geometry.together))
+    _set_geometry(node, geometry, rows=weight.shape[2])
     leaving = _Steps(graph=graph, before=found.output, like=found.output, name=f"{node.name}/out")
     result = leaving.regrouped(leaving.quantized(output), wide)
     result.name = name
@@ -229,13 +234,16 @@ def _set_constants(graph: ir.Graph, dequantizer: ir.Node, levels: Array, togethe
         if len(value.uses()) > 1:
             dequantizer.replace_input_with(place, _initializer(graph, f"{dequantizer.name}/{place}", array))
         else:
-            value.const_value = ir.tensor(array, name=value.name)
-            value.shape = ir.Shape(array.shape)
+            _set_constant(value, array)
     dequantizer.outputs[0].shape = None
 
 
-def _set_geometry(node: ir.Node, geometry: Geometry) -> None:
-    rows = _integers(node, "kernel_shape", ())[0]
+def _set_constant(value: ir.Value, array: Array) -> None:
+    value.const_value = ir.tensor(array, name=value.name)
+    value.shape = ir.Shape(array.shape)
+
+
+def _set_geometry(node: ir.Node, geometry: Geometry, *, rows: int) -> None:
     strides, dilations = _integers(node, "strides", (1, 1)), _integers(node, "dilations", (1, 1))
     pads = _integers(node, "pads", (0, 0, 0, 0))
     groups = geometry.last_group - geometry.first_group + 1

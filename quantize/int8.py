@@ -2,8 +2,8 @@
 
 calibrate   the range of every tensor
 equalize    on request: even out channels before rounding (equalize.py)
-quantize    activations uint8 with a zero point, weights int8 per output channel: the pair that onnxruntime's x86 kernels are
-            fast at, and half a point more accurate on ResNet-8 than symmetric activations (qdq.py)
+quantize    activations with a zero point (half a point more accurate on ResNet-8 than symmetric ones), weights per output
+            channel, in the types that the hardware multiplies exactly and fast (qdq.py)
 correct     shift biases by what rounding moved their layer's mean, where that lowers the noise (bias_correction.py)
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import onnx_ir as ir
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.errors import ModelError
+from hardware_profiles.hardware_profile import Int8Types
 from quantize.activations import WatchedGraph
 from quantize.bias_correction import correct_biases
 from quantize.calibrate import tensor_ranges
@@ -30,8 +32,7 @@ from quantize.early_strides import stride_early
 from quantize.equalize import equalize
 from quantize.histograms import Range
 from quantize.made import KeptFloat, Made
-from quantize.opset import lower_opset
-from quantize.qdq import KEPT_FLOAT, layers, quantized_graph, set_weight, with_followers
+from quantize.qdq import KEPT_FLOAT, Form, layers, quantized_graph, set_weight, with_followers
 from quantize.scheme import float_graph, head_nodes, write_variant_graph
 from quantize.thresholds import Calibration
 
@@ -45,6 +46,8 @@ class Int8Settings:
     calibration: Calibration = Calibration.MINMAX
     """Least squared error has less noise on ResNet-8, yet a point less accuracy, also on its own calibration set."""
     equalize: bool = False
+    types: Int8Types = Int8Types.U8S8
+    """What the processor multiplies best (`HardwareProfile.int8_types`)."""
     correct_bias: bool = True
 
 
@@ -57,15 +60,17 @@ class Prepared:
     ranges: Mapping[str, Range]
     original_biases: Mapping[str, npt.NDArray[np.float32]]
     """Of the layers that were corrected: a layer that stays float needs its own."""
+    types: Int8Types
 
-    def quantized(self, kept_float: Collection[str] = ()) -> onnx.ModelProto:
+    def quantized(self, kept_float: Collection[str] = (), *, integer_biases: bool = False) -> onnx.ModelProto:
         """Return the int8 graph in which the layers called `kept_float` stay as they were trained."""
+        form = Form(types=self.types, integer_biases=integer_biases)
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for node in layers(model):
             if node.name in kept_float and node.name in self.original_biases:
                 set_weight(model, node.input[2], self.original_biases[node.name])
-        return quantized_graph(model, self.ranges, with_followers(model, kept_float))
+        return quantized_graph(model, self.ranges, with_followers(model, kept_float), form)
 
 
 def make_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings | None = None) -> Made:
@@ -87,18 +92,22 @@ def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> 
         equalize(model, apart=head_nodes(build))
     watched = WatchedGraph(model)
     ranges = tensor_ranges(watched, samples, settings.calibration)
-    originals = correct_biases(model, watched, ranges, samples) if settings.correct_bias else {}
-    return Prepared(model, ranges, originals)
+    rounding = partial(quantized_graph, ranges=ranges, form=Form(types=settings.types))
+    originals = correct_biases(model, watched, ranges, samples, rounding) if settings.correct_bias else {}
+    return Prepared(model, ranges, originals, settings.types)
 
 
-def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path) -> None:
-    """Write a quantized graph as a variant's; refuse one without a single quantizer."""
+def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, *, for_processors: bool = True) -> None:
+    """Write a quantized graph as a variant's; refuse one without a single quantizer.
+
+    What is `for_processors` is also reshaped as their vector units like it (column_packing.py); an NPU has an array of its own.
+    """
     _check_quantized(quantized, build.path)
-    lower_opset(quantized)
     graph = ir.from_proto(quantized)
     graph.metadata_props.clear()
     graph.producer_name, graph.producer_version = "edgewright", None
-    pack_columns(graph.graph)
+    if for_processors:
+        pack_columns(graph.graph)
     write_variant_graph(build, graph, folder)
 
 

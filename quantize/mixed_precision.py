@@ -26,7 +26,7 @@ from edgewright.command_line import progress
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
-from edgewright.contracts.variant import LayerKind
+from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import PackageError, ParityError
 from quantize.activations import WatchedGraph
 from quantize.int8 import Int8Settings, Prepared, prepare, reasons_of_int8, write_int8
@@ -78,7 +78,7 @@ def make_mixed(build: BuildDirectory, samples: Samples, folder: Path, settings: 
     wanted = score_of(reference, reference, samples) - max_drop
     order = sorted(noise_db, key=lambda name: noise_db[name])
     found = search(order, wanted, measure)
-    write_int8(build, prepared.quantized(found.kept), folder)
+    write_int8(build, prepared.quantized(found.kept, integer_biases=True), folder)
     log.info("mixed kept_float=%d of=%d score=%.4f", len(found.kept), len(order), found.score)
     reasons = _reasons(prepared.model, found, order, noise_db, measure)
     return Made((*reasons, *reasons_of_int8(prepared.model)), prepared.model)
@@ -161,10 +161,10 @@ def _recorded(build: BuildDirectory, journal: Journal, score: Measure) -> Measur
 
 
 def _score(build: BuildDirectory, prepared: Prepared, samples: Samples, reference: Tensors, kept: Sequence[str]) -> float:
-    quantized = prepared.quantized(kept)
+    quantized = prepared.quantized(kept, integer_biases=True)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         onnx.save_model(quantized, f"{folder}/graph.onnx", save_as_external_data=True)
-        return score_of(run_all(load_graph(Path(folder) / "graph.onnx"), samples), reference, samples)
+        return score_of(run_all(load_graph(Path(folder) / "graph.onnx", precision=Precision.MIXED), samples), reference, samples)
 
 
 def _reasons(

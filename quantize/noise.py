@@ -6,15 +6,15 @@ Every six decibels are a bit. Both graphs see the same samples side by side, and
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgewright.contracts.samples import Samples
+from edgewright.contracts.samples import Samples, Tensors
 from quantize.activations import WatchedGraph
 
 CEILING_DB = 150.0
@@ -22,8 +22,19 @@ CEILING_DB = 150.0
 SAMPLE_LIMIT = 128
 """Samples that a measurement takes; more change the ratio by less than it varies between data sets."""
 
-_READ_AS = ("{0}_DequantizeLinear_Output", "{0}/half", "{0}")
+_READ_AS = ("{0}_DequantizeLinear_Output", "{0}/dq", "{0}/half", "{0}")
 """What stands for a tensor of the float graph in a variant: what the quantizers make of it, the halved one, or itself."""
+
+
+class Watched(Protocol):
+    """A graph that runs somewhere and whose inner tensors can be seen."""
+
+    @property
+    def tensors(self) -> Sequence[str]:
+        """The names of what can be seen."""
+
+    def run(self, inputs: Tensors, tensors: Sequence[str]) -> Tensors:
+        """Return the values of `tensors`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +59,7 @@ def layer_noise(model: onnx.ModelProto, float_graph: WatchedGraph, variant: Watc
 
 
 def tensor_noise(
-    float_graph: WatchedGraph, variant: WatchedGraph, samples: Samples, tensors: Collection[str] | None = None
+    float_graph: WatchedGraph, variant: Watched, samples: Samples, tensors: Collection[str] | None = None
 ) -> dict[str, float]:
     """Return the ratio of every tensor that both graphs have, or only of `tensors`."""
     pairs = {name: twin for name, twin in _pairs(float_graph, variant).items() if tensors is None or name in tensors}
@@ -84,7 +95,7 @@ def some_of(samples: Samples, limit: int = SAMPLE_LIMIT) -> Samples:
     return Samples({name: array[places] for name, array in samples.inputs.items()}, labels)
 
 
-def _pairs(float_graph: WatchedGraph, variant: WatchedGraph) -> Mapping[str, str]:
+def _pairs(float_graph: WatchedGraph, variant: Watched) -> Mapping[str, str]:
     """Return the tensors that can be compared, and what each is called in the variant."""
     there = set(variant.tensors)
     twins = {name: [form.format(name) for form in _READ_AS if form.format(name) in there] for name in float_graph.tensors}

@@ -1,12 +1,13 @@
 """Put QuantizeLinear and DequantizeLinear around the operators of a graph, in ranges that were found before.
 
 onnxruntime's quantizer knows which operators have integer kernels and how their quantizers are shared; calibration is ours.
-Activations are uint8 with a zero point, weights int8 per output channel.
+Activations have a zero point, weights are symmetric and have a scale per output channel; the types are the hardware's matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ import onnx
 from onnx import numpy_helper
 
 from edgewright.errors import OperationError
+from hardware_profiles.hardware_profile import Int8Types
 from quantize.histograms import Range
+from quantize.opset import lower_opset
 
 KEPT_FLOAT = {"Softmax", "LogSoftmax"}
 """Their quantized form has a fixed scale of 1/256, which ruins probabilities."""
@@ -22,7 +25,19 @@ WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators with weights: what is meant by a layer where layers are counted, corrected or kept in float."""
 
 
-def quantized_graph(model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = ()) -> onnx.ModelProto:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How the integers of a graph are written."""
+
+    types: Int8Types = Int8Types.U8S8
+    integer_biases: bool = False
+    """Float biases make a smaller graph: onnxruntime turns them into integers itself, on loading. Integer ones are for where it
+    must not (`accel.backends.onnxruntime_cpu.load_graph` on mixed precision)."""
+
+
+def quantized_graph(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = (), form: Form | None = None
+) -> onnx.ModelProto:
     """Return `model` (its weights inside) with quantizers; the nodes called `kept_float` keep float inputs and weights."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
@@ -30,6 +45,7 @@ def quantized_graph(model: onnx.ModelProto, ranges: Mapping[str, Range], kept_fl
     from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+    form = form or Form()
     if any(not node.name for node in model.graph.node):  # an empty name would exclude every node without one, silently
         raise AssertionError("every node must have a name before quantization")
     excluded = {*kept_float, *(node.name for node in model.graph.node if node.op_type in KEPT_FLOAT)}
@@ -38,20 +54,21 @@ def quantized_graph(model: onnx.ModelProto, ranges: Mapping[str, Range], kept_fl
         quantizer = QDQQuantizer(
             save_and_reload_model_with_shape_infer(model),
             per_channel=True,
-            reduce_range=False,
+            reduce_range=form.types is Int8Types.U8S7,
             weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
+            activation_qType=QuantType.QInt8 if form.types is Int8Types.S8S8 else QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
             nodes_to_quantize=[],
             nodes_to_exclude=sorted(excluded),
             op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
-            extra_options={},
+            extra_options={"QuantizeBias": form.integer_biases},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
     except (ValueError, RuntimeError, TypeError) as failed:
         raise OperationError(f"onnxruntime could not quantize the graph: {' '.join(str(failed).split())[:200]}") from failed
     made: onnx.ModelProto = quantizer.model.model
+    lower_opset(made)
     return made
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,6 +11,7 @@ from convert.graph_files import read_graph, write_graph
 from convert.split import parts_of
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import LayerKind, Precision
+from quantize.slim import slim
 
 
 class Scheme(enum.StrEnum):
@@ -19,12 +19,19 @@ class Scheme(enum.StrEnum):
 
     FP16 = "fp16"
     INT8 = "int8"
+    MXINT8 = "mxint8"
+    NPU_INT8 = "npu-int8"
     MIXED = "mixed"
 
     @property
     def precision(self) -> Precision:
         """The number format of what the scheme makes."""
         return Precision(self.value)
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether it learns from samples; one that does not can be measured on the golden ones."""
+        return self is not Scheme.MXINT8
 
 
 def float_graph(build: BuildDirectory) -> Path:
@@ -41,7 +48,9 @@ def write_variant_graph(build: BuildDirectory, model: ir.Model, folder: Path) ->
     """Write a graph derived from the build's; weights of the head stay apart from those of the featurizer."""
     head = head_nodes(build)
     featurizer = {node.name for node in read_float_graph(build).graph} - head
-    write_graph(folder, model, _side_of(head, featurizer))
+    sides = _sides(model.graph, head, featurizer)
+    slim(model, sides)
+    write_graph(folder, model, sides.__getitem__)
 
 
 def head_nodes(build: BuildDirectory) -> set[str | None]:
@@ -51,18 +60,21 @@ def head_nodes(build: BuildDirectory) -> set[str | None]:
     return {node.name for node in (parts_of(original, cut).head if cut else original.graph)}
 
 
-def _side_of(head: set[str | None], featurizer: set[str | None]) -> Callable[[ir.Node], bool]:
-    """Say of every node whether it is the head's; nodes that a scheme added belong to whom they serve."""
+def _sides(graph: ir.Graph, head: set[str | None], featurizer: set[str | None]) -> dict[ir.Node, bool]:
+    """Say of every node whether it is the head's.
 
-    def is_head(node: ir.Node) -> bool:
-        if node.name in head or node.name in featurizer:
-            return node.name in head
+    Nodes that a scheme added belong where their first input comes from, and where that is no data either, to whom they serve.
+    """
+    sides: dict[ir.Node, bool] = {}
+    for node in graph:
         first = node.inputs[0] if node.inputs else None
-        producer = None if first is None else first.producer()
-        if producer is not None:
-            return is_head(producer)
-        if first is not None and first.is_graph_input():
-            return not featurizer
-        return all(is_head(user) for output in node.outputs for user in output.consumers())
-
-    return is_head
+        if node.name in head or node.name in featurizer:
+            sides[node] = node.name in head
+        elif first is not None and first.producer() in sides:
+            sides[node] = sides[first.producer()]
+        elif first is not None and first.is_graph_input():
+            sides[node] = not featurizer
+    for node in reversed(graph):
+        if node not in sides:
+            sides[node] = all(sides[user] for output in node.outputs for user in output.consumers())
+    return sides

@@ -21,8 +21,12 @@ NAME = "onnxruntime"
 
 _RUNS_GRAPHS_OF = frozenset({NAME, "openvino"})  # both load plain ONNX; a variant names the one that it was tuned for
 _LOG_FATAL_ONLY = 4
+_DEQUANTIZE_ON_LOADING = "session.disable_quant_qdq"
+"""The runtime then fuses no quantizers, and so folds those of constants; else blocked weights are expanded on every run."""
+_QUANTIZES_MORE = "WeightBiasQuantization"
+"""Since 1.21 it rounds the weights of every float layer between quantized ones to int8: the very layers that mixed keeps."""
 _NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/onnxruntime/\S+ |[\w/]+\.cc:\d+ \w+ |Load model from \S+ failed:")
-_PRECISIONS = frozenset({Precision.FP32, Precision.FP16, Precision.INT8, Precision.MIXED})
+_PRECISIONS = frozenset(Precision)
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -55,7 +59,7 @@ class OnnxRuntime:
 
     def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
         """Load a variant's graph and check it against the variant's config; raise `ModelError` when they differ."""
-        session = load_graph(variant.file(LayerKind.GRAPH), threads=threads)
+        session = load_graph(variant.file(LayerKind.GRAPH), threads=threads, precision=variant.config.precision)
         check_interface(session.inputs, variant.config.inputs, "input", variant)
         check_interface(session.outputs, variant.config.outputs, "output", variant)
         return session
@@ -108,8 +112,11 @@ class OnnxRuntimeSession:
         return dict(zip(self._output_names, found, strict=True))
 
 
-def load_graph(path: Path, *, threads: int | None = None) -> OnnxRuntimeSession:
-    """Load any ONNX file; weights outside lie beside it. Raises `ModelError` in one line when it is none."""
+def load_graph(path: Path, *, threads: int | None = None, precision: Precision = Precision.FP32) -> OnnxRuntimeSession:
+    """Load any ONNX file; weights outside lie beside it. Raises `ModelError` in one line when it is none.
+
+    mxint8 and mixed want their `precision` said: the runtime's optimizer must treat their graphs in another way than usual.
+    """
     if not path.is_file():
         raise ModelError(f"{path}: no such file; an ONNX graph must be there")
     if threads is not None and threads < 1:
@@ -121,8 +128,13 @@ def load_graph(path: Path, *, threads: int | None = None) -> OnnxRuntimeSession:
     options.log_severity_level = _LOG_FATAL_ONLY
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    if precision is Precision.MXINT8:
+        options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, "1")
+    left_out = [_QUANTIZES_MORE] if precision is Precision.MIXED else []
     try:
-        runtime = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        runtime = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+        )
     except _runtime_errors() as failed:
         raise ModelError(f"{path} is no ONNX graph that onnxruntime can load: {shortened(failed)}") from failed
     return OnnxRuntimeSession(runtime, path, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from edgewright.contracts.oci import Platform
 from edgewright.contracts.variant import Precision, TensorSpec, Tolerance, VariantConfig
 from hardware_profiles.catalog import load_profile, shipped_profiles
-from hardware_profiles.hardware_profile import NPU_HASH, HardwareProfile, Limits
+from hardware_profiles.hardware_profile import INT8_TYPES, NPU_HASH, HardwareProfile, Limits
 from hardware_profiles.match import Match, fits, match, platform_of, platforms_of
 
 MIB = 1 << 20
@@ -58,9 +59,41 @@ def test_each_shipped_profile_gets_what_it_prefers(profile: str, chosen: str | N
 def test_every_variant_gets_one_plain_sentence() -> None:
     assert match(load_profile("raspberry-pi-4"), [FP32, FP16, INT8]).sentences == (
         "fp32 fits, but raspberry-pi-4 prefers int8 to fp32.",
-        "fp16 does not fit: it is fp16, and raspberry-pi-4 runs int8, mixed, fp32.",
+        "fp16 does not fit: it is fp16, and raspberry-pi-4 runs int8, mixed, fp32, mxint8.",
         "int8 is chosen: raspberry-pi-4 prefers int8 most.",
     )
+
+
+INTEGERS = [
+    variant("int8", Precision.INT8, 10, properties={INT8_TYPES: "u8s8"}),
+    variant("int8-avx2", Precision.INT8, 10, properties={INT8_TYPES: "u8s7"}),
+    variant("int8-arm64", Precision.INT8, 11, properties={INT8_TYPES: "s8s8"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("profile", "chosen"),
+    [
+        ("generic-x86-64", "int8-avx2"),
+        ("x86-64-vnni", "int8"),
+        ("raspberry-pi-4", "int8-arm64"),
+        ("jetson-orin-nano", "int8-arm64"),
+    ],
+)
+def test_of_two_in_the_same_precision_the_one_with_the_processors_own_integers_is_taken(profile: str, chosen: str) -> None:
+    assert match(load_profile(profile), INTEGERS).chosen == chosen
+
+
+def test_why_other_integers_are_not_taken_is_told() -> None:
+    assert match(load_profile("raspberry-pi-5"), INTEGERS).sentences[0] == (
+        "int8 fits, but raspberry-pi-5 multiplies s8s8 best, and that is int8-arm64."
+    )
+
+
+def test_blocks_are_counted_as_the_floats_that_they_become_in_memory() -> None:
+    large = variant("mxint8", Precision.MXINT8, 120 * MIB)
+    assert fits(load_profile("raspberry-pi-4"), large) == "needs about 1056 MiB of memory, and raspberry-pi-4 has 1024 MiB"
+    assert fits(load_profile("raspberry-pi-4"), replace(large, precision=Precision.INT8)) is None
 
 
 def test_of_two_in_the_same_precision_the_smaller_is_taken() -> None:
@@ -91,7 +124,7 @@ def test_without_variants_nothing_is_chosen() -> None:
     [
         pytest.param(FP32, None, id="fits"),
         pytest.param(npu_variant("x"), "needs the backend npu, and raspberry-pi-4 has onnxruntime", id="backend"),
-        pytest.param(FP16, "is fp16, and raspberry-pi-4 runs int8, mixed, fp32", id="precision"),
+        pytest.param(FP16, "is fp16, and raspberry-pi-4 runs int8, mixed, fp32, mxint8", id="precision"),
         pytest.param(
             variant("vgg", Precision.FP32, 528 * MIB),
             "needs about 1152 MiB of memory, and raspberry-pi-4 has 1024 MiB",

@@ -19,8 +19,7 @@ from quantize.noise import CEILING_DB, decibels, tensor_noise
 from quantize.qdq import quantized_graph, weight_of
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
-from tests.convert.networks import training_samples
-from tests.quantize.builds import fresh_build
+from tests.quantize.builds import fresh_build, training_samples
 
 WIDTH = 16
 

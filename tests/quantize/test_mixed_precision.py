@@ -20,8 +20,7 @@ from quantize.mixed_precision import Found, Journal, make_mixed, search
 from quantize.noise import tensor_noise
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
-from tests.convert.networks import training_samples
-from tests.quantize.builds import fresh_build
+from tests.quantize.builds import fresh_build, training_samples
 
 COSTS = {"a": 0.05, "b": 0.002, "c": 0.03, "d": 0.0}
 
@@ -79,7 +78,7 @@ def test_only_the_layer_that_eight_bits_cannot_hold_stays_in_float_and_the_reaso
     assert "dB at the outputs, the 1st least of 4 layers; all int8 scores" in made.kept_float[0].reason
     weights = {tensor.name for tensor in onnx.load(tmp_path / "made" / "graph.onnx").graph.initializer}
     assert "hidden/kernel" in weights
-    assert "stem/Conv/kernel_quantized" in weights
+    assert "stem/Conv/kernel/q" in weights
 
 
 def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,7 @@ from click.testing import CliRunner, Result
 from edgewright.cli import main
 from edgewright.contracts.oci import OciLayout, Platform
 from edgewright.contracts.package import write_package, write_tar
-from tests.convert.networks import held_out_samples, training_samples
-from tests.quantize.builds import fresh_build, quantized_build
+from tests.quantize.builds import fresh_build, held_out_samples, quantized_build, training_samples
 
 
 def run(*arguments: object) -> Result:
@@ -39,6 +38,21 @@ def test_quantize_prints_a_row_per_variant(tmp_path: Path) -> None:
     assert json.loads((build.reports / "quantize-int8.json").read_text("utf-8"))["latency_ms"]["p50"] > 0
 
 
+def test_mxint8_needs_no_samples_and_is_measured_on_the_golden_ones(tmp_path: Path) -> None:
+    result = run("quantize", fresh_build(tmp_path / "build").path, "--scheme", "mxint8", "--json")
+    assert result.exit_code == 0
+    printed = {one["variant"]: one for one in json.loads(result.output)}
+    assert printed["mxint8"]["agreement"] == 1.0
+    assert printed["mxint8"]["accuracy"] is None
+
+
+def test_what_calibrates_cannot_do_without_samples(tmp_path: Path) -> None:
+    build = fresh_build(tmp_path / "build")
+    message = refused(run("quantize", build.path, "--scheme", "int8"), 2)
+    assert message == "int8 must see real samples, which calibrate it, but none are given: add --samples X.npz"
+    assert [one.config.variant for one in build.variants()] == ["fp32"]
+
+
 FIELDS = ["variant", "backend", "precision", "count", "accuracy", "agreement", "max_relative_difference", "latency_ms"]
 
 
@@ -46,7 +60,7 @@ def test_evaluate_json_has_one_object_per_variant() -> None:
     result = run("evaluate", quantized_build().path, "--samples", held_out_samples(), "--json")
     printed = json.loads(result.output)
     names = [one["variant"] for one in printed]
-    assert names == ["fp32", *sorted({"fp16", "int8", "mixed"} | set(names) - {"fp32"})]
+    assert names == ["fp32", *sorted({"fp16", "int8", "mixed", "mxint8", "npu-int8"} | set(names) - {"fp32"})]
     assert [list(one) for one in printed] == [FIELDS] * len(names)
     assert [list(one["latency_ms"]) for one in printed] == [["p50", "p95", "p99"]] * len(names)
     assert [one["count"] for one in printed] == [397] * len(names)
@@ -95,8 +109,8 @@ def test_evaluate_refuses_a_package_with_a_changed_byte(tmp_path: Path) -> None:
 
 
 def test_an_unknown_variant_offers_the_nearest() -> None:
-    message = refused(run("evaluate", quantized_build().path, "--samples", held_out_samples(), "--variant", "int9"), 2)
-    assert message == f"{quantized_build().path} has no variant 'int9'; known: int8"
+    message = refused(run("evaluate", quantized_build().path, "--samples", held_out_samples(), "--variant", "fp61"), 2)
+    assert message == f"{quantized_build().path} has no variant 'fp61'; known: fp16, fp32"
 
 
 def test_a_build_without_a_float_variant_has_nothing_to_compare_with(tmp_path: Path) -> None:

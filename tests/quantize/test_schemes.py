@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,21 @@ import pytest
 
 from accel.backends.choose import load_session
 from accel.golden import check_golden
-from convert.conversion import ConvertOptions, convert_model
+from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import load_samples
 from edgewright.contracts.variant import LayerKind
 from quantize.evaluate import evaluate_variant, reference_outputs
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
-from tests.convert.networks import held_out_samples, retrained_file, training_samples
-from tests.quantize.builds import contents, fresh_build, quantized_build, variant
+from tests.quantize.builds import (
+    contents,
+    fresh_build,
+    held_out_samples,
+    quantized_build,
+    retrained_build,
+    training_samples,
+    variant,
+)
 
 SCHEMES = pytest.mark.parametrize("scheme", list(Scheme), ids=str)
 
@@ -72,7 +80,8 @@ def test_a_variant_with_broken_weights_fails_its_golden_check(scheme: Scheme, tm
 
 
 def test_training_the_head_again_leaves_graph_and_featurizer_of_every_variant_as_they_were(tmp_path: Path) -> None:
-    build = convert_model(retrained_file(), tmp_path / "build", ConvertOptions(samples=held_out_samples()))
+    shutil.copytree(retrained_build().path, tmp_path / "build")
+    build = BuildDirectory.open(tmp_path / "build")
     changed = {}
     for scheme in Scheme:
         made = quantize(build, QuantizeOptions(scheme=scheme, samples=training_samples()))

@@ -1,0 +1,64 @@
+"""MXINT8 of the OCP Microscaling Formats (MX) Specification v1.0: numbers in blocks of 32 that share a power of two.
+
+An element is an int8 that counts 64ths of its block's scale (the format's implicit scale of 2^-6, section 5.3). The scale is the
+largest power of two that is not above the largest magnitude of the block (section 6.3: floor(log2(max)) less the element format's
+largest exponent, which is 0). Elements are rounded half to even and saturate at 127 and -127; -128 is left unused, as section 5.3
+allows, so that the range is symmetric and the NPU's multipliers take it.
+
+Here a block's exponent is that of one count, `value = element * 2**exponent`; the specification's E8M0 byte is that plus 133.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK = 32
+LARGEST = 127
+FRACTION_BITS = 6
+LOWEST_EXPONENT = -126
+"""2^-126 is float32's smallest normal number; runtimes may take smaller scales for zero."""
+
+Int8 = npt.NDArray[np.int8]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Numbers in blocks along `axis`."""
+
+    elements: Int8
+    """In the shape of the numbers."""
+    exponents: Int8
+    """In that shape too, but with one entry per block along `axis`; the last block may be short."""
+    axis: int
+
+
+def encode(numbers: Float32, axis: int) -> Blocks:
+    """Round finite numbers to MXINT8 in blocks along `axis`.
+
+    A number comes back within half a count of what it was, or within one where it saturates; powers of two come back exactly.
+    """
+    length = numbers.shape[axis]
+    padded = np.zeros((*np.moveaxis(numbers, axis, -1).shape[:-1], -(-length // BLOCK) * BLOCK), np.float32)
+    padded[..., :length] = np.moveaxis(numbers, axis, -1)
+    blocks = padded.reshape(*padded.shape[:-1], -1, BLOCK)
+    _, above = np.frexp(np.abs(blocks).max(axis=-1))  # 2**(above - 1) <= max < 2**above
+    exponents = np.maximum(above - 1 - FRACTION_BITS, LOWEST_EXPONENT)
+    counts = np.clip(np.rint(np.ldexp(blocks, -exponents[..., None])), -LARGEST, LARGEST).astype(np.int8)
+    elements = counts.reshape(padded.shape)[..., :length]
+    return Blocks(
+        np.ascontiguousarray(np.moveaxis(elements, -1, axis)),
+        np.ascontiguousarray(np.moveaxis(exponents.astype(np.int8), -1, axis)),
+        axis,
+    )
+
+
+def decode(blocks: Blocks) -> Float32:
+    """Return the numbers that blocks stand for, as float32, in which all of them are exact."""
+    length = blocks.elements.shape[blocks.axis]
+    spread = np.repeat(blocks.exponents, BLOCK, axis=blocks.axis).take(range(length), axis=blocks.axis)
+    numbers: Float32 = np.ldexp(blocks.elements.astype(np.float32), spread)
+    return numbers
