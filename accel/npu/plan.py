@@ -16,7 +16,7 @@ from accel.npu.arithmetic import LARGEST_PRODUCT, Int8, Int32, Range, ResidualSc
 from accel.npu.checks import check_program
 from accel.npu.geometry import visits
 from accel.npu.profile import NpuProfile
-from accel.npu.program import EXTERNAL_BASE, NpuProgram
+from accel.npu.program import NpuProgram
 
 MAX_EXACT_TERMS = (1 << 24) // LARGEST_PRODUCT
 """The longest dot product that float32 carries without rounding, in whatever order it is added up."""
@@ -86,22 +86,16 @@ class Plan:
     tensors_begin: int = 0
     """The external vector behind the program's constants; tensor vectors count from here."""
     tensor_vectors: int = 0
+    """How many of them the program's transfers reach over."""
 
 
 def plan(program: NpuProgram, profile: NpuProfile) -> Plan:
     """Check `program` (checks.py) and resolve it."""
     instructions = check_program(program, profile)
     planner = _Planner(program, profile)
-    planner.plan.tensor_vectors = _tensor_vectors(program, planner.plan.tensors_begin, profile.columns)
     for instruction in instructions:
         planner.take(instruction)
     return planner.plan
-
-
-def _tensor_vectors(program: NpuProgram, begin: int, columns: int) -> int:
-    """How many external vectors inputs and outputs reach over."""
-    places = (*program.description.inputs, *program.description.outputs)
-    return max([0, *(place.base + place.vectors(columns) - EXTERNAL_BASE - begin for place in places)])
 
 
 class _Planner:

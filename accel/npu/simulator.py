@@ -43,7 +43,8 @@ class Simulator:
 
     def _execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
         count = len(next(iter(inputs.values())))
-        state = _State(self.profile, count, self._plan)
+        touched = [(at, vectors.shape[1]) for at, vectors in inputs.items()] + list(wanted)
+        state = _State(self.profile, count, self._plan, max(at + length for at, length in touched))
         for at, vectors in inputs.items():
             state.memory(at, vectors.shape[1])[...] = vectors
         for step in self._plan.steps:
@@ -61,20 +62,21 @@ class Simulator:
 class _State:
     """What the machine's memories hold, per image. Behind the activations lies one vector per padding value."""
 
-    def __init__(self, profile: NpuProfile, count: int, planned: Plan) -> None:
+    def __init__(self, profile: NpuProfile, count: int, planned: Plan, end: int) -> None:
         depth = profile.activation_vectors
         self.activations = np.zeros((count, depth + len(planned.paddings), profile.columns), np.int8)
         for place, value in enumerate(planned.paddings):
             self.activations[:, depth + place] = value
         self.accumulators = np.zeros((count, 2 * profile.accumulator_depth, profile.rows), np.int32)
-        self.tensors = np.zeros((count, planned.tensor_vectors, profile.columns), np.int8)
-        self._tensors_begin = planned.tensors_begin
+        self._tensors_begin = EXTERNAL_BASE + planned.tensors_begin
+        tensor_vectors = max(planned.tensor_vectors, end - self._tensors_begin)
+        self.tensors = np.zeros((count, tensor_vectors, profile.columns), np.int8)
 
     def memory(self, at: int, length: int) -> Int8:
         """Return the vectors behind a host's address, on the chip or outside of it."""
         if at < EXTERNAL_BASE:
             return self.activations[:, at : at + length]
-        first = at - EXTERNAL_BASE - self._tensors_begin
+        first = at - self._tensors_begin
         return self.tensors[:, first : first + length]
 
 

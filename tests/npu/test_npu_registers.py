@@ -100,5 +100,13 @@ def test_n23_n83_waits_are_counted_by_what_they_wait_for(emulator: Emulator) -> 
     made = make_program(PROFILE, program, np.ones((8, PROFILE.columns), np.int8), parameters)
     memory_after(emulator, made, np.zeros((16, PROFILE.columns), np.int8))
     assert emulator.counters == Counters(
-        cycles=221, visits=32, vector_cycles=128, loader_stalls=16, array_stalls=13, vector_stalls=72, sync_stalls=93
+        cycles=221,
+        visits=32,
+        vector_cycles=128,
+        loader_stalls=16,
+        array_stalls=13,
+        vector_stalls=72,
+        sync_stalls=93,
+        transfer_stalls=0,
+        transfer_cycles=0,
     )

@@ -21,8 +21,8 @@ static inline void tick(Npu* npu) {
   Vnpu_system& system = npu->system;
   uint16_t data = 0;
   if (npu->sdram)
-    data = npu->sdram->edge({bool(system.sdram_cs_n), bool(system.sdram_ras_n), bool(system.sdram_cas_n), bool(system.sdram_we_n),
-                             system.sdram_ba, system.sdram_a, system.sdram_dq_out, bool(system.sdram_dq_drive)});
+    data = npu->sdram->edge({bool(system.sdram_cke), bool(system.sdram_cs_n), bool(system.sdram_ras_n), bool(system.sdram_cas_n),
+                             bool(system.sdram_we_n), system.sdram_ba, system.sdram_a, system.sdram_dq_out, bool(system.sdram_dq_drive)});
   system.sdram_dq_in = data;
   system.clk = 0;
   system.eval();

@@ -24,6 +24,7 @@ module npu_board #(
   input  wire rx,
   output wire tx,
   output wire quiet,  // nothing is under way; a simulation may sleep
+  output wire        sdram_cke,
   output wire        sdram_cs_n,
   output wire        sdram_ras_n,
   output wire        sdram_cas_n,
@@ -246,7 +247,7 @@ module npu_board #(
   ) system (
     .clk, .rst, .host_write, .host_read(state == LOOK && step == 0), .host_region(region[2:0]), .host_address(address[25:0]),
     .host_data(word), .host_read_data, .host_ready, .busy(core_busy), .memory_idle,
-    .sdram_cs_n, .sdram_ras_n, .sdram_cas_n, .sdram_we_n, .sdram_ba, .sdram_a, .sdram_dq_out, .sdram_dq_drive, .sdram_dq_in);
+    .sdram_cke, .sdram_cs_n, .sdram_ras_n, .sdram_cas_n, .sdram_we_n, .sdram_ba, .sdram_a, .sdram_dq_out, .sdram_dq_drive, .sdram_dq_in);
   assign quiet = state == IDLE && line_quiet && !core_busy && memory_idle && !received && !decoded && !frame && !send;
   wire unused_bits = &{1'b0, region, address};
 endmodule

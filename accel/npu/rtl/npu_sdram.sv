@@ -23,6 +23,7 @@ module npu_sdram #(
   input  wire [31:0] write_data,
   output reg         valid,       // a word was read
   output reg  [31:0] read_data,
+  output reg         sdram_cke,
   output reg         sdram_cs_n,
   output reg         sdram_ras_n,
   output reg         sdram_cas_n,
@@ -74,6 +75,7 @@ module npu_sdram #(
   endtask
 
   always_ff @(posedge clk) begin
+    sdram_cke <= !rst;
     command(NOP);
     sdram_dq_drive <= 0;
     done <= 0;

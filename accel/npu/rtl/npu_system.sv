@@ -26,6 +26,7 @@ module npu_system #(
   output wire        host_ready,
   output wire        busy,
   output wire        memory_idle,
+  output wire        sdram_cke,
   output wire        sdram_cs_n,
   output wire        sdram_ras_n,
   output wire        sdram_cas_n,
@@ -55,11 +56,12 @@ module npu_system #(
         .clk, .rst, .restart(memory_restart), .request(memory_request), .write(memory_write), .address(memory_address[22:0]),
         .words(memory_words), .ready(memory_ready), .idle(memory_idle), .done(memory_done), .take(memory_take),
         .write_data(memory_write_data), .valid(memory_valid), .read_data(memory_read_data),
-        .sdram_cs_n, .sdram_ras_n, .sdram_cas_n, .sdram_we_n, .sdram_ba, .sdram_a, .sdram_dq_out, .sdram_dq_drive, .sdram_dq_in);
+        .sdram_cke, .sdram_cs_n, .sdram_ras_n, .sdram_cas_n, .sdram_we_n, .sdram_ba, .sdram_a, .sdram_dq_out, .sdram_dq_drive, .sdram_dq_in);
     end else begin : g_none
       assign {memory_ready, memory_done, memory_take, memory_valid, memory_idle} = 5'b00001;
       assign memory_read_data = 0;
-      assign {sdram_cs_n, sdram_ras_n, sdram_cas_n, sdram_we_n, sdram_ba, sdram_a, sdram_dq_out, sdram_dq_drive} = {4'b1111, 32'b0};
+      assign {sdram_cke, sdram_cs_n, sdram_ras_n, sdram_cas_n, sdram_we_n} = 5'b01111;
+      assign {sdram_ba, sdram_a, sdram_dq_out, sdram_dq_drive} = 32'b0;
       wire unused_bits = &{1'b0, memory_restart, memory_request, memory_write, memory_address, memory_words, memory_write_data,
         sdram_dq_in, POWER_UP_CYCLES[0], REFRESH_CYCLES[0]};
     end

@@ -11,7 +11,7 @@
 #include <vector>
 
 struct SdramPins {
-  bool cs_n, ras_n, cas_n, we_n;
+  bool cke, cs_n, ras_n, cas_n, we_n;
   uint32_t bank, address;
   uint16_t data;
   bool drive;
@@ -27,10 +27,11 @@ class Sdram {
   // One rising edge of the clock with the pins as they are before it; returns what the memory drives for the controller to take
   // at the edge behind this one.
   uint16_t edge(const SdramPins& pins) {
-    now_++;
+    now_ += pins.cke;
     const uint16_t out = coming_;
     coming_ = next_;
     next_ = 0xDEAD;  // nobody drives the bus
+    if (!pins.cke) return out;
     if (!pins.cs_n) command(pins);
     else if (pins.drive) fail("data driven without a command");
     return out;
