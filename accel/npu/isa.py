@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgewright.errors import PackageError
 
-VERSION = 1
+VERSION = 2
 WORD_BITS = 128
 OPCODE_BITS = 4
 PARTS_LIMIT = 16
@@ -178,7 +178,7 @@ class LoadW(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayPass(Instruction):
-    """What GEMM, DW and POOL share: visit every position of the shape once per tap."""
+    """What GEMM, DW and POOL share: a window over every position of the shape."""
 
     base: int
     top: int = 0
@@ -204,7 +204,7 @@ class Gemm(ArrayPass):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dw(ArrayPass):
-    """Add, per channel, the product of the activation and the weight of the tap."""
+    """Add, per channel, the products of the window and the kernel (depthwise.py says how large it may be)."""
 
     opcode = Opcode.DW
 
