@@ -29,7 +29,7 @@ from accel.npu.compiler import Compiled, compile_model
 from accel.npu.emulator import Emulator
 from accel.npu.hardware import Hardware
 from accel.npu.host import Session
-from accel.npu.profile import PROFILES, NpuProfile, find_profile
+from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.report import estimate
 from accel.npu.simulator import Simulator
 from edgewright.errors import BadInputError
@@ -55,7 +55,7 @@ def main() -> None:
     depthwise = quantize(depthwise_network(random_weights()), images[:20])
     for name, network in (("ResNet-8", quantized), ("depthwise network, random weights", depthwise)):
         print(f"== {name}")
-        for profile in PROFILES.values():
+        for profile in npu_profiles():
             show_costs(network, profile)
     print(PUBLISHED)
     compiled = compile_model(quantized, find_profile("ulx3s-85f"))

@@ -16,11 +16,12 @@ from typing import Any
 from edgewright.contracts import wire
 from edgewright.contracts.names import nearest
 from edgewright.errors import NotFoundError, ProfileError
-from hardware_profiles.hardware_profile import HardwareProfile, Limits, NpuRecord
+from hardware_profiles.hardware_profile import HardwareProfile, Limits
+from hardware_profiles.npu_profile import NpuProfile
 
 SUFFIX = ".toml"
 
-_TABLES: dict[str, type[Any]] = {"limits": Limits, "npu": NpuRecord}
+_TABLES: dict[str, type[Any]] = {"limits": Limits, "npu": NpuProfile}
 
 
 @functools.cache
@@ -66,6 +67,8 @@ def parse_profile(text: str, *, where: str) -> HardwareProfile:
     except tomllib.TOMLDecodeError as wrong:
         raise ProfileError(f"{where}: a profile must be TOML: {wrong}") from wrong
     _check_fields(table, HardwareProfile, where, "")
+    if isinstance(table.get("npu"), dict):
+        table["npu"].setdefault("name", table["name"])
     for name, kind in _TABLES.items():
         if isinstance(table.get(name), dict):
             _check_fields(table[name], kind, where, f"{name}.")

@@ -40,7 +40,7 @@ def show(name: str, as_json: bool) -> None:
     """Show one profile: a shipped one by NAME, or your own by the path of its file."""
     profile = load_profile(name)
     if as_json:
-        print_json({**_plain(profile), "npu_hash": profile.npu.hash if profile.npu else None})
+        print_json({**_plain(profile), "npu_hash": profile.npu.hash.hex() if profile.npu else None})
         return
     print_table(("FIELD", "VALUE"), _fields(profile))
 
@@ -108,7 +108,7 @@ def _fields(profile: HardwareProfile) -> list[tuple[str, object]]:
         else:
             rows.append((name, ", ".join(value) or None if isinstance(value, list | tuple) else value))
     if profile.npu:
-        rows.append(("npu.hash", profile.npu.hash))
+        rows.append(("npu.hash", profile.npu.hash.hex()))
     return rows
 
 

@@ -1,7 +1,8 @@
 """What one kind of machine can do, as plain data that is true by construction.
 
 A profile is written in TOML (`profiles/*.toml`) and read by `catalog.py`. An object of these types that
-exists has been checked: positive sizes, known precisions, and for an FPGA board a complete record of its accelerator.
+exists has been checked: positive sizes, known precisions, and for an FPGA board a complete record of its accelerator
+(`npu_profile.py`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from edgewright.contracts import wire
 from edgewright.contracts.names import check_name
 from edgewright.contracts.variant import Precision
 from edgewright.errors import ProfileError
+from hardware_profiles.npu_profile import NpuProfile
 
 NPU_HASH = "npu.profile"
-"""The property of a variant's config that names the accelerator that its program was built for (`NpuRecord.hash`)."""
+"""The property of a variant's config that names the accelerator of its program: `NpuProfile.hash` in hexadecimal."""
 
 
 class Architecture(enum.StrEnum):
@@ -35,46 +36,6 @@ class Limits:
 
     def __post_init__(self) -> None:
         _check_positive(max_variant_mib=self.max_variant_mib)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NpuRecord:
-    """Everything that fixes an NPU: two boards with equal records run the same programs."""
-
-    rows: int
-    """Output lanes: channels that are computed at once."""
-    columns: int
-    """Elements of the activation vector that is broadcast each cycle."""
-    clock_mhz: int
-    paired_multipliers: bool
-    """Whether two multiplications share one 18x18 multiplier."""
-    activation_buffer_kib: int
-    accumulator_buffer_kib: int
-    program_buffer_kib: int
-    external_memory_mib: int = 0
-    external_bandwidth_mb_per_s: int = 0
-    number_format: str = "int8"
-
-    def __post_init__(self) -> None:
-        _check_positive(
-            rows=self.rows,
-            columns=self.columns,
-            clock_mhz=self.clock_mhz,
-            activation_buffer_kib=self.activation_buffer_kib,
-            accumulator_buffer_kib=self.accumulator_buffer_kib,
-            program_buffer_kib=self.program_buffer_kib,
-        )
-        if self.external_memory_mib < 0 or self.external_bandwidth_mb_per_s < 0:
-            raise ProfileError("external_memory_mib and external_bandwidth_mb_per_s must be 0 or more")
-        if bool(self.external_memory_mib) != bool(self.external_bandwidth_mb_per_s):
-            raise ProfileError("external_memory_mib and external_bandwidth_mb_per_s must both be given, or neither")
-        if self.number_format != "int8":
-            raise ProfileError(f"number_format must be int8, not {self.number_format!r}")
-
-    @property
-    def hash(self) -> str:
-        """Return the 32 bits, in hexadecimal, that the board's ID register and a program must both carry."""
-        return wire.digest_of(wire.encode(self)).removeprefix("sha256:")[:8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +59,7 @@ class HardwareProfile:
     boards: tuple[str, ...] = ()
     """What such machines call themselves: the beginning of a device tree's model, or of a serial board's name."""
     limits: Limits = field(default_factory=Limits)
-    npu: NpuRecord | None = None
+    npu: NpuProfile | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, "profile")
@@ -113,6 +74,8 @@ class HardwareProfile:
             raise ProfileError("a profile with the backend npu must have an [npu] table, and only such a profile")
         if self.architecture is Architecture.ANY and self.npu is None:
             raise ProfileError("architecture must be amd64 or arm64; any is for boards with an [npu] table")
+        if self.npu is not None and self.npu.name != self.name:
+            raise ProfileError(f"npu.name must be the profile's name, {self.name}, not {self.npu.name!r}; leave it out")
 
 
 def _check_positive(**sizes: int | None) -> None:

@@ -70,9 +70,11 @@ def _npu_reason(profile: HardwareProfile, config: VariantConfig) -> str | None:
     if profile.npu is None or config.backend != "npu":
         return None
     built_for = config.properties.get(NPU_HASH)
-    if built_for == profile.npu.hash:
+    own = profile.npu.hash.hex()
+    if built_for == own:
         return None
-    return f"was compiled for the NPU {built_for or 'of no profile'}, and {profile.name} has the NPU {profile.npu.hash}"
+    theirs = built_for[:12] if built_for else "of no profile"
+    return f"was compiled for the NPU {theirs}, and {profile.name} has the NPU {own[:12]}"
 
 
 def _memory_reason(profile: HardwareProfile, config: VariantConfig) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from accel.npu.hardware import Hardware
 from accel.npu.host import Session
-from accel.npu.profile import PROFILES, NpuProfile, find_profile
+from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.program import MAGIC, NpuProgram, read_program
 from accel.npu.report import Estimate, estimate, listing
 from accel.npu.simulator import Simulator
@@ -43,11 +43,11 @@ def group() -> None:
 def profiles(as_json: bool) -> None:
     """List the NPUs that programs can be compiled for."""
     if as_json:
-        print_json([{**_fields(profile), "hash": profile.hash.hex()} for profile in PROFILES.values()])
+        print_json([{**_fields(profile), "hash": profile.hash.hex()} for profile in npu_profiles()])
         return
     rows = [
         (p.name, f"{p.rows}x{p.columns}", p.paired, p.activation_vectors, p.weight_rows, p.clock_mhz, p.part or None, p.status)
-        for p in PROFILES.values()
+        for p in npu_profiles()
     ]
     print_table(("name", "array", "paired", "vectors", "weight rows", "MHz", "part", "status"), rows)
 

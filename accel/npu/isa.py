@@ -16,10 +16,8 @@ import numpy.typing as npt
 
 from edgewright.errors import PackageError
 
-VERSION = 2
 WORD_BITS = 128
 OPCODE_BITS = 4
-PARTS_LIMIT = 16
 Words = npt.NDArray[np.uint32]
 """Instructions as [count, 4] 32-bit words, the least significant word first."""
 

@@ -10,6 +10,9 @@ from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
 from accel.npu.timing import Counters, time_program
 
+SIMULATED_ROWS = 32
+"""The largest array that was simulated beside the cycle model (tests/npu/test_npu_rtl.py)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
@@ -38,7 +41,8 @@ class Estimate:
     input_bytes: int
     output_bytes: int
     program_bytes: int
-    basis: str = "cycle model, equal to the RTL's counters; clock from the profile"
+    basis: str
+    """What the cycles rest on."""
 
 
 def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
@@ -59,7 +63,15 @@ def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
         input_bytes=sum(place.vectors(columns) * columns for place in description.inputs),
         output_bytes=sum(place.vectors(columns) * columns for place in description.outputs),
         program_bytes=program.instructions.nbytes + program.weights.nbytes + program.parameters.nbytes,
+        basis=_basis(profile),
     )
+
+
+def _basis(profile: NpuProfile) -> str:
+    """The cycle model was held against the RTL up to `SIMULATED_ROWS`; a larger array is an extrapolation, and says so."""
+    if profile.rows > SIMULATED_ROWS:
+        return f"extrapolated: the cycle model equals the RTL's counters up to {SIMULATED_ROWS} rows; nothing is built"
+    return "cycle model, equal to the RTL's counters; clock from the profile"
 
 
 def listing(program: NpuProgram) -> Iterator[str]:

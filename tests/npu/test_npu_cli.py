@@ -105,3 +105,8 @@ def test_a_program_for_another_npu_is_refused(model: Path, tmp_path: Path) -> No
     result = edgewright("estimate", written, "--profile", "npu-sim-8")
     assert result.exit_code == 2
     assert "the program was compiled for NPU npu-sim-4" in result.stderr
+
+
+def test_the_cost_on_a_machine_that_nobody_simulated_is_called_extrapolated(model: Path) -> None:
+    told = json.loads(edgewright("estimate", model, "--profile", "brainwave-class", "--json").stdout)
+    assert told["basis"] == "extrapolated: the cycle model equals the RTL's counters up to 32 rows; nothing is built"

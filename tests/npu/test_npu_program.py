@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import hardware_profiles
 from accel.npu import isa
-from accel.npu.profile import PROFILES, NpuProfile, find_profile
+from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.program import LayerRecord, NpuProgram, read_program
 from accel.npu.simulator import Simulator
 from accel.npu.tensors import ColumnFold, TensorPlace
@@ -79,7 +81,7 @@ def test_n54_a_program_for_another_machine_is_refused_before_it_is_loaded(progra
 
 
 def test_n60_every_profile_has_its_own_hash_and_a_new_name_does_not_change_it() -> None:
-    assert len({profile.hash for profile in PROFILES.values()}) == len(PROFILES)
+    assert len({profile.hash for profile in npu_profiles()}) == len(npu_profiles())
     assert replace(PROFILE, name="mine", part="x", status="y").hash == PROFILE.hash
     assert replace(PROFILE, clock_mhz=61.0).hash != PROFILE.hash
 
@@ -92,12 +94,28 @@ def test_n60_every_profile_has_its_own_hash_and_a_new_name_does_not_change_it() 
         ("vector_lanes", 4, r"vector_lanes must be at most half of columns \(4\), not 4"),
         ("clock_mhz", -1.0, "clock_mhz must be positive, not -1.0"),
         ("number_format", "fp8", "number_format must be int8, not 'fp8'"),
+        ("external_memory_mib", 32, "external_memory_mib and .* must both be positive or both 0, not 32 and 0"),
+        ("isa_version", 99, "isa_version must be 1, the one that this edgewright speaks, not 99"),
         ("activation_vectors", 1 << 17, "activation_vectors must be at most 65536, not 131072"),
     ],
 )
 def test_n61_a_profile_that_cannot_be_built_is_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(ProfileError, match=f"^npu-sim-4: {message}$"):
         changed(field, value)
+
+
+def test_n61_an_array_with_more_rows_than_loadw_can_count_is_refused() -> None:
+    with pytest.raises(ProfileError, match=r"^npu-sim-4: rows must be at most 128, not 256$"):
+        replace(PROFILE, rows=256, columns=64)
+
+
+def test_an_npu_of_your_own_is_found_by_the_path_of_its_profile(tmp_path: Path) -> None:
+    shipped = Path(hardware_profiles.__file__).parent / "profiles"
+    mine = tmp_path / "mine.toml"
+    mine.write_text((shipped / "npu-sim-4.toml").read_text().replace("npu-sim-4", "mine"))
+    assert find_profile(str(mine)).hash == PROFILE.hash
+    with pytest.raises(NotFoundError, match=r"raspberry-pi-5\.toml: the profile must have an \[npu\] table, but it describes"):
+        find_profile(str(shipped / "raspberry-pi-5.toml"))
 
 
 def changed(field: str, value: object) -> NpuProfile:

@@ -1,0 +1,120 @@
+"""What one build of the NPU is: array, memories, clock, pairing. One record, one hash, known to host, compiler and hardware.
+
+The hash stands in the hardware's ID registers, in every program's header and in the properties of a compiled variant, so a
+program for another machine is refused before a byte of it is uploaded (docs/spec/npu.md, N60-N62). The record is written as the
+`[npu]` table of a profile (`profiles/*.toml`); its name is the profile's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+from edgewright.contracts import wire
+from edgewright.contracts.names import check_name
+from edgewright.errors import ProfileError
+
+ISA_VERSION = 2
+"""The instruction set that this edgewright speaks; whatever changes the meaning of an instruction raises it."""
+PARTS_LIMIT = 16
+"""A vector pass counts its parts in 4 bits."""
+ROWS_LIMIT = 128
+"""LOADW and register 1 count rows in 8 bits, and the number is a power of two."""
+NUMBER_FORMATS = ("int8",)
+
+_NOT_HASHED = ("name", "part", "status")
+_ADDRESS_LIMITS = {
+    "instructions": 1 << 16,
+    "weight_rows": 1 << 20,
+    "activation_vectors": 1 << 16,
+    "accumulator_depth": 1 << 12,
+    "parameter_groups": 1 << 16,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NpuProfile:
+    """One NPU: `rows` lanes (output channels) times `columns` (input channels of one activation vector)."""
+
+    name: str
+    rows: int
+    columns: int
+    vector_lanes: int
+    """How many outputs the vector unit finishes per cycle."""
+    paired: bool
+    """Two multiplications share one 18x18 multiplier."""
+    instructions: int
+    """Depth of the program memory, in 128-bit words."""
+    weight_rows: int
+    """Depth of the weight memory, in rows of `columns` bytes."""
+    activation_vectors: int
+    """Depth of the activation memory, in vectors of `columns` bytes."""
+    accumulator_depth: int
+    """Entries per lane in each of the two accumulator banks."""
+    parameter_groups: int
+    """Depth of the parameter memory: entries of `vector_lanes` x (bias, multiplier, shift)."""
+    clock_mhz: float
+    external_memory_mib: int = 0
+    """Memory outside the FPGA that DMA reaches; 0 is none."""
+    external_bandwidth_mb_per_s: int = 0
+    number_format: str = "int8"
+    isa_version: int = ISA_VERSION
+    part: str = ""
+    status: str = "simulated"
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "NPU profile")
+        for name, value in self._powers_of_two().items():
+            self._require(value > 1 and value & (value - 1) == 0, f"{name} must be a power of two over 1, not {value}")
+        self._require(self.columns % 4 == 0, f"columns must be a multiple of 4, not {self.columns}")
+        self._require(
+            self.rows % self.columns == 0 and self.rows // self.columns < PARTS_LIMIT,
+            f"rows must be 1 to {PARTS_LIMIT - 1} times columns ({self.columns}), not {self.rows}",
+        )
+        self._require(
+            self.columns // self.vector_lanes >= 2,
+            f"vector_lanes must be at most half of columns ({self.columns}), not {self.vector_lanes}",
+        )
+        self._require(self.clock_mhz > 0, f"clock_mhz must be positive, not {self.clock_mhz}")
+        self._require(
+            self.number_format in NUMBER_FORMATS,
+            f"number_format must be {' or '.join(NUMBER_FORMATS)}, not {self.number_format!r}",
+        )
+        self._require(
+            self.isa_version == ISA_VERSION,
+            f"isa_version must be {ISA_VERSION}, the one that this edgewright speaks, not {self.isa_version}",
+        )
+        for name, limit in (("rows", ROWS_LIMIT), *_ADDRESS_LIMITS.items()):
+            self._require(getattr(self, name) <= limit, f"{name} must be at most {limit}, not {getattr(self, name)}")
+        self._check_external_memory()
+
+    def _powers_of_two(self) -> dict[str, int]:
+        names = ("rows", "columns", "vector_lanes", *_ADDRESS_LIMITS)
+        return {name: getattr(self, name) for name in names}
+
+    def _check_external_memory(self) -> None:
+        size, bandwidth = self.external_memory_mib, self.external_bandwidth_mb_per_s
+        self._require(
+            min(size, bandwidth) > 0 or size == bandwidth == 0,
+            f"external_memory_mib and external_bandwidth_mb_per_s must both be positive or both 0, not {size} and {bandwidth}",
+        )
+
+    def _require(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise ProfileError(f"{self.name}: {otherwise}")
+
+    @property
+    def lane_groups(self) -> int:
+        """How many cycles the vector unit spends on one vector of `columns` outputs."""
+        return self.columns // self.vector_lanes
+
+    @property
+    def macs_per_cycle(self) -> int:
+        """Multiplications of the whole array per cycle."""
+        return self.rows * self.columns
+
+    @property
+    def hash(self) -> bytes:
+        """The 32 bytes that tell this machine from every other one."""
+        record = {name: value for name, value in asdict(self).items() if name not in _NOT_HASHED}
+        return hashlib.sha256(wire.encode(record)).digest()
