@@ -14,7 +14,7 @@ from edgewright.contracts import wire
 from edgewright.contracts.names import check_name
 from edgewright.errors import ProfileError
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 """The instruction set that this edgewright speaks; whatever changes the meaning of an instruction raises it."""
 PARTS_LIMIT = 16
 """A vector pass counts its parts in 4 bits."""

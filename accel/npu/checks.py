@@ -13,7 +13,8 @@ import numpy as np
 
 from accel.npu import isa
 from accel.npu.arithmetic import MAX_SHIFT
-from accel.npu.geometry import visits
+from accel.npu.depthwise import LINE_COLUMNS, depthwise_unit, walk
+from accel.npu.geometry import ADDRESS_MASK, visits
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
 from edgewright.errors import PackageError
@@ -145,7 +146,9 @@ class _Checker:
             raise _RuleBrokenError("a SHAPE must come first")
         taps = instruction.kernel_rows * instruction.kernel_columns
         _require(taps >= 1, "a kernel must have at least one row and one column")
-        _check_flags(instruction, taps, self._profile)
+        _check_flags(instruction)
+        if isinstance(instruction, isa.Dw):
+            _check_window(instruction, self._shape, self._profile)
         span = visits(self._shape, instruction).span
         depth = self._profile.activation_vectors
         _require(span is None or span[1] < depth, f"activations end at {depth}, but {span and span[1]} is read")
@@ -204,11 +207,28 @@ class _Checker:
         return spans
 
 
-def _check_flags(instruction: isa.ArrayPass, taps: int, profile: NpuProfile) -> None:
-    is_pool, is_depthwise = isinstance(instruction, isa.Pool), isinstance(instruction, isa.Dw)
+def _check_flags(instruction: isa.ArrayPass) -> None:
+    is_pool = isinstance(instruction, isa.Pool)
     _require(is_pool or not instruction.maximum, "only POOL takes a maximum")
     _require(not is_pool or not instruction.swap, "POOL uses no weights to swap")
-    _require(not is_depthwise or taps <= profile.rows, f"DW takes at most {profile.rows} taps at a time, not {taps}")
+
+
+def _check_window(instruction: isa.Dw, shape: isa.Shape, profile: NpuProfile) -> None:
+    """DW walks the input itself, row by row, so the grid and the kernel must agree with that walk (N27)."""
+    unit, kernel = depthwise_unit(profile), (instruction.kernel_rows, instruction.kernel_columns)
+    _require(
+        kernel[0] <= unit.rows and kernel[1] <= unit.columns,
+        f"DW takes kernels of up to {unit.rows} x {unit.columns} in one pass, not {kernel[0]} x {kernel[1]}",
+    )
+    _require((instruction.row_dilation, instruction.column_dilation) == (1, 1), "DW takes no dilation")
+    _require(min(shape.row_step, shape.column_step) >= 1, "DW takes steps of 1 or more")
+    pitches = (shape.row_step * instruction.tap_row_pitch, shape.column_step * instruction.tap_column_pitch)
+    _require(
+        ((shape.row_pitch - pitches[0]) | (shape.column_pitch - pitches[1])) & ADDRESS_MASK == 0,
+        "DW takes position pitches of step x tap pitch only",
+    )
+    columns = walk(shape, instruction)[1]
+    _require(columns <= LINE_COLUMNS, f"DW visits rows of up to {LINE_COLUMNS} vectors, not {columns}")
 
 
 def _check_apart(vector: Touched, array: Touched) -> None:

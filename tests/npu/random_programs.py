@@ -11,6 +11,7 @@ import numpy as np
 from accel.npu import isa
 from accel.npu.arithmetic import Int8, Int32
 from accel.npu.checks import check_program
+from accel.npu.depthwise import depthwise_unit
 from accel.npu.profile import NpuProfile
 from accel.npu.program import Description, NpuProgram
 from edgewright.errors import PackageError
@@ -131,20 +132,21 @@ def passes(
 ) -> list[isa.Instruction]:
     kind = chance.choice([isa.Gemm, isa.Gemm, isa.Dw, isa.Pool])
     top, left = chance.randint(-3, 3), chance.randint(-3, 3)
-    taps_limit = 3 if kind is isa.Pool else 2
+    unit = depthwise_unit(profile)
+    limits = {isa.Gemm: (2, 2), isa.Dw: (unit.rows, unit.columns), isa.Pool: (3, 2)}[kind]
     swap = 0 if kind is isa.Pool else int(chance.randint(0, 3) > 0)
     made: list[isa.Instruction] = []
     if swap:
         made.append(isa.LoadW(address=chance.randint(0, 32), rows=chance.randint(1, profile.rows)))
-    dilations = chance.randint(0, 3), chance.randint(0, 3)
+    dilations = (1, 1) if kind is isa.Dw else (chance.randint(0, 3), chance.randint(0, 3))
     made.append(
         kind(
             base=(chance.randint(0, 3) * PLANE + top * shape.width + left) & 0xFFFF,
             top=top,
             left=left,
             accumulator=accumulator,
-            kernel_rows=chance.randint(1, taps_limit),
-            kernel_columns=chance.randint(1, 2),
+            kernel_rows=chance.randint(1, limits[0]),
+            kernel_columns=chance.randint(1, limits[1]),
             row_dilation=dilations[0],
             column_dilation=dilations[1],
             tap_row_pitch=dilations[0] * shape.width,
