@@ -19,7 +19,7 @@ SWEEP_MIN = 4
 ARRAY_DEPTH = 7
 """Cycles from the address of a visit to its accumulation."""
 LOADER_DEPTH = 2
-VECTOR_DEPTH = 10
+VECTOR_DEPTH = 12
 
 
 @dataclass(frozen=True, slots=True)
