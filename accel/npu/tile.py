@@ -148,11 +148,17 @@ class Tiler:
 
     def _window_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[_Tap]:
         """One pass over all taps where the unit holds them, else one per piece of the kernel."""
-        unit = depthwise_unit(self.profile)
+        unit, window = depthwise_unit(self.profile), layer.window
         weights = layer.weights[first : first + self.profile.columns, 0]
-        for rows, columns in unit.pieces(*weights.shape[1:]):
-            piece = weights[:, rows, columns]
-            kernel = isa.Dw(base=0, kernel_rows=piece.shape[1], kernel_columns=piece.shape[2])
+        for rows, columns in unit.pieces((window.rows, window.columns), (window.row_step, window.column_step)):
+            piece = weights[:, rows][:, :, columns]
+            kernel = isa.Dw(
+                base=0,
+                kernel_rows=len(rows),
+                kernel_columns=len(columns),
+                row_dilation=rows.step,
+                column_dilation=columns.step,
+            )
             load = self.memory.add_weights(unit.arrange(piece))
             yield _Tap(first // self.profile.columns, rows.start, columns.start, load, kernel)
 
@@ -195,10 +201,10 @@ class Tiler:
             base=(plane + top * source.width + left) & ADDRESS_MASK,
             top=top,
             left=left,
-            row_dilation=window.row_dilation,
-            column_dilation=window.column_dilation,
-            tap_row_pitch=window.row_dilation * source.width,
-            tap_column_pitch=window.column_dilation,
+            row_dilation=window.row_dilation * tap.kernel.row_dilation,
+            column_dilation=window.column_dilation * tap.kernel.column_dilation,
+            tap_row_pitch=window.row_dilation * tap.kernel.row_dilation * source.width,
+            tap_column_pitch=window.column_dilation * tap.kernel.column_dilation,
         )
         return Work(tap.load, array_pass)
 

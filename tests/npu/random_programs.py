@@ -141,7 +141,9 @@ def passes(
     made: list[isa.Instruction] = []
     if swap:
         made.append(isa.LoadW(address=chance.randint(0, 32), rows=chance.randint(1, profile.rows)))
-    dilations = (1, 1) if kind is isa.Dw else (chance.randint(0, 3), chance.randint(0, 3))
+    dilations = chance.randint(0, 3), chance.randint(0, 3)
+    if kind is isa.Dw:
+        dilations = chance.choice([1, shape.row_step]), chance.choice([1, shape.column_step])
     made.append(
         kind(
             base=(chance.randint(0, 3) * PLANE + top * shape.width + left) & 0xFFFF,

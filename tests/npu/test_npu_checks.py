@@ -69,9 +69,9 @@ def parameters() -> Int32:
             id="reads what is written",
         ),
         pytest.param([SHAPE, replace(DW, kernel_rows=2)], "DW takes kernels of up to 1 x 4 in one pass, not 2 x 3", id="kernel"),
-        pytest.param([SHAPE, replace(DW, row_dilation=2)], "DW takes no dilation", id="dilation"),
-        pytest.param([replace(SHAPE, row_step=0), DW], "DW takes steps of 1 or more", id="no step"),
-        pytest.param([SHAPE, replace(DW, tap_row_pitch=5)], "DW takes position pitches of step x tap pitch only", id="pitch"),
+        pytest.param([SHAPE, replace(DW, row_dilation=2)], "a dilation of 1 or the step, not 1 and 2", id="dilation"),
+        pytest.param([replace(SHAPE, row_step=0), DW], "DW takes a step of 1 or more", id="no step"),
+        pytest.param([SHAPE, replace(DW, tap_row_pitch=5)], "the pitches of a DW pass must agree with its steps", id="pitch"),
         pytest.param(
             [replace(SHAPE, rows=1, columns=63), DW], "DW visits rows of up to 64 vectors, not 65", id="beyond the line buffer"
         ),

@@ -73,6 +73,8 @@ SMALL: dict[str, NetworkOf] = {
     "depthwise 3x3 step 2 uneven padding": lambda n: depthwise(n, 3, pads=[0, 1, 2, 0], strides=[2, 2]),
     "depthwise 5x5 steps 1 and 2": lambda n: depthwise(n, 5, pads=[2, 2, 2, 2], strides=[1, 2]),
     "depthwise 7x7": lambda n: depthwise(n, 7, pads=[3, 3, 3, 3]),
+    "depthwise 7x7 steps 2 and 3": lambda n: depthwise(n, 7, pads=[3, 3, 3, 3], strides=[2, 3]),
+    "depthwise 1x1 step 2": lambda n: depthwise(n, 1, strides=[2, 2]),
     "depthwise 3x3 dilated": lambda n: depthwise(n, 3, pads=[2, 2, 2, 2], dilations=[2, 2]),
     "depthwise 1x5": lambda n: n.conv(n.conv(INPUT, 3, 6, (1, 1)), 6, 6, (1, 5), group=6),
     "max pool": lambda n: n.add("MaxPool", n.conv(INPUT, 3, 5), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
