@@ -14,7 +14,8 @@ import numpy as np
 
 from accel.npu import isa
 from accel.npu.arithmetic import MAX_SHIFT
-from accel.npu.geometry import visits
+from accel.npu.depthwise import LINE_COLUMNS, depthwise_unit, walk
+from accel.npu.geometry import ADDRESS_MASK, visits
 from accel.npu.profile import NpuProfile
 from accel.npu.program import EXTERNAL_BASE, NpuProgram
 from accel.npu.trace import executed
@@ -156,7 +157,9 @@ class _Checker:
             raise RuleBrokenError("a SHAPE must come first")
         taps = instruction.kernel_rows * instruction.kernel_columns
         require(taps >= 1, "a kernel must have at least one row and one column")
-        _check_flags(instruction, taps, self._profile)
+        _check_flags(instruction)
+        if isinstance(instruction, isa.Dw):
+            _check_window(instruction, self._shape, self._profile)
         span = visits(self._shape, instruction).span
         depth = self._profile.activation_vectors
         require(span is None or span[1] < depth, f"activations end at {depth}, but {span and span[1]} is read")
@@ -253,11 +256,31 @@ class _Checker:
         return spans
 
 
-def _check_flags(instruction: isa.ArrayPass, taps: int, profile: NpuProfile) -> None:
-    is_pool, is_depthwise = isinstance(instruction, isa.Pool), isinstance(instruction, isa.Dw)
+def _check_flags(instruction: isa.ArrayPass) -> None:
+    is_pool = isinstance(instruction, isa.Pool)
     require(is_pool or not instruction.maximum, "only POOL takes a maximum")
     require(not is_pool or not instruction.swap, "POOL uses no weights to swap")
-    require(not is_depthwise or taps <= profile.rows, f"DW takes at most {profile.rows} taps at a time, not {taps}")
+
+
+def _check_window(instruction: isa.Dw, shape: isa.Shape, profile: NpuProfile) -> None:
+    """DW walks the input itself, row by row, so the grid and the kernel must agree with that walk (N27)."""
+    unit, kernel = depthwise_unit(profile), (instruction.kernel_rows, instruction.kernel_columns)
+    require(
+        kernel[0] <= unit.rows and kernel[1] <= unit.columns,
+        f"DW takes kernels of up to {unit.rows} x {unit.columns} in one pass, not {kernel[0]} x {kernel[1]}",
+    )
+    _require_walk(shape.row_step, instruction.row_dilation, shape.row_pitch, instruction.tap_row_pitch)
+    _require_walk(shape.column_step, instruction.column_dilation, shape.column_pitch, instruction.tap_column_pitch)
+    columns = walk(shape, instruction)[1]
+    require(columns <= LINE_COLUMNS, f"DW visits rows of up to {LINE_COLUMNS} vectors, not {columns}")
+
+
+def _require_walk(step: int, dilation: int, pitch: int, tap_pitch: int) -> None:
+    require(
+        step >= 1 and dilation in (1, step),
+        f"DW takes a step of 1 or more, and a dilation of 1 or the step, not {step} and {dilation}",
+    )
+    require((pitch - step // dilation * tap_pitch) & ADDRESS_MASK == 0, "the pitches of a DW pass must agree with its steps")
 
 
 def _check_apart(vector: Touched, array: Touched) -> None:

@@ -198,7 +198,7 @@ class LoadW(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayPass(Instruction):
-    """What GEMM, DW and POOL share: visit every position of the shape once per tap."""
+    """What GEMM, DW and POOL share: a window over every position of the shape."""
 
     base: int
     top: int = 0
@@ -224,7 +224,7 @@ class Gemm(ArrayPass):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dw(ArrayPass):
-    """Add, per channel, the product of the activation and the weight of the tap."""
+    """Add, per channel, the products of the window and the kernel (depthwise.py says how large it may be)."""
 
     opcode = Opcode.DW
 

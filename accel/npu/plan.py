@@ -14,6 +14,7 @@ import numpy.typing as npt
 from accel.npu import isa
 from accel.npu.arithmetic import LARGEST_PRODUCT, Int8, Int32, Range, ResidualScale
 from accel.npu.checks import check_program
+from accel.npu.depthwise import depthwise_unit
 from accel.npu.geometry import visits
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
@@ -171,8 +172,13 @@ class _Planner:
             weights = np.tile(self._live.T.astype(np.float32), (addresses.shape[1], 1))
             self._add_matrix(MatrixStep(addresses, weights, accumulator, accumulate))
             return
-        taps = self._live[: addresses.shape[1]].astype(np.int32) if isinstance(instruction, isa.Dw) else None
+        taps = self._kernel(instruction) if isinstance(instruction, isa.Dw) else None
         self.plan.steps.append(TapStep(addresses, taps, accumulator, accumulate, bool(instruction.maximum)))
+
+    def _kernel(self, instruction: isa.Dw) -> Int32:
+        unit, columns = depthwise_unit(self._profile), instruction.kernel_columns
+        taps = [(row, column) for row in range(instruction.kernel_rows) for column in range(columns)]
+        return self._live[[unit.weight_row(row, column, columns) for row, column in taps]].astype(np.int32)
 
     def _add_matrix(self, step: MatrixStep) -> None:
         last = self.plan.steps[-1] if self.plan.steps else None

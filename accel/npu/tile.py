@@ -13,8 +13,9 @@ import numpy as np
 
 from accel.npu import isa
 from accel.npu.arithmetic import Int8, Int32, Range, quantize_multiplier, residual_scale
+from accel.npu.depthwise import LINE_COLUMNS, depthwise_unit
 from accel.npu.geometry import ADDRESS_MASK
-from accel.npu.layers import ConvolutionLayer, Layer, OutputStage, PoolingLayer, QuantizedTensor
+from accel.npu.layers import ConvolutionLayer, Layer, OutputStage, PoolingLayer
 from accel.npu.profile import NpuProfile
 
 
@@ -100,11 +101,11 @@ class Tiler:
         if isinstance(layer, PoolingLayer) and _is_whole_plane(layer):
             return self._whole_plane(layer, parameters)
         blocks = list(self._blocks(layer))
-        return [self._job(layer, tile, block, parameters) for tile in self._tiles(layer.result) for block in blocks]
+        return [self._job(layer, tile, block, parameters) for tile in self._tiles(layer) for block in blocks]
 
-    def _tiles(self, result: QuantizedTensor) -> Iterator[Tile]:
-        limit = min(self.tile_positions, self.profile.accumulator_depth)
-        columns = min(result.width, limit)
+    def _tiles(self, layer: Layer) -> Iterator[Tile]:
+        result, limit = layer.result, min(self.tile_positions, self.profile.accumulator_depth)
+        columns = min(result.width, limit, _widest_tile(layer))
         rows = limit // result.width if columns == result.width else 1
         for row in range(0, result.height, rows):
             for column in range(0, result.width, columns):
@@ -112,36 +113,54 @@ class Tiler:
 
     def _blocks(self, layer: Layer) -> Iterator[_Block]:
         """Cut the output channels to what the array finishes at once, and store the weights."""
-        if isinstance(layer, ConvolutionLayer) and not layer.depthwise:
-            for first in range(0, layer.result.channels, self.profile.rows):
-                count = min(self.profile.rows, layer.result.channels - first)
-                yield _Block(first, count, tuple(self._dense_taps(layer, first, count)))
-            return
-        for first in range(0, layer.result.channels, self.profile.columns):
-            count = min(self.profile.columns, layer.result.channels - first)
-            taps = self._depthwise_taps(layer, first) if isinstance(layer, ConvolutionLayer) else self._pooling_taps(layer, first)
-            yield _Block(first, count, tuple(taps))
+        multiplies_blocks = isinstance(layer, ConvolutionLayer) and not _has_window(layer)
+        size = self.profile.rows if multiplies_blocks else self.profile.columns
+        for first in range(0, layer.result.channels, size):
+            count = min(size, layer.result.channels - first)
+            yield _Block(first, count, tuple(self._taps(layer, first, count)))
+
+    def _taps(self, layer: Layer, first: int, count: int) -> Iterator[_Tap]:
+        if isinstance(layer, PoolingLayer):
+            return self._pooling_taps(layer, first)
+        if not layer.depthwise:
+            return self._dense_taps(layer, first, count)
+        return self._window_taps(layer, first) if _has_window(layer) else self._diagonal_taps(layer, first, count)
 
     def _dense_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[_Tap]:
         columns, inputs = self.profile.columns, layer.weights.shape[1]
         for block in range(-(-inputs // columns)):
             weights = layer.weights[first : first + count, block * columns : (block + 1) * columns]
-            for row in range(layer.window.rows):
-                for column in range(layer.window.columns):
-                    yield _Tap(block, row, column, self.memory.add_weights(weights[:, :, row, column]), isa.Gemm(base=0))
+            yield from self._matrix_taps(block, weights)
 
-    def _depthwise_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[_Tap]:
-        """One pass over all taps where the weight registers hold them, else one per kernel row, or per part of a row."""
+    def _matrix_taps(self, block: int, weights: Int8) -> Iterator[_Tap]:
+        for row in range(weights.shape[2]):
+            for column in range(weights.shape[3]):
+                yield _Tap(block, row, column, self.memory.add_weights(weights[:, :, row, column]), isa.Gemm(base=0))
+
+    def _diagonal_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[_Tap]:
+        """A depthwise layer that the window unit cannot take: matrices with one channel's weight in each row."""
+        columns = self.profile.columns
+        for start in range(first, first + count, columns):
+            channels = np.arange(start, min(start + columns, first + count))
+            diagonal = np.zeros((count, len(channels), *layer.weights.shape[2:]), np.int8)
+            diagonal[channels - first, channels - start] = layer.weights[channels, 0]
+            yield from self._matrix_taps(start // columns, diagonal)
+
+    def _window_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[_Tap]:
+        """One pass over all taps where the unit holds them, else one per piece of the kernel."""
+        unit, window = depthwise_unit(self.profile), layer.window
         weights = layer.weights[first : first + self.profile.columns, 0]
-        rows, columns = weights.shape[1:]
-        row_chunk = rows if rows * columns <= self.profile.rows else 1
-        column_chunk = min(columns, self.profile.rows)
-        for row in range(0, rows, row_chunk):
-            for column in range(0, columns, column_chunk):
-                chunk = weights[:, row : row + row_chunk, column : column + column_chunk]
-                load = self.memory.add_weights(chunk.reshape(len(chunk), -1).T)
-                kernel = isa.Dw(base=0, kernel_rows=chunk.shape[1], kernel_columns=chunk.shape[2])
-                yield _Tap(first // self.profile.columns, row, column, load, kernel)
+        for rows, columns in unit.pieces((window.rows, window.columns), (window.row_step, window.column_step)):
+            piece = weights[:, rows][:, :, columns]
+            kernel = isa.Dw(
+                base=0,
+                kernel_rows=len(rows),
+                kernel_columns=len(columns),
+                row_dilation=rows.step,
+                column_dilation=columns.step,
+            )
+            load = self.memory.add_weights(unit.arrange(piece))
+            yield _Tap(first // self.profile.columns, rows.start, columns.start, load, kernel)
 
     def _pooling_taps(self, layer: PoolingLayer, first: int) -> Iterator[_Tap]:
         kernel = isa.Pool(base=0, kernel_rows=layer.window.rows, kernel_columns=layer.window.columns, maximum=int(layer.maximum))
@@ -182,10 +201,10 @@ class Tiler:
             base=(plane + top * source.width + left) & ADDRESS_MASK,
             top=top,
             left=left,
-            row_dilation=window.row_dilation,
-            column_dilation=window.column_dilation,
-            tap_row_pitch=window.row_dilation * source.width,
-            tap_column_pitch=window.column_dilation,
+            row_dilation=window.row_dilation * tap.kernel.row_dilation,
+            column_dilation=window.column_dilation * tap.kernel.column_dilation,
+            tap_row_pitch=window.row_dilation * tap.kernel.row_dilation * source.width,
+            tap_column_pitch=window.column_dilation * tap.kernel.column_dilation,
         )
         return Work(tap.load, array_pass)
 
@@ -252,6 +271,18 @@ class _Block:
     first: int
     count: int
     taps: tuple[_Tap, ...]
+
+
+def _has_window(layer: Layer) -> bool:
+    """Whether the depthwise unit takes the layer: it visits every vector, so a dilated kernel is nothing for it."""
+    window = layer.window
+    return isinstance(layer, ConvolutionLayer) and layer.depthwise and (window.row_dilation, window.column_dilation) == (1, 1)
+
+
+def _widest_tile(layer: Layer) -> int:
+    """Return how many outputs side by side a job may have."""
+    window = layer.window
+    return (LINE_COLUMNS - window.columns) // window.column_step + 1 if _has_window(layer) else layer.result.width
 
 
 def _is_whole_plane(layer: PoolingLayer) -> bool:

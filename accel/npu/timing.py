@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from accel.npu import isa
+from accel.npu.depthwise import REST_CYCLES, ROW_OVERHEAD, walk
 from accel.npu.memory_timing import MemoryClock
 from accel.npu.profile import NpuProfile
 
@@ -19,7 +20,7 @@ SWEEP_MIN = 4
 ARRAY_DEPTH = 7
 """Cycles from the address of a visit to its accumulation."""
 LOADER_DEPTH = 2
-VECTOR_DEPTH = 10
+VECTOR_DEPTH = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class _Clock:
     def __init__(self, profile: NpuProfile) -> None:
         self.issued: list[int] = []
         self._profile = profile
-        self._positions = 0
+        self._shape: isa.Shape | None = None
         self._at = -1
         self._loader_free = self._array_ready = self._array_idle = self._vector_free = 0
         self._visits = self._vector_cycles = 0
@@ -71,7 +72,7 @@ class _Clock:
         self._at += FETCH_CYCLES
         if isinstance(instruction, isa.Shape):
             self._wait("array", self._array_ready)
-            self._positions = instruction.rows * instruction.columns
+            self._shape = instruction
         elif isinstance(instruction, isa.LoadW):
             self._wait("loader", self._loader_free)
             self._loader_free = self._at + instruction.rows + LOADER_DEPTH + 1
@@ -103,12 +104,12 @@ class _Clock:
         self._wait("array", self._array_ready)
         if instruction.swap:
             self._wait("loader", self._loader_free)
-        taps = instruction.kernel_rows * instruction.kernel_columns
-        sweep = max(self._positions, SWEEP_MIN)
-        last_visit = self._at + (taps - 1) * sweep + self._positions
-        self._array_ready = self._at + taps * sweep
-        self._array_idle = max(self._array_ready, last_visit + ARRAY_DEPTH) + 1
-        self._visits += taps * self._positions
+        assert self._shape is not None
+        cost = _window_pass if isinstance(instruction, isa.Dw) else _tap_pass
+        visited, last_visit, taken = cost(self._shape, instruction)
+        self._array_ready = self._at + taken
+        self._array_idle = self._at + max(taken, last_visit + ARRAY_DEPTH) + 1
+        self._visits += visited
 
     def _start_vector(self, instruction: isa.Vec) -> None:
         self._wait("vector", self._vector_free)
@@ -122,3 +123,17 @@ class _Clock:
         transfers = self._memory.pending_at(named.pending) if named.transfers else 0
         free = (named.loader * self._loader_free, named.array * self._array_idle, named.vector * self._vector_free, transfers)
         return max(free)
+
+
+def _tap_pass(shape: isa.Shape, instruction: isa.ArrayPass) -> tuple[int, int, int]:
+    """GEMM and POOL sweep the positions once per tap: visits, cycles up to the last one, cycles until the next pass."""
+    positions, taps = shape.rows * shape.columns, instruction.kernel_rows * instruction.kernel_columns
+    sweep = max(positions, SWEEP_MIN)
+    return taps * positions, (taps - 1) * sweep + positions, taps * sweep
+
+
+def _window_pass(shape: isa.Shape, instruction: isa.ArrayPass) -> tuple[int, int, int]:
+    """DW visits each vector under the windows once: visits, cycles up to the last one, cycles until the next pass."""
+    rows, columns = walk(shape, instruction)
+    length = max(columns, instruction.kernel_columns + ROW_OVERHEAD)
+    return rows * columns, (rows - 1) * length + columns, rows * length + REST_CYCLES

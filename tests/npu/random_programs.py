@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -12,10 +13,13 @@ import numpy.typing as npt
 from accel.npu import isa
 from accel.npu.arithmetic import Int8, Int32
 from accel.npu.checks import check_program
-from accel.npu.profile import NpuProfile
+from accel.npu.depthwise import depthwise_unit
+from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE, Description, NpuProgram
 from edgewright.errors import PackageError
 
+TALL = replace(find_profile("npu-sim-4-paired"), name="npu-sim-16x4-paired", rows=16)
+"""The smallest machine with the whole depthwise unit, and with four parts per vector pass."""
 SYNC_ALL = isa.Sync(loader=1, array=1, vector=1, transfers=1)
 PLANE = 64
 """Random programs read planes below this address times four, and write anywhere below eight times it."""
@@ -196,20 +200,23 @@ def passes(
 ) -> list[isa.Instruction]:
     kind = chance.choice([isa.Gemm, isa.Gemm, isa.Dw, isa.Pool])
     top, left = chance.randint(-3, 3), chance.randint(-3, 3)
-    taps_limit = 3 if kind is isa.Pool else 2
+    unit = depthwise_unit(profile)
+    limits = {isa.Gemm: (2, 2), isa.Dw: (unit.rows, unit.columns), isa.Pool: (3, 2)}[kind]
     swap = 0 if kind is isa.Pool else int(chance.randint(0, 3) > 0)
     made: list[isa.Instruction] = []
     if swap:
         made.append(isa.LoadW(address=chance.randint(0, 32), rows=chance.randint(1, profile.rows)))
     dilations = chance.randint(0, 3), chance.randint(0, 3)
+    if kind is isa.Dw:
+        dilations = chance.choice([1, shape.row_step]), chance.choice([1, shape.column_step])
     made.append(
         kind(
             base=(chance.randint(0, 3) * PLANE + top * shape.width + left) & 0xFFFF,
             top=top,
             left=left,
             accumulator=accumulator,
-            kernel_rows=chance.randint(1, taps_limit),
-            kernel_columns=chance.randint(1, 2),
+            kernel_rows=chance.randint(1, limits[0]),
+            kernel_columns=chance.randint(1, limits[1]),
             row_dilation=dilations[0],
             column_dilation=dilations[1],
             tap_row_pitch=dilations[0] * shape.width,

@@ -19,8 +19,7 @@ module npu_address #(
   output wire         in_plane,
   output reg  [15:0]  address,
   output reg  [12:0]  accumulator,
-  output reg  [7:0]   padding,
-  output reg  [7:0]   tap
+  output reg  [7:0]   padding
 );
   reg [11:0] height, width, rows, columns;
   reg [3:0] row_step, column_step, row_dilation, column_dilation;
@@ -75,13 +74,11 @@ module npu_address #(
       left <= 18'($signed(word[`NPU_ARRAY_LEFT]));
       tap_row <= 0;
       tap_column <= 0;
-      tap <= 0;
       started <= 0;
       tap_row_address <= word[`NPU_ARRAY_BASE];
       begin_sweep(word[`NPU_ARRAY_BASE], 18'($signed(word[`NPU_ARRAY_TOP])), 18'($signed(word[`NPU_ARRAY_LEFT])),
                   word[`NPU_ARRAY_ACCUMULATOR]);
     end else if (sweep_ends) begin
-      tap <= tap + 1;
       tap_column <= last_tap_column ? 0 : tap_column + 1;
       if (last_tap_column) begin
         tap_row <= tap_row + 1;
