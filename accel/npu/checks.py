@@ -18,7 +18,7 @@ from accel.npu.depthwise import LINE_COLUMNS, depthwise_unit, walk
 from accel.npu.geometry import ADDRESS_MASK, visits
 from accel.npu.profile import NpuProfile
 from accel.npu.program import EXTERNAL_BASE, NpuProgram
-from accel.npu.trace import executed
+from accel.npu.trace import trace
 from accel.npu.transfers import RuleBrokenError, TransfersInFlight, check_transfer, local_lines, require
 from edgewright.errors import PackageError
 
@@ -42,15 +42,15 @@ def check_program(program: NpuProgram, profile: NpuProfile) -> list[isa.Instruct
     program.check_profile(profile)
     _check_memories(program, profile)
     _check_description(program, profile)
-    instructions = executed(program, profile)
-    _check_layers(program, len(instructions))
+    placed = trace(program, profile)
+    _check_layers(program, len(placed))
     checker = _Checker(program, profile)
-    for place, instruction in enumerate(instructions):
+    for number, (place, instruction) in enumerate(placed):
         try:
-            checker.take(instruction, place % profile.instructions)
+            checker.take(instruction, place)
         except RuleBrokenError as broken:
-            raise PackageError(f"instruction {place} ({instruction.opcode.name}): {broken}") from None
-    return instructions
+            raise PackageError(f"instruction {number} ({instruction.opcode.name}): {broken}") from None
+    return [instruction for _, instruction in placed]
 
 
 def _check_memories(program: NpuProgram, profile: NpuProfile) -> None:

@@ -1,7 +1,7 @@
 """The instruction set: one table from which encoding, decoding and the RTL's header all come.
 
 An instruction is one 128-bit word: the opcode in bits 3..0, then the fields of its layout from bit 4 upwards, then zeros
-(docs/spec/npu.md, N20-N29, N110). What each instruction does is the functional model's business (simulator.py).
+(docs/spec/npu.md, N20-N29, N110, N119). What each instruction does is the functional model's business (simulator.py).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Opcode(enum.IntEnum):
     RESIDUAL = 7
     VEC = 8
     DMA = 9
+    REPEAT = 10
 
 
 class Region(enum.IntEnum):
@@ -131,6 +132,7 @@ LAYOUTS: dict[Opcode, tuple[Field, ...]] = {
         Field("external_pitch", 24),
         Field("local_pitch", 18),
     ),
+    Opcode.REPEAT: (Field("count", 12), Field("address_step", 8), Field("base_step", 16)),
 }
 
 
@@ -284,8 +286,18 @@ class Dma(Instruction):
     local_pitch: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat(Instruction):
+    """Do the two instructions behind it, a LOADW and an array pass, `count` times; their addresses step on each time."""
+
+    opcode = Opcode.REPEAT
+    count: int
+    address_step: int
+    base_step: int
+
+
 CLASSES: dict[Opcode, type[Instruction]] = {
-    kind.opcode: kind for kind in (Halt, Sync, Shape, LoadW, Gemm, Dw, Pool, Residual, Vec, Dma)
+    kind.opcode: kind for kind in (Halt, Sync, Shape, LoadW, Gemm, Dw, Pool, Residual, Vec, Dma, Repeat)
 }
 
 

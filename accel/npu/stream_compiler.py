@@ -26,7 +26,7 @@ from accel.npu.stream_order import first_needs, in_order
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What the machine's memories hold at the start, where tensors lie (as a host addresses them), and the layers' instructions."""
+    """What the memories hold at the start, where tensors lie (as a host addresses them), and the layers' instructions."""
 
     instructions: list[isa.Instruction]
     external: npt.NDArray[np.uint32]
@@ -57,7 +57,7 @@ def compile_streamed(
         instructions = instructions[: profile.instructions // 2]
     _check_room(streamer.constants.words * 4, used * profile.columns, profile)
     firsts = [at[begin] for begin in begins]
-    spans = list(zip(firsts, [*firsts[1:], at[-1] + 1], strict=True))
+    spans = list(zip(firsts, [*firsts[1:], at[-1]], strict=True))
     return Streamed(
         instructions,
         streamer.constants.array(),
@@ -84,6 +84,6 @@ def _check_room(constants: int, tensors: int, profile: NpuProfile) -> None:
     room = profile.external_words * 4
     if constants + tensors > room:
         raise DoesNotFitError(
-            f"{profile.name} has {room / 1e6:.1f} MB of external memory, but the model needs at least {constants / 1e6:.1f} MB for "
+            f"{profile.name} has {room / 1e6:.1f} MB of external memory, but the model needs {constants / 1e6:.1f} MB or more for "
             f"weights and program and {tensors / 1e6:.1f} MB for tensors; use a smaller model, or run it on the CPU"
         )

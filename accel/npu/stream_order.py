@@ -1,7 +1,7 @@
 """Merge the work of the units and the transfers of the DMA into one instruction stream.
 
-The work has a fixed order. A transfer has conditions (its room must be free, what it stores must be there) and a place in the work
-where it is needed. So the stream is made by going through the work once: before each step, whatever transfer may go is issued,
+The work has a fixed order. A transfer has conditions (its room must be free, what it stores must be there) and a place in the
+work where it is needed. So the stream is made by going through the work once: before each step, whatever transfer may go is issued,
 the one needed first before the others; and where a step needs a transfer that is not known to be done, a SYNC waits for exactly
 that one. A program longer than the program memory fetches its own pages on the way (docs/spec/npu.md, N114).
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from accel.npu import isa
 from accel.npu.memory_timing import QUEUE_DEPTH
 from accel.npu.profile import NpuProfile
+from accel.npu.trace import extra_turns
 
 NEVER = 1 << 60
 
@@ -50,9 +51,9 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An instruction of a unit, and the transfers that must be done before it."""
+    """An instruction of a unit, or a REPEAT with its two, and the transfers that must be done before."""
 
-    instruction: isa.Instruction
+    instructions: tuple[isa.Instruction, ...]
     needs: tuple[Transfer, ...] = ()
 
 
@@ -71,21 +72,28 @@ class Order:
         self._jobs = self._passes = 0
         self._vectors_begun = self._vectors_done = 0
         self._issued = self._done = 0
+        self._extra = 0
+
+    @property
+    def executed(self) -> int:
+        """How many instructions are executed until here, repeated ones counted as often as they are done."""
+        return len(self.instructions) + self._extra
 
     def take(self, step: Step) -> None:
         """Issue what may go, wait for what the step needs, then the step itself."""
         self._issue_what_may_go()
         for transfer in step.needs:
             self._make_sure_of(transfer)
-        self._put(step.instruction)
-        if isinstance(step.instruction, isa.ArrayPass):
-            self._passes += 1
-        elif isinstance(step.instruction, isa.Sync):
+        self._put(*step.instructions)
+        first = step.instructions[0]
+        if isinstance(first, isa.ArrayPass | isa.Repeat):
+            self._passes += first.count if isinstance(first, isa.Repeat) else 1
+        elif isinstance(first, isa.Sync):
             self._jobs += 1
-        elif isinstance(step.instruction, isa.Vec):
+        elif isinstance(first, isa.Vec):
             self._vectors_done = self._vectors_begun  # it waited for the one before
             self._vectors_begun += 1
-        elif isinstance(step.instruction, isa.Residual):
+        elif isinstance(first, isa.Residual):
             self._vectors_done = self._vectors_begun
 
     def finish(self) -> None:
@@ -152,10 +160,15 @@ class Order:
 
     # -- pages --------------------------------------------------------------------------------------------------------
 
-    def _put(self, instruction: isa.Instruction) -> None:
+    def _put(self, *instructions: isa.Instruction) -> None:
+        """Append instructions that must lie in one page."""
         if self._pages_at is not None:
             self._turn_pages()
-        self.instructions.append(instruction)
+            while len(self.instructions) % self._page + len(instructions) > self._page - 1:
+                self.instructions.append(isa.Sync())
+                self._turn_pages()
+        self.instructions += instructions
+        self._extra += extra_turns(instructions[0])
 
     def _turn_pages(self) -> None:
         """At the end of a page the next one must be there; at the beginning the one behind it is fetched."""
@@ -178,7 +191,7 @@ class Order:
 def in_order(
     steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, *, pages_at: int
 ) -> tuple[list[isa.Instruction], list[int], bool]:
-    """Return the instructions, where among them each step begins, and whether they are pages to be fetched."""
+    """Return the instructions, when each step and the HALT is executed, and whether they are pages to be fetched."""
     if len(steps) + len(transfers) < profile.instructions:
         instructions, begins = _ordered(steps, transfers, profile, None)
         if len(instructions) <= profile.instructions:
@@ -197,10 +210,10 @@ def _ordered(
     order = Order(transfers, profile, pages_at=pages_at)
     begins = []
     for step in steps:
-        begins.append(len(order.instructions))
+        begins.append(order.executed)
         order.take(step)
     order.finish()
-    return order.instructions, begins
+    return order.instructions, [*begins, order.executed - 1]
 
 
 def first_needs(steps: Sequence[Step]) -> None:

@@ -131,23 +131,29 @@ class Tiler:
 
     def _dense_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[Tap]:
         columns, inputs = self.profile.columns, layer.weights.shape[1]
-        for block in range(-(-inputs // columns)):
-            weights = layer.weights[first : first + count, block * columns : (block + 1) * columns]
-            yield from self._matrix_taps(block, weights)
+        starts = range(0, inputs, columns)
+        yield from self._matrix_taps(
+            {start // columns: layer.weights[first : first + count, start : start + columns] for start in starts}
+        )
 
-    def _matrix_taps(self, block: int, weights: Int8) -> Iterator[Tap]:
-        for row in range(weights.shape[2]):
-            for column in range(weights.shape[3]):
-                yield Tap(block, row, column, self.memory.add_weights(weights[:, :, row, column]), isa.Gemm(base=0))
+    def _matrix_taps(self, blocks: Mapping[int, Int8]) -> Iterator[Tap]:
+        """Tap by tap, and block by block within: then the passes of a tap are a plane apart, and REPEAT can do them."""
+        kernel_rows, kernel_columns = next(iter(blocks.values())).shape[2:]
+        for row in range(kernel_rows):
+            for column in range(kernel_columns):
+                for block, weights in blocks.items():
+                    yield Tap(block, row, column, self.memory.add_weights(weights[:, :, row, column]), isa.Gemm(base=0))
 
     def _diagonal_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[Tap]:
         """A depthwise layer that the window unit cannot take: matrices with one channel's weight in each row."""
         columns = self.profile.columns
+        blocks = {}
         for start in range(first, first + count, columns):
             channels = np.arange(start, min(start + columns, first + count))
             diagonal = np.zeros((count, len(channels), *layer.weights.shape[2:]), np.int8)
             diagonal[channels - first, channels - start] = layer.weights[channels, 0]
-            yield from self._matrix_taps(start // columns, diagonal)
+            blocks[start // columns] = diagonal
+        yield from self._matrix_taps(blocks)
 
     def _window_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[Tap]:
         """One pass over all taps where the unit holds them, else one per piece of the kernel."""
