@@ -136,6 +136,9 @@ LAYOUTS: dict[Opcode, tuple[Field, ...]] = {
 }
 
 
+_LIMITS = {opcode: tuple((field.name, field.low, field.high) for field in layout) for opcode, layout in LAYOUTS.items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
     """Base of all instructions; the fields are those of `LAYOUTS[opcode]`, checked to fit."""
@@ -143,10 +146,10 @@ class Instruction:
     opcode: ClassVar[Opcode]
 
     def __post_init__(self) -> None:
-        for field in LAYOUTS[self.opcode]:
-            value = getattr(self, field.name)
-            if not field.low <= value <= field.high:
-                raise PackageError(f"{self.opcode.name}: {field.name} must be between {field.low} and {field.high}, not {value}")
+        for name, low, high in _LIMITS[self.opcode]:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise PackageError(f"{self.opcode.name}: {name} must be between {low} and {high}, not {value}")
 
     def __str__(self) -> str:
         values = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]

@@ -84,6 +84,6 @@ def _check_room(constants: int, tensors: int, profile: NpuProfile) -> None:
     room = profile.external_words * 4
     if constants + tensors > room:
         raise DoesNotFitError(
-            f"{profile.name} has {room / 1e6:.1f} MB of external memory, but the model needs {constants / 1e6:.1f} MB or more for "
-            f"weights and program and {tensors / 1e6:.1f} MB for tensors; use a smaller model, or run it on the CPU"
+            f"{profile.name} has {room / 1e6:.1f} MB of external memory, but the model needs {constants / 1e6:.1f} MB or more "
+            f"for weights and program and {tensors / 1e6:.1f} MB for tensors; use a smaller model, or run it on the CPU"
         )
