@@ -98,6 +98,8 @@ class _Checker:
     def __init__(self, program: NpuProgram, profile: NpuProfile) -> None:
         self._profile = profile
         self._external = program.external
+        self._last_place = len(program.instructions) - 1
+        self._has_pages = False
         self._known_weights = np.arange(profile.weight_rows) < len(program.weights)
         self._known_parameters = np.arange(profile.parameter_groups) < len(program.parameters)
         self._shape: isa.Shape | None = None
@@ -113,7 +115,9 @@ class _Checker:
     def take(self, instruction: isa.Instruction, place: int) -> None:
         """Check the instruction at `place` of the program memory, and remember what it sets up and starts."""
         require(not self._transfers.fills(isa.Region.PROGRAM, (place, place)), "it may still be on its way; SYNC first")
-        if isinstance(instruction, isa.Sync):
+        if isinstance(instruction, isa.Halt):
+            require(self._has_pages or place == self._last_place, "HALT must be the last instruction")
+        elif isinstance(instruction, isa.Sync):
             self._synchronize(instruction)
         elif isinstance(instruction, isa.Shape):
             self._set_shape(instruction)
@@ -230,6 +234,7 @@ class _Checker:
     def _start_transfer(self, transfer: isa.Dma) -> None:
         check_transfer(transfer, self._profile, self._external)
         region = isa.Region(transfer.region)
+        self._has_pages |= region is isa.Region.PROGRAM
         used = list(self._in_use(region, reading=bool(transfer.store)))
         for lines in local_lines(transfer, self._profile):
             is_read = region is isa.Region.ACTIVATIONS and not transfer.store and self._array_reads[lines[0] : lines[1] + 1].any()

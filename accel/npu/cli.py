@@ -136,7 +136,8 @@ def emulate(profile_name: str) -> None:
 @PROFILE
 def disasm(model: Path, profile_name: str) -> None:
     """List the instructions of a program."""
-    for line in listing(_program(model, find_profile(profile_name))):
+    profile = find_profile(profile_name)
+    for line in listing(_program(model, profile), profile):
         click.echo(line)
 
 

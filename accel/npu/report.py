@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from accel.npu import isa
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
 from accel.npu.timing import Counters, time_program
-from accel.npu.trace import executed
+from accel.npu.trace import executed, extra_turns, follow
 
 SIMULATED_ROWS = 32
 """The largest array that was simulated beside the cycle model (tests/npu/test_npu_rtl.py)."""
@@ -63,7 +62,7 @@ def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
         compute_ms=cycles / profile.clock_mhz / 1e3,
         input_bytes=sum(place.vectors(columns) * columns for place in description.inputs),
         output_bytes=sum(place.vectors(columns) * columns for place in description.outputs),
-        program_bytes=program.instructions.nbytes + program.weights.nbytes + program.parameters.nbytes,
+        program_bytes=sum(part.nbytes for part in (program.instructions, program.weights, program.parameters, program.external)),
         basis=_basis(profile),
     )
 
@@ -75,13 +74,16 @@ def _basis(profile: NpuProfile) -> str:
     return "cycle model, equal to the RTL's counters; clock from the profile"
 
 
-def listing(program: NpuProgram) -> Iterator[str]:
-    """Yield the instructions as text, with the layers' names above them."""
+def listing(program: NpuProgram, profile: NpuProfile) -> Iterator[str]:
+    """Yield the instructions as text, pages that are fetched included, with the layers' names above them."""
     starts = {layer.first: layer for layer in program.description.layers}
-    for place, instruction in enumerate(isa.decode(program.instructions)):
-        if place in starts:
-            yield f"; {starts[place].name} ({starts[place].operator})"
-        yield f"{place:5d}  {instruction}"
+    executed_so_far = 0
+    for count, (_, instruction) in enumerate(follow(program, profile)):
+        if executed_so_far in starts:
+            layer = starts[executed_so_far]
+            yield f"; {layer.name} ({layer.operator})"
+        yield f"{count:5d}  {instruction}"
+        executed_so_far += 1 + extra_turns(instruction)
 
 
 def _layers(program: NpuProgram, profile: NpuProfile, issued: tuple[int, ...], cycles: int) -> Iterator[LayerCost]:

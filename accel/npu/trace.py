@@ -28,14 +28,14 @@ def executed(program: NpuProgram, profile: NpuProfile) -> list[isa.Instruction]:
 
 def trace(program: NpuProgram, profile: NpuProfile) -> list[Placed]:
     """Return what `executed` does, each instruction with its place."""
-    placed = list(_repeated(_follow(program, profile)))
+    placed = list(_repeated(follow(program, profile)))
     if not placed or not isinstance(placed[-1][1], isa.Halt):
         raise PackageError("an NPU program must end with HALT")
     return placed
 
 
-def _follow(program: NpuProgram, profile: NpuProfile) -> Iterator[Placed]:
-    """Go once around the ring and around it again, as far as the program has words."""
+def follow(program: NpuProgram, profile: NpuProfile) -> Iterator[Placed]:
+    """Yield the instructions as they stand, page after page, up to the first HALT."""
     depth = profile.instructions
     memory: list[isa.Instruction] = isa.decode(program.instructions)
     memory += [isa.Halt()] * (depth - len(memory))

@@ -52,6 +52,7 @@ def test_the_shipped_profiles_are_these() -> None:
         "npu-sim-4-paired",
         "npu-sim-8",
         "npu-sim-8-paired",
+        "npu-sim-8-sdram",
         "raspberry-pi-4",
         "raspberry-pi-5",
         "ulx3s-85f",
