@@ -70,7 +70,9 @@ def main() -> None:
         print(f"== {name}")
         for profile in npu_profiles():
             show_costs(network, profile)
-    show_depthwise(find_profile("ulx3s-85f"))
+    board = find_profile("ulx3s-85f")
+    show_depthwise(board)
+    show_depthwise(replace(board, vector_lanes=8, external_memory_mib=0, external_bandwidth_mb_per_s=0))
     print(PUBLISHED)
     compiled = compile_model(quantized, find_profile("ulx3s-85f"))
     if chosen.evaluation:
@@ -106,7 +108,8 @@ def show_costs(quantized: onnx.ModelProto, profile: NpuProfile) -> None:
 def show_depthwise(profile: NpuProfile) -> None:
     """Depthwise layers of MobileNet's sizes in three ways, cycles from the cycle model; memories as large as they must be."""
     roomy = replace(profile, weight_rows=1 << 18, activation_vectors=1 << 16, parameter_groups=1 << 12, instructions=1 << 16)
-    print(f"== depthwise layers, {profile.name} with larger memories: dense matrices, their diagonal blocks only, depthwise unit")
+    print(f"== depthwise layers: dense matrices, their diagonal blocks only, depthwise unit; {profile.name} with larger memories")
+    print(f"   and {profile.vector_lanes} vector lanes")
     for channels, size, kernel, step in DEPTHWISE_LAYERS:
         layer, dense = (depthwise_layer(channels, size, kernel, step, group) for group in (channels, 1))
         programs = [
