@@ -70,9 +70,9 @@ def main() -> None:
         print(f"== {name}")
         for profile in npu_profiles():
             show_costs(network, profile)
-    board = find_profile("ulx3s-85f")
-    show_depthwise(board)
-    show_depthwise(replace(board, vector_lanes=8, external_memory_mib=0, external_bandwidth_mb_per_s=0))
+    large = find_profile("ulx3s-85f")
+    show_depthwise(large)
+    show_depthwise(replace(large, vector_lanes=8, external_memory_mib=0, external_bandwidth_mb_per_s=0))
     print(PUBLISHED)
     compiled = compile_model(quantized, find_profile("ulx3s-85f"))
     if chosen.evaluation:

@@ -105,6 +105,7 @@ class NpuProfile:
         )
         if not size:
             return
+        self._require(self.number_format == "int8", f"external memory goes with number_format int8, not {self.number_format}")
         self._require(
             size <= EXTERNAL_LIMIT_MIB,
             f"external_memory_mib must be at most {EXTERNAL_LIMIT_MIB}, the size of its SDRAM, not {size}",

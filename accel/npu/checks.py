@@ -7,18 +7,19 @@ another unit still works on needs a SYNC before it. A program that passes has ex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from accel.npu import isa
 from accel.npu.arithmetic import MAX_SHIFT
 from accel.npu.depthwise import LINE_COLUMNS, depthwise_unit, walk
-from accel.npu.geometry import ADDRESS_MASK, visits
+from accel.npu.geometry import ADDRESS_MASK, visited_span
 from accel.npu.profile import NpuProfile
 from accel.npu.program import EXTERNAL_BASE, NpuProgram
-from accel.npu.trace import executed
+from accel.npu.trace import trace
 from accel.npu.transfers import RuleBrokenError, TransfersInFlight, check_transfer, local_lines, require
 from edgewright.errors import PackageError
 
@@ -33,24 +34,24 @@ class Touched:
     reads: tuple[Span, ...] = ()
     writes: tuple[Span, ...] = ()
     accumulators: Span = (0, -1)
-    bank: int = -1
     parameters: Span = (0, -1)
 
 
-def check_program(program: NpuProgram, profile: NpuProfile) -> list[isa.Instruction]:
+@lru_cache(maxsize=2)
+def check_program(program: NpuProgram, profile: NpuProfile) -> tuple[isa.Instruction, ...]:
     """Return the decoded instructions; raise `PackageError` naming the first instruction that breaks a rule."""
     program.check_profile(profile)
     _check_memories(program, profile)
     _check_description(program, profile)
-    instructions = executed(program, profile)
-    _check_layers(program, len(instructions))
+    placed = trace(program, profile)
+    _check_layers(program, len(placed))
     checker = _Checker(program, profile)
-    for place, instruction in enumerate(instructions):
+    for number, (place, instruction) in enumerate(placed):
         try:
-            checker.take(instruction, place % profile.instructions)
+            checker.take(instruction, place)
         except RuleBrokenError as broken:
-            raise PackageError(f"instruction {place} ({instruction.opcode.name}): {broken}") from None
-    return instructions
+            raise PackageError(f"instruction {number} ({instruction.opcode.name}): {broken}") from None
+    return tuple(instruction for _, instruction in placed)
 
 
 def _check_memories(program: NpuProgram, profile: NpuProfile) -> None:
@@ -96,14 +97,16 @@ class _Checker:
 
     def __init__(self, program: NpuProgram, profile: NpuProfile) -> None:
         self._profile = profile
-        self._constants = len(program.external)
-        self._weight_rows = profile.weight_rows if self._constants else len(program.weights)
-        self._parameter_groups = profile.parameter_groups if self._constants else len(program.parameters)
+        self._external = program.external
+        self._known_weights = np.arange(profile.weight_rows) < len(program.weights)
+        self._known_parameters = np.arange(profile.parameter_groups) < len(program.parameters)
         self._shape: isa.Shape | None = None
         self._has_residual = False
         self._written = np.zeros(2 * profile.accumulator_depth, np.bool_)
         self._loader_in_flight: Span = (0, -1)
-        self._array_in_flight: list[Touched] = []
+        self._array_spans: list[Span] = []
+        self._array_reads = np.zeros(profile.activation_vectors, np.bool_)
+        """Accumulators and activations that array passes in flight use."""
         self._vector_in_flight: Touched | None = None
         self._transfers = TransfersInFlight(profile)
 
@@ -131,7 +134,8 @@ class _Checker:
         if instruction.loader:
             self._loader_in_flight = (0, -1)
         if instruction.array:
-            self._array_in_flight = []
+            self._array_spans = []
+            self._array_reads[:] = False
         if instruction.vector:
             self._vector_in_flight = None
         if instruction.transfers:
@@ -148,7 +152,9 @@ class _Checker:
     def _load(self, instruction: isa.LoadW) -> None:
         require(1 <= instruction.rows <= self._profile.rows, f"rows must be 1 to {self._profile.rows}, not {instruction.rows}")
         end = instruction.address + self._profile.shift_rows + instruction.rows
-        require(end <= self._weight_rows, f"the program has {self._weight_rows} weight rows, but rows up to {end} are loaded")
+        known = int(self._known_weights.sum())
+        is_known = end <= len(self._known_weights) and self._known_weights[instruction.address : end].all()
+        require(bool(is_known), f"the program has {known} weight rows, but rows up to {end} are loaded")
         self._loader_in_flight = instruction.address, end - 1  # it waited for the one before
         self._require_filled(isa.Region.WEIGHTS, self._loader_in_flight)
 
@@ -160,26 +166,33 @@ class _Checker:
         _check_flags(instruction)
         if isinstance(instruction, isa.Dw):
             _check_window(instruction, self._shape, self._profile)
-        span = visits(self._shape, instruction).span
+        span = visited_span(self._shape, instruction)
         depth = self._profile.activation_vectors
         require(span is None or span[1] < depth, f"activations end at {depth}, but {span and span[1]} is read")
         accumulators = self._bank_span(instruction.accumulator, self._shape.rows * self._shape.columns)
-        touched = Touched((span,) if span else (), (), accumulators, accumulators[0] // self._profile.accumulator_depth)
-        self._check_against_vector(touched)
+        if self._vector_in_flight is not None:
+            self._check_banks(self._vector_in_flight.accumulators, accumulators)
         if span is not None:
-            self._require_filled(isa.Region.ACTIVATIONS, span)
+            self._check_reads(span)
         if instruction.swap:
             self._loader_in_flight = (0, -1)
         entries = self._written[accumulators[0] : accumulators[1] + 1]
         require(bool(not instruction.accumulate or entries.all()), "the accumulators must be set before they are added to")
         entries[:] = True
-        for earlier in self._array_in_flight:
-            same = earlier.accumulators[0] == accumulators[0]
+        for earlier in self._array_spans:
             require(
-                same or not _overlap(earlier.accumulators, accumulators),
-                f"accumulators {accumulators} overlap those of an earlier pass {earlier.accumulators}; SYNC array first",
+                earlier[0] == accumulators[0] or not _overlap(earlier, accumulators),
+                f"accumulators {accumulators} overlap those of an earlier pass {earlier}; SYNC array first",
             )
-        self._array_in_flight.append(touched)
+        if accumulators not in self._array_spans:
+            self._array_spans.append(accumulators)
+
+    def _check_reads(self, span: Span) -> None:
+        """An array pass begins to read these activations."""
+        self._require_filled(isa.Region.ACTIVATIONS, span)
+        written = self._vector_in_flight.writes if self._vector_in_flight is not None else ()
+        require(not _any_overlap(written, (span,)), f"VEC writes activations {written} while the array reads {span}; SYNC first")
+        self._array_reads[span[0] : span[1] + 1] = True
 
     def _start_vector(self, instruction: isa.Vec) -> None:
         profile = self._profile
@@ -189,7 +202,9 @@ class _Checker:
         )
         require(instruction.low <= instruction.high, "low must not be over high")
         end = instruction.parameters + instruction.parts * profile.lane_groups
-        require(end <= self._parameter_groups, f"the program has {self._parameter_groups} parameter groups, {end} are used")
+        known = self._known_parameters
+        is_known = end <= len(known) and known[instruction.parameters : end].all()
+        require(bool(is_known), f"the program has {int(known.sum())} parameter groups, {end} are used")
         require(self._has_residual or not instruction.add, "a RESIDUAL must come first")
         accumulators = self._bank_span(instruction.accumulator, instruction.count)
         require(bool(self._written[accumulators[0] : accumulators[1] + 1].all()), "the accumulators must be set first")
@@ -201,26 +216,32 @@ class _Checker:
             "the residual must be the destination or apart from it",
         )
         parameters = (instruction.parameters, end - 1)
-        touched = Touched(reads, writes, accumulators, accumulators[0] // profile.accumulator_depth, parameters)
-        for earlier in self._array_in_flight:
-            _check_apart(touched, earlier)
+        for earlier in self._array_spans:
+            self._check_banks(accumulators, earlier)
         self._require_filled(isa.Region.PARAMETERS, parameters)
         for span in (*reads, *writes):
             self._require_filled(isa.Region.ACTIVATIONS, span)
-        for span in writes:
-            require(not self._transfers.stores(span), f"activations {span} may still be stored; SYNC first")
-        self._vector_in_flight = touched  # it waited for the one before
+        for first, last in writes:
+            is_read = bool(self._array_reads[first : last + 1].any())
+            require(not is_read, f"VEC writes activations {(first, last)} while the array reads them; SYNC first")
+            require(not self._transfers.stores((first, last)), f"activations {(first, last)} may still be stored; SYNC first")
+        self._vector_in_flight = Touched(reads, writes, accumulators, parameters)  # it waited for the one before
 
     def _start_transfer(self, transfer: isa.Dma) -> None:
-        check_transfer(transfer, self._profile, self._constants)
+        check_transfer(transfer, self._profile, self._external)
         region = isa.Region(transfer.region)
+        used = list(self._in_use(region, reading=bool(transfer.store)))
         for lines in local_lines(transfer, self._profile):
-            for used in self._in_use(region, reading=bool(transfer.store)):
-                require(not _overlap(lines, used), f"lines {lines} of the {region.name.lower()} memory are in use; SYNC first")
+            is_read = region is isa.Region.ACTIVATIONS and not transfer.store and self._array_reads[lines[0] : lines[1] + 1].any()
+            is_free = not is_read and not _any_overlap((lines,), used)
+            require(is_free, f"lines {lines} of the {region.name.lower()} memory are in use; SYNC first")
+            if region in (isa.Region.WEIGHTS, isa.Region.PARAMETERS):
+                known = self._known_weights if region is isa.Region.WEIGHTS else self._known_parameters
+                known[lines[0] : lines[1] + 1] = True
         self._transfers.issue(transfer)
 
     def _in_use(self, region: isa.Region, *, reading: bool) -> Iterator[Span]:
-        """Yield what units in flight write in a region and, unless a transfer only reads it too, what they read."""
+        """Yield what loader and VEC in flight write in a region and, unless a transfer only reads it too, what they read."""
         vector = self._vector_in_flight or Touched()
         if region is isa.Region.WEIGHTS:
             yield self._loader_in_flight
@@ -230,8 +251,6 @@ class _Checker:
             yield from vector.writes
             if not reading:
                 yield from vector.reads
-                for earlier in self._array_in_flight:
-                    yield from earlier.reads
 
     def _require_filled(self, region: isa.Region, span: Span) -> None:
         name = region.name.lower()
@@ -239,9 +258,10 @@ class _Checker:
             not self._transfers.fills(region, span), f"lines {span} of the {name} memory may still be on their way; SYNC first"
         )
 
-    def _check_against_vector(self, touched: Touched) -> None:
-        if self._vector_in_flight is not None:
-            _check_apart(self._vector_in_flight, touched)
+    def _check_banks(self, vector: Span, array: Span) -> None:
+        bank = vector[0] // self._profile.accumulator_depth
+        is_apart = bank != array[0] // self._profile.accumulator_depth
+        require(is_apart, f"VEC and the array both use accumulator bank {bank}; SYNC first")
 
     def _bank_span(self, first: int, count: int) -> Span:
         depth, last = self._profile.accumulator_depth, first + count - 1
@@ -283,17 +303,9 @@ def _require_walk(step: int, dilation: int, pitch: int, tap_pitch: int) -> None:
     require((pitch - step // dilation * tap_pitch) & ADDRESS_MASK == 0, "the pitches of a DW pass must agree with its steps")
 
 
-def _check_apart(vector: Touched, array: Touched) -> None:
-    require(vector.bank != array.bank, f"VEC and the array both use accumulator bank {vector.bank}; SYNC first")
-    require(
-        not _any_overlap(vector.writes, array.reads),
-        f"VEC writes activations {vector.writes} while the array reads {array.reads}; SYNC first",
-    )
-
-
 def _overlap(one: Span, other: Span) -> bool:
     return one[0] <= other[1] and other[0] <= one[1]
 
 
-def _any_overlap(ones: tuple[Span, ...], others: tuple[Span, ...]) -> bool:
+def _any_overlap(ones: Sequence[Span], others: Sequence[Span]) -> bool:
     return any(_overlap(one, other) for one in ones for other in others)

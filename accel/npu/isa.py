@@ -1,7 +1,7 @@
 """The instruction set: one table from which encoding, decoding and the RTL's header all come.
 
 An instruction is one 128-bit word: the opcode in bits 3..0, then the fields of its layout from bit 4 upwards, then zeros
-(docs/spec/npu.md, N20-N29, N110). What each instruction does is the functional model's business (simulator.py).
+(docs/spec/npu.md, N20-N29, N110, N119). What each instruction does is the functional model's business (simulator.py).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Opcode(enum.IntEnum):
     RESIDUAL = 7
     VEC = 8
     DMA = 9
+    REPEAT = 10
 
 
 class Region(enum.IntEnum):
@@ -131,7 +132,11 @@ LAYOUTS: dict[Opcode, tuple[Field, ...]] = {
         Field("external_pitch", 24),
         Field("local_pitch", 18),
     ),
+    Opcode.REPEAT: (Field("count", 12), Field("address_step", 8), Field("base_step", 16)),
 }
+
+
+_LIMITS = {opcode: tuple((field.name, field.low, field.high) for field in layout) for opcode, layout in LAYOUTS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,10 +146,10 @@ class Instruction:
     opcode: ClassVar[Opcode]
 
     def __post_init__(self) -> None:
-        for field in LAYOUTS[self.opcode]:
-            value = getattr(self, field.name)
-            if not field.low <= value <= field.high:
-                raise PackageError(f"{self.opcode.name}: {field.name} must be between {field.low} and {field.high}, not {value}")
+        for name, low, high in _LIMITS[self.opcode]:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise PackageError(f"{self.opcode.name}: {name} must be between {low} and {high}, not {value}")
 
     def __str__(self) -> str:
         values = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
@@ -284,8 +289,18 @@ class Dma(Instruction):
     local_pitch: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat(Instruction):
+    """Do the two instructions behind it, a LOADW and an array pass, `count` times; their addresses step on each time."""
+
+    opcode = Opcode.REPEAT
+    count: int
+    address_step: int
+    base_step: int
+
+
 CLASSES: dict[Opcode, type[Instruction]] = {
-    kind.opcode: kind for kind in (Halt, Sync, Shape, LoadW, Gemm, Dw, Pool, Residual, Vec, Dma)
+    kind.opcode: kind for kind in (Halt, Sync, Shape, LoadW, Gemm, Dw, Pool, Residual, Vec, Dma, Repeat)
 }
 
 

@@ -85,7 +85,7 @@ class _Clock:
         elif isinstance(instruction, isa.Dma):
             self._wait("transfer", self._memory.room_at())
             self._memory.issue(instruction, self._at)
-        else:
+        elif not isinstance(instruction, isa.Repeat):
             self._wait("sync", self._rest_of(instruction))
         self.issued.append(self._at)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from accel.npu import isa
+from accel.npu.arithmetic import MAX_SHIFT
 from accel.npu.memory_timing import QUEUE_DEPTH
 from accel.npu.profile import NpuProfile
 
@@ -54,8 +56,11 @@ def require(holds: bool, otherwise: str) -> None:
         raise RuleBrokenError(otherwise)
 
 
-def check_transfer(transfer: isa.Dma, profile: NpuProfile, constants: int) -> None:
-    """Raise `RuleBrokenError` when a transfer leaves a memory, cuts a line, or mixes constants (words below) with tensors."""
+def check_transfer(transfer: isa.Dma, profile: NpuProfile, external: npt.NDArray[np.uint32]) -> None:
+    """Raise `RuleBrokenError` when a transfer leaves a memory, cuts a line, mixes constants (`external`) with tensors, or brings
+    in weights or parameters that the hardware cannot use.
+    """
+    constants = len(external)
     require(profile.external_memory_mib > 0, f"{profile.name} has no external memory")
     require(transfer.region in list(isa.Region), f"region must be one of 1 to {max(isa.Region)}, not {transfer.region}")
     region = isa.Region(transfer.region)
@@ -78,6 +83,25 @@ def check_transfer(transfer: isa.Dma, profile: NpuProfile, constants: int) -> No
     require(end <= profile.external_words, f"the external memory ends at word {profile.external_words}, but {end} is used")
     fits = transfer.external >= constants if is_tensor else end <= constants
     require(fits, f"the program's constants are words 0 to {constants - 1}: tensors lie behind them, all else within them")
+    if region in (isa.Region.WEIGHTS, isa.Region.PARAMETERS):
+        _check_values(transfer, region, external)
+
+
+def _check_values(transfer: isa.Dma, region: isa.Region, external: npt.NDArray[np.uint32]) -> None:
+    for run in range(transfer.runs):
+        first = transfer.external + run * transfer.external_pitch
+        words = external[first : first + transfer.words]
+        if region is isa.Region.WEIGHTS:
+            require(not np.any(words.view(np.int8) == -128), "weights must be between -127 and 127")
+        else:
+            check_parameters(words.view(np.int32).reshape(-1, 4))
+
+
+def check_parameters(parameters: npt.NDArray[np.int32]) -> None:
+    """Raise `RuleBrokenError` unless multipliers and shifts ([..., bias, multiplier, shift, …]) are such as the hardware has."""
+    multipliers, shifts = parameters[..., 1], parameters[..., 2]
+    holds = not np.any(multipliers < 0) and not np.any((shifts < 1) | (shifts > MAX_SHIFT))
+    require(holds, f"multipliers must not be negative, and shifts must be between 1 and {MAX_SHIFT}")
 
 
 class TransfersInFlight:

@@ -97,7 +97,7 @@ def test_n70_n71_n72_a_program_that_breaks_a_rule_is_refused(instructions: list[
 def test_n70_a_program_that_keeps_the_rules_passes() -> None:
     kept = [SHAPE, GEMM, RESIDUAL, SYNC, replace(VEC, add=1, residual=64), replace(GEMM, accumulator=DEPTH), isa.Sync(vector=1)]
     decoded = check_program(make_program(PROFILE, [*kept, GEMM], weights(), parameters()), PROFILE)
-    assert decoded == [*kept, GEMM, isa.Halt()]
+    assert decoded == (*kept, GEMM, isa.Halt())
 
 
 def test_n2_a_weight_of_minus_128_is_refused() -> None:

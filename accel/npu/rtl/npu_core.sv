@@ -108,10 +108,46 @@ module npu_core #(
         may_issue = outstanding < 16;
         waits_for = FOR_TRANSFER;
       end
+      `NPU_OP_REPEAT: begin
+        may_issue = 1;
+        waits_for = FOR_SYNC;
+      end
       default: is_known = 0;
     endcase
   end
   wire issue = state == ISSUE && is_known && may_issue;
+
+  // ---- REPEAT: a LOADW and an array pass again and again, with their addresses stepping on
+  reg repeating;
+  reg [11:0] repeats_left;
+  reg [INSTRUCTION_BITS-1:0] repeat_at;
+  reg [7:0] address_step;
+  reg [15:0] base_step;
+  reg [19:0] address_offset;
+  reg [15:0] base_offset;
+  wire [127:0] array_word = {word[127:`NPU_ARRAY_BASE_LOW+16], word[`NPU_ARRAY_BASE] + base_offset, word[3:0]};
+  wire [19:0] load_address = word[`NPU_LOADW_ADDRESS] + address_offset;
+  wire goes_back = repeating && is_array && repeats_left != 1;
+  wire unused_load = &{1'b0, load_address};
+  always_ff @(posedge clk) begin
+    if (issue && opcode == `NPU_OP_REPEAT) begin
+      repeating <= 1;
+      repeats_left <= word[`NPU_REPEAT_COUNT];
+      repeat_at <= program_counter + 1;
+      address_step <= word[`NPU_REPEAT_ADDRESS_STEP];
+      base_step <= word[`NPU_REPEAT_BASE_STEP];
+    end else if (issue && is_array) begin
+      repeating <= goes_back;
+      repeats_left <= repeats_left - 1;
+      address_offset <= goes_back ? address_offset + 20'(address_step) : 0;
+      base_offset <= goes_back ? base_offset + base_step : 0;
+    end
+    if (rst || state == STOPPED) begin
+      repeating <= 0;
+      address_offset <= 0;
+      base_offset <= 0;
+    end
+  end
   wire host_starts = writing[REGISTERS] && host_address == 4 && host_data[0] && state == STOPPED;
   wire transfers_work, transfers_rest;
   wire wakes = state == WAKE && transfers_rest && memory_idle;  // so that every run of a program takes the same cycles
@@ -138,7 +174,7 @@ module npu_core #(
           failed <= !is_known;
         end else if (issue) begin
           state <= FETCH;
-          program_counter <= program_counter + 1;
+          program_counter <= goes_back ? repeat_at : program_counter + 1;
         end
       end
     endcase
@@ -173,7 +209,7 @@ module npu_core #(
   wire [COLUMNS*8-1:0] weight_data;
   always_ff @(posedge clk) begin
     if (issue && opcode == `NPU_OP_LOADW) begin
-      weight_address <= word[`NPU_LOADW_ADDRESS_LOW +: WEIGHT_BITS];
+      weight_address <= load_address[WEIGHT_BITS-1:0];
       weight_row <= 0;
       rows_left <= word[`NPU_LOADW_ROWS];
       shift_rows_left <= 4'(SHIFT_ROWS);
@@ -214,7 +250,7 @@ module npu_core #(
   npu_array #(
     .ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .MICROSCALING(MICROSCALING), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)
   ) array (
-    .clk, .rst, .clear_weights(host_starts), .set_shape(issue && opcode == `NPU_OP_SHAPE), .start(issue && is_array), .word,
+    .clk, .rst, .clear_weights(host_starts), .set_shape(issue && opcode == `NPU_OP_SHAPE), .start(issue && is_array), .word(array_word),
     .ready(array_ready), .busy(array_busy), .visit(array_visit),
     .activation_address(array_address), .activation(array_activation),
     .weight_write(row_valid[2] && !row_shifts[2]), .shift_write(row_valid[2] && row_shifts[2]), .weight_row(weight_row_2),
