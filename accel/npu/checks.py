@@ -155,7 +155,7 @@ class _Checker:
 
     def _load(self, instruction: isa.LoadW) -> None:
         require(1 <= instruction.rows <= self._profile.rows, f"rows must be 1 to {self._profile.rows}, not {instruction.rows}")
-        end = instruction.address + instruction.rows
+        end = instruction.address + self._profile.shift_rows + instruction.rows
         known = int(self._known_weights.sum())
         is_known = end <= len(self._known_weights) and self._known_weights[instruction.address : end].all()
         require(bool(is_known), f"the program has {known} weight rows, but rows up to {end} are loaded")

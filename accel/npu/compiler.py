@@ -23,7 +23,7 @@ import onnx
 from accel.npu import isa
 from accel.npu.checks import check_program
 from accel.npu.fold import fold_inputs
-from accel.npu.layers import Layer, QuantizedTensor
+from accel.npu.layers import ConvolutionLayer, Layer, QuantizedTensor
 from accel.npu.lower import CoverageRow, Lowered, lower
 from accel.npu.place import DoesNotFitError, place_tensors
 from accel.npu.profile import NpuProfile
@@ -52,13 +52,17 @@ class Compiled:
         return tuple(row for row in self.coverage if not row.on_npu)
 
 
-def compile_model(model: onnx.ModelProto, profile: NpuProfile) -> Compiled:
-    """Compile what the NPU can run; raise `ModelError` when that is nothing, or does not fit."""
+def compile_model(model: onnx.ModelProto, profile: NpuProfile, *, depthwise_unit: bool = True) -> Compiled:
+    """Compile what the NPU can run; raise `ModelError` when that is nothing, or does not fit.
+
+    Without the depthwise unit depthwise layers become products with diagonal matrices: slower, and the same bits.
+    """
     lowered = lower(model)
     check_something_runs(lowered)
+    check_format(lowered.layers, profile)
     layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
     try:
-        program = _inside(layers, lowered, folds, profile)
+        program = _inside(layers, lowered, folds, profile, depthwise_unit)
     except DoesNotFitError:
         if not profile.external_memory_mib:
             raise
@@ -67,10 +71,13 @@ def compile_model(model: onnx.ModelProto, profile: NpuProfile) -> Compiled:
     return Compiled(program, tuple(lowered.coverage))
 
 
-def _inside(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], profile: NpuProfile) -> NpuProgram:
+def _inside(
+    layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], profile: NpuProfile, depthwise_unit: bool
+) -> NpuProgram:
     """Everything in the memories of the chip."""
     places = place_tensors(_stored_inputs(lowered.inputs, layers), layers, lowered.outputs.values(), profile)
-    programs = [_build(layers, lowered, folds, places, profile, fraction) for fraction in TILE_FRACTIONS]
+    tilers = [_tiler(profile, places, fraction, depthwise_unit) for fraction in TILE_FRACTIONS]
+    programs = [_build(layers, lowered, folds, tiler) for tiler in tilers]
     fitting = [program for program in programs if len(program.instructions) <= profile.instructions] or programs[:1]
     for what, needed, room in _demands(fitting[0], profile):
         if needed > room:
@@ -100,16 +107,23 @@ def check_something_runs(lowered: Lowered) -> None:
     raise ModelError(f"at least one layer must run on the NPU, but none can: {reasons or 'the graph has no layers'}")
 
 
-def _build(
-    layers: Sequence[Layer],
-    lowered: Lowered,
-    folds: Mapping[str, ColumnFold],
-    places: Mapping[str, int],
-    profile: NpuProfile,
-    fraction: int,
-) -> NpuProgram:
-    memory = Memory(profile)
-    tiler = Tiler(profile, places, memory, max(1, profile.accumulator_depth // fraction))
+def check_format(layers: Sequence[Layer], profile: NpuProfile) -> None:
+    """Raise `ModelError` when a layer has weights in blocks and the machine does not shift their products."""
+    for layer in layers:
+        if isinstance(layer, ConvolutionLayer) and layer.shifts is not None and layer.shifts.any() and not profile.shift_rows:
+            raise ModelError(
+                f"{profile.name} takes weights with one scale per output channel, but layer {layer.name} has them in blocks; "
+                "use an NPU of number_format mxint8, or quantize with scheme npu-int8"
+            )
+
+
+def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthwise_unit: bool) -> Tiler:
+    positions = max(1, profile.accumulator_depth // fraction)
+    return Tiler(profile, places, Memory(profile), positions, depthwise_unit=depthwise_unit)
+
+
+def _build(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], tiler: Tiler) -> NpuProgram:
+    profile, places, memory = tiler.profile, tiler.places, tiler.memory
     done = schedule([_jobs(tiler, layer) for layer in layers], profile)
     return NpuProgram(
         profile_hash=profile.hash,

@@ -16,6 +16,7 @@ from accel.npu.arithmetic import Int8, Int32, Range, quantize_multiplier, residu
 from accel.npu.depthwise import LINE_COLUMNS, depthwise_unit
 from accel.npu.geometry import ADDRESS_MASK
 from accel.npu.layers import ConvolutionLayer, Layer, OutputStage, PoolingLayer
+from accel.npu.microscaling import BLOCK
 from accel.npu.profile import NpuProfile
 
 
@@ -57,13 +58,16 @@ class Memory:
         self.weight_rows = 0
         self.parameter_groups = 0
 
-    def add_weights(self, rows: Int8) -> isa.LoadW:
-        """Store up to `rows` x `columns` weights; return the instruction that loads them."""
-        padded = np.zeros((len(rows), self._profile.columns), np.int8)
-        padded[:, : rows.shape[1]] = rows
-        self._weights.append(padded)
-        self.weight_rows += len(rows)
-        return isa.LoadW(address=self.weight_rows - len(rows), rows=len(rows))
+    def add_weights(self, rows: Int8, shifts: Int8 | None = None) -> isa.LoadW:
+        """Store up to `rows` x `columns` weights, and in mxint8 the rows' shifts; return the instruction that loads them."""
+        address, before = self.weight_rows, self._profile.shift_rows
+        stored = np.zeros((before + len(rows), self._profile.columns), np.int8)
+        stored[before:, : rows.shape[1]] = rows
+        if shifts is not None:
+            stored[:before].reshape(-1)[: len(rows)] = shifts
+        self._weights.append(stored)
+        self.weight_rows += len(stored)
+        return isa.LoadW(address=address, rows=len(rows))
 
     def add_parameters(self, stage: OutputStage) -> int:
         """Store bias, multiplier and shift of every channel; return the first group."""
@@ -96,6 +100,7 @@ class Tiler:
     tile_positions: int
     pitches: Mapping[str, int] = field(default_factory=dict)
     """Vectors from one block of channels to the next, where a tensor's planes do not follow one another."""
+    depthwise_unit: bool = True
 
     def jobs(self, layer: Layer) -> list[Job]:
         """Return the jobs of one layer, in order."""
@@ -108,7 +113,7 @@ class Tiler:
     def tiles(self, layer: Layer) -> Iterator[Tile]:
         """Cut the output plane to what a bank of accumulators holds."""
         result, limit = layer.result, min(self.tile_positions, self.profile.accumulator_depth)
-        columns = min(result.width, limit, _widest_tile(layer))
+        columns = min(result.width, limit, self._widest_tile(layer))
         rows = limit // result.width if columns == result.width else 1
         for row in range(0, result.height, rows):
             for column in range(0, result.width, columns):
@@ -116,7 +121,7 @@ class Tiler:
 
     def blocks(self, layer: Layer) -> Iterator[Block]:
         """Cut the output channels to what the array finishes at once, and store the weights."""
-        multiplies_blocks = isinstance(layer, ConvolutionLayer) and not _has_window(layer)
+        multiplies_blocks = isinstance(layer, ConvolutionLayer) and not self._has_window(layer)
         size = self.profile.rows if multiplies_blocks else self.profile.columns
         for first in range(0, layer.result.channels, size):
             count = min(size, layer.result.channels - first)
@@ -127,22 +132,36 @@ class Tiler:
             return self._pooling_taps(layer, first)
         if not layer.depthwise:
             return self._dense_taps(layer, first, count)
-        return self._window_taps(layer, first) if _has_window(layer) else self._diagonal_taps(layer, first, count)
+        return self._window_taps(layer, first) if self._has_window(layer) else self._diagonal_taps(layer, first, count)
+
+    def _has_window(self, layer: Layer) -> bool:
+        """Whether the depthwise unit takes the layer: it visits every vector, so a dilated kernel is nothing for it."""
+        undilated = (layer.window.row_dilation, layer.window.column_dilation) == (1, 1)
+        return self.depthwise_unit and isinstance(layer, ConvolutionLayer) and layer.depthwise and undilated
+
+    def _widest_tile(self, layer: Layer) -> int:
+        """Return how many outputs side by side a job may have."""
+        window = layer.window
+        return (LINE_COLUMNS - window.columns) // window.column_step + 1 if self._has_window(layer) else layer.result.width
 
     def _dense_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[Tap]:
         columns, inputs = self.profile.columns, layer.weights.shape[1]
-        starts = range(0, inputs, columns)
-        yield from self._matrix_taps(
-            {start // columns: layer.weights[first : first + count, start : start + columns] for start in starts}
-        )
+        weights, shifts = {}, {}
+        for start in range(0, inputs, columns):
+            weights[start // columns] = layer.weights[first : first + count, start : start + columns]
+            if layer.shifts is not None:
+                shifts[start // columns] = layer.shifts[first : first + count, start // BLOCK]
+        yield from self._matrix_taps(weights, shifts)
 
-    def _matrix_taps(self, blocks: Mapping[int, Int8]) -> Iterator[Tap]:
+    def _matrix_taps(self, weights: Mapping[int, Int8], shifts: Mapping[int, Int8]) -> Iterator[Tap]:
         """Tap by tap, and block by block within: then the passes of a tap are a plane apart, and REPEAT can do them."""
-        kernel_rows, kernel_columns = next(iter(blocks.values())).shape[2:]
+        kernel_rows, kernel_columns = next(iter(weights.values())).shape[2:]
         for row in range(kernel_rows):
             for column in range(kernel_columns):
-                for block, weights in blocks.items():
-                    yield Tap(block, row, column, self.memory.add_weights(weights[:, :, row, column]), isa.Gemm(base=0))
+                for block, of_block in weights.items():
+                    of_rows = shifts[block][:, row, column] if block in shifts else None
+                    load = self.memory.add_weights(of_block[:, :, row, column], of_rows)
+                    yield Tap(block, row, column, load, isa.Gemm(base=0))
 
     def _diagonal_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[Tap]:
         """A depthwise layer that the window unit cannot take: matrices with one channel's weight in each row."""
@@ -153,7 +172,7 @@ class Tiler:
             diagonal = np.zeros((count, len(channels), *layer.weights.shape[2:]), np.int8)
             diagonal[channels - first, channels - start] = layer.weights[channels, 0]
             blocks[start // columns] = diagonal
-        yield from self._matrix_taps(blocks)
+        yield from self._matrix_taps(blocks, {})
 
     def _window_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[Tap]:
         """One pass over all taps where the unit holds them, else one per piece of the kernel."""
@@ -281,18 +300,6 @@ class Block:
     first: int
     count: int
     taps: tuple[Tap, ...]
-
-
-def _has_window(layer: Layer) -> bool:
-    """Whether the depthwise unit takes the layer: it visits every vector, so a dilated kernel is nothing for it."""
-    window = layer.window
-    return isinstance(layer, ConvolutionLayer) and layer.depthwise and (window.row_dilation, window.column_dilation) == (1, 1)
-
-
-def _widest_tile(layer: Layer) -> int:
-    """Return how many outputs side by side a job may have."""
-    window = layer.window
-    return (LINE_COLUMNS - window.columns) // window.column_step + 1 if _has_window(layer) else layer.result.width
 
 
 def is_whole_plane(layer: PoolingLayer) -> bool:

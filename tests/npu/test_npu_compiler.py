@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,19 @@ def test_n42_a_folded_input_makes_fewer_visits() -> None:
     result, _, _ = compiled(SMALL["conv 3x3 same"], WIDE)
     assert result.program.description.inputs[0].fold is not None
     assert estimate(result.program, WIDE).counters.visits == 2 * 3 * 9 * 11  # 9 of 3x3 channels need two blocks of 8
+
+
+@pytest.mark.parametrize(("kernel", "step"), [(3, 1), (5, 2)])
+def test_n27_the_depthwise_unit_gives_the_bits_of_diagonal_matrices_in_less_than_half_the_cycles(kernel: int, step: int) -> None:
+    pads = [kernel // 2] * 4
+    profile = replace(WIDE, vector_lanes=4)  # with 2 the vector unit is what both wait for
+    _, quantized, images = compiled(lambda network: depthwise(network, kernel, pads=pads, strides=[step, step]), profile)
+    fast, slow = (compile_model(quantized, profile, depthwise_unit=used).program for used in (True, False))
+    (fast_result,), (slow_result,) = (
+        Session(Simulator(profile), program).run({INPUT: images}).values() for program in (fast, slow)
+    )
+    np.testing.assert_array_equal(fast_result, slow_result)
+    assert estimate(fast, profile).layers[1].cycles < estimate(slow, profile).layers[1].cycles / 2
 
 
 def test_layer_costs_add_up_to_the_whole_run() -> None:
