@@ -22,9 +22,7 @@ WORST = -127 * 128
 ONE_POSITION = isa.Shape(height=1, width=1, rows=1, columns=1, row_pitch=0)
 
 
-@pytest.fixture(
-    scope="module", params=[f"{kind}-{name}" for name in PROFILES for kind in ("functional", "rtl")]
-)
+@pytest.fixture(scope="module", params=[f"{kind}-{name}" for name in PROFILES for kind in ("functional", "rtl")])
 def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Simulator | Emulator]:
     kind, _, name = request.param.partition("-")
     if kind == "functional":
