@@ -220,15 +220,18 @@ def _check_window(instruction: isa.Dw, shape: isa.Shape, profile: NpuProfile) ->
         kernel[0] <= unit.rows and kernel[1] <= unit.columns,
         f"DW takes kernels of up to {unit.rows} x {unit.columns} in one pass, not {kernel[0]} x {kernel[1]}",
     )
-    _require((instruction.row_dilation, instruction.column_dilation) == (1, 1), "DW takes no dilation")
-    _require(min(shape.row_step, shape.column_step) >= 1, "DW takes steps of 1 or more")
-    pitches = (shape.row_step * instruction.tap_row_pitch, shape.column_step * instruction.tap_column_pitch)
-    _require(
-        ((shape.row_pitch - pitches[0]) | (shape.column_pitch - pitches[1])) & ADDRESS_MASK == 0,
-        "DW takes position pitches of step x tap pitch only",
-    )
+    _require_walk(shape.row_step, instruction.row_dilation, shape.row_pitch, instruction.tap_row_pitch)
+    _require_walk(shape.column_step, instruction.column_dilation, shape.column_pitch, instruction.tap_column_pitch)
     columns = walk(shape, instruction)[1]
     _require(columns <= LINE_COLUMNS, f"DW visits rows of up to {LINE_COLUMNS} vectors, not {columns}")
+
+
+def _require_walk(step: int, dilation: int, pitch: int, tap_pitch: int) -> None:
+    _require(
+        step >= 1 and dilation in (1, step),
+        f"DW takes a step of 1 or more, and a dilation of 1 or the step, not {step} and {dilation}",
+    )
+    _require((pitch - step // dilation * tap_pitch) & ADDRESS_MASK == 0, "the pitches of a DW pass must agree with its steps")
 
 
 def _check_apart(vector: Touched, array: Touched) -> None:

@@ -48,14 +48,18 @@ class Compiled:
         return tuple(row for row in self.coverage if not row.on_npu)
 
 
-def compile_model(model: onnx.ModelProto, profile: NpuProfile) -> Compiled:
-    """Compile what the NPU can run; raise `ModelError` when that is nothing, or does not fit."""
+def compile_model(model: onnx.ModelProto, profile: NpuProfile, *, depthwise_unit: bool = True) -> Compiled:
+    """Compile what the NPU can run; raise `ModelError` when that is nothing, or does not fit.
+
+    Without the depthwise unit depthwise layers become products with diagonal matrices: slower, and the same bits.
+    """
     lowered = lower(model)
     check_something_runs(lowered)
     layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
     inputs = _stored_inputs(lowered.inputs, layers)
     places = place_tensors(inputs, layers, lowered.outputs.values(), profile)
-    programs = [_build(layers, lowered, folds, places, profile, fraction) for fraction in TILE_FRACTIONS]
+    tilers = [_tiler(profile, places, fraction, depthwise_unit) for fraction in TILE_FRACTIONS]
+    programs = [_build(layers, lowered, folds, tiler) for tiler in tilers]
     fitting = [program for program in programs if len(program.instructions) <= profile.instructions] or programs[:1]
     best = min(fitting, key=lambda program: time_program(isa.decode(program.instructions), profile).counters.cycles)
     _check_room(best, profile)
@@ -71,16 +75,12 @@ def check_something_runs(lowered: Lowered) -> None:
     raise ModelError(f"at least one layer must run on the NPU, but none can: {reasons or 'the graph has no layers'}")
 
 
-def _build(
-    layers: Sequence[Layer],
-    lowered: Lowered,
-    folds: Mapping[str, ColumnFold],
-    places: Mapping[str, int],
-    profile: NpuProfile,
-    fraction: int,
-) -> NpuProgram:
-    memory = Memory(profile)
-    tiler = Tiler(profile, places, memory, max(1, profile.accumulator_depth // fraction))
+def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthwise_unit: bool) -> Tiler:
+    return Tiler(profile, places, Memory(profile), max(1, profile.accumulator_depth // fraction), depthwise_unit)
+
+
+def _build(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], tiler: Tiler) -> NpuProgram:
+    profile, places, memory = tiler.profile, tiler.places, tiler.memory
     done = schedule([_jobs(tiler, layer) for layer in layers], profile)
     records = [
         LayerRecord(name=layer.name, operator=layer.operator, first=first, last=last, macs=layer.macs)

@@ -24,6 +24,10 @@ REST_CYCLES = 3
 """Cycles at the end of a pass, until its accumulators can be read back."""
 
 
+Taps = range
+"""Rows or columns of a kernel, a stride apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class DepthwiseUnit:
     """The largest kernel of one pass."""
@@ -42,11 +46,19 @@ class DepthwiseUnit:
         arranged[:, self.columns - columns :] = weights.transpose(1, 2, 0)
         return arranged.reshape(-1, channels)
 
-    def pieces(self, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-        """Cut a kernel of any size into the rows and columns of single passes."""
-        for row in range(0, rows, self.rows):
-            for column in range(0, columns, self.columns):
-                yield slice(row, min(row + self.rows, rows)), slice(column, min(column + self.columns, columns))
+    def pieces(self, kernel: tuple[int, int], steps: tuple[int, int]) -> Iterator[tuple[Taps, Taps]]:
+        """Cut a kernel of any size (rows, columns) into the taps of single passes."""
+        for rows in _cut(kernel[0], steps[0], self.rows):
+            for columns in _cut(kernel[1], steps[1], self.columns):
+                yield rows, columns
+
+
+def _cut(size: int, step: int, limit: int) -> Iterator[Taps]:
+    """Cut one axis: whole where it fits, else by the remainder of tap / step, because such taps leave vectors out together."""
+    stride = 1 if step <= size <= limit else step
+    for first in range(min(stride, size)):
+        taps = range(first, size, stride)
+        yield from (taps[at : at + limit] for at in range(0, len(taps), limit))
 
 
 def depthwise_unit(profile: NpuProfile) -> DepthwiseUnit:
@@ -56,6 +68,6 @@ def depthwise_unit(profile: NpuProfile) -> DepthwiseUnit:
 
 def walk(shape: Shape, kernel: ArrayPass) -> tuple[int, int]:
     """Return the rows and the columns of vectors that a DW pass visits."""
-    rows = (shape.rows - 1) * shape.row_step + kernel.kernel_rows
-    columns = (shape.columns - 1) * shape.column_step + kernel.kernel_columns
-    return rows, columns
+    row_period, column_period = shape.row_step // kernel.row_dilation, shape.column_step // kernel.column_dilation
+    rows = (shape.rows - 1) * row_period + kernel.kernel_rows
+    return rows, (shape.columns - 1) * column_period + kernel.kernel_columns

@@ -94,6 +94,7 @@ class Tiler:
     places: Mapping[str, int]
     memory: Memory
     tile_positions: int
+    depthwise_unit: bool = True
 
     def jobs(self, layer: Layer) -> list[Job]:
         """Return the jobs of one layer, in order."""
@@ -105,7 +106,7 @@ class Tiler:
 
     def _tiles(self, layer: Layer) -> Iterator[Tile]:
         result, limit = layer.result, min(self.tile_positions, self.profile.accumulator_depth)
-        columns = min(result.width, limit, _widest_tile(layer))
+        columns = min(result.width, limit, self._widest_tile(layer))
         rows = limit // result.width if columns == result.width else 1
         for row in range(0, result.height, rows):
             for column in range(0, result.width, columns):
@@ -113,7 +114,7 @@ class Tiler:
 
     def _blocks(self, layer: Layer) -> Iterator[_Block]:
         """Cut the output channels to what the array finishes at once, and store the weights."""
-        multiplies_blocks = isinstance(layer, ConvolutionLayer) and not _has_window(layer)
+        multiplies_blocks = isinstance(layer, ConvolutionLayer) and not self._has_window(layer)
         size = self.profile.rows if multiplies_blocks else self.profile.columns
         for first in range(0, layer.result.channels, size):
             count = min(size, layer.result.channels - first)
@@ -124,7 +125,17 @@ class Tiler:
             return self._pooling_taps(layer, first)
         if not layer.depthwise:
             return self._dense_taps(layer, first, count)
-        return self._window_taps(layer, first) if _has_window(layer) else self._diagonal_taps(layer, first, count)
+        return self._window_taps(layer, first) if self._has_window(layer) else self._diagonal_taps(layer, first, count)
+
+    def _has_window(self, layer: Layer) -> bool:
+        """Whether the depthwise unit takes the layer: it visits every vector, so a dilated kernel is nothing for it."""
+        undilated = (layer.window.row_dilation, layer.window.column_dilation) == (1, 1)
+        return self.depthwise_unit and isinstance(layer, ConvolutionLayer) and layer.depthwise and undilated
+
+    def _widest_tile(self, layer: Layer) -> int:
+        """Return how many outputs side by side a job may have."""
+        window = layer.window
+        return (LINE_COLUMNS - window.columns) // window.column_step + 1 if self._has_window(layer) else layer.result.width
 
     def _dense_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[_Tap]:
         columns, inputs = self.profile.columns, layer.weights.shape[1]
@@ -148,11 +159,17 @@ class Tiler:
 
     def _window_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[_Tap]:
         """One pass over all taps where the unit holds them, else one per piece of the kernel."""
-        unit = depthwise_unit(self.profile)
+        unit, window = depthwise_unit(self.profile), layer.window
         weights = layer.weights[first : first + self.profile.columns, 0]
-        for rows, columns in unit.pieces(*weights.shape[1:]):
-            piece = weights[:, rows, columns]
-            kernel = isa.Dw(base=0, kernel_rows=piece.shape[1], kernel_columns=piece.shape[2])
+        for rows, columns in unit.pieces((window.rows, window.columns), (window.row_step, window.column_step)):
+            piece = weights[:, rows][:, :, columns]
+            kernel = isa.Dw(
+                base=0,
+                kernel_rows=len(rows),
+                kernel_columns=len(columns),
+                row_dilation=rows.step,
+                column_dilation=columns.step,
+            )
             load = self.memory.add_weights(unit.arrange(piece))
             yield _Tap(first // self.profile.columns, rows.start, columns.start, load, kernel)
 
@@ -195,10 +212,10 @@ class Tiler:
             base=(plane + top * source.width + left) & ADDRESS_MASK,
             top=top,
             left=left,
-            row_dilation=window.row_dilation,
-            column_dilation=window.column_dilation,
-            tap_row_pitch=window.row_dilation * source.width,
-            tap_column_pitch=window.column_dilation,
+            row_dilation=window.row_dilation * tap.kernel.row_dilation,
+            column_dilation=window.column_dilation * tap.kernel.column_dilation,
+            tap_row_pitch=window.row_dilation * tap.kernel.row_dilation * source.width,
+            tap_column_pitch=window.column_dilation * tap.kernel.column_dilation,
         )
         return Work(tap.load, array_pass)
 
@@ -265,18 +282,6 @@ class _Block:
     first: int
     count: int
     taps: tuple[_Tap, ...]
-
-
-def _has_window(layer: Layer) -> bool:
-    """Whether the depthwise unit takes the layer: it visits every vector, so a dilated kernel is nothing for it."""
-    window = layer.window
-    return isinstance(layer, ConvolutionLayer) and layer.depthwise and (window.row_dilation, window.column_dilation) == (1, 1)
-
-
-def _widest_tile(layer: Layer) -> int:
-    """Return how many outputs side by side a job may have."""
-    window = layer.window
-    return (LINE_COLUMNS - window.columns) // window.column_step + 1 if _has_window(layer) else layer.result.width
 
 
 def _is_whole_plane(layer: PoolingLayer) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -12,10 +13,12 @@ from accel.npu import isa
 from accel.npu.arithmetic import Int8, Int32
 from accel.npu.checks import check_program
 from accel.npu.depthwise import depthwise_unit
-from accel.npu.profile import NpuProfile
+from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import Description, NpuProgram
 from edgewright.errors import PackageError
 
+TALL = replace(find_profile("npu-sim-4-paired"), name="npu-sim-16x4-paired", rows=16)
+"""The smallest machine with the whole depthwise unit, and with four parts per vector pass."""
 SYNC_ALL = isa.Sync(loader=1, array=1, vector=1)
 PLANE = 64
 """Random programs read planes below this address times four, and write anywhere below eight times it."""
@@ -138,7 +141,9 @@ def passes(
     made: list[isa.Instruction] = []
     if swap:
         made.append(isa.LoadW(address=chance.randint(0, 32), rows=chance.randint(1, profile.rows)))
-    dilations = (1, 1) if kind is isa.Dw else (chance.randint(0, 3), chance.randint(0, 3))
+    dilations = chance.randint(0, 3), chance.randint(0, 3)
+    if kind is isa.Dw:
+        dilations = chance.choice([1, shape.row_step]), chance.choice([1, shape.column_step])
     made.append(
         kind(
             base=(chance.randint(0, 3) * PLANE + top * shape.width + left) & 0xFFFF,

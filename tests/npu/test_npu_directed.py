@@ -16,20 +16,21 @@ from accel.npu.depthwise import depthwise_unit
 from accel.npu.emulator import Emulator
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.simulator import Simulator
-from tests.npu.random_programs import Machine, make_program
+from tests.npu.random_programs import TALL, Machine, make_program
 
+PROFILES = {profile.name: profile for profile in (find_profile("npu-sim-4"), find_profile("npu-sim-8-paired"), TALL)}
 WORST = -127 * 128
 ONE_POSITION = isa.Shape(height=1, width=1, rows=1, columns=1, row_pitch=0)
 
 
-@pytest.fixture(scope="module", params=[f"{kind}-{name}" for name in PROFILES for kind in ("functional", "rtl")])
+@pytest.fixture(scope="module", params=[f"{kind} {name}" for name in PROFILES for kind in ("functional", "rtl")])
 def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Simulator | Emulator]:
-    kind, _, name = request.param.partition("-")
+    kind, _, name = request.param.partition(" ")
     if kind == "functional":
-        yield Simulator(find_profile(name))
+        yield Simulator(PROFILES[name])
         return
     require("verilator")
-    emulator = Emulator(find_profile(name))
+    emulator = Emulator(PROFILES[name])
     yield emulator
     emulator.close()
 

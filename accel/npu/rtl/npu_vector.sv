@@ -137,8 +137,11 @@ module npu_vector #(
       reg signed [31:0] biased, multiplier;
       reg [5:0] shift_3, kept_4, kept_5;
       reg signed [31:0] high_high_4;
-      reg signed [32:0] high_low_4, low_high_4;
       reg [31:0] low_low_4;
+      reg signed [35:0] both_4;
+      wire signed [17:0] biased_both = 18'($signed(biased[31:16])) + $signed({2'b0, biased[15:0]});
+      wire signed [17:0] multiplier_both = 18'($signed(multiplier[31:16])) + $signed({2'b0, multiplier[15:0]});
+      wire signed [35:0] crossed = both_4 - 36'(high_high_4) - $signed({4'b0, low_low_4});
       reg signed [63:0] product_5;
       wire signed [63:0] bytes_shifted = product_5 >>> {kept_5[5:3], 3'b0};
       reg signed [18:0] value_6;  // all bits that count if the value is not beyond
@@ -165,12 +168,12 @@ module npu_vector #(
         biased <= $signed(lanes[lane*32 +: 32]) + $signed(parameter_data[lane*96 +: 32]);
         multiplier <= parameter_data[lane*96+32 +: 32];
         shift_3 <= parameter_data[lane*96+64 +: 6];
-        // four products of half words, because one multiplier of the chip takes 18 bits
+        // Karatsuba: three products of half words, because a multiplier of the chip takes 18 bits, and three fit where four
+        // would halve the lanes: the product of the sums holds both of the crossed ones.
         high_high_4 <= 32'($signed(biased[31:16])) * 32'($signed(multiplier[31:16]));
-        high_low_4 <= 33'($signed(biased[31:16])) * 33'($signed({1'b0, multiplier[15:0]}));
-        low_high_4 <= 33'($signed({1'b0, biased[15:0]})) * 33'($signed(multiplier[31:16]));
         low_low_4 <= 32'(biased[15:0]) * 32'(multiplier[15:0]);
-        product_5 <= $signed({high_high_4, low_low_4}) + ((64'(high_low_4) + 64'(low_high_4)) <<< 16);
+        both_4 <= 36'(biased_both) * 36'(multiplier_both);
+        product_5 <= $signed({high_high_4, low_low_4}) + (64'(crossed) <<< 16);
         kept_4 <= shift_3 - 1;
         kept_5 <= kept_4;
         value_6 <= bytes_shifted[18:0];

@@ -1,6 +1,6 @@
 // The walk of a depthwise pass: every vector under the windows once, row by row, and the kernel_columns - 1 vectors before
 // the first output of a row and kernel_rows - 1 rows before the first row of outputs. `emit` says which visits complete an
-// output.
+// output. Where the dilation equals the step, the walk leaves out the vectors in between.
 //
 // A row takes at least kernel_columns + 2 cycles, so that a sum left in a line buffer can be read back by the next row, and
 // a pass rests for 3 cycles at its end, so that its accumulators can be added to by the next pass.
@@ -27,7 +27,7 @@ module npu_window (
   localparam bit [1:0] LAST_OF_REST = 2;
 
   reg [11:0] height, width, rows, columns, out_row, out_column;
-  reg [3:0] row_step, column_step, row_phase, column_phase;
+  reg [3:0] row_step, column_step, row_stride, column_stride, row_phase, column_phase;
   reg [15:0] row_pitch, column_pitch, row_address;
   reg [2:0] columns_before;
   reg [1:0] rows_before, rest;
@@ -36,6 +36,8 @@ module npu_window (
 
   wire unused_bits = &{1'b0, word};
 
+  wire [3:0] row_period = row_stride == 1 ? row_step : 4'd1;
+  wire [3:0] column_period = column_stride == 1 ? column_step : 4'd1;
   wire emit_row = rows_before == 0 && row_phase == 0;
   wire emit_column = columns_before == 0 && column_phase == 0;
   wire last_of_row = emit_column && out_column == columns - 1;
@@ -61,6 +63,8 @@ module npu_window (
     if (start) begin
       kernel_columns <= word[`NPU_ARRAY_KERNEL_COLUMNS_LOW +: 3];
       kernel_rows <= word[`NPU_ARRAY_KERNEL_ROWS_LOW +: 2];
+      row_stride <= word[`NPU_ARRAY_ROW_DILATION];
+      column_stride <= word[`NPU_ARRAY_COLUMN_DILATION];
       row_pitch <= word[`NPU_ARRAY_TAP_ROW_PITCH];
       column_pitch <= word[`NPU_ARRAY_TAP_COLUMN_PITCH];
       accumulator <= word[`NPU_ARRAY_ACCUMULATOR];
@@ -78,10 +82,10 @@ module npu_window (
       if (emit) accumulator <= accumulator + 1;
       if (row_ends) begin
         resting <= last_row;
-        row <= row + 1;
+        row <= row + $signed({14'b0, row_stride});
         if (rows_before != 0) rows_before <= rows_before - 1;
         else begin
-          row_phase <= row_phase == 0 ? row_step - 1 : row_phase - 1;
+          row_phase <= row_phase == 0 ? row_period - 1 : row_phase - 1;
           if (emit_row) out_row <= out_row + 1;
         end
         begin_row(row_address + row_pitch, left, kernel_columns);
@@ -89,10 +93,10 @@ module npu_window (
         swept <= swept || last_of_row;
         index <= index + 1;
         address <= address + column_pitch;
-        column <= column + 1;
+        column <= column + $signed({14'b0, column_stride});
         if (columns_before != 0) columns_before <= columns_before - 1;
         else begin
-          column_phase <= column_phase == 0 ? column_step - 1 : column_phase - 1;
+          column_phase <= column_phase == 0 ? column_period - 1 : column_phase - 1;
           if (emit_column) out_column <= out_column + 1;
         end
       end
