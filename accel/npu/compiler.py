@@ -30,6 +30,7 @@ from accel.npu.schedule import schedule
 from accel.npu.tensors import ColumnFold, TensorPlace
 from accel.npu.tile import Job, Memory, Tiler
 from accel.npu.timing import time_program
+from accel.npu.trace import executed
 from edgewright.errors import ModelError
 
 TILE_FRACTIONS = (1, 2, 4, 8)
@@ -61,7 +62,7 @@ def compile_model(model: onnx.ModelProto, profile: NpuProfile, *, depthwise_unit
     tilers = [_tiler(profile, places, fraction, depthwise_unit) for fraction in TILE_FRACTIONS]
     programs = [_build(layers, lowered, folds, tiler) for tiler in tilers]
     fitting = [program for program in programs if len(program.instructions) <= profile.instructions] or programs[:1]
-    best = min(fitting, key=lambda program: time_program(isa.decode(program.instructions), profile).counters.cycles)
+    best = min(fitting, key=lambda program: time_program(executed(program, profile), profile).counters.cycles)
     _check_room(best, profile)
     check_program(best, profile)
     return Compiled(best, tuple(lowered.coverage))

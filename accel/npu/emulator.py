@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -25,17 +26,20 @@ from edgewright.errors import OperationError
 RTL = Path(__file__).parent / "rtl"
 BUILD_TIMEOUT_S = 600
 CYCLE_LIMIT = 1 << 33
+POWER_UP_US = 210
+"""An SDRAM wants 200 us before its first command."""
 _VERILATOR_OPTIONS = ("--cc", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert")
 _COMPILER_OPTIONS = ("-O2", "-std=c++17", "-w")
 
 
 class LibraryPort:
-    """The host port of the Verilated core, called through ctypes."""
+    """The host port of the Verilated machine, called through ctypes; `external_clock_mhz` is 0 without external memory."""
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, external_clock_mhz: float = 0.0) -> None:
         self._library = ctypes.CDLL(str(library))
         self._library.npu_open.restype = ctypes.c_void_p
-        self._npu = ctypes.c_void_p(self._library.npu_open())
+        self._library.npu_violation.restype = ctypes.c_char_p
+        self._npu = ctypes.c_void_p(self._library.npu_open(ctypes.c_double(external_clock_mhz)))
 
     def write(self, region: int, address: int, words: Words) -> None:
         """Write one word per clock cycle."""
@@ -51,6 +55,9 @@ class LibraryPort:
         """Run the clock, in C."""
         if not self._library.npu_run_until_idle(self._npu, ctypes.c_uint64(CYCLE_LIMIT)):
             raise OperationError(f"the simulated NPU did not come to rest within {CYCLE_LIMIT} cycles")
+        violation = self._library.npu_violation(self._npu).decode()
+        if violation:
+            raise OperationError(f"the SDRAM's protocol must be kept, but it was broken: {violation}; this is a bug")
 
     def close(self) -> None:
         """Free the model."""
@@ -61,7 +68,7 @@ class Emulator(Hardware):
     """The RTL as a machine."""
 
     def __init__(self, profile: NpuProfile) -> None:
-        self._port = LibraryPort(build(profile))
+        self._port = LibraryPort(build(profile), profile.clock_mhz if profile.external_memory_mib else 0.0)
         super().__init__(profile, self._port)
 
     def close(self) -> None:
@@ -79,7 +86,7 @@ class _Target:
     suffix: str
 
 
-_LIBRARY = _Target("npu_core", "harness.cpp", ("-fPIC", "-shared"), ".so")
+_LIBRARY = _Target("npu_system", "harness.cpp", ("-fPIC", "-shared"), ".so")
 _BOARD = _Target("npu_board", "pty_board.cpp", (), "")
 
 
@@ -109,7 +116,7 @@ def _build(target: _Target, parameters: Mapping[str, int | str]) -> Path:
 
 def _cached(target: _Target, parameters: Mapping[str, int | str]) -> Path:
     key = hashlib.sha256()
-    for source in (*sorted(RTL.glob("*.sv*")), RTL / target.harness):
+    for source in (*sorted(RTL.glob("*.sv*")), *sorted(RTL.glob("*.h")), RTL / target.harness):
         key.update(source.name.encode() + source.read_bytes())
     versions = [_call([tool, "--version"]) for tool in _tools()]
     key.update(repr((sorted(parameters.items()), versions, target, _VERILATOR_OPTIONS, _COMPILER_OPTIONS)).encode())
@@ -128,6 +135,9 @@ def rtl_parameters(profile: NpuProfile) -> dict[str, int | str]:
         "ACTIVATION_VECTORS": profile.activation_vectors,
         "ACCUMULATOR_DEPTH": profile.accumulator_depth,
         "PARAMETER_GROUPS": profile.parameter_groups,
+        "EXTERNAL": int(profile.external_memory_mib > 0),
+        "POWER_UP_CYCLES": math.ceil(POWER_UP_US * profile.clock_mhz),
+        "REFRESH_CYCLES": profile.refresh_cycles,
         "PROFILE_HASH": f"64'h{profile.hash[:8][::-1].hex()}",
     }
 
@@ -162,7 +172,7 @@ def _compile(target: _Target, parameters: Mapping[str, int | str], scratch: Path
     generated = [str(path) for path in sorted(scratch.glob(f"V{target.top}*.cpp"))]
     runtime = [str(include / name) for name in ("verilated.cpp", "verilated_threads.cpp")]
     built = scratch / "built"
-    headers = [f"-I{scratch}", f"-I{include}", f"-I{include / 'vltstd'}"]
+    headers = [f"-I{scratch}", f"-I{RTL}", f"-I{include}", f"-I{include / 'vltstd'}"]
     code = [str(RTL / target.harness), *generated, *runtime]
     _call([compiler, *_COMPILER_OPTIONS, *target.options, *headers, "-o", str(built), *code, "-lpthread"])
     return built

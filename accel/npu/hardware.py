@@ -15,11 +15,11 @@ import numpy.typing as npt
 from accel.npu.arithmetic import Int8
 from accel.npu.checks import check_program
 from accel.npu.profile import NpuProfile
-from accel.npu.program import NpuProgram
+from accel.npu.program import EXTERNAL_BASE, NpuProgram
 from accel.npu.timing import Counters
 from edgewright.errors import OperationError, ProfileError
 
-REGISTERS, PROGRAM, WEIGHTS, ACTIVATIONS, PARAMETERS = range(5)
+REGISTERS, PROGRAM, WEIGHTS, ACTIVATIONS, PARAMETERS, EXTERNAL = range(6)
 MAGIC = 0x31505745
 CONTROL, STATUS, FIRST_COUNTER = 4, 5, 6
 STATUS_BUSY, STATUS_DONE = 1, 2
@@ -54,6 +54,7 @@ class Hardware:
         self._write(PROGRAM, 0, program.instructions)
         self._write(WEIGHTS, 0, program.weights)
         self._write(PARAMETERS, 0, np.pad(program.parameters, ((0, 0), (0, 0), (0, 1))))
+        self._write(EXTERNAL, 0, program.external)
 
     def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
         """Write `inputs` (address: [count, vectors, columns]), run, and read `wanted` (address, vectors) back."""
@@ -70,12 +71,11 @@ class Hardware:
         self.counters = Counters(*map(int, self.port.read(REGISTERS, FIRST_COUNTER, len(Counters.__slots__))))
 
     def _execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
-        words = self.profile.columns // 4
+        words, shape = self.profile.columns // 4, (-1, self.profile.columns)
         for at, vectors in inputs.items():
-            self._write(ACTIVATIONS, at * words, vectors)
+            self._write(*_located(at, words), vectors)
         self.start()
-        shape = (-1, self.profile.columns)
-        return [self.port.read(ACTIVATIONS, at * words, length * words).view(np.int8).reshape(shape) for at, length in wanted]
+        return [self.port.read(*_located(at, words), length * words).view(np.int8).reshape(shape) for at, length in wanted]
 
     def _write(self, region: int, address: int, values: npt.NDArray[Any]) -> None:
         self.port.write(region, address, np.ascontiguousarray(values).reshape(-1).view(np.uint32))
@@ -93,3 +93,8 @@ class Hardware:
                 f"the NPU must be {self.profile.name} ({self.profile.hash.hex()[:16]}), but it is {hashed.hex()}; "
                 "choose the profile that its bitstream was built for"
             )
+
+
+def _located(vector: int, words: int) -> tuple[int, int]:
+    """Return region and word address of a host's vector address (N117)."""
+    return (EXTERNAL, (vector - EXTERNAL_BASE) * words) if vector >= EXTERNAL_BASE else (ACTIVATIONS, vector * words)

@@ -6,6 +6,7 @@ Runs of GEMM passes onto the same accumulators become one matrix product over al
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +66,16 @@ class VectorStep:
     residual: ResidualScale | None
 
 
-Step = MatrixStep | TapStep | VectorStep
+@dataclass(slots=True)
+class TransferStep:
+    """A DMA of activations: (local vector, tensor vector) where each run of `count` vectors begins."""
+
+    store: bool
+    count: int
+    runs: list[tuple[int, int]]
+
+
+Step = MatrixStep | TapStep | VectorStep | TransferStep
 
 
 @dataclass(slots=True)
@@ -74,6 +84,10 @@ class Plan:
 
     steps: list[Step] = field(default_factory=list)
     paddings: list[int] = field(default_factory=list)
+    tensors_begin: int = 0
+    """The external vector behind the program's constants; tensor vectors count from here."""
+    tensor_vectors: int = 0
+    """How many of them the program's transfers reach over."""
 
 
 def plan(program: NpuProgram, profile: NpuProfile) -> Plan:
@@ -86,12 +100,15 @@ def plan(program: NpuProgram, profile: NpuProfile) -> Plan:
 
 
 class _Planner:
-    """Follows what the set-up instructions and the weight registers hold while it goes through the program."""
+    """Follows what the set-up instructions, the weight registers and the memories for constants hold."""
 
     def __init__(self, program: NpuProgram, profile: NpuProfile) -> None:
-        self.plan = Plan()
-        self._program = program
         self._profile = profile
+        self._vector_words = profile.columns // 4
+        self.plan = Plan(tensors_begin=-(-len(program.external) // self._vector_words))
+        self._external = program.external
+        self._weights = _filled((profile.weight_rows, profile.columns), program.weights)
+        self._parameters = _filled((profile.parameter_groups, profile.vector_lanes, 3), program.parameters)
         self._shape: isa.Shape | None = None
         self._residual: isa.Residual | None = None
         self._shadow: Int8 = np.zeros((profile.rows, profile.columns), np.int8)
@@ -103,12 +120,46 @@ class _Planner:
         elif isinstance(instruction, isa.Residual):
             self._residual = instruction
         elif isinstance(instruction, isa.LoadW):
-            rows = self._program.weights[instruction.address : instruction.address + instruction.rows]
+            rows = self._weights[instruction.address : instruction.address + instruction.rows]
             self._shadow = np.concatenate([rows, self._shadow[instruction.rows :]])
         elif isinstance(instruction, isa.ArrayPass):
             self._array_pass(instruction)
         elif isinstance(instruction, isa.Vec):
             self.plan.steps.append(self._vector(instruction))
+        elif isinstance(instruction, isa.Dma):
+            self._transfer(instruction)
+
+    def _transfer(self, transfer: isa.Dma) -> None:
+        """Constants are known now; activations move when the program runs."""
+        if transfer.region == isa.Region.ACTIVATIONS:
+            self.plan.steps.append(self._activations(transfer))
+            return
+        if transfer.region == isa.Region.PROGRAM:
+            return  # trace.py followed it
+        for run in range(transfer.runs):
+            external, local = transfer.external + run * transfer.external_pitch, transfer.local + run * transfer.local_pitch
+            words = self._external[external : external + transfer.words]
+            if transfer.region == isa.Region.WEIGHTS:
+                first = local // self._vector_words
+                rows = words.view(np.int8).reshape(-1, self._profile.columns)
+                self._weights[first : first + len(rows)] = rows
+            else:
+                first = local // (4 * self._profile.vector_lanes)
+                groups = words.view(np.int32).reshape(-1, self._profile.vector_lanes, 4)[..., :3]
+                self._parameters[first : first + len(groups)] = groups
+
+    def _activations(self, transfer: isa.Dma) -> TransferStep:
+        words, begin = self._vector_words, self.plan.tensors_begin
+        runs = [
+            (
+                (transfer.local + run * transfer.local_pitch) // words,
+                (transfer.external + run * transfer.external_pitch) // words - begin,
+            )
+            for run in range(transfer.runs)
+        ]
+        count = transfer.words // words
+        self.plan.tensor_vectors = max(self.plan.tensor_vectors, runs[-1][1] + count)
+        return TransferStep(bool(transfer.store), count, runs)
 
     def _array_pass(self, instruction: isa.ArrayPass) -> None:
         assert self._shape is not None
@@ -152,7 +203,7 @@ class _Planner:
         parts = []
         for part in range(instruction.parts):
             first = instruction.parameters + part * groups
-            lanes = self._program.parameters[first : first + groups].reshape(-1, 3)
+            lanes = self._parameters[first : first + groups].reshape(-1, 3)
             offset = part * instruction.part_pitch
             bias, multiplier, shift = (np.ascontiguousarray(lanes[:, which]) for which in range(3))
             parts.append(VectorPart(bias, multiplier, shift, instruction.destination + offset, instruction.residual + offset))
@@ -171,3 +222,10 @@ class _Planner:
             shift=set_up.shift,
             output=Range(set_up.zero, set_up.low, set_up.high),
         )
+
+
+def _filled(shape: tuple[int, ...], first: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a memory of `shape` that holds `first` at its beginning."""
+    memory = np.zeros(shape, first.dtype)
+    memory[: len(first)] = first
+    return memory

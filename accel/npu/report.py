@@ -9,6 +9,7 @@ from accel.npu import isa
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
 from accel.npu.timing import Counters, time_program
+from accel.npu.trace import executed
 
 SIMULATED_ROWS = 32
 """The largest array that was simulated beside the cycle model (tests/npu/test_npu_rtl.py)."""
@@ -48,7 +49,7 @@ class Estimate:
 def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
     """Return the cost of `program`, which must be for `profile`."""
     program.check_profile(profile)
-    timing = time_program(isa.decode(program.instructions), profile)
+    timing = time_program(executed(program, profile), profile)
     layers = tuple(_layers(program, profile, timing.issued, timing.counters.cycles))
     cycles, columns = timing.counters.cycles, profile.columns
     description = program.description

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from accel.npu import isa
 from accel.npu.depthwise import REST_CYCLES, ROW_OVERHEAD, walk
+from accel.npu.memory_timing import MemoryClock
 from accel.npu.profile import NpuProfile
 
 FETCH_CYCLES = 3
@@ -33,6 +34,8 @@ class Counters:
     array_stalls: int
     vector_stalls: int
     sync_stalls: int
+    transfer_stalls: int
+    transfer_cycles: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ class _Clock:
         self._at = -1
         self._loader_free = self._array_ready = self._array_idle = self._vector_free = 0
         self._visits = self._vector_cycles = 0
-        self._stalls = {"loader": 0, "array": 0, "vector": 0, "sync": 0}
+        self._memory = MemoryClock(profile.refresh_cycles)
+        self._stalls = {"loader": 0, "array": 0, "vector": 0, "sync": 0, "transfer": 0}
 
     def issue(self, instruction: isa.Instruction) -> None:
         """Wait for what the instruction needs, then start it."""
@@ -78,6 +82,9 @@ class _Clock:
             self._wait("vector", self._vector_free)
         elif isinstance(instruction, isa.Vec):
             self._start_vector(instruction)
+        elif isinstance(instruction, isa.Dma):
+            self._wait("transfer", self._memory.room_at())
+            self._memory.issue(instruction, self._at)
         else:
             self._wait("sync", self._rest_of(instruction))
         self.issued.append(self._at)
@@ -85,8 +92,8 @@ class _Clock:
     def counters(self) -> Counters:
         """Return the counters as they stand after the last instruction."""
         stalls = self._stalls
-        waits = (stalls["loader"], stalls["array"], stalls["vector"], stalls["sync"])
-        return Counters(self._at + 1, self._visits, self._vector_cycles, *waits)
+        waits = (stalls["loader"], stalls["array"], stalls["vector"], stalls["sync"], stalls["transfer"])
+        return Counters(self._at + 1, self._visits, self._vector_cycles, *waits, self._memory.busy_cycles)
 
     def _wait(self, unit: str, until: int) -> None:
         if until > self._at:
@@ -112,8 +119,9 @@ class _Clock:
 
     def _rest_of(self, instruction: isa.Instruction) -> int:
         """When the units that SYNC names, or all of them for HALT, are at rest."""
-        named = instruction if isinstance(instruction, isa.Sync) else isa.Sync(loader=1, array=1, vector=1)
-        free = (named.loader * self._loader_free, named.array * self._array_idle, named.vector * self._vector_free)
+        named = instruction if isinstance(instruction, isa.Sync) else isa.Sync(loader=1, array=1, vector=1, transfers=1)
+        transfers = self._memory.pending_at(named.pending) if named.transfers else 0
+        free = (named.loader * self._loader_free, named.array * self._array_idle, named.vector * self._vector_free, transfers)
         return max(free)
 
 

@@ -100,5 +100,13 @@ def test_n23_n83_waits_are_counted_by_what_they_wait_for(emulator: Emulator) -> 
     made = make_program(PROFILE, program, np.ones((8, PROFILE.columns), np.int8), parameters)
     memory_after(emulator, made, np.zeros((16, PROFILE.columns), np.int8))
     assert emulator.counters == Counters(
-        cycles=225, visits=32, vector_cycles=128, loader_stalls=16, array_stalls=13, vector_stalls=74, sync_stalls=95
+        cycles=225,
+        visits=32,
+        vector_cycles=128,
+        loader_stalls=16,
+        array_stalls=13,
+        vector_stalls=74,
+        sync_stalls=95,
+        transfer_stalls=0,
+        transfer_cycles=0,
     )

@@ -14,13 +14,26 @@ module npu_board #(
   parameter int ACTIVATION_VECTORS = 4096,
   parameter int ACCUMULATOR_DEPTH = 512,
   parameter int PARAMETER_GROUPS = 512,
+  parameter int EXTERNAL = 0,
+  parameter int POWER_UP_CYCLES = 20000,
+  parameter int REFRESH_CYCLES = 450,
   parameter bit [63:0] PROFILE_HASH = 0
 ) (
   input  wire clk,
   input  wire rst,
   input  wire rx,
   output wire tx,
-  output wire quiet  // nothing is under way; a simulation may sleep
+  output wire quiet,  // nothing is under way; a simulation may sleep
+  output wire        sdram_cke,
+  output wire        sdram_cs_n,
+  output wire        sdram_ras_n,
+  output wire        sdram_cas_n,
+  output wire        sdram_we_n,
+  output wire [1:0]  sdram_ba,
+  output wire [12:0] sdram_a,
+  output wire [15:0] sdram_dq_out,
+  output wire        sdram_dq_drive,
+  input  wire [15:0] sdram_dq_in
 );
   localparam bit [7:0] WRITE = 2, READ = 3;
   localparam int HEADER_BYTES = 8, CHECKSUM_BYTES = 4;
@@ -145,7 +158,8 @@ module npu_board #(
         endcase
       end
       NEXT:
-        if (count == 0) begin
+        if (!host_ready) state <= NEXT;
+        else if (count == 0) begin
           seal <= ~reply_sum;
           step <= 0;
           state <= SEAL;
@@ -168,8 +182,8 @@ module npu_board #(
         state <= NEXT;
       end
       LOOK: begin
-        step <= step + 1;
-        if (step == 5) begin
+        if (step != 5) step <= step + 1;
+        else if (host_ready) begin
           word <= host_read_data;
           step <= 0;
           state <= PUT_WORD;
@@ -224,14 +238,17 @@ module npu_board #(
     endcase
   end
 
-  npu_core #(
+  wire host_ready, memory_idle;
+  npu_system #(
     .ROWS(ROWS), .COLUMNS(COLUMNS), .VECTOR_LANES(VECTOR_LANES), .PAIRED(PAIRED), .INSTRUCTIONS(INSTRUCTIONS),
     .WEIGHT_ROWS(WEIGHT_ROWS), .ACTIVATION_VECTORS(ACTIVATION_VECTORS), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH),
-    .PARAMETER_GROUPS(PARAMETER_GROUPS), .PROFILE_HASH(PROFILE_HASH)
-  ) core (
-    .clk, .rst, .host_write, .host_region(region[2:0]), .host_address(address[21:0]), .host_data(word), .host_read_data,
-    .busy(core_busy));
-  assign quiet = state == IDLE && line_quiet && !core_busy && !received && !decoded && !frame && !send;
+    .PARAMETER_GROUPS(PARAMETER_GROUPS), .EXTERNAL(EXTERNAL), .POWER_UP_CYCLES(POWER_UP_CYCLES),
+    .REFRESH_CYCLES(REFRESH_CYCLES), .PROFILE_HASH(PROFILE_HASH)
+  ) system (
+    .clk, .rst, .host_write, .host_read(state == LOOK && step == 0), .host_region(region[2:0]), .host_address(address[25:0]),
+    .host_data(word), .host_read_data, .host_ready, .busy(core_busy), .memory_idle,
+    .sdram_cke, .sdram_cs_n, .sdram_ras_n, .sdram_cas_n, .sdram_we_n, .sdram_ba, .sdram_a, .sdram_dq_out, .sdram_dq_drive, .sdram_dq_in);
+  assign quiet = state == IDLE && line_quiet && !core_busy && memory_idle && !received && !decoded && !frame && !send;
   wire unused_bits = &{1'b0, region, address};
 endmodule
 `default_nettype wire

@@ -23,6 +23,7 @@ module npu_vector #(
   output wire [15:0]          parameter_address,
   input  wire [LANES*96-1:0]  parameter_data,       // two cycles behind its address
   output wire [15:0]          activation_address,
+  output wire                 activation_used,      // this cycle's access to the activation memory matters
   output wire                 activation_write,
   output wire [COLUMNS*8-1:0] activation_write_data,
   input  wire [COLUMNS*8-1:0] activation_data       // two cycles behind its address
@@ -232,6 +233,7 @@ module npu_vector #(
   always_ff @(posedge clk) if (valid[LAST]) collected <= complete;
   assign activation_write = valid[LAST] && ends[LAST];
   assign activation_write_data = complete;
+  assign activation_used = activation_write || (run && group == 0);
   assign activation_address = activation_write ? write_address[LAST] : residual + offset;
 endmodule
 `default_nettype wire
