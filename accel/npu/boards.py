@@ -14,6 +14,7 @@ from edgewright.contracts.names import nearest
 from edgewright.errors import BadInputError, NotFoundError, ProfileError
 
 CONSTRAINTS = Path(__file__).parent / "constraints"
+ECP5 = RTL / "ecp5"
 DEFAULT_BAUD = 3_000_000
 
 # The limits of the PLL, from the ECP5 data sheet (FPGA-DS-02012, sysCLOCK PLL timing).
@@ -46,7 +47,7 @@ class Board:
     @property
     def sources(self) -> tuple[Path, ...]:
         """Every file that decides what is built, in a fixed order."""
-        return (*sorted(RTL.glob("*.sv*")), *sorted((RTL / "ecp5").glob("*.sv")), self.constraints)
+        return (*sorted(RTL.glob("*.sv*")), ECP5 / "npu_clock.sv", ECP5 / f"{self.top}.sv", self.constraints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,7 @@ BOARDS = {
 def find_board(name: str) -> Board:
     """Return the board called `name`; raise `NotFoundError` when there is none."""
     if name not in BOARDS:
-        raise NotFoundError(
-            f"there is no board {name!r}{nearest(name, BOARDS)}; a bitstream can be built for {', '.join(BOARDS)}"
-        )
+        raise NotFoundError(f"there is no board {name!r} to build a bitstream for{nearest(name, BOARDS)}")
     return BOARDS[name]
 
 

@@ -18,10 +18,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from accel.npu import implementation
 from accel.npu.bitstream import Order, build_bitstream, find_tool, packing, run_stage
-from accel.npu.boards import BOARDS, PllDividers, cycles_per_bit, find_board, pll_dividers, top_parameters
-from accel.npu.implementation import Use, is_stale, recorded, sources_sha256, status
+from accel.npu.boards import PllDividers, cycles_per_bit, find_board, pll_dividers, top_parameters
+from accel.npu.implementation import Use, is_stale, sources_sha256
 from accel.npu.profile import find_profile
 from edgewright.cli import main
 from edgewright.errors import BadInputError, NotFoundError, OperationError, ProfileError
@@ -55,7 +54,8 @@ NEXTPNR = """
         print("ERROR: Unable to place cell 'a', no BELs remaining")
         sys.exit(1)
     if os.environ.get("ROUTER") == "hangs":
-        Path(os.environ["COUNTS"], "hanging").touch()
+        ready = open(os.environ["READY"], "wb", buffering=0)
+        ready.write(b"x")
         time.sleep(600)
     Path("routed.config").write_text(Path("netlist.json").read_text() + " ".join(arguments))
     Path("report.json").write_text(os.environ["REPORT"])
@@ -152,26 +152,21 @@ def test_a_build_that_failed_goes_on_behind_its_last_finished_stage(
 
 def test_an_interrupted_build_ends_its_tool_and_leaves_only_finished_stages(tools: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgewright", "npu", "bitstream", "-o", str(tmp_path / "out")]
-    build = subprocess.Popen(command, env={**os.environ, "ROUTER": "hangs"}, stderr=subprocess.PIPE)
-    try:
-        wait_for(tools / "hanging")
-        build.send_signal(signal.SIGINT)
-        build.communicate(timeout=60)
-    finally:
-        build.kill()
+    os.mkfifo(tmp_path / "ready")
+    environment = {**os.environ, "ROUTER": "hangs", "READY": str(tmp_path / "ready")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as build:
+        try:
+            with (tmp_path / "ready").open("rb") as ready:
+                assert ready.read(1) == b"x"
+                build.send_signal(signal.SIGINT)
+                assert ready.read(1) == b""  # nobody holds the other end any more: the tool is gone
+            build.wait(60)
+        finally:
+            build.kill()
     assert build.returncode != 0
     (kept,) = (tmp_path / "cache" / "npu" / "bitstream").iterdir()
     assert kept.name.startswith("synthesise-")
     assert not (tmp_path / "out").exists()
-
-
-def wait_for(path: Path) -> None:
-    deadline = 600
-    while not path.exists() and deadline:
-        deadline -= 1
-        os.stat_result  # noqa: B018
-        signal.sigtimedwait([], 0.1)
-    assert path.exists()
 
 
 def test_a_design_that_is_too_slow_gives_its_figures_and_no_bitstream(
@@ -179,14 +174,14 @@ def test_a_design_that_is_too_slow_gives_its_figures_and_no_bitstream(
 ) -> None:
     slow = {**REPORT, "fmax": {"a": {"achieved": 80.0}, "b": {"achieved": 51.5}}}
     monkeypatch.setenv("REPORT", json.dumps(slow))
-    with pytest.raises(OperationError, match=r"^ulx3s-85f must reach 60 MHz, but place and route gave 51\.5 MHz, 145 of 156 mult"):
+    with pytest.raises(OperationError, match=r"^ulx3s-85f must reach 60 MHz, but place and route gave 51\.5 MHz, 145 of"):
         build_bitstream(ORDER, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_stages_are_shown_while_they_run(tools: Path, tmp_path: Path) -> None:
-    (tmp_path / "bin" / "ecppack").unlink()
-    stand_in(tmp_path / "bin", "ecppack", 'told("1.4")\nprint("packing", flush=True)\ntime.sleep(1.5)\n' + textwrap.dedent(ECPPACK))
+    slow = 'told("1.4")\nprint("packing", flush=True)\ntime.sleep(1.5)\n'
+    stand_in(tmp_path / "bin", "ecppack", slow + textwrap.dedent(ECPPACK))
     seen: list[tuple[str, str]] = []
     run_stage(packing(b"x"), find_tool("ecppack"), lambda stage, _took_s, line: seen.append((stage, line)))
     assert set(seen) == {("pack", "packing")}
@@ -216,7 +211,9 @@ def test_the_command_prints_resources_clock_and_file(tools: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        pytest.param(["--profile", "npu-sim-4"], "there is no board 'npu-sim-4'; a bitstream can be built for", id="no board"),
+        pytest.param(
+            ["--profile", "npu-sim-4"], "there is no board 'npu-sim-4' to build a bitstream for; known: ", id="no board"
+        ),
         pytest.param(["--profile", "ulx3s"], "there is no NPU profile 'ulx3s'", id="no profile"),
         pytest.param(["--baud", "20000000"], "baud must be 60 MHz divided by a whole number of at least 4", id="too fast"),
         pytest.param(["--baud", "12500000"], "baud must be 60 MHz divided by a whole number of at least 4", id="uneven"),
@@ -235,7 +232,7 @@ def test_bad_input_is_one_line(tools: Path, arguments: list[str], told: str) -> 
         pytest.param(60.0, PllDividers(1, 24, 10), id="60"),
         pytest.param(80.0, PllDividers(1, 16, 5), id="80"),
         pytest.param(62.5, PllDividers(1, 20, 8), id="62.5"),
-        pytest.param(48.0, PllDividers(2, 48, 12.5), id="48", marks=pytest.mark.xfail(strict=True)),
+        pytest.param(50.0, PllDividers(1, 16, 8), id="50"),
     ],
 )
 def test_the_pll_makes_the_profiles_clock(clock_mhz: float, dividers: PllDividers) -> None:
@@ -243,8 +240,8 @@ def test_the_pll_makes_the_profiles_clock(clock_mhz: float, dividers: PllDivider
 
 
 def test_a_clock_that_the_pll_cannot_make_is_refused() -> None:
-    with pytest.raises(ProfileError, match=r"^clock_mhz must be a frequency that an ECP5's PLL makes from 25 MHz, but 61\.7 is none"):
-        top_parameters(replace(PROFILE, clock_mhz=61.7), ORDER.board, 3_000_000)
+    with pytest.raises(ProfileError, match=r"^clock_mhz must be a frequency that an ECP5's PLL makes from 25 MHz, but 61\.7 is"):
+        top_parameters(replace(find_profile("colorlight-i9"), clock_mhz=61.7), find_board("colorlight-i9"), 3_000_000)
 
 
 def test_the_serial_line_is_divided_from_the_clock() -> None:
@@ -254,5 +251,5 @@ def test_the_serial_line_is_divided_from_the_clock() -> None:
 
 
 def test_an_unknown_board_is_told_with_the_nearest() -> None:
-    with pytest.raises(NotFoundError, match="did you mean ulx3s-85f"):
+    with pytest.raises(NotFoundError, match=r"^there is no board 'ulx3s-85' to build a bitstream for; known: ulx3s-85f$"):
         find_board("ulx3s-85")

@@ -3,7 +3,8 @@
 //
 // Feedback is the PLL's own second output, inside the PLL, so that any ratio keeps the phase detector at the oscillator's
 // frequency / INPUT_DIVIDER (the data sheet, FPGA-DS-02012, asks for 10 to 400 MHz there and 400 to 800 MHz inside):
-// oscillator / INPUT_DIVIDER x FEEDBACK_DIVIDER = 400 to 800 MHz; that / OUTPUT_DIVIDER = clk.
+// oscillator / INPUT_DIVIDER x FEEDBACK_DIVIDER = 400 to 800 MHz; that / OUTPUT_DIVIDER = clk. `clk_early` has the same
+// frequency and comes a quarter of a cycle before clk: for an SDRAM, which then sees pins that settled half a cycle ago.
 `default_nettype none
 module npu_clock #(
   parameter int INPUT_DIVIDER = 1,
@@ -12,8 +13,10 @@ module npu_clock #(
 ) (
   input  wire oscillator,
   output wire clk,
+  output wire clk_early,
   output wire rst
 );
+  localparam int EIGHTHS = OUTPUT_DIVIDER * 6;  // three quarters of a cycle, in eighths of a cycle inside the PLL
   wire locked, feedback;
   (* ICP_CURRENT = "12" *) (* LPF_RESISTOR = "8" *) (* MFG_ENABLE_FILTEROPAMP = "1" *) (* MFG_GMCREF_SEL = "2" *)
   EHXPLLL #(
@@ -21,9 +24,11 @@ module npu_clock #(
     .OUTDIVIDER_MUXA("DIVA"), .OUTDIVIDER_MUXB("DIVB"), .OUTDIVIDER_MUXC("DIVC"), .OUTDIVIDER_MUXD("DIVD"),
     .CLKI_DIV(INPUT_DIVIDER), .CLKFB_DIV(1), .FEEDBK_PATH("INT_OS"),
     .CLKOP_ENABLE("ENABLED"), .CLKOP_DIV(OUTPUT_DIVIDER), .CLKOP_CPHASE(OUTPUT_DIVIDER - 1), .CLKOP_FPHASE(0),
-    .CLKOS_ENABLE("ENABLED"), .CLKOS_DIV(FEEDBACK_DIVIDER), .CLKOS_CPHASE(FEEDBACK_DIVIDER - 1), .CLKOS_FPHASE(0)
+    .CLKOS_ENABLE("ENABLED"), .CLKOS_DIV(FEEDBACK_DIVIDER), .CLKOS_CPHASE(FEEDBACK_DIVIDER - 1), .CLKOS_FPHASE(0),
+    .CLKOS2_ENABLE("ENABLED"), .CLKOS2_DIV(OUTPUT_DIVIDER),
+    .CLKOS2_CPHASE(OUTPUT_DIVIDER - 1 + EIGHTHS / 8), .CLKOS2_FPHASE(EIGHTHS % 8)
   ) pll (
-    .CLKI(oscillator), .CLKFB(feedback), .CLKINTFB(feedback), .CLKOP(clk), .LOCK(locked),
+    .CLKI(oscillator), .CLKFB(feedback), .CLKINTFB(feedback), .CLKOP(clk), .CLKOS2(clk_early), .LOCK(locked),
     .RST(1'b0), .STDBY(1'b0), .PHASESEL0(1'b0), .PHASESEL1(1'b0), .PHASEDIR(1'b1), .PHASESTEP(1'b1), .PHASELOADREG(1'b1),
     .PLLWAKESYNC(1'b0), .ENCLKOP(1'b0), .ENCLKOS(1'b0), .ENCLKOS2(1'b0), .ENCLKOS3(1'b0));
 
