@@ -14,7 +14,6 @@ from edgewright.contracts.names import nearest
 from edgewright.errors import BadInputError, NotFoundError, ProfileError
 
 CONSTRAINTS = Path(__file__).parent / "constraints"
-ECP5 = RTL / "ecp5"
 DEFAULT_BAUD = 3_000_000
 
 # The limits of the PLL, from the ECP5 data sheet (FPGA-DS-02012, sysCLOCK PLL timing).
@@ -47,7 +46,8 @@ class Board:
     @property
     def sources(self) -> tuple[Path, ...]:
         """Every file that decides what is built, in a fixed order."""
-        return (*sorted(RTL.glob("*.sv*")), ECP5 / "npu_clock.sv", ECP5 / f"{self.top}.sv", self.constraints)
+        tops = (RTL / "ecp5" / f"{name}.sv" for name in ("npu_clock", self.top))
+        return (*sorted(RTL.glob("*.sv*")), *tops, self.constraints)
 
 
 @dataclass(frozen=True, slots=True)

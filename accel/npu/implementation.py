@@ -101,5 +101,6 @@ def status(profile: NpuProfile) -> str:
 
 def figures(record: Implementation) -> str:
     """Return clock and resources in one line."""
-    uses = ", ".join(f"{use.used} of {use.available} {name.replace('_', ' ')}" for name, use in record.resources.items())
+    known = {name: record.resources[name] for name in RESOURCES if name in record.resources}
+    uses = ", ".join(f"{use.used} of {use.available} {name.replace('_', ' ')}" for name, use in known.items())
     return f"{record.fmax_mhz:.1f} MHz, {uses}"
