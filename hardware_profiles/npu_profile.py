@@ -24,7 +24,8 @@ EXTERNAL_LIMIT_MIB = 32
 """A 16-bit SDRAM of 4 banks, 8192 rows and 512 columns."""
 EXTERNAL_CLOCK_LIMIT_MHZ = 100
 """The SDRAM's grade at CAS latency 2."""
-NUMBER_FORMATS = ("int8",)
+NUMBER_FORMATS = ("int8", "mxint8")
+"""Of the weights; mxint8: blocks of 32 share a power of two (OCP Microscaling), which the array applies."""
 
 _NOT_HASHED = ("name", "part", "status")
 _ADDRESS_LIMITS = {
@@ -124,6 +125,11 @@ class NpuProfile:
     def _require(self, holds: bool, otherwise: str) -> None:
         if not holds:
             raise ProfileError(f"{self.name}: {otherwise}")
+
+    @property
+    def shift_rows(self) -> int:
+        """How many rows of shifts stand before the weight rows of one load: none but in number format mxint8."""
+        return self.rows // self.columns if self.number_format == "mxint8" else 0
 
     @property
     def lane_groups(self) -> int:

@@ -147,7 +147,7 @@ class _Checker:
 
     def _load(self, instruction: isa.LoadW) -> None:
         require(1 <= instruction.rows <= self._profile.rows, f"rows must be 1 to {self._profile.rows}, not {instruction.rows}")
-        end = instruction.address + instruction.rows
+        end = instruction.address + self._profile.shift_rows + instruction.rows
         require(end <= self._weight_rows, f"the program has {self._weight_rows} weight rows, but rows up to {end} are loaded")
         self._loader_in_flight = instruction.address, end - 1  # it waited for the one before
         self._require_filled(isa.Region.WEIGHTS, self._loader_in_flight)

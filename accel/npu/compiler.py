@@ -21,7 +21,7 @@ import onnx
 from accel.npu import isa
 from accel.npu.checks import check_program
 from accel.npu.fold import fold_inputs
-from accel.npu.layers import Layer, QuantizedTensor
+from accel.npu.layers import ConvolutionLayer, Layer, QuantizedTensor
 from accel.npu.lower import CoverageRow, Lowered, lower
 from accel.npu.place import place_tensors
 from accel.npu.profile import NpuProfile
@@ -56,6 +56,7 @@ def compile_model(model: onnx.ModelProto, profile: NpuProfile, *, depthwise_unit
     """
     lowered = lower(model)
     check_something_runs(lowered)
+    check_format(lowered.layers, profile)
     layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
     inputs = _stored_inputs(lowered.inputs, layers)
     places = place_tensors(inputs, layers, lowered.outputs.values(), profile)
@@ -74,6 +75,16 @@ def check_something_runs(lowered: Lowered) -> None:
         return
     reasons = "; ".join(f"{row.layer} ({row.operator}): {row.reason}" for row in lowered.coverage if not row.on_npu)
     raise ModelError(f"at least one layer must run on the NPU, but none can: {reasons or 'the graph has no layers'}")
+
+
+def check_format(layers: Sequence[Layer], profile: NpuProfile) -> None:
+    """Raise `ModelError` when a layer has weights in blocks and the machine does not shift their products."""
+    for layer in layers:
+        if isinstance(layer, ConvolutionLayer) and layer.shifts is not None and layer.shifts.any() and not profile.shift_rows:
+            raise ModelError(
+                f"{profile.name} takes weights with one scale per output channel, but layer {layer.name} has them in blocks; "
+                "use an NPU of number_format mxint8, or quantize with scheme npu-int8"
+            )
 
 
 def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthwise_unit: bool) -> Tiler:

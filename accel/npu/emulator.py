@@ -130,6 +130,7 @@ def rtl_parameters(profile: NpuProfile) -> dict[str, int | str]:
         "COLUMNS": profile.columns,
         "VECTOR_LANES": profile.vector_lanes,
         "PAIRED": int(profile.paired),
+        "MICROSCALING": int(profile.number_format == "mxint8"),
         "INSTRUCTIONS": profile.instructions,
         "WEIGHT_ROWS": profile.weight_rows,
         "ACTIVATION_VECTORS": profile.activation_vectors,

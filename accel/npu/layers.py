@@ -83,6 +83,9 @@ class ConvolutionLayer:
     weights: Int8
     depthwise: bool
     stage: OutputStage
+    shifts: Int8 | None = None
+    """Of weights in blocks: how far the products of each block of 32 input channels go to the left, as
+    [output channels, blocks, rows, columns] of 0 to 15 (microscaling.py)."""
 
     @property
     def macs(self) -> int:

@@ -79,7 +79,7 @@ class _Walk:
 
     def take(self, node: onnx.NodeProto) -> None:
         """Lower one node, or write down why not."""
-        if node.output[0] in self._done:
+        if node.output[0] in self._done or self.graph.is_constant(node.output[0]):
             return
         lower_node = self._handlers().get(node.op_type)
         try:
@@ -118,8 +118,6 @@ class _Walk:
 
     def _quantize(self, node: onnx.NodeProto) -> None:
         name = node.input[0]
-        if self.graph.constant(name) is not None:
-            return
         scale, zero_point = self.graph.scale(node).per_tensor()
         if name in self._raw_inputs:
             tensor = self._tensor(name, scale, zero_point, channels_last=self._raw_inputs[name])
@@ -134,8 +132,6 @@ class _Walk:
         self._integers[node.output[0]] = tensor
 
     def _dequantize(self, node: onnx.NodeProto) -> None:
-        if self.graph.constant(node.input[0]) is not None:
-            return
         if node.input[0] not in self._integers:
             raise UnsupportedError(NOT_ON_NPU)
         self._reals[node.output[0]] = self._integers[node.input[0]]
@@ -174,8 +170,7 @@ class _Walk:
 
     def _is_on_host(self, node: onnx.NodeProto) -> bool:
         taken = node.output[0] in self._reals or node.output[0] in self._integers or node.output[0] in self._done
-        constant = node.op_type in SKIPPED and self.graph.constant(node.input[0]) is not None
-        return not taken and not constant
+        return not taken and not self.graph.is_constant(node.output[0])
 
     # -- computing nodes ----------------------------------------------------------------------------------------------
 

@@ -12,23 +12,24 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.npu import isa
-from accel.npu.arithmetic import LARGEST_PRODUCT, Int8, Int32, Range, ResidualScale
+from accel.npu.arithmetic import LARGEST_PRODUCT, LARGEST_SHIFT, Int8, Int32, Range, ResidualScale
 from accel.npu.checks import check_program
 from accel.npu.depthwise import depthwise_unit
 from accel.npu.geometry import visits
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
 
-MAX_EXACT_TERMS = (1 << 24) // LARGEST_PRODUCT
-"""The longest dot product that float32 carries without rounding, in whatever order it is added up."""
+Weights = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+MAX_EXACT_TERMS = {np.float32: (1 << 24) // LARGEST_PRODUCT, np.float64: (1 << 53) // (LARGEST_PRODUCT << LARGEST_SHIFT)}
+"""The longest dot product that a float carries without rounding, in any order of the terms; float64 has room for shifts."""
 
 
 @dataclass(slots=True)
 class MatrixStep:
-    """GEMM passes: addresses [positions, taps], weights [taps x columns, rows] as float32."""
+    """GEMM passes: addresses [positions, taps], weights [taps x columns, rows]: float32, or float64 with their shifts applied."""
 
     addresses: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32]
+    weights: Weights
     accumulator: int
     accumulate: bool
 
@@ -113,6 +114,8 @@ class _Planner:
         self._residual: isa.Residual | None = None
         self._shadow: Int8 = np.zeros((profile.rows, profile.columns), np.int8)
         self._live: Int8 = self._shadow.copy()
+        self._shadow_shifts: Int8 = np.zeros(profile.rows, np.int8)
+        self._live_shifts: Int8 = self._shadow_shifts.copy()
 
     def take(self, instruction: isa.Instruction) -> None:
         if isinstance(instruction, isa.Shape):
@@ -120,14 +123,20 @@ class _Planner:
         elif isinstance(instruction, isa.Residual):
             self._residual = instruction
         elif isinstance(instruction, isa.LoadW):
-            rows = self._weights[instruction.address : instruction.address + instruction.rows]
-            self._shadow = np.concatenate([rows, self._shadow[instruction.rows :]])
+            self._load(instruction)
         elif isinstance(instruction, isa.ArrayPass):
             self._array_pass(instruction)
         elif isinstance(instruction, isa.Vec):
             self.plan.steps.append(self._vector(instruction))
         elif isinstance(instruction, isa.Dma):
             self._transfer(instruction)
+
+    def _load(self, instruction: isa.LoadW) -> None:
+        first = instruction.address + self._profile.shift_rows
+        rows = self._weights[first : first + instruction.rows]
+        self._shadow = np.concatenate([rows, self._shadow[instruction.rows :]])
+        if self._profile.shift_rows:
+            self._shadow_shifts = self._weights[instruction.address : first].reshape(-1) & LARGEST_SHIFT
 
     def _transfer(self, transfer: isa.Dma) -> None:
         """Constants are known now; activations move when the program runs."""
@@ -164,16 +173,21 @@ class _Planner:
     def _array_pass(self, instruction: isa.ArrayPass) -> None:
         assert self._shape is not None
         if instruction.swap:
-            self._live = self._shadow
+            self._live, self._live_shifts = self._shadow, self._shadow_shifts
         visited = visits(self._shape, instruction)
         addresses = np.where(visited.inside, visited.addresses, self._padding_address(self._shape.padding)).T
         accumulator, accumulate = instruction.accumulator, bool(instruction.accumulate)
         if isinstance(instruction, isa.Gemm):
-            weights = np.tile(self._live.T.astype(np.float32), (addresses.shape[1], 1))
-            self._add_matrix(MatrixStep(addresses, weights, accumulator, accumulate))
+            self._add_matrix(MatrixStep(addresses, self._matrix(addresses.shape[1]), accumulator, accumulate))
             return
         taps = self._kernel(instruction) if isinstance(instruction, isa.Dw) else None
         self.plan.steps.append(TapStep(addresses, taps, accumulator, accumulate, bool(instruction.maximum)))
+
+    def _matrix(self, taps: int) -> Weights:
+        if not self._profile.shift_rows:
+            return np.tile(self._live.T.astype(np.float32), (taps, 1))
+        shifted = self._live.T.astype(np.float64) * np.exp2(self._live_shifts.astype(np.float64))
+        return np.tile(shifted, (taps, 1))
 
     def _kernel(self, instruction: isa.Dw) -> Int32:
         unit, columns = depthwise_unit(self._profile), instruction.kernel_columns
@@ -186,7 +200,7 @@ class _Planner:
             isinstance(last, MatrixStep)
             and step.accumulate
             and (last.accumulator, len(last.addresses)) == (step.accumulator, len(step.addresses))
-            and len(last.weights) + len(step.weights) <= MAX_EXACT_TERMS
+            and len(last.weights) + len(step.weights) <= MAX_EXACT_TERMS[step.weights.dtype.type]
         ):
             last.addresses = np.concatenate([last.addresses, step.addresses], axis=1)
             last.weights = np.concatenate([last.weights, step.weights])

@@ -81,11 +81,16 @@ class _State:
 
 
 def _multiply(step: MatrixStep, state: _State) -> None:
-    """GEMM: float32 carries the sums exactly, because plan.py keeps every one of them below 2^24."""
-    gathered = _gather(state, step.addresses).astype(np.float32)
+    """GEMM: floats carry the sums exactly, because plan.py keeps every one of them in their mantissa; then they wrap (N4)."""
+    gathered = _gather(state, step.addresses)
     count, positions = len(gathered), step.addresses.shape[0]
-    product = gathered.reshape(count * positions, -1) @ step.weights
-    _accumulate(state, step.accumulator, product.astype(np.int32).reshape(count, positions, -1), accumulate=step.accumulate)
+    rows = gathered.reshape(count * positions, -1)
+    if step.weights.dtype == np.float32:
+        product = (rows.astype(np.float32) @ step.weights).astype(np.int32)
+    else:
+        product = (rows.astype(np.float64) @ step.weights).astype(np.int64).astype(np.int32)
+    sums = product.reshape(count, positions, -1)
+    _accumulate(state, step.accumulator, sums, accumulate=step.accumulate)
 
 
 def _combine_taps(step: TapStep, state: _State) -> None:

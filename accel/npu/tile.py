@@ -16,6 +16,7 @@ from accel.npu.arithmetic import Int8, Int32, Range, quantize_multiplier, residu
 from accel.npu.depthwise import LINE_COLUMNS, depthwise_unit
 from accel.npu.geometry import ADDRESS_MASK
 from accel.npu.layers import ConvolutionLayer, Layer, OutputStage, PoolingLayer
+from accel.npu.microscaling import BLOCK
 from accel.npu.profile import NpuProfile
 
 
@@ -57,13 +58,16 @@ class Memory:
         self.weight_rows = 0
         self.parameter_groups = 0
 
-    def add_weights(self, rows: Int8) -> isa.LoadW:
-        """Store up to `rows` x `columns` weights; return the instruction that loads them."""
-        padded = np.zeros((len(rows), self._profile.columns), np.int8)
-        padded[:, : rows.shape[1]] = rows
-        self._weights.append(padded)
-        self.weight_rows += len(rows)
-        return isa.LoadW(address=self.weight_rows - len(rows), rows=len(rows))
+    def add_weights(self, rows: Int8, shifts: Int8 | None = None) -> isa.LoadW:
+        """Store up to `rows` x `columns` weights, and in mxint8 the rows' shifts; return the instruction that loads them."""
+        address, before = self.weight_rows, self._profile.shift_rows
+        stored = np.zeros((before + len(rows), self._profile.columns), np.int8)
+        stored[before:, : rows.shape[1]] = rows
+        if shifts is not None:
+            stored[:before].reshape(-1)[: len(rows)] = shifts
+        self._weights.append(stored)
+        self.weight_rows += len(stored)
+        return isa.LoadW(address=address, rows=len(rows))
 
     def add_parameters(self, stage: OutputStage) -> int:
         """Store bias, multiplier and shift of every channel; return the first group."""
@@ -141,12 +145,15 @@ class Tiler:
         columns, inputs = self.profile.columns, layer.weights.shape[1]
         for block in range(-(-inputs // columns)):
             weights = layer.weights[first : first + count, block * columns : (block + 1) * columns]
-            yield from self._matrix_taps(block, weights)
+            shifts = None if layer.shifts is None else layer.shifts[first : first + count, block * columns // BLOCK]
+            yield from self._matrix_taps(block, weights, shifts)
 
-    def _matrix_taps(self, block: int, weights: Int8) -> Iterator[_Tap]:
+    def _matrix_taps(self, block: int, weights: Int8, shifts: Int8 | None = None) -> Iterator[_Tap]:
         for row in range(weights.shape[2]):
             for column in range(weights.shape[3]):
-                yield _Tap(block, row, column, self.memory.add_weights(weights[:, :, row, column]), isa.Gemm(base=0))
+                of_rows = None if shifts is None else shifts[:, row, column]
+                load = self.memory.add_weights(weights[:, :, row, column], of_rows)
+                yield _Tap(block, row, column, load, isa.Gemm(base=0))
 
     def _diagonal_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[_Tap]:
         """A depthwise layer that the window unit cannot take: matrices with one channel's weight in each row."""

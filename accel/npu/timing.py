@@ -75,7 +75,7 @@ class _Clock:
             self._shape = instruction
         elif isinstance(instruction, isa.LoadW):
             self._wait("loader", self._loader_free)
-            self._loader_free = self._at + instruction.rows + LOADER_DEPTH + 1
+            self._loader_free = self._at + self._profile.shift_rows + instruction.rows + LOADER_DEPTH + 1
         elif isinstance(instruction, isa.ArrayPass):
             self._start_array(instruction)
         elif isinstance(instruction, isa.Residual):

@@ -64,6 +64,8 @@ def random_memories(profile: NpuProfile, seed: int) -> tuple[Int8, Int8, Int32]:
     generator = np.random.default_rng(seed)
     activations = extreme(generator, (8 * PLANE, profile.columns), low=-128)
     weights = extreme(generator, (64, profile.columns), low=-127)
+    if profile.shift_rows and seed % 4:
+        weights = np.maximum(weights & ~0x0C, -125).astype(np.int8)  # as shifts these are 0 to 3, so that not all sums wrap
     shape = (32, profile.vector_lanes)
     bias = generator.integers(-(1 << 31), 1 << 31, shape) >> generator.integers(0, 31, shape)
     multiplier = generator.integers(0, 1 << 31, shape)

@@ -21,7 +21,7 @@ from accel.npu.timing import time_program
 from tests.npu.random_programs import TALL, memory_after, random_program
 
 LARGE = replace(find_profile("ulx3s-85f"), name="npu-sim-32", rows=32, columns=32, vector_lanes=8)
-PROFILES = (find_profile("npu-sim-4"), TALL, find_profile("npu-sim-8"), find_profile("npu-sim-8-paired"))
+PROFILES = (find_profile("npu-sim-4"), TALL, find_profile("npu-sim-8-mx"), find_profile("npu-sim-8-paired"))
 
 
 @pytest.fixture(scope="module", params=PROFILES, ids=lambda profile: profile.name)

@@ -9,6 +9,7 @@ module npu_array #(
   parameter int ROWS = 16,
   parameter int COLUMNS = 16,
   parameter int PAIRED = 0,
+  parameter int MICROSCALING = 0,
   parameter int ACCUMULATOR_DEPTH = 512
 ) (
   input  wire                 clk,
@@ -23,6 +24,7 @@ module npu_array #(
   output wire [15:0]          activation_address,
   input  wire [COLUMNS*8-1:0] activation,           // two cycles behind its address
   input  wire                 weight_write,
+  input  wire                 shift_write,          // `weight_data` holds the shifts of COLUMNS rows
   input  wire [$clog2(ROWS)-1:0] weight_row,
   input  wire [COLUMNS*8-1:0] weight_data,
   input  wire [12:0]          vector_address,       // the vector unit reads the bank that the array leaves alone
@@ -33,6 +35,7 @@ module npu_array #(
   localparam int SEGMENTS = ROWS >= 16 ? 3 : ROWS / 4;  // kernel rows and columns of a depthwise pass
   localparam int STAGES = ROWS >= 16 ? 5 : 4;
   localparam int SUM_BITS = 19;
+  localparam int DOT_BITS = MICROSCALING != 0 ? 32 : 24;
 
   // ---- address generators: GEMM and POOL go tap by tap, DW visits every vector once
   wire starts_window = start && word[3:0] == `NPU_OP_DW;
@@ -129,13 +132,23 @@ module npu_array #(
     .kernel_rows(kernel_rows_at[6]), .read_index(index_at[4]), .write(depthwise[6]),
     .write_index(index_at[6] + 6'd1 - {3'b0, kernel_columns_at[6]}), .sums(window_sums));
 
-  reg signed [23:0] sum [0:ROWS-1];
+  reg signed [DOT_BITS-1:0] sum [0:ROWS-1];
+  wire [ROWS*4-1:0] shifts;  // cycle 6
   genvar lane;
   generate
+    if (MICROSCALING != 0) begin : g_shifts
+      npu_shifts #(.ROWS(ROWS), .COLUMNS(COLUMNS)) shift_registers (
+        .clk, .write(shift_write), .group(weight_row), .data(weight_data), .swap(swapping[2]), .shifts);
+    end else begin : g_no_shifts
+      wire unused_shift = &{1'b0, shift_write};
+      assign shifts = 0;
+    end
     for (lane = 0; lane < ROWS; lane = lane + 2) begin : g_dot
-      wire signed [23:0] sum_a, sum_b;
+      wire signed [23:0] dot_a, dot_b;
+      wire signed [DOT_BITS-1:0] sum_a = DOT_BITS'(dot_a) <<< shifts[lane*4 +: 4];
+      wire signed [DOT_BITS-1:0] sum_b = DOT_BITS'(dot_b) <<< shifts[(lane+1)*4 +: 4];
       npu_dot #(.COLUMNS(COLUMNS), .PAIRED(PAIRED)) dot (
-        .clk, .weights_a(live[lane]), .weights_b(live[lane+1]), .x, .sum_a, .sum_b,
+        .clk, .weights_a(live[lane]), .weights_b(live[lane+1]), .x, .sum_a(dot_a), .sum_b(dot_b),
         .products_a(products[lane*COLUMNS*16 +: COLUMNS*16]), .products_b(products[(lane+1)*COLUMNS*16 +: COLUMNS*16]));
       if (lane < COLUMNS) begin : g_side
         always_ff @(posedge clk) begin
@@ -145,15 +158,15 @@ module npu_array #(
         end
       end else begin : g_no_side
         always_ff @(posedge clk) begin
-          sum[lane] <= gemm[6] ? sum_a : 24'sd0;
-          sum[lane+1] <= gemm[6] ? sum_b : 24'sd0;
+          sum[lane] <= gemm[6] ? sum_a : DOT_BITS'(0);
+          sum[lane+1] <= gemm[6] ? sum_b : DOT_BITS'(0);
         end
       end
     end
   endgenerate
 
-  function automatic signed [23:0] beside(input is_window, input signed [SUM_BITS-1:0] total, input signed [7:0] pooled);
-    beside = is_window ? 24'(total) : 24'(pooled);
+  function automatic signed [DOT_BITS-1:0] beside(input is_window, input signed [SUM_BITS-1:0] total, input signed [7:0] pooled);
+    beside = is_window ? DOT_BITS'(total) : DOT_BITS'(pooled);
   endfunction
 
   // ---- accumulators: read in cycles 5-6, written in cycle 7

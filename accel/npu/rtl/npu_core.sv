@@ -10,6 +10,7 @@ module npu_core #(
   parameter int COLUMNS = 16,
   parameter int VECTOR_LANES = 4,
   parameter int PAIRED = 0,
+  parameter int MICROSCALING = 0,    // 1: number format mxint8
   parameter int INSTRUCTIONS = 2048,
   parameter int WEIGHT_ROWS = 8192,
   parameter int ACTIVATION_VECTORS = 4096,
@@ -160,8 +161,11 @@ module npu_core #(
       if (state == ISSUE && is_known && !may_issue) stalls[waits_for] <= stalls[waits_for] + 1;
     end
 
-  // ---- loader: weight rows from memory into the shadow set
+  // ---- loader: weight rows from memory into the shadow set; in mxint8 the shifts of all rows come first
+  localparam int SHIFT_ROWS = MICROSCALING != 0 ? ROWS / COLUMNS : 0;
   reg loading;
+  reg [3:0] shift_rows_left;
+  reg [2:1] row_shifts;
   reg [WEIGHT_BITS-1:0] weight_address;
   reg [ROW_BITS-1:0] weight_row, weight_row_1, weight_row_2;
   reg [7:0] rows_left;
@@ -172,13 +176,20 @@ module npu_core #(
       weight_address <= word[`NPU_LOADW_ADDRESS_LOW +: WEIGHT_BITS];
       weight_row <= 0;
       rows_left <= word[`NPU_LOADW_ROWS];
+      shift_rows_left <= 4'(SHIFT_ROWS);
       loading <= 1;
     end else if (loading) begin
       weight_address <= weight_address + 1;
-      weight_row <= weight_row + 1;
-      rows_left <= rows_left - 1;
-      if (rows_left == 1) loading <= 0;
+      if (shift_rows_left != 0) begin
+        shift_rows_left <= shift_rows_left - 1;
+        weight_row <= shift_rows_left == 1 ? 0 : weight_row + 1;
+      end else begin
+        weight_row <= weight_row + 1;
+        rows_left <= rows_left - 1;
+        if (rows_left == 1) loading <= 0;
+      end
     end
+    row_shifts <= {row_shifts[1], shift_rows_left != 0};
     row_valid <= {row_valid[1], loading};
     weight_row_1 <= weight_row;
     weight_row_2 <= weight_row_1;
@@ -200,11 +211,14 @@ module npu_core #(
   wire [VECTOR_LANES*96-1:0] parameter_data;
   wire vector_write, vector_used;
   wire unused_bits = &{1'b0, array_address, vector_address, parameter_address, port_address, vector_used};
-  npu_array #(.ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)) array (
+  npu_array #(
+    .ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .MICROSCALING(MICROSCALING), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)
+  ) array (
     .clk, .rst, .clear_weights(host_starts), .set_shape(issue && opcode == `NPU_OP_SHAPE), .start(issue && is_array), .word,
     .ready(array_ready), .busy(array_busy), .visit(array_visit),
     .activation_address(array_address), .activation(array_activation),
-    .weight_write(row_valid[2]), .weight_row(weight_row_2), .weight_data,
+    .weight_write(row_valid[2] && !row_shifts[2]), .shift_write(row_valid[2] && row_shifts[2]), .weight_row(weight_row_2),
+    .weight_data,
     .vector_address(accumulator_address), .vector_data(accumulator_data));
   npu_vector #(.ROWS(ROWS), .COLUMNS(COLUMNS), .LANES(VECTOR_LANES)) vector (
     .clk, .rst, .set_residual(issue && opcode == `NPU_OP_RESIDUAL), .start(issue && opcode == `NPU_OP_VEC), .word,

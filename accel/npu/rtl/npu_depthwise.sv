@@ -48,7 +48,7 @@ module npu_depthwise #(
         assign ends[segment][column*SUM_BITS +: SUM_BITS] = g_stage[STAGES-1].partial;
       end
       if (segment + 1 < SEGMENTS) begin : g_line
-        (* ram_style = "distributed" *) reg [WIDTH-1:0] line [0:63];  // the i9's block memories are all taken
+        (* ram_style = "distributed" *) reg [WIDTH-1:0] line [0:63];  // shallow and wide: a waste of block RAMs
         reg [WIDTH-1:0] read;
         always_ff @(posedge clk) begin
           if (write) line[write_index] <= ends[segment];

@@ -5,6 +5,7 @@ module npu_system #(
   parameter int COLUMNS = 16,
   parameter int VECTOR_LANES = 4,
   parameter int PAIRED = 0,
+  parameter int MICROSCALING = 0,
   parameter int INSTRUCTIONS = 2048,
   parameter int WEIGHT_ROWS = 8192,
   parameter int ACTIVATION_VECTORS = 4096,
@@ -42,7 +43,8 @@ module npu_system #(
   wire [8:0] memory_words;
   wire [31:0] memory_write_data, memory_read_data;
   npu_core #(
-    .ROWS(ROWS), .COLUMNS(COLUMNS), .VECTOR_LANES(VECTOR_LANES), .PAIRED(PAIRED), .INSTRUCTIONS(INSTRUCTIONS),
+    .ROWS(ROWS), .COLUMNS(COLUMNS), .VECTOR_LANES(VECTOR_LANES), .PAIRED(PAIRED), .MICROSCALING(MICROSCALING),
+    .INSTRUCTIONS(INSTRUCTIONS),
     .WEIGHT_ROWS(WEIGHT_ROWS), .ACTIVATION_VECTORS(ACTIVATION_VECTORS), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH),
     .PARAMETER_GROUPS(PARAMETER_GROUPS), .EXTERNAL(EXTERNAL), .PROFILE_HASH(PROFILE_HASH)
   ) core (
