@@ -1,4 +1,4 @@
-// The whole design on the Colorlight i9 (v7.2) in its extension board: oscillator, PLL, board shell with its core, serial line, lamp.
+// The whole design on the Colorlight i9 v7.2 in its extension board: oscillator, PLL, board shell, core, serial line, lamp.
 `default_nettype none
 module npu_colorlight_i9 #(
   parameter int INPUT_DIVIDER = 1,
@@ -9,6 +9,7 @@ module npu_colorlight_i9 #(
   parameter int COLUMNS = 8,
   parameter int VECTOR_LANES = 2,
   parameter int PAIRED = 1,
+  parameter int MICROSCALING = 0,
   parameter int INSTRUCTIONS = 2048,
   parameter int WEIGHT_ROWS = 8192,
   parameter int ACTIVATION_VECTORS = 4096,
@@ -35,7 +36,7 @@ module npu_colorlight_i9 #(
   ) clock (.oscillator(clk_25mhz), .clk, .clk_early, .rst);
   npu_board #(
     .CYCLES_PER_BIT(CYCLES_PER_BIT), .ROWS(ROWS), .COLUMNS(COLUMNS), .VECTOR_LANES(VECTOR_LANES), .PAIRED(PAIRED),
-    .INSTRUCTIONS(INSTRUCTIONS), .WEIGHT_ROWS(WEIGHT_ROWS), .ACTIVATION_VECTORS(ACTIVATION_VECTORS),
+    .MICROSCALING(MICROSCALING), .INSTRUCTIONS(INSTRUCTIONS), .WEIGHT_ROWS(WEIGHT_ROWS), .ACTIVATION_VECTORS(ACTIVATION_VECTORS),
     .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH), .PARAMETER_GROUPS(PARAMETER_GROUPS), .EXTERNAL(EXTERNAL),
     .POWER_UP_CYCLES(POWER_UP_CYCLES), .REFRESH_CYCLES(REFRESH_CYCLES), .PROFILE_HASH(PROFILE_HASH)
   ) board (
