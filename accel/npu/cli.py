@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from accel.npu.bitstream_cli import bitstream
 from accel.npu.hardware import Hardware
 from accel.npu.host import Session
+from accel.npu.implementation import status
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.program import MAGIC, NpuProgram, read_program
 from accel.npu.report import Estimate, estimate, listing
@@ -38,15 +40,18 @@ def group() -> None:
     """Compile for, simulate and cost the FPGA NPU."""
 
 
+group.add_command(bitstream)
+
+
 @group.command()
 @common_options
 def profiles(as_json: bool) -> None:
     """List the NPUs that programs can be compiled for."""
     if as_json:
-        print_json([{**_fields(profile), "hash": profile.hash.hex()} for profile in npu_profiles()])
+        print_json([{**_fields(p), "status": status(p), "hash": p.hash.hex()} for p in npu_profiles()])
         return
     rows = [
-        (p.name, f"{p.rows}x{p.columns}", p.paired, p.activation_vectors, p.weight_rows, p.clock_mhz, p.part or None, p.status)
+        (p.name, f"{p.rows}x{p.columns}", p.paired, p.activation_vectors, p.weight_rows, p.clock_mhz, p.part or None, status(p))
         for p in npu_profiles()
     ]
     print_table(("name", "array", "paired", "vectors", "weight rows", "MHz", "part", "status"), rows)

@@ -121,7 +121,7 @@ def _cached(target: _Target, parameters: Mapping[str, int | str]) -> Path:
         key.update(source.name.encode() + source.read_bytes())
     versions = [_call([tool, "--version"]) for tool in _tools()]
     key.update(repr((sorted(parameters.items()), versions, target, _VERILATOR_OPTIONS, _COMPILER_OPTIONS)).encode())
-    return _cache_directory() / f"{target.top}-{key.hexdigest()[:24]}{target.suffix}"
+    return cache_directory() / f"{target.top}-{key.hexdigest()[:24]}{target.suffix}"
 
 
 def rtl_parameters(profile: NpuProfile) -> dict[str, int | str]:
@@ -158,7 +158,8 @@ def _tool(name: str, package: str) -> str:
     return found
 
 
-def _cache_directory() -> Path:
+def cache_directory() -> Path:
+    """Return where what is built from the RTL is kept."""
     root = os.environ.get("EDGEWRIGHT_CACHE")
     home = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgewright"
     return home / "npu"

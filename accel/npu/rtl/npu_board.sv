@@ -102,7 +102,7 @@ module npu_board #(
   reg [7:0] sequence_number, command, region, count, last_sequence;
   reg [31:0] address, word;
   reg repeated;
-  reg [7:0] reply [0:255];
+  (* ram_style = "distributed" *) reg [7:0] reply [0:255];  // read at two places in the cycle of the address
   reg [7:0] reply_length, block_start, block_end;
   reg [31:0] reply_sum, seal;
   reg host_write;

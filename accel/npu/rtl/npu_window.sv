@@ -26,13 +26,13 @@ module npu_window (
 );
   localparam bit [1:0] LAST_OF_REST = 2;
 
-  reg [11:0] height, width, rows, columns, out_row, out_column;
+  reg [11:0] height, width, rows_last, columns_last, rows_left, columns_left;
   reg [3:0] row_step, column_step, row_stride, column_stride, row_phase, column_phase;
   reg [15:0] row_pitch, column_pitch, row_address;
   reg [2:0] columns_before;
   reg [1:0] rows_before, rest;
   reg signed [17:0] left, row, column;
-  reg run, swept, resting, started;
+  reg run, swept, resting, started, last_out_row, last_out_column;  // the last two: beside their counters, as in npu_address.sv
 
   wire unused_bits = &{1'b0, word};
 
@@ -40,9 +40,9 @@ module npu_window (
   wire [3:0] column_period = column_stride == 1 ? column_step : 4'd1;
   wire emit_row = rows_before == 0 && row_phase == 0;
   wire emit_column = columns_before == 0 && column_phase == 0;
-  wire last_of_row = emit_column && out_column == columns - 1;
+  wire last_of_row = emit_column && last_out_column;
   wire row_ends = run && !resting && (swept || last_of_row) && index > {4'b0, kernel_columns};
-  wire last_row = emit_row && out_row == rows - 1;
+  wire last_row = emit_row && last_out_row;
 
   assign running = run;
   assign ready = !run || (resting && rest == LAST_OF_REST);
@@ -55,8 +55,8 @@ module npu_window (
     if (set_shape) begin
       height <= word[`NPU_SHAPE_HEIGHT];
       width <= word[`NPU_SHAPE_WIDTH];
-      rows <= word[`NPU_SHAPE_ROWS];
-      columns <= word[`NPU_SHAPE_COLUMNS];
+      rows_last <= word[`NPU_SHAPE_ROWS] - 1;
+      columns_last <= word[`NPU_SHAPE_COLUMNS] - 1;
       row_step <= word[`NPU_SHAPE_ROW_STEP];
       column_step <= word[`NPU_SHAPE_COLUMN_STEP];
     end
@@ -72,7 +72,8 @@ module npu_window (
       left <= 18'($signed(word[`NPU_ARRAY_LEFT]));
       rows_before <= word[`NPU_ARRAY_KERNEL_ROWS_LOW +: 2] - 1;
       row_phase <= 0;
-      out_row <= 0;
+      rows_left <= rows_last;
+      last_out_row <= rows_last == 0;
       rest <= 0;
       resting <= 0;
       started <= 0;
@@ -86,7 +87,10 @@ module npu_window (
         if (rows_before != 0) rows_before <= rows_before - 1;
         else begin
           row_phase <= row_phase == 0 ? row_period - 1 : row_phase - 1;
-          if (emit_row) out_row <= out_row + 1;
+          if (emit_row) begin
+            rows_left <= rows_left - 1;
+            last_out_row <= rows_left == 1;
+          end
         end
         begin_row(row_address + row_pitch, left, kernel_columns);
       end else begin
@@ -97,7 +101,10 @@ module npu_window (
         if (columns_before != 0) columns_before <= columns_before - 1;
         else begin
           column_phase <= column_phase == 0 ? column_period - 1 : column_phase - 1;
-          if (emit_column) out_column <= out_column + 1;
+          if (emit_column) begin
+            columns_left <= columns_left - 1;
+            last_out_column <= columns_left == 1;
+          end
         end
       end
       if (resting) rest <= rest + 1;
@@ -114,7 +121,8 @@ module npu_window (
       column <= first_column;
       columns_before <= kernel_width - 1;
       column_phase <= 0;
-      out_column <= 0;
+      columns_left <= columns_last;
+      last_out_column <= columns_last == 0;
       index <= 0;
       swept <= 0;
     end
