@@ -13,7 +13,7 @@ cycle model is exact, so the compiler simply tries a few and keeps the fastest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -48,9 +48,9 @@ class Compiled:
         return tuple(row for row in self.coverage if not row.on_npu)
 
 
-def compile_model(model: onnx.ModelProto, profile: NpuProfile) -> Compiled:
-    """Compile what the NPU can run; raise `ModelError` when that is nothing, or does not fit."""
-    lowered = lower(model)
+def compile_model(model: onnx.ModelProto, profile: NpuProfile, cut: Collection[str] = ()) -> Compiled:
+    """Compile what the NPU can run, up to the tensors `cut`; raise `ModelError` when that is nothing, or does not fit."""
+    lowered = lower(model, cut)
     check_something_runs(lowered)
     layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
     inputs = _stored_inputs(lowered.inputs, layers)
@@ -127,6 +127,7 @@ def _place(name: str, tensor: QuantizedTensor, places: Mapping[str, int], folds:
         channels_last=tensor.channels_last,
         flat=tensor.flat,
         fold=folds.get(tensor.name),
+        gain=tensor.gain,
     )
 
 

@@ -48,6 +48,7 @@ def test_the_shipped_profiles_are_these() -> None:
         "colorlight-i9",
         "generic-x86-64",
         "jetson-orin-nano",
+        "npu-sim-16",
         "npu-sim-4",
         "npu-sim-4-paired",
         "npu-sim-8",
