@@ -124,7 +124,7 @@ def run(
 @PROFILE
 def emulate(profile_name: str) -> None:
     """Offer a simulated board on a pseudo-terminal until interrupted."""
-    from accel.npu.board import simulated_board
+    from accel.npu.simulated_board import simulated_board
 
     with simulated_board(find_profile(profile_name)) as device:
         click.echo(device)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from accel.npu.hardware import Hardware, Words
+from accel.npu.hardware import CONTROL, REGISTERS, Hardware, Words
 from accel.npu.profile import NpuProfile
 from edgewright.errors import OperationError
 
@@ -36,6 +36,15 @@ class LibraryPort:
         self._library = ctypes.CDLL(str(library))
         self._library.npu_open.restype = ctypes.c_void_p
         self._npu = ctypes.c_void_p(self._library.npu_open())
+
+    def upload(self, memories: Mapping[int, Words]) -> None:
+        """Write each memory from its beginning."""
+        for region, words in memories.items():
+            self.write(region, 0, words)
+
+    def start(self) -> None:
+        """Write the register that starts the core."""
+        self.write(REGISTERS, CONTROL, np.array([1], np.uint32))
 
     def write(self, region: int, address: int, words: Words) -> None:
         """Write one word per clock cycle."""

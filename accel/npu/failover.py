@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 
 PROBE_S = 1.0
 """How long to wait between two looks for the board."""
+FIRST_LOOK_S = 3.0
+"""How long to wait for the first look, so that a board that is there runs the first request; a long upload goes on behind it."""
+ANSWER_S = 0.25
+"""How long the board may take to answer: a request waits eight times as long until the model takes over."""
 STOP_S = 10.0
 
 
@@ -37,8 +41,14 @@ class Failover:
         devices: Callable[[], Sequence[str]],
         *,
         probe_s: float = PROBE_S,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self.profile = profile
+        self.runs_on_board = self.runs_on_model = 0
+        """How many batches each of them has answered."""
+        self.changed = threading.Event()
+        """Set when a board was taken or lost; whoever waits for it clears it."""
+        self._answer_s = answer_s
         self._program = program
         self._devices = devices
         self._probe_s = probe_s
@@ -47,11 +57,11 @@ class Failover:
         self._board: Board | None = None
         self._problem = "no serial port to ask"
         self._using = threading.Lock()
-        self._wanted = threading.Event()  # set while a board should be looked for at once
         self._closed = threading.Event()
-        self._look()
+        self._looked = threading.Event()
         self._prober = threading.Thread(target=self._probe, name="npu-probe", daemon=True)
         self._prober.start()
+        self._looked.wait(FIRST_LOOK_S)
 
     def load(self, program: NpuProgram) -> None:
         """Accept the program that this was made for; another one needs another machine."""
@@ -63,9 +73,12 @@ class Failover:
         with self._using:
             if self._board is not None:
                 try:
-                    return self._board.execute(inputs, wanted)
+                    answers = self._board.execute(inputs, wanted)
+                    self.runs_on_board += 1
+                    return answers
                 except EdgewrightError as failed:
                     self._lose(failed)
+            self.runs_on_model += 1
         return self._model.execute(inputs, wanted)
 
     def describe(self) -> str:
@@ -78,7 +91,6 @@ class Failover:
     def close(self) -> None:
         """Stop looking, and give the board back."""
         self._closed.set()
-        self._wanted.set()
         self._prober.join(STOP_S)
         with self._using:
             if self._board is not None:
@@ -90,13 +102,14 @@ class Failover:
         log.warning("lost board device=%s reason=%r; the functional model goes on", self._board.link.device, str(failed))
         self._board.close()
         self._board, self._problem = None, str(failed)
+        self.changed.set()
 
     def _probe(self) -> None:
-        while not self._closed.is_set():
+        self._look()
+        self._looked.set()
+        while not self._closed.wait(self._probe_s):
             if self._board is None:
                 self._look()
-            self._wanted.wait(self._probe_s)
-            self._wanted.clear()
 
     def _look(self) -> None:
         """Ask each port; take the first board that has our hash and took the program."""
@@ -104,7 +117,7 @@ class Failover:
             if self._closed.is_set():
                 return
             try:
-                board = Board(self.profile, device)
+                board = Board(self.profile, device, answer_s=self._answer_s)
             except EdgewrightError as absent:
                 self._note(absent)
                 continue
@@ -116,6 +129,7 @@ class Failover:
                 continue
             with self._using:
                 self._board = board
+            self.changed.set()
             log.info("took board device=%s profile=%s", device, self.profile.name)
             return
 
