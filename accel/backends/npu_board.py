@@ -10,13 +10,12 @@ what it is (accel/npu/discovery.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from accel.backends.backend import Session, Tensors, check_inputs
 from accel.backends.onnxruntime_cpu import OnnxRuntimeSession, load_graph
-from accel.npu.discovery import candidates
+from accel.npu.discovery import devices
 from accel.npu.failover import Failover
 from accel.npu.host import Session as ProgramSession
 from accel.npu.profile import NpuProfile
@@ -28,8 +27,6 @@ from edgewright.errors import ModelError, PackageError
 from hardware_profiles.hardware_profile import NPU_RECORD
 
 NAME = "npu"
-DEVICE_VARIABLE = "EDGEWRIGHT_NPU_DEVICE"
-NO_DEVICE = "none"
 
 
 class Npu:
@@ -52,7 +49,7 @@ class Npu:
         head_path = variant.file(LayerKind.HEAD_GRAPH)
         head = load_graph(head_path, threads=threads) if head_path.is_file() else None
         _check_head(head, program, variant)
-        machine = Failover(profile, program, _devices)
+        machine = Failover(profile, program, devices)
         return NpuSession(variant, ProgramSession(machine, program), machine, head)
 
 
@@ -88,14 +85,6 @@ class NpuSession:
         self._machine.close()
         if self._head is not None:
             self._head.close()
-
-
-def _devices() -> Sequence[str]:
-    """Return the serial ports to ask, as they are now: a board may be plugged in at any time."""
-    told = os.environ.get(DEVICE_VARIABLE, "").strip()
-    if told:
-        return () if told == NO_DEVICE else tuple(device.strip() for device in told.split(","))
-    return candidates()
 
 
 def _program(variant: VariantDirectory) -> NpuProgram:

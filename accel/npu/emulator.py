@@ -141,6 +141,11 @@ def rtl_parameters(profile: NpuProfile) -> dict[str, int | str]:
     }
 
 
+def missing_tool() -> str | None:
+    """Return the first tool that the RTL simulation lacks on this machine, or None when it can be built."""
+    return next((name for name in ("verilator", os.environ.get("CXX", "g++")) if shutil.which(name) is None), None)
+
+
 def _tools() -> tuple[str, str]:
     return _tool("verilator", "verilator"), _tool(os.environ.get("CXX", "g++"), "g++")
 

@@ -36,7 +36,8 @@ def expected(first: int) -> Int8:
 def asked(machine: Failover, first: int) -> Int8:
     memory = MEMORY.copy()
     memory[0, 0] = first
-    return machine.execute({0: memory[None]}, WANTED)[0][0]
+    answer: Int8 = machine.execute({0: memory[None]}, WANTED)[0][0]
+    return answer
 
 
 def wait_for(machine: Failover, word: str) -> None:
