@@ -1,7 +1,7 @@
 """ResNet-50 on the NPU with external memory: cycles and bytes per layer, and with `--rtl` all of it in the RTL.
 
-Weights are random (they do not change the time); the input is 224 x 224. Nothing here was measured on a board: cycles are the cycle
-model's, which equal the RTL's counters; milliseconds are those cycles at the profile's clock.
+Weights are random (they do not change the time); the input is 224 x 224. Nothing here was measured on a board: cycles are the
+cycle model's, which equal the RTL's counters; milliseconds are those cycles at the profile's clock.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     print(
         f"{counters.cycles} cycles, {cost.compute_ms:.1f} ms at {cost.clock_mhz:g} MHz [{cost.basis}]; {macs / 1e9:.2f} G MAC; "
         f"MAC use {cost.mac_use:.1%} of all cycles, {macs / (counters.visits * profile.macs_per_cycle):.1%} within array passes; "
-        f"{cost.moved_bytes / 1e6:.1f} MB moved, the memory busy in {counters.transfer_cycles / counters.cycles:.1%} of all cycles; "
+        f"{cost.moved_bytes / 1e6:.1f} MB moved, memory busy in {counters.transfer_cycles / counters.cycles:.1%} of the cycles; "
         f"program file {cost.program_bytes / 1e6:.1f} MB; on the host: {[row.layer for row in compiled.on_host] or 'nothing'}"
     )
     place = compiled.program.description.outputs[0]
