@@ -289,6 +289,7 @@ def _print_estimate(cost: Estimate) -> None:
         f"{cost.profile}: {counters.cycles} cycles, {cost.compute_ms:.3f} ms at {cost.clock_mhz:g} MHz ({cost.basis}); "
         f"MAC use {cost.mac_use:.1%}, array use {cost.array_use:.1%}; waits: loader {counters.loader_stalls}, "
         f"array {counters.array_stalls}, vector {counters.vector_stalls}, sync {counters.sync_stalls}, "
-        f"transfer {counters.transfer_stalls}; {cost.input_bytes} bytes in, {cost.output_bytes} out, program {cost.program_bytes} bytes, "
-        f"{cost.moved_bytes} bytes moved to and from the external memory in {counters.transfer_cycles} cycles"
+        f"transfer {counters.transfer_stalls}; {cost.input_bytes} bytes in, {cost.output_bytes} out, "
+        f"program {cost.program_bytes} bytes; {cost.moved_bytes} bytes moved to and from the external memory "
+        f"in {counters.transfer_cycles} cycles"
     )
