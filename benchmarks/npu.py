@@ -13,6 +13,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,31 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from accel.npu.board import Board, simulated_board
+from accel.npu.board import Board
 from accel.npu.compiler import Compiled, compile_model
 from accel.npu.emulator import Emulator
 from accel.npu.hardware import Hardware
 from accel.npu.host import Session
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.report import estimate
+from accel.npu.simulated_board import simulated_board
 from accel.npu.simulator import Simulator
 from edgewright.errors import BadInputError
 
 Float = npt.NDArray[np.float32]
 Weights = Callable[[str, str, tuple[int, ...]], Float]
+DEPTHWISE_LAYERS = (  # channels, plane, kernel, step
+    (32, 112, 3, 1),
+    (64, 56, 3, 1),
+    (64, 56, 3, 2),
+    (128, 28, 3, 1),
+    (128, 28, 3, 2),
+    (128, 14, 3, 1),
+    (128, 14, 3, 2),
+    (128, 7, 3, 1),
+    (128, 14, 5, 1),
+    (128, 14, 5, 2),
+)
 PUBLISHED = """published, other systems, one CIFAR-10 image: FINN CNV-W1A1 Pynq-Z2 1.51 ms (84.5 %), hls4ml RN08 7.6 ms (83.5 %),
 fpgaConvNet Zybo Z7-10 3.15 ms (85.5 %) and Zedboard 0.41 ms (86.0 %); measured on boards, where ours is a cycle model"""
 
@@ -52,17 +66,23 @@ def main() -> None:
     model = resnet8(weights)
     images, _ = read_images(chosen.calibration) if chosen.calibration else (random_images(64), None)
     quantized = quantize(model, images)
-    depthwise = quantize(depthwise_network(random_weights()), images[:20])
-    for name, network in (("ResNet-8", quantized), ("depthwise network, random weights", depthwise)):
+    mobilenet = quantize(small_mobilenet(random_weights()), images[:20])
+    for name, network in (("ResNet-8", quantized), ("small MobileNetV2, random weights", mobilenet)):
         print(f"== {name}")
         for profile in npu_profiles():
             show_costs(network, profile)
+    large = find_profile("ulx3s-85f")
+    show_depthwise(large)
+    show_depthwise(replace(large, vector_lanes=8, external_memory_mib=0, external_bandwidth_mb_per_s=0))
     print(PUBLISHED)
     compiled = compile_model(quantized, find_profile("ulx3s-85f"))
     if chosen.evaluation:
         show_accuracy(model, quantized, compiled, *read_images(chosen.evaluation))
     if chosen.rtl_images:
-        show_hardware("RTL in a library", Emulator(find_profile("ulx3s-85f")), compiled, images[: chosen.rtl_images])
+        emulator = Emulator(find_profile("ulx3s-85f"))
+        show_hardware("RTL in a library, ResNet-8", emulator, compiled, images[: chosen.rtl_images])
+        small = compile_model(mobilenet, find_profile("ulx3s-85f"))
+        show_hardware("RTL in a library, small MobileNetV2", emulator, small, images[: chosen.rtl_images])
     if chosen.board_images:
         with simulated_board(find_profile("ulx3s-85f")) as device:
             board = Board(find_profile("ulx3s-85f"), device)
@@ -84,6 +104,35 @@ def show_costs(quantized: onnx.ModelProto, profile: NpuProfile) -> None:
     if profile.name == "ulx3s-85f":
         for layer in cost.layers:
             print(f"    {layer.name:24s} {layer.operator:12s} {layer.cycles:7d} cycles  MAC use {layer.mac_use:6.1%}")
+
+
+def show_depthwise(profile: NpuProfile) -> None:
+    """Depthwise layers of MobileNet's sizes in three ways, cycles from the cycle model; memories as large as they must be."""
+    roomy = replace(profile, weight_rows=1 << 18, activation_vectors=1 << 16, parameter_groups=1 << 12, instructions=1 << 16)
+    print(f"== depthwise layers: dense matrices, their diagonal blocks only, depthwise unit; {profile.name} with larger memories")
+    print(f"   and {profile.vector_lanes} vector lanes")
+    for channels, size, kernel, step in DEPTHWISE_LAYERS:
+        layer, dense = (depthwise_layer(channels, size, kernel, step, group) for group in (channels, 1))
+        programs = [
+            compile_model(dense, roomy).program,  # as many cycles with zeros in it as without
+            compile_model(layer, roomy, depthwise_unit=False).program,
+            compile_model(layer, roomy).program,
+        ]
+        costs = [estimate(program, roomy) for program in programs]
+        cycles = [cost.counters.cycles for cost in costs]
+        where = f"{channels:4d} channels {size:3d}x{size:<3d} {kernel}x{kernel} step {step}"
+        ratios = f"{cycles[0] / cycles[2]:5.1f} and {cycles[1] / cycles[2]:.1f} times as fast, MAC use {costs[2].mac_use:.1%}"
+        print(f"{where}: {cycles[0]:8d} {cycles[1]:7d} {cycles[2]:6d} cycles, {ratios}", flush=True)
+
+
+def depthwise_layer(channels: int, size: int, kernel: int, step: int, group: int) -> onnx.ModelProto:
+    graph = Graph(random_weights())
+    result = graph.conv("image", "depthwise", channels, channels, kernel, step, group)
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", channels, size, size])]
+    outputs = [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)]
+    made = helper.make_graph(graph.nodes[1:], "layer", inputs, outputs, graph.constants)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return quantize(model, np.random.default_rng(2).normal(size=(2, channels, size, size)).astype(np.float32))
 
 
 def show_accuracy(
@@ -169,15 +218,18 @@ def resnet8(weights: Weights) -> onnx.ModelProto:
     return graph.classify(graph.add("AveragePool", x, name="average", kernel_shape=[8, 8], strides=[8, 8]), 64)
 
 
-def depthwise_network(weights: Weights) -> onnx.ModelProto:
-    """MobileNet's pattern: a depthwise convolution, then a pointwise one, six times."""
+def small_mobilenet(weights: Weights) -> onnx.ModelProto:
+    """MobileNetV2's blocks for small images: expand by 4, depthwise, project, and add where the shapes allow it."""
     graph = Graph(weights)
     x, channels = graph.relu(graph.conv(graph.images, "stem", 3, 16, 3, 2)), 16
-    for number, (outputs, step) in enumerate([(32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1)]):
-        x = graph.relu(graph.conv(x, f"depthwise_{number}", channels, channels, 3, step, group=channels))
-        x = graph.relu(graph.conv(x, f"pointwise_{number}", channels, outputs, 1))
-        channels = outputs
-    return graph.classify(graph.add("GlobalAveragePool", x, name="average"), channels)
+    for number, (outputs, step, kernel) in enumerate([(16, 1, 3), (24, 2, 3), (24, 1, 3), (40, 2, 5), (40, 1, 5), (64, 1, 3)]):
+        wide = 4 * channels
+        y = graph.relu(graph.conv(x, f"expand_{number}", channels, wide, 1))
+        y = graph.relu(graph.conv(y, f"depthwise_{number}", wide, wide, kernel, step, group=wide))
+        y = graph.conv(y, f"project_{number}", wide, outputs, 1)
+        x, channels = graph.add("Add", x, y, name=f"add_{number}") if (channels, 1) == (outputs, step) else y, outputs
+    x = graph.relu(graph.conv(x, "last", channels, 128, 1))
+    return graph.classify(graph.add("GlobalAveragePool", x, name="average"), 128)
 
 
 def trained_weights(path: Path) -> Weights:

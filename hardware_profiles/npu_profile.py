@@ -14,13 +14,18 @@ from edgewright.contracts import wire
 from edgewright.contracts.names import check_name
 from edgewright.errors import ProfileError
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 """The instruction set that this edgewright speaks; whatever changes the meaning of an instruction raises it."""
 PARTS_LIMIT = 16
 """A vector pass counts its parts in 4 bits."""
 ROWS_LIMIT = 128
 """LOADW and register 1 count rows in 8 bits, and the number is a power of two."""
-NUMBER_FORMATS = ("int8",)
+EXTERNAL_LIMIT_MIB = 32
+"""A 16-bit SDRAM of 4 banks, 8192 rows and 512 columns."""
+EXTERNAL_CLOCK_LIMIT_MHZ = 100
+"""The SDRAM's grade at CAS latency 2."""
+NUMBER_FORMATS = ("int8", "mxint8")
+"""Of the weights; mxint8: blocks of 32 share a power of two (OCP Microscaling), which the array applies."""
 
 _NOT_HASHED = ("name", "part", "status")
 _ADDRESS_LIMITS = {
@@ -98,15 +103,49 @@ class NpuProfile:
             min(size, bandwidth) > 0 or size == bandwidth == 0,
             f"external_memory_mib and external_bandwidth_mb_per_s must both be positive or both 0, not {size} and {bandwidth}",
         )
+        if not size:
+            return
+        self._require(self.number_format == "int8", f"external memory goes with number_format int8, not {self.number_format}")
+        self._require(
+            size <= EXTERNAL_LIMIT_MIB,
+            f"external_memory_mib must be at most {EXTERNAL_LIMIT_MIB}, the size of its SDRAM, not {size}",
+        )
+        self._require(
+            bandwidth == int(2 * self.clock_mhz),
+            f"external_bandwidth_mb_per_s must be {int(2 * self.clock_mhz)}, two bytes per cycle of the clock, not {bandwidth}",
+        )
+        self._require(
+            self.clock_mhz <= EXTERNAL_CLOCK_LIMIT_MHZ, f"external memory takes a clock of up to {EXTERNAL_CLOCK_LIMIT_MHZ} MHz"
+        )
+        self._require(
+            self.columns >= 8 and self.lane_groups >= 4,
+            "external memory asks for 8 columns or more, and vector_lanes of at most a quarter of them, "
+            f"not {self.columns} and {self.vector_lanes}",
+        )
 
     def _require(self, holds: bool, otherwise: str) -> None:
         if not holds:
             raise ProfileError(f"{self.name}: {otherwise}")
 
     @property
+    def shift_rows(self) -> int:
+        """How many rows of shifts stand before the weight rows of one load: none but in number format mxint8."""
+        return self.rows // self.columns if self.number_format == "mxint8" else 0
+
+    @property
     def lane_groups(self) -> int:
         """How many cycles the vector unit spends on one vector of `columns` outputs."""
         return self.columns // self.vector_lanes
+
+    @property
+    def refresh_cycles(self) -> int:
+        """Cycles between two refreshes of the external memory: 7.5 us, where 64 ms / 8192 rows = 7.8 us are allowed."""
+        return int(7.5 * self.clock_mhz)
+
+    @property
+    def external_words(self) -> int:
+        """The size of the external memory in words of 32 bits."""
+        return self.external_memory_mib << 18
 
     @property
     def macs_per_cycle(self) -> int:

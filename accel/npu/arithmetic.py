@@ -20,6 +20,8 @@ MAX_SHIFT = 62
 RESIDUAL_MULTIPLIER_BITS = 15
 MAX_RESIDUAL_SHIFT = 31
 LARGEST_PRODUCT = 127 * 128
+LARGEST_SHIFT = 15
+"""How far number format mxint8 moves a dot product to the left at most."""
 MAX_TERMS = (1 << 31) // LARGEST_PRODUCT
 """The longest dot product of weights in [-127, 127] and activations in [-128, 127] that fits an int32 accumulator for sure."""
 

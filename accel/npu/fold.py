@@ -46,7 +46,8 @@ def _readers(name: str, layers: Sequence[Layer]) -> int:
 def _is_worth_it(layer: ConvolutionLayer, columns: int) -> bool:
     channels, kernel = layer.source.channels, layer.window.columns
     visits_now = -(-channels // columns) * kernel
-    return not layer.depthwise and -(-channels * kernel // columns) < visits_now
+    has_blocks = layer.shifts is not None and bool(layer.shifts.any())
+    return not layer.depthwise and not has_blocks and -(-channels * kernel // columns) < visits_now
 
 
 def _folded(layer: ConvolutionLayer) -> ConvolutionLayer:
@@ -58,4 +59,5 @@ def _folded(layer: ConvolutionLayer) -> ConvolutionLayer:
         source=replace(source, channels=channels * columns, width=layer.result.width),
         window=Window(rows=rows, row_step=window.row_step, row_dilation=window.row_dilation, top=window.top),
         weights=np.ascontiguousarray(side_by_side),
+        shifts=None,
     )

@@ -45,6 +45,35 @@ def visits(shape: Shape, instruction: ArrayPass) -> Visits:
     return Visits(addresses.reshape(taps, positions), inside.reshape(taps, positions))
 
 
+def visited_span(shape: Shape, instruction: ArrayPass) -> tuple[int, int] | None:
+    """Return `visits(...).span` without walking: addresses rise along both axes, so the ends are at the corners."""
+    rows = _inside(instruction.top, instruction.row_dilation, instruction.kernel_rows, shape.row_step, shape.rows, shape.height)
+    columns = _inside(
+        instruction.left, instruction.column_dilation, instruction.kernel_columns, shape.column_step, shape.columns, shape.width
+    )
+    if not rows or not columns:
+        return None
+    down = [tap * instruction.tap_row_pitch + at * shape.row_pitch for tap, at in rows]
+    across = [tap * instruction.tap_column_pitch + at * shape.column_pitch for tap, at in columns]
+    first, last = instruction.base + min(down) + min(across), instruction.base + max(down) + max(across)
+    if first // (ADDRESS_MASK + 1) != last // (ADDRESS_MASK + 1):
+        return visits(shape, instruction).span  # around the end of the addresses
+    return first & ADDRESS_MASK, last & ADDRESS_MASK
+
+
+def _inside(start: int, dilation: int, taps: int, step: int, count: int, size: int) -> list[tuple[int, int]]:
+    """Return (tap, position) pairs of one axis that lie in the plane; for each tap the first and the last position suffice."""
+    pairs = []
+    for tap in range(taps):
+        at = start + tap * dilation
+        if step == 0:
+            pairs += [(tap, 0), (tap, count - 1)] if 0 <= at < size else []
+            continue
+        first, last = max(0, -(at // step)), min(count - 1, (size - 1 - at) // step)
+        pairs += [(tap, first), (tap, last)] if first <= last else []
+    return pairs
+
+
 def _grid(taps: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     grid: npt.NDArray[np.int64] = taps[:, None] + steps[None, :]
     return grid

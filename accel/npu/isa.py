@@ -1,7 +1,7 @@
 """The instruction set: one table from which encoding, decoding and the RTL's header all come.
 
 An instruction is one 128-bit word: the opcode in bits 3..0, then the fields of its layout from bit 4 upwards, then zeros
-(docs/spec/npu.md, N20-N29). What each instruction does is the functional model's business (simulator.py).
+(docs/spec/npu.md, N20-N29, N110, N119). What each instruction does is the functional model's business (simulator.py).
 """
 
 from __future__ import annotations
@@ -34,6 +34,17 @@ class Opcode(enum.IntEnum):
     POOL = 6
     RESIDUAL = 7
     VEC = 8
+    DMA = 9
+    REPEAT = 10
+
+
+class Region(enum.IntEnum):
+    """The memories inside the NPU, as host and DMA number them."""
+
+    PROGRAM = 1
+    WEIGHTS = 2
+    ACTIVATIONS = 3
+    PARAMETERS = 4
 
 
 class Field(NamedTuple):
@@ -72,7 +83,7 @@ _ARRAY_LAYOUT = (
 
 LAYOUTS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.HALT: (),
-    Opcode.SYNC: (Field("loader", 1), Field("array", 1), Field("vector", 1)),
+    Opcode.SYNC: (Field("loader", 1), Field("array", 1), Field("vector", 1), Field("transfers", 1), Field("pending", 4)),
     Opcode.SHAPE: (
         Field("height", 12),
         Field("width", 12),
@@ -111,7 +122,21 @@ LAYOUTS: dict[Opcode, tuple[Field, ...]] = {
         Field("high", 8, signed=True),
         Field("add", 1),
     ),
+    Opcode.DMA: (
+        Field("store", 1),
+        Field("region", 3),
+        Field("external", 26),
+        Field("local", 20),
+        Field("words", 16),
+        Field("runs", 12),
+        Field("external_pitch", 24),
+        Field("local_pitch", 18),
+    ),
+    Opcode.REPEAT: (Field("count", 12), Field("address_step", 8), Field("base_step", 16)),
 }
+
+
+_LIMITS = {opcode: tuple((field.name, field.low, field.high) for field in layout) for opcode, layout in LAYOUTS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +146,10 @@ class Instruction:
     opcode: ClassVar[Opcode]
 
     def __post_init__(self) -> None:
-        for field in LAYOUTS[self.opcode]:
-            value = getattr(self, field.name)
-            if not field.low <= value <= field.high:
-                raise PackageError(f"{self.opcode.name}: {field.name} must be between {field.low} and {field.high}, not {value}")
+        for name, low, high in _LIMITS[self.opcode]:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise PackageError(f"{self.opcode.name}: {name} must be between {low} and {high}, not {value}")
 
     def __str__(self) -> str:
         values = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
@@ -141,12 +166,14 @@ class Halt(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sync(Instruction):
-    """Wait until the named units are idle."""
+    """Wait until the named units are idle; with `transfers`, until at most `pending` of the DMA's transfers are not done."""
 
     opcode = Opcode.SYNC
     loader: int = 0
     array: int = 0
     vector: int = 0
+    transfers: int = 0
+    pending: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +203,7 @@ class LoadW(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayPass(Instruction):
-    """What GEMM, DW and POOL share: visit every position of the shape once per tap."""
+    """What GEMM, DW and POOL share: a window over every position of the shape."""
 
     base: int
     top: int = 0
@@ -202,7 +229,7 @@ class Gemm(ArrayPass):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dw(ArrayPass):
-    """Add, per channel, the product of the activation and the weight of the tap."""
+    """Add, per channel, the products of the window and the kernel (depthwise.py says how large it may be)."""
 
     opcode = Opcode.DW
 
@@ -247,8 +274,33 @@ class Vec(Instruction):
     add: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dma(Instruction):
+    """Queue a transfer of `runs` x `words` 32-bit words between the external memory and a region, in the order of issue."""
+
+    opcode = Opcode.DMA
+    store: int = 0
+    region: int
+    external: int
+    local: int
+    words: int
+    runs: int = 1
+    external_pitch: int = 0
+    local_pitch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat(Instruction):
+    """Do the two instructions behind it, a LOADW and an array pass, `count` times; their addresses step on each time."""
+
+    opcode = Opcode.REPEAT
+    count: int
+    address_step: int
+    base_step: int
+
+
 CLASSES: dict[Opcode, type[Instruction]] = {
-    kind.opcode: kind for kind in (Halt, Sync, Shape, LoadW, Gemm, Dw, Pool, Residual, Vec)
+    kind.opcode: kind for kind in (Halt, Sync, Shape, LoadW, Gemm, Dw, Pool, Residual, Vec, Dma, Repeat)
 }
 
 

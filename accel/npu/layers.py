@@ -29,6 +29,8 @@ class QuantizedTensor:
     """The host hands it over as [height, width, channels] (inputs only)."""
     flat: bool = False
     """The host takes it as one axis of channels x height x width."""
+    gain: float = 1.0
+    """The host multiplies it by this before it quantizes it (inputs only)."""
 
     @property
     def size(self) -> int:
@@ -83,6 +85,9 @@ class ConvolutionLayer:
     weights: Int8
     depthwise: bool
     stage: OutputStage
+    shifts: Int8 | None = None
+    """Of weights in blocks: how far the products of each block of 32 input channels go to the left, as
+    [output channels, blocks, rows, columns] of 0 to 15 (microscaling.py)."""
 
     @property
     def macs(self) -> int:

@@ -6,6 +6,10 @@ constant, and the constant goes into the bias; padding is the zero point itself 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -13,6 +17,7 @@ import onnx
 from accel.npu.arithmetic import Int8, Range
 from accel.npu.isa import LAYOUTS
 from accel.npu.layers import ConvolutionLayer, OutputStage, PoolingLayer, QuantizedTensor, Window
+from accel.npu.microscaling import shift_weights
 from accel.npu.qdq import QdqGraph, Scale, UnsupportedError, attribute, node_name
 from edgewright.errors import ModelError
 
@@ -24,25 +29,25 @@ def convolution(
     graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, output: Range
 ) -> ConvolutionLayer:
     """Lower Conv; groups other than depthwise become a dense kernel with zeros between the groups."""
-    weights, scale = graph.weights(node.input[1])
-    if weights.ndim != 4:
-        raise UnsupportedError(f"the NPU convolves over two axes, not {weights.ndim - 2}")
+    kernel = _kernel(graph, node, lambda weights: weights)
+    if kernel.elements.ndim != 4:
+        raise UnsupportedError(f"the NPU convolves over two axes, not {kernel.elements.ndim - 2}")
     groups = int(attribute(node, "group", 1))
-    depthwise = groups > 1 and groups == source.channels == len(weights)
-    checked = _checked_weights(weights, scale)
-    window = _window(node, source, result, (weights.shape[2], weights.shape[3]))
-    factors = _channel_scales(scale, len(weights))
-    bias = _bias(graph, node, source.scale * factors)
-    whole = checked if depthwise or groups == 1 else _dense(checked, groups)
+    depthwise = groups > 1 and groups == source.channels == len(kernel.elements)
+    if groups > 1 and not depthwise:
+        kernel = _dense(kernel, groups)
+    window = _window(node, source, result, (kernel.elements.shape[2], kernel.elements.shape[3]))
+    bias = _bias(graph, node, source.scale * kernel.factors)
     return ConvolutionLayer(
         name=node_name(node),
         operator=node.op_type,
         source=source,
         result=result,
         window=window,
-        weights=whole,
+        weights=kernel.elements,
         depthwise=depthwise,
-        stage=_weighted_stage(whole, bias, factors, source, result, output),
+        stage=_weighted_stage(kernel, bias, source, result, output),
+        shifts=kernel.shifts,
     )
 
 
@@ -52,23 +57,25 @@ def fully_connected(
     """Lower Gemm or MatMul: a convolution whose kernel is as large as its input."""
     if float(attribute(node, "alpha", 1.0)) != 1.0 or float(attribute(node, "beta", 1.0)) != 1.0 or attribute(node, "transA", 0):
         raise UnsupportedError("the NPU takes a Gemm with alpha 1, beta 1 and no transA only")
-    weights, scale = graph.weights(node.input[1])
-    if weights.ndim != 2 or not source.flat:
-        raise UnsupportedError("the NPU multiplies a vector by a constant matrix")
-    rows = weights if attribute(node, "transB", 0) else weights.T
-    shaped = np.ascontiguousarray(rows).reshape(len(rows), source.channels, source.height, source.width)
-    checked = _checked_weights(shaped, scale)
-    factors = _channel_scales(scale, len(rows))
-    bias = _bias(graph, node, source.scale * factors)
+
+    def as_windows(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if weights.ndim != 2 or not source.flat:
+            raise UnsupportedError("the NPU multiplies a vector by a constant matrix")
+        rows = weights if attribute(node, "transB", 0) else weights.T
+        return np.ascontiguousarray(rows).reshape(len(rows), source.channels, source.height, source.width)
+
+    kernel = _kernel(graph, node, as_windows)
+    bias = _bias(graph, node, source.scale * kernel.factors)
     return ConvolutionLayer(
         name=node_name(node),
         operator=node.op_type,
         source=source,
         result=result,
         window=Window(rows=source.height, columns=source.width),
-        weights=checked,
+        weights=kernel.elements,
         depthwise=False,
-        stage=_weighted_stage(checked, bias, factors, source, result, output),
+        stage=_weighted_stage(kernel, bias, source, result, output),
+        shifts=kernel.shifts,
     )
 
 
@@ -128,14 +135,9 @@ def _uniform_stage(source: QuantizedTensor, result: QuantizedTensor, output: Ran
 
 
 def _weighted_stage(
-    weights: Int8,
-    bias: npt.NDArray[np.int64],
-    factors: npt.NDArray[np.float64],
-    source: QuantizedTensor,
-    result: QuantizedTensor,
-    output: Range,
+    kernel: _Kernel, bias: npt.NDArray[np.int64], source: QuantizedTensor, result: QuantizedTensor, output: Range
 ) -> OutputStage:
-    per_channel = weights.reshape(len(weights), -1).astype(np.int64)
+    per_channel = kernel.integers.reshape(len(kernel.integers), -1)
     folded = bias - source.zero_point * per_channel.sum(axis=1)
     reach = 128 * np.abs(per_channel).sum(axis=1) + np.abs(folded)
     if np.any(reach >= 1 << 31):
@@ -144,7 +146,31 @@ def _weighted_stage(
             f"the sums of output channel {channel} must stay below 2^31, but could reach {int(reach[channel])}; "
             "use a smaller bias or fewer weights"
         )
-    return OutputStage(bias=folded, factors=source.scale * factors / result.scale, output=output)
+    return OutputStage(bias=folded, factors=source.scale * kernel.factors / result.scale, output=output)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kernel:
+    """Weights: int8 elements, the integers they stand for, shifts where they have blocks, and the real factor per channel."""
+
+    elements: Int8
+    integers: npt.NDArray[np.int64]
+    factors: npt.NDArray[np.float64]
+    shifts: Int8 | None = None
+
+
+def _kernel(graph: QdqGraph, node: onnx.NodeProto, arrange: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> _Kernel:
+    """Read a layer's weights, int8 per channel or in blocks, arranged as [outputs, inputs, rows, columns]."""
+    blocks = graph.blocked_weights(node.input[1])
+    if blocks is None:
+        weights, scale = graph.weights(node.input[1])
+        elements = _checked_weights(arrange(weights), scale)
+        return _Kernel(elements, elements.astype(np.int64), _channel_scales(scale, len(elements)))
+    elements, exponents = (arrange(values) for values in blocks)
+    if elements.ndim != 4:
+        raise UnsupportedError(f"the NPU convolves over two axes, not {elements.ndim - 2}")
+    shifted = shift_weights(_checked_elements(elements), exponents)
+    return _Kernel(shifted.elements, shifted.integers(), np.exp2(shifted.bases.astype(np.float64)), shifted.shifts)
 
 
 def _checked_weights(weights: npt.NDArray[np.integer], scale: Scale) -> Int8:
@@ -153,6 +179,10 @@ def _checked_weights(weights: npt.NDArray[np.integer], scale: Scale) -> Int8:
             f"its weights are {weights.dtype} with zero points up to {int(np.abs(scale.zero_point.astype(int)).max())}; "
             "the NPU takes symmetric int8"
         )
+    return _checked_elements(weights)
+
+
+def _checked_elements(weights: npt.NDArray[np.integer]) -> Int8:
     if np.any(weights == -128):
         raise ModelError("weights must be between -127 and 127, but one is -128; quantize with scheme npu-int8")
     return weights.astype(np.int8)
@@ -176,13 +206,17 @@ def _bias(graph: QdqGraph, node: onnx.NodeProto, scales: npt.NDArray[np.float64]
     return np.broadcast_to(np.rint(real.astype(np.float64).reshape(-1) / scales), len(scales)).astype(np.int64)
 
 
-def _dense(weights: Int8, groups: int) -> Int8:
-    outputs, inputs = len(weights) // groups, weights.shape[1]
-    dense = np.zeros((len(weights), inputs * groups, *weights.shape[2:]), np.int8)
+def _dense(kernel: _Kernel, groups: int) -> _Kernel:
+    """Turn groups into a dense kernel with zeros between them."""
+    if kernel.shifts is not None and kernel.shifts.any():
+        raise UnsupportedError("its weights have blocks within groups; the NPU takes blocks without groups, or depthwise")
+    elements = kernel.elements
+    outputs, inputs = len(elements) // groups, elements.shape[1]
+    dense = np.zeros((len(elements), inputs * groups, *elements.shape[2:]), np.int8)
     for group in range(groups):
         rows = slice(group * outputs, (group + 1) * outputs)
-        dense[rows, group * inputs : (group + 1) * inputs] = weights[rows]
-    return dense
+        dense[rows, group * inputs : (group + 1) * inputs] = elements[rows]
+    return _Kernel(dense, dense.astype(np.int64), kernel.factors)
 
 
 def _window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, kernel: tuple[int, int]) -> Window:

@@ -10,6 +10,10 @@ from accel.npu.profile import NpuProfile
 from edgewright.errors import ModelError
 
 
+class DoesNotFitError(ModelError):
+    """A memory of the NPU is too small for the model."""
+
+
 @dataclass(slots=True)
 class _Lifetime:
     """From the step that writes a tensor to the last one that reads it, both included."""
@@ -20,9 +24,18 @@ class _Lifetime:
 
 
 def place_tensors(
-    inputs: Sequence[QuantizedTensor], layers: Sequence[Layer], outputs: Iterable[QuantizedTensor], profile: NpuProfile
+    inputs: Sequence[QuantizedTensor],
+    layers: Sequence[Layer],
+    outputs: Iterable[QuantizedTensor],
+    profile: NpuProfile,
+    room: int | None = None,
 ) -> dict[str, int]:
-    """Return the first vector of every tensor, by name; raise `ModelError` when the memory is too small."""
+    """Return the first vector of every tensor, by name, in the activation memory or another one with `room` vectors.
+
+    Raises:
+        DoesNotFitError: the memory is too small.
+    """
+    limit = profile.activation_vectors if room is None else room
     lifetimes = _lifetimes(inputs, layers, outputs, profile.columns)
     places: dict[str, int] = {}
     for name, lifetime in lifetimes.items():
@@ -30,9 +43,9 @@ def place_tensors(
         taken = sorted((places[other], lifetimes[other].size) for other in neighbours)
         places[name] = _first_gap(taken, lifetime.size)
         end = places[name] + lifetime.size
-        if end > profile.activation_vectors:
-            raise ModelError(
-                f"the activations must fit {profile.activation_vectors} vectors of {profile.columns} bytes on {profile.name}, "
+        if end > limit:
+            raise DoesNotFitError(
+                f"the activations must fit {limit} vectors of {profile.columns} bytes on {profile.name}, "
                 f"but with {name} ({lifetime.size} vectors) {end} are needed at once; use a smaller input or a larger NPU"
             )
     return places

@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from accel.npu import isa
 from accel.npu.arithmetic import Int8, Int32
@@ -23,6 +24,8 @@ from edgewright.errors import PackageError, ProfileError
 
 MAGIC = b"EWNP"
 VERSION = 1
+EXTERNAL_BASE = 1 << 16
+"""A host's vector address from here on is a vector of the external memory (docs/spec/npu.md, N116)."""
 _HEADER = struct.Struct("<4sHH32sII")
 _SECTION = struct.Struct("<II")
 
@@ -34,11 +37,12 @@ class Section(enum.IntEnum):
     WEIGHTS = 2
     PARAMETERS = 3
     DESCRIPTION = 4
+    EXTERNAL = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRecord:
-    """Which instructions one layer of the model became: `first` up to, not including, `last`."""
+    """Which instructions, counted as they are executed, one layer became: `first` up to, not including, `last`."""
 
     name: str
     operator: str
@@ -59,12 +63,17 @@ class Description:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NpuProgram:
-    """Instructions [count, 4] words, weights [rows, columns], parameters [groups, lanes, 3] (bias, multiplier, shift)."""
+    """Instructions [count, 4] words, weights [rows, columns], parameters [groups, lanes, 3] (bias, multiplier, shift).
+
+    These are what the memories hold when the program starts. `external` [words] are the constants in the external memory, from
+    its address 0 on: more of all three, which the program itself fetches (trace.py follows it).
+    """
 
     profile_hash: bytes
     instructions: isa.Words
     weights: Int8
     parameters: Int32
+    external: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     description: Description
 
     def check_profile(self, profile: NpuProfile) -> None:
@@ -83,6 +92,8 @@ class NpuProgram:
             Section.PARAMETERS: _shaped(self.parameters.shape) + self.parameters.astype("<i4").tobytes(),
             Section.DESCRIPTION: wire.encode(self.description),
         }
+        if len(self.external):
+            contents[Section.EXTERNAL] = self.external.astype("<u4").tobytes()
         body = b"".join(_SECTION.pack(kind, len(content)) + content for kind, content in contents.items())
         length = _HEADER.size + len(body)
         unsigned = _HEADER.pack(MAGIC, VERSION, len(contents), self.profile_hash, length, 0)
@@ -128,6 +139,7 @@ def _from_sections(profile_hash: bytes, sections: dict[int, bytes], what: str) -
         instructions=instructions,
         weights=np.frombuffer(weights, np.int8).reshape(weight_shape),
         parameters=np.frombuffer(parameters, "<i4").reshape(parameter_shape).astype(np.int32),
+        external=np.frombuffer(sections.get(Section.EXTERNAL, b""), "<u4").astype(np.uint32),
         description=wire.decode(
             sections[Section.DESCRIPTION], Description, what=f"the description in {what}", error=PackageError
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgewright.errors import ModelError
 
 Array = npt.NDArray[Any]
+_FOLDED = ("Constant", "Cast", "Pow")
 
 
 class UnsupportedError(Exception):
@@ -58,6 +60,7 @@ class QdqGraph:
             for name in node.input:
                 self._consumers[name].append(node)
         self.outputs = [output.name for output in self.graph.output]
+        self._constants = _constant_names(self.graph, self._initializers)
         known = (*self.graph.value_info, *self.graph.input, *self.graph.output)
         self._shapes = {value.name: _dimensions(value) for value in known}
 
@@ -76,10 +79,33 @@ class QdqGraph:
             raise UnsupportedError(f"the shape of {name} is not known but for the batch axis")
         return tuple(int(size or 0) for size in shape[1:])
 
+    def is_constant(self, name: str) -> bool:
+        """Whether `name` depends on no input of the graph."""
+        return name in self._constants
+
     def constant(self, name: str) -> Array | None:
-        """Return the value of an initializer, or None when `name` is none."""
-        tensor = self._initializers.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        """Return the value of an initializer, or of what Constant, Cast and Pow make of some; None when `name` is neither."""
+        if name in self._initializers:
+            return numpy_helper.to_array(self._initializers[name])
+        node = self.producers.get(name)
+        if node is None or node.op_type not in _FOLDED or name not in self._constants:
+            return None
+        values: dict[str, Any] = {read: self.constant(read) for read in node.input}
+        if any(value is None for value in values.values()):
+            return None
+        (folded,) = ReferenceEvaluator(node).run(None, values)
+        return np.asarray(folded)
+
+    def number(self, name: str) -> float | None:
+        """Return the one number that `name` holds, quantized or not, or None when it holds several, or is computed."""
+        value = self.constant(name)
+        node = self.producers.get(name)
+        if value is None and node is not None and node.op_type == "DequantizeLinear":
+            quantized, scale = self.constant(node.input[0]), self.constant(node.input[1])
+            zero = self.constant(node.input[2]) if len(node.input) > 2 else np.zeros(1)
+            if quantized is not None and scale is not None and zero is not None and scale.size == zero.size == 1:
+                value = (quantized.astype(np.float32) - zero.astype(np.float32)) * scale
+        return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
     def scale(self, node: onnx.NodeProto) -> Scale:
         """Return the parameters of a QuantizeLinear or DequantizeLinear node."""
@@ -99,11 +125,43 @@ class QdqGraph:
         scale = self.scale(node) if len(node.input) > 2 else Scale(*self._bare_scale(node, integers), attribute(node, "axis", 1))
         return integers, scale
 
+    def blocked_weights(self, name: str) -> tuple[Array, npt.NDArray[np.int64]] | None:
+        """Return elements and exponents (both of the weight's shape) behind `name`, or None when it has no blocks.
+
+        That is a DequantizeLinear with a block_size, and perhaps a Reshape behind it, as scheme mxint8 writes.
+        """
+        node = self.producers.get(name)
+        shape = self.constant(node.input[1]) if node is not None and node.op_type == "Reshape" else None
+        if node is not None and shape is not None:
+            node = self.producers.get(node.input[0])
+        size = int(attribute(node, "block_size", 0)) if node is not None and node.op_type == "DequantizeLinear" else 0
+        if node is None or size == 0:
+            return None
+        elements, scales = self.constant(node.input[0]), self.constant(node.input[1])
+        if elements is None or scales is None or len(node.input) > 2:
+            raise UnsupportedError("its weights in blocks must be constants without zero points")
+        axis = int(attribute(node, "axis", 1))
+        mantissas, exponents = np.frexp(scales.astype(np.float64))
+        if np.any(mantissas != 0.5):
+            raise UnsupportedError("the scales of its blocks must be powers of two")
+        spread = np.repeat(exponents.astype(np.int64) - 1, size, axis=axis)
+        spread = np.take(spread, np.arange(elements.shape[axis]), axis=axis)
+        wanted = elements.shape if shape is None else shape
+        return elements.reshape(wanted), spread.reshape(wanted)
+
     def _bare_scale(self, node: onnx.NodeProto, integers: Array) -> tuple[Array, Array]:
         scale = self.constant(node.input[1])
         if scale is None:
             raise UnsupportedError("its scale is computed, not a constant")
         return np.atleast_1d(scale), np.zeros(1, integers.dtype)
+
+
+def _constant_names(graph: onnx.GraphProto, initializers: Iterable[str]) -> set[str]:
+    names = set(initializers)
+    for node in graph.node:
+        if all(name in names for name in node.input if name):
+            names.update(node.output)
+    return names
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

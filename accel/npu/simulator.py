@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.npu.arithmetic import Int8, Int32, add_residual, requantize
-from accel.npu.plan import MatrixStep, Step, TapStep, VectorStep, plan
+from accel.npu.plan import MatrixStep, Plan, TapStep, TransferStep, VectorStep, plan
 from accel.npu.profile import NpuProfile
-from accel.npu.program import NpuProgram
+from accel.npu.program import EXTERNAL_BASE, NpuProgram
 
 BATCH = 16
 """Images per pass through the program: enough for NumPy, small enough for the processor's cache."""
@@ -26,13 +26,11 @@ class Simulator:
 
     def __init__(self, profile: NpuProfile) -> None:
         self.profile = profile
-        self._steps: list[Step] = []
-        self._paddings: list[int] = []
+        self._plan = Plan()
 
     def load(self, program: NpuProgram) -> None:
         """Check and plan the program."""
-        planned = plan(program, self.profile)
-        self._steps, self._paddings = planned.steps, planned.paddings
+        self._plan = plan(program, self.profile)
 
     def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
         """Write `inputs` (address: [count, vectors, columns]), run, and read `wanted` (address, vectors) back."""
@@ -45,36 +43,54 @@ class Simulator:
 
     def _execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
         count = len(next(iter(inputs.values())))
-        state = _State(self.profile, count, self._paddings)
+        touched = [(at, vectors.shape[1]) for at, vectors in inputs.items()] + list(wanted)
+        state = _State(self.profile, count, self._plan, max(at + length for at, length in touched))
         for at, vectors in inputs.items():
-            state.activations[:, at : at + vectors.shape[1]] = vectors
-        for step in self._steps:
+            state.memory(at, vectors.shape[1])[...] = vectors
+        for step in self._plan.steps:
             if isinstance(step, MatrixStep):
                 _multiply(step, state)
             elif isinstance(step, TapStep):
                 _combine_taps(step, state)
+            elif isinstance(step, TransferStep):
+                _transfer(step, state)
             else:
                 _finish_vectors(step, state)
-        return [state.activations[:, at : at + length].copy() for at, length in wanted]
+        return [state.memory(at, length).copy() for at, length in wanted]
 
 
 class _State:
     """What the machine's memories hold, per image. Behind the activations lies one vector per padding value."""
 
-    def __init__(self, profile: NpuProfile, count: int, paddings: Sequence[int]) -> None:
+    def __init__(self, profile: NpuProfile, count: int, planned: Plan, end: int) -> None:
         depth = profile.activation_vectors
-        self.activations = np.zeros((count, depth + len(paddings), profile.columns), np.int8)
-        for place, value in enumerate(paddings):
+        self.activations = np.zeros((count, depth + len(planned.paddings), profile.columns), np.int8)
+        for place, value in enumerate(planned.paddings):
             self.activations[:, depth + place] = value
         self.accumulators = np.zeros((count, 2 * profile.accumulator_depth, profile.rows), np.int32)
+        self._tensors_begin = EXTERNAL_BASE + planned.tensors_begin
+        tensor_vectors = max(planned.tensor_vectors, end - self._tensors_begin)
+        self.tensors = np.zeros((count, tensor_vectors, profile.columns), np.int8)
+
+    def memory(self, at: int, length: int) -> Int8:
+        """Return the vectors behind a host's address, on the chip or outside of it."""
+        if at < EXTERNAL_BASE:
+            return self.activations[:, at : at + length]
+        first = at - self._tensors_begin
+        return self.tensors[:, first : first + length]
 
 
 def _multiply(step: MatrixStep, state: _State) -> None:
-    """GEMM: float32 carries the sums exactly, because plan.py keeps every one of them below 2^24."""
-    gathered = _gather(state, step.addresses).astype(np.float32)
+    """GEMM: floats carry the sums exactly, because plan.py keeps every one of them in their mantissa; then they wrap (N4)."""
+    gathered = _gather(state, step.addresses)
     count, positions = len(gathered), step.addresses.shape[0]
-    product = gathered.reshape(count * positions, -1) @ step.weights
-    _accumulate(state, step.accumulator, product.astype(np.int32).reshape(count, positions, -1), accumulate=step.accumulate)
+    rows = gathered.reshape(count * positions, -1)
+    if step.weights.dtype == np.float32:
+        product = (rows.astype(np.float32) @ step.weights).astype(np.int32)
+    else:
+        product = (rows.astype(np.float64) @ step.weights).astype(np.int64).astype(np.int32)
+    sums = product.reshape(count, positions, -1)
+    _accumulate(state, step.accumulator, sums, accumulate=step.accumulate)
 
 
 def _combine_taps(step: TapStep, state: _State) -> None:
@@ -90,6 +106,16 @@ def _combine_taps(step: TapStep, state: _State) -> None:
         np.maximum(entries, lanes, out=entries)
     else:
         _accumulate(state, step.accumulator, lanes, accumulate=step.accumulate)
+
+
+def _transfer(step: TransferStep, state: _State) -> None:
+    """DMA of activations, run by run."""
+    for local, tensor in step.runs:
+        inside, outside = state.activations[:, local : local + step.count], state.tensors[:, tensor : tensor + step.count]
+        if step.store:
+            outside[...] = inside
+        else:
+            inside[...] = outside
 
 
 def _finish_vectors(step: VectorStep, state: _State) -> None:

@@ -7,14 +7,16 @@ rows it needs), and the vector pass. schedule.py turns jobs into instructions; n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from accel.npu import isa
 from accel.npu.arithmetic import Int8, Int32, Range, quantize_multiplier, residual_scale
+from accel.npu.depthwise import LINE_COLUMNS, depthwise_unit
 from accel.npu.geometry import ADDRESS_MASK
-from accel.npu.layers import ConvolutionLayer, Layer, OutputStage, PoolingLayer, QuantizedTensor
+from accel.npu.layers import ConvolutionLayer, Layer, OutputStage, PoolingLayer
+from accel.npu.microscaling import BLOCK
 from accel.npu.profile import NpuProfile
 
 
@@ -56,13 +58,16 @@ class Memory:
         self.weight_rows = 0
         self.parameter_groups = 0
 
-    def add_weights(self, rows: Int8) -> isa.LoadW:
-        """Store up to `rows` x `columns` weights; return the instruction that loads them."""
-        padded = np.zeros((len(rows), self._profile.columns), np.int8)
-        padded[:, : rows.shape[1]] = rows
-        self._weights.append(padded)
-        self.weight_rows += len(rows)
-        return isa.LoadW(address=self.weight_rows - len(rows), rows=len(rows))
+    def add_weights(self, rows: Int8, shifts: Int8 | None = None) -> isa.LoadW:
+        """Store up to `rows` x `columns` weights, and in mxint8 the rows' shifts; return the instruction that loads them."""
+        address, before = self.weight_rows, self._profile.shift_rows
+        stored = np.zeros((before + len(rows), self._profile.columns), np.int8)
+        stored[before:, : rows.shape[1]] = rows
+        if shifts is not None:
+            stored[:before].reshape(-1)[: len(rows)] = shifts
+        self._weights.append(stored)
+        self.weight_rows += len(stored)
+        return isa.LoadW(address=address, rows=len(rows))
 
     def add_parameters(self, stage: OutputStage) -> int:
         """Store bias, multiplier and shift of every channel; return the first group."""
@@ -93,61 +98,104 @@ class Tiler:
     places: Mapping[str, int]
     memory: Memory
     tile_positions: int
+    pitches: Mapping[str, int] = field(default_factory=dict)
+    """Vectors from one block of channels to the next, where a tensor's planes do not follow one another."""
+    depthwise_unit: bool = True
 
     def jobs(self, layer: Layer) -> list[Job]:
         """Return the jobs of one layer, in order."""
         parameters = self.memory.add_parameters(layer.stage)
-        if isinstance(layer, PoolingLayer) and _is_whole_plane(layer):
-            return self._whole_plane(layer, parameters)
-        blocks = list(self._blocks(layer))
-        return [self._job(layer, tile, block, parameters) for tile in self._tiles(layer.result) for block in blocks]
+        if isinstance(layer, PoolingLayer) and is_whole_plane(layer):
+            return self.whole_plane(layer, parameters)
+        blocks = list(self.blocks(layer))
+        return [self.job(layer, tile, block, parameters) for tile in self.tiles(layer) for block in blocks]
 
-    def _tiles(self, result: QuantizedTensor) -> Iterator[Tile]:
-        limit = min(self.tile_positions, self.profile.accumulator_depth)
-        columns = min(result.width, limit)
+    def tiles(self, layer: Layer) -> Iterator[Tile]:
+        """Cut the output plane to what a bank of accumulators holds."""
+        result, limit = layer.result, min(self.tile_positions, self.profile.accumulator_depth)
+        columns = min(result.width, limit, self._widest_tile(layer))
         rows = limit // result.width if columns == result.width else 1
         for row in range(0, result.height, rows):
             for column in range(0, result.width, columns):
                 yield Tile(row, min(rows, result.height - row), column, min(columns, result.width - column))
 
-    def _blocks(self, layer: Layer) -> Iterator[_Block]:
+    def blocks(self, layer: Layer) -> Iterator[Block]:
         """Cut the output channels to what the array finishes at once, and store the weights."""
-        if isinstance(layer, ConvolutionLayer) and not layer.depthwise:
-            for first in range(0, layer.result.channels, self.profile.rows):
-                count = min(self.profile.rows, layer.result.channels - first)
-                yield _Block(first, count, tuple(self._dense_taps(layer, first, count)))
-            return
-        for first in range(0, layer.result.channels, self.profile.columns):
-            count = min(self.profile.columns, layer.result.channels - first)
-            taps = self._depthwise_taps(layer, first) if isinstance(layer, ConvolutionLayer) else self._pooling_taps(layer, first)
-            yield _Block(first, count, tuple(taps))
+        multiplies_blocks = isinstance(layer, ConvolutionLayer) and not self._has_window(layer)
+        size = self.profile.rows if multiplies_blocks else self.profile.columns
+        for first in range(0, layer.result.channels, size):
+            count = min(size, layer.result.channels - first)
+            yield Block(first, count, tuple(self._taps(layer, first, count)))
 
-    def _dense_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[_Tap]:
+    def _taps(self, layer: Layer, first: int, count: int) -> Iterator[Tap]:
+        if isinstance(layer, PoolingLayer):
+            return self._pooling_taps(layer, first)
+        if not layer.depthwise:
+            return self._dense_taps(layer, first, count)
+        return self._window_taps(layer, first) if self._has_window(layer) else self._diagonal_taps(layer, first, count)
+
+    def _has_window(self, layer: Layer) -> bool:
+        """Whether the depthwise unit takes the layer: it visits every vector, so a dilated kernel is nothing for it."""
+        undilated = (layer.window.row_dilation, layer.window.column_dilation) == (1, 1)
+        return self.depthwise_unit and isinstance(layer, ConvolutionLayer) and layer.depthwise and undilated
+
+    def _widest_tile(self, layer: Layer) -> int:
+        """Return how many outputs side by side a job may have."""
+        window = layer.window
+        return (LINE_COLUMNS - window.columns) // window.column_step + 1 if self._has_window(layer) else layer.result.width
+
+    def _dense_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[Tap]:
         columns, inputs = self.profile.columns, layer.weights.shape[1]
-        for block in range(-(-inputs // columns)):
-            weights = layer.weights[first : first + count, block * columns : (block + 1) * columns]
-            for row in range(layer.window.rows):
-                for column in range(layer.window.columns):
-                    yield _Tap(block, row, column, self.memory.add_weights(weights[:, :, row, column]), isa.Gemm(base=0))
+        weights, shifts = {}, {}
+        for start in range(0, inputs, columns):
+            weights[start // columns] = layer.weights[first : first + count, start : start + columns]
+            if layer.shifts is not None:
+                shifts[start // columns] = layer.shifts[first : first + count, start // BLOCK]
+        yield from self._matrix_taps(weights, shifts)
 
-    def _depthwise_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[_Tap]:
-        """One pass over all taps where the weight registers hold them, else one per kernel row, or per part of a row."""
+    def _matrix_taps(self, weights: Mapping[int, Int8], shifts: Mapping[int, Int8]) -> Iterator[Tap]:
+        """Tap by tap, and block by block within: then the passes of a tap are a plane apart, and REPEAT can do them."""
+        kernel_rows, kernel_columns = next(iter(weights.values())).shape[2:]
+        for row in range(kernel_rows):
+            for column in range(kernel_columns):
+                for block, of_block in weights.items():
+                    of_rows = shifts[block][:, row, column] if block in shifts else None
+                    load = self.memory.add_weights(of_block[:, :, row, column], of_rows)
+                    yield Tap(block, row, column, load, isa.Gemm(base=0))
+
+    def _diagonal_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[Tap]:
+        """A depthwise layer that the window unit cannot take: matrices with one channel's weight in each row."""
+        columns = self.profile.columns
+        blocks = {}
+        for start in range(first, first + count, columns):
+            channels = np.arange(start, min(start + columns, first + count))
+            diagonal = np.zeros((count, len(channels), *layer.weights.shape[2:]), np.int8)
+            diagonal[channels - first, channels - start] = layer.weights[channels, 0]
+            blocks[start // columns] = diagonal
+        yield from self._matrix_taps(blocks, {})
+
+    def _window_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[Tap]:
+        """One pass over all taps where the unit holds them, else one per piece of the kernel."""
+        unit, window = depthwise_unit(self.profile), layer.window
         weights = layer.weights[first : first + self.profile.columns, 0]
-        rows, columns = weights.shape[1:]
-        row_chunk = rows if rows * columns <= self.profile.rows else 1
-        column_chunk = min(columns, self.profile.rows)
-        for row in range(0, rows, row_chunk):
-            for column in range(0, columns, column_chunk):
-                chunk = weights[:, row : row + row_chunk, column : column + column_chunk]
-                load = self.memory.add_weights(chunk.reshape(len(chunk), -1).T)
-                kernel = isa.Dw(base=0, kernel_rows=chunk.shape[1], kernel_columns=chunk.shape[2])
-                yield _Tap(first // self.profile.columns, row, column, load, kernel)
+        for rows, columns in unit.pieces((window.rows, window.columns), (window.row_step, window.column_step)):
+            piece = weights[:, rows][:, :, columns]
+            kernel = isa.Dw(
+                base=0,
+                kernel_rows=len(rows),
+                kernel_columns=len(columns),
+                row_dilation=rows.step,
+                column_dilation=columns.step,
+            )
+            load = self.memory.add_weights(unit.arrange(piece))
+            yield Tap(first // self.profile.columns, rows.start, columns.start, load, kernel)
 
-    def _pooling_taps(self, layer: PoolingLayer, first: int) -> Iterator[_Tap]:
+    def _pooling_taps(self, layer: PoolingLayer, first: int) -> Iterator[Tap]:
         kernel = isa.Pool(base=0, kernel_rows=layer.window.rows, kernel_columns=layer.window.columns, maximum=int(layer.maximum))
-        yield _Tap(first // self.profile.columns, 0, 0, None, kernel)
+        yield Tap(first // self.profile.columns, 0, 0, None, kernel)
 
-    def _job(self, layer: Layer, tile: Tile, block: _Block, parameters: int) -> Job:
+    def job(self, layer: Layer, tile: Tile, block: Block, parameters: int) -> Job:
+        """Return the job of one block of output channels for one tile of positions."""
         source, result, window = layer.source, layer.result, layer.window
         shape = isa.Shape(
             height=source.height,
@@ -172,24 +220,24 @@ class Tiler:
         works = tuple(self._work(layer, tile, tap) for tap in block.taps)
         return Job(shape, works, _residual(layer), replace(vector, part_pitch=plane))
 
-    def _work(self, layer: Layer, tile: Tile, tap: _Tap) -> Work:
+    def _work(self, layer: Layer, tile: Tile, tap: Tap) -> Work:
         source, window = layer.source, layer.window
         top = tile.row * window.row_step - window.top + tap.row * window.row_dilation
         left = tile.column * window.column_step - window.left + tap.column * window.column_dilation
-        plane = self.places[source.name] + tap.block * source.height * source.width
+        plane = self.places[source.name] + tap.block * self.pitches.get(source.name, source.height * source.width)
         array_pass = replace(
             tap.kernel,
             base=(plane + top * source.width + left) & ADDRESS_MASK,
             top=top,
             left=left,
-            row_dilation=window.row_dilation,
-            column_dilation=window.column_dilation,
-            tap_row_pitch=window.row_dilation * source.width,
-            tap_column_pitch=window.column_dilation,
+            row_dilation=window.row_dilation * tap.kernel.row_dilation,
+            column_dilation=window.column_dilation * tap.kernel.column_dilation,
+            tap_row_pitch=window.row_dilation * tap.kernel.row_dilation * source.width,
+            tap_column_pitch=window.column_dilation * tap.kernel.column_dilation,
         )
         return Work(tap.load, array_pass)
 
-    def _whole_plane(self, layer: PoolingLayer, parameters: int) -> list[Job]:
+    def whole_plane(self, layer: PoolingLayer, parameters: int) -> list[Job]:
         """Reduce whole planes with the channel blocks as positions: one vector per block and tap."""
         source = layer.source
         plane, blocks = source.height * source.width, -(-source.channels // self.profile.columns)
@@ -235,7 +283,7 @@ class Tiler:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tap:
+class Tap:
     """A pass of a block before the tile is known: channel block, first tap, weights, kernel."""
 
     block: int
@@ -246,15 +294,16 @@ class _Tap:
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
+class Block:
     """Output channels that are finished together, and their passes."""
 
     first: int
     count: int
-    taps: tuple[_Tap, ...]
+    taps: tuple[Tap, ...]
 
 
-def _is_whole_plane(layer: PoolingLayer) -> bool:
+def is_whole_plane(layer: PoolingLayer) -> bool:
+    """Tell whether the window is the whole input plane."""
     window, source = layer.window, layer.source
     whole = (window.rows, window.columns, window.top, window.left) == (source.height, source.width, 0, 0)
     undilated = (window.row_dilation, window.column_dilation) == (1, 1)

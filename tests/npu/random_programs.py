@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from accel.npu import isa
 from accel.npu.arithmetic import Int8, Int32
 from accel.npu.checks import check_program
-from accel.npu.profile import NpuProfile
-from accel.npu.program import Description, NpuProgram
+from accel.npu.depthwise import depthwise_unit
+from accel.npu.profile import NpuProfile, find_profile
+from accel.npu.program import EXTERNAL_BASE, Description, NpuProgram
 from edgewright.errors import PackageError
 
-SYNC_ALL = isa.Sync(loader=1, array=1, vector=1)
+TALL = replace(find_profile("npu-sim-4-paired"), name="npu-sim-16x4-paired", rows=16)
+"""The smallest machine with the whole depthwise unit, and with four parts per vector pass."""
+SYNC_ALL = isa.Sync(loader=1, array=1, vector=1, transfers=1)
 PLANE = 64
 """Random programs read planes below this address times four, and write anywhere below eight times it."""
 
@@ -28,21 +33,30 @@ class Machine(Protocol):
     def execute(self, inputs: dict[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]: ...
 
 
-def make_program(profile: NpuProfile, instructions: Sequence[isa.Instruction], weights: Int8, parameters: Int32) -> NpuProgram:
+def make_program(
+    profile: NpuProfile,
+    instructions: Sequence[isa.Instruction],
+    weights: Int8,
+    parameters: Int32,
+    external: npt.NDArray[np.uint32] | None = None,
+) -> NpuProgram:
     return NpuProgram(
         profile_hash=profile.hash,
         instructions=isa.encode([*instructions, isa.Halt()]),
         weights=weights,
         parameters=parameters,
+        external=np.zeros(0, np.uint32) if external is None else external,
         description=Description(inputs=(), outputs=(), layers=(), profile_name=profile.name),
     )
 
 
 def memory_after(machine: Machine, program: NpuProgram, memory: Int8) -> Int8:
-    """Fill the activation memory, run, and return all of it."""
+    """Fill the activation memory, and the tensors outside with the same, run, and return all of it."""
     machine.load(program)
-    left: Int8 = machine.execute({0: memory[None]}, [(0, len(memory))])[0][0]
-    return left
+    tensors = EXTERNAL_BASE + len(program.external) * 4 // memory.shape[1]
+    places = [0, tensors] if len(program.external) else [0]
+    left = machine.execute(dict.fromkeys(places, memory[None]), [(place, len(memory)) for place in places])
+    return np.concatenate([vectors[0] for vectors in left])
 
 
 def random_memories(profile: NpuProfile, seed: int) -> tuple[Int8, Int8, Int32]:
@@ -50,6 +64,8 @@ def random_memories(profile: NpuProfile, seed: int) -> tuple[Int8, Int8, Int32]:
     generator = np.random.default_rng(seed)
     activations = extreme(generator, (8 * PLANE, profile.columns), low=-128)
     weights = extreme(generator, (64, profile.columns), low=-127)
+    if profile.shift_rows and seed % 4:
+        weights = np.maximum(weights & ~0x0C, -125).astype(np.int8)  # as shifts these are 0 to 3, so that not all sums wrap
     shape = (32, profile.vector_lanes)
     bias = generator.integers(-(1 << 31), 1 << 31, shape) >> generator.integers(0, 31, shape)
     multiplier = generator.integers(0, 1 << 31, shape)
@@ -72,25 +88,80 @@ def extreme(generator: np.random.Generator, shape: tuple[int, ...], *, low: int)
 def random_program(seed: int, profile: NpuProfile) -> tuple[NpuProgram, Int8]:
     """Make a program of a few passes; a SYNC stands only where the rules of order ask for one, or where chance puts it."""
     activations, weights, parameters = random_memories(profile, seed)
+    external = random_constants(weights, parameters) if profile.external_memory_mib else None
     chance = random.Random(seed)
     chosen: list[isa.Instruction] = []
 
     def legal(instruction: isa.Instruction) -> bool:
         try:
-            check_program(make_program(profile, [*chosen, instruction], weights, parameters), profile)
+            check_program(make_program(profile, [*chosen, instruction], weights, parameters, external), profile)
         except PackageError:
             return False
         return True
 
     for _ in range(chance.randint(1, 6)):
-        for instruction in blocks(chance, profile):
+        drawn = blocks(chance, profile)
+        if external is not None:
+            drawn = shuffled_in(chance, drawn, transfers(chance, profile, weights, parameters))
+        for instruction in drawn:
             if legal(instruction):
                 chosen.append(instruction)
             else:
                 chosen.append(SYNC_ALL)
                 if legal(instruction):
                     chosen.append(instruction)
-    return make_program(profile, chosen, weights, parameters), activations
+    return make_program(profile, chosen, weights, parameters, external), activations
+
+
+def random_constants(weights: Int8, parameters: Int32) -> npt.NDArray[np.uint32]:
+    """Return the same weights and parameters once more, the other way round, as the external memory holds them."""
+    groups = np.pad(parameters[::-1], ((0, 0), (0, 0), (0, 1)))
+    return np.concatenate([np.ascontiguousarray(values).reshape(-1).view(np.uint32) for values in (weights[::-1], groups)])
+
+
+def transfers(chance: random.Random, profile: NpuProfile, weights: Int8, parameters: Int32) -> list[isa.Instruction]:
+    """Draw some transfers of every kind, and some waits for a part of them."""
+    line, group = profile.columns // 4, 4 * profile.vector_lanes
+    constants = weights.size // 4 + parameters.shape[0] * group
+    made: list[isa.Instruction] = []
+    for _ in range(chance.choice((0, 2, 5, 20))):
+        kind = chance.randint(0, 4)
+        if kind == 0:
+            rows = chance.randint(1, len(weights))
+            first = chance.randint(0, len(weights) - rows)
+            local = chance.randint(0, len(weights) - rows) * line
+            made.append(isa.Dma(region=isa.Region.WEIGHTS, external=first * line, local=local, words=rows * line))
+        elif kind == 1:
+            groups = chance.randint(1, 8)
+            first = weights.size // 4 + chance.randint(0, len(parameters) - groups) * group
+            local = chance.randint(0, len(parameters) - groups) * group
+            made.append(isa.Dma(region=isa.Region.PARAMETERS, external=first, local=local, words=groups * group))
+        elif kind == 2:
+            made.append(isa.Sync(transfers=1, pending=chance.randint(0, 15)))
+        else:
+            count, runs = chance.randint(1, chance.choice((8, 80))), chance.randint(1, 4)
+            made.append(
+                isa.Dma(
+                    store=int(kind == 3),
+                    region=isa.Region.ACTIVATIONS,
+                    external=constants + chance.randint(0, 4 * PLANE) * line,
+                    local=chance.randint(0, 2 * PLANE) * line,
+                    words=count * line,
+                    runs=runs,
+                    external_pitch=(count + chance.randint(0, 2)) * line,
+                    local_pitch=(count + chance.randint(0, 2)) * line,
+                )
+            )
+    return made
+
+
+def shuffled_in(chance: random.Random, ordered: list[isa.Instruction], others: list[isa.Instruction]) -> list[isa.Instruction]:
+    """Put `others` between the instructions of `ordered`, each list in its own order."""
+    ahead, behind = list(ordered), list(others)
+    mixed: list[isa.Instruction] = []
+    while ahead or behind:
+        mixed.append((behind if behind and (not ahead or chance.random() < 0.5) else ahead).pop(0))
+    return mixed
 
 
 def blocks(chance: random.Random, profile: NpuProfile) -> list[isa.Instruction]:
@@ -131,20 +202,23 @@ def passes(
 ) -> list[isa.Instruction]:
     kind = chance.choice([isa.Gemm, isa.Gemm, isa.Dw, isa.Pool])
     top, left = chance.randint(-3, 3), chance.randint(-3, 3)
-    taps_limit = 3 if kind is isa.Pool else 2
+    unit = depthwise_unit(profile)
+    limits = {isa.Gemm: (2, 2), isa.Dw: (unit.rows, unit.columns), isa.Pool: (3, 2)}[kind]
     swap = 0 if kind is isa.Pool else int(chance.randint(0, 3) > 0)
     made: list[isa.Instruction] = []
     if swap:
         made.append(isa.LoadW(address=chance.randint(0, 32), rows=chance.randint(1, profile.rows)))
     dilations = chance.randint(0, 3), chance.randint(0, 3)
+    if kind is isa.Dw:
+        dilations = chance.choice([1, shape.row_step]), chance.choice([1, shape.column_step])
     made.append(
         kind(
             base=(chance.randint(0, 3) * PLANE + top * shape.width + left) & 0xFFFF,
             top=top,
             left=left,
             accumulator=accumulator,
-            kernel_rows=chance.randint(1, taps_limit),
-            kernel_columns=chance.randint(1, 2),
+            kernel_rows=chance.randint(1, limits[0]),
+            kernel_columns=chance.randint(1, limits[1]),
             row_dilation=dilations[0],
             column_dilation=dilations[1],
             tap_row_pitch=dilations[0] * shape.width,

@@ -20,6 +20,7 @@ PROFILE = find_profile("npu-sim-4")
 DEPTH = PROFILE.accumulator_depth
 SHAPE = isa.Shape(height=4, width=4, rows=4, columns=4, row_pitch=4)
 GEMM = isa.Gemm(base=0)
+DW = isa.Dw(base=0, kernel_rows=1, kernel_columns=3, tap_row_pitch=4, tap_column_pitch=1)
 VEC = isa.Vec(accumulator=0, count=16, destination=64, parameters=0)
 RESIDUAL = isa.Residual(main_zero=0, other_zero=0, main_multiplier=1, other_multiplier=1, shift=1, zero=0, low=-128, high=127)
 SYNC = isa.Sync(array=1)
@@ -50,7 +51,6 @@ def parameters() -> Int32:
         pytest.param([SHAPE, replace(GEMM, kernel_rows=0)], "a kernel must have at least one row", id="no taps"),
         pytest.param([SHAPE, replace(GEMM, maximum=1)], "only POOL takes a maximum", id="gemm maximum"),
         pytest.param([SHAPE, isa.Pool(base=0, swap=1)], "POOL uses no weights to swap", id="pool swap"),
-        pytest.param([SHAPE, isa.Dw(base=0, kernel_rows=5)], "DW takes at most 4 taps at a time, not 5", id="dw taps"),
         pytest.param(
             [SHAPE, replace(GEMM, accumulator=DEPTH - 8)], "accumulators 248 to 263 must lie in one bank", id="across banks"
         ),
@@ -67,6 +67,13 @@ def parameters() -> Int32:
             [SHAPE, GEMM, SYNC, VEC, replace(GEMM, base=60, accumulator=DEPTH)],
             "VEC writes activations .* while the array reads",
             id="reads what is written",
+        ),
+        pytest.param([SHAPE, replace(DW, kernel_rows=2)], "DW takes kernels of up to 1 x 4 in one pass, not 2 x 3", id="kernel"),
+        pytest.param([SHAPE, replace(DW, row_dilation=2)], "a dilation of 1 or the step, not 1 and 2", id="dilation"),
+        pytest.param([replace(SHAPE, row_step=0), DW], "DW takes a step of 1 or more", id="no step"),
+        pytest.param([SHAPE, replace(DW, tap_row_pitch=5)], "the pitches of a DW pass must agree with its steps", id="pitch"),
+        pytest.param(
+            [replace(SHAPE, rows=1, columns=63), DW], "DW visits rows of up to 64 vectors, not 65", id="beyond the line buffer"
         ),
         pytest.param([SHAPE, GEMM, SYNC, replace(VEC, parameters=3)], "has 4 parameter groups, 5 are used", id="parameters"),
         pytest.param(
@@ -90,7 +97,7 @@ def test_n70_n71_n72_a_program_that_breaks_a_rule_is_refused(instructions: list[
 def test_n70_a_program_that_keeps_the_rules_passes() -> None:
     kept = [SHAPE, GEMM, RESIDUAL, SYNC, replace(VEC, add=1, residual=64), replace(GEMM, accumulator=DEPTH), isa.Sync(vector=1)]
     decoded = check_program(make_program(PROFILE, [*kept, GEMM], weights(), parameters()), PROFILE)
-    assert decoded == [*kept, GEMM, isa.Halt()]
+    assert decoded == (*kept, GEMM, isa.Halt())
 
 
 def test_n2_a_weight_of_minus_128_is_refused() -> None:

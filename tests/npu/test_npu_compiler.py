@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,27 @@ def residual_network(network: Network) -> str:
     return network.gemm(network.add("Flatten", x), 14, 10)
 
 
+def inverted_residuals(network: Network) -> str:
+    """MobileNetV2's blocks: expand, depthwise, project; with a step of 2, with an addition, with a kernel of 5."""
+    limits = [network.constant(np.array(limit, np.float32)) for limit in (0, 6)]
+    x = network.add("Clip", network.conv(INPUT, 3, 6, pads=[1, 1, 1, 1]), *limits)
+    for inputs, outputs, step, kernel in ((6, 8, 2, 3), (8, 8, 1, 3), (8, 12, 1, 5)):
+        wide, pads = 3 * inputs, [kernel // 2] * 4
+        y = network.add("Clip", network.conv(x, inputs, wide, (1, 1)), *limits)
+        y = network.conv(y, wide, wide, (kernel, kernel), pads=pads, strides=[step, step], group=wide)
+        y = network.conv(network.add("Clip", y, *limits), wide, outputs, (1, 1))
+        x = network.add("Add", x, y) if inputs == outputs else y
+    x = network.add("GlobalAveragePool", network.add("Clip", network.conv(x, 12, 24, (1, 1)), *limits))
+    return network.gemm(network.add("Flatten", x), 24, 10)
+
+
+WHOLE: dict[str, NetworkOf] = {"residual": residual_network, "MobileNetV2": inverted_residuals}
+
+
+def depthwise(network: Network, kernel: int, **attributes: Any) -> str:
+    return network.conv(network.conv(INPUT, 3, 6, (1, 1)), 6, 6, (kernel, kernel), group=6, **attributes)
+
+
 SMALL: dict[str, NetworkOf] = {
     "conv 1x1": lambda n: n.conv(INPUT, 3, 5, (1, 1)),
     "conv 3x3 same": lambda n: n.conv(INPUT, 3, 5, pads=[1, 1, 1, 1]),
@@ -48,7 +70,13 @@ SMALL: dict[str, NetworkOf] = {
     "conv dilated": lambda n: n.conv(INPUT, 3, 4, pads=[2, 2, 2, 2], dilations=[2, 2]),
     "conv same upper": lambda n: n.conv(INPUT, 3, 4, strides=[2, 2], auto_pad="SAME_UPPER"),
     "conv in groups": lambda n: n.conv(n.conv(INPUT, 3, 6, (1, 1)), 6, 4, group=2),
-    "depthwise 3x3": lambda n: n.conv(n.conv(INPUT, 3, 6, (1, 1)), 6, 6, pads=[1, 1, 1, 1], group=6),
+    "depthwise 3x3": lambda n: depthwise(n, 3, pads=[1, 1, 1, 1]),
+    "depthwise 3x3 step 2 uneven padding": lambda n: depthwise(n, 3, pads=[0, 1, 2, 0], strides=[2, 2]),
+    "depthwise 5x5 steps 1 and 2": lambda n: depthwise(n, 5, pads=[2, 2, 2, 2], strides=[1, 2]),
+    "depthwise 7x7": lambda n: depthwise(n, 7, pads=[3, 3, 3, 3]),
+    "depthwise 7x7 steps 2 and 3": lambda n: depthwise(n, 7, pads=[3, 3, 3, 3], strides=[2, 3]),
+    "depthwise 1x1 step 2": lambda n: depthwise(n, 1, strides=[2, 2]),
+    "depthwise 3x3 dilated": lambda n: depthwise(n, 3, pads=[2, 2, 2, 2], dilations=[2, 2]),
     "depthwise 1x5": lambda n: n.conv(n.conv(INPUT, 3, 6, (1, 1)), 6, 6, (1, 5), group=6),
     "max pool": lambda n: n.add("MaxPool", n.conv(INPUT, 3, 5), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "average pool": lambda n: n.add("AveragePool", n.conv(INPUT, 3, 5), kernel_shape=[2, 2], strides=[2, 2]),
@@ -100,10 +128,11 @@ def test_n3_n13_each_operator_is_within_one_step_of_onnxruntime_and_almost_alway
     assert (apart != 0).mean() < (0.15 if "average" in name else 0.005)
 
 
+@pytest.mark.parametrize("network", WHOLE)
 @pytest.mark.parametrize("profile_name", ["npu-sim-4", "npu-sim-8", "colorlight-i9", "ulx3s-85f"])
-def test_n9_a_whole_network_agrees_with_onnxruntime_in_99_of_100_labels(profile_name: str) -> None:
+def test_n9_a_whole_network_agrees_with_onnxruntime_in_99_of_100_labels(profile_name: str, network: str) -> None:
     profile = find_profile(profile_name)
-    result, quantized, images = compiled(residual_network, profile, count=200)
+    result, quantized, images = compiled(WHOLE[network], profile, count=200)
     place = result.program.description.outputs[0]
     ours = Session(Simulator(profile), result.program).run({INPUT: images})[place.name]
     (theirs,) = reference(quantized, images, [place.name])
@@ -111,13 +140,14 @@ def test_n9_a_whole_network_agrees_with_onnxruntime_in_99_of_100_labels(profile_
     assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() >= 0.99
 
 
+@pytest.mark.parametrize("network", WHOLE)
 @pytest.mark.parametrize("profile_name", ["npu-sim-4", "npu-sim-8-paired"])
-def test_n94_a_whole_network_has_the_same_bits_and_the_predicted_cycles_in_the_rtl(
-    profile_name: str, require: Callable[[str], Path]
+def test_n94_n95_a_whole_network_has_the_same_bits_and_the_predicted_cycles_in_the_rtl(
+    profile_name: str, network: str, require: Callable[[str], Path]
 ) -> None:
     require("verilator")
     profile = find_profile(profile_name)
-    result, _, images = compiled(residual_network, profile)
+    result, _, images = compiled(WHOLE[network], profile)
     emulator = Emulator(profile)
     name = result.program.description.outputs[0].name
     rtl = Session(emulator, result.program).run({INPUT: images[:3]})[name]
@@ -137,6 +167,19 @@ def test_n42_a_folded_input_makes_fewer_visits() -> None:
     result, _, _ = compiled(SMALL["conv 3x3 same"], WIDE)
     assert result.program.description.inputs[0].fold is not None
     assert estimate(result.program, WIDE).counters.visits == 2 * 3 * 9 * 11  # 9 of 3x3 channels need two blocks of 8
+
+
+@pytest.mark.parametrize(("kernel", "step"), [(3, 1), (5, 2)])
+def test_n27_the_depthwise_unit_gives_the_bits_of_diagonal_matrices_in_less_than_half_the_cycles(kernel: int, step: int) -> None:
+    pads = [kernel // 2] * 4
+    profile = replace(WIDE, vector_lanes=4)  # with 2 the vector unit is what both wait for
+    _, quantized, images = compiled(lambda network: depthwise(network, kernel, pads=pads, strides=[step, step]), profile)
+    fast, slow = (compile_model(quantized, profile, depthwise_unit=used).program for used in (True, False))
+    (fast_result,), (slow_result,) = (
+        Session(Simulator(profile), program).run({INPUT: images}).values() for program in (fast, slow)
+    )
+    np.testing.assert_array_equal(fast_result, slow_result)
+    assert estimate(fast, profile).layers[1].cycles < estimate(slow, profile).layers[1].cycles / 2
 
 
 def test_layer_costs_add_up_to_the_whole_run() -> None:

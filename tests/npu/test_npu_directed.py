@@ -12,25 +12,25 @@ import pytest
 
 from accel.npu import isa
 from accel.npu.arithmetic import MAX_TERMS, Int8, Int32
+from accel.npu.depthwise import depthwise_unit
 from accel.npu.emulator import Emulator
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.simulator import Simulator
-from tests.npu.random_programs import Machine, make_program
+from tests.npu.random_programs import TALL, Machine, make_program
 
+PROFILES = {profile.name: profile for profile in (find_profile("npu-sim-4"), find_profile("npu-sim-8-paired"), TALL)}
 WORST = -127 * 128
 ONE_POSITION = isa.Shape(height=1, width=1, rows=1, columns=1, row_pitch=0)
 
 
-@pytest.fixture(
-    scope="module", params=["functional-npu-sim-4", "rtl-npu-sim-4", "functional-npu-sim-8-paired", "rtl-npu-sim-8-paired"]
-)
+@pytest.fixture(scope="module", params=[f"{kind} {name}" for name in PROFILES for kind in ("functional", "rtl")])
 def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Simulator | Emulator]:
-    kind, _, name = request.param.partition("-")
+    kind, _, name = request.param.partition(" ")
     if kind == "functional":
-        yield Simulator(find_profile(name))
+        yield Simulator(PROFILES[name])
         return
     require("verilator")
-    emulator = Emulator(find_profile(name))
+    emulator = Emulator(PROFILES[name])
     yield emulator
     emulator.close()
 
@@ -147,17 +147,62 @@ def test_n12_a_maximum_pool_ignores_padding_of_minus_128(machine: Simulator | Em
     np.testing.assert_array_equal(result, windows(padded, 4, 4, 1).max(axis=(2, 3)).reshape(16, -1))
 
 
-def test_n27_depthwise_taps_use_the_live_rows_in_order(machine: Simulator | Emulator) -> None:
+@pytest.mark.parametrize(
+    "kernel", [(1, 1), (1, 3), (1, 4), (2, 3), (2, 4), (3, 3), (3, 5)], ids=lambda kernel: f"{kernel[0]}x{kernel[1]}"
+)
+@pytest.mark.parametrize(
+    ("height", "width", "step", "padded"),
+    [
+        pytest.param(7, 7, (1, 1), 1, id="odd plane"),
+        pytest.param(5, 8, (2, 2), 2, id="step 2"),
+        pytest.param(8, 5, (1, 3), 2, id="steps of two sizes"),
+        pytest.param(1, 1, (1, 1), 2, id="one pixel, so rows and passes are stretched"),
+        pytest.param(3, 2, (2, 1), 3, id="mostly padding"),
+    ],
+)
+def test_n27_n35_a_depthwise_window_sums_the_channels_by_themselves(
+    machine: Simulator | Emulator, kernel: tuple[int, int], height: int, width: int, step: tuple[int, int], padded: int
+) -> None:
     profile, memory = machine.profile, random_memory(machine.profile)
+    kernel = (min(kernel[0], depthwise_unit(profile).rows), min(kernel[1], depthwise_unit(profile).columns))
+    rows = (height + 2 * padded - kernel[0]) // step[0] + 1
+    columns = (width + 2 * padded - kernel[1]) // step[1] + 1
+    shape = isa.Shape(
+        height=height,
+        width=width,
+        rows=rows,
+        columns=columns,
+        row_step=step[0],
+        column_step=step[1],
+        row_pitch=step[0] * width,
+        column_pitch=step[1],
+        padding=-77,
+    )
+    depthwise = isa.Dw(
+        base=(-padded * width - padded) & 0xFFFF,
+        top=-padded,
+        left=-padded,
+        kernel_rows=kernel[0],
+        kernel_columns=kernel[1],
+        tap_row_pitch=width,
+        tap_column_pitch=1,
+        swap=1,
+    )
     generator = np.random.default_rng(5)
-    weights = generator.integers(-127, 128, (profile.rows, profile.columns)).astype(np.int8)
-    shape = isa.Shape(height=4, width=4, rows=3, columns=3, row_pitch=4)
-    depthwise = isa.Dw(base=0, kernel_rows=2, kernel_columns=2, tap_row_pitch=4, tap_column_pitch=1, swap=1)
-    load = isa.LoadW(address=0, rows=profile.rows)
-    result = run(machine, profile, [load, shape, depthwise, *finish(9)], memory, weights, identity(profile, shift=39), wanted=9)
-    view = windows(memory[:16].reshape(4, 4, -1).astype(int), 3, 3, 1, size=2)
-    sums = (view * weights[:4].astype(int).reshape(2, 2, -1)).sum(axis=(2, 3))
-    np.testing.assert_array_equal(result, np.clip(np.rint(sums / 512), -128, 127).reshape(9, -1))
+    weights = generator.choice([-127, 127, 3, -58], (2 * profile.rows, profile.columns)).astype(np.int8)
+    loads = [isa.LoadW(address=place * profile.rows, rows=profile.rows) for place in range(2)]
+    twice = [loads[0], shape, depthwise, loads[1], replace(depthwise, accumulate=1)]
+    result = run(
+        machine, profile, [*twice, *finish(rows * columns)], memory, weights, identity(profile, shift=39), wanted=rows * columns
+    )
+    plane = memory[: height * width].reshape(height, width, -1).astype(int)
+    around = np.pad(plane, ((padded, padded), (padded, padded), (0, 0)), constant_values=-77)
+    summed = weights.astype(int).reshape(2, profile.rows, -1).sum(axis=0)  # the second pass adds to the first
+    first = [row * depthwise_unit(profile).columns + depthwise_unit(profile).columns - kernel[1] for row in range(kernel[0])]
+    taps = np.stack([summed[start : start + kernel[1]] for start in first])
+    views = np.lib.stride_tricks.sliding_window_view(around, kernel, axis=(0, 1))[:: step[0], :: step[1]]
+    sums = np.einsum("yxcij,ijc->yxc", views, taps)
+    np.testing.assert_array_equal(result, np.clip(np.rint(sums / 512), -128, 127).reshape(-1, profile.columns))
 
 
 def test_n26_a_pass_right_behind_another_still_uses_its_own_weights(machine: Simulator | Emulator) -> None:

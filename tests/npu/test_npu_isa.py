@@ -40,7 +40,7 @@ def test_n20_every_layout_fits_the_word() -> None:
 
 
 def test_n21_an_unknown_opcode_is_refused() -> None:
-    with pytest.raises(PackageError, match=r"^instruction 1: the opcode must be one of 0 to 8, not 15$"):
+    with pytest.raises(PackageError, match=r"^instruction 1: the opcode must be one of 0 to 10, not 15$"):
         isa.decode(np.array([[1, 0, 0, 0], [15, 0, 0, 0]], np.uint32))
 
 

@@ -18,16 +18,16 @@ from accel.npu.emulator import Emulator
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.simulator import Simulator
 from accel.npu.timing import time_program
-from tests.npu.random_programs import memory_after, random_program
+from tests.npu.random_programs import TALL, memory_after, random_program
 
 LARGE = replace(find_profile("ulx3s-85f"), name="npu-sim-32", rows=32, columns=32, vector_lanes=8)
-PROFILES = ("npu-sim-4", "npu-sim-4-paired", "npu-sim-8", "npu-sim-8-paired")
+PROFILES = (find_profile("npu-sim-4"), TALL, find_profile("npu-sim-8-mx"), find_profile("npu-sim-8-paired"))
 
 
-@pytest.fixture(scope="module", params=PROFILES)
+@pytest.fixture(scope="module", params=PROFILES, ids=lambda profile: profile.name)
 def emulator(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Emulator]:
     require("verilator")
-    machine = Emulator(find_profile(request.param))
+    machine = Emulator(request.param)
     yield machine
     machine.close()
 
@@ -62,6 +62,9 @@ def test_a_random_program_agrees_on_large_arrays_too(profile: NpuProfile, requir
     [
         pytest.param("npu_vector.sv", "round_up <= follows || scaled[1];", "round_up <= 1;", id="half up"),
         pytest.param("npu_vector.sv", "add_round_up <= add_follows || add_scaled[1];", "add_round_up <= 0;", id="residual down"),
+        pytest.param("npu_window.sv", "row_phase == 0 ? row_period - 1", "row_phase == 0 ? row_period", id="step of a window"),
+        pytest.param("npu_window.sv", "index > {4'b0, kernel_columns}", "index > 1", id="line buffer read too early"),
+        pytest.param("npu_depthwise.sv", "3'(STAGES - stage) ? start", "3'(STAGES - stage) ? 0", id="kernel rows not joined"),
         pytest.param("npu_address.sv", "column <= tap_left;", "column <= left;", id="padding of the second tap"),
     ],
 )
@@ -74,7 +77,7 @@ def test_a_fault_put_into_the_rtl_is_found(
     assert text.count(right) == 1
     (broken / source).write_text(text.replace(right, wrong), encoding="utf-8")
     monkeypatch.setattr(emulator_module, "RTL", broken)
-    machine = Emulator(find_profile("npu-sim-4"))
+    machine = Emulator(TALL)
     runs = [(seed, *random_program(seed, machine.profile)) for seed in range(40)]
     differ = [
         seed

@@ -16,7 +16,7 @@ from accel.npu.profile import find_profile
 from edgewright.errors import OperationError
 
 SOURCES = [str(path) for path in sorted(RTL.glob("*.sv"))]
-PROFILES = ("npu-sim-4", "npu-sim-8-paired", "colorlight-i9", "ulx3s-85f")
+PROFILES = ("npu-sim-4", "npu-sim-8-paired", "npu-sim-8-mx", "npu-sim-8-sdram", "colorlight-i9", "ulx3s-85f")
 EXHAUSTIVE = """
 #include "Vnpu_mul_pair.h"
 #include "verilated.h"
@@ -40,7 +40,7 @@ extern "C" long wrong() {
 """
 
 
-@pytest.mark.parametrize("top", ["npu_core", "npu_board"])
+@pytest.mark.parametrize("top", ["npu_system", "npu_board"])
 @pytest.mark.parametrize("profile_name", PROFILES)
 def test_verilator_has_nothing_to_say_about_the_rtl(profile_name: str, top: str, require: Callable[[str], Path]) -> None:
     settings = [f"-G{name}={value}" for name, value in rtl_parameters(find_profile(profile_name)).items()]

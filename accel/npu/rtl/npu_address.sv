@@ -1,6 +1,9 @@
 // The address generator: four nested counters (tap row, tap column, output row, output column) with pitches, and for every
 // visit whether it falls outside the input plane. One visit per cycle; a sweep over fewer than SWEEP_MIN positions is
 // stretched, so that a sum written by one tap can be read back by the next.
+//
+// Positions and taps are counted down, and whether one is the last is kept in a flag beside its counter: the end of a pass
+// decides within the same cycle whether the next instruction is issued, which is the longest way through the core.
 `default_nettype none
 `include "npu_isa.svh"
 module npu_address #(
@@ -15,37 +18,31 @@ module npu_address #(
   output wire         running,
   output wire         visit,      // the outputs below belong to a visit
   output wire         first_visit,
-  output wire         first_tap,
+  output reg          first_tap,
   output wire         in_plane,
   output reg  [15:0]  address,
   output reg  [12:0]  accumulator,
-  output reg  [7:0]   padding,
-  output reg  [7:0]   tap
+  output reg  [7:0]   padding
 );
-  reg [11:0] height, width, rows, columns;
+  reg [11:0] height, width, rows_last, columns_last, rows_left, columns_left;
   reg [3:0] row_step, column_step, row_dilation, column_dilation;
   reg [15:0] row_pitch, column_pitch, tap_row_pitch, tap_column_pitch;
-  reg [5:0] kernel_rows, kernel_columns, tap_row, tap_column;
+  reg [5:0] kernel_columns_last, tap_rows_left, tap_columns_left;
   reg [12:0] accumulator_base;
   reg [15:0] tap_row_address, tap_address, row_address;
   reg signed [17:0] tap_top, left, tap_left, row, column;
-  reg [11:0] out_row, out_column;
   reg [2:0] age;
-  reg run, swept, started;
+  reg run, swept, started, old, last_row, last_column, last_tap_row, last_tap_column;
 
   wire unused_bits = &{1'b0, word};
 
-  wire last_column = out_column == columns - 1;
-  wire last_position = last_column && out_row == rows - 1;
-  wire last_tap_column = tap_column == kernel_columns - 1;
-  wire last_tap = last_tap_column && tap_row == kernel_rows - 1;
-  wire sweep_ends = run && (swept || last_position) && age >= 3'(SWEEP_MIN - 1);
+  wire last_position = last_column && last_row;
+  wire sweep_ends = run && old && (swept || last_position);
 
   assign running = run;
-  assign ready = !run || (sweep_ends && last_tap);
+  assign ready = !run || (sweep_ends && last_tap_row && last_tap_column);
   assign visit = run && !swept;
   assign first_visit = visit && !started;
-  assign first_tap = tap_row == 0 && tap_column == 0;
   assign in_plane = row >= 0 && row < $signed({6'b0, height}) && column >= 0 && column < $signed({6'b0, width});
 
   wire [15:0] next_tap_address = last_tap_column ? tap_row_address + tap_row_pitch : tap_address + tap_column_pitch;
@@ -56,8 +53,8 @@ module npu_address #(
     if (set_shape) begin
       height <= word[`NPU_SHAPE_HEIGHT];
       width <= word[`NPU_SHAPE_WIDTH];
-      rows <= word[`NPU_SHAPE_ROWS];
-      columns <= word[`NPU_SHAPE_COLUMNS];
+      rows_last <= word[`NPU_SHAPE_ROWS] - 1;
+      columns_last <= word[`NPU_SHAPE_COLUMNS] - 1;
       row_step <= word[`NPU_SHAPE_ROW_STEP];
       column_step <= word[`NPU_SHAPE_COLUMN_STEP];
       row_pitch <= word[`NPU_SHAPE_ROW_PITCH];
@@ -65,37 +62,41 @@ module npu_address #(
       padding <= word[`NPU_SHAPE_PADDING];
     end
     if (start) begin
-      kernel_rows <= word[`NPU_ARRAY_KERNEL_ROWS];
-      kernel_columns <= word[`NPU_ARRAY_KERNEL_COLUMNS];
+      tap_rows_left <= word[`NPU_ARRAY_KERNEL_ROWS] - 1;
+      last_tap_row <= word[`NPU_ARRAY_KERNEL_ROWS] == 1;
+      kernel_columns_last <= word[`NPU_ARRAY_KERNEL_COLUMNS] - 1;
+      tap_columns_left <= word[`NPU_ARRAY_KERNEL_COLUMNS] - 1;
+      last_tap_column <= word[`NPU_ARRAY_KERNEL_COLUMNS] == 1;
       row_dilation <= word[`NPU_ARRAY_ROW_DILATION];
       column_dilation <= word[`NPU_ARRAY_COLUMN_DILATION];
       tap_row_pitch <= word[`NPU_ARRAY_TAP_ROW_PITCH];
       tap_column_pitch <= word[`NPU_ARRAY_TAP_COLUMN_PITCH];
       accumulator_base <= word[`NPU_ARRAY_ACCUMULATOR];
       left <= 18'($signed(word[`NPU_ARRAY_LEFT]));
-      tap_row <= 0;
-      tap_column <= 0;
-      tap <= 0;
+      first_tap <= 1;
       started <= 0;
       tap_row_address <= word[`NPU_ARRAY_BASE];
       begin_sweep(word[`NPU_ARRAY_BASE], 18'($signed(word[`NPU_ARRAY_TOP])), 18'($signed(word[`NPU_ARRAY_LEFT])),
                   word[`NPU_ARRAY_ACCUMULATOR]);
     end else if (sweep_ends) begin
-      tap <= tap + 1;
-      tap_column <= last_tap_column ? 0 : tap_column + 1;
+      first_tap <= 0;
+      tap_columns_left <= last_tap_column ? kernel_columns_last : tap_columns_left - 1;
+      last_tap_column <= last_tap_column ? kernel_columns_last == 0 : tap_columns_left == 1;
       if (last_tap_column) begin
-        tap_row <= tap_row + 1;
+        tap_rows_left <= tap_rows_left - 1;
+        last_tap_row <= tap_rows_left == 1;
         tap_row_address <= next_tap_address;
       end
       begin_sweep(next_tap_address, next_tap_top, next_tap_left, accumulator_base);
     end else if (run) begin
-      age <= age == 3'(SWEEP_MIN - 1) ? age : age + 1;
+      age <= old ? age : age + 1;
+      old <= old || age == 3'(SWEEP_MIN - 2);
       started <= 1;
       step(last_column);
     end
     if (rst) run <= 0;
     else if (start) run <= 1;
-    else if (sweep_ends && last_tap) run <= 0;
+    else if (ready) run <= 0;
   end
 
   task automatic begin_sweep(
@@ -109,9 +110,12 @@ module npu_address #(
       row <= top_row;
       column <= left_column;
       accumulator <= first_accumulator;
-      out_row <= 0;
-      out_column <= 0;
+      rows_left <= rows_last;
+      last_row <= rows_last == 0;
+      columns_left <= columns_last;
+      last_column <= columns_last == 0;
       age <= 0;
+      old <= 0;
       swept <= 0;
     end
   endtask
@@ -121,14 +125,17 @@ module npu_address #(
       accumulator <= accumulator + 1;
       swept <= swept || last_position;
       if (at_row_end) begin
-        out_column <= 0;
-        out_row <= out_row + 1;
+        columns_left <= columns_last;
+        last_column <= columns_last == 0;
+        rows_left <= rows_left - 1;
+        last_row <= rows_left == 1;
         row_address <= row_address + row_pitch;
         address <= row_address + row_pitch;
         row <= row + $signed({14'b0, row_step});
         column <= tap_left;
       end else begin
-        out_column <= out_column + 1;
+        columns_left <= columns_left - 1;
+        last_column <= columns_left == 1;
         address <= address + column_pitch;
         column <= column + $signed({14'b0, column_step});
       end

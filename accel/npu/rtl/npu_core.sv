@@ -1,7 +1,8 @@
 // The NPU: memories, sequencer, loader, array, vector unit, counters, and a word-wide port for the host.
 //
 // The sequencer takes three cycles per instruction and issues in order; loader, array and vector unit then work side by
-// side. An instruction waits for its own unit; SYNC waits for the named ones; HALT for all of them.
+// side. An instruction waits for its own unit; SYNC waits for the named ones; HALT for all of them. A core with external
+// memory has a DMA too (npu_dma.sv); its port goes to a memory controller (npu_system.sv).
 `default_nettype none
 `include "npu_isa.svh"
 module npu_core #(
@@ -9,23 +10,39 @@ module npu_core #(
   parameter int COLUMNS = 16,
   parameter int VECTOR_LANES = 4,
   parameter int PAIRED = 0,
+  parameter int MICROSCALING = 0,    // 1: number format mxint8
   parameter int INSTRUCTIONS = 2048,
   parameter int WEIGHT_ROWS = 8192,
   parameter int ACTIVATION_VECTORS = 4096,
   parameter int ACCUMULATOR_DEPTH = 512,
   parameter int PARAMETER_GROUPS = 512,
+  parameter int EXTERNAL = 0,        // 1: there is a memory behind the memory port
   parameter bit [63:0] PROFILE_HASH = 0
 ) (
   input  wire        clk,
   input  wire        rst,
   input  wire        host_write,
+  input  wire        host_read,      // external memory only
   input  wire [2:0]  host_region,
-  input  wire [21:0] host_address,   // in 32-bit words
+  input  wire [25:0] host_address,   // in 32-bit words
   input  wire [31:0] host_data,
-  output reg  [31:0] host_read_data, // four cycles behind region and address
-  output wire        busy
+  output reg  [31:0] host_read_data, // four cycles behind region and address; of external memory when the host may go on
+  output wire        host_ready,     // the external memory is done with what the host asked for
+  output wire        busy,
+  output wire        memory_restart, // a program starts
+  output wire        memory_request,
+  output wire        memory_write,
+  output wire [25:0] memory_address, // in 32-bit words
+  output wire [8:0]  memory_words,
+  output wire [31:0] memory_write_data,
+  input  wire        memory_ready,
+  input  wire        memory_idle,
+  input  wire        memory_done,
+  input  wire        memory_take,
+  input  wire        memory_valid,
+  input  wire [31:0] memory_read_data
 );
-  localparam int REGISTERS = 0, PROGRAM = 1, WEIGHTS = 2, ACTIVATIONS = 3, PARAMETERS = 4;
+  localparam int REGISTERS = 0, PROGRAM = 1, WEIGHTS = 2, ACTIVATIONS = 3, PARAMETERS = 4, CONSTANTS = 5, TENSORS = 6;
   localparam int VECTOR_WORDS = COLUMNS / 4;
   localparam int VECTOR_BITS = $clog2(VECTOR_WORDS);
   localparam int ACTIVATION_BITS = $clog2(ACTIVATION_VECTORS);
@@ -35,40 +52,49 @@ module npu_core #(
   localparam int LANE_BITS = $clog2(VECTOR_LANES);
   localparam int ROW_BITS = $clog2(ROWS);
 
-  // ---- host: which slice of which memory a word belongs to
-  wire [4:0] writing = host_write ? 5'b1 << host_region : 5'b0;
+  // ---- host or DMA: which slice of which memory a word belongs to
+  wire fill;
+  wire [2:0] fill_region;
+  wire [19:0] fill_address;
+  wire [31:0] fill_data;
+  wire [4:0] writing = fill ? 5'b1 << fill_region : host_write ? 5'b1 << host_region : 5'b0;
+  wire [25:0] write_address = fill ? {6'b0, fill_address} : host_address;
+  wire [31:0] write_data = fill ? fill_data : host_data;
+  wire unused_address = &{1'b0, write_address};
   wire [VECTOR_WORDS-1:0] vector_slice =
-    VECTOR_WORDS'(1) << (VECTOR_WORDS == 1 ? 32'd0 : 32'(host_address) % VECTOR_WORDS);
+    VECTOR_WORDS'(1) << (VECTOR_WORDS == 1 ? 32'd0 : 32'(write_address) % VECTOR_WORDS);
   localparam bit [VECTOR_WORDS-1:0] NO_SLICE = 0;
-  wire [3:0] instruction_slice = 4'b1 << host_address[1:0];
+  wire [3:0] instruction_slice = 4'b1 << write_address[1:0];
   wire [VECTOR_LANES*3-1:0] parameter_slice =
-    host_address[1:0] == 3 ? 0 : (VECTOR_LANES*3)'(1) << (32'(host_address[2 +: LANE_BITS]) * 3 + 32'(host_address[1:0]));
+    write_address[1:0] == 3 ? 0 : (VECTOR_LANES*3)'(1) << (32'(write_address[2 +: LANE_BITS]) * 3 + 32'(write_address[1:0]));
 
   // ---- program memory and sequencer
-  localparam bit [1:0] STOPPED = 0, FETCH = 1, WAIT = 2, ISSUE = 3;
-  reg [1:0] state;
+  localparam bit [2:0] STOPPED = 0, FETCH = 1, WAIT = 2, ISSUE = 3, WAKE = 4;
+  reg [2:0] state;
   reg [INSTRUCTION_BITS-1:0] program_counter;
   reg done, failed;
   wire [127:0] word;
   npu_ram #(.WIDTH(128), .DEPTH(INSTRUCTIONS)) program_memory (
-    .clk, .write_enable(writing[PROGRAM] ? instruction_slice : 4'b0), .write_address(host_address[2 +: INSTRUCTION_BITS]),
-    .write_data({4{host_data}}), .read_address(program_counter), .read_data(word));
+    .clk, .write_enable(writing[PROGRAM] ? instruction_slice : 4'b0), .write_address(write_address[2 +: INSTRUCTION_BITS]),
+    .write_data({4{write_data}}), .read_address(program_counter), .read_data(word));
 
   wire loader_busy, array_ready, array_busy, array_visit, vector_busy, vector_working;
   wire [3:0] opcode = word[3:0];
   wire is_array = opcode == `NPU_OP_GEMM || opcode == `NPU_OP_DW || opcode == `NPU_OP_POOL;
   wire weights_rest = !(word[`NPU_ARRAY_SWAP] && loader_busy);
   wire named_rest = !(word[`NPU_SYNC_LOADER] && loader_busy) && !(word[`NPU_SYNC_ARRAY] && array_busy)
-                  && !(word[`NPU_SYNC_VECTOR] && vector_busy);
+                  && !(word[`NPU_SYNC_VECTOR] && vector_busy)
+                  && !(word[`NPU_SYNC_TRANSFERS] && outstanding > {1'b0, word[`NPU_SYNC_PENDING]});
+  wire [4:0] outstanding;
   reg may_issue, is_known;
-  reg [1:0] waits_for;  // loader, array, vector, all that SYNC or HALT name
-  localparam bit [1:0] FOR_LOADER = 0, FOR_ARRAY = 1, FOR_VECTOR = 2, FOR_SYNC = 3;
+  reg [2:0] waits_for;  // loader, array, vector, all that SYNC or HALT name, room in the queue of transfers
+  localparam bit [2:0] FOR_LOADER = 0, FOR_ARRAY = 1, FOR_VECTOR = 2, FOR_SYNC = 3, FOR_TRANSFER = 4;
   always_comb begin
     is_known = 1;
     waits_for = FOR_SYNC;
     may_issue = 0;
     case (opcode)
-      `NPU_OP_HALT: may_issue = !loader_busy && !array_busy && !vector_busy;
+      `NPU_OP_HALT: may_issue = !loader_busy && !array_busy && !vector_busy && outstanding == 0;
       `NPU_OP_SYNC: may_issue = named_rest;
       `NPU_OP_LOADW: begin may_issue = !loader_busy; waits_for = FOR_LOADER; end
       `NPU_OP_SHAPE: begin may_issue = array_ready; waits_for = FOR_ARRAY; end
@@ -77,11 +103,55 @@ module npu_core #(
         waits_for = array_ready ? FOR_LOADER : FOR_ARRAY;
       end
       `NPU_OP_RESIDUAL, `NPU_OP_VEC: begin may_issue = !vector_busy; waits_for = FOR_VECTOR; end
+      `NPU_OP_DMA: begin
+        is_known = EXTERNAL != 0;
+        may_issue = outstanding < 16;
+        waits_for = FOR_TRANSFER;
+      end
+      `NPU_OP_REPEAT: begin
+        may_issue = 1;
+        waits_for = FOR_SYNC;
+      end
       default: is_known = 0;
     endcase
   end
   wire issue = state == ISSUE && is_known && may_issue;
+
+  // ---- REPEAT: a LOADW and an array pass again and again, with their addresses stepping on
+  reg repeating;
+  reg [11:0] repeats_left;
+  reg [INSTRUCTION_BITS-1:0] repeat_at;
+  reg [7:0] address_step;
+  reg [15:0] base_step;
+  reg [19:0] address_offset;
+  reg [15:0] base_offset;
+  wire [127:0] array_word = {word[127:`NPU_ARRAY_BASE_LOW+16], word[`NPU_ARRAY_BASE] + base_offset, word[3:0]};
+  wire [19:0] load_address = word[`NPU_LOADW_ADDRESS] + address_offset;
+  wire goes_back = repeating && is_array && repeats_left != 1;
+  wire unused_load = &{1'b0, load_address};
+  always_ff @(posedge clk) begin
+    if (issue && opcode == `NPU_OP_REPEAT) begin
+      repeating <= 1;
+      repeats_left <= word[`NPU_REPEAT_COUNT];
+      repeat_at <= program_counter + 1;
+      address_step <= word[`NPU_REPEAT_ADDRESS_STEP];
+      base_step <= word[`NPU_REPEAT_BASE_STEP];
+    end else if (issue && is_array) begin
+      repeating <= goes_back;
+      repeats_left <= repeats_left - 1;
+      address_offset <= goes_back ? address_offset + 20'(address_step) : 0;
+      base_offset <= goes_back ? base_offset + base_step : 0;
+    end
+    if (rst || state == STOPPED) begin
+      repeating <= 0;
+      address_offset <= 0;
+      base_offset <= 0;
+    end
+  end
   wire host_starts = writing[REGISTERS] && host_address == 4 && host_data[0] && state == STOPPED;
+  wire transfers_work, transfers_rest;
+  wire wakes = state == WAKE && transfers_rest && memory_idle;  // so that every run of a program takes the same cycles
+  assign memory_restart = wakes;
   always_ff @(posedge clk)
     if (rst) begin
       state <= STOPPED;
@@ -89,11 +159,12 @@ module npu_core #(
       failed <= 0;
     end else case (state)
       STOPPED: if (host_starts) begin
-        state <= FETCH;
+        state <= EXTERNAL != 0 ? WAKE : FETCH;
         program_counter <= 0;
         done <= 0;
         failed <= 0;
       end
+      WAKE: if (wakes) state <= FETCH;
       FETCH: state <= WAIT;
       WAIT: state <= ISSUE;
       default: begin
@@ -103,29 +174,34 @@ module npu_core #(
           failed <= !is_known;
         end else if (issue) begin
           state <= FETCH;
-          program_counter <= program_counter + 1;
+          program_counter <= goes_back ? repeat_at : program_counter + 1;
         end
       end
     endcase
   assign busy = state != STOPPED;
 
-  // ---- counters: cycles, visits, vector cycles, and the cycles that an instruction waited, by what for
-  reg [31:0] cycles, visits, vector_cycles, stalls [0:3];
+  // ---- counters: cycles, visits, vector cycles, transfer cycles, and the cycles that an instruction waited, by what for
+  reg [31:0] cycles, visits, vector_cycles, transfer_cycles, stalls [0:4];
   always_ff @(posedge clk)
     if (host_starts) begin
       cycles <= 0;
       visits <= 0;
       vector_cycles <= 0;
-      for (int i = 0; i < 4; i = i + 1) stalls[i] <= 0;
-    end else if (busy) begin
+      transfer_cycles <= 0;
+      for (int i = 0; i < 5; i = i + 1) stalls[i] <= 0;
+    end else if (busy && state != WAKE) begin
       cycles <= cycles + 1;
       visits <= visits + 32'(array_visit);
       vector_cycles <= vector_cycles + 32'(vector_working);
+      transfer_cycles <= transfer_cycles + 32'(transfers_work);
       if (state == ISSUE && is_known && !may_issue) stalls[waits_for] <= stalls[waits_for] + 1;
     end
 
-  // ---- loader: weight rows from memory into the shadow set
+  // ---- loader: weight rows from memory into the shadow set; in mxint8 the shifts of all rows come first
+  localparam int SHIFT_ROWS = MICROSCALING != 0 ? ROWS / COLUMNS : 0;
   reg loading;
+  reg [3:0] shift_rows_left;
+  reg [2:1] row_shifts;
   reg [WEIGHT_BITS-1:0] weight_address;
   reg [ROW_BITS-1:0] weight_row, weight_row_1, weight_row_2;
   reg [7:0] rows_left;
@@ -133,16 +209,23 @@ module npu_core #(
   wire [COLUMNS*8-1:0] weight_data;
   always_ff @(posedge clk) begin
     if (issue && opcode == `NPU_OP_LOADW) begin
-      weight_address <= word[`NPU_LOADW_ADDRESS_LOW +: WEIGHT_BITS];
+      weight_address <= load_address[WEIGHT_BITS-1:0];
       weight_row <= 0;
       rows_left <= word[`NPU_LOADW_ROWS];
+      shift_rows_left <= 4'(SHIFT_ROWS);
       loading <= 1;
     end else if (loading) begin
       weight_address <= weight_address + 1;
-      weight_row <= weight_row + 1;
-      rows_left <= rows_left - 1;
-      if (rows_left == 1) loading <= 0;
+      if (shift_rows_left != 0) begin
+        shift_rows_left <= shift_rows_left - 1;
+        weight_row <= shift_rows_left == 1 ? 0 : weight_row + 1;
+      end else begin
+        weight_row <= weight_row + 1;
+        rows_left <= rows_left - 1;
+        if (rows_left == 1) loading <= 0;
+      end
     end
+    row_shifts <= {row_shifts[1], shift_rows_left != 0};
     row_valid <= {row_valid[1], loading};
     weight_row_1 <= weight_row;
     weight_row_2 <= weight_row_1;
@@ -153,8 +236,8 @@ module npu_core #(
   end
   assign loader_busy = loading || row_valid != 0;
   npu_ram #(.WIDTH(COLUMNS*8), .DEPTH(WEIGHT_ROWS)) weight_memory (
-    .clk, .write_enable(writing[WEIGHTS] ? vector_slice : NO_SLICE), .write_address(host_address[VECTOR_BITS +: WEIGHT_BITS]),
-    .write_data({VECTOR_WORDS{host_data}}), .read_address(weight_address), .read_data(weight_data));
+    .clk, .write_enable(writing[WEIGHTS] ? vector_slice : NO_SLICE), .write_address(write_address[VECTOR_BITS +: WEIGHT_BITS]),
+    .write_data({VECTOR_WORDS{write_data}}), .read_address(weight_address), .read_data(weight_data));
 
   // ---- units
   wire [15:0] array_address, vector_address, parameter_address;
@@ -162,31 +245,71 @@ module npu_core #(
   wire [12:0] accumulator_address;
   wire [ROWS*32-1:0] accumulator_data;
   wire [VECTOR_LANES*96-1:0] parameter_data;
-  wire vector_write;
-  wire unused_bits = &{1'b0, array_address, vector_address, parameter_address};
-  npu_array #(.ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)) array (
-    .clk, .rst, .clear_weights(host_starts), .set_shape(issue && opcode == `NPU_OP_SHAPE), .start(issue && is_array), .word,
+  wire vector_write, vector_used;
+  wire unused_bits = &{1'b0, array_address, vector_address, parameter_address, port_address, vector_used, is_outside};
+  npu_array #(
+    .ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .MICROSCALING(MICROSCALING), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)
+  ) array (
+    .clk, .rst, .clear_weights(host_starts), .set_shape(issue && opcode == `NPU_OP_SHAPE), .start(issue && is_array), .word(array_word),
     .ready(array_ready), .busy(array_busy), .visit(array_visit),
     .activation_address(array_address), .activation(array_activation),
-    .weight_write(row_valid[2]), .weight_row(weight_row_2), .weight_data,
+    .weight_write(row_valid[2] && !row_shifts[2]), .shift_write(row_valid[2] && row_shifts[2]), .weight_row(weight_row_2),
+    .weight_data,
     .vector_address(accumulator_address), .vector_data(accumulator_data));
   npu_vector #(.ROWS(ROWS), .COLUMNS(COLUMNS), .LANES(VECTOR_LANES)) vector (
     .clk, .rst, .set_residual(issue && opcode == `NPU_OP_RESIDUAL), .start(issue && opcode == `NPU_OP_VEC), .word,
     .busy(vector_busy), .working(vector_working),
     .accumulator_address, .accumulator_data, .parameter_address, .parameter_data,
-    .activation_address(vector_address), .activation_write(vector_write), .activation_write_data(vector_result),
+    .activation_address(vector_address), .activation_used(vector_used), .activation_write(vector_write),
+    .activation_write_data(vector_result),
     .activation_data(vector_activation));
   npu_ram #(.WIDTH(VECTOR_LANES*96), .DEPTH(PARAMETER_GROUPS)) parameter_memory (
     .clk, .write_enable(writing[PARAMETERS] ? parameter_slice : {(VECTOR_LANES*3){1'b0}}),
-    .write_address(host_address[2 + LANE_BITS +: PARAMETER_BITS]), .write_data({(VECTOR_LANES*3){host_data}}),
+    .write_address(write_address[2 + LANE_BITS +: PARAMETER_BITS]), .write_data({(VECTOR_LANES*3){write_data}}),
     .read_address(parameter_address[PARAMETER_BITS-1:0]), .read_data(parameter_data));
 
-  // ---- activation memory: the array reads on port A; the vector unit, or the host while all rests, uses port B
+  // ---- transfers
+  wire port_write;
+  wire [15:0] port_address;
+  wire [COLUMNS*8-1:0] port_write_data;
+  wire [31:0] external_word;
+  wire is_outside = 32'(host_region) == CONSTANTS || 32'(host_region) == TENSORS;  // two regions, one memory
+  generate
+    if (EXTERNAL != 0) begin : g_dma
+      npu_dma #(.COLUMNS(COLUMNS)) dma (
+        .clk, .rst, .push(issue && opcode == `NPU_OP_DMA), .word, .outstanding, .working(transfers_work), .rest(transfers_rest),
+        .host_ready,
+        .host_write(host_write && is_outside && !busy),
+        .host_read(host_read && is_outside && !busy),
+        .host_address, .host_data, .host_read_data(external_word),
+        .fill, .fill_region, .fill_address, .fill_data,
+        .port_free(!vector_used), .port_write, .port_address, .port_write_data, .port_data(vector_activation),
+        .memory_request, .memory_write, .memory_address, .memory_words, .memory_write_data,
+        .memory_ready, .memory_done, .memory_take, .memory_valid, .memory_read_data);
+    end else begin : g_no_dma
+      assign outstanding = 0;
+      assign {transfers_work, transfers_rest, host_ready, fill, port_write, memory_request, memory_write} = 7'b0110000;
+      assign fill_region = 0;
+      assign fill_address = 0;
+      assign fill_data = 0;
+      assign port_address = 0;
+      assign port_write_data = 0;
+      assign external_word = 0;
+      assign memory_address = 0;
+      assign memory_words = 0;
+      assign memory_write_data = 0;
+      wire unused_memory = &{1'b0, host_read, memory_ready, memory_done, memory_take, memory_valid, memory_read_data};
+    end
+  endgenerate
+
+  // ---- activation memory: the array reads on port A; port B is the vector unit's, then the DMA's, and the host's while all rests
   npu_ram_shared #(.WIDTH(COLUMNS*8), .DEPTH(ACTIVATION_VECTORS)) activation_memory (
     .clk, .a_address(array_address[ACTIVATION_BITS-1:0]), .a_data(array_activation),
-    .b_write_enable(busy ? {VECTOR_WORDS{vector_write}} : writing[ACTIVATIONS] ? vector_slice : NO_SLICE),
-    .b_address(busy ? vector_address[ACTIVATION_BITS-1:0] : host_address[VECTOR_BITS +: ACTIVATION_BITS]),
-    .b_write_data(busy ? vector_result : {VECTOR_WORDS{host_data}}), .b_data(vector_activation));
+    .b_write_enable(busy ? {VECTOR_WORDS{vector_write || port_write}} : writing[ACTIVATIONS] ? vector_slice : NO_SLICE),
+    .b_address(!busy ? host_address[VECTOR_BITS +: ACTIVATION_BITS]
+               : EXTERNAL == 0 || vector_used ? vector_address[ACTIVATION_BITS-1:0] : port_address[ACTIVATION_BITS-1:0]),
+    .b_write_data(!busy ? {VECTOR_WORDS{host_data}} : port_write ? port_write_data : vector_result),
+    .b_data(vector_activation));
 
   // ---- what the host reads
   wire [3:0] register_number = host_address[3:0];
@@ -207,6 +330,8 @@ module npu_core #(
       10: register_value = stalls[FOR_ARRAY];
       11: register_value = stalls[FOR_VECTOR];
       12: register_value = stalls[FOR_SYNC];
+      13: register_value = stalls[FOR_TRANSFER];
+      14: register_value = transfer_cycles;
       default: register_value = 0;
     endcase
   always_ff @(posedge clk) begin
@@ -216,7 +341,8 @@ module npu_core #(
     region_2 <= region_1;
     word_1 <= VECTOR_WORDS == 1 ? 0 : 32'(host_address) % VECTOR_WORDS;
     word_2 <= word_1;
-    host_read_data <= 32'(region_2) == ACTIVATIONS ? vector_activation[word_2*32 +: 32] : register_2;
+    host_read_data <= 32'(region_2) == ACTIVATIONS ? vector_activation[word_2*32 +: 32]
+                    : 32'(region_2) == CONSTANTS || 32'(region_2) == TENSORS ? external_word : register_2;
   end
 endmodule
 `default_nettype wire

@@ -1,6 +1,7 @@
 // Two dot products of COLUMNS int8 terms over one activation vector: the work of two lanes of the array.
 //
-// `x` is sampled at the end of cycle 0; `sum_a` and `sum_b` are valid in cycle 3 (combinational behind the registers).
+// `x` is sampled at the end of cycle 0; the products are valid in cycle 2, `sum_a` and `sum_b` in cycle 3 (combinational
+// behind the registers).
 `default_nettype none
 module npu_dot #(
   parameter int COLUMNS = 16,
@@ -11,7 +12,9 @@ module npu_dot #(
   input  wire [COLUMNS*8-1:0] weights_b,
   input  wire [COLUMNS*8-1:0] x,
   output reg  signed [23:0]   sum_a,
-  output reg  signed [23:0]   sum_b
+  output reg  signed [23:0]   sum_b,
+  output wire [COLUMNS*16-1:0] products_a,
+  output wire [COLUMNS*16-1:0] products_b
 );
   reg signed [15:0] product_a [0:COLUMNS-1];
   reg signed [15:0] product_b [0:COLUMNS-1];
@@ -35,6 +38,13 @@ module npu_dot #(
           product_a[i] <= early_a[i];  // as late as the paired multiplier, so that both builds take the same cycles
           product_b[i] <= early_b[i];
         end
+    end
+  endgenerate
+
+  generate
+    for (column = 0; column < COLUMNS; column = column + 1) begin : g_products
+      assign products_a[column*16 +: 16] = product_a[column];
+      assign products_b[column*16 +: 16] = product_b[column];
     end
   endgenerate
 

@@ -1,9 +1,9 @@
 // The vector unit: bias, requantise, clamp, add the residual, write back. LANES outputs per cycle.
 //
-// A group of LANES outputs goes through eleven cycles: 0 addresses, 1-2 memories, 3 bias added, 4-5 product, 6 shifted,
-// 7 rounded and clamped, 8 residual products, 9 residual sum, 10 rounded, clamped and written. With that depth and two or
-// more groups per vector a write never meets a residual read on the one port that both use: the read is in the first
-// cycle of a vector's groups, the write in the second.
+// A group of LANES outputs goes through thirteen cycles: 0 addresses, 1-2 memories, 3 bias added, 4 partial products,
+// 5 product, 6 shifted by whole bytes, 7 shifted by the other bits, 8 rounded and clamped, 9 residual products, 10 residual
+// sum, 11 shifted, 12 rounded, clamped and written. With that depth and two or more groups per vector a write never meets a
+// residual read on the one port that both use: the read is in the first cycle of a vector's groups, the write is not.
 `default_nettype none
 `include "npu_isa.svh"
 module npu_vector #(
@@ -23,13 +23,14 @@ module npu_vector #(
   output wire [15:0]          parameter_address,
   input  wire [LANES*96-1:0]  parameter_data,       // two cycles behind its address
   output wire [15:0]          activation_address,
+  output wire                 activation_used,      // this cycle's access to the activation memory matters
   output wire                 activation_write,
   output wire [COLUMNS*8-1:0] activation_write_data,
   input  wire [COLUMNS*8-1:0] activation_data       // two cycles behind its address
 );
   localparam int GROUPS = COLUMNS / LANES;
   localparam int GROUP_BITS = $clog2(GROUPS);
-  localparam int LAST = 10;
+  localparam int LAST = 12;
 
   // ---- settings
   reg [12:0] count;
@@ -37,7 +38,7 @@ module npu_vector #(
   reg [15:0] destination, part_pitch, parameters, residual;
   reg signed [7:0] zero, low, high, add_main_zero, add_other_zero, add_zero, add_low, add_high;
   reg [14:0] add_main_multiplier, add_other_multiplier;
-  reg [4:0] add_shift;
+  reg [4:0] add_kept;  // the shift, less the one bit that the rounding looks at
   reg add;
   always_ff @(posedge clk) begin
     if (set_residual) begin
@@ -45,7 +46,7 @@ module npu_vector #(
       add_other_zero <= word[`NPU_RESIDUAL_OTHER_ZERO];
       add_main_multiplier <= word[`NPU_RESIDUAL_MAIN_MULTIPLIER];
       add_other_multiplier <= word[`NPU_RESIDUAL_OTHER_MULTIPLIER];
-      add_shift <= word[`NPU_RESIDUAL_SHIFT];
+      add_kept <= word[`NPU_RESIDUAL_SHIFT] - 1;
       add_zero <= word[`NPU_RESIDUAL_ZERO];
       add_low <= word[`NPU_RESIDUAL_LOW];
       add_high <= word[`NPU_RESIDUAL_HIGH];
@@ -135,71 +136,104 @@ module npu_vector #(
   generate
     for (lane = 0; lane < LANES; lane = lane + 1) begin : g_lane
       reg signed [31:0] biased, multiplier;
-      reg [5:0] shift_3, shift_4, shift_5;
-      reg signed [63:0] product_4, product_5;
-      wire signed [63:0] scaled = product_5 >>> (shift_5 - 1);
-      wire follows = (product_5 & ~({64{1'b1}} << (shift_5 - 1))) != 0;
+      reg [5:0] shift_3, kept_4, kept_5;
+      reg signed [31:0] high_high_4;
+      reg [31:0] low_low_4;
+      reg signed [35:0] both_4;
+      wire signed [17:0] biased_both = 18'($signed(biased[31:16])) + $signed({2'b0, biased[15:0]});
+      wire signed [17:0] multiplier_both = 18'($signed(multiplier[31:16])) + $signed({2'b0, multiplier[15:0]});
+      wire signed [35:0] crossed = both_4 - 36'(high_high_4) - $signed({4'b0, low_low_4});
+      reg signed [63:0] product_5;
+      wire signed [63:0] bytes_shifted = product_5 >>> {kept_5[5:3], 3'b0};
+      reg signed [18:0] value_6;  // all bits that count if the value is not beyond
+      reg beyond_6, negative_6, follows_6;
+      reg [2:0] kept_6;
+      wire signed [18:0] scaled = value_6 >>> kept_6;
+      wire fits = !beyond_6 && (scaled[18:11] == 8'h00 || scaled[18:11] == 8'hFF);
+      wire follows = follows_6 || (value_6[6:0] & ~(7'h7F << kept_6)) != 0;
       reg signed [11:0] doubled;
       reg round_up;
-      wire signed [11:0] requantized = ((doubled + $signed({11'b0, round_up})) >>> 1) + 12'(zero);
-      reg signed [7:0] main_7, main_8, main_9;
-      reg signed [7:0] other_4, other_5, other_6, other_7;
-      wire signed [8:0] main_offset = 9'(main_7) - 9'(add_main_zero);
-      wire signed [8:0] other_offset = 9'(other_7) - 9'(add_other_zero);
-      reg signed [25:0] main_product, other_product, add_sum;
-      wire signed [25:0] add_scaled = add_sum >>> (add_shift - 1);
-      wire add_follows = (add_sum & ~({26{1'b1}} << (add_shift - 1))) != 0;
+      reg signed [7:0] main_8, main_9, main_10, main_11;
+      reg signed [7:0] other_4, other_5, other_6, other_7, other_8;
+      wire signed [8:0] main_offset = 9'(main_8) - 9'(add_main_zero);
+      wire signed [8:0] other_offset = 9'(other_8) - 9'(add_other_zero);
+      reg signed [16:0] main_low, main_high, other_low, other_high;
+      reg signed [25:0] add_sum;
+      wire signed [25:0] add_scaled = add_sum >>> add_kept;
+      wire add_fits = add_scaled[25:11] == 15'h0000 || add_scaled[25:11] == 15'h7FFF;
+      wire add_follows = (add_sum & ~({26{1'b1}} << add_kept)) != 0;
       reg signed [11:0] add_doubled;
       reg add_round_up;
-      wire signed [11:0] added = ((add_doubled + $signed({11'b0, add_round_up})) >>> 1) + 12'(add_zero);
-      reg signed [7:0] main_10;
+      reg signed [7:0] result_12;
       always_ff @(posedge clk) begin
         biased <= $signed(lanes[lane*32 +: 32]) + $signed(parameter_data[lane*96 +: 32]);
         multiplier <= parameter_data[lane*96+32 +: 32];
         shift_3 <= parameter_data[lane*96+64 +: 6];
-        product_4 <= 64'(biased) * 64'(multiplier);
-        product_5 <= product_4;
-        shift_4 <= shift_3;
-        shift_5 <= shift_4;
-        doubled <= narrow(scaled);
+        // Karatsuba: three products of half words, because a multiplier of the chip takes 18 bits, and three fit where four
+        // would halve the lanes: the product of the sums holds both of the crossed ones.
+        high_high_4 <= 32'($signed(biased[31:16])) * 32'($signed(multiplier[31:16]));
+        low_low_4 <= 32'(biased[15:0]) * 32'(multiplier[15:0]);
+        both_4 <= 36'(biased_both) * 36'(multiplier_both);
+        product_5 <= $signed({high_high_4, low_low_4}) + (64'(crossed) <<< 16);
+        kept_4 <= shift_3 - 1;
+        kept_5 <= kept_4;
+        value_6 <= bytes_shifted[18:0];
+        beyond_6 <= bytes_shifted[63:18] != {46{bytes_shifted[63]}};
+        negative_6 <= bytes_shifted[63];
+        follows_6 <= (product_5 & ~({64{1'b1}} << {kept_5[5:3], 3'b0})) != 0;
+        kept_6 <= kept_5[2:0];
+        doubled <= fits ? scaled[11:0] : {negative_6, {11{!negative_6}}};
         round_up <= follows || scaled[1];
-        main_7 <= clamp(requantized, low, high);
-        main_8 <= main_7;
+        main_8 <= clamp(rounded(doubled, round_up) + 13'(zero), low, high);
         main_9 <= main_8;
         main_10 <= main_9;
+        main_11 <= main_10;
         other_4 <= other_group[lane*8 +: 8];
         other_5 <= other_4;
         other_6 <= other_5;
         other_7 <= other_6;
-        main_product <= 26'(main_offset) * $signed({11'b0, add_main_multiplier});
-        other_product <= 26'(other_offset) * $signed({11'b0, add_other_multiplier});
-        add_sum <= main_product + other_product;
-        add_doubled <= narrow(64'(add_scaled));
+        other_8 <= other_7;
+        main_low <= times(main_offset, add_main_multiplier[7:0]);
+        main_high <= times(main_offset, {1'b0, add_main_multiplier[14:8]});
+        other_low <= times(other_offset, add_other_multiplier[7:0]);
+        other_high <= times(other_offset, {1'b0, add_other_multiplier[14:8]});
+        add_sum <= (26'(main_low) + 26'(other_low)) + ((26'(main_high) + 26'(other_high)) <<< 8);
+        add_doubled <= add_fits ? add_scaled[11:0] : {add_scaled[25], {11{!add_scaled[25]}}};
         add_round_up <= add_follows || add_scaled[1];
+        result_12 <= add ? clamp(rounded(add_doubled, add_round_up) + 13'(add_zero), add_low, add_high) : main_11;
       end
-      assign result[lane*8 +: 8] = add ? clamp(added, add_low, add_high) : main_10;
+      assign result[lane*8 +: 8] = result_12;
     end
   endgenerate
 
-  // A value beyond +-1023 saturates whatever its zero point is, so 12 bits are enough from here on.
-  function automatic signed [11:0] narrow(input signed [63:0] value);
-    narrow = value > 64'sd2046 ? 12'sd2046 : value < -64'sd2047 ? -12'sd2047 : value[11:0];
+  // A value beyond +-1023 saturates whatever its zero point is, so 12 bits are enough behind the shift.
+  function automatic signed [12:0] rounded(input signed [11:0] twice, input up);
+    rounded = (13'(twice) + $signed({12'b0, up})) >>> 1;
   endfunction
 
-  function automatic signed [7:0] clamp(input signed [11:0] value, input signed [7:0] lowest, input signed [7:0] highest);
+  function automatic signed [7:0] clamp(input signed [12:0] value, input signed [7:0] lowest, input signed [7:0] highest);
     reg signed [7:0] saturated;
     begin
-      saturated = value > 12'sd127 ? 8'sd127 : value < -12'sd128 ? -8'sd128 : value[7:0];
+      saturated = value > 13'sd127 ? 8'sd127 : value < -13'sd128 ? -8'sd128 : value[7:0];
       clamp = saturated < lowest ? lowest : saturated > highest ? highest : saturated;
     end
   endfunction
 
-  // ---- cycle 10: the last group of a vector completes it
+  // Shifted additions: the multipliers of the chip are all taken by the array and the requantisation.
+  function automatic signed [16:0] times(input signed [8:0] a, input [7:0] b);
+    begin
+      times = 0;
+      for (int i = 0; i < 8; i = i + 1) times = times + (b[i] ? 17'(a) <<< i : 17'sd0);
+    end
+  endfunction
+
+  // ---- cycle 12: the last group of a vector completes it
   reg [COLUMNS*8-1:0] collected;
   wire [COLUMNS*8-1:0] complete = {result, collected[COLUMNS*8-1:LANES*8]};
   always_ff @(posedge clk) if (valid[LAST]) collected <= complete;
   assign activation_write = valid[LAST] && ends[LAST];
   assign activation_write_data = complete;
+  assign activation_used = activation_write || (run && group == 0);
   assign activation_address = activation_write ? write_address[LAST] : residual + offset;
 endmodule
 `default_nettype wire

@@ -1,0 +1,73 @@
+"""What the depthwise unit takes in one pass: it follows from the rows of the array, whose multipliers it borrows.
+
+A DW pass visits every vector under its windows once. All rows of the array multiply that vector, each by one tap of the kernel,
+and the partial sums of a kernel row move along a chain of `columns` rows of the array; `rows` such chains hang together through
+line buffers (docs/spec/npu.md, N27). A larger kernel takes several passes; a dilated one has no place here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from accel.npu.arithmetic import Int8
+from accel.npu.isa import ArrayPass, Shape
+from accel.npu.profile import NpuProfile
+
+LINE_COLUMNS = 64
+"""The longest row of visits: the depth of a line buffer."""
+ROW_OVERHEAD = 2
+"""A row takes at least this many cycles more than the kernel has columns, until a line buffer can be read back."""
+REST_CYCLES = 3
+"""Cycles at the end of a pass, until its accumulators can be read back."""
+
+
+Taps = range
+"""Rows or columns of a kernel, a stride apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwiseUnit:
+    """The largest kernel of one pass."""
+
+    rows: int
+    columns: int
+
+    def weight_row(self, row: int, column: int, kernel_columns: int) -> int:
+        """Return which row of the array multiplies by the tap (row, column): a chain is filled from its end."""
+        return row * self.columns + self.columns - kernel_columns + column
+
+    def arrange(self, weights: Int8) -> Int8:
+        """Lay the weights [channels, kernel rows, kernel columns] of one pass out as rows of the array, zeros between them."""
+        channels, rows, columns = weights.shape
+        arranged = np.zeros((rows, self.columns, channels), np.int8)
+        arranged[:, self.columns - columns :] = weights.transpose(1, 2, 0)
+        return arranged.reshape(-1, channels)
+
+    def pieces(self, kernel: tuple[int, int], steps: tuple[int, int]) -> Iterator[tuple[Taps, Taps]]:
+        """Cut a kernel of any size (rows, columns) into the taps of single passes."""
+        for rows in _cut(kernel[0], steps[0], self.rows):
+            for columns in _cut(kernel[1], steps[1], self.columns):
+                yield rows, columns
+
+
+def _cut(size: int, step: int, limit: int) -> Iterator[Taps]:
+    """Cut one axis: whole where it fits, else by the remainder of tap / step, because such taps leave vectors out together."""
+    stride = 1 if step <= size <= limit else step
+    for first in range(min(stride, size)):
+        taps = range(first, size, stride)
+        yield from (taps[at : at + limit] for at in range(0, len(taps), limit))
+
+
+def depthwise_unit(profile: NpuProfile) -> DepthwiseUnit:
+    """Return the unit of this machine."""
+    return DepthwiseUnit(3, 5) if profile.rows >= 16 else DepthwiseUnit(profile.rows // 4, 4)
+
+
+def walk(shape: Shape, kernel: ArrayPass) -> tuple[int, int]:
+    """Return the rows and the columns of vectors that a DW pass visits."""
+    row_period, column_period = shape.row_step // kernel.row_dilation, shape.column_step // kernel.column_dilation
+    rows = (shape.rows - 1) * row_period + kernel.kernel_rows
+    return rows, (shape.columns - 1) * column_period + kernel.kernel_columns

@@ -1,0 +1,116 @@
+"""The figures of place and route are shown with what they were made from, and called stale as soon as that changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from accel.npu import boards, implementation
+from accel.npu.boards import BOARDS
+from accel.npu.emulator import RTL
+from accel.npu.implementation import Implementation, Use, read_report, recorded, sources_sha256, status
+from accel.npu.profile import find_profile
+from edgewright.cli import main
+from edgewright.contracts import wire
+from edgewright.errors import OperationError
+
+PROFILE = find_profile("colorlight-i9")
+BOARD = BOARDS["colorlight-i9"]
+FRESH = Implementation(
+    profile=PROFILE.name,
+    profile_hash=PROFILE.hash.hex(),
+    sources_sha256=sources_sha256(BOARD),
+    part="LFE5U-45F CABGA381 speed grade 6",
+    baud=3_000_000,
+    seed=1,
+    clock_mhz=60.0,
+    fmax_mhz=61.25,
+    resources={"multipliers": Use(70, 72), "block_rams": Use(107, 108)},
+    tools={"yosys": "0.70"},
+    bitstream_sha256="00" * 32,
+)
+TOLD = "simulated; placed and routed: 61.2 MHz, 70 of 72 multipliers, 107 of 108 block rams"
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the committed records."""
+    monkeypatch.setattr(implementation, "RECORDS", tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, record: Implementation) -> None:
+    (folder / f"{record.profile}.json").write_bytes(wire.encode_readable(record))
+
+
+def test_a_record_of_todays_sources_is_part_of_the_profiles_status(records: Path) -> None:
+    write(records, FRESH)
+    assert status(PROFILE) == TOLD
+
+
+def test_without_a_record_the_status_is_the_profiles_own(records: Path) -> None:
+    assert status(PROFILE) == "simulated"
+
+
+def test_a_record_of_another_profile_hash_is_stale(records: Path) -> None:
+    write(records, FRESH)
+    assert status(replace(PROFILE, weight_rows=4096)) == f"{TOLD} (stale: made from other sources)"
+
+
+def test_a_changed_line_of_rtl_makes_a_record_stale(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(records, FRESH)
+    changed = shutil.copytree(RTL, records / "rtl")
+    with (changed / "npu_dot.sv").open("a", encoding="utf-8") as source:
+        source.write("// changed\n")
+    monkeypatch.setattr(boards, "RTL", changed)
+    assert status(PROFILE) == f"{TOLD} (stale: made from other sources)"
+
+
+def test_changed_pins_make_a_record_stale(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(records, FRESH)
+    changed = shutil.copytree(boards.CONSTRAINTS, records / "constraints")
+    (changed / "colorlight-i9.lpf").write_text("other pins", encoding="utf-8")
+    monkeypatch.setattr(boards, "CONSTRAINTS", changed)
+    assert status(PROFILE).endswith("(stale: made from other sources)")
+
+
+def test_another_boards_top_module_makes_no_record_stale() -> None:
+    names = [source.name for source in BOARD.sources]
+    assert "npu_colorlight_i9.sv" in names
+    assert "npu_ulx3s.sv" not in names
+
+
+def test_the_profiles_command_shows_what_place_and_route_said(records: Path) -> None:
+    write(records, FRESH)
+    result = CliRunner().invoke(main, ["npu", "profiles", "--json"])
+    (told,) = [profile["status"] for profile in json.loads(result.stdout) if profile["name"] == "colorlight-i9"]
+    assert told == TOLD
+    assert TOLD in CliRunner().invoke(main, ["npu", "profiles"]).stdout
+
+
+def test_a_damaged_record_is_told_by_name(records: Path) -> None:
+    (records / "colorlight-i9.json").write_text("{", encoding="utf-8")
+    with pytest.raises(OperationError, match=r"^colorlight-i9\.json cannot be read: "):
+        recorded("colorlight-i9")
+
+
+@pytest.mark.parametrize("path", sorted(implementation.RECORDS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_committed_record_is_of_a_shipped_board_that_reached_its_clock_within_its_part(path: Path) -> None:
+    record = recorded(path.stem)
+    assert record is not None
+    assert record.profile == path.stem in BOARDS
+    assert record.fmax_mhz >= record.clock_mhz
+    assert all(use.used <= use.available for use in record.resources.values())
+    assert [len(bytes.fromhex(value)) for value in (record.sources_sha256, record.profile_hash, record.bitstream_sha256)] == [
+        32
+    ] * 3
+
+
+def test_a_report_without_clocks_is_refused() -> None:
+    with pytest.raises(OperationError, match=r"^nextpnr-ecp5's report must have fmax and utilization, but it lacks 'fmax'$"):
+        read_report({"utilization": {}})
