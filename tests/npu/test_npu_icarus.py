@@ -62,7 +62,7 @@ def writes(program: NpuProgram, memory: Int8) -> Iterator[tuple[int, int, int]]:
     contents: dict[int, npt.NDArray[np.generic]] = {
         hardware.PROGRAM: program.instructions,
         hardware.WEIGHTS: program.weights,
-        hardware.ACTIVATIONS: memory,
+        hardware.ACTIVATIONS: np.pad(memory, ((0, len(memory)), (0, 0))),  # a residual may lie behind it, where models hold zeros
         hardware.PARAMETERS: parameters,
     }
     for region, values in contents.items():
