@@ -113,7 +113,8 @@ class Tiler:
     def tiles(self, layer: Layer) -> Iterator[Tile]:
         """Cut the output plane to what a bank of accumulators holds."""
         result, limit = layer.result, min(self.tile_positions, self.profile.accumulator_depth)
-        columns = min(result.width, limit, self._widest_tile(layer))
+        widest = min(result.width, limit, self._widest_tile(layer))
+        columns = -(-result.width // -(-result.width // widest))  # equal parts of a row: array and vector unit take turns
         rows = limit // result.width if columns == result.width else 1
         for row in range(0, result.height, rows):
             for column in range(0, result.width, columns):

@@ -255,7 +255,7 @@ def residuals(chance: random.Random) -> isa.Residual:
 
 def vectors(chance: random.Random, profile: NpuProfile, accumulator: int, positions: int, add: int) -> isa.Vec:
     low, high = clamps(chance)
-    count = chance.randint(1, positions)
+    count = chance.choice([positions, chance.randint(1, positions)])  # all of them: the last one is where passes meet
     return isa.Vec(
         accumulator=accumulator,
         count=count,

@@ -21,7 +21,7 @@ from accel.npu.timing import Counters, time_program
 from tests.npu.random_programs import PLANE, memory_after, random_program
 
 WORDS = 8 * PLANE
-SEED = 1
+SEED = 0
 """Its program has every instruction but DMA."""
 BENCH = Path(__file__).parent / "icarus_bench.sv"
 TALL = replace(find_profile("npu-sim-4"), name="npu-sim-16x4", rows=16)
@@ -62,7 +62,7 @@ def writes(program: NpuProgram, memory: Int8) -> Iterator[tuple[int, int, int]]:
     contents: dict[int, npt.NDArray[np.generic]] = {
         hardware.PROGRAM: program.instructions,
         hardware.WEIGHTS: program.weights,
-        hardware.ACTIVATIONS: memory,
+        hardware.ACTIVATIONS: np.pad(memory, ((0, len(memory)), (0, 0))),  # a residual may lie behind it, where models hold zeros
         hardware.PARAMETERS: parameters,
     }
     for region, values in contents.items():

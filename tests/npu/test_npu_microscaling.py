@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from accel.npu.microscaling import BLOCK, FEWEST_CHANNELS, LARGEST_SUM, shift_we
 from accel.npu.profile import find_profile
 from accel.npu.report import estimate
 from accel.npu.simulator import Simulator
-from edgewright.errors import ModelError
+from edgewright.errors import ModelError, ProfileError
 from tests.npu.networks import INPUT, Float, Network, quantize, reference
 from tests.npu.random_programs import make_program
 
@@ -224,6 +225,11 @@ def test_n140_n145_a_network_in_blocks_has_the_same_bits_and_the_predicted_cycle
         np.testing.assert_array_equal(values, functional[name])
     assert emulator.counters == estimate(program, PROFILE).counters
     emulator.close()
+
+
+def test_n140_a_machine_for_blocks_has_no_external_memory() -> None:
+    with pytest.raises(ProfileError, match=r"^npu-sim-8-mx: external memory goes with number_format int8, not mxint8$"):
+        replace(PROFILE, external_memory_mib=32, external_bandwidth_mb_per_s=120)
 
 
 def test_weights_in_blocks_are_refused_by_a_machine_without_shifts() -> None:

@@ -21,7 +21,8 @@ from accel.npu.timing import time_program
 from tests.npu.random_programs import TALL, memory_after, random_program
 
 LARGE = replace(find_profile("ulx3s-85f"), name="npu-sim-32", rows=32, columns=32, vector_lanes=8)
-PROFILES = (find_profile("npu-sim-4"), TALL, find_profile("npu-sim-8-mx"), find_profile("npu-sim-8-paired"))
+MICROSCALING = find_profile("npu-sim-8-mx")
+PROFILES = (find_profile("npu-sim-4"), TALL, MICROSCALING, find_profile("npu-sim-8-paired"))
 
 
 @pytest.fixture(scope="module", params=PROFILES, ids=lambda profile: profile.name)
@@ -65,6 +66,8 @@ def test_a_random_program_agrees_on_large_arrays_too(profile: NpuProfile, requir
         pytest.param("npu_window.sv", "row_phase == 0 ? row_period - 1", "row_phase == 0 ? row_period", id="step of a window"),
         pytest.param("npu_window.sv", "index > {4'b0, kernel_columns}", "index > 1", id="line buffer read too early"),
         pytest.param("npu_depthwise.sv", "3'(STAGES - stage) ? start", "3'(STAGES - stage) ? 0", id="kernel rows not joined"),
+        pytest.param("npu_shifts.sv", "shifts <= live_5;", "shifts <= live_4;", id="shifts ahead of their products"),
+        pytest.param("npu_core.sv", "rows_left == 1) loading", "rows_left == 2) loading", id="one weight row too few"),
         pytest.param("npu_address.sv", "column <= tap_left;", "column <= left;", id="padding of the second tap"),
     ],
 )
@@ -77,7 +80,7 @@ def test_a_fault_put_into_the_rtl_is_found(
     assert text.count(right) == 1
     (broken / source).write_text(text.replace(right, wrong), encoding="utf-8")
     monkeypatch.setattr(emulator_module, "RTL", broken)
-    machine = Emulator(TALL)
+    machine = Emulator(MICROSCALING if source == "npu_shifts.sv" else TALL)
     runs = [(seed, *random_program(seed, machine.profile)) for seed in range(40)]
     differ = [
         seed
