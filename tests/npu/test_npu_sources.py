@@ -40,7 +40,7 @@ extern "C" long wrong() {
 """
 
 
-@pytest.mark.parametrize("top", ["npu_core", "npu_board"])
+@pytest.mark.parametrize("top", ["npu_system", "npu_board"])
 @pytest.mark.parametrize("profile_name", PROFILES)
 def test_verilator_has_nothing_to_say_about_the_rtl(profile_name: str, top: str, require: Callable[[str], Path]) -> None:
     settings = [f"-G{name}={value}" for name, value in rtl_parameters(find_profile(profile_name)).items()]
