@@ -97,13 +97,13 @@ def _open(device: str, baud: int) -> serial.Serial:
     except (ValueError, OverflowError) as wrong:
         raise BadInputError(f"the speed must be one that the system knows (115200, 921600, 3000000, …), not {baud}") from wrong
     except OSError as wrong:
-        raise _explained(device, wrong) from wrong
+        raise explained(device, wrong) from wrong
     with contextlib.suppress(ValueError, OSError):  # an FTDI adapter else waits 16 ms for more bytes; not every port can
         port.set_low_latency_mode(True)
     return port
 
 
-def _explained(device: str, wrong: OSError) -> EdgewrightError:
+def explained(device: str, wrong: OSError) -> EdgewrightError:
     """Say what to do; pyserial's exceptions carry the system's error number."""
     if wrong.errno == errno.ENOENT:
         return UnreachableError(f"there is no serial port {device}; is the board plugged in?")

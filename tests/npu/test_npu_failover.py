@@ -14,7 +14,7 @@ import pytest
 
 from accel.npu.arithmetic import Int8
 from accel.npu.board import Board
-from accel.npu.discovery import SerialPort, candidates
+from accel.npu.discovery import SerialPort, candidates, resolve
 from accel.npu.failover import Failover
 from accel.npu.profile import find_profile
 from accel.npu.simulated_board import simulated_board
@@ -134,7 +134,9 @@ def test_usb_ports_are_asked_and_those_of_known_boards_first() -> None:
         SerialPort("/dev/ttyUSB0", (0x10C4, 0xEA60)),
         SerialPort("/dev/ttyUSB2", (0x0403, 0x6015)),
     ]
-    assert candidates(ports) == ("/dev/ttyUSB2", "/dev/ttyUSB0", "/dev/ttyUSB1")
+    assert resolve("auto", ports) == ("/dev/ttyUSB2", "/dev/ttyUSB0", "/dev/ttyUSB1")
+    assert resolve("1A86:7523, /dev/ttyACM0", ports) == ("/dev/ttyUSB1", "/dev/ttyACM0")
+    assert resolve("0403:6001", ports) == resolve("none", ports) == ()
 
 
 def test_the_ports_of_this_machine_can_be_asked() -> None:
