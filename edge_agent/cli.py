@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
 
+from accel.npu.discovery import DEVICE_VARIABLE
 from edge_agent.agent import Agent
 from edge_agent.explain import Standing, read_standing
 from edge_agent.house import entered
@@ -64,6 +66,8 @@ def run(state: Path | None, port: int | None, transport: str | None, as_json: bo
     """Run the agent until it is told to end; it scores whatever ran last, with or without its cloud."""
     path = state or default_state_directory()
     settings = load_settings(path, port=port, transport=transport)
+    if settings.npu_device is not None:
+        os.environ[DEVICE_VARIABLE] = settings.npu_device  # whoever scores or checks for this agent inherits it
     logging.getLogger("edge_agent").setLevel(min(logging.INFO, logging.getLogger().level))
     with entered(path, settings) as house:
         if as_json:

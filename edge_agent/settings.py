@@ -35,6 +35,8 @@ class Settings:
     transport: TransportChoice = TransportChoice.AUTO
     backend: str = "auto"
     threads: int | None = None
+    npu_device: str | None = None
+    """Where to look for an NPU board: a serial port, a USB id, `none`; None looks at every USB serial port."""
     report_every_s: float = 60.0
     measure_every_s: float = 10.0
     telemetry_quota_bytes: int = 32 << 20

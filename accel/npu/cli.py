@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from accel.npu.bitstream_cli import bitstream
-from accel.npu.discovery import DEVICE_VARIABLE
+from accel.npu.discovery import DEVICE_VARIABLE, resolve
 from accel.npu.hardware import Hardware
 from accel.npu.host import Session
 from accel.npu.implementation import status
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from accel.npu.board import Board
 
-AUTO = "auto"
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 PROFILE = click.option("--profile", "profile_name", default="ulx3s-85f", show_default=True, help="Which NPU (`npu profiles`).")
 
@@ -100,7 +99,7 @@ def estimate_command(model: Path, profile_name: str, as_json: bool) -> None:
 @PROFILE
 @click.option("--samples", "samples_path", type=click.Path(path_type=Path), required=True, help="A .npz with the inputs.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs as .npz.")
-@click.option("--device", help="Run on the board at this serial port (auto: look for it), checked against the functional model.")
+@click.option("--device", help="Run on a board too, and compare: its serial port, its USB id (0403:6015), or auto.")
 @click.option("--baud", type=int, default=3_000_000, show_default=True, help="The speed of the serial line.")
 @click.option("--rtl", is_flag=True, help="Run the RTL (Verilator) and check it against the functional model and cycle model.")
 @common_options
@@ -154,7 +153,7 @@ def emulate(profile_name: str, link: Path | None) -> None:
         click.echo(device)
         click.echo(
             f"{profile.name}: {profile.rows}x{profile.columns}, hash {profile.hash.hex()[:16]}, RTL in simulation, "
-            f"some hundred times slower than its {profile.clock_mhz:g} MHz\n"
+            f"far slower than its {profile.clock_mhz:g} MHz\n"
             f"edgewright npu run MODEL --profile {profile.name} --samples X.npz --device {device}\n"
             f"{DEVICE_VARIABLE}={device} lets the backend npu use it; Ctrl-C ends it",
             err=True,
@@ -223,25 +222,26 @@ def _check_hardware(hardware: Hardware, program: NpuProgram, inputs: Tensors, ou
     return {"outputs": "equal to the functional model", "cycles": expected.cycles}
 
 
-def find_board(profile: NpuProfile, device: str, baud: int) -> Board:
-    """Open the board at `device`; `auto` takes the first USB serial port behind which such a board answers.
+def find_board(profile: NpuProfile, told: str, baud: int) -> Board:
+    """Open the board at one of the ports that `told` means (discovery.py): the first behind which such a board answers.
 
     Raises:
-        UnreachableError: nobody answers there, or no port has such a board; each port's reason is told.
+        UnreachableError: no port has such a board; each port's reason is told.
+        EdgewrightError: there is one port to ask, and this is what is wrong with it.
     """
     from accel.npu.board import Board
-    from accel.npu.discovery import candidates
 
-    if device != AUTO:
-        return Board(profile, device, baud)
+    ports = resolve(told)
+    if len(ports) == 1:
+        return Board(profile, ports[0], baud)
     reasons = []
-    for port in candidates():
+    for port in ports:
         try:
             return Board(profile, port, baud)
         except EdgewrightError as absent:
             reasons.append(str(absent))
     raise UnreachableError(
-        f"no USB serial port has a board {profile.name}: {'; '.join(reasons) or 'there is no such port'}; "
+        f"no serial port ({told}) has a board {profile.name}: {'; '.join(reasons) or 'there is no such port'}; "
         "plug it in, or name its port with --device"
     )
 

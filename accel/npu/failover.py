@@ -13,11 +13,13 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from accel.npu import isa
 from accel.npu.arithmetic import Int8
 from accel.npu.board import Board
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
 from accel.npu.simulator import Simulator
+from accel.npu.timing import time_program
 from edgewright.errors import EdgewrightError, OperationError
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,10 @@ FIRST_LOOK_S = 3.0
 """How long to wait for the first look, so that a board that is there runs the first request; a long upload goes on behind it."""
 ANSWER_S = 0.25
 """How long the board may take to answer: a request waits eight times as long until the model takes over."""
+HANGS_AFTER_S = 10.0
+HANGS_AFTER_RUNS = 100
+"""A core that takes longer than these seconds and so many times its own time together hangs, and is reset."""
+LONGEST_PAUSE_PROBES = 64
 STOP_S = 10.0
 
 
@@ -56,6 +62,9 @@ class Failover:
         self._model.load(program)
         self._board: Board | None = None
         self._problem = "no serial port to ask"
+        cycles = time_program(isa.decode(program.instructions), profile).counters.cycles
+        self._run_s = HANGS_AFTER_S + HANGS_AFTER_RUNS * cycles / (profile.clock_mhz * 1e6)
+        self._losses = 0  # in a row: a board that fails again and again is asked less and less often
         self._using = threading.Lock()
         self._closed = threading.Event()
         self._looked = threading.Event()
@@ -75,6 +84,7 @@ class Failover:
                 try:
                     answers = self._board.execute(inputs, wanted)
                     self.runs_on_board += 1
+                    self._losses = 0
                     return answers
                 except EdgewrightError as failed:
                     self._lose(failed)
@@ -102,12 +112,13 @@ class Failover:
         log.warning("lost board device=%s reason=%r; the functional model goes on", self._board.link.device, str(failed))
         self._board.close()
         self._board, self._problem = None, str(failed)
+        self._losses += 1
         self.changed.set()
 
     def _probe(self) -> None:
         self._look()
         self._looked.set()
-        while not self._closed.wait(self._probe_s):
+        while not self._closed.wait(self._probe_s * min(2 ** max(0, self._losses - 1), LONGEST_PAUSE_PROBES)):
             if self._board is None:
                 self._look()
 
@@ -117,12 +128,12 @@ class Failover:
             if self._closed.is_set():
                 return
             try:
-                board = Board(self.profile, device, answer_s=self._answer_s)
+                board = Board(self.profile, device, answer_s=self._answer_s, run_s=self._run_s)
             except EdgewrightError as absent:
                 self._note(absent)
                 continue
             try:
-                board.load(self._program)
+                board.load(self._program, self._go_on)
             except EdgewrightError as failed:
                 board.close()
                 self._note(failed)
@@ -132,6 +143,11 @@ class Failover:
             self.changed.set()
             log.info("took board device=%s profile=%s", device, self.profile.name)
             return
+
+    def _go_on(self, _there: int, _total: int) -> None:
+        """An upload may take minutes; end it when nobody wants it any more."""
+        if self._closed.is_set():
+            raise OperationError("the upload was ended: the machine was closed")
 
     def _note(self, problem: EdgewrightError) -> None:
         """Say each problem once, not once a second."""

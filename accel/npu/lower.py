@@ -93,11 +93,15 @@ class _Walk:
 
     def take(self, node: onnx.NodeProto) -> None:
         """Lower one node, or write down why not."""
+        enters_head = bool(self._behind.intersection(node.input))
+        if enters_head and node.op_type in SKIPPED:  # quantizing what enters the head is still the featurizer's work
+            self._behind.update(node.output)
         if node.output[0] in self._done or self.graph.is_constant(node.output[0]):
             return
         lower_node = self._handlers().get(node.op_type)
         try:
-            self._check_side(node)
+            if enters_head and node.op_type not in SKIPPED:
+                raise UnsupportedError(IN_HEAD)
             if lower_node is None:
                 raise UnsupportedError(f"the NPU has no {node.op_type}")
             lower_node(node)
@@ -110,14 +114,6 @@ class _Walk:
             told = BY_HOST if node.output[0] in self._handed_over else reason
             row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=told)
             self.lowered.coverage.append(row)
-
-    def _check_side(self, node: onnx.NodeProto) -> None:
-        """Quantizing what enters the head is still the featurizer's work; whatever else reads it is the head."""
-        if not self._behind.intersection(node.input):
-            return
-        if node.op_type not in SKIPPED:
-            raise UnsupportedError(IN_HEAD)
-        self._behind.update(node.output)
 
     def _handlers(self) -> dict[str, Callable[[onnx.NodeProto], None]]:
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import select
+import termios
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ class SerialLine:
     def baud(self, speed: int) -> None:
         try:
             self._port.baudrate = speed
-        except (ValueError, OSError) as wrong:
+        except (ValueError, OSError, termios.error) as wrong:
             raise BadInputError(f"{self.device} must have the speed {speed}, but it cannot: {wrong}") from wrong
 
     def send(self, frames: bytes) -> None:
@@ -96,14 +97,14 @@ def _open(device: str, baud: int) -> serial.Serial:
         port = serial.Serial(device, baud, timeout=0, exclusive=True, write_timeout=WRITE_TIMEOUT_S)
     except (ValueError, OverflowError) as wrong:
         raise BadInputError(f"the speed must be one that the system knows (115200, 921600, 3000000, …), not {baud}") from wrong
-    except OSError as wrong:
-        raise _explained(device, wrong) from wrong
+    except (OSError, termios.error) as wrong:  # pyserial lets the second one through
+        raise explained(device, OSError(*wrong.args) if isinstance(wrong, termios.error) else wrong) from wrong
     with contextlib.suppress(ValueError, OSError):  # an FTDI adapter else waits 16 ms for more bytes; not every port can
         port.set_low_latency_mode(True)
     return port
 
 
-def _explained(device: str, wrong: OSError) -> EdgewrightError:
+def explained(device: str, wrong: OSError) -> EdgewrightError:
     """Say what to do; pyserial's exceptions carry the system's error number."""
     if wrong.errno == errno.ENOENT:
         return UnreachableError(f"there is no serial port {device}; is the board plugged in?")

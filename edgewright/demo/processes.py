@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,14 @@ class Shell:
         return finished.stdout
 
     @contextmanager
-    def background(
-        self, name: str, *arguments: str, environment: Mapping[str, str] | None = None
-    ) -> Iterator[subprocess.Popen[bytes]]:
+    def background(self, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         """Keep a command running inside the block; its output goes to a log file of its own."""
         click.secho(f"  $ edgewright {' '.join(arguments)} &", fg="cyan")
         with (self.log_directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgewright", *arguments],
                 cwd=self.directory,
-                env={**self.environment, **(environment or {})},
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -138,9 +138,9 @@ def start_devices(demo: Demo, processes: ExitStack) -> None:
             "agent", "enrol", "--token", token, "--name", device, "--profile", profile, "--state", device, secret=token
         )
         port = free_port()
-        environment = demo.board.environment if demo.board and device == DEVICE else {}
-        arguments = ("agent", "run", "--state", device, "--port", str(port))
-        processes.enter_context(demo.shell.background(device, *arguments, environment=environment))
+        if demo.board and device == DEVICE:
+            demo.board.write_settings(demo.directory / device)
+        processes.enter_context(demo.shell.background(device, "agent", "run", "--state", device, "--port", str(port)))
         demo.addresses[device] = f"http://127.0.0.1:{port}"
 
 

@@ -22,8 +22,10 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
 
 
 def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
-    found = load_settings(write(tmp_path, 'port = 9000\ntransport = "mqtt"\nthreads = 2\n'), transport="https")
-    assert (found.port, found.transport, found.threads) == (9000, TransportChoice.HTTPS, 2)
+    found = load_settings(
+        write(tmp_path, 'port = 9000\ntransport = "mqtt"\nthreads = 2\nnpu_device = "none"\n'), transport="https"
+    )
+    assert (found.port, found.transport, found.threads, found.npu_device) == (9000, TransportChoice.HTTPS, 2, "none")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import select
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,9 @@ def bad_line(device: str, to_board: Mangle, to_host: Mangle) -> Iterator[str]:
     """Put a pseudo-terminal in front of `device` that does to the bytes what the functions say."""
     near, host_side = os.openpty()
     far = os.open(device, os.O_RDWR | os.O_NOCTTY)
+    settings = termios.tcgetattr(far)
+    settings[4] = settings[5] = termios.B3000000  # the speed at which a board wakes
+    termios.tcsetattr(far, termios.TCSANOW, settings)
     stop_read, stop_write = os.pipe()
 
     def forward() -> None:

@@ -95,7 +95,7 @@ def test_n106_a_program_whose_start_is_asked_for_twice_runs_once(device: str) ->
     parameters = np.broadcast_to(np.array([0, 1 << 30, 29], np.int32), (PROFILE.lane_groups, PROFILE.vector_lanes, 3))
     program = make_program(PROFILE, doubling, np.zeros((0, 4), np.int8), parameters)
     with bad_line(device, unharmed, loses_first_answers) as path:
-        board = Board(PROFILE, path, answer_s=0.2)
+        board = Board(PROFILE, path, answer_s=0.05)
         result = memory_after(board, program, np.full((4, 4), 10, np.int8))
         board.close()
     assert result.tolist() == [[20] * 4] * 4

@@ -200,6 +200,37 @@ def test_channels_last_images_are_turned_by_the_host() -> None:
     assert np.abs(steps_apart(result, quantized, images, PROFILE)).max() <= 1
 
 
+@pytest.mark.parametrize("quantized_first", [True, False], ids=["quantized before", "in float before"])
+def test_n44_images_are_scaled_by_the_host_as_the_graph_does_it(quantized_first: bool) -> None:
+    network = Network(9, 11, 3)
+    scaled = network.add("Mul", INPUT, network.constant(np.array(1 / 255, np.float32)))
+    model = network.model(network.conv(network.add("Transpose", scaled, perm=[0, 3, 1, 2]), 3, 4))
+    images = np.random.default_rng(1).integers(0, 256, (20, 9, 11, 3)).astype(np.float32)
+    quantized = quantize(model, images, **({} if quantized_first else {"op_types_to_quantize": ["Conv", "Transpose"]}))
+    result = compile_model(quantized, PROFILE)
+    assert not result.on_host
+    assert result.program.description.inputs[0].gain == pytest.approx(1 / 255, rel=1e-2)
+    assert result.coverage[0].reason == "the host does it while it hands the input over"
+    apart = steps_apart(result, quantized, images, PROFILE)
+    assert np.abs(apart).max() <= (2 if quantized_first else 1)
+    assert (apart != 0).mean() < (0.1 if quantized_first else 0.005)
+
+
+def test_a_product_of_two_tensors_stays_on_the_host() -> None:
+    network = Network(3, 9, 11)
+    x = network.conv(INPUT, 3, 4)
+    result = compile_model(quantize(network.model(network.add("Mul", x, x)), network.images(4)), PROFILE)
+    assert [(row.operator, row.reason) for row in result.on_host] == [("Mul", "the NPU multiplies by no tensor")]
+
+
+def test_what_comes_behind_the_cut_is_the_head_and_stays_on_the_host() -> None:
+    network = Network(3, 9, 11)
+    features = network.add("Relu", network.conv(INPUT, 3, 4))
+    model = network.model(network.conv(features, 4, 4))
+    result = compile_model(quantize(model, network.images(4)), PROFILE, [features])
+    assert [(row.operator, row.reason) for row in result.on_host] == [("Conv", "it is the head, which stays on the host")]
+
+
 def test_what_the_npu_lacks_stays_on_the_host_behind_it_and_is_listed_at_once() -> None:
     network = Network(3, 9, 11)
     x = network.add("HardSwish", network.conv(INPUT, 3, 4))

@@ -14,12 +14,13 @@ import pytest
 
 from accel.npu.arithmetic import Int8
 from accel.npu.board import Board
-from accel.npu.discovery import SerialPort, candidates
+from accel.npu.discovery import SerialPort, candidates, resolve
 from accel.npu.failover import Failover
 from accel.npu.profile import find_profile
 from accel.npu.simulated_board import simulated_board
 from accel.npu.simulator import Simulator
 from edgewright.errors import BadInputError, OperationError
+from tests.npu.bad_lines import bad_line, unharmed
 from tests.npu.random_programs import memory_after, random_program
 
 PROFILE = find_profile("npu-sim-4")
@@ -96,6 +97,23 @@ def test_requests_of_several_threads_survive_a_board_that_goes_in_the_middle(
     assert machine.runs_on_board > 0
 
 
+def test_a_board_that_fails_at_every_run_costs_no_answer(require: Callable[[str], Path]) -> None:
+    """The line lets HELLO and the upload through, and nothing behind them."""
+    require("verilator")
+    with simulated_board(PROFILE) as device, bad_line(device, lets_no_run_through, unharmed) as path:
+        machine = Failover(PROFILE, PROGRAM, lambda: [path], probe_s=0.02, answer_s=0.1)
+        for number in range(3):
+            wait_for(machine, "board")
+            np.testing.assert_array_equal(asked(machine, number), expected(number))
+        machine.close()
+    assert (machine.runs_on_board, machine.runs_on_model) == (0, 3)
+
+
+def lets_no_run_through(data: bytes) -> bytes:
+    """Drop RUN: a block of two bytes (sequence, command 4), then the zero of its region."""
+    return b"" if data[:1] == b"\x03" and data[2:3] == b"\x04" else data
+
+
 def test_a_board_of_another_profile_is_left_alone_and_said(tmp_path: Path, require: Callable[[str], Path]) -> None:
     require("verilator")
     with simulated_board(PROFILE, tmp_path / "npu") as port:
@@ -134,7 +152,9 @@ def test_usb_ports_are_asked_and_those_of_known_boards_first() -> None:
         SerialPort("/dev/ttyUSB0", (0x10C4, 0xEA60)),
         SerialPort("/dev/ttyUSB2", (0x0403, 0x6015)),
     ]
-    assert candidates(ports) == ("/dev/ttyUSB2", "/dev/ttyUSB0", "/dev/ttyUSB1")
+    assert resolve("auto", ports) == ("/dev/ttyUSB2", "/dev/ttyUSB0", "/dev/ttyUSB1")
+    assert resolve("1A86:7523, /dev/ttyACM0", ports) == ("/dev/ttyUSB1", "/dev/ttyACM0")
+    assert resolve("0403:6001", ports) == resolve("none", ports) == ()
 
 
 def test_the_ports_of_this_machine_can_be_asked() -> None:

@@ -40,7 +40,7 @@ def running(require: Callable[[str], Path]) -> Iterator[tuple[str, subprocess.Po
 @pytest.fixture
 def device(running: tuple[str, subprocess.Popen[str]]) -> str:
     """A board that holds nothing."""
-    with Link(running[0]) as link:
+    with Link(running[0], answer_s=0.2) as link:  # the test before may have left it at another speed
         link.reset()
     return running[0]
 

@@ -133,6 +133,7 @@ def test_the_statistics_tell_rejected_from_failed(variant: VariantDirectory) -> 
     assert (found["count"], found["samples"], found["rejected"], found["errors"]) == (2, 10, 1, 0)
     assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p95"] <= found["latency_ms"]["p99"]
     assert (found["model"], found["version"], found["variant"], found["backend"]) == ("pets", 3, "fp32", "onnxruntime")
+    assert (found["runs_on"]["backend"], found["runs_on"]["threads"]) == ("onnxruntime", "1")
 
 
 def test_the_metrics_are_what_prometheus_reads(client: Client) -> None:

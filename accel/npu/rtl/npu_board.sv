@@ -61,6 +61,11 @@ module npu_board #(
   npu_uart uart (
     .clk, .rst, .cycles_per_bit, .rx, .received, .broken, .received_byte, .tx, .may_send, .send, .send_byte,
     .quiet(line_quiet));
+  localparam bit [3:0] IDLE = 0, HEADER = 1, ANSWER = 2, NEXT = 3, FETCH = 4, STORE = 5, LOOK = 6, PUT_WORD = 7, SEAL = 8,
+    SCAN = 9, CODE = 10, COPY = 11, FINISH = 12, TELL = 13, CLOSE = 14;
+  reg [3:0] state;
+  reg [7:0] at;             // in the request
+  wire [7:0] at_next = state == IDLE ? 8'd0 : state == HEADER || state == FETCH ? at + 8'd1 : at;
   npu_frames #(.FIRST_COMMAND(WRITE), .READ(READ), .LAST_COMMAND(RUN)) frames (
     .clk, .rst, .received, .received_byte, .waiting, .next_at(at_next), .current, .finished, .good, .bad, .dropped,
     .quiet(frames_quiet));
@@ -76,11 +81,6 @@ module npu_board #(
   end
 
   // ---- what a frame asks for
-  localparam bit [3:0] IDLE = 0, HEADER = 1, ANSWER = 2, NEXT = 3, FETCH = 4, STORE = 5, LOOK = 6, PUT_WORD = 7, SEAL = 8,
-    SCAN = 9, CODE = 10, COPY = 11, FINISH = 12, TELL = 13, CLOSE = 14;
-  reg [3:0] state;
-  reg [7:0] at;             // in the request
-  wire [7:0] at_next = state == IDLE ? 8'd0 : state == HEADER || state == FETCH ? at + 8'd1 : at;
   always_ff @(posedge clk) at <= at_next;
   reg [2:0] step;
   reg [7:0] sequence_number, command, region, count, last_sequence;
