@@ -25,13 +25,14 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from accel.npu.board import Board, simulated_board
+from accel.npu.board import Board
 from accel.npu.compiler import Compiled, compile_model
 from accel.npu.emulator import Emulator
 from accel.npu.hardware import Hardware
 from accel.npu.host import Session
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.report import estimate
+from accel.npu.simulated_board import simulated_board
 from accel.npu.simulator import Simulator
 from edgewright.errors import BadInputError
 

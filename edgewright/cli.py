@@ -28,6 +28,7 @@ COMMANDS: dict[str, Lazy] = {
     "convert": Lazy("convert.cli:command", "Turn a trained model into verified ONNX in a build directory.", "convert"),
     "featurizers": Lazy("convert.featurizers.cli:group", "List and build the networks that edgewright knows.", "convert"),
     "quantize": Lazy("quantize.cli:command", "Add a variant of less precision, with its measured accuracy.", "quantize"),
+    "compile": Lazy("edgewright.commands.compile:command", "Compile a quantized variant for an NPU.", "quantize"),
     "evaluate": Lazy("quantize.evaluate_cli:command", "Measure accuracy, agreement and latency of variants.", None),
     "report": Lazy("quantize.report_cli:command", "Write one page on all variants: accuracy, size, latency, noise.", "quantize"),
     "bench": Lazy("accel.cli:command", "Measure latency, throughput and memory on this machine.", None),

@@ -18,6 +18,9 @@ from hardware_profiles.npu_profile import NpuProfile
 NPU_HASH = "npu.profile"
 """The property of a variant's config that names the accelerator of its program: `NpuProfile.hash` in hexadecimal."""
 
+NPU_RECORD = "npu.record"
+"""The property that holds that accelerator's whole record as JSON, so that a device needs no catalogue to simulate it."""
+
 
 class Architecture(enum.StrEnum):
     """Processor architectures in Go's names, as OCI platforms use them; `any` for boards that hang on any host."""

@@ -30,6 +30,7 @@ BACKENDS = {
     "onnxruntime": "accel.backends.onnxruntime_cpu:OnnxRuntime",
     "openvino": "accel.backends.openvino_cpu:OpenVino",
     "openvino-bf16": "accel.backends.openvino_cpu:OpenVinoBf16",
+    "npu": "accel.backends.npu_board:Npu",
 }
 """Where each backend lives; the module is imported on use."""
 

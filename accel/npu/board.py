@@ -1,57 +1,69 @@
-"""A board on a serial line as a machine, and the simulated board that stands in for one.
+"""A board on a serial line as a machine. Wire time and compute time are different things: the counters tell the second.
 
-The simulated board is the same RTL with the same serial line, Verilated into a process with a pseudo-terminal; on this side
-nothing can tell the two apart. Wire time and compute time are different things: the counters tell the second.
+A board that loses its program while it works (its reset button, a brown-out, a core that hung and had to be reset) gets it
+again, once per run; whoever needs more than that falls back to the functional model (failover.py).
 """
 
 from __future__ import annotations
 
-import select
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
-from accel.npu.emulator import build_board
-from accel.npu.hardware import Hardware
-from accel.npu.link import ANSWER_S, DEFAULT_BAUD, Link
+from accel.npu.arithmetic import Int8
+from accel.npu.checks import check_program
+from accel.npu.hardware import Hardware, memories_of
+from accel.npu.link import ANSWER_S, DEFAULT_BAUD, RUN_S, Link, Watch
 from accel.npu.profile import NpuProfile
-from edgewright.errors import OperationError
-
-SIMULATED_CYCLES_PER_BIT = 4
-START_S = 30.0
-STOP_S = 5.0
+from accel.npu.program import NpuProgram
+from accel.npu.window import LostProgramError
 
 
 class Board(Hardware):
-    """The NPU behind `device`; raises `EdgewrightError` when nobody answers there, or somebody else does."""
+    """The NPU behind `device`; raises `EdgewrightError` when nobody answers there, or somebody else does.
 
-    def __init__(self, profile: NpuProfile, device: str, baud: int = DEFAULT_BAUD, answer_s: float = ANSWER_S) -> None:
-        self.link = Link(device, baud, answer_s)
+    Args:
+        profile: what the board must be, by its hash.
+        device: the serial port.
+        baud: the speed to work at; the board wakes at `DEFAULT_BAUD`, and another one is agreed on.
+        answer_s: how long an answer may take before a request is repeated.
+        run_s: how long one run may take before the core is reset.
+    """
+
+    def __init__(
+        self,
+        profile: NpuProfile,
+        device: str,
+        baud: int = DEFAULT_BAUD,
+        *,
+        answer_s: float = ANSWER_S,
+        run_s: float = RUN_S,
+    ) -> None:
+        self.link = Link(device, DEFAULT_BAUD, answer_s, run_s)
+        self._program: NpuProgram | None = None
         try:
+            self.link.hello()
             super().__init__(profile, self.link)
+            if baud != DEFAULT_BAUD:
+                self.link.set_speed(baud)
         except BaseException:
             self.link.close()
             raise
 
+    def load(self, program: NpuProgram, watch: Watch | None = None) -> None:
+        """Check the program and upload what of it the board does not hold yet; `watch` is told how far it is."""
+        check_program(program, self.profile)
+        self._program = program
+        self.link.upload(memories_of(program), watch)
+
+    def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
+        """Run as `Hardware.execute` does; upload the program again if the board has lost it."""
+        try:
+            return super().execute(inputs, wanted)
+        except LostProgramError:
+            if self._program is None:
+                raise
+            self.load(self._program)
+            return super().execute(inputs, wanted)
+
     def close(self) -> None:
         """Give the line back."""
         self.link.close()
-
-
-@contextmanager
-def simulated_board(profile: NpuProfile) -> Iterator[str]:
-    """Start a simulated board; give the device to open; stop it at the end."""
-    program = build_board(profile, SIMULATED_CYCLES_PER_BIT)
-    process = subprocess.Popen([program, str(SIMULATED_CYCLES_PER_BIT)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], START_S)
-        device = process.stdout.readline().strip() if ready else ""
-        if not device:
-            raise OperationError(f"the simulated board must name its device within {START_S:.0f} s, but it did not")
-        yield device
-    finally:
-        process.terminate()
-        process.wait(STOP_S)
-        if process.stdout is not None:
-            process.stdout.close()

@@ -7,6 +7,8 @@ program (`npu.program`).
 from __future__ import annotations
 
 import signal
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ import click
 import numpy as np
 
 from accel.npu.bitstream_cli import bitstream
+from accel.npu.discovery import DEVICE_VARIABLE
 from accel.npu.hardware import Hardware
 from accel.npu.host import Session
 from accel.npu.implementation import status
@@ -26,11 +29,14 @@ from accel.npu.tensors import TensorPlace
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.samples import Tensors, read_npz, write_npz
-from edgewright.errors import BadInputError, ModelError, OperationError, SamplesError
+from edgewright.errors import BadInputError, EdgewrightError, ModelError, OperationError, SamplesError, UnreachableError
 
 if TYPE_CHECKING:
     import onnx
 
+    from accel.npu.board import Board
+
+AUTO = "auto"
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 PROFILE = click.option("--profile", "profile_name", default="ulx3s-85f", show_default=True, help="Which NPU (`npu profiles`).")
 
@@ -94,26 +100,32 @@ def estimate_command(model: Path, profile_name: str, as_json: bool) -> None:
 @PROFILE
 @click.option("--samples", "samples_path", type=click.Path(path_type=Path), required=True, help="A .npz with the inputs.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs as .npz.")
-@click.option("--device", help="Run on the board at this serial port, and check it against the functional model.")
+@click.option("--device", help="Run on the board at this serial port (auto: look for it), checked against the functional model.")
+@click.option("--baud", type=int, default=3_000_000, show_default=True, help="The speed of the serial line.")
 @click.option("--rtl", is_flag=True, help="Run the RTL (Verilator) and check it against the functional model and cycle model.")
 @common_options
 def run(
-    model: Path, profile_name: str, samples_path: Path, output: Path | None, device: str | None, rtl: bool, as_json: bool
+    model: Path,
+    profile_name: str,
+    samples_path: Path,
+    output: Path | None,
+    device: str | None,
+    baud: int,
+    rtl: bool,
+    as_json: bool,
 ) -> None:
     """Run samples on the functional model, on the simulated RTL, or on a board."""
     profile = find_profile(profile_name)
     program = _program(model, profile)
     inputs = _inputs(read_npz(samples_path), program.description.inputs)
     outputs: Tensors = dict(Session(Simulator(profile), program).run(inputs))
-    checks: dict[str, object] = {}
+    checks: dict[str, dict[str, object]] = {}
     if rtl:
         from accel.npu.emulator import Emulator
 
         checks["rtl"] = _check_hardware(Emulator(profile), program, inputs, outputs)
     if device:
-        from accel.npu.board import Board
-
-        checks["board"] = _check_hardware(Board(profile, device), program, inputs, outputs)
+        checks["board"] = _run_on_board(find_board(profile, device, baud), program, inputs, outputs)
     if output is not None:
         write_npz(output, outputs)
     shapes = {name: list(array.shape) for name, array in outputs.items()}
@@ -121,18 +133,32 @@ def run(
         print_json({"outputs": shapes, **checks})
         return
     print_table(("output", "shape"), list(shapes.items()))
-    for what, value in checks.items():
-        click.echo(f"{what}: {value}")
+    for where, found in checks.items():
+        click.echo(f"{where}: " + ", ".join(f"{what} {value}" for what, value in found.items()))
 
 
 @group.command()
 @PROFILE
-def emulate(profile_name: str) -> None:
-    """Offer a simulated board on a pseudo-terminal until interrupted."""
-    from accel.npu.board import simulated_board
+@click.option("--link", type=click.Path(path_type=Path), help="Make this link to the device, so that its name stays the same.")
+def emulate(profile_name: str, link: Path | None) -> None:
+    """Offer a simulated board on a pseudo-terminal until interrupted.
 
-    with simulated_board(find_profile(profile_name)) as device:
+    Prints the device to open, which any program for serial ports can; what else one needs to know goes to the error stream.
+    """
+    from accel.npu.simulated_board import simulated_board
+
+    profile = find_profile(profile_name)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the link goes too
+    click.echo(f"building and starting {profile.name}; the first time takes a minute", err=True)
+    with simulated_board(profile, link) as device:
         click.echo(device)
+        click.echo(
+            f"{profile.name}: {profile.rows}x{profile.columns}, hash {profile.hash.hex()[:16]}, RTL in simulation, "
+            f"some hundred times slower than its {profile.clock_mhz:g} MHz\n"
+            f"edgewright npu run MODEL --profile {profile.name} --samples X.npz --device {device}\n"
+            f"{DEVICE_VARIABLE}={device} lets the backend npu use it; Ctrl-C ends it",
+            err=True,
+        )
         signal.pause()
 
 
@@ -197,16 +223,73 @@ def _check_hardware(hardware: Hardware, program: NpuProgram, inputs: Tensors, ou
     return {"outputs": "equal to the functional model", "cycles": expected.cycles}
 
 
+def find_board(profile: NpuProfile, device: str, baud: int) -> Board:
+    """Open the board at `device`; `auto` takes the first USB serial port behind which such a board answers.
+
+    Raises:
+        UnreachableError: nobody answers there, or no port has such a board; each port's reason is told.
+    """
+    from accel.npu.board import Board
+    from accel.npu.discovery import candidates
+
+    if device != AUTO:
+        return Board(profile, device, baud)
+    reasons = []
+    for port in candidates():
+        try:
+            return Board(profile, port, baud)
+        except EdgewrightError as absent:
+            reasons.append(str(absent))
+    raise UnreachableError(
+        f"no USB serial port has a board {profile.name}: {'; '.join(reasons) or 'there is no such port'}; "
+        "plug it in, or name its port with --device"
+    )
+
+
+def _run_on_board(board: Board, program: NpuProgram, inputs: Tensors, outputs: Tensors) -> dict[str, object]:
+    """Run the samples; wire time and compute time are told apart."""
+    try:
+        started = time.monotonic()
+        _upload(board, program)
+        uploaded = time.monotonic()
+        found = _check_hardware(board, program, inputs, outputs)
+        count = len(next(iter(inputs.values())))
+        whole_ms = 1e3 * (time.monotonic() - uploaded) / count
+        compute_ms = estimate(program, board.profile).compute_ms
+        return {
+            **found,
+            "upload_s": round(uploaded - started, 3),
+            "compute_ms": round(compute_ms, 3),
+            "wire_and_wait_ms": round(max(0.0, whole_ms - compute_ms), 3),
+            "repeated_frames": board.link.repeated,
+        }
+    finally:
+        board.close()
+
+
+def _upload(board: Board, program: NpuProgram) -> None:
+    """Show how far it is, on a terminal."""
+    with click.progressbar(length=1, label="upload", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def watch(there: int, total: int) -> None:
+            bar.length = max(1, total)
+            bar.update(there - bar.pos)
+
+        board.load(program, watch)
+
+
 def _print_estimate(cost: Estimate) -> None:
     rows = [
-        (layer.name, layer.operator, layer.instructions, layer.cycles, layer.macs, f"{layer.mac_use:.1%}")
+        (layer.name, layer.operator, layer.instructions, layer.cycles, layer.macs, f"{layer.mac_use:.1%}", layer.moved_bytes)
         for layer in cost.layers
     ]
-    print_table(("layer", "operator", "instructions", "cycles", "MACs", "MAC use"), rows)
+    print_table(("layer", "operator", "instructions", "cycles", "MACs", "MAC use", "bytes moved"), rows)
     counters = cost.counters
     click.echo(
         f"{cost.profile}: {counters.cycles} cycles, {cost.compute_ms:.3f} ms at {cost.clock_mhz:g} MHz ({cost.basis}); "
         f"MAC use {cost.mac_use:.1%}, array use {cost.array_use:.1%}; waits: loader {counters.loader_stalls}, "
-        f"array {counters.array_stalls}, vector {counters.vector_stalls}, sync {counters.sync_stalls}; "
-        f"{cost.input_bytes} bytes in, {cost.output_bytes} out, program {cost.program_bytes} bytes"
+        f"array {counters.array_stalls}, vector {counters.vector_stalls}, sync {counters.sync_stalls}, "
+        f"transfer {counters.transfer_stalls}; {cost.input_bytes} bytes in, {cost.output_bytes} out, "
+        f"program {cost.program_bytes} bytes; {cost.moved_bytes} bytes moved to and from the external memory "
+        f"in {counters.transfer_cycles} cycles"
     )

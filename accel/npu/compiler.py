@@ -14,7 +14,7 @@ cycle model is exact, so the compiler simply tries a few and keeps the fastest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +52,14 @@ class Compiled:
         return tuple(row for row in self.coverage if not row.on_npu)
 
 
-def compile_model(model: onnx.ModelProto, profile: NpuProfile, *, depthwise_unit: bool = True) -> Compiled:
-    """Compile what the NPU can run; raise `ModelError` when that is nothing, or does not fit.
+def compile_model(
+    model: onnx.ModelProto, profile: NpuProfile, cut: Collection[str] = (), *, depthwise_unit: bool = True
+) -> Compiled:
+    """Compile what the NPU can run, up to the tensors `cut`; raise `ModelError` when that is nothing, or does not fit.
 
     Without the depthwise unit depthwise layers become products with diagonal matrices: slower, and the same bits.
     """
-    lowered = lower(model)
+    lowered = lower(model, cut)
     check_something_runs(lowered)
     check_format(lowered.layers, profile)
     layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
@@ -179,6 +181,7 @@ def _place(name: str, tensor: QuantizedTensor, places: Mapping[str, int], folds:
         channels_last=tensor.channels_last,
         flat=tensor.flat,
         fold=folds.get(tensor.name),
+        gain=tensor.gain,
     )
 
 

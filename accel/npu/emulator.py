@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from accel.npu.hardware import Hardware, Words
+from accel.npu.hardware import CONTROL, REGISTERS, Hardware, Words
 from accel.npu.profile import NpuProfile
 from edgewright.errors import OperationError
 
@@ -40,6 +40,15 @@ class LibraryPort:
         self._library.npu_open.restype = ctypes.c_void_p
         self._library.npu_violation.restype = ctypes.c_char_p
         self._npu = ctypes.c_void_p(self._library.npu_open(ctypes.c_double(external_clock_mhz)))
+
+    def upload(self, memories: Mapping[int, Words]) -> None:
+        """Write each memory from its beginning."""
+        for region, words in memories.items():
+            self.write(region, 0, words)
+
+    def start(self) -> None:
+        """Write the register that starts the core."""
+        self.write(REGISTERS, CONTROL, np.array([1], np.uint32))
 
     def write(self, region: int, address: int, words: Words) -> None:
         """Write one word per clock cycle."""
@@ -142,6 +151,11 @@ def rtl_parameters(profile: NpuProfile) -> dict[str, int | str]:
         "REFRESH_CYCLES": profile.refresh_cycles,
         "PROFILE_HASH": f"64'h{profile.hash[:8][::-1].hex()}",
     }
+
+
+def missing_tool() -> str | None:
+    """Return the first tool that the RTL simulation lacks on this machine, or None when it can be built."""
+    return next((name for name in ("verilator", os.environ.get("CXX", "g++")) if shutil.which(name) is None), None)
 
 
 def _tools() -> tuple[str, str]:

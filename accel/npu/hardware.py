@@ -19,7 +19,7 @@ from accel.npu.program import EXTERNAL_BASE, NpuProgram
 from accel.npu.timing import Counters
 from edgewright.errors import OperationError, ProfileError
 
-REGISTERS, PROGRAM, WEIGHTS, ACTIVATIONS, PARAMETERS, EXTERNAL = range(6)
+REGISTERS, PROGRAM, WEIGHTS, ACTIVATIONS, PARAMETERS, EXTERNAL, TENSORS = range(7)
 MAGIC = 0x31505745
 CONTROL, STATUS, FIRST_COUNTER = 4, 5, 6
 STATUS_BUSY, STATUS_DONE = 1, 2
@@ -27,13 +27,19 @@ Words = npt.NDArray[np.uint32]
 
 
 class Port(Protocol):
-    """Words in regions, and a way to wait for the core."""
+    """Words in regions, and a way to start the core and to wait for it."""
+
+    def upload(self, memories: Mapping[int, Words]) -> None:
+        """Bring the memories of a program over, each from its beginning."""
 
     def write(self, region: int, address: int, words: Words) -> None:
-        """Write words from `address` on."""
+        """Write words of the activations from `address` on."""
 
     def read(self, region: int, address: int, count: int) -> Words:
         """Read words of the registers or the activations."""
+
+    def start(self) -> None:
+        """Start the program that was uploaded."""
 
     def wait_until_idle(self) -> None:
         """Return when the core rests; raise `EdgewrightError` when it does not in time."""
@@ -49,12 +55,9 @@ class Hardware:
         self._check_identity()
 
     def load(self, program: NpuProgram) -> None:
-        """Check the program and write it to the memories."""
+        """Check the program and bring it to the memories."""
         check_program(program, self.profile)
-        self._write(PROGRAM, 0, program.instructions)
-        self._write(WEIGHTS, 0, program.weights)
-        self._write(PARAMETERS, 0, np.pad(program.parameters, ((0, 0), (0, 0), (0, 1))))
-        self._write(EXTERNAL, 0, program.external)
+        self.port.upload(memories_of(program))
 
     def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
         """Write `inputs` (address: [count, vectors, columns]), run, and read `wanted` (address, vectors) back."""
@@ -64,7 +67,7 @@ class Hardware:
 
     def start(self) -> None:
         """Run the program in the memory until the core rests, and read its counters."""
-        self._write(REGISTERS, CONTROL, np.array([1], np.uint32))
+        self.port.start()
         self.port.wait_until_idle()
         if not int(self.port.read(REGISTERS, STATUS, 1)[0]) & STATUS_DONE:
             raise OperationError("the NPU stopped at an instruction that it does not know; load the program again")
@@ -73,12 +76,9 @@ class Hardware:
     def _execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
         words, shape = self.profile.columns // 4, (-1, self.profile.columns)
         for at, vectors in inputs.items():
-            self._write(*_located(at, words), vectors)
+            self.port.write(*_located(at, words), _as_words(vectors))
         self.start()
         return [self.port.read(*_located(at, words), length * words).view(np.int8).reshape(shape) for at, length in wanted]
-
-    def _write(self, region: int, address: int, values: npt.NDArray[Any]) -> None:
-        self.port.write(region, address, np.ascontiguousarray(values).reshape(-1).view(np.uint32))
 
     def _check_identity(self) -> None:
         """What a host does first: ask the hardware what it is."""
@@ -96,5 +96,18 @@ class Hardware:
 
 
 def _located(vector: int, words: int) -> tuple[int, int]:
-    """Return region and word address of a host's vector address (N117)."""
-    return (EXTERNAL, (vector - EXTERNAL_BASE) * words) if vector >= EXTERNAL_BASE else (ACTIVATIONS, vector * words)
+    """Return region and word address of a host's vector address (N116)."""
+    return (TENSORS, (vector - EXTERNAL_BASE) * words) if vector >= EXTERNAL_BASE else (ACTIVATIONS, vector * words)
+
+
+def memories_of(program: NpuProgram) -> dict[int, Words]:
+    """Return the words of each memory that a program fills, by region."""
+    parameters = np.pad(program.parameters, ((0, 0), (0, 0), (0, 1)))
+    memories: dict[int, npt.NDArray[Any]] = {PROGRAM: program.instructions, WEIGHTS: program.weights, PARAMETERS: parameters}
+    if len(program.external):
+        memories[EXTERNAL] = program.external
+    return {region: _as_words(values) for region, values in memories.items()}
+
+
+def _as_words(values: npt.NDArray[Any]) -> Words:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint32)

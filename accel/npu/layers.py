@@ -29,6 +29,8 @@ class QuantizedTensor:
     """The host hands it over as [height, width, channels] (inputs only)."""
     flat: bool = False
     """The host takes it as one axis of channels x height x width."""
+    gain: float = 1.0
+    """The host multiplies it by this before it quantizes it (inputs only)."""
 
     @property
     def size(self) -> int:

@@ -7,7 +7,7 @@ reason, and so is whatever depends on it: those stay on the host, behind the NPU
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,6 +20,8 @@ from accel.npu.qdq import QdqGraph, UnsupportedError, attribute, node_name
 from edgewright.errors import ModelError
 
 NOT_ON_NPU = "its input is not on the NPU"
+BY_HOST = "the host does it while it hands the input over"
+IN_HEAD = "it is the head, which stays on the host"
 SKIPPED = ("QuantizeLinear", "DequantizeLinear")
 ALIASES = ("Flatten", "Reshape", "Squeeze", "Identity", "Dropout")
 
@@ -32,6 +34,7 @@ class CoverageRow:
     operator: str
     on_npu: bool
     reason: str = ""
+    """Why it stays on the host, or how it needs no work of the NPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,15 @@ class Finish:
     result: QuantizedTensor
     output: Range
     taken: tuple[onnx.NodeProto, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RawInput:
+    """A float tensor that the host makes of a graph input while it hands it over: multiplied by `gain`, maybe transposed."""
+
+    name: str
+    channels_last: bool = False
+    gain: float = 1.0
 
 
 @dataclass(slots=True)
@@ -54,12 +66,12 @@ class Lowered:
     coverage: list[CoverageRow] = field(default_factory=list)
 
 
-def lower(model: onnx.ModelProto) -> Lowered:
-    """Return layers, inputs, outputs and the coverage of every operator."""
+def lower(model: onnx.ModelProto, cut: Collection[str] = ()) -> Lowered:
+    """Return layers, inputs, outputs and the coverage of every operator; what comes behind the tensors `cut` is the head."""
     graph = QdqGraph(model)
     if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
         raise ModelError("the NPU runs quantized graphs, but this one has no QuantizeLinear: quantize it with scheme npu-int8")
-    walk = _Walk(graph)
+    walk = _Walk(graph, cut)
     for node in graph.graph.node:
         walk.take(node)
     walk.find_outputs()
@@ -69,13 +81,15 @@ def lower(model: onnx.ModelProto) -> Lowered:
 class _Walk:
     """What is known on the way through the graph."""
 
-    def __init__(self, graph: QdqGraph) -> None:
+    def __init__(self, graph: QdqGraph, cut: Collection[str]) -> None:
         self.graph = graph
+        self._behind = set(cut)  # float and int8 names of what enters the head
         self.lowered = Lowered()
         self._integers: dict[str, QuantizedTensor] = {}  # output of QuantizeLinear -> tensor
         self._reals: dict[str, QuantizedTensor] = {}  # output of DequantizeLinear -> tensor
+        self._handed_over: set[str] = set()  # outputs of nodes that the host does while it hands an input over
         self._done: set[str] = set()  # outputs of nodes that were taken with an earlier one
-        self._raw_inputs = dict.fromkeys(graph.inputs(), False)  # float input -> channels last?
+        self._raw_inputs = {name: RawInput(name) for name in graph.inputs()}  # by the float tensor that is made of them
 
     def take(self, node: onnx.NodeProto) -> None:
         """Lower one node, or write down why not."""
@@ -83,6 +97,7 @@ class _Walk:
             return
         lower_node = self._handlers().get(node.op_type)
         try:
+            self._check_side(node)
             if lower_node is None:
                 raise UnsupportedError(f"the NPU has no {node.op_type}")
             lower_node(node)
@@ -92,14 +107,24 @@ class _Walk:
         except ModelError as wrong:
             raise ModelError(f"layer {node_name(node)}: {wrong}") from wrong
         if node.op_type not in SKIPPED or reason not in ("", NOT_ON_NPU):
-            row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=reason)
+            told = BY_HOST if node.output[0] in self._handed_over else reason
+            row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=told)
             self.lowered.coverage.append(row)
+
+    def _check_side(self, node: onnx.NodeProto) -> None:
+        """Quantizing what enters the head is still the featurizer's work; whatever else reads it is the head."""
+        if not self._behind.intersection(node.input):
+            return
+        if node.op_type not in SKIPPED:
+            raise UnsupportedError(IN_HEAD)
+        self._behind.update(node.output)
 
     def _handlers(self) -> dict[str, Callable[[onnx.NodeProto], None]]:
         return {
             "QuantizeLinear": self._quantize,
             "DequantizeLinear": self._dequantize,
             "Transpose": self._transpose,
+            "Mul": self._multiply,
             **dict.fromkeys(ALIASES, self._alias),
             "Conv": self._convolution,
             "Gemm": self._fully_connected,
@@ -120,7 +145,9 @@ class _Walk:
         name = node.input[0]
         scale, zero_point = self.graph.scale(node).per_tensor()
         if name in self._raw_inputs:
-            tensor = self._tensor(name, scale, zero_point, channels_last=self._raw_inputs[name])
+            raw = self._raw_inputs[name]
+            made = self._tensor(name, scale, zero_point)
+            tensor = replace(made, name=raw.name, channels_last=raw.channels_last, gain=raw.gain)
             self.lowered.inputs.append(tensor)
         else:
             source = self._source(name)
@@ -142,8 +169,9 @@ class _Walk:
         if permutation != [0, 3, 1, 2]:
             raise UnsupportedError(f"the NPU transposes inputs from channels-last only, not by {permutation}")
         if name in self._raw_inputs:
-            self._raw_inputs[node.output[0]] = True
+            self._raw_inputs[node.output[0]] = replace(self._raw_inputs[name], channels_last=True)
             self._done.add(node.output[0])
+            self._handed_over.add(node.output[0])
             return
         source = self._source(name)
         if source not in self.lowered.inputs or source.channels_last or len(self.graph.consumers(name)) > 1:
@@ -151,6 +179,29 @@ class _Walk:
         turned = replace(source, channels=source.width, height=source.channels, width=source.height, channels_last=True)
         self.lowered.inputs[self.lowered.inputs.index(source)] = turned
         self._reals[node.output[0]] = turned
+        self._handed_over.add(node.output[0])
+
+    def _multiply(self, node: onnx.NodeProto) -> None:
+        """Only where the host can do it as it hands an input over; one that was quantized before is quantized once, after it."""
+        name, gain = self._scaled(node)
+        raw = self._raw_inputs.get(name)
+        if raw is None:
+            source = self._source(name)
+            if source not in self.lowered.inputs or not self._only_reader(name):
+                raise UnsupportedError("only an input that nothing else reads can be scaled, by the host")
+            self.lowered.inputs.remove(source)
+            raw = RawInput(source.name, source.channels_last, source.gain)
+        self._raw_inputs[node.output[0]] = replace(raw, gain=raw.gain * gain)
+        self._done.add(node.output[0])
+        self._handed_over.add(node.output[0])
+
+    def _scaled(self, node: onnx.NodeProto) -> tuple[str, float]:
+        """Return what is multiplied, and the one positive number that it is multiplied by."""
+        for name, other in (tuple(node.input), tuple(reversed(node.input))):
+            factor = self.graph.number(other)
+            if factor is not None and factor > 0:
+                return name, factor
+        raise UnsupportedError("the NPU multiplies by no tensor")
 
     def _alias(self, node: onnx.NodeProto) -> None:
         source = self._source(node.input[0])
@@ -286,22 +337,17 @@ class _Walk:
             bounds.append(default if value is None else float(value))
         return bounds[0], bounds[1]
 
-    def _tensor(
-        self, name: str, scale: float, zero_point: int, *, channels_last: bool = False, named: str | None = None
-    ) -> QuantizedTensor:
+    def _tensor(self, name: str, scale: float, zero_point: int, *, named: str | None = None) -> QuantizedTensor:
         shape = self.graph.shape(name)
         if len(shape) not in (1, 3):
             raise UnsupportedError(f"the NPU takes images [channels, height, width] or vectors, not {list(shape)}")
         channels, height, width = (*shape, 1, 1)[:3]
-        raw = self.graph.producers.get(name)
-        known_as = raw.input[0] if channels_last and raw is not None else name
         return QuantizedTensor(
-            name=named or known_as,
+            name=named or name,
             channels=channels,
             height=height,
             width=width,
             scale=scale,
             zero_point=zero_point,
-            channels_last=channels_last,
             flat=len(shape) == 1,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from accel.npu import isa
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
-from accel.npu.timing import Counters, time_program
+from accel.npu.timing import Counters, Timing, time_program
 from accel.npu.trace import executed, extra_turns, follow
 
 SIMULATED_ROWS = 32
@@ -24,6 +25,8 @@ class LayerCost:
     cycles: int
     macs: int
     mac_use: float
+    moved_bytes: int
+    """Between the chip and its external memory, instructions included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Estimate:
     input_bytes: int
     output_bytes: int
     program_bytes: int
+    moved_bytes: int
     basis: str
     """What the cycles rest on."""
 
@@ -48,8 +52,9 @@ class Estimate:
 def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
     """Return the cost of `program`, which must be for `profile`."""
     program.check_profile(profile)
-    timing = time_program(executed(program, profile), profile)
-    layers = tuple(_layers(program, profile, timing.issued, timing.counters.cycles))
+    instructions = executed(program, profile)
+    timing = time_program(instructions, profile)
+    layers = tuple(_layers(program, profile, timing, [_moved_bytes(instruction) for instruction in instructions]))
     cycles, columns = timing.counters.cycles, profile.columns
     description = program.description
     return Estimate(
@@ -63,6 +68,7 @@ def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
         input_bytes=sum(place.vectors(columns) * columns for place in description.inputs),
         output_bytes=sum(place.vectors(columns) * columns for place in description.outputs),
         program_bytes=sum(part.nbytes for part in (program.instructions, program.weights, program.parameters, program.external)),
+        moved_bytes=sum(map(_moved_bytes, instructions)),
         basis=_basis(profile),
     )
 
@@ -86,10 +92,14 @@ def listing(program: NpuProgram, profile: NpuProfile) -> Iterator[str]:
         executed_so_far += 1 + extra_turns(instruction)
 
 
-def _layers(program: NpuProgram, profile: NpuProfile, issued: tuple[int, ...], cycles: int) -> Iterator[LayerCost]:
+def _moved_bytes(instruction: isa.Instruction) -> int:
+    return 4 * instruction.words * instruction.runs if isinstance(instruction, isa.Dma) else 0
+
+
+def _layers(program: NpuProgram, profile: NpuProfile, timing: Timing, moved: Sequence[int]) -> Iterator[LayerCost]:
     """A layer's cycles end where the next one's begin, so they add up to the whole run."""
     records = program.description.layers
-    ends = [*(issued[record.first] for record in records[1:]), cycles]
+    ends = [*(timing.issued[record.first] for record in records[1:]), timing.counters.cycles]
     begin = 0
     for record, end in zip(records, ends, strict=True):
         spent = end - begin
@@ -100,5 +110,6 @@ def _layers(program: NpuProgram, profile: NpuProfile, issued: tuple[int, ...], c
             cycles=spent,
             macs=record.macs,
             mac_use=record.macs / (spent * profile.macs_per_cycle) if spent else 0.0,
+            moved_bytes=sum(moved[record.first : record.last]),
         )
         begin = end

@@ -39,7 +39,7 @@ class JobSteps:
         self._shadow: tuple[Transfer, int] | None = None
         self._unfinished: tuple[Job, tuple[Transfer, ...]] | None = None
 
-    def add(self, job: Job, room_of: RoomOf, used: Used, inputs: Transfer | None, needs: tuple[Transfer, ...]) -> None:
+    def add(self, job: Job, room_of: RoomOf, used: Used, inputs: tuple[Transfer, ...], needs: tuple[Transfer, ...]) -> None:
         """Append a job whose first pass needs `inputs`, and whose VEC needs `needs`."""
         self._load(job.works[0].load, room_of)
         self.finish()
@@ -53,9 +53,7 @@ class JobSteps:
             if count > 1:
                 self._repeated(job.works[place : place + count], room_of, used)
             else:
-                self._single(
-                    job.works[place], room_of, used, accumulate=place > 0, needs=(inputs,) if inputs and not place else ()
-                )
+                self._single(job.works[place], room_of, used, accumulate=place > 0, needs=() if place else inputs)
             place += count
         self._unfinished = (job, needs)
 

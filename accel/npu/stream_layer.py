@@ -26,17 +26,29 @@ def stream_layer(layer: Layer, streamer: Streamer) -> None:
     """Append the work and the transfers of one layer; raise `DoesNotFitError` when not even one row of it fits."""
     profile, memory = streamer.profile, Memory(streamer.profile)
     memory.add_parameters(layer.stage)
-    blocks = tuple(Tiler(profile, {}, memory, 1).blocks(layer))
+    thin = _without_rows_between(layer)
+    blocks = tuple(Tiler(profile, {}, memory, 1).blocks(thin))
     weights = streamer.constants.add(memory.weights())
     parameters = streamer.constants.add(np.pad(memory.parameters(), ((0, 0), (0, 0), (0, 1))))
-    for slab in _slabs(layer, blocks, profile):
-        plan = plan_slab(layer, slab, profile)
+    for slab in _slabs(thin, blocks, profile):
+        plan = plan_slab(thin, slab, profile)
         if plan is None:
             raise DoesNotFitError(
                 f"layer {layer.name}: the input rows of one output row must fit the {profile.activation_vectors} vectors of "
                 f"{profile.columns} bytes on {profile.name}, but they do not; use a smaller input or a larger NPU"
             )
-        _SlabWork(streamer, layer, slab, plan, (weights, parameters)).run()
+        row_step = layer.window.row_step // thin.window.row_step
+        _SlabWork(streamer, thin, slab, plan, (weights, parameters), (row_step, layer.source.height)).run()
+
+
+def _without_rows_between(layer: Layer) -> Layer:
+    """A kernel of one row that steps over rows never reads them: for it the input has only the others."""
+    window = layer.window
+    is_padded = window.top > 0 or (layer.result.height - 1) * window.row_step >= layer.source.height
+    if window.rows > 1 or is_padded:
+        return layer
+    thin = replace(window, row_step=1)
+    return replace(layer, source=replace(layer.source, height=layer.result.height), window=thin)
 
 
 def _slabs(layer: Layer, blocks: Sequence[Block], profile: NpuProfile) -> Iterator[Slab]:
@@ -57,9 +69,19 @@ def _slabs(layer: Layer, blocks: Sequence[Block], profile: NpuProfile) -> Iterat
 class _SlabWork:
     """The tiles and jobs of one slab of a layer."""
 
-    def __init__(self, streamer: Streamer, layer: Layer, slab: Slab, plan: LayerPlan, constants: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        streamer: Streamer,
+        layer: Layer,
+        slab: Slab,
+        plan: LayerPlan,
+        constants: tuple[int, int],
+        stored_rows: tuple[int, int],
+    ) -> None:
+        """`constants` are the words where weights and parameters begin; `stored_rows` the rows per input row, and all of them."""
         self._streamer, self._layer, self._slab, self._plan = streamer, layer, slab, plan
         self._weights_at, self._parameters_at = constants
+        self._row_step, self._stored_rows = stored_rows
         self._profile = streamer.profile
         self._pitch = plan.buffer_rows * layer.source.width
         self._slots_at = slab.inputs * self._pitch
@@ -75,13 +97,13 @@ class _SlabWork:
         for group in self._plan.groups:
             self._begin_group(group)
             for tile, top, low, high in buffer_loads(self._plan.tiles, self._plan.buffer_rows, resident):
-                inputs = self._load_rows(top, low, high) if high > low else None
+                inputs = tuple(self._load_rows(top, low, high))
                 resident = Rows(0, 0, top, high)
                 self._tile(tile, top, group, inputs)
                 width = self._layer.source.width
                 self._streamer.mark_read(self._slab.inputs, self._pitch, (tile.low - top) * width, (tile.high - top) * width)
 
-    def _tile(self, tile: Rows, top: int, group: Sequence[Block], inputs: Transfer | None) -> None:
+    def _tile(self, tile: Rows, top: int, group: Sequence[Block], inputs: tuple[Transfer, ...]) -> None:
         layer, source, window = self._layer, self._layer.source, self._layer.window
         part = replace(
             layer,
@@ -99,7 +121,7 @@ class _SlabWork:
                 offset = (tile.first + cut.row) * layer.result.width + cut.column
                 self._job(tiler.job(part, cut, block, 0), block.first // self._profile.columns, offset, inputs)
 
-    def _reduce(self, part: Layer, inputs: Transfer | None) -> None:
+    def _reduce(self, part: Layer, inputs: tuple[Transfer, ...]) -> None:
         """Whole planes: a position per block."""
         assert not isinstance(part, ConvolutionLayer)
         channels = self._slab.inputs * self._profile.columns
@@ -115,7 +137,7 @@ class _SlabWork:
         memory = Memory(self._profile)
         return Tiler(self._profile, places, memory, self._profile.accumulator_depth, {layer.source.name: self._pitch})
 
-    def _job(self, job: Job, first_block: int, offset: int, inputs: Transfer | None) -> None:
+    def _job(self, job: Job, first_block: int, offset: int, inputs: tuple[Transfer, ...]) -> None:
         """Give the job a slot: its residual comes into it, its result goes out of it."""
         vector, result = job.vector, self._layer.result
         plane = result.height * result.width
@@ -147,18 +169,21 @@ class _SlabWork:
 
     # -- what is on the chip ------------------------------------------------------------------------------------------
 
-    def _load_rows(self, top: int, low: int, high: int) -> Transfer:
+    def _load_rows(self, top: int, low: int, high: int) -> Iterator[Transfer]:
+        """Bring rows in: one transfer, or one per row where those between are left out."""
         source, slab = self._layer.source, self._slab
-        runs = TensorRuns(
-            tensor=source.name,
-            offset=(slab.first_input * source.height + low) * source.width,
-            plane=source.height * source.width,
-            count=(high - low) * source.width,
-            runs=slab.inputs,
-            local=(low - top) * source.width,
-            local_pitch=self._pitch,
-        )
-        return self._streamer.load_tensor(runs, Stream.INPUTS)
+        together = high - low if self._row_step == 1 else 1
+        for row in range(low, high, max(together, 1)):
+            runs = TensorRuns(
+                tensor=source.name,
+                offset=(slab.first_input * self._stored_rows + row * self._row_step) * source.width,
+                plane=self._stored_rows * source.width,
+                count=together * source.width,
+                runs=slab.inputs,
+                local=(row - top) * source.width,
+                local_pitch=self._pitch,
+            )
+            yield self._streamer.load_tensor(runs, Stream.INPUTS)
 
     def _begin_group(self, group: Sequence[Block]) -> None:
         """Weights that stay take one room together, so that none of them displaces another."""

@@ -44,6 +44,8 @@ class TensorPlace:
     flat: bool = False
     """The user's array is [count, channels x height x width]."""
     fold: ColumnFold | None = None
+    gain: float = 1.0
+    """The user's numbers are multiplied by this before they are quantized (inputs only)."""
 
     @property
     def stored_channels(self) -> int:
@@ -62,7 +64,8 @@ class TensorPlace:
 
 def quantize(values: npt.NDArray[np.floating[Any]], place: TensorPlace) -> Int8:
     """Quantize a float tensor as ONNX QuantizeLinear does (half to even, in float32): the host's part of the work."""
-    scaled = np.rint(values.astype(np.float32) / np.float32(place.scale)) + np.float32(place.zero_point)
+    gained = values.astype(np.float32) * np.float32(place.gain)
+    scaled = np.rint(gained / np.float32(place.scale)) + np.float32(place.zero_point)
     quantized: Int8 = np.clip(scaled, -128, 127).astype(np.int8)
     return quantized
 

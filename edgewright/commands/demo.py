@@ -16,11 +16,12 @@ from edgewright.errors import OperationError
     "-o", "--output", type=click.Path(path_type=Path), default=Path("build/demo"), show_default=True, help="Where to work."
 )
 @click.option("--no-broker", is_flag=True, help="Reach the devices over HTTPS alone, even if mosquitto is installed.")
+@click.option("--no-npu", is_flag=True, help="Leave the simulated NPU board out, even if it could be built.")
 @click.option("--keep", is_flag=True, help="Leave the cloud and the devices running at the end, until Ctrl-C.")
-def command(output: Path, no_broker: bool, keep: bool) -> None:
+def command(output: Path, no_broker: bool, no_npu: bool, keep: bool) -> None:
     """Run the main job end to end on real data."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that every process is ended on SIGTERM as on Ctrl-C
-    summary = run_demo(output.resolve(), keep=keep, no_broker=no_broker)
+    summary = run_demo(output.resolve(), keep=keep, no_broker=no_broker, no_npu=no_npu)
     if not summary["bad_version"]["halted"]:
         raise OperationError("the bad version was not stopped")
     click.echo(f"\nwrote {output / 'summary.json'}")

@@ -25,6 +25,7 @@ class LayerKind(enum.Enum):
     GRAPH = ("application/vnd.edgewright.graph.v1+onnx", "graph.onnx")
     FEATURIZER_WEIGHTS = ("application/vnd.edgewright.weights.featurizer.v1", "featurizer.weights")
     HEAD_WEIGHTS = ("application/vnd.edgewright.weights.head.v1", "head.weights")
+    HEAD_GRAPH = ("application/vnd.edgewright.graph.head.v1+onnx", "head.onnx")
     NPU_PROGRAM = ("application/vnd.edgewright.npu.program.v1", "npu.program")
     SCRIPT = ("application/vnd.edgewright.script.v1+tar", "script.tar")
     GOLDEN_INPUTS = ("application/vnd.edgewright.golden.inputs.v1+npz", "golden_inputs.npz")
@@ -167,6 +168,12 @@ class VariantDirectory:
 
 
 def size_of_weights_and_graph(path: Path) -> int:
-    """Return the bytes of the graph, the weights and the NPU program in a variant's directory."""
-    counted = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS, LayerKind.NPU_PROGRAM)
+    """Return the bytes of the graphs, the weights and the NPU program in a variant's directory."""
+    counted = (
+        LayerKind.GRAPH,
+        LayerKind.FEATURIZER_WEIGHTS,
+        LayerKind.HEAD_WEIGHTS,
+        LayerKind.HEAD_GRAPH,
+        LayerKind.NPU_PROGRAM,
+    )
     return sum((path / kind.file_name).stat().st_size for kind in counted if (path / kind.file_name).is_file())

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from accel.npu.discovery import DEVICE_VARIABLE, NO_DEVICE
 from edgewright.errors import OperationError
 
 STOP_S = 15.0
@@ -27,6 +28,7 @@ class Shell:
         self.directory = directory
         self.log_directory = log_directory
         self.environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+        self.environment.setdefault(DEVICE_VARIABLE, NO_DEVICE)  # the board is the device's alone
 
     def run(self, *arguments: str, secret: str | None = None) -> str:
         """Run a command to its end and return its output; raise `OperationError` with its last line when it fails."""
@@ -71,14 +73,16 @@ class Shell:
         return finished.stdout
 
     @contextmanager
-    def background(self, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    def background(
+        self, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """Keep a command running inside the block; its output goes to a log file of its own."""
         click.secho(f"  $ edgewright {' '.join(arguments)} &", fg="cyan")
         with (self.log_directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgewright", *arguments],
                 cwd=self.directory,
-                env=self.environment,
+                env={**self.environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -43,6 +43,11 @@ def show_summary(summary: dict[str, Any], took_s: float) -> None:
         f"bytes pulled by all devices: v1 {pulled['v1']:,}, v2 {pulled['v2']:,} "
         f"({100 * pulled['v2'] / pulled['v1']:.1f} % of v1: only the head moved)"
     )
+    if board := summary["npu_board"]:
+        click.echo(
+            f"NPU board: pulled after {board['pulled_after']} of {board['requests']} requests, {board['answered']} answered, "
+            f"{board['requests'] - board['answered']} lost"
+        )
     stopped = "stopped at the canary" if bad["halted"] else "NOT stopped"
     click.echo(f"bad version: {stopped}, devices touched: {bad['devices_touched']}, because: {bad['reason']}")
     click.echo(f"telemetry: {summary['telemetry_messages']} measurements stored; took {took_s:.0f} s")

@@ -1,4 +1,4 @@
-"""The demo as a story: train, convert, package, enrol three devices, roll out, score, update the head, stop a bad version.
+"""The demo as a story: train, convert, package, enrol the devices, roll out, score, update the head, stop a bad version.
 
 Every step but the training runs edgewright's own commands, exactly as a user types them. What was seen is written to
 `summary.json` and printed as one closing table.
@@ -20,6 +20,7 @@ import numpy as np
 
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.wire import encode_readable
+from edgewright.demo.npu_device import DEVICE, PROFILE, SCORED, NpuBoard, pull_the_cable, start_board
 from edgewright.demo.processes import Shell, wait_until
 from edgewright.demo.scoring import DeviceScores, score_everywhere
 from edgewright.demo.show import heading, say, show_summary, wait_for_interrupt
@@ -42,9 +43,11 @@ class Demo:
     shell: Shell
     addresses: dict[str, str] = field(default_factory=dict)
     """Where each device answers scoring requests."""
+    board: NpuBoard | None = None
+    """None on a machine that cannot simulate one."""
 
 
-def run_demo(directory: Path, *, keep: bool, no_broker: bool = False) -> dict[str, Any]:
+def run_demo(directory: Path, *, keep: bool, no_broker: bool = False, no_npu: bool = False) -> dict[str, Any]:
     """Run the whole story below `directory` (emptied first) and return the summary that `summary.json` holds.
 
     Raises:
@@ -52,19 +55,21 @@ def run_demo(directory: Path, *, keep: bool, no_broker: bool = False) -> dict[st
     """
     started = time.monotonic()
     demo = prepare(directory)
-    train(demo)
-    build_package(demo, "v1")
     with ExitStack() as processes:
+        demo.board = start_board(demo.shell, processes, wanted=not no_npu)
+        train(demo)
+        build_package(demo, "v1")
         url = start_cloud(demo, processes, no_broker=no_broker)
         start_devices(demo, processes)
         roll_out(demo, "v1")
-        scores = score_everywhere(demo.addresses, directory / "heldout.npz", directory / "source-v1.npz")
+        scores = score_everywhere(demo.addresses, directory / "heldout.npz", directory / "source-v1.npz", {DEVICE: SCORED})
         bytes_v1 = bytes_pulled(demo)
         build_package(demo, "v2")
         roll_out(demo, "v2")
         bytes_v2 = bytes_pulled(demo)
+        pulled = pull_the_cable(demo.board, demo.addresses[DEVICE], directory / "heldout.npz") if demo.board else None
         bad_version = publish_bad_version(demo)
-        summary = summarise(demo, scores, {"v1": bytes_v1, "v2": bytes_v2}, bad_version)
+        summary = {**summarise(demo, scores, {"v1": bytes_v1, "v2": bytes_v2}, bad_version), "npu_board": pulled}
         write_atomically(directory / "summary.json", encode_readable(summary))
         show_summary(summary, time.monotonic() - started)
         if keep:
@@ -97,6 +102,8 @@ def build_package(demo: Demo, version: str) -> None:
     run = demo.shell.run
     run("convert", f"digits-{version}.keras", "-o", build, "--samples", "calibration.npz")
     run("quantize", build, "--scheme", "fp16", "--scheme", "int8", "--samples", "calibration.npz")
+    if demo.board:
+        say(run("compile", build, "--profile", PROFILE).strip().splitlines()[-1])
     say(run("evaluate", build, "--samples", "heldout.npz"))
     run("package", "build", build, "-o", f"package-{version}", "--name", "digits")
 
@@ -123,14 +130,17 @@ def start_cloud(demo: Demo, processes: ExitStack, *, no_broker: bool) -> str:
 
 def start_devices(demo: Demo, processes: ExitStack) -> None:
     """Enrol each device with a one-time token and start its agent as a process of its own."""
-    heading("Enrol three devices and start their agents")
-    for device, profile in DEVICES.items():
+    devices = {**DEVICES, **({DEVICE: PROFILE} if demo.board else {})}
+    heading(f"Enrol {len(devices)} devices and start their agents")
+    for device, profile in devices.items():
         token = str(demo.shell.json("devices", "token", "--device", device)["token"])
         demo.shell.run(
             "agent", "enrol", "--token", token, "--name", device, "--profile", profile, "--state", device, secret=token
         )
         port = free_port()
-        processes.enter_context(demo.shell.background(device, "agent", "run", "--state", device, "--port", str(port)))
+        environment = demo.board.environment if demo.board and device == DEVICE else {}
+        arguments = ("agent", "run", "--state", device, "--port", str(port))
+        processes.enter_context(demo.shell.background(device, *arguments, environment=environment))
         demo.addresses[device] = f"http://127.0.0.1:{port}"
 
 

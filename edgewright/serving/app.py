@@ -63,6 +63,7 @@ class ScoringApp:
             precision=config.precision.value,
         )
         self.statistics = Statistics(identity)
+        self._session = session
         self.batcher = Batcher(session, merging=all(isinstance(spec.shape[0], str) for spec in config.inputs))
         self._config = config
         self._model, self._version = model, version
@@ -192,7 +193,7 @@ class ScoringApp:
         return json_answer(facts)
 
     async def _stats(self, _request: Request) -> Answer:
-        return json_answer(self.statistics.summary())
+        return json_answer({**self.statistics.summary(), "runs_on": self._session.describe()})
 
     async def _metrics(self, _request: Request) -> Answer:
         return Answer(200, self.statistics.prometheus().encode(), TEXT)

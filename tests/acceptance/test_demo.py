@@ -18,13 +18,14 @@ TIMEOUT_S = 600
 
 @pytest.fixture(scope="module", params=["mqtt", "https"])
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, require: Callable[[str], Path]) -> Path:
-    """Run the demo once for each way to reach the devices and return its directory."""
+    """Run the demo once for each way to reach the devices, once with an NPU board and once without; return its directory."""
     if request.param == "mqtt":
         require("mosquitto")
+        require("verilator")
     directory = tmp_path_factory.mktemp(f"demo-{request.param}")
     command = [sys.executable, "-m", "edgewright", "demo", "--output", str(directory / "demo")]
     finished = subprocess.run(
-        [*command, "--no-broker"] if request.param == "https" else command,
+        [*command, "--no-broker", "--no-npu"] if request.param == "https" else command,
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -57,12 +58,14 @@ def test_int8_is_a_quarter_of_fp32(summary: dict[str, Any]) -> None:
 
 
 def test_each_device_runs_the_variant_for_its_hardware(summary: dict[str, Any]) -> None:
-    variants = {device["profile"]: device["variant"] for device in summary["devices"]}
+    variants = {device["profile"]: device["variant"] for device in summary["devices"] if device["profile"] != "npu-sim-8-large"}
     assert variants == {"x86-64-vnni": "int8", "jetson-orin-nano": "fp16", "generic-x86-64": "fp32"}
 
 
 def test_every_device_scored_every_digit_as_the_source_model_does(summary: dict[str, Any]) -> None:
-    assert [device["scored"] for device in summary["devices"]] == [360, 360, 360]
+    scored = {device["id"]: device["scored"] for device in summary["devices"]}
+    assert scored.pop("camera-1", 60) == 60  # the one with the simulated board, where there is one
+    assert scored == {"gateway-1": 360, "robot-1": 360, "kiosk-1": 360}
     assert min(device["agreement"] for device in summary["devices"]) >= 0.99
 
 
@@ -74,7 +77,14 @@ def test_the_bad_version_touched_one_device_and_none_runs_it(summary: dict[str, 
     assert summary["bad_version"]["halted"] is True
     assert summary["bad_version"]["devices_touched"] == 1
     assert "golden samples" in summary["bad_version"]["reason"]
-    assert [device["version"] for device in summary["devices"]] == [2, 2, 2]
+    assert {device["version"] for device in summary["devices"]} == {2}
+
+
+def test_pulling_the_cable_of_the_npu_board_loses_no_request(demo: Path, summary: dict[str, Any]) -> None:
+    board = [device["variant"] for device in summary["devices"] if device["id"] == "camera-1"]
+    with_board = "demo-mqtt" in str(demo)
+    assert board == (["npu-sim-8-large"] if with_board else [])
+    assert summary["npu_board"] == ({"requests": 40, "pulled_after": 10, "answered": 40} if with_board else None)
 
 
 def test_devices_reported_what_they_measured(summary: dict[str, Any]) -> None:

@@ -51,6 +51,7 @@ def test_the_shipped_profiles_are_these() -> None:
         "npu-sim-4",
         "npu-sim-4-paired",
         "npu-sim-8",
+        "npu-sim-8-large",
         "npu-sim-8-mx",
         "npu-sim-8-paired",
         "npu-sim-8-sdram",

@@ -66,6 +66,22 @@ class Network:
         return self.generator.normal(size=(count, *self.shape)).astype(np.float32)
 
 
+def resnet50(size: int = 224, seed: int = 0) -> tuple[Network, onnx.ModelProto]:
+    """Return ResNet-50 up to the average over the planes, with random weights, batch normalisation folded in."""
+    network = Network(3, size, size, seed)
+    x = network.add("Relu", network.conv(INPUT, 3, 64, (7, 7), pads=[3, 3, 3, 3], strides=[2, 2]))
+    x, channels = network.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            middle, step = 64 << stage, 2 if stage and not block else 1
+            y = network.add("Relu", network.conv(x, channels, middle, (1, 1)))
+            y = network.add("Relu", network.conv(y, middle, middle, pads=[1, 1, 1, 1], strides=[step, step]))
+            y = network.conv(y, middle, 4 * middle, (1, 1))
+            shortcut = x if block else network.conv(x, channels, 4 * middle, (1, 1), strides=[step, step])
+            x, channels = network.add("Relu", network.add("Add", shortcut, y)), 4 * middle
+    return network, network.model(network.add("GlobalAveragePool", x))
+
+
 class _Samples(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, images: Float) -> None:
         self._batches: Iterator[dict[str, Float]] = iter([{INPUT: images}])

@@ -16,7 +16,7 @@ from accel.npu.profile import find_profile
 from edgewright.errors import OperationError
 
 SOURCES = [str(path) for path in sorted(RTL.glob("*.sv"))]
-PROFILES = ("npu-sim-4", "npu-sim-8-paired", "npu-sim-8-mx", "colorlight-i9", "ulx3s-85f")
+PROFILES = ("npu-sim-4", "npu-sim-8-paired", "npu-sim-8-mx", "npu-sim-8-sdram", "colorlight-i9", "ulx3s-85f")
 EXHAUSTIVE = """
 #include "Vnpu_mul_pair.h"
 #include "verilated.h"

@@ -11,12 +11,14 @@ import onnx
 import pytest
 
 from accel.npu import isa
+from accel.npu.board import Board
 from accel.npu.compiler import Compiled, compile_model
 from accel.npu.emulator import Emulator
 from accel.npu.host import Session
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE
 from accel.npu.report import estimate
+from accel.npu.simulated_board import simulated_board
 from accel.npu.simulator import Simulator
 from accel.npu.trace import executed
 from edgewright.errors import ModelError
@@ -94,6 +96,21 @@ def test_n94_n114_n119_the_rtl_runs_it_twice_with_the_predicted_cycles(require: 
     np.testing.assert_array_equal(answers, result(streamed, SMALL_CHIP, images))
     assert machine.counters == estimate(streamed.program, SMALL_CHIP).counters
     machine.close()
+
+
+def test_n117_a_board_on_a_serial_line_takes_constants_and_tensors_into_its_external_memory(
+    require: Callable[[str], Path],
+) -> None:
+    require("verilator")
+    quantized, images = network_of(lambda network: network.conv(INPUT, 3, 5, pads=[1, 1, 1, 1]), 18, 17)
+    streamed = compile_model(quantized, SMALL_CHIP)
+    with simulated_board(SMALL_CHIP) as device:
+        board = Board(SMALL_CHIP, device)
+        answers = Session(board, streamed.program).run({INPUT: images[:2]})["conv_0"]
+        counters = board.counters
+        board.close()
+    np.testing.assert_array_equal(answers, result(streamed, SMALL_CHIP, images[:2]))
+    assert counters == estimate(streamed.program, SMALL_CHIP).counters
 
 
 def test_transfers_run_beside_the_array() -> None:

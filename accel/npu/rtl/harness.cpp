@@ -9,7 +9,7 @@
 #include <cstring>
 #include <memory>
 
-static const int EXTERNAL_MEMORY = 5;
+static bool is_outside(int region) { return region == 5 || region == 6; }  // constants and tensors: one memory
 
 struct Npu {
   VerilatedContext context;
@@ -51,7 +51,7 @@ void npu_close(Npu* npu) {
 }
 
 void npu_write(Npu* npu, int region, uint32_t address, const uint32_t* words, uint32_t count) {
-  if (region == EXTERNAL_MEMORY) {
+  if (is_outside(region)) {
     if (npu->sdram) std::memcpy(&npu->sdram->cells[size_t(address) * 2], words, size_t(count) * 4);
     return;
   }
@@ -66,7 +66,7 @@ void npu_write(Npu* npu, int region, uint32_t address, const uint32_t* words, ui
 }
 
 void npu_read(Npu* npu, int region, uint32_t address, uint32_t* words, uint32_t count) {
-  if (region == EXTERNAL_MEMORY) {
+  if (is_outside(region)) {
     if (npu->sdram) std::memcpy(words, &npu->sdram->cells[size_t(address) * 2], size_t(count) * 4);
     return;
   }

@@ -1,7 +1,8 @@
-// The core behind a serial line: COBS frames with a CRC32, two commands (write words, read words), one frame at a time.
+// The core behind a serial line: write words, read words, run what was uploaded; each request is answered (docs/spec/npu.md, N100).
 //
-// A frame that does not match its checksum is dropped in silence and the host sends it again. A write that comes twice
-// (same sequence number as the frame before) is answered, and not done again: starting a program is such a write.
+// Frames wait in npu_frames. The memories of a program take words in order only and npu_uploads keeps their count and CRC32, so
+// that an upload goes on where it broke off, and a program runs only when all of it is there. A RUN that comes twice (same
+// sequence number as the frame before) is answered, and not done again.
 `default_nettype none
 module npu_board #(
   parameter int CYCLES_PER_BIT = 20,
@@ -24,6 +25,7 @@ module npu_board #(
   input  wire rst,
   input  wire rx,
   output wire tx,
+  output reg [15:0] cycles_per_bit,  // the speed of the line now
   output wire quiet,  // nothing is under way; a simulation may sleep
   output wire        sdram_cke,
   output wire        sdram_cs_n,
@@ -36,8 +38,13 @@ module npu_board #(
   output wire        sdram_dq_drive,
   input  wire [15:0] sdram_dq_in
 );
-  localparam bit [7:0] WRITE = 2, READ = 3;
-  localparam int HEADER_BYTES = 8, CHECKSUM_BYTES = 4;
+  localparam bit [7:0] WRITE = 2, READ = 3, RUN = 4;
+  localparam bit [7:0] REGISTERS = 0, ACTIVATIONS = 3, TENSORS = 6, LINK = 7;
+  localparam bit [31:0] RESET = 8, SPEED = 9;  // in LINK; 0 to 7 let the upload of a region begin anew
+  localparam bit [31:0] CONTROL = 4;           // in REGISTERS
+  localparam bit [31:0] PROTOCOL = 32'h45574C02;
+  localparam bit [3:0] PATIENCE = 8;   // spoilt bytes or frames in a row until the line is taken to have another speed
+  localparam bit [15:0] FASTEST = 4;
 
   function automatic [31:0] crc32(input [31:0] sum, input [7:0] value);
     begin
@@ -46,69 +53,64 @@ module npu_board #(
     end
   endfunction
 
-  wire received, may_send, line_quiet;
-  wire [7:0] received_byte;
-  reg send;
+  wire received, broken, may_send, line_quiet, frames_quiet, waiting, good, bad;
+  wire [7:0] received_byte, current;
+  wire [31:0] dropped;
+  reg send, finished;
   reg [7:0] send_byte;
-  npu_uart #(.CYCLES_PER_BIT(CYCLES_PER_BIT)) uart (
-    .clk, .rst, .rx, .received, .received_byte, .tx, .may_send, .send, .send_byte, .quiet(line_quiet));
+  npu_uart uart (
+    .clk, .rst, .cycles_per_bit, .rx, .received, .broken, .received_byte, .tx, .may_send, .send, .send_byte,
+    .quiet(line_quiet));
+  npu_frames #(.FIRST_COMMAND(WRITE), .READ(READ), .LAST_COMMAND(RUN)) frames (
+    .clk, .rst, .received, .received_byte, .waiting, .next_at(at_next), .current, .finished, .good, .bad, .dropped,
+    .quiet(frames_quiet));
 
-  // ---- frames in: COBS decoded into a buffer, with the running checksum
-  reg [7:0] request [0:255];
-  reg [8:0] request_length;
-  reg [7:0] block_left;
-  reg zero_due, damaged, frame;
-  reg [31:0] request_sum;
-  reg decoded;
-  reg [7:0] decoded_byte;
+  // ---- the speed changes behind an answer, and goes back to the first one when only noise comes
+  reg [3:0] noise;
+  reg [15:0] speed_due;  // 0: none
   always_ff @(posedge clk) begin
-    decoded <= 0;
-    frame <= 0;
-    if (received && received_byte != 0) begin
-      if (block_left == 0) begin
-        decoded <= zero_due;
-        decoded_byte <= 0;
-        block_left <= received_byte - 1;
-        zero_due <= 1;
-      end else begin
-        decoded <= 1;
-        decoded_byte <= received_byte;
-        block_left <= block_left - 1;
-      end
-    end
-    if (decoded) begin
-      request[request_length[7:0]] <= decoded_byte;
-      request_sum <= crc32(request_sum, decoded_byte);
-      if (request_length[8]) damaged <= 1;
-      else request_length <= request_length + 1;
-    end
-    if (rst || (received && received_byte == 0)) begin
-      frame <= !rst && !damaged && block_left == 0 && request_sum == 32'hDEBB20E3
-             && 32'(request_length) == HEADER_BYTES + CHECKSUM_BYTES + (request[1] == WRITE ? 4 * 32'(request[3]) : 0);
-      request_length <= 0;
-      request_sum <= 32'hFFFFFFFF;
-      block_left <= 0;
-      zero_due <= 0;
-      damaged <= 0;
-    end
+    if (rst || good || noise == PATIENCE) noise <= 0;
+    else if (broken || bad) noise <= noise + 1;
+    if (rst || noise == PATIENCE) cycles_per_bit <= 16'(CYCLES_PER_BIT);
+    else if (finished && speed_due != 0) cycles_per_bit <= speed_due;
   end
 
   // ---- what a frame asks for
   localparam bit [3:0] IDLE = 0, HEADER = 1, ANSWER = 2, NEXT = 3, FETCH = 4, STORE = 5, LOOK = 6, PUT_WORD = 7, SEAL = 8,
-    SCAN = 9, CODE = 10, COPY = 11, FINISH = 12;
+    SCAN = 9, CODE = 10, COPY = 11, FINISH = 12, TELL = 13, CLOSE = 14;
   reg [3:0] state;
   reg [7:0] at;             // in the request
+  wire [7:0] at_next = state == IDLE ? 8'd0 : state == HEADER || state == FETCH ? at + 8'd1 : at;
+  always_ff @(posedge clk) at <= at_next;
   reg [2:0] step;
   reg [7:0] sequence_number, command, region, count, last_sequence;
   reg [31:0] address, word;
-  reg repeated;
+  reg repeated, told;
   (* ram_style = "distributed" *) reg [7:0] reply [0:255];  // read at two places in the cycle of the address
   reg [7:0] reply_length, block_start, block_end;
   reg [31:0] reply_sum, seal;
   reg host_write;
   wire [31:0] host_read_data;
   wire core_busy;
-  wire [7:0] current = request[at];
+  reg [3:0] core_reset;
+
+  // ---- what was uploaded, and whether it is what RUN names
+  reg accepted;             // the words of this write are taken
+  reg confirmed, second;    // RUN: all so far agrees; the second word of a pair is next
+  reg [28:0] named;         // RUN: region (3), words (26)
+  reg [31:0] new_sum;
+  reg begins;
+  wire [25:0] upload_next;
+  wire [31:0] upload_sum;
+  wire is_upload = region != REGISTERS && region != ACTIVATIONS && region != TENSORS && region < LINK;
+  wire [2:0] upload_region = command == RUN ? named[28:26] : region == LINK ? address[2:0] : region[2:0];
+  wire store = state == NEXT && count == 0 && !told && command == WRITE && is_upload && accepted;
+  npu_uploads uploads (
+    .clk, .rst(rst || core_reset != 0), .region(upload_region), .next(upload_next), .sum(upload_sum), .begins, .store,
+    .new_next(address[25:0]), .new_sum);
+  wire [31:0] link_word = address[4] ? ~upload_sum : address[3] ? 32'(upload_next)
+    : address[1] ? (address[0] ? 32'(CYCLES_PER_BIT) : dropped) : address[0] ? 32'(cycles_per_bit) : PROTOCOL;
+
   task automatic put(input [7:0] value);
     begin
       reply[reply_length] <= value;
@@ -120,19 +122,25 @@ module npu_board #(
   always_ff @(posedge clk) begin
     host_write <= 0;
     send <= 0;
+    finished <= 0;
+    begins <= 0;
+    if (core_reset != 0) core_reset <= core_reset - 1;
     if (rst) begin
       state <= IDLE;
       last_sequence <= 0;
+      core_reset <= 0;
+      speed_due <= 0;
     end else case (state)
       IDLE: begin
-        at <= 0;
         step <= 0;
+        told <= 0;
+        second <= 0;
         reply_length <= 0;
         reply_sum <= 32'hFFFFFFFF;
-        if (frame) state <= HEADER;
+        if (finished) speed_due <= 0;
+        else if (waiting) state <= HEADER;
       end
       HEADER: begin  // sequence, command, region, count, then the address, low byte first
-        at <= at + 1;
         step <= step + 1;
         case (step)
           0: sequence_number <= current;
@@ -154,38 +162,61 @@ module npu_board #(
             step <= 0;
             repeated <= sequence_number == last_sequence;
             last_sequence <= sequence_number;
+            accepted <= region == ACTIVATIONS || region == TENSORS || (is_upload && address == 32'(upload_next));
+            new_sum <= upload_sum;
+            confirmed <= count != 0 && !count[0];  // pairs
             state <= NEXT;
           end
         endcase
       end
-      NEXT:
-        if (!host_ready) state <= NEXT;
-        else if (count == 0) begin
-          seal <= ~reply_sum;
-          step <= 0;
-          state <= SEAL;
-        end else begin
+      NEXT: if (host_ready) begin
+        step <= 0;
+        if (count != 0) begin
           count <= count - 1;
-          step <= 0;
-          state <= command == WRITE ? FETCH : command == READ ? LOOK : NEXT;
-        end
+          state <= command == READ ? LOOK : FETCH;
+        end else if (command == READ || told) begin
+          seal <= ~reply_sum;
+          state <= SEAL;
+        end else state <= TELL;
+      end
       FETCH: begin
         word <= {current, word[31:8]};
-        at <= at + 1;
+        new_sum <= crc32(new_sum, current);
         step <= step + 1;
         if (step == 3) begin
-          host_write <= !repeated;
+          host_write <= command == WRITE && accepted;
           state <= STORE;
         end
       end
       STORE: begin  // the core takes the word in this cycle
-        address <= address + 1;
+        if (command == WRITE && region != LINK) address <= address + 1;
+        if (command == WRITE && region == LINK) begin
+          begins <= address < RESET;
+          if (address == RESET) core_reset <= 15;
+          if (address == SPEED && word[15:0] >= FASTEST) speed_due <= word[15:0];
+        end
+        if (command == RUN) begin
+          second <= !second;
+          if (!second) named <= word[28:0];
+          else if (upload_next != named[25:0] || ~upload_sum != word) confirmed <= 0;
+        end
         state <= NEXT;
+      end
+      TELL: begin  // one word: of a write, how much was uploaded; of a run, whether it was started, and why not
+        told <= 1;
+        word <= is_upload ? 32'(upload_next) : 0;
+        if (command == RUN) begin
+          word <= {30'b0, core_busy && !repeated, confirmed};
+          region <= REGISTERS;
+          address <= CONTROL;
+          host_write <= confirmed && !repeated && !core_busy;
+        end
+        state <= PUT_WORD;
       end
       LOOK: begin
         if (step != 5) step <= step + 1;
         else if (host_ready) begin
-          word <= host_read_data;
+          word <= region == LINK ? link_word : host_read_data;
           step <= 0;
           state <= PUT_WORD;
         end
@@ -233,6 +264,10 @@ module npu_board #(
       FINISH: if (may_send) begin
         send <= 1;
         send_byte <= 0;
+        state <= CLOSE;
+      end
+      CLOSE: if (speed_due == 0 || (may_send && !send)) begin  // the last byte leaves at the old speed
+        finished <= 1;
         state <= IDLE;
       end
       default: state <= IDLE;
@@ -247,10 +282,10 @@ module npu_board #(
     .PARAMETER_GROUPS(PARAMETER_GROUPS), .EXTERNAL(EXTERNAL), .POWER_UP_CYCLES(POWER_UP_CYCLES),
     .REFRESH_CYCLES(REFRESH_CYCLES), .PROFILE_HASH(PROFILE_HASH)
   ) system (
-    .clk, .rst, .host_write, .host_read(state == LOOK && step == 0), .host_region(region[2:0]), .host_address(address[25:0]),
-    .host_data(word), .host_read_data, .host_ready, .busy(core_busy), .memory_idle,
+    .clk, .rst(rst || core_reset != 0), .host_write, .host_read(state == LOOK && step == 0), .host_region(region[2:0]),
+    .host_address(address[25:0]), .host_data(word), .host_read_data, .host_ready, .busy(core_busy), .memory_idle,
     .sdram_cke, .sdram_cs_n, .sdram_ras_n, .sdram_cas_n, .sdram_we_n, .sdram_ba, .sdram_a, .sdram_dq_out, .sdram_dq_drive, .sdram_dq_in);
-  assign quiet = state == IDLE && line_quiet && !core_busy && memory_idle && !received && !decoded && !frame && !send;
+  assign quiet = state == IDLE && line_quiet && frames_quiet && !core_busy && memory_idle && !finished && !send;
   wire unused_bits = &{1'b0, region, address};
 endmodule
 `default_nettype wire

@@ -42,7 +42,7 @@ module npu_core #(
   input  wire        memory_valid,
   input  wire [31:0] memory_read_data
 );
-  localparam int REGISTERS = 0, PROGRAM = 1, WEIGHTS = 2, ACTIVATIONS = 3, PARAMETERS = 4, EXTERNAL_MEMORY = 5;
+  localparam int REGISTERS = 0, PROGRAM = 1, WEIGHTS = 2, ACTIVATIONS = 3, PARAMETERS = 4, CONSTANTS = 5, TENSORS = 6;
   localparam int VECTOR_WORDS = COLUMNS / 4;
   localparam int VECTOR_BITS = $clog2(VECTOR_WORDS);
   localparam int ACTIVATION_BITS = $clog2(ACTIVATION_VECTORS);
@@ -246,7 +246,7 @@ module npu_core #(
   wire [ROWS*32-1:0] accumulator_data;
   wire [VECTOR_LANES*96-1:0] parameter_data;
   wire vector_write, vector_used;
-  wire unused_bits = &{1'b0, array_address, vector_address, parameter_address, port_address, vector_used};
+  wire unused_bits = &{1'b0, array_address, vector_address, parameter_address, port_address, vector_used, is_outside};
   npu_array #(
     .ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .MICROSCALING(MICROSCALING), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)
   ) array (
@@ -273,13 +273,14 @@ module npu_core #(
   wire [15:0] port_address;
   wire [COLUMNS*8-1:0] port_write_data;
   wire [31:0] external_word;
+  wire is_outside = 32'(host_region) == CONSTANTS || 32'(host_region) == TENSORS;  // two regions, one memory
   generate
     if (EXTERNAL != 0) begin : g_dma
       npu_dma #(.COLUMNS(COLUMNS)) dma (
         .clk, .rst, .push(issue && opcode == `NPU_OP_DMA), .word, .outstanding, .working(transfers_work), .rest(transfers_rest),
         .host_ready,
-        .host_write(host_write && 32'(host_region) == EXTERNAL_MEMORY && !busy),
-        .host_read(host_read && 32'(host_region) == EXTERNAL_MEMORY && !busy),
+        .host_write(host_write && is_outside && !busy),
+        .host_read(host_read && is_outside && !busy),
         .host_address, .host_data, .host_read_data(external_word),
         .fill, .fill_region, .fill_address, .fill_data,
         .port_free(!vector_used), .port_write, .port_address, .port_write_data, .port_data(vector_activation),
@@ -341,7 +342,7 @@ module npu_core #(
     word_1 <= VECTOR_WORDS == 1 ? 0 : 32'(host_address) % VECTOR_WORDS;
     word_2 <= word_1;
     host_read_data <= 32'(region_2) == ACTIVATIONS ? vector_activation[word_2*32 +: 32]
-                    : 32'(region_2) == EXTERNAL_MEMORY ? external_word : register_2;
+                    : 32'(region_2) == CONSTANTS || 32'(region_2) == TENSORS ? external_word : register_2;
   end
 endmodule
 `default_nettype wire

@@ -1,12 +1,12 @@
-// A serial line, 8 data bits, no parity, one stop bit, CYCLES_PER_BIT clock cycles per bit.
+// A serial line, 8 data bits, no parity, one stop bit.
 `default_nettype none
-module npu_uart #(
-  parameter int CYCLES_PER_BIT = 20
-) (
+module npu_uart (
   input  wire       clk,
   input  wire       rst,
+  input  wire [15:0] cycles_per_bit,
   input  wire       rx,
   output reg        received,       // for one cycle, with the byte
+  output reg        broken,         // for one cycle: a byte has come without its stop bit
   output reg  [7:0] received_byte,
   output reg        tx,
   output wire       may_send,
@@ -22,15 +22,16 @@ module npu_uart #(
   always_ff @(posedge clk) begin
     line <= {line[1:0], rx};
     received <= 0;
+    broken <= 0;
     if (rst) begin
       receive_bit <= 0;
       line <= 3'b111;
     end else if (receive_bit == 0) begin
-      receive_wait <= 16'(CYCLES_PER_BIT/2 - 1);
+      receive_wait <= (cycles_per_bit >> 1) - 1;
       if (!line[2]) receive_bit <= 1;
     end else if (receive_wait != 0) receive_wait <= receive_wait - 1;
     else begin
-      receive_wait <= 16'(CYCLES_PER_BIT - 1);
+      receive_wait <= cycles_per_bit - 1;
       if (receive_bit == 1) receive_bit <= line[2] ? 0 : 2;
       else if (receive_bit < 10) begin
         receive_shift <= {line[2], receive_shift[7:1]};
@@ -38,6 +39,7 @@ module npu_uart #(
       end else begin
         receive_bit <= 0;
         received <= line[2];
+        broken <= !line[2];
         received_byte <= receive_shift;
       end
     end
@@ -63,7 +65,7 @@ module npu_uart #(
     end else if (send_wait != 0) send_wait <= send_wait - 1;
     else begin
       send_left <= send_left - 1;
-      send_wait <= 16'(CYCLES_PER_BIT - 1);
+      send_wait <= cycles_per_bit - 1;
       if (send_left != 1) begin
         tx <= send_shift[0];
         send_shift <= {1'b1, send_shift[9:1]};

@@ -1,5 +1,11 @@
 // A simulated board behind a pseudo-terminal: whatever opens a serial port can open the device that is printed first.
+//
+//     pty_board CYCLES_PER_BIT BAUD MHZ  the line's first speed, in clock cycles per bit and as the host sets it, and the clock
+//                                        by which the SDRAM's protocol is checked
+//
+// Bytes of a host that has set another speed arrive spoilt, as on a real line. SIGUSR1 is the board's reset button.
 #include "Vnpu_board.h"
+#include "sdram_model.h"
 #include "verilated.h"
 #include <cstdint>
 #include <cstdio>
@@ -15,9 +21,23 @@
 static const int SLEEP_AFTER = 64;  // quiet cycles before the simulation waits for a byte
 static const int LOOK_EVERY = 256;  // cycles between looks at the terminal while it works
 
+static volatile sig_atomic_t button = 0;
+
+static int baud_of(int terminal) {
+  static const struct { speed_t code; int baud; } KNOWN[] = {
+    {B9600, 9600}, {B19200, 19200}, {B38400, 38400}, {B57600, 57600}, {B115200, 115200}, {B230400, 230400}, {B460800, 460800},
+    {B500000, 500000}, {B576000, 576000}, {B921600, 921600}, {B1000000, 1000000}, {B1152000, 1152000}, {B1500000, 1500000},
+    {B2000000, 2000000}, {B2500000, 2500000}, {B3000000, 3000000}, {B3500000, 3500000}, {B4000000, 4000000}};
+  termios now;
+  if (tcgetattr(terminal, &now) == 0)
+    for (const auto& speed : KNOWN) if (speed.code == cfgetospeed(&now)) return speed.baud;
+  return 0;
+}
+
 int main(int, char** arguments) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);  // never outlive whoever started the board
-  const int cycles_per_bit = atoi(arguments[1]);
+  signal(SIGUSR1, [](int) { button = 1; });
+  const double clock = double(atoi(arguments[1])) * atoi(arguments[2]);
   const int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK);
   if (terminal < 0 || grantpt(terminal) || unlockpt(terminal)) return 1;
   const int other_side = open(ptsname(terminal), O_RDWR | O_NOCTTY);  // kept open, so that a host may come and go
@@ -30,29 +50,52 @@ int main(int, char** arguments) {
 
   VerilatedContext context;
   Vnpu_board board{&context};
-  auto tick = [&] { board.clk = 0; board.eval(); board.clk = 1; board.eval(); };
+  Sdram sdram(atof(arguments[3]));
+  auto tick = [&] {
+    board.sdram_dq_in = sdram.edge({bool(board.sdram_cke), bool(board.sdram_cs_n), bool(board.sdram_ras_n), bool(board.sdram_cas_n),
+                                    bool(board.sdram_we_n), board.sdram_ba, board.sdram_a, board.sdram_dq_out,
+                                    bool(board.sdram_dq_drive)});
+    if (!sdram.violation.empty()) { fprintf(stderr, "SDRAM: %s\n", sdram.violation.c_str()); exit(1); }
+    board.clk = 0;
+    board.eval();
+    board.clk = 1;
+    board.eval();
+  };
   board.rx = 1;
   board.rst = 1;
   for (int cycle = 0; cycle < 16; cycle++) tick();
   board.rst = 0;
+  bool same_speed = true;
 
-  std::deque<uint8_t> incoming;
+  std::deque<uint16_t> incoming;  // byte, and in bit 8 its stop bit
   uint32_t rx_shift = 0, tx_byte = 0;
   int rx_left = 0, rx_wait = 0, tx_bit = 0, tx_wait = 0, quiet = 0;
   for (uint64_t cycle = 0;; cycle++) {
+    const int cycles_per_bit = board.cycles_per_bit;
     if (cycle % LOOK_EVERY == 0 || quiet > SLEEP_AFTER) {
       if (quiet > SLEEP_AFTER) {
         pollfd ready{terminal, POLLIN, 0};
         poll(&ready, 1, 1000);
       }
+      const double apart = baud_of(other_side) / (clock / cycles_per_bit);
+      same_speed = apart > 0.97 && apart < 1.03;
+      if (button) {
+        button = 0;
+        board.rst = 1;
+        for (int tact = 0; tact < 16; tact++) tick();
+        board.rst = 0;
+        incoming.clear();
+        rx_left = 0;
+        tx_bit = 0;
+      }
       uint8_t bytes[4096];
       const ssize_t count = read(terminal, bytes, sizeof bytes);
-      for (ssize_t at = 0; at < count; at++) incoming.push_back(bytes[at]);
+      for (ssize_t at = 0; at < count; at++) incoming.push_back(same_speed ? 0x100u | bytes[at] : bytes[at] ^ 0x5Au);
       if (count <= 0 && quiet > SLEEP_AFTER) continue;
       quiet = 0;
     }
     if (rx_left == 0 && !incoming.empty()) {  // start bit, data, stop bit
-      rx_shift = 0x200u | (uint32_t(incoming.front()) << 1);
+      rx_shift = uint32_t(incoming.front()) << 1;
       incoming.pop_front();
       rx_left = 10;
       rx_wait = 0;
@@ -68,7 +111,7 @@ int main(int, char** arguments) {
       tx_wait = cycles_per_bit;
       if (tx_bit <= 8) { tx_byte = (tx_byte >> 1) | (uint32_t(board.tx) << 7); tx_bit++; }
       else {
-        const uint8_t byte = uint8_t(tx_byte);
+        const uint8_t byte = uint8_t(same_speed ? tx_byte : tx_byte ^ 0x5A);
         if (write(terminal, &byte, 1) < 0) { /* nobody listens: a line drops it too */ }
         tx_byte = 0;
         tx_bit = 0;

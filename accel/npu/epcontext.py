@@ -1,0 +1,105 @@
+"""The FPGA-targeted graph: what the NPU runs as one `EPContext` node, and the head behind it as plain ONNX.
+
+`EPContext` (domain com.microsoft) is how ONNX carries what was compiled for an accelerator:
+https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html. ONNX Runtime refuses such a node of an accelerator that it
+does not know, so the head is also written apart, and a device needs no ONNX tools to find it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from accel.npu.program import NpuProgram
+from edgewright.errors import ModelError
+
+OPERATOR = "EPContext"
+DOMAIN = "com.microsoft"
+SOURCE = "EdgewrightNpuExecutionProvider"
+IR_VERSION_LIMIT = 10
+"""The newest ONNX file version that every supported ONNX Runtime reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targeted:
+    """The whole graph with its `EPContext` node, and the head alone (None: everything runs on the NPU)."""
+
+    graph: onnx.ModelProto
+    head: onnx.ModelProto | None
+
+
+def target(model: onnx.ModelProto, program: NpuProgram, *, program_file: str, partition: str) -> Targeted:
+    """Replace what `program` runs of `model` by one node.
+
+    Args:
+        model: the quantized graph that the program was compiled from, its weights inside.
+        program: what runs on the NPU.
+        program_file: where the program will lie, relative to the graph.
+        partition: what to call the part that the NPU runs.
+
+    Raises:
+        ModelError: the result breaks a rule of ONNX.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model)
+    inputs, outputs = ([value.name for value in values] for values in (_real_inputs(inferred), inferred.graph.output))
+    made = [place.name for place in program.description.outputs]
+    head = onnx.utils.Extractor(inferred).extract_model([*made, *inputs], outputs)
+    node = _context_node(program, program_file, partition)
+    used = {name for inner in head.graph.node for name in inner.input}
+    graph = helper.make_graph(
+        [node, *head.graph.node],
+        partition,
+        _real_inputs(inferred),
+        list(inferred.graph.output),
+        initializer=list(head.graph.initializer),
+        value_info=[value for value in head.graph.input if value.name in made and value.name not in outputs],
+    )
+    whole = helper.make_model(
+        graph,
+        opset_imports=[*_without(inferred.opset_import, DOMAIN), helper.make_opsetid(DOMAIN, 1)],
+        ir_version=min(inferred.ir_version, IR_VERSION_LIMIT),
+    )
+    _check(whole)
+    if not head.graph.node:
+        return Targeted(whole, None)
+    kept = [value for value in head.graph.input if value.name in used]
+    del head.graph.input[:]
+    head.graph.input.extend(kept)
+    head.graph.name = f"{partition}-head"
+    head.ir_version = whole.ir_version
+    return Targeted(whole, head)
+
+
+def _context_node(program: NpuProgram, program_file: str, partition: str) -> onnx.NodeProto:
+    description = program.description
+    return helper.make_node(
+        OPERATOR,
+        [place.name for place in description.inputs],
+        [place.name for place in description.outputs],
+        name=partition,
+        domain=DOMAIN,
+        main_context=1,
+        embed_mode=0,
+        ep_cache_context=program_file,
+        source=SOURCE,
+        partition_name=partition,
+        hardware_architecture=f"{description.profile_name} {program.profile_hash.hex()}",
+    )
+
+
+def _real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
+
+
+def _without(imports: object, domain: str) -> list[onnx.OperatorSetIdProto]:
+    return [entry for entry in imports if entry.domain != domain]  # type: ignore[attr-defined]
+
+
+def _check(model: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as wrong:
+        raise ModelError(f"the compiled graph must follow ONNX, but: {str(wrong).splitlines()[0]}") from wrong

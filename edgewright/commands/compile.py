@@ -1,0 +1,43 @@
+"""`edgewright compile`: a quantized variant becomes a variant for an FPGA board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from accel.npu.profile import find_profile
+from edgewright.command_line import common_options, print_json, print_table
+from edgewright.compiling import CompileReport, compile_variant
+from edgewright.contracts.build_directory import BuildDirectory
+
+
+@click.command()
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option("--profile", "profile_name", required=True, help="Which NPU: a shipped one by name (npu profiles), or a TOML file.")
+@click.option("--variant", "source", help="The quantized variant to compile; npu-int8 or int8 where it is not said.")
+@click.option("--samples", type=click.Path(path_type=Path), help="Measure accuracy on these samples (.npz).")
+@common_options
+def command(build: Path, profile_name: str, source: str | None, samples: Path | None, as_json: bool) -> None:
+    """Compile a quantized variant for an NPU.
+
+    Adds the variant npu-PROFILE to BUILD: the part that the NPU runs as its program, the rest as the head that stays on the
+    processor. Shows where every operator runs, and why the others do not run on the NPU.
+    """
+    opened = BuildDirectory.open(build)
+    report = compile_variant(opened, find_profile(profile_name), source=source, samples=samples)
+    if as_json:
+        print_json(report)
+        return
+    rows = [(row.layer, row.operator, "npu" if row.on_npu else "host", row.reason or None) for row in report.coverage]
+    print_table(("layer", "operator", "runs on", "why"), rows)
+    click.echo(_summary(report))
+
+
+def _summary(report: CompileReport) -> str:
+    on_npu, cost = sum(row.on_npu for row in report.coverage), report.estimate
+    return (
+        f"{report.variant}: {on_npu} of {len(report.coverage)} operators of {report.source} on the NPU, "
+        f"{cost.counters.cycles} cycles, {cost.compute_ms:.3f} ms at {cost.clock_mhz:g} MHz, "
+        f"MAC use {cost.mac_use:.1%} ({cost.basis})"
+    )

@@ -1,0 +1,171 @@
+"""Compile a variant of a build directory for an NPU, and add what came out as a variant of its own.
+
+    source     the quantized variant that is compiled: npu-int8, or the one that is named
+    compile    its graph -> program and coverage (accel/npu/compiler.py)
+    target     graph.onnx with an EPContext node, head.onnx, head.weights, npu.program
+    check      the golden samples, through the backend that devices use
+    measure    accuracy on the user's samples, when some are given
+
+The variant appears when all of that went well, or not at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from accel.backends.choose import load_session
+from accel.golden import check_golden
+from accel.npu.compiler import Compiled, compile_model
+from accel.npu.epcontext import Targeted, target
+from accel.npu.lower import CoverageRow
+from accel.npu.profile import NpuProfile
+from accel.npu.report import Estimate, estimate
+from edgewright.contracts import wire
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import load_samples
+from edgewright.contracts.variant import (
+    FLOAT_VARIANT,
+    LayerKind,
+    Measured,
+    Precision,
+    VariantDirectory,
+    size_of_weights_and_graph,
+)
+from edgewright.errors import BadInputError, ModelError, NotFoundError, ParityError
+from hardware_profiles.hardware_profile import NPU_HASH, NPU_RECORD
+from quantize.evaluate import evaluate_variant, reference_outputs
+
+BACKEND = "npu"
+PREFIX = "npu-"
+PREFERRED = ("npu-int8", "int8")
+"""The variants that are compiled when none is named, best first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileReport:
+    """`reports/compile-<profile>.json`: where every operator runs, and what the NPU's part costs."""
+
+    variant: str
+    source: str
+    coverage: tuple[CoverageRow, ...]
+    estimate: Estimate
+
+
+def compile_variant(
+    build: BuildDirectory, profile: NpuProfile, *, source: str | None = None, samples: Path | None = None
+) -> CompileReport:
+    """Add the variant `npu-<profile>` to `build` and return where its operators run.
+
+    Args:
+        build: the build directory.
+        profile: the NPU.
+        source: the quantized variant to compile; None takes the best one that is there.
+        samples: a `.npz` to measure accuracy on; None measures nothing.
+
+    Raises:
+        NotFoundError: there is no such variant, or none that is quantized.
+        ModelError: no operator can run on the NPU, or the model does not fit it.
+        ParityError: the result fails the golden samples; nothing is kept.
+    """
+    chosen = _source(build, source)
+    model = _read_graph(chosen)
+    compiled = compile_model(model, profile, build.record.cut.tensors if build.record.cut else ())
+    name = variant_name(profile)
+    targeted = target(model, compiled.program, program_file=LayerKind.NPU_PROGRAM.file_name, partition=name)
+    with build.creating_variant(name) as folder:
+        _write_layers(folder, compiled, targeted)
+        variant = _write_config(folder, chosen, name, profile)
+        _check_golden(variant, build)
+        if samples is not None:
+            VariantDirectory.write(folder, replace(variant.config, measured=_measure(build, variant, samples)))
+    report = CompileReport(
+        variant=name,
+        source=chosen.config.variant,
+        coverage=compiled.coverage,
+        estimate=estimate(compiled.program, profile),
+    )
+    build.write_report(f"compile-{profile.name}", report)
+    return report
+
+
+def variant_name(profile: NpuProfile) -> str:
+    """Return what a variant for `profile` is called."""
+    return PREFIX + profile.name.removeprefix(PREFIX)
+
+
+def _source(build: BuildDirectory, name: str | None) -> VariantDirectory:
+    if name is not None:
+        variant = build.variant(name)
+        if variant.config.backend == BACKEND:
+            raise BadInputError(f"{name} is compiled already; name the quantized variant that it came from, such as npu-int8")
+        return variant
+    known = {variant.config.variant: variant for variant in build.variants()}
+    for preferred in PREFERRED:
+        if preferred in known:
+            return known[preferred]
+    raise NotFoundError(
+        f"{build.path} must have a quantized variant ({' or '.join(PREFERRED)}), but it has {', '.join(known) or 'none'}; "
+        "run: edgewright quantize --scheme npu-int8"
+    )
+
+
+def _read_graph(variant: VariantDirectory) -> onnx.ModelProto:
+    path = variant.file(LayerKind.GRAPH)
+    try:
+        return onnx.load(path)
+    except Exception as wrong:  # protobuf raises kinds of its own
+        raise ModelError(f"{path} must be an ONNX graph with its weights beside it, but it cannot be read") from wrong
+
+
+def _write_layers(folder: Path, compiled: Compiled, targeted: Targeted) -> None:
+    (folder / LayerKind.NPU_PROGRAM.file_name).write_bytes(compiled.program.to_bytes())
+    _save(targeted.graph, folder / LayerKind.GRAPH.file_name)
+    if targeted.head is not None:
+        _save(targeted.head, folder / LayerKind.HEAD_GRAPH.file_name)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    """Both graphs have the same weights in the same order, so both write the same bytes to the one file that they share."""
+    weights = path.with_name(LayerKind.HEAD_WEIGHTS.file_name)
+    weights.unlink(missing_ok=True)  # onnx appends
+    onnx.external_data_helper.convert_model_to_external_data(model, location=weights.name, size_threshold=0)
+    onnx.save_model(model, path)
+
+
+def _write_config(folder: Path, source: VariantDirectory, name: str, profile: NpuProfile) -> VariantDirectory:
+    config = replace(
+        source.config,
+        variant=name,
+        backend=BACKEND,
+        precision=Precision.NPU_INT8,
+        size_bytes=size_of_weights_and_graph(folder),
+        measured=None,
+        profiles=(),
+        properties={NPU_HASH: profile.hash.hex(), NPU_RECORD: wire.encode(profile).decode()},
+    )
+    return VariantDirectory.write(folder, config)
+
+
+def _check_golden(variant: VariantDirectory, build: BuildDirectory) -> None:
+    """Run the golden samples on the functional model: what is not right here is right nowhere."""
+    if not (build.graph / LayerKind.GOLDEN_INPUTS.file_name).is_file():
+        return
+    session = load_session(variant, backend=BACKEND)
+    try:
+        result = check_golden(session, variant, build.graph)
+    finally:
+        session.close()
+    if result.failure is not None:
+        raise ParityError(
+            f"{variant.config.variant} must answer the golden samples as its source does, but {result.failure}; "
+            "quantize with more or better samples"
+        )
+
+
+def _measure(build: BuildDirectory, variant: VariantDirectory, path: Path) -> Measured:
+    samples = load_samples(path, build.record.inputs)
+    reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
+    return evaluate_variant(variant, samples, reference, backend=BACKEND).as_measured()
