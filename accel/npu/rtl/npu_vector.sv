@@ -33,8 +33,8 @@ module npu_vector #(
   localparam int LAST = 12;
 
   // ---- settings
-  reg [12:0] count;
-  reg [3:0] parts;
+  reg [12:0] count_last;
+  reg [3:0] parts_last;
   reg [15:0] destination, part_pitch, parameters, residual;
   reg signed [7:0] zero, low, high, add_main_zero, add_other_zero, add_zero, add_low, add_high;
   reg [14:0] add_main_multiplier, add_other_multiplier;
@@ -52,8 +52,8 @@ module npu_vector #(
       add_high <= word[`NPU_RESIDUAL_HIGH];
     end
     if (start) begin
-      count <= word[`NPU_VEC_COUNT];
-      parts <= word[`NPU_VEC_PARTS];
+      count_last <= word[`NPU_VEC_COUNT] - 1;
+      parts_last <= word[`NPU_VEC_PARTS] - 1;
       destination <= word[`NPU_VEC_DESTINATION];
       part_pitch <= word[`NPU_VEC_PART_PITCH];
       parameters <= word[`NPU_VEC_PARAMETERS];
@@ -74,7 +74,7 @@ module npu_vector #(
   reg [GROUP_BITS-1:0] group;
   reg [15:0] offset, parameter_at;
   wire last_group = group == GROUP_BITS'(GROUPS - 1);
-  wire last_part = part == parts - 1;
+  wire last_part = part == parts_last;
   always_ff @(posedge clk) begin
     if (start) begin
       position <= 0;
@@ -98,7 +98,7 @@ module npu_vector #(
     end
     if (rst) run <= 0;
     else if (start) run <= 1;
-    else if (last_group && last_part && position == count - 1) run <= 0;
+    else if (last_group && last_part && position == count_last) run <= 0;
   end
   assign working = run;
   assign accumulator_address = entry;
