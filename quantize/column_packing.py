@@ -10,11 +10,12 @@ channels of one, and the kernel, moved and filled up with zeros, gives the outpu
 Zeros add nothing to a sum of integers, so every output is the same to the last bit; there is twice as much to multiply, and
 still it takes half the time (benchmarks/latency.py). The runtime's own optimizer removes the transpositions that are written
 here, because its integer convolutions keep channels last. Only the pair of uint8 activations and int8 weights is packed: that
-is what x86 processors run, where this was measured.
+is what x86 processors run, where this was measured. A network for a microcontroller, whose file would grow, stays as it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ import onnx_ir as ir
 
 COLUMNS = 4
 """Columns of the input that become one; of 1, 2, 4 and 8 the fastest on every network tried, at stride 1 and 2."""
+LARGEST_SHARE = 1 / 64
+"""How many of the graph's weights a packed kernel may be: of MobileNetV2 it is a thousandth, of ResNet-8 a twelfth."""
 FEW_CHANNELS = 4
 """Above that gathering is quick enough and the additional arithmetic is not."""
 
@@ -42,7 +45,7 @@ class QuantizedConvolution:
     activations: ir.Node
     weights: ir.Node
     bias: ir.Node | ir.Value | None
-    """A quantizer of integers, or numbers that the runtime itself makes integers of."""
+    """Integers behind a quantizer, or floats as they are."""
     output: ir.Node
 
 
@@ -98,13 +101,22 @@ class Geometry:
         )
 
 
-def pack_columns(graph: ir.Graph) -> int:
-    """Pack the columns of every convolution of few channels in a quantized graph, in place; return how many there were."""
+def pack_columns(graph: ir.Graph, *, largest_share: float = math.inf) -> int:
+    """Pack the columns of every convolution of few channels in a quantized graph, in place; return how many there were.
+
+    Left alone is one whose packed kernel would have more than `largest_share` of the weights that the graph has now.
+    """
     packed = 0
+    weights = sum(value.const_value.size for value in graph.initializers.values() if value.const_value is not None)
     for node in list(graph):
         found = _quantized_convolution(node)
         geometry = None if found is None else _geometry(found)
-        if found is not None and geometry is not None and geometry.packs:
+        if (
+            found is not None
+            and geometry is not None
+            and geometry.packs
+            and _packed_size(found, geometry) <= largest_share * weights
+        ):
             _pack(graph, found, geometry)
             packed += 1
     return packed
@@ -122,26 +134,33 @@ def packed_weight(weight: Array, geometry: Geometry) -> Array:
     return packed.reshape(geometry.together * out, COLUMNS * channels, rows, groups)
 
 
+def _packed_size(found: QuantizedConvolution, geometry: Geometry) -> int:
+    """Return how many weights the packed kernel will have."""
+    out, channels, rows, _ = _array(found.weights).shape
+    groups = geometry.last_group - geometry.first_group + 1
+    return int(geometry.together * out * COLUMNS * channels * rows * groups)
+
+
 def _quantized_convolution(node: ir.Node) -> QuantizedConvolution | None:
     """Return what surrounds a convolution that may be packed; None for any other node."""
     users = node.outputs[0].consumers()
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    is_float = bias is not None and bias.is_initializer()
+    writers = [None if value is None else value.producer() for value in node.inputs[: 2 if is_float else 3]]
     if node.op_type != "Conv" or len(users) != 1 or users[0].op_type != "QuantizeLinear" or node.outputs[0].is_graph_output():
         return None
-    activations, weights, *rest = [value.producer() or value for value in _inputs(node)]
-    quantizers = [one for one in (activations, weights, *rest) if isinstance(one, ir.Node)]
-    if not isinstance(activations, ir.Node) or not isinstance(weights, ir.Node):
+    if any(writer is None or writer.op_type != "DequantizeLinear" for writer in writers):
         return None
-    if any(one.op_type != "DequantizeLinear" for one in quantizers):
-        return None
-    constants = [value for one in (weights, *rest) for value in (_inputs(one) if isinstance(one, ir.Node) else [one])]
-    if any(value.const_value is None for value in constants) or any(len(value.uses()) > 1 for value in _inputs(node)[1:]):
+    activations, weights, *rest = [writer for writer in writers if writer is not None]
+    constants = [value for writer in (weights, *rest) for value in _inputs(writer)]
+    if any(value.const_value is None for value in constants) or any(len(one.outputs[0].uses()) > 1 for one in (weights, *rest)):
         return None
     kernel = _array(weights)
     plain = node.attributes.get_int("group", 1) == 1 and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
     few = kernel.ndim == 4 and kernel.shape[1] <= FEW_CHANNELS and kernel.shape[2] * kernel.shape[3] > 1
     if not (plain and few and _levels_of(users[0]) is ir.DataType.UINT8 and kernel.dtype == np.int8):
         return None
-    return QuantizedConvolution(node, activations, weights, rest[0] if rest else None, users[0])
+    return QuantizedConvolution(node, activations, weights, bias if is_float else rest[0] if rest else None, users[0])
 
 
 def _levels_of(quantizer: ir.Node) -> ir.DataType | None:
@@ -185,10 +204,10 @@ def _pack(graph: ir.Graph, found: QuantizedConvolution, geometry: Geometry) -> N
     entering = _Steps(graph=graph, before=node, like=found.activations, name=f"{node.name}/in")
     node.replace_input_with(0, entering.quantized(entering.regrouped(found.activations.outputs[0], narrow)))
     _set_constants(graph, found.weights, packed_weight(weight, geometry), geometry.together)
-    if isinstance(found.bias, ir.Node):
-        _set_constants(graph, found.bias, np.tile(_array(found.bias), geometry.together), geometry.together)
+    if isinstance(found.bias, ir.Value):
+        node.replace_input_with(2, _replaced(graph, found.bias, np.tile(_numbers(found.bias), geometry.together), f"{name}/bias"))
     elif found.bias is not None:
-        _set_constant(found.bias, np.tile(_numbers(found.bias), geometry.together))
+        _set_constants(graph, found.bias, np.tile(_array(found.bias), geometry.together), geometry.together)
     _set_geometry(node, geometry, rows=weight.shape[2])
     leaving = _Steps(graph=graph, before=found.output, like=found.output, name=f"{node.name}/out")
     result = leaving.regrouped(leaving.quantized(output), wide)
@@ -231,16 +250,16 @@ def _set_constants(graph: ir.Graph, dequantizer: ir.Node, levels: Array, togethe
     parameters = [_numbers(value) for value in _inputs(dequantizer)[1:]]
     arrays = [levels, *(np.tile(array, together) if array.ndim else array for array in parameters)]
     for place, (value, array) in enumerate(zip(_inputs(dequantizer), arrays, strict=True)):
-        if len(value.uses()) > 1:
-            dequantizer.replace_input_with(place, _initializer(graph, f"{dequantizer.name}/{place}", array))
-        else:
-            _set_constant(value, array)
+        dequantizer.replace_input_with(place, _replaced(graph, value, array, f"{dequantizer.name}/{place}"))
     dequantizer.outputs[0].shape = None
 
 
-def _set_constant(value: ir.Value, array: Array) -> None:
-    value.const_value = ir.tensor(array, name=value.name)
-    value.shape = ir.Shape(array.shape)
+def _replaced(graph: ir.Graph, value: ir.Value, array: Array, name: str) -> ir.Value:
+    """Return a constant with other numbers: the same one, or one called `name` where another node reads it too."""
+    if len(value.uses()) > 1:
+        return _initializer(graph, name, array)
+    value.const_value, value.shape = ir.tensor(array, name=value.name), ir.Shape(array.shape)
+    return value
 
 
 def _set_geometry(node: ir.Node, geometry: Geometry, *, rows: int) -> None:

@@ -27,7 +27,7 @@ from hardware_profiles.hardware_profile import Int8Types
 from quantize.activations import WatchedGraph
 from quantize.bias_correction import correct_biases
 from quantize.calibrate import tensor_ranges
-from quantize.column_packing import pack_columns
+from quantize.column_packing import LARGEST_SHARE, pack_columns
 from quantize.early_strides import stride_early
 from quantize.equalize import equalize
 from quantize.histograms import Range
@@ -107,7 +107,7 @@ def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, 
     graph.metadata_props.clear()
     graph.producer_name, graph.producer_version = "edgewright", None
     if for_processors:
-        pack_columns(graph.graph)
+        pack_columns(graph.graph, largest_share=LARGEST_SHARE)
     write_variant_graph(build, graph, folder)
 
 

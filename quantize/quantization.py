@@ -139,7 +139,7 @@ def options_for(options: QuantizeOptions, profiles: Sequence[HardwareProfile]) -
         told = "; ".join(f"{profile.name} runs {', '.join(profile.precisions)}" for profile in profiles)
         raise BadInputError(f"--profile must name hardware that runs {options.scheme}, but {told}")
     types = dict.fromkeys(profile.int8_types for profile in fitting if profile.int8_types is not None)
-    if options.scheme not in INTEGER_SCHEMES or not types:
+    if options.scheme not in INTEGER_SCHEMES or options.backend != NAME or not types:
         return [options]
     return [replace(options, int8=replace(options.int8, types=one)) for one in types]
 
@@ -213,8 +213,14 @@ def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> Va
         size_bytes=size_of_weights_and_graph(folder),
         labels=record.labels,
         preprocessing=record.preprocessing,
-        properties={INT8_TYPES: options.int8.types.value} if options.scheme in INTEGER_SCHEMES else {},
+        properties=_properties(options),
     )
+
+
+def _properties(options: QuantizeOptions) -> dict[str, str]:
+    """Return which integers are inside, where they are of our choosing."""
+    ours = options.scheme in INTEGER_SCHEMES and options.backend == NAME
+    return {INT8_TYPES: options.int8.types.value} if ours else {}
 
 
 def _check_drop(evaluation: Evaluation | FunctionalEvaluation, samples: Samples, reference: Tensors, max_drop: float) -> None:
@@ -223,7 +229,7 @@ def _check_drop(evaluation: Evaluation | FunctionalEvaluation, samples: Samples,
     if evaluation.accuracy is not None and samples.labels is not None:
         before, kept, what = accuracy(next(iter(reference.values())), samples.labels), evaluation.accuracy, "accuracy"
     if before - kept > max_drop:
-        where = "" if evaluation.backend == NAME else f" on the {evaluation.backend}"
+        where = f" on the {evaluation.backend}" if isinstance(evaluation, FunctionalEvaluation) else ""
         raise ParityError(
             f"{evaluation.variant}{where} may lose at most {max_drop:.2%} of {what}, "
             f"but it falls from {before:.2%} to {kept:.2%}: "

@@ -21,6 +21,7 @@ from quantize.column_packing import COLUMNS, pack_columns
 
 Array = npt.NDArray[Any]
 HEIGHT = 6
+BIAS = ("b", "b_scale", "b_zero")
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,20 @@ class Layer:
         return np.random.default_rng(1).uniform(-1, 17, (2, self.channels, HEIGHT, self.width)).astype(np.float32)
 
 
-def packed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+def with_float_bias(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the same layer with the bias as the number that its integers stand for."""
+    levels, scale, _ = (numpy_helper.to_array(next(one for one in model.graph.initializer if one.name == name)) for name in BIAS)
+    kept = [node for node in model.graph.node if node.name != "db"]
+    constants = [tensor for tensor in model.graph.initializer if tensor.name not in BIAS]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend([*constants, numpy_helper.from_array((levels * scale).astype(np.float32), "b_float")])
+    return model
+
+
+def packed(model: onnx.ModelProto, **limits: float) -> tuple[onnx.ModelProto, int]:
     graph = ir.from_proto(model)
-    count = pack_columns(graph.graph)
+    count = pack_columns(graph.graph, **limits)
     made = ir.to_proto(graph)
     onnx.checker.check_model(made, full_check=True)
     return made, count
@@ -143,6 +155,18 @@ def test_the_first_layers_of_usual_networks_are_packed_without_a_transposition_m
     assert sorted(set(after) - {"Reshape"}) == sorted(set(before))
     assert after.count("Transpose") == before.count("Transpose")
     assert after.count("QuantizeLinear") == before.count("QuantizeLinear")
+
+
+def test_a_bias_in_float_is_packed_as_it_is() -> None:
+    layer = Layer(width=16)
+    made, count = packed(with_float_bias(layer.model()))
+    assert count == 1
+    assert {tensor.name for tensor in made.graph.initializer} <= {name for node in made.graph.node for name in node.input}
+    np.testing.assert_array_equal(run(made, layer.images()), reference(layer))
+
+
+def test_a_kernel_that_would_make_the_file_much_larger_is_left_alone() -> None:
+    assert packed(Layer(width=16).model(), largest_share=1 / 64)[1] == 0
 
 
 @pytest.mark.parametrize(

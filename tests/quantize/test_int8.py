@@ -23,12 +23,7 @@ def graph() -> onnx.GraphProto:
 def test_convolutions_and_matrices_read_dequantized_weights_per_channel() -> None:
     sizes = {tensor.name: list(tensor.dims) for tensor in graph().initializer}
     readers = {node.input[0]: sizes[node.input[1]] for node in graph().node if node.input and node.input[0] in sizes}
-    assert readers == {
-        "stem/Conv/kernel/q": [4 * 12],  # four columns of the output at once (column_packing.py)
-        "block/Conv/kernel/q": [12],
-        "hidden/kernel/q": [24],
-        "classes/kernel/q": [10],
-    }
+    assert readers == {"stem/Conv/kernel/q": [12], "block/Conv/kernel/q": [12], "hidden/kernel/q": [24], "classes/kernel/q": [10]}
 
 
 def test_onnxruntime_computes_every_layer_in_integers(tmp_path: Path) -> None:
