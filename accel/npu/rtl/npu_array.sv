@@ -71,6 +71,7 @@ module npu_array #(
     end
 
   reg [LAST:1] valid, maximum, combine;
+  reg draining;  // any bit of valid
   reg [6:1] gemm, depthwise;
   reg [2:1] swapping, plane;
   reg [12:0] entry [1:LAST];
@@ -80,6 +81,7 @@ module npu_array #(
   reg [1:0] kernel_rows_at [1:6];
   always_ff @(posedge clk) begin
     valid <= rst ? 0 : {valid[LAST-1:1], tap_visit || window_emit};
+    draining <= !rst && (valid[LAST-1:1] != 0 || tap_visit || window_emit);
     gemm <= {gemm[5:1], is_gemm};
     depthwise <= {depthwise[5:1], window_visit};
     maximum <= {maximum[LAST-1:1], is_maximum};
@@ -99,7 +101,7 @@ module npu_array #(
       kernel_rows_at[i] <= kernel_rows_at[i-1];
     end
   end
-  assign busy = tap_running || window_running || valid != 0;
+  assign busy = tap_running || window_running || draining;
 
   // ---- weights: the shadow set loads behind the work, the live set changes with the first visit of a pass
   reg [COLUMNS*8-1:0] shadow [0:ROWS-1];
@@ -181,8 +183,9 @@ module npu_array #(
     for (lane = 0; lane < ROWS; lane = lane + 1) begin : g_combine
       wire signed [31:0] old = earlier[lane*32 +: 32];
       wire signed [31:0] value = 32'(sum[lane]);
-      wire keep_old = maximum[LAST] && old > value;
-      assign combined[lane*32 +: 32] = !combine[LAST] ? value : keep_old ? old : maximum[LAST] ? value : old + value;
+      wire below = $signed(33'(old) - 33'(value)) < 0;  // a sign comes through a carry chain, a comparison through tables
+      wire take_value = !combine[LAST] || (maximum[LAST] && below);
+      assign combined[lane*32 +: 32] = take_value ? value : maximum[LAST] ? old : old + value;
     end
   endgenerate
   genvar bank;

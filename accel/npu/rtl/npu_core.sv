@@ -116,6 +116,12 @@ module npu_core #(
     endcase
   end
   wire issue = state == ISSUE && is_known && may_issue;
+  // What a unit starts on is decided beside that: through `issue` it would wait for the conditions of every other unit too.
+  wire starts_loader = state == ISSUE && opcode == `NPU_OP_LOADW && !loader_busy;
+  wire sets_shape = state == ISSUE && opcode == `NPU_OP_SHAPE && array_ready;
+  wire starts_array = state == ISSUE && is_array && array_ready && weights_rest;
+  wire sets_residual = state == ISSUE && opcode == `NPU_OP_RESIDUAL && !vector_busy;
+  wire starts_vector = state == ISSUE && opcode == `NPU_OP_VEC && !vector_busy;
 
   // ---- REPEAT: a LOADW and an array pass again and again, with their addresses stepping on
   reg repeating;
@@ -136,7 +142,7 @@ module npu_core #(
       repeat_at <= program_counter + 1;
       address_step <= word[`NPU_REPEAT_ADDRESS_STEP];
       base_step <= word[`NPU_REPEAT_BASE_STEP];
-    end else if (issue && is_array) begin
+    end else if (starts_array) begin
       repeating <= goes_back;
       repeats_left <= repeats_left - 1;
       address_offset <= goes_back ? address_offset + 20'(address_step) : 0;
@@ -194,7 +200,8 @@ module npu_core #(
       visits <= visits + 32'(array_visit);
       vector_cycles <= vector_cycles + 32'(vector_working);
       transfer_cycles <= transfer_cycles + 32'(transfers_work);
-      if (state == ISSUE && is_known && !may_issue) stalls[waits_for] <= stalls[waits_for] + 1;
+      for (int i = 0; i < 5; i = i + 1)
+        if (state == ISSUE && is_known && !may_issue && waits_for == 3'(i)) stalls[i] <= stalls[i] + 1;
     end
 
   // ---- loader: weight rows from memory into the shadow set; in mxint8 the shifts of all rows come first
@@ -208,7 +215,7 @@ module npu_core #(
   reg [2:1] row_valid;
   wire [COLUMNS*8-1:0] weight_data;
   always_ff @(posedge clk) begin
-    if (issue && opcode == `NPU_OP_LOADW) begin
+    if (starts_loader) begin
       weight_address <= load_address[WEIGHT_BITS-1:0];
       weight_row <= 0;
       rows_left <= word[`NPU_LOADW_ROWS];
@@ -250,14 +257,14 @@ module npu_core #(
   npu_array #(
     .ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .MICROSCALING(MICROSCALING), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)
   ) array (
-    .clk, .rst, .clear_weights(host_starts), .set_shape(issue && opcode == `NPU_OP_SHAPE), .start(issue && is_array), .word(array_word),
+    .clk, .rst, .clear_weights(host_starts), .set_shape(sets_shape), .start(starts_array), .word(array_word),
     .ready(array_ready), .busy(array_busy), .visit(array_visit),
     .activation_address(array_address), .activation(array_activation),
     .weight_write(row_valid[2] && !row_shifts[2]), .shift_write(row_valid[2] && row_shifts[2]), .weight_row(weight_row_2),
     .weight_data,
     .vector_address(accumulator_address), .vector_data(accumulator_data));
   npu_vector #(.ROWS(ROWS), .COLUMNS(COLUMNS), .LANES(VECTOR_LANES)) vector (
-    .clk, .rst, .set_residual(issue && opcode == `NPU_OP_RESIDUAL), .start(issue && opcode == `NPU_OP_VEC), .word,
+    .clk, .rst, .set_residual(sets_residual), .start(starts_vector), .word,
     .busy(vector_busy), .working(vector_working),
     .accumulator_address, .accumulator_data, .parameter_address, .parameter_data,
     .activation_address(vector_address), .activation_used(vector_used), .activation_write(vector_write),

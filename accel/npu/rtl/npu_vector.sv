@@ -106,11 +106,13 @@ module npu_vector #(
 
   // ---- what travels beside the data
   reg [LAST:1] valid, ends;
+  reg draining;  // any bit of valid
   reg [15:0] write_address [1:LAST];
   reg [3:0] part_at [1:2];
   reg [GROUP_BITS-1:0] group_at [1:3];
   always_ff @(posedge clk) begin
     valid <= rst ? 0 : {valid[LAST-1:1], run};
+    draining <= !rst && (valid[LAST-1:1] != 0 || run);
     ends <= {ends[LAST-1:1], run && last_group};
     write_address[1] <= destination + offset;
     for (int i = 2; i <= LAST; i = i + 1) write_address[i] <= write_address[i-1];
@@ -120,7 +122,7 @@ module npu_vector #(
     group_at[2] <= group_at[1];
     group_at[3] <= group_at[2];
   end
-  assign busy = run || valid != 0;
+  assign busy = run || draining;
 
   // ---- the residual's vector is read in the first cycle of a vector and held for its groups
   reg [COLUMNS*8-1:0] other_vector;
