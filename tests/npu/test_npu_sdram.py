@@ -86,7 +86,7 @@ def driven(source: str, folder: Path, require: Callable[[str], Path]) -> str:
     return said.decode()
 
 
-def test_n120_n122_random_bursts_keep_the_protocol_and_the_data(tmp_path: Path, require: Callable[[str], Path]) -> None:
+def test_n160_n162_random_bursts_keep_the_protocol_and_the_data(tmp_path: Path, require: Callable[[str], Path]) -> None:
     assert driven((RTL / "npu_sdram.sv").read_text(encoding="utf-8"), tmp_path, require) == ""
 
 
@@ -105,7 +105,7 @@ def test_n120_n122_random_bursts_keep_the_protocol_and_the_data(tmp_path: Path, 
         pytest.param("step < 8", "step < 7", "MODE REGISTER SET before PRECHARGE ALL and 8 refreshes", id="set-up"),
     ],
 )
-def test_n120_n122_a_fault_in_the_controller_is_named(
+def test_n160_n162_a_fault_in_the_controller_is_named(
     right: str, wrong: str, named: str, tmp_path: Path, require: Callable[[str], Path]
 ) -> None:
     source = (RTL / "npu_sdram.sv").read_text(encoding="utf-8")
