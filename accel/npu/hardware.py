@@ -96,7 +96,7 @@ class Hardware:
 
 
 def _located(vector: int, words: int) -> tuple[int, int]:
-    """Return region and word address of a host's vector address (N116)."""
+    """Return region and word address of a host's vector address (N156)."""
     return (TENSORS, (vector - EXTERNAL_BASE) * words) if vector >= EXTERNAL_BASE else (ACTIVATIONS, vector * words)
 
 

@@ -1,4 +1,4 @@
-"""How long transfers take: the DMA engine and the SDRAM controller, cycle for cycle (docs/spec/npu.md, N120-N124).
+"""How long transfers take: the DMA engine and the SDRAM controller, cycle for cycle (docs/spec/npu.md, N160-N164).
 
 The controller closes every row behind a burst, so a burst's time depends on its length alone; refreshes come at fixed times
 and go before whatever waits. No transfer ever waits for the array or the vector unit, so the whole schedule of the memory

@@ -25,7 +25,7 @@ from edgewright.errors import PackageError, ProfileError
 MAGIC = b"EWNP"
 VERSION = 1
 EXTERNAL_BASE = 1 << 16
-"""A host's vector address from here on is a vector of the external memory (docs/spec/npu.md, N116)."""
+"""A host's vector address from here on is a vector of the external memory (docs/spec/npu.md, N156)."""
 _HEADER = struct.Struct("<4sHH32sII")
 _SECTION = struct.Struct("<II")
 

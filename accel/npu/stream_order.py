@@ -3,7 +3,7 @@
 The work has a fixed order. A transfer has conditions (its room must be free, what it stores must be there) and a place in the
 work where it is needed. So the stream is made by going through the work once: before each step, whatever transfer may go is
 issued, the one needed first before the others; and where a step needs a transfer that is not known to be done, a SYNC waits for
-exactly that one. A program longer than the program memory fetches its own pages on the way (docs/spec/npu.md, N114).
+exactly that one. A program longer than the program memory fetches its own pages on the way (docs/spec/npu.md, N154).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which instructions a program executes, in order: repeated ones as often as they are done, fetched ones where they are fetched.
 
-The program memory is a ring. A program longer than the memory fetches its pages while it runs (docs/spec/npu.md, N114); REPEAT
-does a LOADW and a pass again and again (N119). No instruction depends on a value, so following a program once tells everything
+The program memory is a ring. A program longer than the memory fetches its pages while it runs (docs/spec/npu.md, N154); REPEAT
+does a LOADW and a pass again and again (N159). No instruction depends on a value, so following a program once tells everything
 that it will ever do.
 """
 

@@ -1,4 +1,4 @@
-"""Which transfers may still be under way at a point of a program, and what they touch (docs/spec/npu.md, N111-N116).
+"""Which transfers may still be under way at a point of a program, and what they touch (docs/spec/npu.md, N151-N156).
 
 Transfers are done in the order of issue, and at most 16 are not done, so a SYNC that leaves `pending` of them, or the issue of a
 seventeenth, tells exactly which ones are finished.

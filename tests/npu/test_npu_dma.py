@@ -53,7 +53,7 @@ def emulator(require: Callable[[str], Path]) -> Iterator[Emulator]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, (1 << 64) - 1))
-def test_n110_n111_n121_to_n124_random_programs_with_transfers_agree_in_rtl_and_models(emulator: Emulator, seed: int) -> None:
+def test_n150_n151_n161_to_n164_random_programs_with_transfers_agree_in_rtl_and_models(emulator: Emulator, seed: int) -> None:
     drawn, memory = random_program(seed, PROFILE)
     expected = memory_after(Simulator(PROFILE), drawn, memory)
     np.testing.assert_array_equal(memory_after(emulator, drawn, memory), expected)
@@ -64,27 +64,27 @@ def test_n110_n111_n121_to_n124_random_programs_with_transfers_agree_in_rtl_and_
     ("instructions", "cycles"),
     [
         # Issued in cycle 2, asked for in 4; the refresh of the start holds the controller until 7.
-        pytest.param([replace(LOAD_WEIGHTS, words=2)], 7 + (2 * 2 + 7) + 5 + 1, id="n121 one weight row"),
-        pytest.param([replace(LOAD_WEIGHTS, words=100)], 7 + (2 * 100 + 7) + 5 + 1, id="n121 fifty weight rows"),
-        pytest.param([STORE], 2 + 2 + 8 + (2 * 16 + 5) + 5 + 1, id="n123 a run to store"),
+        pytest.param([replace(LOAD_WEIGHTS, words=2)], 7 + (2 * 2 + 7) + 5 + 1, id="n161 one weight row"),
+        pytest.param([replace(LOAD_WEIGHTS, words=100)], 7 + (2 * 100 + 7) + 5 + 1, id="n161 fifty weight rows"),
+        pytest.param([STORE], 2 + 2 + 8 + (2 * 16 + 5) + 5 + 1, id="n163 a run to store"),
         pytest.param(
             [replace(LOAD, words=4, runs=3, external_pitch=16, local_pitch=4)],
             7 + 3 * (2 * 4 + 7) + 2 * 1 + 5 + 1,
-            id="n123 a cycle between runs",
+            id="n163 a cycle between runs",
         ),
         pytest.param(
             [replace(LOAD, external=TENSORS // 256 * 256 + 256 + 250, words=16)],
             7 + (2 * 6 + 7) + 1 + (2 * 10 + 7) + 5 + 1,
-            id="n121 over the end of a page",
+            id="n161 over the end of a page",
         ),
         pytest.param(
             [replace(LOAD, external=TENSORS // 256 * 256 + 256, words=256), replace(LOAD, words=16)],
             7 + (2 * 256 + 7) + 7 + (2 * 16 + 7) + 5 + 1,
-            id="n122 the refresh that a long burst held up comes before the next",
+            id="n162 the refresh that a long burst held up comes before the next",
         ),
     ],
 )
-def test_n121_to_n123_a_transfer_takes_the_cycles_that_the_rules_say(
+def test_n161_to_n163_a_transfer_takes_the_cycles_that_the_rules_say(
     emulator: Emulator, instructions: list[isa.Instruction], cycles: int
 ) -> None:
     made = program(*instructions)
@@ -94,7 +94,7 @@ def test_n121_to_n123_a_transfer_takes_the_cycles_that_the_rules_say(
     assert emulator.counters == predicted
 
 
-def test_n111_n118_a_seventeenth_transfer_waits_for_room_in_the_queue(emulator: Emulator) -> None:
+def test_n151_n158_a_seventeenth_transfer_waits_for_room_in_the_queue(emulator: Emulator) -> None:
     made = program(*[replace(LOAD_WEIGHTS, local=16 * number) for number in range(17)])
     memory_after(emulator, made, np.zeros((64, 8), np.int8))
     # The first is done in cycle 7 + 39 + 5; the seventeenth could have been issued in 2 + 16 x 3.
@@ -103,7 +103,7 @@ def test_n111_n118_a_seventeenth_transfer_waits_for_room_in_the_queue(emulator: 
     assert emulator.counters == time_program(executed(made, PROFILE), PROFILE).counters
 
 
-def test_n112_halt_waits_for_transfers_and_a_machine_without_external_memory_refuses_them() -> None:
+def test_n152_halt_waits_for_transfers_and_a_machine_without_external_memory_refuses_them() -> None:
     without = find_profile("npu-sim-8")
     with pytest.raises(PackageError, match=r"^instruction 0 \(DMA\): npu-sim-8 has no external memory$"):
         check_program(make_program(without, [LOAD], WEIGHTS, PARAMETERS), without)
@@ -111,7 +111,7 @@ def test_n112_halt_waits_for_transfers_and_a_machine_without_external_memory_ref
     assert (after[:8] == 7).all()
 
 
-def test_n119_repeat_is_the_same_as_writing_it_out(emulator: Emulator) -> None:
+def test_n159_repeat_is_the_same_as_writing_it_out(emulator: Emulator) -> None:
     load, gemm = isa.LoadW(address=3, rows=5), isa.Gemm(base=65532, accumulate=1, swap=1, top=-1)
     turns = [(replace(load, address=3 + turn * 5), replace(gemm, base=(65532 + turn * 9) & 0xFFFF)) for turn in range(6)]
     start, end = [SHAPE, isa.Gemm(base=0)], [isa.Sync(array=1), replace(VEC, count=16, destination=100)]
@@ -172,30 +172,30 @@ def test_n119_repeat_is_the_same_as_writing_it_out(emulator: Emulator) -> None:
         ),
     ],
 )
-def test_n113_n115_a_program_that_could_race_with_its_transfers_is_refused(
+def test_n153_n155_a_program_that_could_race_with_its_transfers_is_refused(
     instructions: list[isa.Instruction], message: str
 ) -> None:
     with pytest.raises(PackageError, match=f"instruction .*{message}"):
         check_program(program(*instructions), PROFILE)
 
 
-def test_n113_a_program_that_waits_for_exactly_what_it_needs_passes() -> None:
+def test_n153_a_program_that_waits_for_exactly_what_it_needs_passes() -> None:
     waits = isa.Sync(transfers=1, pending=1)
     check_program(program(SHAPE, LOAD, LOAD_WEIGHTS, waits, POOL, DONE, isa.LoadW(address=0, rows=8), SYNC_ALL, STORE), PROFILE)
 
 
-def test_n115_weights_of_minus_128_are_refused_among_the_constants_too() -> None:
+def test_n155_weights_of_minus_128_are_refused_among_the_constants_too() -> None:
     spoilt = replace(program(LOAD_WEIGHTS), external=np.full(TENSORS, 0x80808080, np.uint32))
     with pytest.raises(PackageError, match=r"^instruction 0 \(DMA\): weights must be between -127 and 127$"):
         check_program(spoilt, PROFILE)
 
 
-def test_n51_n115_the_constants_come_back_from_the_file() -> None:
+def test_n51_n155_the_constants_come_back_from_the_file() -> None:
     made = program(LOAD_WEIGHTS)
     np.testing.assert_array_equal(read_program(made.to_bytes()).external, CONSTANTS)
 
 
-def test_n116_a_tensor_outside_has_addresses_from_65536_on(emulator: Emulator) -> None:
+def test_n156_a_tensor_outside_has_addresses_from_65536_on(emulator: Emulator) -> None:
     vectors = np.arange(64, dtype=np.int8).reshape(1, 8, 8)
     at = EXTERNAL_BASE + TENSORS // 2
     for machine in (Simulator(PROFILE), emulator):
@@ -219,7 +219,7 @@ def test_n116_a_tensor_outside_has_addresses_from_65536_on(emulator: Emulator) -
         ),
     ],
 )
-def test_n124_external_memory_that_cannot_be_built_is_refused(changes: dict[str, object], message: str) -> None:
+def test_n164_external_memory_that_cannot_be_built_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ProfileError, match=f"^npu-sim-8-sdram: {message}"):
         changed(changes)
 
@@ -234,7 +234,7 @@ def test_a_broken_protocol_of_the_memory_stops_the_run(emulator: Emulator, monke
         emulator.start()
 
 
-def test_n118_the_registers_count_transfers(emulator: Emulator) -> None:
+def test_n158_the_registers_count_transfers(emulator: Emulator) -> None:
     memory_after(emulator, program(LOAD), np.zeros((64, 8), np.int8))
     stalls, cycles = map(int, emulator.port.read(hardware.REGISTERS, 13, 2))
     assert (stalls, cycles) == (0, 7 + (2 * 16 + 7) + 5 - 4)

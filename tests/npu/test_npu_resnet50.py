@@ -19,7 +19,7 @@ from tests.npu.networks import INPUT, quantize, reference, resnet50
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_n94_n110_n114_resnet_50_has_the_same_bits_and_the_predicted_cycles_in_the_rtl(require: Callable[[str], Path]) -> None:
+def test_n94_n150_n154_resnet_50_has_the_same_bits_and_the_predicted_cycles_in_the_rtl(require: Callable[[str], Path]) -> None:
     require("verilator")
     profile = find_profile("ulx3s-85f")
     network, model = resnet50()

@@ -61,7 +61,7 @@ STREAMED = [name for name in SMALL if name not in ("conv 7x7 stride 2", "conv di
 
 
 @pytest.mark.parametrize("name", STREAMED)
-def test_n115_each_operator_gives_the_same_bits_through_the_external_memory(name: str) -> None:
+def test_n155_each_operator_gives_the_same_bits_through_the_external_memory(name: str) -> None:
     quantized, images = network_of(SMALL[name], 9, 11)
     streamed, inside = compile_model(quantized, TINY_CHIP), compile_model(quantized, WHOLE)
     assert streamed.program.description.inputs[0].base >= EXTERNAL_BASE
@@ -70,7 +70,7 @@ def test_n115_each_operator_gives_the_same_bits_through_the_external_memory(name
 
 @pytest.mark.parametrize("profile", [SMALL_CHIP, NARROW_CHIP], ids=lambda profile: profile.name)
 @pytest.mark.parametrize("build", [residual_network, wide_bottleneck])
-def test_n114_n115_a_network_that_fetches_its_own_program_gives_the_same_bits(
+def test_n154_n155_a_network_that_fetches_its_own_program_gives_the_same_bits(
     build: Callable[[Network], str], profile: NpuProfile
 ) -> None:
     quantized, images = network_of(build, 13, 14)
@@ -86,7 +86,7 @@ def test_n114_n115_a_network_that_fetches_its_own_program_gives_the_same_bits(
     np.testing.assert_array_equal(result(streamed, profile, images), result(inside, WHOLE, images))
 
 
-def test_n94_n114_n119_the_rtl_runs_it_twice_with_the_predicted_cycles(require: Callable[[str], Path]) -> None:
+def test_n94_n154_n159_the_rtl_runs_it_twice_with_the_predicted_cycles(require: Callable[[str], Path]) -> None:
     require("verilator")
     quantized, images = network_of(residual_network, 24, 24)
     streamed = compile_model(quantized, SMALL_CHIP)
@@ -98,7 +98,7 @@ def test_n94_n114_n119_the_rtl_runs_it_twice_with_the_predicted_cycles(require: 
     machine.close()
 
 
-def test_n117_a_board_on_a_serial_line_takes_constants_and_tensors_into_its_external_memory(
+def test_n157_a_board_on_a_serial_line_takes_constants_and_tensors_into_its_external_memory(
     require: Callable[[str], Path],
 ) -> None:
     require("verilator")

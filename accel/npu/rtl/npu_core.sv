@@ -142,7 +142,7 @@ module npu_core #(
       repeat_at <= program_counter + 1;
       address_step <= word[`NPU_REPEAT_ADDRESS_STEP];
       base_step <= word[`NPU_REPEAT_BASE_STEP];
-    end else if (issue && is_array) begin
+    end else if (starts_array) begin
       repeating <= goes_back;
       repeats_left <= repeats_left - 1;
       address_offset <= goes_back ? address_offset + 20'(address_step) : 0;

@@ -2,7 +2,7 @@
 //
 // Words that come in go to program, weight and parameter memory as if the host wrote them; activations are collected into
 // whole vectors, because their memory has no port to spare: the vector unit uses port B in two of every four cycles at most
-// (docs/spec/npu.md, N61), so a vector waits two cycles at most for it, and no transfer ever waits for anybody else. While the
+// (docs/spec/npu.md, N164), so a vector waits two cycles at most for it, and no transfer ever waits for anybody else. While the
 // core rests the host reads and writes single words through the same door.
 `default_nettype none
 `include "npu_isa.svh"

@@ -1,7 +1,7 @@
 // A controller for a 16-bit SDR SDRAM with 4 banks, 8192 rows and 512 columns (32 MB), at up to 100 MHz with CAS latency 2.
 //
 // It does one burst at a time and leaves every row closed behind it, so that a burst takes the same number of cycles
-// whatever came before (docs/spec/npu.md, N120-N124): slower than keeping rows open, by some ten cycles per burst, and exact
+// whatever came before (docs/spec/npu.md, N160-N164): slower than keeping rows open, by some ten cycles per burst, and exact
 // to predict. A burst is 1 to 256 words of 32 bits within one row. Refreshes come between bursts, when they are due; those
 // that a long burst holds up are made up for.
 `default_nettype none

@@ -34,13 +34,15 @@ module npu_colorlight_i9 #(
   npu_clock #(
     .INPUT_DIVIDER(INPUT_DIVIDER), .FEEDBACK_DIVIDER(FEEDBACK_DIVIDER), .OUTPUT_DIVIDER(OUTPUT_DIVIDER)
   ) clock (.oscillator(clk_25mhz), .clk, .clk_early, .rst);
+  wire [15:0] cycles_per_bit;  // of interest to a simulation only
+  wire unused_speed = &{1'b0, cycles_per_bit};
   npu_board #(
     .CYCLES_PER_BIT(CYCLES_PER_BIT), .ROWS(ROWS), .COLUMNS(COLUMNS), .VECTOR_LANES(VECTOR_LANES), .PAIRED(PAIRED),
     .MICROSCALING(MICROSCALING), .INSTRUCTIONS(INSTRUCTIONS), .WEIGHT_ROWS(WEIGHT_ROWS), .ACTIVATION_VECTORS(ACTIVATION_VECTORS),
     .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH), .PARAMETER_GROUPS(PARAMETER_GROUPS), .EXTERNAL(EXTERNAL),
     .POWER_UP_CYCLES(POWER_UP_CYCLES), .REFRESH_CYCLES(REFRESH_CYCLES), .PROFILE_HASH(PROFILE_HASH)
   ) board (
-    .clk, .rst, .rx(uart_rx), .tx(uart_tx), .quiet,
+    .clk, .rst, .rx(uart_rx), .tx(uart_tx), .quiet, .cycles_per_bit,
     .sdram_cke(cke), .sdram_cs_n(cs_n), .sdram_ras_n(ras_n), .sdram_cas_n(cas_n), .sdram_we_n(we_n), .sdram_ba(ba), .sdram_a(a),
     .sdram_dq_out(out), .sdram_dq_drive(drive), .sdram_dq_in(16'b0));
   assign led_n = quiet || rst;

@@ -41,13 +41,15 @@ module npu_ulx3s #(
   npu_clock #(
     .INPUT_DIVIDER(INPUT_DIVIDER), .FEEDBACK_DIVIDER(FEEDBACK_DIVIDER), .OUTPUT_DIVIDER(OUTPUT_DIVIDER)
   ) clock (.oscillator(clk_25mhz), .clk, .clk_early, .rst);
+  wire [15:0] cycles_per_bit;  // of interest to a simulation only
+  wire unused_speed = &{1'b0, cycles_per_bit};
   npu_board #(
     .CYCLES_PER_BIT(CYCLES_PER_BIT), .ROWS(ROWS), .COLUMNS(COLUMNS), .VECTOR_LANES(VECTOR_LANES), .PAIRED(PAIRED),
     .MICROSCALING(MICROSCALING), .INSTRUCTIONS(INSTRUCTIONS), .WEIGHT_ROWS(WEIGHT_ROWS), .ACTIVATION_VECTORS(ACTIVATION_VECTORS),
     .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH), .PARAMETER_GROUPS(PARAMETER_GROUPS), .EXTERNAL(EXTERNAL),
     .POWER_UP_CYCLES(POWER_UP_CYCLES), .REFRESH_CYCLES(REFRESH_CYCLES), .PROFILE_HASH(PROFILE_HASH)
   ) board (
-    .clk, .rst, .rx(ftdi_txd), .tx(ftdi_rxd), .quiet,
+    .clk, .rst, .rx(ftdi_txd), .tx(ftdi_rxd), .quiet, .cycles_per_bit,
     .sdram_cke, .sdram_cs_n(sdram_csn), .sdram_ras_n(sdram_rasn), .sdram_cas_n(sdram_casn), .sdram_we_n(sdram_wen), .sdram_ba,
     .sdram_a, .sdram_dq_out(sdram_out), .sdram_dq_drive(drive), .sdram_dq_in(sdram_d));
   ODDRX1F forward (.SCLK(clk_early), .RST(1'b0), .D0(1'b1), .D1(1'b0), .Q(sdram_clk));
