@@ -99,16 +99,12 @@ def test_a_damaged_record_is_told_by_name(records: Path) -> None:
         recorded("colorlight-i9")
 
 
-@pytest.mark.parametrize("path", sorted(implementation.RECORDS.glob("*.json")), ids=lambda path: path.stem)
-def test_a_committed_record_is_of_a_shipped_board_that_reached_its_clock_within_its_part(path: Path) -> None:
-    record = recorded(path.stem)
-    assert record is not None
-    assert record.profile == path.stem in BOARDS
-    assert record.fmax_mhz >= record.clock_mhz
-    assert all(use.used <= use.available for use in record.resources.values())
-    assert [len(bytes.fromhex(value)) for value in (record.sources_sha256, record.profile_hash, record.bitstream_sha256)] == [
-        32
-    ] * 3
+def test_committed_records_are_of_shipped_boards_that_reached_their_clock_within_their_part() -> None:
+    names = {path.stem for path in implementation.RECORDS.glob("*.json")}
+    records = [record for name in BOARDS if (record := recorded(name)) is not None]
+    assert {record.profile for record in records} == names
+    assert all(record.fmax_mhz >= record.clock_mhz for record in records)
+    assert all(use.used <= use.available for record in records for use in record.resources.values())
 
 
 def test_a_report_without_clocks_is_refused() -> None:
