@@ -65,7 +65,8 @@ def parse_reference(text: str) -> PackageReference:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint for an unknown `name`: the closest known ones, or all of them when few; empty when none are known."""
+    """Return a hint for an unknown `name`: the closest known ones, or those that hold it, or the first; empty when none are."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
+    holding = [one for one in known if name and name in one]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or holding[:8] or known[:8]
     return f"; known: {', '.join(close)}" if close else ""
