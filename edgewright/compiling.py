@@ -40,8 +40,8 @@ from quantize.evaluate import evaluate_variant, reference_outputs
 
 BACKEND = "npu"
 PREFIX = "npu-"
-PREFERRED = ("npu-int8", "int8")
-"""The variants that are compiled when none is named, best first."""
+SOURCE = "npu-int8"
+"""The variant that is compiled when none is named: int8 for processors is rounded, and arranged, as an NPU would not have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def compile_variant(
     Args:
         build: the build directory.
         profile: the NPU.
-        source: the quantized variant to compile; None takes the best one that is there.
+        source: the quantized variant to compile; None takes npu-int8.
         samples: a `.npz` to measure accuracy on; None measures nothing.
 
     Raises:
@@ -103,13 +103,12 @@ def _source(build: BuildDirectory, name: str | None) -> VariantDirectory:
             raise BadInputError(f"{name} is compiled already; name the quantized variant that it came from, such as npu-int8")
         return variant
     known = {variant.config.variant: variant for variant in build.variants()}
-    for preferred in PREFERRED:
-        if preferred in known:
-            return known[preferred]
-    raise NotFoundError(
-        f"{build.path} must have a quantized variant ({' or '.join(PREFERRED)}), but it has {', '.join(known) or 'none'}; "
-        "run: edgewright quantize --scheme npu-int8"
-    )
+    if SOURCE not in known:
+        raise NotFoundError(
+            f"{build.path} must have the variant {SOURCE}, but it has {', '.join(known) or 'none'}; "
+            f"run: edgewright quantize {build.path} --scheme {SOURCE} --samples X.npz"
+        )
+    return known[SOURCE]
 
 
 def _read_graph(variant: VariantDirectory) -> onnx.ModelProto:

@@ -101,7 +101,8 @@ def build_package(demo: Demo, version: str) -> None:
     build = f"build-{version}"
     run = demo.shell.run
     run("convert", f"digits-{version}.keras", "-o", build, "--samples", "calibration.npz")
-    run("quantize", build, "--scheme", "fp16", "--scheme", "int8", "--samples", "calibration.npz")
+    schemes = ("fp16", "int8", "npu-int8") if demo.board else ("fp16", "int8")
+    run("quantize", build, *(part for scheme in schemes for part in ("--scheme", scheme)), "--samples", "calibration.npz")
     if demo.board:
         say(run("compile", build, "--profile", PROFILE).strip().splitlines()[-1])
     say(run("evaluate", build, "--samples", "heldout.npz"))
