@@ -19,10 +19,13 @@ import numpy.typing as npt
 
 from accel.backends.backend import Session
 from edgewright.contracts.samples import Tensors, load_samples, read_npz
+from edgewright.contracts.stored_arrays import pieces
 from edgewright.contracts.variant import LayerKind, Tolerance, VariantDirectory
 from edgewright.errors import OperationError, ParityError
 
 BATCH_SIZE = 32
+_ROWS = 64
+"""Samples that are compared at a time; outputs may be as large as images."""
 
 _Array = npt.NDArray[Any]
 
@@ -91,6 +94,10 @@ def predicted_labels(output: _Array) -> _Array:
 
     A single column of scores is the probability of class 1: the label is whether it is over one half.
     """
+    return np.concatenate([_labels(piece) for piece in pieces(output, _ROWS)]) if len(output) else _labels(output)
+
+
+def _labels(output: _Array) -> _Array:
     flat = output.reshape(len(output), -1)
     if output.dtype.kind != "f":
         return flat[:, 0]
@@ -116,7 +123,7 @@ def _check_comparable(name: str, expected: _Array | None, found: _Array) -> None
     if expected.shape != found.shape:
         raise ParityError(f"output {name} must have shape {list(expected.shape)}, but it has {list(found.shape)}")
     for side, array in (("the expected output", expected), ("output", found)):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not all(np.isfinite(piece).all() for piece in pieces(array, _ROWS)):
             raise ParityError(f"{side} {name} holds NaN or infinity")
 
 
@@ -124,6 +131,9 @@ def _relative_difference(expected: _Array, found: _Array) -> float:
     """Return the largest difference over the largest expected value; plain difference where all expected values are zero."""
     if expected.dtype.kind != "f" or expected.size == 0:
         return 0.0
-    wide = expected.astype(np.float64)
-    scale = float(np.abs(wide).max()) or 1.0
-    return float(np.abs(found.astype(np.float64) - wide).max()) / scale
+    largest = difference = 0.0
+    for wanted, given in zip(pieces(expected, _ROWS), pieces(found, _ROWS), strict=True):
+        wide = wanted.astype(np.float64)
+        largest = max(largest, float(np.abs(wide).max()))
+        difference = max(difference, float(np.abs(given.astype(np.float64) - wide).max()))
+    return difference / (largest or 1.0)

@@ -10,14 +10,18 @@ import numpy.typing as npt
 from accel.backends.backend import Session
 from accel.golden import BATCH_SIZE, compare_outputs, predicted_labels
 from edgewright.contracts.samples import Samples, Tensors
+from edgewright.contracts.stored_arrays import Gathered
 from edgewright.contracts.variant import Measured
 from edgewright.errors import SamplesError
 
 
 def run_all(session: Session, samples: Samples) -> Tensors:
-    """Run a session over all samples in batches; outputs in the order of the graph."""
-    parts = [session.run(batch.inputs) for batch in samples.batches(BATCH_SIZE)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """Run a session over all samples in batches; outputs in the order of the graph, on disk where there are many."""
+    gathered: dict[str, Gathered] = {}
+    for batch in samples.batches(BATCH_SIZE):
+        for name, array in session.run(batch.inputs).items():
+            gathered.setdefault(name, Gathered(samples.count)).append(array)
+    return {name: parts.whole() for name, parts in gathered.items()}
 
 
 def measured(expected: Tensors, found: Tensors, labels: npt.NDArray[np.int64] | None) -> Measured:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors, read_npz
+from edgewright.contracts.stored_arrays import pieces
 from edgewright.contracts.variant import LayerKind
 from edgewright.contracts.wire import decode
 from edgewright.errors import PackageError, SamplesError
@@ -39,19 +40,27 @@ def check_calibration(samples: Samples, build: BuildDirectory, where: Path) -> N
     """Raise `SamplesError` unless the samples can tell which values a model meets."""
     usual = _usual_inputs(build)
     for name, array in samples.inputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind not in "fiu":
+            continue
+        low, high = _extent(array)
+        if not (np.isfinite(low) and np.isfinite(high)):
             raise SamplesError(
                 f"{where}: samples of {name} must be finite numbers, but some are NaN or infinite: leave those out"
             )
-        if array.min() == array.max():
+        if low == high:
             raise SamplesError(
-                f"{where}: samples of {name} must vary, but every value is {array.flat[0]:g}: "
-                "give real samples of the model's input"
+                f"{where}: samples of {name} must vary, but every value is {low:g}: give real samples of the model's input"
             )
         if name in usual:
-            _check_range(name, array, usual[name], where)
+            _check_range(name, (low, high), usual[name], where)
     if samples.count < BATCH_SIZE:
         logging.getLogger(__name__).warning("few samples count=%d: give 100 or more that look like the real input", samples.count)
+
+
+def _extent(array: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and the largest value; NaN where there is one."""
+    extents = np.array([(piece.min(), piece.max()) for piece in pieces(array)])
+    return float(extents[:, 0].min()), float(extents[:, 1].max())
 
 
 def _usual_inputs(build: BuildDirectory) -> Tensors:
@@ -64,11 +73,12 @@ def _usual_inputs(build: BuildDirectory) -> Tensors:
     return {} if said.get("generated_samples", True) else read_npz(golden)
 
 
-def _check_range(name: str, array: npt.NDArray[Any], usual: npt.NDArray[Any], where: Path) -> None:
-    largest, expected = float(np.abs(array).max()), float(np.abs(usual).max())
+def _check_range(name: str, extent: tuple[float, float], usual: npt.NDArray[Any], where: Path) -> None:
+    (low, high), expected = extent, float(np.abs(usual).max())
+    largest = max(abs(low), abs(high))
     if expected == 0 or 1 / RANGE_FACTOR < largest / expected < RANGE_FACTOR:
         return
     raise SamplesError(
         f"{where}: samples of {name} must be in the range that the model was converted with, {usual.min():g} to {usual.max():g}, "
-        f"but they are {array.min():g} to {array.max():g}: scale them as in training"
+        f"but they are {low:g} to {high:g}: scale them as in training"
     )

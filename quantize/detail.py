@@ -15,6 +15,7 @@ from accel.golden import predicted_labels
 from convert.measure import run_all
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import LABELS, Samples, Tensors
+from edgewright.contracts.stored_arrays import digest_of_array
 from edgewright.contracts.variant import FLOAT_VARIANT, LayerKind, VariantDirectory
 from edgewright.contracts.wire import decode, digest_of, encode
 from edgewright.errors import PackageError
@@ -101,7 +102,7 @@ def read_details(build: BuildDirectory) -> dict[str, VariantDetail]:
 def samples_digest(samples: Samples) -> str:
     """Return a digest of samples and labels, whatever file they lay in."""
     arrays = {**samples.inputs, **({} if samples.labels is None else {LABELS: samples.labels})}
-    return digest_of(encode([digest_of(np.ascontiguousarray(array).tobytes()) for _, array in sorted(arrays.items())]))
+    return digest_of(encode([digest_of_array(array) for _, array in sorted(arrays.items())]))
 
 
 def _predictions(output: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -26,6 +26,7 @@ from edgewright.command_line import progress
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
+from edgewright.contracts.stored_arrays import digest_of_array
 from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import PackageError, ParityError
 from quantize.activations import WatchedGraph
@@ -128,7 +129,7 @@ def _key(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> str
     kinds = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
     files = [build.graph / kind.file_name for kind in kinds if (build.graph / kind.file_name).is_file()]
     arrays = [*samples.inputs.values(), *([] if samples.labels is None else [samples.labels])]
-    digests = [wire.digest_of(path.read_bytes()) for path in files] + [wire.digest_of(array.tobytes()) for array in arrays]
+    digests = [wire.digest_of(path.read_bytes()) for path in files] + [digest_of_array(array) for array in arrays]
     return wire.digest_of(wire.encode([__version__, digests, settings]))
 
 

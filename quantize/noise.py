@@ -90,9 +90,7 @@ def some_of(samples: Samples, limit: int = SAMPLE_LIMIT) -> Samples:
     """Return at most `limit` samples, evenly spread: files are often sorted by label."""
     if samples.count <= limit:
         return samples
-    places = np.linspace(0, samples.count - 1, limit).astype(int)
-    labels = None if samples.labels is None else samples.labels[places]
-    return Samples({name: array[places] for name, array in samples.inputs.items()}, labels)
+    return samples.take(np.linspace(0, samples.count - 1, limit).astype(int))
 
 
 def _pairs(float_graph: WatchedGraph, variant: Watched) -> Mapping[str, str]:

@@ -114,7 +114,7 @@ class _OneByOne:
     def __iter__(self) -> Iterator[Tensors]:
         for start in progress(range(0, self._samples.count, self._batch), "calibrating"):
             wanted = np.arange(start, start + self._batch) % self._samples.count
-            yield {name: array[wanted] for name, array in self._samples.inputs.items()}
+            yield self._samples.take(wanted).inputs
 
     def __len__(self) -> int:
         return math.ceil(self._samples.count / self._batch)

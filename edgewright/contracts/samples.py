@@ -1,7 +1,8 @@
 """Samples: a `.npz` with one array per graph input (a single array may have any name) and optional `labels`.
 
 Everything that reads samples (parity, calibration, evaluation, the golden check on a device) reads them here, so that a
-shape or dtype that does not fit is told in the same words everywhere.
+shape or dtype that does not fit is told in the same words everywhere. Many samples stay on disk until a batch of them is
+asked for (stored_arrays.py).
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from edgewright.contracts.files import writing_atomically
+from edgewright.contracts.stored_arrays import Tensors, cast, let_go, read_arrays
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import SamplesError
 
-Tensors = dict[str, npt.NDArray[Any]]
+__all__ = ["LABELS", "Samples", "Tensors", "fit", "load_samples", "read_npz", "write_npz"]
 
 LABELS = "labels"
+
+_DAMAGED = (ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Arrays whose first axis counts the samples, one per graph input, and the true labels when known (integers, [count])."""
+    """Arrays whose first axis counts the samples, one per graph input, and the true labels when known (integers, [count]).
+
+    Take batches of them: what `slice` and `take` give is in memory, the whole may be on disk.
+    """
 
     inputs: Tensors
     labels: npt.NDArray[np.int64] | None = None
@@ -43,8 +50,14 @@ class Samples:
 
     def slice(self, start: int, stop: int) -> Samples:
         """Return samples `start` to `stop` (exclusive)."""
-        labels = None if self.labels is None else self.labels[start:stop]
-        return Samples({name: array[start:stop] for name, array in self.inputs.items()}, labels)
+        return self.take(np.arange(*slice(start, stop).indices(self.count)))
+
+    def take(self, places: npt.NDArray[np.integer]) -> Samples:
+        """Return the samples at `places`, in that order."""
+        taken = {name: array[places] for name, array in self.inputs.items()}
+        for array in self.inputs.values():
+            let_go(array)
+        return Samples(taken, None if self.labels is None else self.labels[places])
 
 
 def load_samples(path: Path, inputs: Sequence[TensorSpec]) -> Samples:
@@ -55,7 +68,7 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec]) -> Samples:
     Raises:
         SamplesError: the file is no `.npz`, an input is missing, or a shape or dtype does not fit; both sides are told.
     """
-    arrays = read_npz(path)
+    arrays = _read_mapped(path)
     labels = arrays.pop(LABELS, None)
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {inputs[0].name: next(iter(arrays.values()))}
@@ -83,7 +96,7 @@ def fit(array: npt.NDArray[Any] | None, spec: TensorSpec, where: object, found: 
     if array.dtype == wanted:
         return array
     if wanted.kind == "f" and array.dtype.kind in "fiu":
-        return array.astype(wanted)
+        return cast(array, wanted)
     raise SamplesError(f"{where}: input {spec.name} must be {spec.dtype}, but the samples are {array.dtype}")
 
 
@@ -96,7 +109,17 @@ def read_npz(path: Path) -> Tensors:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise SamplesError(f"{path}: samples must be a .npz archive, but this is a single .npy array")
             return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError) as wrong:
+    except _DAMAGED as wrong:
+        raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {wrong}") from wrong
+
+
+def _read_mapped(path: Path) -> Tensors:
+    """Read as `read_npz` does, and leave on disk what is large."""
+    if not zipfile.is_zipfile(path):
+        return read_npz(path)
+    try:
+        return read_arrays(path)
+    except _DAMAGED as wrong:
         raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {wrong}") from wrong
 
 
