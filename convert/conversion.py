@@ -33,7 +33,7 @@ from convert.measure import measured, run_all
 from convert.reading import Reading
 from convert.shapes import check_shapes, fix_shapes
 from convert.simplify import simplify
-from convert.split import AUTO, split
+from convert.split import AUTO, Runs, split
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
 from edgewright.contracts.names import Digest
 from edgewright.contracts.samples import Samples, load_samples
@@ -51,6 +51,7 @@ from edgewright.contracts.variant import (
 from edgewright.contracts.wire import encode_readable
 from edgewright.errors import BadInputError, ModelError, OperationError
 from hardware_profiles.catalog import load_profile
+from hardware_profiles.hardware_profile import HardwareProfile
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     simplify(model)
     check_shapes(model, profiles)
     notes = _notes_in(kind, source)
-    cut, parts = split(model, _head_from(model, notes, options))
+    cut, parts = split(model, _head_from(model, notes, options), _accelerators(profiles))
     inputs, outputs = _specs(model.graph.inputs), _specs(model.graph.outputs)
     labels = _checked_labels(options.labels or known_labels, outputs[0])
     given = None if options.samples is None else load_samples(options.samples, inputs)
@@ -155,6 +156,15 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
         write_record(staging, record)
         _write_float_variant(staging, record, found)
     return BuildDirectory.open(build)
+
+
+def _accelerators(profiles: Iterable[HardwareProfile]) -> list[Runs]:
+    """Return what the profiles with an accelerator run there."""
+    if not any(profile.npu for profile in profiles):
+        return []
+    from accel.npu.lower import AT_INPUTS, OPERATORS
+
+    return [Runs(anywhere=OPERATORS, at_inputs=AT_INPUTS)]
 
 
 def describe_cut(cut: Cut, graph: Path) -> list[tuple[str, int, float, str]]:

@@ -2,12 +2,13 @@
 
 The cut is a set of tensors. Everything that they need is the featurizer, the rest is the head, so the record of a cut is its
 tensors alone. `auto` puts everything into the featurizer that a last convolution or pooling needs, and the activations and
-reshapes right behind it; a model without such operators is all head.
+reshapes right behind it; a model without such operators is all head. Where the graph is meant for accelerators, `auto` stops
+before the first operator that one of them cannot run: what comes behind that runs on the processor in any case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -49,6 +50,15 @@ _FOLLOWS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """Operators that an accelerator runs."""
+
+    anywhere: Collection[str]
+    at_inputs: Collection[str] = ()
+    """Those that it runs on what comes from the user alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The two sides of a cut graph."""
@@ -61,14 +71,14 @@ class Parts:
         return node in self.head
 
 
-def split(model: ir.Model, head_from: str) -> tuple[Cut, Parts]:
-    """Cut `model` before the node or layer `head_from`, or where `auto` says.
+def split(model: ir.Model, head_from: str, accelerators: Collection[Runs] = ()) -> tuple[Cut, Parts]:
+    """Cut `model` before the node or layer `head_from`, or where `auto` says for all of `accelerators`.
 
     Raises:
         NotFoundError: there is no such node or layer; the nearest names are offered.
     """
     graph = model.graph
-    featurizer = _auto(graph) if head_from == AUTO else _before(graph, head_from)
+    featurizer = _auto(graph, accelerators) if head_from == AUTO else _before(graph, head_from)
     parts = Parts(frozenset(featurizer), frozenset(set(graph) - featurizer))
     tensors = _boundary(graph, parts)
     return Cut(tensors=tensors, featurizer_nodes=len(parts.featurizer), head_nodes=len(parts.head)), parts
@@ -82,13 +92,32 @@ def parts_of(model: ir.Model, cut: Cut) -> Parts:
     return Parts(frozenset(featurizer), frozenset(set(model.graph) - featurizer))
 
 
-def _auto(graph: ir.Graph) -> set[ir.Node]:
-    featurizer = _ancestors(node for node in graph if node.op_type in _SPATIAL)
+def _auto(graph: ir.Graph, accelerators: Collection[Runs]) -> set[ir.Node]:
+    possible = set(graph)
+    for accelerator in accelerators:
+        possible &= _reached(graph, accelerator)
+    featurizer = _ancestors(node for node in possible if node.op_type in _SPATIAL)
     for node in graph:  # producers come first, so one round is enough
-        producers = {value.producer() for value in node.inputs if value is not None and not _is_constant(value)}
-        if featurizer and node.op_type in _FOLLOWS and producers and producers <= featurizer:
+        producers = _producers(node)
+        if featurizer and node in possible and node.op_type in _FOLLOWS and producers and producers <= featurizer:
             featurizer.add(node)
     return featurizer
+
+
+def _reached(graph: ir.Graph, accelerator: Runs) -> set[ir.Node]:
+    """Return the nodes that the accelerator runs with all that they need."""
+    reached: set[ir.Node] = set()
+    for node in graph:
+        producers = _producers(node)
+        known = node.op_type in accelerator.anywhere or (node.op_type in accelerator.at_inputs and producers <= {None})
+        if known and producers <= reached | {None}:
+            reached.add(node)
+    return reached
+
+
+def _producers(node: ir.Node) -> set[ir.Node | None]:
+    """Return the nodes that a node reads from; None stands for the graph's inputs."""
+    return {value.producer() for value in node.inputs if value is not None and not _is_constant(value)}
 
 
 def _before(graph: ir.Graph, name: str) -> set[ir.Node]:

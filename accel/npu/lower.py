@@ -23,6 +23,8 @@ NOT_ON_NPU = "its input is not on the NPU"
 BY_HOST = "the host does it while it hands the input over"
 IN_HEAD = "it is the head, which stays on the host"
 SKIPPED = ("QuantizeLinear", "DequantizeLinear")
+AT_INPUTS = ("Transpose", "Mul")
+"""What the host does while it hands an input over, and nobody does elsewhere."""
 ALIASES = ("Flatten", "Reshape", "Squeeze", "Identity", "Dropout")
 
 
@@ -98,13 +100,13 @@ class _Walk:
             self._behind.update(node.output)
         if node.output[0] in self._done or self.graph.is_constant(node.output[0]):
             return
-        lower_node = self._handlers().get(node.op_type)
+        lower_node = _LOWER.get(node.op_type)
         try:
             if enters_head and node.op_type not in SKIPPED:
                 raise UnsupportedError(IN_HEAD)
             if lower_node is None:
                 raise UnsupportedError(f"the NPU has no {node.op_type}")
-            lower_node(node)
+            lower_node(self, node)
             reason = ""
         except UnsupportedError as unsupported:
             reason = str(unsupported)
@@ -114,26 +116,6 @@ class _Walk:
             told = BY_HOST if node.output[0] in self._handed_over else reason
             row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=told)
             self.lowered.coverage.append(row)
-
-    def _handlers(self) -> dict[str, Callable[[onnx.NodeProto], None]]:
-        return {
-            "QuantizeLinear": self._quantize,
-            "DequantizeLinear": self._dequantize,
-            "Transpose": self._transpose,
-            "Mul": self._multiply,
-            **dict.fromkeys(ALIASES, self._alias),
-            "Conv": self._convolution,
-            "Gemm": self._fully_connected,
-            "MatMul": self._fully_connected,
-            "Add": self._add,
-            "MaxPool": self._pool,
-            "AveragePool": self._pool,
-            "GlobalAveragePool": self._global_pool,
-            "GlobalMaxPool": self._global_pool,
-            "ReduceMean": self._global_pool,
-            "Relu": self._copy,
-            "Clip": self._copy,
-        }
 
     # -- the ends of the integers' world ------------------------------------------------------------------------------
 
@@ -347,3 +329,25 @@ class _Walk:
             zero_point=zero_point,
             flat=len(shape) == 1,
         )
+
+
+_LOWER: dict[str, Callable[[_Walk, onnx.NodeProto], None]] = {
+    "QuantizeLinear": _Walk._quantize,
+    "DequantizeLinear": _Walk._dequantize,
+    "Transpose": _Walk._transpose,
+    "Mul": _Walk._multiply,
+    **dict.fromkeys(ALIASES, _Walk._alias),
+    "Conv": _Walk._convolution,
+    "Gemm": _Walk._fully_connected,
+    "MatMul": _Walk._fully_connected,
+    "Add": _Walk._add,
+    "MaxPool": _Walk._pool,
+    "AveragePool": _Walk._pool,
+    "GlobalAveragePool": _Walk._global_pool,
+    "GlobalMaxPool": _Walk._global_pool,
+    "ReduceMean": _Walk._global_pool,
+    "Relu": _Walk._copy,
+    "Clip": _Walk._copy,
+}
+OPERATORS = frozenset(_LOWER).difference(SKIPPED, AT_INPUTS)
+"""What may become the NPU's work anywhere in a graph, as far as the operator alone decides."""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from convert.split import AUTO, parts_of, split
+from convert.split import AUTO, Runs, parts_of, split
 from edgewright.contracts.build_directory import Cut
 from edgewright.errors import NotFoundError
 from tests.convert.networks import converted, digits, keras, relative_difference, run_graph, trained
@@ -67,6 +67,22 @@ def test_a_gate_inside_the_featurizer_is_the_featurizers() -> None:
     model = keras().Model(given, layers.Dense(3, name="score")(layers.GlobalAveragePooling2D()(x)))
     _, parts = split(converted(model), AUTO)
     assert [node.name for node in parts.head] == ["score/Gemm"]
+
+
+def test_for_an_accelerator_auto_stops_before_what_it_cannot_run() -> None:
+    layers = keras().layers
+    given = keras().Input((6, 6, 4))
+    x = layers.Conv2D(4, 3, activation="relu", name="first")(given)
+    x = layers.Conv2D(4, 3, activation="sigmoid", name="second")(x)
+    model = keras().Model(given, layers.Conv2D(3, 1, name="third")(x))
+    cut, parts = split(converted(model), AUTO, [Runs(anywhere={"Conv", "Relu"}, at_inputs={"Transpose"})])
+    assert cut.tensors == ("second/Conv",)
+    assert {"second/Sigmoid", "third/Conv"} <= {node.name for node in parts.head}
+
+
+def test_what_no_accelerator_runs_from_the_start_leaves_everything_to_the_head() -> None:
+    cut, _ = split(converted(trained()), AUTO, [Runs(anywhere={"Conv"}), Runs(anywhere={"Relu"})])
+    assert cut.featurizer_nodes == 0
 
 
 def test_an_unknown_layer_offers_the_nearest() -> None:
