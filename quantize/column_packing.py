@@ -1,16 +1,17 @@
 """Make the first convolution of an int8 graph fast: compute a few neighbouring columns of its output at once.
 
 onnxruntime gathers the input of a convolution pixel by pixel. Where a pixel has three channels that takes longer than the
-arithmetic: on MobileNetV2 the first of 52 convolutions took an eighth of the time (onnxruntime's profiler). So four columns of the input become the
-channels of one, and the kernel, moved and filled up with zeros, gives the outputs that belong to them as further channels:
+arithmetic: on MobileNetV2 the first of 52 convolutions took an eighth of the time (onnxruntime's profiler). So four columns of
+the input become the channels of one, and the kernel, moved and filled up with zeros, gives the outputs that belong to them as
+further channels:
 
     [N, H, W, 3]  is  [N, H, W/4, 12]        the same bytes, channels last
     [N, H, W/2, 64]  is  [N, H, W, 32]       what comes out, at stride 2
 
 Zeros add nothing to a sum of integers, so every output is the same to the last bit; there is twice as much to multiply, and
-still the layer takes half the time. The runtime's own optimizer removes the transpositions that are written
-here, because its integer convolutions keep channels last. Only the pair of uint8 activations and int8 weights is packed: that
-is what x86 processors run, where this was measured. A network for a microcontroller, whose file would grow, stays as it is.
+still the layer takes half the time. The runtime's own optimizer removes the transpositions that are written here, because its
+integer convolutions keep channels last. Only the pair of uint8 activations and int8 weights is packed: that is what x86
+processors run, where this was measured. A network for a microcontroller, whose file would grow, stays as it is.
 """
 
 from __future__ import annotations
