@@ -40,9 +40,8 @@ class Histogram:
 def collect_ranges(graph: WatchedGraph, samples: Samples) -> dict[str, Range]:
     """Return the smallest and largest finite value of every float tensor."""
     ranges: dict[str, Range] = {}
-    for values in graph.values(samples, graph.tensors, "calibrating"):
-        for name, array in values.items():
-            low, high = _finite_range(array)
+    for extents in graph.extents(samples, "calibrating"):
+        for name, (low, high) in extents.items():
             before = ranges.get(name, (low, high))
             ranges[name] = (min(low, before[0]), max(high, before[1]))
     return ranges
@@ -56,16 +55,6 @@ def collect_histograms(graph: WatchedGraph, samples: Samples, ranges: Mapping[st
         for name, array in values.items():
             counts[name] += _counted(array, *ranges[name])
     return {name: Histogram(*ranges[name], counts[name]) for name in wanted}
-
-
-def _finite_range(array: npt.NDArray[Any]) -> Range:
-    if array.size == 0:
-        return 0.0, 0.0
-    low, high = float(array.min()), float(array.max())
-    if np.isfinite(low) and np.isfinite(high):
-        return low, high
-    finite = array[np.isfinite(array)]  # an attention mask is full of -inf, and that is no mistake
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
 def _counted(array: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.int64]:
