@@ -56,22 +56,19 @@ class WatchedGraph:
     def run(self, inputs: Tensors, tensors: Sequence[str]) -> Tensors:
         """Return the values of `tensors` (inputs are tensors too)."""
         asked = [name for name in tensors if name not in self._float_inputs]
-        try:
-            found = self._runtime.run(asked, {name: inputs[name] for name in self.inputs}) if asked else []
-        except Exception as failed:  # onnxruntime's exceptions share no base of their own
-            raise OperationError(f"the graph failed to run on the samples: {shortened(failed)}") from failed
+        found = _answers(self._runtime, asked, {name: inputs[name] for name in self.inputs}) if asked else []
         values = dict(zip(asked, found, strict=True))
         return {name: inputs[name] if name in self._float_inputs else values[name] for name in tensors}
 
     def extents(self, samples: Samples, label: str) -> Iterator[dict[str, tuple[float, float]]]:
-        """Yield the smallest and largest value of every tensor, batch by batch, as the model was when it began to be watched.
+        """Yield the smallest and largest value of every tensor, batch by batch; the model must still be what was given.
 
         The graph itself takes them: its inner tensors, 90 MB for an image of ResNet-50, never leave the runtime. Where one is not
         finite, the finite values are looked through here.
         """
         reduced = _session(_with_extents(self._source[0], self.tensors), self._source[1])
         for inputs in self.batches(samples, self.tensors, label):
-            found = [float(value) for value in reduced.run([one.name for one in reduced.get_outputs()], inputs)]
+            found = [float(value) for value in _answers(reduced, [one.name for one in reduced.get_outputs()], inputs)]
             extents = dict(zip(self.tensors, zip(found[::2], found[1::2], strict=True), strict=True))
             odd = [name for name, extent in extents.items() if not np.isfinite(extent).all()]
             yield extents | {name: finite_range(array) for name, array in self.run(inputs, odd).items()}
@@ -92,6 +89,14 @@ class WatchedGraph:
     def _batch_size(self, samples: Samples, tensors: Sequence[str]) -> int:
         needed = sum(array.nbytes for array in self.run(samples.slice(0, 1).inputs, tensors).values())
         return int(np.clip(BATCH_BYTES // max(needed, 1), 1, BATCH_SIZE))
+
+
+def _answers(runtime: Any, asked: Sequence[str], inputs: Tensors) -> Sequence[npt.NDArray[Any]]:
+    try:
+        found: Sequence[npt.NDArray[Any]] = runtime.run(asked, inputs)
+    except Exception as failed:  # onnxruntime's exceptions share no base of their own
+        raise OperationError(f"the graph failed to run on the samples: {shortened(failed)}") from failed
+    return found
 
 
 def finite_range(array: npt.NDArray[Any]) -> tuple[float, float]:
