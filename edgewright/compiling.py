@@ -1,6 +1,6 @@
 """Compile a variant of a build directory for an NPU, and add what came out as a variant of its own.
 
-    source     the quantized variant that is compiled: npu-int8, or the one that is named
+    source     the quantized variant that is compiled: the one that is named, or the one in the NPU's number format
     compile    its graph -> program and coverage (accel/npu/compiler.py)
     target     graph.onnx with an EPContext node, head.onnx, head.weights, npu.program
     check      the golden samples, through the backend that devices use
@@ -40,8 +40,9 @@ from quantize.evaluate import evaluate_variant, reference_outputs
 
 BACKEND = "npu"
 PREFIX = "npu-"
-SOURCE = "npu-int8"
-"""The variant that is compiled when none is named: int8 for processors is rounded, and arranged, as an NPU would not have it."""
+SOURCES = {"int8": (Precision.NPU_INT8,), "mxint8": (Precision.NPU_MXINT8, Precision.NPU_INT8)}
+"""The variants that are compiled when none is named, by the NPU's number format, best first: one that shifts the products of
+blocks runs weights without blocks too. int8 for processors is rounded, and arranged, as an NPU would not have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def compile_variant(
     Args:
         build: the build directory.
         profile: the NPU.
-        source: the quantized variant to compile; None takes npu-int8.
+        source: the quantized variant to compile; None takes npu-int8, or for number format mxint8 rather npu-mxint8.
         samples: a `.npz` to measure accuracy on; None measures nothing.
 
     Raises:
@@ -70,7 +71,7 @@ def compile_variant(
         ModelError: no operator can run on the NPU, or the model does not fit it.
         ParityError: the result fails the golden samples; nothing is kept.
     """
-    chosen = _source(build, source)
+    chosen = _source(build, source, profile)
     model = _read_graph(chosen)
     compiled = compile_model(model, profile, build.record.cut.tensors if build.record.cut else ())
     name = variant_name(profile)
@@ -96,19 +97,21 @@ def variant_name(profile: NpuProfile) -> str:
     return PREFIX + profile.name.removeprefix(PREFIX)
 
 
-def _source(build: BuildDirectory, name: str | None) -> VariantDirectory:
+def _source(build: BuildDirectory, name: str | None, profile: NpuProfile) -> VariantDirectory:
+    wanted = SOURCES[profile.number_format]
     if name is not None:
         variant = build.variant(name)
         if variant.config.backend == BACKEND:
-            raise BadInputError(f"{name} is compiled already; name the quantized variant that it came from, such as npu-int8")
+            raise BadInputError(f"{name} is compiled already; name the quantized variant that it came from, such as {wanted[0]}")
         return variant
     known = {variant.config.variant: variant for variant in build.variants()}
-    if SOURCE not in known:
+    found = next((known[source] for source in wanted if source in known), None)
+    if found is None:
         raise NotFoundError(
-            f"{build.path} must have the variant {SOURCE}, but it has {', '.join(known) or 'none'}; "
-            f"run: edgewright quantize {build.path} --scheme {SOURCE} --samples X.npz"
+            f"{build.path} must have the variant {' or '.join(wanted)}, but it has {', '.join(known) or 'none'}; "
+            f"run: edgewright quantize {build.path} --scheme {wanted[0]} --samples X.npz"
         )
-    return known[SOURCE]
+    return found
 
 
 def _read_graph(variant: VariantDirectory) -> onnx.ModelProto:
@@ -139,13 +142,19 @@ def _write_config(folder: Path, source: VariantDirectory, name: str, profile: Np
         source.config,
         variant=name,
         backend=BACKEND,
-        precision=Precision.NPU_INT8,
+        precision=_precision(source, profile),
         size_bytes=size_of_weights_and_graph(folder),
         measured=None,
         profiles=(),
         properties={NPU_HASH: profile.hash.hex(), NPU_RECORD: wire.encode(profile).decode()},
     )
     return VariantDirectory.write(folder, config)
+
+
+def _precision(source: VariantDirectory, profile: NpuProfile) -> Precision:
+    """Return what the NPU multiplies: weights in blocks only where it tells them apart."""
+    blocks = source.config.precision is Precision.NPU_MXINT8 and profile.shift_rows > 0
+    return Precision.NPU_MXINT8 if blocks else Precision.NPU_INT8
 
 
 def _check_golden(variant: VariantDirectory, build: BuildDirectory) -> None:

@@ -92,8 +92,8 @@ def _shifts(
         rounded = rounded_weight(quantized, node.input[1])
         if rounded is not None:
             exact, rough = means[node.input[0]]
-            wanted = _run(node, exact, weight_of(model, node.input[1]))
-            found[node.name] = _per_channel(wanted - _run(node, rough, rounded))
+            weight = weight_of(model, node.input[1])
+            found[node.name] = _per_channel(_run(node, exact, weight) - _run(node, rough, rounded.reshape(weight.shape)))
     return found
 
 

@@ -36,17 +36,19 @@ class Blocks:
     axis: int
 
 
-def encode(numbers: Float32, axis: int) -> Blocks:
-    """Round finite numbers to MXINT8 in blocks along `axis`.
+def encode(numbers: Float32, axis: int, lowest: npt.ArrayLike = LOWEST_EXPONENT) -> Blocks:
+    """Round finite numbers to MXINT8 in blocks along `axis`, with no exponent under `lowest` (one, or one per block).
 
-    A number comes back within half a count of what it was, or within one where it saturates; powers of two come back exactly.
+    A number comes back within half a count of what it was, or within one where it saturates; powers of two come back exactly,
+    unless a block's exponent had to be raised to `lowest`.
     """
     length = numbers.shape[axis]
     padded = np.zeros((*np.moveaxis(numbers, axis, -1).shape[:-1], -(-length // BLOCK) * BLOCK), np.float32)
     padded[..., :length] = np.moveaxis(numbers, axis, -1)
     blocks = padded.reshape(*padded.shape[:-1], -1, BLOCK)
     _, above = np.frexp(np.abs(blocks).max(axis=-1))  # 2**(above - 1) <= max < 2**above
-    exponents = np.maximum(above - 1 - FRACTION_BITS, LOWEST_EXPONENT)
+    floor = np.broadcast_to(np.asarray(lowest, np.int64), np.moveaxis(above, -1, axis).shape)
+    exponents = np.maximum(above - 1 - FRACTION_BITS, np.maximum(np.moveaxis(floor, axis, -1), LOWEST_EXPONENT))
     counts = np.clip(np.rint(np.ldexp(blocks, -exponents[..., None])), -LARGEST, LARGEST).astype(np.int8)
     elements = counts.reshape(padded.shape)[..., :length]
     return Blocks(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from accel.golden import predicted_labels
 from accel.npu.compiler import Compiled, compile_model
 from accel.npu.host import Session
 from accel.npu.profile import NpuProfile
+from accel.npu.qdq import has_blocks
 from accel.npu.simulator import Simulator
 from convert.measure import measured
 from edgewright.command_line import progress
@@ -51,6 +52,11 @@ ROOMY = NpuProfile(
     parameter_groups=1 << 16,
     clock_mhz=1.0,
 )
+
+
+def roomy(model: onnx.ModelProto) -> NpuProfile:
+    """Return a machine with room for any `model`, of the number format that its weights need."""
+    return replace(ROOMY, number_format="mxint8") if has_blocks(model) else ROOMY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +92,8 @@ class FunctionalGraph:
         inner = [node for node in watched.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in weights]
         names = [name for node in inner for name in node.output if name not in known]
         watched.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
-        self._session = Session(Simulator(ROOMY), compile_model(watched, ROOMY).program)
+        machine = roomy(model)
+        self._session = Session(Simulator(machine), compile_model(watched, machine).program)
         self.tensors = tuple(place.name for place in self._session.program.description.outputs)
 
     def run(self, inputs: Tensors, tensors: Sequence[str]) -> Tensors:
@@ -104,8 +111,9 @@ class FunctionalModel:
         Raises:
             ModelError: nothing of it can run on the NPU, or it is too large even for the functional model.
         """
-        self.compiled: Compiled = compile_model(model, ROOMY)
-        self._session = Session(Simulator(ROOMY), self.compiled.program)
+        machine = roomy(model)
+        self.compiled: Compiled = compile_model(model, machine)
+        self._session = Session(Simulator(machine), self.compiled.program)
         self._outputs = [value.name for value in model.graph.output]
         self._rest = _rest(model, [place.name for place in self.compiled.program.description.outputs])
 

@@ -11,6 +11,7 @@ The graph is plain ONNX that onnxruntime runs too. `edgewright compile` turns it
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -40,6 +41,21 @@ def make_npu_int8(build: BuildDirectory, samples: Samples, folder: Path, setting
     Raises:
         ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
     """
+    return make_for_npu(build, samples, folder, settings, lambda quantized, _model: leave_headroom(quantized))
+
+
+def make_for_npu(
+    build: BuildDirectory,
+    samples: Samples,
+    folder: Path,
+    settings: Int8Settings,
+    finish: Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto],
+) -> Made:
+    """Write a variant with int8 activations; `finish` makes of the int8 graph, and of the float one, what the NPU multiplies.
+
+    Raises:
+        ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
+    """
     model = onnx.load(float_graph(build))
     head = {str(name) for name in head_nodes(build)} if _is_cut(build) else set()
     if settings.equalize:
@@ -48,7 +64,7 @@ def make_npu_int8(build: BuildDirectory, samples: Samples, folder: Path, setting
     ranges = tensor_ranges(watched, samples, settings.calibration)
 
     def rounding(given: onnx.ModelProto) -> onnx.ModelProto:
-        return leave_headroom(quantized_graph(given, ranges, head, Form(types=Int8Types.S8S8)))
+        return finish(quantized_graph(given, ranges, head, Form(types=Int8Types.S8S8)), given)
 
     if settings.correct_bias:
         correct_biases(model, watched, ranges, samples, rounding, _on_npu)

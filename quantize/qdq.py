@@ -17,6 +17,8 @@ from onnx import numpy_helper
 from edgewright.errors import OperationError
 from hardware_profiles.hardware_profile import Int8Types
 from quantize.histograms import Range
+from quantize.mx import Blocks, decode
+from quantize.mx_graph import ELEMENTS, EXPONENTS
 from quantize.opset import lower_opset
 
 KEPT_FLOAT = {"Softmax", "LogSoftmax"}
@@ -108,8 +110,13 @@ def set_weight(model: onnx.ModelProto, name: str, numbers: npt.NDArray[np.float3
 
 
 def rounded_weight(quantized: onnx.ModelProto, name: str) -> npt.NDArray[np.float32] | None:
-    """Return what the quantized graph holds in place of the weight `name`, as float; None where it stayed float."""
+    """Return what the quantized graph holds in place of the weight `name`, as float; None where it stayed float.
+
+    Of a weight in blocks the shape is that of its blocks' layout, with as many numbers in the same order.
+    """
     known = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    if ELEMENTS.format(name) in known:
+        return _from_blocks(quantized, name)
     if f"{name}_quantized" not in known:
         return None
     reader = next(node for node in quantized.graph.node if f"{name}_quantized" in node.input)
@@ -118,6 +125,13 @@ def rounded_weight(quantized: onnx.ModelProto, name: str) -> npt.NDArray[np.floa
     shape = [-1 if place == axis else 1 for place in range(levels.ndim)] if scale.ndim else []
     rounded: npt.NDArray[np.float32] = (levels.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)
     return rounded
+
+
+def _from_blocks(quantized: onnx.ModelProto, name: str) -> npt.NDArray[np.float32]:
+    elements, exponents = (numpy_helper.to_array(_initializer(quantized, form.format(name))) for form in (ELEMENTS, EXPONENTS))
+    reader = next(node for node in quantized.graph.node if ELEMENTS.format(name) in node.input)
+    axis = next(attribute.i for attribute in reader.attribute if attribute.name == "axis")
+    return decode(Blocks(elements, exponents, axis))
 
 
 def _initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:

@@ -44,6 +44,7 @@ from quantize.mixed_precision import DEFAULT_MAX_DROP, make_mixed
 from quantize.mxint8 import make_mxint8
 from quantize.npu_functional import FUNCTIONAL_PREFIX, FunctionalEvaluation, evaluate_functional
 from quantize.npu_int8 import make_npu_int8
+from quantize.npu_mxint8 import make_npu_mxint8
 from quantize.openvino_int8 import check_installed, make_openvino_int8
 from quantize.scheme import Scheme
 
@@ -161,7 +162,7 @@ def samples_for(build: BuildDirectory, options: QuantizeOptions) -> Samples:
 
 def _on_functional_model(variant: VariantDirectory, samples: Samples, reference: Tensors) -> FunctionalEvaluation | None:
     """Measure a variant for the NPU by the NPU's own rounding; one too large for the functional model is not measured so."""
-    if variant.config.precision is not Precision.NPU_INT8:
+    if variant.config.precision not in (Precision.NPU_INT8, Precision.NPU_MXINT8):
         return None
     session = load_session(variant, backend=NAME)
     try:
@@ -196,6 +197,8 @@ def _maker(options: QuantizeOptions) -> Maker:
         return partial(make_int8, settings=options.int8)
     if options.scheme is Scheme.NPU_INT8:
         return partial(make_npu_int8, settings=options.int8)
+    if options.scheme is Scheme.NPU_MXINT8:
+        return partial(make_npu_mxint8, settings=options.int8)
     if options.scheme is Scheme.MIXED:
         return partial(make_mixed, settings=options.int8, max_drop=_allowed_drop(options) or 0.0)
     return MAKERS[options.scheme]

@@ -115,7 +115,7 @@ class OnnxRuntimeSession:
 def load_graph(path: Path, *, threads: int | None = None, precision: Precision = Precision.FP32) -> OnnxRuntimeSession:
     """Load any ONNX file; weights outside lie beside it. Raises `ModelError` in one line when it is none.
 
-    mxint8 and mixed want their `precision` said: the runtime's optimizer must treat their graphs in another way than usual.
+    Blocks and mixed want their `precision` said: the runtime's optimizer must treat their graphs in another way than usual.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file; an ONNX graph must be there")
@@ -128,7 +128,7 @@ def load_graph(path: Path, *, threads: int | None = None, precision: Precision =
     options.log_severity_level = _LOG_FATAL_ONLY
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    if precision is Precision.MXINT8:
+    if precision in (Precision.MXINT8, Precision.NPU_MXINT8):
         options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, "1")
     left_out = [_QUANTIZES_MORE] if precision is Precision.MIXED else []
     try:

@@ -16,7 +16,7 @@ import onnx
 from accel.npu.arithmetic import Range
 from accel.npu.layers import Addend, Layer, QuantizedTensor, Window
 from accel.npu.operators import average_stage, convolution, copy_stage, fully_connected, maximum_stage, pooling, pooling_window
-from accel.npu.qdq import QdqGraph, UnsupportedError, attribute, node_name
+from accel.npu.qdq import QdqGraph, UnsupportedError, attribute, has_blocks, node_name
 from edgewright.errors import ModelError
 
 NOT_ON_NPU = "its input is not on the NPU"
@@ -72,12 +72,21 @@ def lower(model: onnx.ModelProto, cut: Collection[str] = ()) -> Lowered:
     """Return layers, inputs, outputs and the coverage of every operator; what comes behind the tensors `cut` is the head."""
     graph = QdqGraph(model)
     if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
-        raise ModelError("the NPU runs quantized graphs, but this one has no QuantizeLinear: quantize it with scheme npu-int8")
+        raise ModelError(f"the NPU runs quantized graphs, but this one has {_unquantized(model)}")
     walk = _Walk(graph, cut)
     for node in graph.graph.node:
         walk.take(node)
     walk.find_outputs()
     return walk.lowered
+
+
+def _unquantized(model: onnx.ModelProto) -> str:
+    if has_blocks(model):
+        return (
+            "weights in blocks between activations in float: quantize it with scheme npu-mxint8 for an NPU of number_format "
+            "mxint8, with npu-int8 for any"
+        )
+    return "no QuantizeLinear: quantize it with scheme npu-int8"
 
 
 class _Walk:

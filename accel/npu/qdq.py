@@ -164,6 +164,11 @@ def _constant_names(graph: onnx.GraphProto, initializers: Iterable[str]) -> set[
     return names
 
 
+def has_blocks(model: onnx.ModelProto) -> bool:
+    """Tell whether a graph has weights in blocks."""
+    return any(node.op_type == "DequantizeLinear" and attribute(node, "block_size", 0) for node in model.graph.node)
+
+
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """Return an attribute's value, or `default`."""
     for found in node.attribute:

@@ -15,7 +15,7 @@ from edgewright.contracts.build_directory import BuildDirectory
 @click.command()
 @click.argument("build", type=click.Path(path_type=Path))
 @click.option("--profile", "profile_name", required=True, help="Which NPU: a shipped one by name (npu profiles), or a TOML file.")
-@click.option("--variant", "source", help="The quantized variant to compile; npu-int8 where none is named.")
+@click.option("--variant", "source", help="The quantized variant to compile, if not that of the NPU's format.")
 @click.option("--samples", type=click.Path(path_type=Path), help="Measure accuracy on these samples (.npz).")
 @common_options
 def command(build: Path, profile_name: str, source: str | None, samples: Path | None, as_json: bool) -> None:

@@ -51,6 +51,7 @@ class Precision(enum.StrEnum):
     INT8 = "int8"
     MXINT8 = "mxint8"
     NPU_INT8 = "npu-int8"
+    NPU_MXINT8 = "npu-mxint8"
     MIXED = "mixed"
 
 
