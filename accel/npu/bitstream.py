@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accel.npu.boards import Board, top_parameters
-from accel.npu.emulator import cache_directory
 from accel.npu.implementation import Implementation, figures, read_report, sources_sha256
 from accel.npu.profile import NpuProfile
+from accel.npu.sources import cache_directory
 from edgewright.contracts import wire
 from edgewright.contracts.files import replace_directory, staging_beside, write_atomically
 from edgewright.errors import OperationError

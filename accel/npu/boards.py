@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from accel.npu.emulator import RTL, rtl_parameters
 from accel.npu.profile import NpuProfile
+from accel.npu.sources import RTL, rtl_parameters
 from edgewright.contracts.names import nearest
 from edgewright.errors import BadInputError, NotFoundError, ProfileError
 

@@ -16,14 +16,22 @@ from accel.npu.arithmetic import Int8
 from accel.npu.checks import check_program
 from accel.npu.profile import NpuProfile
 from accel.npu.program import EXTERNAL_BASE, NpuProgram
+from accel.npu.registers import (
+    ACTIVATIONS,
+    EXTERNAL,
+    FIRST_COUNTER,
+    MAGIC,
+    PARAMETERS,
+    PROGRAM,
+    REGISTERS,
+    STATUS,
+    STATUS_DONE,
+    TENSORS,
+    WEIGHTS,
+    Words,
+)
 from accel.npu.timing import Counters
 from edgewright.errors import OperationError, ProfileError
-
-REGISTERS, PROGRAM, WEIGHTS, ACTIVATIONS, PARAMETERS, EXTERNAL, TENSORS = range(7)
-MAGIC = 0x31505745
-CONTROL, STATUS, FIRST_COUNTER = 4, 5, 6
-STATUS_BUSY, STATUS_DONE = 1, 2
-Words = npt.NDArray[np.uint32]
 
 
 class Port(Protocol):

@@ -21,7 +21,7 @@ from typing import Self
 import numpy as np
 
 from accel.npu.frames import SEQUENCE_LIMIT, WORDS_PER_FRAME, Command, Request
-from accel.npu.hardware import REGISTERS, STATUS, STATUS_BUSY, Words
+from accel.npu.registers import REGISTERS, STATUS, STATUS_BUSY, Words
 from accel.npu.serial_line import SerialLine
 from accel.npu.window import LostProgramError, Window
 from edgewright.errors import BadInputError, OperationError, ProfileError, UnreachableError

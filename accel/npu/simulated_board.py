@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from accel.npu.emulator import build_board
 from accel.npu.link import DEFAULT_BAUD
 from accel.npu.profile import NpuProfile
+from accel.npu.verilate import build_board
 from edgewright.errors import BadInputError, OperationError
 
 CYCLES_PER_BIT = 4

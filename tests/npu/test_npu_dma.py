@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from accel.npu import hardware, isa
+from accel.npu import isa, registers
 from accel.npu.checks import check_program
 from accel.npu.emulator import Emulator
 from accel.npu.profile import NpuProfile, find_profile
@@ -236,5 +236,5 @@ def test_a_broken_protocol_of_the_memory_stops_the_run(emulator: Emulator, monke
 
 def test_n158_the_registers_count_transfers(emulator: Emulator) -> None:
     memory_after(emulator, program(LOAD), np.zeros((64, 8), np.int8))
-    stalls, cycles = map(int, emulator.port.read(hardware.REGISTERS, 13, 2))
+    stalls, cycles = map(int, emulator.port.read(registers.REGISTERS, 13, 2))
     assert (stalls, cycles) == (0, 7 + (2 * 16 + 7) + 5 - 4)

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from accel.npu import boards, implementation
 from accel.npu.boards import BOARDS
-from accel.npu.emulator import RTL
 from accel.npu.implementation import Implementation, Use, read_report, recorded, sources_sha256, status
 from accel.npu.profile import find_profile
+from accel.npu.sources import RTL
 from edgewright.cli import main
 from edgewright.contracts import wire
 from edgewright.errors import OperationError

@@ -15,10 +15,11 @@ import pytest
 
 from accel.npu import isa
 from accel.npu.board import Board
-from accel.npu.hardware import ACTIVATIONS, PROGRAM, REGISTERS, STATUS, WEIGHTS, Words, memories_of
+from accel.npu.hardware import memories_of
 from accel.npu.link import DROPPED_REGISTER, LINK, SPEED_REGISTER, Link, Uploaded
 from accel.npu.profile import find_profile
 from accel.npu.program import NpuProgram
+from accel.npu.registers import ACTIVATIONS, PROGRAM, REGISTERS, STATUS, WEIGHTS, Words
 from accel.npu.simulated_board import running_board
 from accel.npu.simulator import Simulator
 from accel.npu.window import WINDOW, LostProgramError

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from accel.npu.emulator import RTL, Emulator, build, library_path, rtl_parameters
+from accel.npu.emulator import Emulator
 from accel.npu.profile import find_profile
+from accel.npu.sources import RTL, rtl_parameters
+from accel.npu.verilate import build, library_path
 from edgewright.errors import OperationError
 
 SOURCES = [str(path) for path in sorted(RTL.glob("*.sv"))]
