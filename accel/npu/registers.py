@@ -1,6 +1,7 @@
 """What a host sees of an NPU: regions of 32-bit words, and the registers that start the core and tell of it.
 
-The numbers are those of docs/spec/npu.md, N80-N83. A board on a serial line has one region more, the link's own (link.py).
+The numbers are those of docs/spec/npu.md, N80-N83. A board on a serial line has one region more, the link's own
+(link/protocol.py).
 """
 
 from __future__ import annotations

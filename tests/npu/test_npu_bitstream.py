@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from accel.npu.bitstream import Order, build_bitstream, find_tool, packing, run_stage
-from accel.npu.boards import DEFAULT_BAUD, PllDividers, cycles_per_bit, find_board, pll_dividers, top_parameters
-from accel.npu.implementation import Use, is_stale, sources_sha256
-from accel.npu.link import DEFAULT_BAUD as LINK_BAUD
+from accel.npu.hardware.bitstream import Order, build_bitstream, find_tool, packing, run_stage
+from accel.npu.hardware.boards import DEFAULT_BAUD, PllDividers, cycles_per_bit, find_board, pll_dividers, top_parameters
+from accel.npu.hardware.implementation import Use, is_stale, sources_sha256
+from accel.npu.link.protocol import DEFAULT_BAUD as LINK_BAUD
 from accel.npu.profile import find_profile
 from edgewright.cli import main
 from edgewright.errors import BadInputError, NotFoundError, OperationError, ProfileError

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accel.npu import isa, registers
-from accel.npu.checks import check_program
-from accel.npu.emulator import Emulator
+from accel.npu.machines.emulator import Emulator
+from accel.npu.model.checks import check_program
+from accel.npu.model.simulator import Simulator
+from accel.npu.model.timing import time_program
+from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE, NpuProgram, read_program
-from accel.npu.simulator import Simulator
-from accel.npu.timing import time_program
-from accel.npu.trace import executed
 from edgewright.errors import OperationError, PackageError, ProfileError
 from tests.npu.random_programs import SYNC_ALL, make_program, memory_after, random_program
 

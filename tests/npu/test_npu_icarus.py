@@ -13,11 +13,11 @@ import pytest
 
 from accel.npu import isa, registers
 from accel.npu.arithmetic import Int8
+from accel.npu.hardware.sources import RTL, rtl_parameters
+from accel.npu.model.simulator import Simulator
+from accel.npu.model.timing import Counters, time_program
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import NpuProgram
-from accel.npu.simulator import Simulator
-from accel.npu.sources import RTL, rtl_parameters
-from accel.npu.timing import Counters, time_program
 from tests.npu.random_programs import PLANE, memory_after, random_program
 
 WORDS = 8 * PLANE

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from accel.npu import isa, registers
-from accel.npu.emulator import Emulator
+from accel.npu.machines.emulator import Emulator
+from accel.npu.model.timing import Counters, time_program
 from accel.npu.profile import find_profile
-from accel.npu.timing import Counters, time_program
 from edgewright.errors import OperationError
 from tests.npu.random_programs import make_program, memory_after
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from accel.npu import isa, verilate
-from accel.npu.emulator import Emulator
+from accel.npu import isa
+from accel.npu.hardware import verilate
+from accel.npu.hardware.sources import RTL
+from accel.npu.machines.emulator import Emulator
+from accel.npu.model.simulator import Simulator
+from accel.npu.model.timing import time_program
 from accel.npu.profile import NpuProfile, find_profile
-from accel.npu.simulator import Simulator
-from accel.npu.sources import RTL
-from accel.npu.timing import time_program
 from tests.npu.random_programs import TALL, memory_after, random_program
 
 LARGE = replace(find_profile("ulx3s-85f"), name="npu-sim-32", rows=32, columns=32, vector_lanes=8)

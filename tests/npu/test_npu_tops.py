@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from accel.npu.boards import BOARDS, Board, top_parameters
-from accel.npu.frames import cobs_decode, cobs_encode
+from accel.npu.hardware.boards import BOARDS, Board, top_parameters
+from accel.npu.hardware.sources import RTL
+from accel.npu.link.frames import cobs_decode, cobs_encode
 from accel.npu.profile import find_profile
-from accel.npu.sources import RTL
 
 # What Verilator and Icarus need to know of two cells of the part. The stand-in for the PLL passes the oscillator on (CLKOP is
 # what clk is made from) and locks after a while, with a clock that stumbles before.
