@@ -15,4 +15,6 @@ MAGIC = 0x31505745
 """What register 0 of every NPU reads."""
 CONTROL, STATUS, FIRST_COUNTER = 4, 5, 6
 STATUS_BUSY, STATUS_DONE = 1, 2
+DEFAULT_BAUD = 3_000_000
+"""The speed at which a board's line wakes: bitstreams are built for it, and a host opens the line with it."""
 Words = npt.NDArray[np.uint32]

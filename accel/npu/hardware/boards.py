@@ -10,11 +10,11 @@ from pathlib import Path
 
 from accel.npu.hardware.sources import RTL, rtl_parameters
 from accel.npu.profile import NpuProfile
+from accel.npu.registers import DEFAULT_BAUD
 from edgewright.contracts.names import nearest
 from edgewright.errors import BadInputError, NotFoundError, ProfileError
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints"
-DEFAULT_BAUD = 3_000_000
 
 # The limits of the PLL, from the ECP5 data sheet (FPGA-DS-02012, sysCLOCK PLL timing).
 _PHASE_DETECTOR_MHZ = (10.0, 400.0)

@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 
 from accel.npu.hardware.bitstream import Order, Watch, build_bitstream
-from accel.npu.hardware.boards import DEFAULT_BAUD, find_board
+from accel.npu.hardware.boards import find_board
 from accel.npu.profile import find_profile
+from accel.npu.registers import DEFAULT_BAUD
 from edgewright.command_line import common_options, print_json, print_table
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from accel.npu.link.frames import SEQUENCE_LIMIT, WORDS_PER_FRAME, Command, Request
 from accel.npu.link.serial_line import SerialLine
 from accel.npu.link.window import LostProgramError, Window
-from accel.npu.registers import REGISTERS, STATUS, STATUS_BUSY, Words
+from accel.npu.registers import DEFAULT_BAUD, REGISTERS, STATUS, STATUS_BUSY, Words
 from edgewright.errors import BadInputError, OperationError, ProfileError, UnreachableError
 
 LINK = 7
@@ -37,7 +37,6 @@ HELLO_TRIES = 3
 FRAMES_PER_STEP = 128
 ANSWER_S = 1.0
 RUN_S = 300.0
-DEFAULT_BAUD = 3_000_000
 SPEED_ERROR = 0.02
 """How far apart two ends of a serial line may be: a tenth of a bit after ten bits, on each side."""
 

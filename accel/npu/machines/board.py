@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from accel.npu.arithmetic import Int8
-from accel.npu.link.protocol import ANSWER_S, DEFAULT_BAUD, RUN_S, Link, Watch
+from accel.npu.link.protocol import ANSWER_S, RUN_S, Link, Watch
 from accel.npu.link.window import LostProgramError
 from accel.npu.machines.port import Hardware, memories_of
 from accel.npu.model.checks import check_program
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
+from accel.npu.registers import DEFAULT_BAUD
 
 
 class Board(Hardware):

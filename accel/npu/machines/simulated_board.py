@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accel.npu.hardware.verilate import build_board
-from accel.npu.link.protocol import DEFAULT_BAUD
 from accel.npu.profile import NpuProfile
+from accel.npu.registers import DEFAULT_BAUD
 from edgewright.errors import BadInputError, OperationError
 
 CYCLES_PER_BIT = 4
