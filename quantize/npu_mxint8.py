@@ -23,10 +23,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from accel.npu.layers import ConvolutionLayer
-from accel.npu.lower import lower
-from accel.npu.microscaling import shift_weights
-from accel.npu.qdq import attribute
+from accel.npu.lowering.layers import ConvolutionLayer
+from accel.npu.lowering.lower import lower
+from accel.npu.lowering.microscaling import shift_weights
+from accel.npu.lowering.qdq import attribute
 from convert.passes import remove_dead
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples

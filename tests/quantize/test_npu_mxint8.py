@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import helper
 
-from accel.npu.emulator import Emulator
-from accel.npu.host import Session
-from accel.npu.layers import ConvolutionLayer
-from accel.npu.lower import lower
-from accel.npu.microscaling import BLOCK
+from accel.npu.lowering.layers import ConvolutionLayer
+from accel.npu.lowering.lower import lower
+from accel.npu.lowering.microscaling import BLOCK
+from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.host import Session
 from accel.npu.profile import find_profile
 from accel.npu.program import read_program
 from convert.conversion import ConvertOptions, convert_model
