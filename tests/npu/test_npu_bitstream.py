@@ -12,9 +12,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 from click.testing import CliRunner, Result
@@ -56,6 +58,7 @@ NEXTPNR = """
         print("ERROR: Unable to place cell 'a', no BELs remaining")
         sys.exit(1)
     if os.environ.get("ROUTER") == "hangs":
+        Path("tool.pid").write_text(str(os.getpid()))
         ready = open(os.environ["READY"], "wb", buffering=0)
         ready.write(b"x")
         time.sleep(600)
@@ -152,23 +155,46 @@ def test_a_build_that_failed_goes_on_behind_its_last_finished_stage(
     assert calls(tools) == {"yosys": 1, "nextpnr-ecp5": 2, "ecppack": 1}
 
 
-def test_an_interrupted_build_ends_its_tool_and_leaves_only_finished_stages(tools: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "edgewright", "npu", "bitstream", "-o", str(tmp_path / "out")]
+@contextmanager
+def hanging_build(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """Give a build whose place and route hangs, and a pipe that ends with that tool."""
     os.mkfifo(tmp_path / "ready")
+    command = [sys.executable, "-m", "edgewright", "npu", "bitstream", "-o", str(tmp_path / "out")]
     environment = {**os.environ, "ROUTER": "hangs", "READY": str(tmp_path / "ready")}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as build:
         try:
             with (tmp_path / "ready").open("rb") as ready:
                 assert ready.read(1) == b"x"
-                build.send_signal(signal.SIGINT)
-                assert ready.read(1) == b""  # nobody holds the other end any more: the tool is gone
-            build.wait(60)
+                yield build, ready
         finally:
             build.kill()
-    assert build.returncode != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_ends_its_tool_and_leaves_only_finished_stages(
+    tools: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with hanging_build(tmp_path) as (build, ready):
+        build.send_signal(number)
+        assert ready.read(1) == b""  # nobody holds the other end any more: the tool is gone
+        assert build.wait(60) == 130
     (kept,) = (tmp_path / "cache" / "npu" / "bitstream").iterdir()
     assert kept.name.startswith("synthesise-")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_build_leaves_stays_while_its_tool_runs_and_goes_with_the_next_build(tools: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache" / "npu" / "bitstream"
+    with hanging_build(tmp_path) as (build, ready):
+        build.kill()
+        build.wait(60)
+        (left,) = cache.glob(".place-and-route-*")
+        build_bitstream(ORDER, tmp_path / "first")
+        assert left.is_dir()
+        os.kill(int((left / "tool.pid").read_text(encoding="ascii")), signal.SIGKILL)
+        assert ready.read(1) == b""
+    build_bitstream(replace(ORDER, seed=2), tmp_path / "second")
+    assert sorted(path.name.split("-")[0] for path in cache.iterdir()) == ["pack", "pack", "place", "place", "synthesise"]
 
 
 def test_a_design_that_is_too_slow_gives_its_figures_and_no_bitstream(

@@ -2,13 +2,16 @@
 
 A stage is a command with its input files; what it makes is kept in the cache under a hash of all that and of the tool's version.
 So a stage that was done is never done twice, a build that was interrupted goes on behind its last finished stage, and a changed
-line of RTL starts from the beginning. Place and route takes tens of minutes.
+line of RTL starts from the beginning. Place and route takes tens of minutes. What a killed build left behind is removed by the
+next one.
 
 The tools are looked for under their own names and as the Python packages that carry them (`pip install 'edgewright[bitstream]'`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -17,9 +20,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from accel.npu.hardware.boards import Board, top_parameters
 from accel.npu.hardware.implementation import Implementation, figures, read_report, sources_sha256
@@ -34,6 +38,7 @@ STOP_S = 10.0
 LOOK_S = 1.0
 VERSION_LIMIT_S = 600.0  # the first call of a WebAssembly build compiles it
 LOG = "log"
+LOCK = "lock"
 _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 
 Watch = Callable[[str, float, str], None]
@@ -131,11 +136,12 @@ def run_stage(stage: Stage, tool: Tool, watch: Watch) -> dict[str, bytes]:
     """Return what the stage makes, from the cache or by running it now."""
     kept = cache_directory() / "bitstream" / f"{stage.name.replace(' ', '-')}-{_key(stage, tool)}"
     if not kept.is_dir():
-        with staging_beside(kept) as staging:
+        _remove_left_behind(kept.parent)
+        with staging_beside(kept) as staging, _locked(staging) as lock:
             for name, content in stage.inputs.items():
                 (staging / name).write_bytes(content)
-            _run(stage, tool, staging, watch, log=kept.with_suffix(".log"))
-            for name in stage.inputs:
+            _run(_Run(stage, tool, staging, lock), watch, log=kept.with_suffix(".log"))
+            for name in (*stage.inputs, LOCK):
                 (staging / name).unlink()
             replace_directory(staging, kept)
     return {name: (kept / name).read_bytes() for name in stage.outputs}
@@ -165,11 +171,40 @@ def _key(stage: Stage, tool: Tool) -> str:
     return hashlib.sha256(wire.encode([stage.tool, tool.version, stage.arguments, digests, stage.outputs])).hexdigest()[:24]
 
 
-def _run(stage: Stage, tool: Tool, folder: Path, watch: Watch, log: Path) -> None:
+def _remove_left_behind(cache: Path) -> None:
+    """Remove the folders of stages that were killed: nobody holds their lock any more, neither the build nor its tool."""
+    for lock in cache.glob(f".*/{LOCK}"):
+        with contextlib.suppress(OSError), lock.open("rb") as held:  # gone meanwhile, or still in use
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[IO[bytes]]:
+    """Hold the folder's lock; whoever inherits the open file holds it too."""
+    with (folder / f"{LOCK}.new").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        Path(held.name).rename(folder / LOCK)
+        yield held
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A stage that is about to run in `folder`."""
+
+    stage: Stage
+    tool: Tool
+    folder: Path
+    lock: IO[bytes]
+
+
+def _run(run: _Run, watch: Watch, log: Path) -> None:
     """Run the command until it ends; keep its log when it fails, and stop it when we are stopped."""
-    # A WebAssembly build sees its own /tmp, so every path is relative to the folder.
+    stage, folder = run.stage, run.folder
+    # A WebAssembly build sees its own /tmp, so every path is relative to the folder. A tool that outlives us keeps the lock.
     with (folder / LOG).open("wb") as said:
-        process = subprocess.Popen([tool.path, *stage.arguments], cwd=folder, stdout=said, stderr=subprocess.STDOUT)
+        command = [run.tool.path, *stage.arguments]
+        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=subprocess.STDOUT, pass_fds=(run.lock.fileno(),))
         try:
             _wait(stage, process, folder / LOG, watch)
         finally:

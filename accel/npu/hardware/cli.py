@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def bitstream(profile_name: str, board_name: str | None, baud: int, seed: int, o
     """Synthesise, place and route, and pack the NPU for its board."""
     profile = find_profile(profile_name)
     board = find_board(board_name or profile.name)
-    with _watching() as watch:
+    with _watching() as watch, _sigterm_interrupts():
         record = build_bitstream(Order(profile, board, baud, seed), output, watch)
     if as_json:
         print_json(record)
@@ -42,6 +43,16 @@ def bitstream(profile_name: str, board_name: str | None, baud: int, seed: int, o
         f"{record.part}: {record.fmax_mhz:g} MHz after place and route; the PLL makes {record.clock_mhz:g} MHz; {baud} baud\n"
         f"{output / profile.name}.bit (untested on hardware; see docs/how-to/bring-up-a-board.md)"
     )
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Be ended by SIGTERM as by Ctrl-C, with the running tool."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
