@@ -46,6 +46,7 @@ from quantize.scheme import Scheme
 from quantize.thresholds import Calibration
 
 COLUMNS = ("network", "variant", "accuracy", "agreement", "snr_db", "snr_shaped_db", "npu", "same", "weights", "size", "p50_ms")
+ON_NPU = (Precision.NPU_INT8, Precision.NPU_MXINT8)
 TOYCAR_INPUTS = 640
 
 
@@ -125,7 +126,7 @@ def row(
         "accuracy": found.accuracy,
         "agreement": found.agreement,
         **ratios,
-        **(on_npu(variant, samples, build) if variant.config.precision is Precision.NPU_INT8 else {}),
+        **(on_npu(variant, samples, build) if variant.config.precision in ON_NPU else {}),
         "weights": f"1/{weight_bytes(before) / weight_bytes(variant):.2f}",
         "size": f"1/{before.config.size_bytes / variant.config.size_bytes:.2f}",
         "p50_ms": round(found.latency_ms.p50, 4),

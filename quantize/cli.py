@@ -74,7 +74,7 @@ def command(
     """Add a variant of less precision, with its measured accuracy.
 
     Prints accuracy, agreement with the source model, size and latency of the float variant and of each one that was made, and
-    for npu-int8 what the NPU's functional model, which computes what a board computes, makes of it.
+    for npu-int8 and npu-mxint8 what the NPU's functional model, which computes what a board computes, makes of it.
     """
     opened = BuildDirectory.open(build)
     allowed = None if max_drop is None else parse_share(max_drop)

@@ -58,9 +58,10 @@ def in_blocks(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelP
     floats = {node.name: node for node in model.graph.node}
     made = ir.from_proto(quantized)
     writer = BlockWriter(made.graph)
+    written: set[str] = set()
     for node in made.graph:
         if node.name in layers:
-            _replace(writer, node, _encoded(model, floats[node.name], layers[node.name]))
+            _replace(writer, node, _encoded(model, floats[node.name], layers[node.name]), written)
     remove_dead(made)
     made.graph.opset_imports[""] = max(OPSET, made.graph.opset_imports[""])
     made.ir_version = max(IR_VERSION, made.ir_version)
@@ -80,8 +81,10 @@ class _Encoded:
     """In whole units of the accumulators; None where the layer has none."""
 
 
-def _replace(writer: BlockWriter, node: ir.Node, encoded: _Encoded) -> None:
-    node.replace_input_with(1, writer.weight(encoded.weight, encoded.shape, encoded.layout, lambda: encoded.blocks))
+def _replace(writer: BlockWriter, node: ir.Node, encoded: _Encoded, written: set[str]) -> None:
+    name = encoded.weight if encoded.weight not in written else f"{node.name}/{encoded.weight}"  # two layers may share a weight
+    written.add(name)
+    node.replace_input_with(1, writer.weight(name, encoded.shape, encoded.layout, lambda: encoded.blocks))
     if encoded.bias is not None:
         node.replace_input_with(2, writer.initializer(ir.tensor(encoded.bias, name=f"{node.name}/b")))
 
@@ -93,7 +96,8 @@ def _encoded(model: onnx.ModelProto, node: onnx.NodeProto, layer: ConvolutionLay
     blocks = _blocks(weight, cut, _floor(bias, layer))
     if bias is not None:
         step = np.ldexp(layer.source.scale, cut.bases(blocks).astype(np.int32))
-        bias = (np.rint(bias.astype(np.float64) / step) * step).astype(np.float32)
+        whole = np.rint(bias.astype(np.float64) / step) * step
+        bias = np.where(cut.pruned(blocks), bias, whole).astype(np.float32)
     return _Encoded(node.input[1], weight.shape, cut.layout, blocks, bias)
 
 
@@ -116,6 +120,11 @@ class _Cut:
         axis, length = blocks.axis, blocks.elements.shape[blocks.axis]
         exponents = np.repeat(blocks.exponents.astype(np.int64), BLOCK, axis=axis).take(range(length), axis=axis)
         return shift_weights(self._kernel(blocks.elements), self._kernel(exponents)).bases
+
+    def pruned(self, blocks: Blocks) -> npt.NDArray[np.bool_]:
+        """Tell of each output channel whether its weights are all zero: then they do not say what a unit is (N6)."""
+        kernel = self._kernel(blocks.elements)
+        return np.asarray(np.count_nonzero(kernel.reshape(len(kernel), -1), axis=1) == 0)
 
     def _kernel(self, numbers: npt.NDArray[_Integer]) -> npt.NDArray[_Integer]:
         """Return numbers of the layout's shape as the NPU's compiler takes them: [outputs, inputs, rows, columns]."""

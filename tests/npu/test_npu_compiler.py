@@ -357,3 +357,18 @@ def changed_constant(
             values = change(numpy_helper.to_array(tensor))
             tensor.CopyFrom(helper.make_tensor(name, kind or tensor.data_type, values.shape, values.ravel().tolist()))
     return quantized
+
+
+def test_n6_a_channel_of_zeros_keeps_its_bias_behind_large_inputs() -> None:
+    network = Network(3, 6, 6)
+    result = network.conv(INPUT, 3, 8, (1, 1))
+    weights, bias = (numpy_helper.to_array(tensor).copy() for tensor in network.constants)
+    weights[5], bias[5] = 0, -0.37
+    images = 1000 * network.images(8)
+    changed = zip(network.constants, (weights / 1000, bias), strict=True)
+    network.constants = [numpy_helper.from_array(values, tensor.name) for tensor, values in changed]
+    float_biases = {"WeightSymmetric": True, "QuantizeBias": False}
+    compiled = compile_model(quantize(network.model(result), images, extra_options=float_biases), PROFILE)
+    (place,) = compiled.program.description.outputs
+    found = Session(Simulator(PROFILE), compiled.program).run({INPUT: images})[place.name]
+    np.testing.assert_allclose(found[:, 5], -0.37, atol=place.scale)

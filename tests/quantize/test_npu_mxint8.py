@@ -30,6 +30,7 @@ from edgewright.contracts.variant import LayerKind, Precision
 from hardware_profiles.hardware_profile import Int8Types
 from quantize.activations import WatchedGraph
 from quantize.calibrate import tensor_ranges
+from quantize.headroom import leave_headroom
 from quantize.noise import decibels
 from quantize.npu_functional import FunctionalGraph, FunctionalModel, functional_evaluation
 from quantize.npu_mxint8 import in_blocks
@@ -159,7 +160,7 @@ def test_an_npu_without_the_format_says_what_to_do(build: BuildDirectory) -> Non
 
 
 def every_layout(path: Path) -> Path:
-    """Write a network with every kind of weight: few channels, depthwise, grouped, a short last block, planes, matrices."""
+    """Write a network with every kind of weight: few channels, depthwise, grouped, a short block, shared, planes, matrices."""
     weights = {
         "few": noise(64, 3, 3, 3, seed=1),
         "depthwise": noise(64, 1, 3, 3, seed=2),
@@ -178,7 +179,9 @@ def every_layout(path: Path) -> Path:
         helper.make_node("Conv", ["a", "depthwise"], ["b"], name="depthwise", group=64, pads=SAME),
         helper.make_node("Conv", ["b", "grouped"], ["c"], name="grouped", group=2),
         helper.make_node("Conv", ["c", "short"], ["d"], name="short", strides=[2, 2], pads=[1, 0, 1, 0]),
-        helper.make_node("MaxPool", ["d"], ["e"], name="halve", kernel_shape=[2, 2], strides=[1, 1]),
+        helper.make_node("Conv", ["c", "short"], ["d2"], name="again", strides=[2, 2], pads=[1, 0, 1, 0]),
+        helper.make_node("Add", ["d", "d2"], ["d3"], name="join"),
+        helper.make_node("MaxPool", ["d3"], ["e"], name="halve", kernel_shape=[2, 2], strides=[1, 1]),
         helper.make_node("Flatten", ["e"], ["f"], name="flat"),
         helper.make_node("MatMul", ["f", "planes"], ["g"], name="planes"),
         helper.make_node("Gemm", ["g", "turned", "bias"], ["h"], name="turned", transB=1),
@@ -207,7 +210,8 @@ def held_by_the_array(model: onnx.ModelProto) -> dict[str, Array]:
             integers = np.ldexp(
                 layer.weights.astype(float), np.repeat(layer_shifts(layer), BLOCK, axis=1)[:, : layer.weights.shape[1]]
             )
-            worth = layer.stage.factors * layer.result.scale / layer.source.scale
+            made = layer.stage.addend.main_scale if layer.stage.addend else layer.result.scale
+            worth = layer.stage.factors * made / layer.source.scale
             found[layer.name] = integers * worth[:, None, None, None]
     halves = found["grouped"].reshape(2, 20, 2, 32)
     assert not halves[0, :, 1].any()
@@ -222,11 +226,11 @@ def test_the_array_holds_the_very_weights_that_onnxruntime_sees(tmp_path: Path) 
     model, samples = onnx.load(every_layout(tmp_path / "m.onnx")), Samples({"x": noise(32, 3, 11, 11, seed=9)})
     blocked = in_blocks(in_int8(model, samples), model)
     seen, held = seen_by_onnxruntime(blocked, samples), held_by_the_array(blocked)
-    assert set(seen) == set(held) == {"few", "depthwise", "grouped", "short", "planes", "turned", "narrow"}
+    assert set(seen) == set(held) == {"few", "depthwise", "grouped", "short", "again", "planes", "turned", "narrow"}
     for name, weights in seen.items():
         np.testing.assert_allclose(held[name].reshape(weights.shape), weights, rtol=1e-7, err_msg=name)
     shifted = [layer.name for layer in lower(blocked).layers if isinstance(layer, ConvolutionLayer) and layer_shifts(layer).any()]
-    assert shifted == ["short", "planes", "turned"]
+    assert shifted == ["short", "again", "planes", "turned"]
 
 
 def test_onnxruntime_left_to_optimize_computes_the_functional_models_outputs(tmp_path: Path) -> None:
@@ -240,13 +244,33 @@ def test_onnxruntime_left_to_optimize_computes_the_functional_models_outputs(tmp
     assert (apart > 0.5).mean() < 0.01
 
 
+def one_layer(path: Path, kernel: Array, bias: Array) -> onnx.ModelProto:
+    nodes = [helper.make_node("Gemm", ["x", "kernel", "bias"], ["y"], name="only")]
+    inputs, outputs = kernel.shape
+    weights = {"kernel": kernel, "bias": bias}
+    return onnx.load(onnx_file(path, nodes, weights, given=("x", ["N", inputs]), wanted=("y", ["N", outputs])))
+
+
 def test_a_unit_that_died_in_training_does_not_overflow_the_accumulators(tmp_path: Path) -> None:
     kernel = noise(96, 4)
     kernel[:, 2] *= 6e-7
-    nodes = [helper.make_node("Gemm", ["x", "a", "bias"], ["y"], name="only")]
-    path = onnx_file(
-        tmp_path / "m.onnx", nodes, {"a": kernel, "bias": np.ones(4)}, given=("x", ["N", 96]), wanted=("y", ["N", 4])
-    )
-    model, samples = onnx.load(path), Samples({"x": noise(64, 96, seed=1)})
+    model, samples = one_layer(tmp_path / "m.onnx", kernel, np.ones(4)), Samples({"x": noise(64, 96, seed=1)})
     found = FunctionalModel(in_blocks(in_int8(model, samples), model)).run(samples.inputs)["y"]
     np.testing.assert_allclose(found[:, 2], 1.0, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [pytest.param(lambda quantized, _: leave_headroom(quantized), id="npu-int8"), pytest.param(in_blocks, id="npu-mxint8")],
+)
+def test_a_unit_that_was_pruned_keeps_its_bias_behind_large_inputs(
+    tmp_path: Path, finish: Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto]
+) -> None:
+    kernel = noise(96, 4) / 1000
+    kernel[:, 2] = 0
+    model, samples = one_layer(tmp_path / "m.onnx", kernel, np.full(4, 0.37)), Samples({"x": 100 * noise(64, 96, seed=1)})
+    made = finish(in_int8(model, samples), model)
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    (step,) = (layer.result.scale for layer in lower(made).layers)
+    for found in (FunctionalModel(made).run(samples.inputs)["y"], session.run(None, samples.inputs)[0]):
+        np.testing.assert_allclose(found[:, 2], 0.37, atol=step)

@@ -7,7 +7,7 @@ constant, and the constant goes into the bias; padding is the zero point itself 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from accel.npu.lowering.qdq import QdqGraph, Scale, UnsupportedError, attribute,
 from edgewright.errors import ModelError
 
 _HIGHEST = {field.name: field.high for layout in LAYOUTS.values() for field in layout}
+BIAS_OF_PRUNED = 1 << 30
+"""Units of the accumulator that a bias is made where no weights say what a unit is."""
 _LARGEST_PLANE = _HIGHEST["height"]
 
 
@@ -37,7 +39,7 @@ def convolution(
     if groups > 1 and not depthwise:
         kernel = _dense(kernel, groups)
     window = _window(node, source, result, (kernel.elements.shape[2], kernel.elements.shape[3]))
-    bias = _bias(graph, node, source.scale * kernel.factors)
+    kernel, bias = _biased(kernel, _real_bias(graph, node, len(kernel.elements)) / source.scale)
     return ConvolutionLayer(
         name=node_name(node),
         operator=node.op_type,
@@ -65,7 +67,7 @@ def fully_connected(
         return np.ascontiguousarray(rows).reshape(len(rows), source.channels, source.height, source.width)
 
     kernel = _kernel(graph, node, as_windows)
-    bias = _bias(graph, node, source.scale * kernel.factors)
+    kernel, bias = _biased(kernel, _real_bias(graph, node, len(kernel.elements)) / source.scale)
     return ConvolutionLayer(
         name=node_name(node),
         operator=node.op_type,
@@ -195,15 +197,25 @@ def _channel_scales(scale: Scale, channels: int) -> npt.NDArray[np.float64]:
     return np.broadcast_to(values, channels).copy()
 
 
-def _bias(graph: QdqGraph, node: onnx.NodeProto, scales: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return the bias in units of the accumulators."""
+def _real_bias(graph: QdqGraph, node: onnx.NodeProto, channels: int) -> npt.NDArray[np.float64]:
     if len(node.input) < 3 or not node.input[2]:
-        return np.zeros(len(scales), np.int64)
+        return np.zeros(channels)
     real = graph.constant(node.input[2])
     if real is None:
         integers, scale = graph.weights(node.input[2])
         real = integers.astype(np.float64) * scale.scale.astype(np.float64)
-    return np.broadcast_to(np.rint(real.astype(np.float64).reshape(-1) / scales), len(scales)).astype(np.int64)
+    return np.broadcast_to(real.astype(np.float64).reshape(-1), channels)
+
+
+def _biased(kernel: _Kernel, bias: npt.NDArray[np.float64]) -> tuple[_Kernel, npt.NDArray[np.int64]]:
+    """Return the bias (given in steps of the input) in units of the accumulators, and the kernel with the units that it needs.
+
+    What a unit is worth is a matter of the weights, except where they are all zero, as in a filter that was pruned: nobody chose
+    it then, and it may be much coarser than the bias.
+    """
+    pruned = ~kernel.elements.reshape(len(bias), -1).any(axis=1) & (bias != 0)
+    factors = np.where(pruned, np.abs(bias) / BIAS_OF_PRUNED, kernel.factors)
+    return replace(kernel, factors=factors), np.rint(bias / factors).astype(np.int64)
 
 
 def _dense(kernel: _Kernel, groups: int) -> _Kernel:
