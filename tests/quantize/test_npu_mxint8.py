@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from accel.npu.lowering.layers import ConvolutionLayer
 from accel.npu.lowering.lower import lower
@@ -162,7 +162,8 @@ def test_an_npu_without_the_format_says_what_to_do(build: BuildDirectory) -> Non
 def every_layout(path: Path) -> Path:
     """Write a network with every kind of weight: few channels, depthwise, grouped, a short block, shared, planes, matrices."""
     weights = {
-        "few": noise(64, 3, 3, 3, seed=1),
+        "few": noise(64, 3, 5, 5, seed=1),
+        "offset": noise(64, seed=10),
         "depthwise": noise(64, 1, 3, 3, seed=2),
         "grouped": noise(40, 32, 1, 1, seed=3),
         "short": noise(48, 40, 3, 1, seed=4),
@@ -172,10 +173,11 @@ def every_layout(path: Path) -> Path:
         "bias": noise(12, seed=8),
     }
     spread = np.exp2(-(np.arange(48) // 6)).astype(np.float32)
+    weights["few"] *= np.exp2(-(np.arange(75) // 8)).astype(np.float32).reshape(3, 5, 5)
     weights["short"] *= spread[None, :40, None, None]
     weights["planes"] *= np.repeat(spread, 4)[:, None]
     nodes = [
-        helper.make_node("Conv", ["x", "few"], ["a"], name="few", strides=[2, 2]),
+        helper.make_node("Conv", ["x", "few", "offset"], ["a"], name="few", strides=[2, 2], pads=SAME),
         helper.make_node("Conv", ["a", "depthwise"], ["b"], name="depthwise", group=64, pads=SAME),
         helper.make_node("Conv", ["b", "grouped"], ["c"], name="grouped", group=2),
         helper.make_node("Conv", ["c", "short"], ["d"], name="short", strides=[2, 2], pads=[1, 0, 1, 0]),
@@ -202,35 +204,52 @@ def seen_by_onnxruntime(model: onnx.ModelProto, samples: Samples) -> dict[str, A
     return by_name | {name: by_name[name].T for name in ("planes", "narrow")}
 
 
-def held_by_the_array(model: onnx.ModelProto) -> dict[str, Array]:
-    """Return the same as elements x 2^(shift + base), which is what the compiler makes of them."""
-    found = {}
-    for layer in lower(model).layers:
-        if isinstance(layer, ConvolutionLayer):
-            integers = np.ldexp(
-                layer.weights.astype(float), np.repeat(layer_shifts(layer), BLOCK, axis=1)[:, : layer.weights.shape[1]]
-            )
-            made = layer.stage.addend.main_scale if layer.stage.addend else layer.result.scale
-            worth = layer.stage.factors * made / layer.source.scale
-            found[layer.name] = integers * worth[:, None, None, None]
+def unit_of(layer: ConvolutionLayer) -> Array:
+    """Return what a weight of 1 is worth in each output channel."""
+    result_scale = layer.stage.addend.main_scale if layer.stage.addend else layer.result.scale
+    worth: Array = layer.stage.factors * result_scale / layer.source.scale
+    return worth
+
+
+def integers_of(layer: ConvolutionLayer) -> Array:
+    """Return elements x 2^shift."""
+    if layer.shifts is None:
+        return layer.weights.astype(np.float64)
+    shifted: Array = np.ldexp(
+        layer.weights.astype(np.float64), np.repeat(layer.shifts, BLOCK, axis=1)[:, : layer.weights.shape[1]]
+    )
+    return shifted
+
+
+def held_by_the_array(layers: list[ConvolutionLayer]) -> dict[str, Array]:
+    """Return the weights of every layer by its name, as the compiler gives them to the array."""
+    found = {layer.name: integers_of(layer) * unit_of(layer)[:, None, None, None] for layer in layers}
     halves = found["grouped"].reshape(2, 20, 2, 32)
     assert not halves[0, :, 1].any()
     return found | {"grouped": np.concatenate([halves[0, :, 0], halves[1, :, 1]])}
 
 
-def layer_shifts(layer: ConvolutionLayer) -> Array:
-    return np.zeros_like(layer.weights[:, ::BLOCK]) if layer.shifts is None else layer.shifts
-
-
 def test_the_array_holds_the_very_weights_that_onnxruntime_sees(tmp_path: Path) -> None:
     model, samples = onnx.load(every_layout(tmp_path / "m.onnx")), Samples({"x": noise(32, 3, 11, 11, seed=9)})
     blocked = in_blocks(in_int8(model, samples), model)
-    seen, held = seen_by_onnxruntime(blocked, samples), held_by_the_array(blocked)
+    layers = [layer for layer in lower(blocked).layers if isinstance(layer, ConvolutionLayer)]
+    seen, held = seen_by_onnxruntime(blocked, samples), held_by_the_array(layers)
     assert set(seen) == set(held) == {"few", "depthwise", "grouped", "short", "again", "planes", "turned", "narrow"}
     for name, weights in seen.items():
         np.testing.assert_allclose(held[name].reshape(weights.shape), weights, rtol=1e-7, err_msg=name)
-    shifted = [layer.name for layer in lower(blocked).layers if isinstance(layer, ConvolutionLayer) and layer_shifts(layer).any()]
+    shifted = [layer.name for layer in layers if layer.shifts is not None and layer.shifts.any()]
     assert shifted == ["short", "again", "planes", "turned"]
+
+
+def test_biases_are_whole_units_of_the_accumulators(tmp_path: Path) -> None:
+    model, samples = onnx.load(every_layout(tmp_path / "m.onnx")), Samples({"x": noise(32, 3, 11, 11, seed=9)})
+    blocked = in_blocks(in_int8(model, samples), model)
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in blocked.graph.initializer}
+    biases = {node.name: known[node.input[2]] for node in blocked.graph.node if node.name in ("few", "turned")}
+    for layer in (layer for layer in lower(blocked).layers if isinstance(layer, ConvolutionLayer) and layer.name in biases):
+        folded = layer.source.zero_point * integers_of(layer).sum(axis=(1, 2, 3))
+        held = (layer.stage.bias + folded) * layer.source.scale * unit_of(layer)
+        np.testing.assert_allclose(held, biases[layer.name], rtol=1e-7, err_msg=layer.name)
 
 
 def test_onnxruntime_left_to_optimize_computes_the_functional_models_outputs(tmp_path: Path) -> None:
