@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,32 @@ def test_what_cannot_be_compiled_is_one_line_and_leaves_nothing(
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert message in result.stderr
     assert [variant.config.variant for variant in build[0].variants()] == ["fp32", "npu-int8"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "wanted", "scheme"),
+    [
+        pytest.param("npu-sim-8", "npu-int8", "npu-int8", id="int8"),
+        pytest.param("npu-sim-8-mx", "npu-mxint8 or npu-int8", "npu-mxint8", id="mxint8"),
+    ],
+)
+def test_a_build_without_a_variant_for_the_npu_is_told_which_scheme_makes_one(
+    build: tuple[BuildDirectory, Float], profile: str, wanted: str, scheme: str
+) -> None:
+    shutil.rmtree(build[0].variant("npu-int8").path)
+    result = compiled(build[0], "--profile", profile)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"edgewright: {build[0].path} must have the variant {wanted}, but it has fp32; "
+        f"run: edgewright quantize {build[0].path} --scheme {scheme} --samples X.npz\n"
+    )
+
+
+def test_an_npu_for_blocks_takes_npu_int8_where_there_is_nothing_better(build: tuple[BuildDirectory, Float]) -> None:
+    result = compiled(build[0], "--profile", "npu-sim-8-mx", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["source"] == "npu-int8"
+    assert build[0].variant("npu-sim-8-mx").config.precision is Precision.NPU_INT8
 
 
 def test_a_compiled_variant_is_not_compiled_again(build: tuple[BuildDirectory, Float]) -> None:

@@ -82,7 +82,7 @@ def in_int8(model: onnx.ModelProto, samples: Samples) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> BuildDirectory:
-    """Return a build with the variants npu-int8 and npu-mxint8; not to be changed but by compiling."""
+    """Return a build with the variants npu-int8 and npu-mxint8, to which tests may add others."""
     folder = tmp_path_factory.mktemp("detectors")
     samples = folder / "x.npz"
     write_npz(samples, {"x": IMAGES})
@@ -156,6 +156,17 @@ def test_an_npu_without_the_format_says_what_to_do(build: BuildDirectory) -> Non
     assert result.stderr == (
         "edgewright: npu-sim-8-large takes weights with one scale per output channel, but layer weigh has them in blocks; "
         "use an NPU of number_format mxint8, or quantize with scheme npu-int8\n"
+    )
+
+
+@pytest.mark.parametrize("profile", [PROFILE.name, "npu-sim-8-large"])
+def test_scheme_mxint8_is_refused_with_the_schemes_to_use(build: BuildDirectory, profile: str) -> None:
+    quantize(build, QuantizeOptions(scheme=Scheme.MXINT8, samples=None))
+    result = edgewright("compile", build.path, "--profile", profile, "--variant", "mxint8")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "edgewright: the NPU runs quantized graphs, but this one has weights in blocks between activations in float: "
+        "quantize it with scheme npu-mxint8 for an NPU of number_format mxint8, with npu-int8 for any\n"
     )
 
 
