@@ -1,6 +1,6 @@
 """What quantization costs in accuracy and gains in size and time, on real networks.
 
-    python -P benchmarks/quantize.py DATA              ResNet-8 (CIFAR-10) and the ToyCar autoencoder of MLPerf Tiny
+    python -P benchmarks/quantize.py DATA              ResNet-8 (CIFAR-10), the ToyCar autoencoder of MLPerf Tiny, and a made network
     python -P benchmarks/quantize.py DATA --json       one JSON document
     python -P benchmarks/quantize.py DATA --calibration entropy --equalize
     python -P benchmarks/quantize.py DATA --profile generic-x86-64 --profile raspberry-pi-5
@@ -9,9 +9,12 @@
 
 DATA holds resnet8_cifar10.h5, ad01_toycar.h5, cifar10_calibration.npz and cifar10_eval.npz. Variants are calibrated on the first
 set and measured on the second, which they never saw. ToyCar is calibrated on normal numbers of one seed and measured on those of
-another, and on smooth ones in the range of log-mel energies. `weights` is the share of the float weights' bytes, `size` that of
-weights and graph together. Times are medians of one sample on this machine, through onnxruntime. `npu` is the accuracy on the
-NPU's functional model, and `same` the share of labels that are onnxruntime's on the same graph.
+another, and on smooth ones in the range of log-mel energies. Detectors is made: of the 256 channels between two of its layers the
+first 32 rarely fire and weigh 32 times as much as the others; it is measured on what it was calibrated on.
+
+`weights` is the share of the float weights' bytes, `size` that of weights and graph together. Times are medians of one sample on
+this machine, through onnxruntime. `npu` is the accuracy on the NPU's functional model, and `same` the share of labels that are
+onnxruntime's on the same graph.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any
 import click
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from accel.backends.choose import load_session
 from convert.conversion import ConvertOptions, convert_model
@@ -64,7 +68,12 @@ def main(data: Path, calibration: str, equalize: bool, profiles: tuple[str, ...]
     types = [one for one in (load_profile(name).int8_types for name in profiles) if one is not None]
     settings = [plain, *(replace(plain, types=one) for one in dict.fromkeys(types) if one is not plain.types)]
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
-        rows = [*resnet8(data, Path(folder), settings), *toycar(data, Path(folder), settings)]
+        networks = (
+            resnet8(data, Path(folder), settings),
+            toycar(data, Path(folder), settings),
+            detectors(Path(folder), settings),
+        )
+        rows = [row for network in networks for row in network]
     machine = read_machine()
     versions = {name: metadata.version(name) for name in ("onnxruntime", "onnx", "numpy")}
     if as_json:
@@ -96,6 +105,35 @@ def toycar(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict[
     name = build.record.inputs[0].name
     random, shaped = (Samples({name: next(iter(one.inputs.values()))}) for one in (random, shaped))
     return [row("ToyCar", build, one, random, {"snr_db": random, "snr_shaped_db": shaped}) for one in build.variants()]
+
+
+def detectors(folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]]:
+    """Return a row per variant of a network whose channels weigh very differently, 32 by 32."""
+    generator = np.random.default_rng(0)
+    kernel, bias = generator.normal(0, 0.4, (256, 8, 1, 1)), generator.normal(0, 0.1, 256)
+    reader = generator.normal(0, 0.03, (48, 256, 3, 3))
+    bias[:32] -= 3.5
+    reader[:, :32] *= 32
+    weights = {"a": kernel, "b": bias, "c": reader, "d": generator.normal(0, 0.2, (48, 10))}
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "b"], ["seen"], name="see"),
+        helper.make_node("Relu", ["seen"], ["fired"], name="fire"),
+        helper.make_node("Conv", ["fired", "c"], ["weighed"], name="weigh", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["weighed"], ["passed"], name="pass"),
+        helper.make_node("GlobalAveragePool", ["passed"], ["average"], name="average"),
+        helper.make_node("Flatten", ["average"], ["flat"], name="flat"),
+        helper.make_node("MatMul", ["flat", "d"], ["y"], name="classify"),
+    ]
+    ends = {"x": ["N", 8, 6, 6], "y": ["N", 10]}
+    given, wanted = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends.items())
+    constants = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
+    graph = helper.make_graph(nodes, "detectors", [given], [wanted], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), folder / "detectors.onnx")
+    samples = Samples({"x": generator.normal(size=(128, 8, 6, 6)).astype(np.float32)})
+    write_npz(folder / "detectors.npz", samples.inputs)
+    build = convert_model(folder / "detectors.onnx", folder / "detectors", ConvertOptions(samples=folder / "detectors.npz"))
+    made_all(build, folder / "detectors.npz", settings)
+    return [row("Detectors", build, variant, samples, {"snr_db": samples}) for variant in build.variants()]
 
 
 def made_all(build: BuildDirectory, samples: Path, settings: list[Int8Settings]) -> None:
