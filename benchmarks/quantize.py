@@ -1,6 +1,6 @@
 """What quantization costs in accuracy and gains in size and time, on real networks.
 
-    python -P benchmarks/quantize.py DATA              ResNet-8 (CIFAR-10), the ToyCar autoencoder of MLPerf Tiny, and a made network
+    python -P benchmarks/quantize.py DATA              ResNet-8 (CIFAR-10), the ToyCar autoencoder of MLPerf Tiny, a made network
     python -P benchmarks/quantize.py DATA --json       one JSON document
     python -P benchmarks/quantize.py DATA --calibration entropy --equalize
     python -P benchmarks/quantize.py DATA --profile generic-x86-64 --profile raspberry-pi-5
