@@ -17,6 +17,9 @@ from hardware_profiles.match import fits, match
 NPU = "npu"
 """The backend whose variants are never measured against others."""
 
+WORTH_A_CHANGE = 1.03
+"""How many times as long as the fastest the profile's variant may take and still be chosen: contests vary by that much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -51,30 +54,41 @@ def contenders(profile: HardwareProfile, package: Package, by_profile: Choice) -
 
 
 def choose_fastest(package: Package, by_profile: Choice, times: VariantTimes, package_version: int) -> Choice:
-    """Return the variant that was measured fastest; what was not measured keeps the profile's sentence."""
+    """Return the variant that was measured fastest; the profile's, where no other is faster beyond what times vary by."""
+    chosen = _pick(times, by_profile.variant.config.variant)
     when = "" if times.package_version == package_version else f" with version {times.package_version}"
-    said = {times.fastest: _why_fastest(times, when)}
-    best = in_ms(times.median_ms[times.fastest])
-    for variant, median_ms in times.median_ms.items():
-        if variant != times.fastest:
-            against = f"({best} against {in_ms(median_ms)})"
-            said[variant] = f"{variant} fits, but {times.fastest} was measured faster here{when} {against}."
-    for variant, reason in times.failures.items():
-        said[variant] = f"{variant} fits, but could not be measured here{when}: {reason}."
+    said = {variant: _why_not(variant, chosen, times, when) for variant in (*times.median_ms, *times.failures)}
+    said[chosen] = _why(chosen, times, when)
     names = [variant.config.variant for variant in package.variants]
     sentences = tuple(said.get(name, before) for name, before in zip(names, by_profile.sentences, strict=True))
-    return Choice(package.variant(times.fastest), sentences)
+    return Choice(package.variant(chosen), sentences)
 
 
 def unmeasured(by_profile: Choice, package: Package, why: str) -> Choice:
     """Return the profile's choice, saying why nothing was measured."""
     place = [variant.config.variant for variant in package.variants].index(by_profile.variant.config.variant)
     sentences = list(by_profile.sentences)
-    sentences[place] += f" Nothing was measured: {why}."
+    sentences[place] += f" Nothing was measured: {why.rstrip('.')}."
     return replace(by_profile, sentences=tuple(sentences))
 
 
-def _why_fastest(times: VariantTimes, when: str) -> str:
-    others = sorted((median_ms, variant) for variant, median_ms in times.median_ms.items() if variant != times.fastest)
+def _pick(times: VariantTimes, preferred: str) -> str:
+    close_ms = WORTH_A_CHANGE * times.median_ms[times.fastest]
+    return preferred if preferred in times.median_ms and times.median_ms[preferred] <= close_ms else times.fastest
+
+
+def _why(chosen: str, times: VariantTimes, when: str) -> str:
+    how = "measured fastest" if chosen == times.fastest else "the profile prefers it, and none was measured clearly faster"
+    others = sorted((median_ms, variant) for variant, median_ms in times.median_ms.items() if variant != chosen)
     against = "".join(f"; {variant} {in_ms(median_ms)}" for median_ms, variant in others)
-    return f"{times.fastest} is chosen: measured fastest here{when}, {in_ms(times.median_ms[times.fastest])}{against}."
+    return f"{chosen} is chosen: {how} here{when}, {in_ms(times.median_ms[chosen])}{against}."
+
+
+def _why_not(variant: str, chosen: str, times: VariantTimes, when: str) -> str:
+    if variant in times.failures:
+        return f"{variant} fits, but could not be measured here{when}: {times.failures[variant].rstrip('.')}."
+    its_ms, best_ms = times.median_ms[variant], times.median_ms[chosen]
+    if its_ms < best_ms:
+        against = f"({in_ms(its_ms)} against {in_ms(best_ms)})"
+        return f"{variant} fits, but was not measured clearly faster than {chosen} here{when} {against}."
+    return f"{variant} fits, but {chosen} was measured faster here{when} ({in_ms(best_ms)} against {in_ms(its_ms)})."

@@ -99,8 +99,14 @@ def _measure(
             failpoint("measure.after_layout")
             found = contest([VariantDirectory.open(folder / name) for name in able])
     except EdgewrightError as failed:
-        raise _NotMeasuredError(str(failed)) from failed
-    return replace(found, failures={**failures, **found.failures})
+        raise _NotMeasuredError(_without_place(str(failed), store)) from failed
+    told = {name: _without_place(reason, store) for name, reason in found.failures.items()}
+    return replace(found, failures={**failures, **told})
+
+
+def _without_place(reason: str, store: Store) -> str:
+    """Name a file by its variant: by the time that this is read, the folder is gone."""
+    return reason.replace(f"{store.measuring}/", "")
 
 
 def _pull_all(entrants: Sequence[PackagedVariant], registry: Registry, store: Store) -> dict[str, str]:

@@ -74,7 +74,7 @@ class Store:
         self.partial = root / "blobs" / "partial"
         self._blobs = root / "blobs" / "sha256"
         self._slots = root / "slots"
-        self._measuring = root / "measuring"
+        self.measuring = root / "measuring"
 
     def prepare(self) -> None:
         """Make the folders, remove what a kill left half-written, and give up the ballast where the disk is full."""
@@ -160,15 +160,15 @@ class Store:
             PackageError: a blob is missing.
             StorageFullError: there is no room for a directory.
         """
-        _remove(self._measuring)  # of a worker that was killed
+        _remove(self.measuring)  # of a worker that was killed
         try:
             with telling_full("what is measured"):
                 for name, files in variants.items():
-                    (self._measuring / name).mkdir(parents=True)
-                    self._link(self._measuring / name, files)
-            yield self._measuring
+                    (self.measuring / name).mkdir(parents=True)
+                    self._link(self.measuring / name, files)
+            yield self.measuring
         finally:
-            _remove(self._measuring)
+            _remove(self.measuring)
 
     # Slots
 
@@ -250,7 +250,7 @@ class Store:
         failpoint("collect.before_unlink")
         unreached = [path for path in self._slots.iterdir() if path.name not in versions]
         unreached += [path for path in self._blobs.iterdir() if path.name not in blobs]
-        unreached += [*self.partial.iterdir(), self._measuring]
+        unreached += [*self.partial.iterdir(), self.measuring]
         freed = sum(path.stat().st_size for path in unreached if path.is_file())
         for path in unreached:
             _remove(path)
