@@ -18,7 +18,7 @@ NPU = "npu"
 """The backend whose variants are never measured against others."""
 
 WORTH_A_CHANGE = 1.03
-"""How many times as long as the fastest the profile's variant may take and still be chosen: contests vary by that much."""
+"""How many times as long as the fastest the profile's variant may take and still be chosen: contests differ by a few percent."""
 
 
 @dataclass(frozen=True, slots=True)
