@@ -62,7 +62,7 @@ def enrol(token: str, device: str, profile: str | None, state: Path | None, as_j
 @_state
 @click.option("--port", type=click.IntRange(0, 65535), help="Score on this port of 127.0.0.1 (0: any free one).")
 @click.option("--transport", type=click.Choice([choice.value for choice in TransportChoice]), help="How to reach the cloud.")
-@click.option("--choose", type=click.Choice([by.value for by in ChooseBy]), help="How to choose among the variants that fit.")
+@click.option("--choose", type=click.Choice([by.value for by in ChooseBy]), help="Which variant of those that fit to take.")
 @common_options
 def run(state: Path | None, port: int | None, transport: str | None, choose: str | None, as_json: bool) -> None:
     """Run the agent until it is told to end; it scores whatever ran last, with or without its cloud."""

@@ -75,6 +75,7 @@ def test_an_agent_that_is_killed_while_measuring_leaves_no_process_and_measures_
     cloud.wish(slow_fp32, 1)
     measuring.start()
     contestant = wait_for(lambda: next(iter(contestants_of(measuring)), None), measuring.log)
+    assert Path(f"/proc/{contestant.pid}/oom_score_adj").read_text() == "1000\n", "what scores must outlive it"
     assert measuring.process is not None
     family = [*psutil.Process(measuring.process.pid).children(recursive=True), contestant]
     measuring.kill()
