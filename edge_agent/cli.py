@@ -15,7 +15,8 @@ from accel.npu.link.discovery import DEVICE_VARIABLE
 from edge_agent.agent import Agent
 from edge_agent.explain import Standing, read_standing
 from edge_agent.house import entered
-from edge_agent.settings import TransportChoice, default_state_directory, load_settings
+from edge_agent.settings import ChooseBy, TransportChoice, default_state_directory, load_settings
+from edge_agent.variant_times import VariantTimes, forget, in_ms
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.errors import NotFoundError
 
@@ -61,11 +62,12 @@ def enrol(token: str, device: str, profile: str | None, state: Path | None, as_j
 @_state
 @click.option("--port", type=click.IntRange(0, 65535), help="Score on this port of 127.0.0.1 (0: any free one).")
 @click.option("--transport", type=click.Choice([choice.value for choice in TransportChoice]), help="How to reach the cloud.")
+@click.option("--choose", type=click.Choice([by.value for by in ChooseBy]), help="Which variant of those that fit to take.")
 @common_options
-def run(state: Path | None, port: int | None, transport: str | None, as_json: bool) -> None:
+def run(state: Path | None, port: int | None, transport: str | None, choose: str | None, as_json: bool) -> None:
     """Run the agent until it is told to end; it scores whatever ran last, with or without its cloud."""
     path = state or default_state_directory()
-    settings = load_settings(path, port=port, transport=transport)
+    settings = load_settings(path, port=port, transport=transport, choose=choose)
     if settings.npu_device is not None:
         os.environ[DEVICE_VARIABLE] = settings.npu_device  # whoever scores or checks for this agent inherits it
     logging.getLogger("edge_agent").setLevel(min(logging.INFO, logging.getLogger().level))
@@ -102,8 +104,26 @@ def explain(state: Path | None, as_json: bool) -> None:
     for sentence in standing.reported.choice:
         click.echo(f"  {sentence}")
     click.echo()
+    if standing.measured:
+        print_table(("measured", "with version", "at (UTC)", "one sample"), [_times_row(times) for times in standing.measured])
+        click.echo()
     rows = [(f"{past.at:%Y-%m-%d %H:%M:%S}", past.desired_version or None, past.event, past.reason) for past in standing.history]
     print_table(("at (UTC)", "desired", "event", "reason"), rows)
+
+
+@group.command()
+@click.argument("model", required=False)
+@_state
+@common_options
+def remeasure(model: str | None, state: Path | None, as_json: bool) -> None:
+    """Forget which variant of MODEL (or of every model) was the fastest here: the next version is measured anew."""
+    forgotten = forget(state or default_state_directory(), model)
+    if as_json:
+        print_json({"forgotten": forgotten})
+    elif forgotten:
+        click.echo(f"forgotten: {', '.join(forgotten)}. The next version is measured anew where the agent chooses by measuring")
+    else:
+        click.echo("nothing was measured here")
 
 
 async def _live(agent: Agent) -> None:
@@ -122,6 +142,12 @@ def _detected_profile() -> str:
     if found is None:
         raise NotFoundError("this machine must fit a shipped hardware profile, but it fits none: name one with --profile")
     return found.name
+
+
+def _times_row(times: VariantTimes) -> tuple[str, int, str, str]:
+    found = sorted(times.median_ms.items(), key=lambda one: (one[0] != times.fastest, one[1]))
+    told = "; ".join(f"{variant} {in_ms(median_ms)}" for variant, median_ms in found)
+    return times.model, times.package_version, f"{times.measured_at:%Y-%m-%d %H:%M:%S}", told
 
 
 def _summary(standing: Standing) -> list[tuple[str, object]]:

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from edge_agent.connection import full_jitter_s
 from edge_agent.journal import Deployment, Journal
 from edge_agent.orders import CheckOrder, FetchOrder, pulled_bytes
-from edge_agent.plan import Action, Step, downgrade
-from edge_agent.settings import Settings
+from edge_agent.plan import MEASURING_ATTEMPTS, Action, Step, downgrade
+from edge_agent.settings import ChooseBy, Settings
 from edge_agent.states import Event
 from edge_agent.store import ACTIVE, LAST_GOOD, Store
 from edge_agent.supervisor import Supervisor
@@ -128,9 +129,11 @@ class Deployer:
         desired = deployment.desired
         if deployment.state is DeploymentState.ACCEPTED:
             deployment = self._step(Event.FETCH, f"fetching {desired.model}:{desired.package_version}")
-        order = FetchOrder(state_directory=str(self._store.root), desired=desired)
+        order = self._fetch_order(deployment)
         left_s = max(1.0, desired.deadline_s - deployment.online_s)
-        answer = await run_worker("edge_agent.fetch", order, timeout_s=left_s)
+        # What measuring may take is a part of the time, so that enough is left to do without.
+        timeout_s = left_s / 2 if order.choose is ChooseBy.MEASURED else left_s
+        answer = await run_worker("edge_agent.fetch", order, timeout_s=timeout_s)
         deployment = self._journal.count(bytes_pulled=self._pulled(deployment), online_s=0.0)
         if answer.record is None:
             self._failed(deployment, answer)
@@ -142,6 +145,20 @@ class Deployer:
             return
         reason = f"variant {answer.record.running.variant} is here and every byte is verified"
         self._step(Event.VERIFY, reason, attempt=1, choice=answer.record.choice)
+
+    def _fetch_order(self, deployment: Deployment) -> FetchOrder:
+        """Say what to fetch and how to choose; where measuring has failed a few times, the profile decides."""
+        order = FetchOrder(
+            state_directory=str(self._store.root),
+            desired=deployment.desired,
+            choose=self._settings.choose,
+            backend=self._settings.backend,
+            threads=self._settings.threads,
+        )
+        if order.choose is ChooseBy.PROFILE or deployment.attempt <= MEASURING_ATTEMPTS:
+            return order
+        why = f"{MEASURING_ATTEMPTS} attempts failed ({deployment.reason})"
+        return replace(order, choose=ChooseBy.PROFILE, why_unmeasured=why)
 
     async def _stage(self, deployment: Deployment, _reason: str) -> None:
         version = deployment.desired.desired_version

@@ -16,6 +16,7 @@ from edge_agent.outbox import OUTBOX_FILE
 from edge_agent.plan import Situation, next_step
 from edge_agent.reporter import compose
 from edge_agent.store import Store
+from edge_agent.variant_times import VariantTimes, everything_measured
 from edgewright.contracts.messages import Reported
 from edgewright.errors import OperationError
 
@@ -35,6 +36,8 @@ class Standing:
     scoring_url: str | None
     next_step: str
     telemetry_waiting: int
+    measured: tuple[VariantTimes, ...]
+    """What was measured of each model's variants here, while the device chose by measuring."""
     reported: Reported
     history: tuple[PastEvent, ...]
 
@@ -55,6 +58,7 @@ def read_standing(path: Path) -> Standing:
         scoring_url=f"http://{HOST}:{note.port}" if note else None,
         next_step=f"{step.action.value}: {step.reason}",
         telemetry_waiting=_waiting(path),
+        measured=everything_measured(path),
         reported=compose(
             deployment,
             Store(path).active(),

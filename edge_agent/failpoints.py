@@ -32,6 +32,14 @@ RENEWAL_FAILPOINTS = (
 """The failpoints between two steps of a renewal; they end its worker."""
 
 
+MEASURE_FAILPOINTS = (
+    "measure.after_layout",
+    "measure.before_record",
+    "measure.after_record",
+)
+"""The failpoints between two steps of choosing by measurement; they end the worker that fetches."""
+
+
 def failpoint(name: str) -> None:
     """Kill this process without a word when the environment asks for it here."""
     if os.environ.get(VARIABLE) == name:

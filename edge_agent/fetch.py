@@ -2,7 +2,7 @@
 
     index      by the digest that the signed wish names
     signature  before anything else of the package is used: this index, this name, this version, a trusted key, not expired
-    choose     the variant for this device
+    choose     the variant for this device, by its profile or by measuring those that fit (measure.py)
     pull       only that variant's blobs, and only those that are not here
 
 It answers with the record of the slot to be; writing the slot is the store's work.
@@ -11,24 +11,28 @@ It answers with the record of the slot to be; writing the slot is the store's wo
 from __future__ import annotations
 
 import fcntl
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent.choose import choose
+from edge_agent.choose import Choice, choose, unmeasured
 from edge_agent.identity import Identity
+from edge_agent.measure import choose_by_measuring
 from edge_agent.orders import FetchOrder, PulledBytes
+from edge_agent.pull import files_of, pull_missing
 from edge_agent.registry import Registry
-from edge_agent.store import SlotFile, SlotRecord, Store, telling_full
+from edge_agent.settings import ChooseBy
+from edge_agent.store import SlotRecord, Store, telling_full
 from edge_agent.worker import serve_order
 from edgewright.contracts import wire
 from edgewright.contracts.messages import Desired, RunningVariant
 from edgewright.contracts.names import Digest
-from edgewright.contracts.oci import Descriptor, Manifest
+from edgewright.contracts.oci import Manifest
 from edgewright.contracts.package import SIGNATURE_TYPE, Package, PackagedVariant, read_index
 from edgewright.contracts.signing import TrustedKeys, verify_package
-from edgewright.contracts.variant import CONFIG_FILE
 from edgewright.errors import PackageError, SignatureError
 from hardware_profiles.catalog import load_profile
+from hardware_profiles.hardware_profile import HardwareProfile
 
 
 def fetch(order: FetchOrder) -> SlotRecord:
@@ -43,7 +47,7 @@ def fetch(order: FetchOrder) -> SlotRecord:
         package = read_index(registry, desired.index)
         if package.name != desired.model:
             raise PackageError(f"the package must be of {desired.model}, but it says that it is of {package.name}")
-        choice = choose(load_profile(identity.membership.profile), package)
+        choice = _choose(order, load_profile(identity.membership.profile), package, registry, store)
         pull_missing(registry, store, choice.variant)
     pulled.close()
     return record_of(desired, package, choice.variant, choice.sentences)
@@ -73,19 +77,9 @@ def verify_signature(registry: Registry, desired: Desired, trusted: TrustedKeys,
     raise SignatureError("; ".join(failures))
 
 
-def pull_missing(registry: Registry, store: Store, variant: PackagedVariant) -> None:
-    """Pull the layers of `variant` that the store lacks, when the disk has room for all of them."""
-    missing = [layer for layer in variant.layers.values() if not store.has_blob(layer.digest, layer.size)]
-    store.require_room(sum(layer.size - _already_here(store, layer) for layer in missing))
-    for layer in missing:
-        registry.pull(layer)
-
-
 def record_of(desired: Desired, package: Package, variant: PackagedVariant, sentences: tuple[str, ...]) -> SlotRecord:
     """Describe the slot: the config as `variant.json`, every layer under its own file name."""
-    config = variant.manifest.config
-    files = [SlotFile(name=CONFIG_FILE, digest=config.digest, size=config.size)]
-    files += [SlotFile(name=kind.file_name, digest=blob.digest, size=blob.size) for kind, blob in variant.layers.items()]
+    files = files_of(variant)
     return SlotRecord(
         desired=desired,
         running=RunningVariant(
@@ -97,14 +91,16 @@ def record_of(desired: Desired, package: Package, variant: PackagedVariant, sent
             precision=variant.config.precision.value,
         ),
         choice=sentences,
-        files=tuple(files),
+        files=files,
         blobs=(package.digest, variant.descriptor.digest, *(file.digest for file in files)),
     )
 
 
-def _already_here(store: Store, blob: Descriptor) -> int:
-    partial = store.partial_path(blob.digest)
-    return min(partial.stat().st_size, blob.size) if partial.exists() else 0
+def _choose(order: FetchOrder, profile: HardwareProfile, package: Package, registry: Registry, store: Store) -> Choice:
+    if order.choose is ChooseBy.MEASURED:
+        return choose_by_measuring(order, profile, package, registry, store)
+    choice = choose(profile, package)
+    return unmeasured(choice, package, order.why_unmeasured) if order.why_unmeasured else choice
 
 
 def _fetch_alone(order: FetchOrder) -> SlotRecord:
@@ -112,7 +108,15 @@ def _fetch_alone(order: FetchOrder) -> SlotRecord:
     lock_path = Path(order.state_directory) / "blobs" / "fetch.lock"
     with telling_full("the store"), lock_path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if order.choose is ChooseBy.MEASURED:
+            _go_first_when_memory_is_short()
         return fetch(order)
+
+
+def _go_first_when_memory_is_short() -> None:
+    """Let the kernel end this process or a contestant, which inherits it, before the version that scores (proc(5))."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":

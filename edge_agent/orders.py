@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from edge_agent.settings import ChooseBy
 from edge_agent.store import Store, telling_full
 from edgewright.contracts.messages import Desired
 
@@ -20,10 +21,15 @@ class BeliefOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchOrder:
-    """What to fetch, and where the state directory is."""
+    """What to fetch, where the state directory is, and how to choose: by what the agent's own settings run."""
 
     state_directory: str
     desired: Desired
+    choose: ChooseBy = ChooseBy.PROFILE
+    why_unmeasured: str = ""
+    """Why the profile decides though measuring is asked for; empty where it is not, or is done."""
+    backend: str = "auto"
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ from edgewright.contracts.messages import DeploymentState, Desired, RunningVaria
 
 MAX_ATTEMPTS = 8
 """Tries of one step that failed while the cloud was in reach; being offline and a full disk cost none."""
+MEASURING_ATTEMPTS = 3
+"""Tries of fetching in which variants are measured, where that is asked for; the others do without."""
 MAX_RESUMES = 3
 """Starts of the agent in the middle of a switch or trial before the new version is held to be the cause."""
 

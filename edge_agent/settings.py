@@ -2,6 +2,7 @@
 
 port = 8080
 transport = "https"
+choose = "measured"
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ class TransportChoice(StrEnum):
     HTTPS = "https"
 
 
+class ChooseBy(StrEnum):
+    """How the agent chooses among the variants that fit: by the profile's order, or the one that was measured fastest here."""
+
+    PROFILE = "profile"
+    MEASURED = "measured"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How one agent runs. Times are in seconds."""
@@ -33,6 +41,7 @@ class Settings:
     port: int = 8080
     """Where this device scores, on 127.0.0.1; 0 takes a free port."""
     transport: TransportChoice = TransportChoice.AUTO
+    choose: ChooseBy = ChooseBy.PROFILE
     backend: str = "auto"
     threads: int | None = None
     npu_device: str | None = None
@@ -85,7 +94,9 @@ def default_state_directory() -> Path:
     return Path(base) / "edgewright" / "agent"
 
 
-def load_settings(state_directory: Path, *, port: int | None = None, transport: str | None = None) -> Settings:
+def load_settings(
+    state_directory: Path, *, port: int | None = None, transport: str | None = None, choose: str | None = None
+) -> Settings:
     """Read `agent.toml` where there is one; what the command line says goes over it."""
     path = state_directory / SETTINGS_FILE
     settings = Settings()
@@ -95,6 +106,8 @@ def load_settings(state_directory: Path, *, port: int | None = None, transport: 
         settings = replace(settings, port=port)
     if transport is not None:
         settings = replace(settings, transport=TransportChoice(transport))
+    if choose is not None:
+        settings = replace(settings, choose=ChooseBy(choose))
     return settings
 
 

@@ -5,6 +5,7 @@
     slots/<desired_version>/  one variant, laid out as contracts.variant.VariantDirectory, hard links to blobs, slot.json
     active -> slots/5         what runs
     last_good -> slots/4      what passed its trial, to return to
+    measuring/<variant>/      while variants are measured: hard links to blobs
     ballast                   given up when the disk is full at the start, so that the agent has room to begin
 
 A slot appears by one rename and a link changes by one rename, so a power cut leaves the old or the new, never half. A lost
@@ -18,11 +19,12 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.failpoints import failpoint
+from edge_agent.variant_times import MEASURED
 from edgewright.contracts import wire
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.messages import Desired, RunningVariant
@@ -72,6 +74,7 @@ class Store:
         self.partial = root / "blobs" / "partial"
         self._blobs = root / "blobs" / "sha256"
         self._slots = root / "slots"
+        self.measuring = root / "measuring"
 
     def prepare(self) -> None:
         """Make the folders, remove what a kill left half-written, and give up the ballast where the disk is full."""
@@ -80,7 +83,8 @@ class Store:
         with telling_full("the store"):
             for folder in (self.partial, self._blobs, self._slots):
                 folder.mkdir(parents=True, exist_ok=True)
-        for leftover in (*self._slots.glob(".staging-*"), *self.root.glob(".link-*"), *self._blobs.glob(".partial-*")):
+        half_written = (*self._blobs.glob(".partial-*"), *(self.root / MEASURED).glob(".partial-*"))
+        for leftover in (*self._slots.glob(".staging-*"), *self.root.glob(".link-*"), *half_written):
             _remove(leftover)
 
     def keep_ballast(self) -> None:
@@ -140,6 +144,31 @@ class Store:
                 f"the package needs {needed_bytes + FREE_MARGIN_BYTES} bytes of free disk, but {free} are free: "
                 "free some space; the device tries again by itself"
             )
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Remove these blobs, whole or partial, unless a slot holds them: their room is needed for others."""
+        held = {digest for record in self._records() for digest in record.blobs}
+        for digest in set(digests) - held:
+            self.blob_path(digest).unlink(missing_ok=True)
+            self.partial_path(digest).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def laid_out(self, variants: Mapping[str, Sequence[SlotFile]]) -> Iterator[Path]:
+        """Give a folder with a directory per variant, outside of the slots and without bytes of their own, for a while.
+
+        Raises:
+            PackageError: a blob is missing.
+            StorageFullError: there is no room for a directory.
+        """
+        _remove(self.measuring)  # of a worker that was killed
+        try:
+            with telling_full("what is measured"):
+                for name, files in variants.items():
+                    (self.measuring / name).mkdir(parents=True)
+                    self._link(self.measuring / name, files)
+            yield self.measuring
+        finally:
+            _remove(self.measuring)
 
     # Slots
 
@@ -221,18 +250,21 @@ class Store:
         failpoint("collect.before_unlink")
         unreached = [path for path in self._slots.iterdir() if path.name not in versions]
         unreached += [path for path in self._blobs.iterdir() if path.name not in blobs]
-        unreached += list(self.partial.iterdir())
+        unreached += [*self.partial.iterdir(), self.measuring]
         freed = sum(path.stat().st_size for path in unreached if path.is_file())
         for path in unreached:
             _remove(path)
         return freed
 
     def _fill(self, staging: Path, record: SlotRecord) -> None:
-        for file in record.files:
+        self._link(staging, record.files)
+        write_atomically(staging / SLOT_FILE, wire.encode(record))
+
+    def _link(self, folder: Path, files: Sequence[SlotFile]) -> None:
+        for file in files:
             if not self.has_blob(file.digest, file.size):
                 raise PackageError(f"blob {file.digest} is missing from the device's store: it is fetched again")
-            os.link(self.blob_path(file.digest), staging / file.name)
-        write_atomically(staging / SLOT_FILE, wire.encode(record))
+            os.link(self.blob_path(file.digest), folder / file.name)
 
     def _records(self) -> list[SlotRecord]:
         found = (_read_record(path) for path in self._slots.iterdir() if path.name.isdigit())

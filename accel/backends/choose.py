@@ -60,9 +60,19 @@ class Fastest:
     variant: str
     backend: str
     explanations: dict[str, Explanation]
-    """What is known of each variant; those that nothing here can run are not among them."""
+    """What is known of each variant that runs here."""
     final_ms: dict[str, float]
     """What the fastest few took one sample, measured against each other, by `variant on backend`."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why the other variants fell out: nothing here can run them, or they could not be loaded."""
+
+    @property
+    def best_ms(self) -> dict[str, float]:
+        """What each variant takes one sample on its best backend: as in the final, or as measured by itself."""
+        return {
+            name: self.final_ms.get(f"{name} on {known.chosen}", known.median_ms[known.chosen])
+            for name, known in self.explanations.items()
+        }
 
 
 def load_session(
@@ -79,14 +89,28 @@ def load_session(
         OperationError: the backend cannot be used on this machine, or none can run the variant.
         ModelError: the variant's files cannot be loaded, or the backend does not run such variants.
     """
-    known = _known(backends)
-    named = {candidate.name: candidate for candidate in known}
+    asked = backends_called(backend, backends)
     if backend == AUTO:
-        return named[choose_backend(variant, threads=threads, backends=known)].load(variant, threads=threads)
-    if backend not in named:
-        raise NotFoundError(f"no backend is called {backend!r}{nearest(backend, [*named, AUTO])}")
-    _check_usable(named[backend], variant)
-    return named[backend].load(variant, threads=threads)
+        chosen = choose_backend(variant, threads=threads, backends=asked)
+        return next(one for one in asked if one.name == chosen).load(variant, threads=threads)
+    _check_usable(asked[0], variant)
+    return asked[0].load(variant, threads=threads)
+
+
+def backends_called(name: str, backends: Sequence[Backend] | None = None) -> Sequence[Backend]:
+    """Return the backend of that name, or all for `auto`; raise `NotFoundError` when there is none."""
+    known = _known(backends)
+    if name == AUTO:
+        return known
+    found = [candidate for candidate in known if candidate.name == name]
+    if not found:
+        raise NotFoundError(f"no backend is called {name!r}{nearest(name, [*(one.name for one in known), AUTO])}")
+    return found
+
+
+def versions_of(backends: Sequence[Backend]) -> dict[str, str]:
+    """Return the version of what each backend runs on, by its name; those that cannot be used here are left out."""
+    return {backend.name: _version(backend.name) for backend in backends if backend.unavailable() is None}
 
 
 def choose_backend(variant: VariantDirectory, *, threads: int | None = None, backends: Sequence[Backend] | None = None) -> str:
@@ -104,30 +128,45 @@ def explain(variant: VariantDirectory, *, threads: int | None = None, backends: 
 
 
 def find_fastest(
-    variants: Sequence[VariantDirectory], *, threads: int | None = None, backends: Sequence[Backend] | None = None
+    variants: Sequence[VariantDirectory],
+    *,
+    threads: int | None = None,
+    backends: Sequence[Backend] | None = None,
+    anew: bool = False,
 ) -> Fastest:
     """Return the fastest of `variants` on this machine: each takes its best backend, then the best few meet in a final.
+
+    With `anew` nothing that is remembered counts. A variant that cannot be loaded or run falls out with its reason.
 
     Raises:
         OperationError: nothing here can run any of them; the reasons are told.
     """
+    known = _known(backends)
     explanations: dict[str, Explanation] = {}
-    failures: list[str] = []
+    failures: dict[str, str] = {}
     for variant in variants:
         try:
-            explanations[variant.config.variant] = explain(variant, threads=threads, backends=backends)
-        except OperationError as failed:
-            failures.append(str(failed))
+            explanations[variant.config.variant] = _explain(variant, *_candidates(variant, known), threads, anew=anew)
+        except EdgewrightError as failed:
+            failures[variant.config.variant] = str(failed)
     if not explanations:
-        raise OperationError("; ".join(failures) or "there is no variant to choose from")
-    named = {backend.name: backend for backend in _known(backends)}
+        raise OperationError("; ".join(failures.values()) or "there is no variant to choose from")
+    named = {backend.name: backend for backend in known}
     finalists = [
         Entrant(variant, named[explanations[variant.config.variant].chosen]) for variant in _finalists(variants, explanations)
     ]
-    final_ms, _ = _times(finalists, threads)
-    winner = min(finalists, key=lambda entrant: (final_ms[entrant.name], entrant.name))
+    final_ms = _final(finalists, explanations, threads, anew=anew)
+    for one in finalists:
+        if one.name not in final_ms:
+            del explanations[one.variant.config.variant]
+            failures[one.variant.config.variant] = f"{one.name} ran by itself, but failed beside the other variants"
+    winner = min((one for one in finalists if one.name in final_ms), key=lambda one: (final_ms[one.name], one.name))
     return Fastest(
-        variant=winner.variant.config.variant, backend=winner.backend.name, explanations=explanations, final_ms=final_ms
+        variant=winner.variant.config.variant,
+        backend=winner.backend.name,
+        explanations=explanations,
+        final_ms=final_ms,
+        failures=failures,
     )
 
 
@@ -176,19 +215,33 @@ def _finalists(variants: Sequence[VariantDirectory], explanations: dict[str, Exp
     return sorted(worth_it, key=lambda one: best_ms[one.config.variant])[:_FINALISTS]
 
 
+def _final(
+    finalists: Sequence[Entrant], explanations: dict[str, Explanation], threads: int | None, *, anew: bool
+) -> dict[str, float]:
+    """Return the finalists' milliseconds by name; a single one needs no final."""
+    if len(finalists) > 1:
+        return _times(finalists, threads, anew=anew)[0]
+    return {one.name: explanations[one.variant.config.variant].median_ms[one.backend.name] for one in finalists}
+
+
 def _explain(
-    variant: VariantDirectory, candidates: Sequence[Backend], refused: dict[str, str], threads: int | None
+    variant: VariantDirectory,
+    candidates: Sequence[Backend],
+    refused: dict[str, str],
+    threads: int | None,
+    *,
+    anew: bool = False,
 ) -> Explanation:
     entrants = [Entrant(variant, backend) for backend in candidates]
-    found, remembered = _times(entrants, threads)
+    found, remembered = _times(entrants, threads, anew=anew)
     median_ms = {entrant.backend.name: found[entrant.name] for entrant in entrants if entrant.name in found}
     return Explanation(chosen=_fastest(median_ms), median_ms=median_ms, refused=refused, remembered=remembered)
 
 
-def _times(entrants: Sequence[Entrant], threads: int | None) -> tuple[dict[str, float], bool]:
+def _times(entrants: Sequence[Entrant], threads: int | None, *, anew: bool) -> tuple[dict[str, float], bool]:
     """Return each entrant's milliseconds by name, and whether they are remembered from another time."""
     place = _cache_file(entrants, threads)
-    remembered = None if place is None else _recall(place, {entrant.name for entrant in entrants})
+    remembered = None if place is None or anew else _recall(place, {entrant.name for entrant in entrants})
     if remembered is not None:
         return remembered, True
     found = {entrant.name: time_ms for entrant, time_ms in hold_contest(entrants, threads=threads).items()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from accel.backends import choose
 from accel.backends.backend import Backend, Session
-from accel.backends.choose import explain, find_fastest, load_session
+from accel.backends.choose import explain, find_fastest, load_session, versions_of
 from accel.backends.contest import Entrant
 from accel.backends.onnxruntime_cpu import OnnxRuntime
 from edgewright.contracts.variant import VariantConfig, VariantDirectory
@@ -217,3 +218,46 @@ def test_a_variant_that_nothing_runs_here_names_every_reason(tmp_path: Path) -> 
     foreign = make_variant(tmp_path / "npu", backend="unknown")
     with pytest.raises(OperationError, match=r"no backend can run variant fp32 on this machine \(onnxruntime: does not run"):
         load_session(foreign, backends=[OnnxRuntime()])
+
+
+def test_a_variant_that_cannot_be_loaded_falls_out_with_its_reason(
+    tmp_path: Path, variant: VariantDirectory, contests: Contests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hold(entrants: Sequence[Entrant], *, threads: int | None) -> dict[Entrant, float]:
+        if entrants[0].variant.config.variant == "int8":
+            raise ModelError("int8: the graph is cut off")
+        return contests.hold(entrants, threads=threads)
+
+    monkeypatch.setattr(choose, "hold_contest", hold)
+    int8 = make_variant(tmp_path / "int8", variant="int8")
+    found = find_fastest([int8, variant], threads=1, backends=BOTH)
+    assert (found.variant, found.best_ms) == ("fp32", {"fp32": 3.0})
+    assert found.failures == {"int8": "int8: the graph is cut off"}
+
+
+def test_a_finalist_that_fails_beside_the_others_is_not_the_fastest(
+    tmp_path: Path, variant: VariantDirectory, contests: Contests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory_for_two(entrants: Sequence[Entrant], *, threads: int | None) -> dict[Entrant, float]:
+        if len({entrant.variant.path for entrant in entrants}) > 1:
+            del contests.times_ms["int8 on slow"]
+        return contests.hold(entrants, threads=threads)
+
+    monkeypatch.setattr(choose, "hold_contest", no_memory_for_two)
+    int8 = make_variant(tmp_path / "int8", variant="int8")
+    found = find_fastest([variant, int8], threads=1, backends=BOTH)
+    assert (found.variant, found.best_ms) == ("fp32", {"fp32": 3.0})
+    assert found.failures == {"int8": "int8 on slow ran by itself, but failed beside the other variants"}
+
+
+def test_measured_anew_nothing_remembered_counts(tmp_path: Path, variant: VariantDirectory, contests: Contests) -> None:
+    int8 = make_variant(tmp_path / "int8", variant="int8")
+    find_fastest([variant, int8], threads=1, backends=BOTH)
+    contests.times_ms |= {"fp32 on slow": 1.0, "fp32 on onnxruntime": 1.5}
+    assert find_fastest([variant, int8], threads=1, backends=BOTH).variant == "int8"
+    assert find_fastest([variant, int8], threads=1, backends=BOTH, anew=True).best_ms == {"fp32": 1.0, "int8": 2.0}
+
+
+def test_the_versions_are_those_of_what_can_be_used_here() -> None:
+    found = versions_of([Named(reason="no board answers"), OnnxRuntime()])
+    assert found == {"onnxruntime": metadata.version("onnxruntime")}

@@ -20,6 +20,8 @@ from edgewright.contracts.variant import Precision, TensorSpec, Tolerance, Varia
 
 MODEL = "digits"
 INPUTS, HIDDEN, CLASSES = 16, 8192, 3
+SLOW_NODES = 60
+"""Passes over the features, each of which takes as long as a small network does in all."""
 TOLERANCE = Tolerance(max_relative_difference=1e-3, min_agreement=1.0)
 
 Array = npt.NDArray[np.float32]
@@ -33,8 +35,12 @@ class Recipe:
     golden_is_wrong: bool = False
     graph: bytes | None = None
     """Other bytes in place of the graph."""
-    with_int8: bool = False
-    slow_nodes: int = 0
+    others: tuple[Precision, ...] = ()
+    """Precisions of further variants; their numbers are float32 all the same."""
+    slow: tuple[str, ...] = ()
+    """Variants that take far longer to the same answers."""
+    broken: tuple[str, ...] = ()
+    """Variants whose graph is none."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,10 @@ def build(folder: Path, recipe: Recipe = Recipe()) -> Built:
         size_bytes=network.featurizer.nbytes + network.head.nbytes,
         labels=("zero", "one", "two"),
     )
-    configs = [config, *([replace(config, variant="int8", precision=Precision.INT8)] if recipe.with_int8 else [])]
+    configs = [config, *(replace(config, variant=other.value, precision=other) for other in recipe.others)]
     for each in configs:
         with built.creating_variant(each.variant) as staging:
-            (staging / "graph.onnx").write_bytes(recipe.graph or _graph(network, recipe.slow_nodes))
+            (staging / "graph.onnx").write_bytes(_graph_bytes(network, recipe, each.variant))
             (staging / "featurizer.weights").write_bytes(network.featurizer.tobytes())
             (staging / "head.weights").write_bytes(network.head.tobytes())
             VariantDirectory.write(staging, each)
@@ -112,6 +118,12 @@ def build(folder: Path, recipe: Recipe = Recipe()) -> Built:
         platforms={each.variant: (Platform(os="linux", architecture="amd64"),) for each in configs},
     )
     return Built(layout, package, samples, answers)
+
+
+def _graph_bytes(network: Network, recipe: Recipe, variant: str) -> bytes:
+    if variant in recipe.broken:
+        return f"no graph of {variant}".encode()
+    return recipe.graph or _graph(network, SLOW_NODES if variant in recipe.slow else 0)
 
 
 def _graph(network: Network, slow_nodes: int) -> bytes:

@@ -14,7 +14,7 @@ from edge_agent.fetch import fetch
 from edge_agent.orders import FetchOrder, pulled_bytes
 from edge_agent.store import SlotRecord, Store
 from edgewright.contracts.signing import generate_key
-from edgewright.contracts.variant import LayerKind
+from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import OperationError, PackageError, SignatureError, StorageFullError, UnreachableError
 from tests.edge_agent.fake_cloud import FakeCloud
 from tests.edge_agent.packages import MODEL, Built, Recipe, build
@@ -49,7 +49,7 @@ def test_a_fetched_variant_makes_a_slot_with_the_bytes_of_the_package(store: Sto
 
 
 def test_only_the_chosen_variant_is_pulled(store: Store, cloud: FakeCloud, tmp_path: Path) -> None:
-    both = build(tmp_path / "both", Recipe(with_int8=True))
+    both = build(tmp_path / "both", Recipe(others=(Precision.INT8,)))
     cloud.publish(both, 1)
     record = pull(store, cloud, both)
     others = {layer.digest for layer in both.package.variant("int8").layers.values()} - set(record.blobs)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.settings import Settings, TransportChoice, load_settings
+from edge_agent.settings import ChooseBy, Settings, TransportChoice, load_settings
 from edgewright.errors import BadInputError
 from tests.edge_agent.conftest import Device
 
@@ -28,6 +28,14 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_
     assert (found.port, found.transport, found.threads, found.npu_device) == (9000, TransportChoice.HTTPS, 2, "none")
 
 
+def test_how_to_choose_is_said_in_the_file_or_on_the_command_line(tmp_path: Path) -> None:
+    assert load_settings(tmp_path).choose is ChooseBy.PROFILE
+    assert load_settings(tmp_path, choose="measured").choose is ChooseBy.MEASURED
+    write(tmp_path, 'choose = "measured"')
+    assert load_settings(tmp_path).choose is ChooseBy.MEASURED
+    assert load_settings(tmp_path, choose="profile").choose is ChooseBy.PROFILE
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -35,6 +43,7 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_
         pytest.param("port = 70000", "port must be between 0 and 65535, not 70000", id="port"),
         pytest.param("retry_base_s = 0", "retry_base_s must be positive, not 0", id="zero"),
         pytest.param('transport = "pigeon"', "Invalid enum value 'pigeon'", id="transport"),
+        pytest.param('choose = "dice"', "Invalid enum value 'dice'", id="choose"),
         pytest.param('port = "http"', "Expected `int`, got `str`", id="type"),
         pytest.param("port =", "must be TOML", id="no toml"),
     ],

@@ -124,10 +124,37 @@ def test_what_no_link_reaches_is_collected_and_nothing_else(store: Store) -> Non
     assert not store.has_blob(lost.digest, lost.size)
 
 
+def test_what_is_dropped_goes_unless_a_slot_holds_it(store: Store) -> None:
+    held, whole = add_blob(store, b"held"), add_blob(store, b"whole")
+    commit(store, 5, held)
+    begun = wire.digest_of(b"begun")
+    store.partial_path(begun).write_bytes(b"beg")
+    store.drop([held.digest, whole.digest, begun])
+    assert store.has_blob(held.digest, held.size)
+    assert not store.has_blob(whole.digest, whole.size)
+    assert not store.partial_path(begun).exists()
+
+
+def test_what_is_laid_out_shares_its_bytes_and_is_gone_afterwards(store: Store) -> None:
+    blob = add_blob(store, b"weights")
+    (store.measuring / "int8").mkdir(parents=True)  # left by a kill
+    with store.laid_out({"fp32": (SlotFile(name="graph.onnx", digest=blob.digest, size=blob.size),)}) as folder:
+        assert [path.name for path in folder.iterdir()] == ["fp32"]
+        assert (folder / "fp32" / "graph.onnx").samefile(store.blob_path(blob.digest))
+    assert not store.measuring.exists()
+    assert store.has_blob(blob.digest, blob.size)
+
+
+def test_what_a_kill_left_laid_out_is_collected(store: Store) -> None:
+    (store.measuring / "int8").mkdir(parents=True)
+    store.collect()
+    assert not store.measuring.exists()
+
+
 def test_what_a_kill_left_half_written_is_removed_at_the_start(store: Store) -> None:
-    leftovers = [store.root / "slots" / ".staging-x", store.root / ".link-y"]
+    leftovers = [store.root / "slots" / ".staging-x", store.root / ".link-y", store.root / "measured" / ".partial-z"]
     for leftover in leftovers:
-        leftover.mkdir()
+        leftover.mkdir(parents=True)
         (leftover / "file").touch()
     store.prepare()
     assert not any(leftover.exists() for leftover in leftovers)
