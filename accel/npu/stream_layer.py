@@ -13,6 +13,7 @@ from accel.npu.layers import ConvolutionLayer, Layer
 from accel.npu.place import DoesNotFitError
 from accel.npu.profile import NpuProfile
 from accel.npu.stream import Streamer
+from accel.npu.stream_jobs import Chain, Finish, Task
 from accel.npu.stream_order import Stream, Transfer
 from accel.npu.stream_plan import LayerPlan, Rows, Slab, block_rows, buffer_loads, is_reduction, plan_slab
 from accel.npu.stream_rooms import Resident, TensorRuns
@@ -162,10 +163,11 @@ class _SlabWork:
         placed = replace(vector, destination=local, residual=local, part_pitch=vector.count, parameters=group)
         if not self._plan.weights_stay:
             self._weights = {}
-        finished = replace(job, vector=placed)
-        self._streamer.jobs.add(finished, self._weights_of, self._use_weights, inputs, (parameters.transfer, *before))
-        self._streamer.parameters.use(parameters.at, parameters.lines, self._streamer.jobs.last)
-        self._streamer.store_tensor(runs)
+        finish = Finish(placed, job.residual, (parameters.transfer, *before))
+        task = Task(shape=job.shape, chains=(Chain(job.works),), finishes=(finish,), inputs=inputs)
+        number = self._streamer.jobs.add(task, self._weights_of, self._use_weights)
+        self._streamer.parameters.use(parameters.at, parameters.lines, number)
+        self._streamer.store_tensor(runs, number)
 
     # -- what is on the chip ------------------------------------------------------------------------------------------
 

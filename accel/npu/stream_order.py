@@ -33,14 +33,14 @@ class Stream(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """A DMA, and when it may be issued: the array is done with a job, a pass has begun, the VEC of a job is done; behind `after`.
+    """A DMA, and when it may be issued: the array is done with a task, a pass has begun, a VEC is done; behind `after`.
 
-    Jobs and passes are counted from 0 over the whole program; -1 stands for none.
+    Tasks, passes and VECs are counted from 0 over the whole program; -1 stands for none.
     """
 
     instruction: isa.Dma
     stream: Stream
-    after_job: int = -1
+    after_task: int = -1
     after_pass: int = -1
     after_vector: int = -1
     after: Transfer | None = None
@@ -51,10 +51,11 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An instruction of a unit, or a REPEAT with its two, and the transfers that must be done before."""
+    """An instruction of a unit, or a REPEAT with its two, and the transfers and the VEC that must be done before."""
 
     instructions: tuple[isa.Instruction, ...]
     needs: tuple[Transfer, ...] = ()
+    after_vector: int = -1
 
 
 class Order:
@@ -69,7 +70,7 @@ class Order:
         self._pages_at = pages_at
         """Where in the external memory the pages of the program will lie; None where it fits the program memory."""
         self._page_number = -1
-        self._jobs = self._passes = 0
+        self._tasks = self._passes = 0
         self._vectors_begun = self._vectors_done = 0
         self._issued = self._done = 0
         self._extra = 0
@@ -84,12 +85,14 @@ class Order:
         self._issue_what_may_go()
         for transfer in step.needs:
             self._make_sure_of(transfer)
+        if step.after_vector >= self._vectors_done:
+            self._wait_for_vectors()
         self._put(*step.instructions)
         first = step.instructions[0]
         if isinstance(first, isa.ArrayPass | isa.Repeat):
             self._passes += first.count if isinstance(first, isa.Repeat) else 1
         elif isinstance(first, isa.Sync):
-            self._jobs += 1
+            self._tasks += 1
         elif isinstance(first, isa.Vec):
             self._vectors_done = self._vectors_begun  # it waited for the one before
             self._vectors_begun += 1
@@ -121,7 +124,7 @@ class Order:
 
     def _may_go(self, transfer: Transfer) -> bool:
         is_behind = transfer.after is None or transfer.after.number >= 0
-        units = transfer.after_job < self._jobs and transfer.after_pass < self._passes
+        units = transfer.after_task < self._tasks and transfer.after_pass < self._passes
         return units and transfer.after_vector < self._vectors_done and is_behind
 
     def _issue(self, transfer: Transfer) -> None:
