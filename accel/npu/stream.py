@@ -77,9 +77,9 @@ class Streamer:
         last = int(self._stored_by[local : local + count].max())
         return () if last < 0 else (self.transfers[last],)
 
-    def mark_read(self, blocks: int, pitch: int, low: int, high: int) -> None:
-        """Remember that the task that was added last reads vectors `low` to `high` of each block in the buffer."""
-        self._read_until[: blocks * pitch].reshape(blocks, pitch)[:, low:high] = self.jobs.last
+    def mark_read(self, at: int, blocks: int, pitch: int, low: int, high: int) -> None:
+        """Remember that the task that was added last reads vectors `low` to `high` of each block from vector `at` on."""
+        self._read_until[at : at + blocks * pitch].reshape(blocks, pitch)[:, low:high] = self.jobs.last
 
     def _slices(self, runs: TensorRuns, run: int) -> tuple[slice, slice]:
         outside = self._places[runs.tensor] + runs.offset + run * runs.plane

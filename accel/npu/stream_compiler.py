@@ -20,7 +20,7 @@ from accel.npu.place import DoesNotFitError, place_tensors
 from accel.npu.profile import NpuProfile
 from accel.npu.program import EXTERNAL_BASE
 from accel.npu.stream import Streamer
-from accel.npu.stream_layer import stream_layer
+from accel.npu.stream_layer import Chosen, stream_layer
 from accel.npu.stream_order import first_needs, in_order
 
 
@@ -43,10 +43,10 @@ def compile_streamed(
     used = max(places[tensor.name] + _vectors(tensor, profile) for tensor in _tensors(inputs, layers))
     tensors_at = vectors - used
     _check_weights(layers, profile, used)
-    streamer, begins = Streamer(profile, places, tensors_at, used), []
+    streamer, begins, chosen = Streamer(profile, places, tensors_at, used), [], Chosen()
     for layer in layers:
         begins.append(len(streamer.jobs.steps))
-        stream_layer(layer, streamer)
+        stream_layer(layer, streamer, chosen)
     streamer.jobs.finish()
     steps = streamer.jobs.steps
     first_needs(steps)
