@@ -81,6 +81,10 @@ class Streamer:
         """Remember that the task that was added last reads vectors `low` to `high` of each block from vector `at` on."""
         self._read_until[at : at + blocks * pitch].reshape(blocks, pitch)[:, low:high] = self.jobs.last
 
+    def mark_vector(self, at: int, count: int, number: int) -> None:
+        """Remember that a VEC writes these vectors, and may read them before."""
+        self._vector_until[at : at + count] = number
+
     def _slices(self, runs: TensorRuns, run: int) -> tuple[slice, slice]:
         outside = self._places[runs.tensor] + runs.offset + run * runs.plane
         inside = runs.local + run * runs.local_pitch

@@ -9,19 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from accel.npu.arithmetic import Int8
 from accel.npu.layers import ConvolutionLayer, Layer, PoolingLayer
 from accel.npu.place import DoesNotFitError
 from accel.npu.profile import NpuProfile
 from accel.npu.stream import Streamer
-from accel.npu.stream_order import first_needs, in_order
 from accel.npu.stream_plan import LayerPlan, Slab, is_reduction, part_order, plans
 from accel.npu.stream_slab import Outside, SlabWork
+from accel.npu.stream_trial import cycles_alone, trial_streamer
 from accel.npu.tile import Block, Memory, Tiler
-from accel.npu.timing import time_program
-from accel.npu.trace import repeated
 
 TRIALS = 6
 """How many plans are tried at most."""
@@ -36,26 +31,47 @@ class _Candidate:
     plan: LayerPlan
 
 
-Chosen = dict[tuple[object, ...], int]
-"""Which of its candidates a slab takes, by everything that decides it: layers of one shape are tried once."""
+Chosen = dict[tuple[object, ...], tuple[int, int]]
+"""Which of its candidates a slab takes, and their cycles, by everything that decides it: layers of one shape are tried once."""
 
 
-def stream_layer(layer: Layer, streamer: Streamer, chosen: Chosen) -> None:
-    """Append the work and the transfers of one layer; raise `DoesNotFitError` when not even one row of it fits."""
-    profile, memory = streamer.profile, Memory(streamer.profile)
+@dataclass(frozen=True, slots=True)
+class LayerChoice:
+    """A layer with its constants, its blocks of output channels, and the plans of its slabs."""
+
+    layer: Layer
+    memory: Memory
+    blocks: tuple[Block, ...]
+    slabs: tuple[_Candidate, ...]
+    cycles: int
+    """What it takes when nothing else is under way."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The one layer."""
+        return (self.layer,)
+
+    def stream(self, streamer: Streamer) -> None:
+        """Append the work and the transfers."""
+        slabs, weights = self.slabs, self.memory.weights()
+        if len(slabs) == 1 and slabs[0].plan.parts:
+            plan, order = _as_used(slabs[0].plan)
+            slabs, weights = (replace(slabs[0], plan=plan),), weights[order]
+        weights_at = streamer.constants.add(weights)
+        parameters_at = streamer.constants.add_parameters(self.memory.parameters())
+        for slab in slabs:
+            outside = _outside(self.layer, slab.layer, weights_at, parameters_at)
+            SlabWork(streamer, slab.layer, slab.slab, slab.plan, outside).run()
+
+
+def choose_plans(layer: Layer, profile: NpuProfile, chosen: Chosen) -> LayerChoice:
+    """Return how a layer goes through the chip by itself; raise `DoesNotFitError` when not even one row of it fits."""
+    memory = Memory(profile)
     memory.add_parameters(layer.stage)
     readings = [*_readings(layer)]
     blocks = tuple(Tiler(profile, {}, memory, 1).blocks(readings[0]))
-    slabs = [_choose(layer, readings, slab, profile, chosen) for slab in _slabs(layer, blocks, profile)]
-    weights = memory.weights()
-    if len(slabs) == 1 and slabs[0].plan.parts:
-        plan, order = _as_used(slabs[0].plan)
-        slabs, weights = [replace(slabs[0], plan=plan)], weights[order]
-    weights_at = streamer.constants.add(weights)
-    parameters_at = streamer.constants.add(np.pad(memory.parameters(), ((0, 0), (0, 0), (0, 1))))
-    for slab in slabs:
-        outside = _outside(layer, slab.layer, weights_at, parameters_at)
-        SlabWork(streamer, slab.layer, slab.slab, slab.plan, outside).run()
+    found = [_choose(layer, readings, slab, profile, chosen) for slab in _slabs(layer, blocks, profile)]
+    return LayerChoice(layer, memory, blocks, tuple(slab for slab, _ in found), sum(cycles for _, cycles in found))
 
 
 def _outside(layer: Layer, read: Layer, weights_at: int, parameters_at: int) -> Outside:
@@ -92,7 +108,7 @@ def _slabs(layer: Layer, blocks: Sequence[Block], profile: NpuProfile) -> Iterat
         yield Slab(first, min(together, inputs - first), tuple(block_range))
 
 
-def _choose(layer: Layer, readings: Sequence[Layer], slab: Slab, profile: NpuProfile, chosen: Chosen) -> _Candidate:
+def _choose(layer: Layer, readings: Sequence[Layer], slab: Slab, profile: NpuProfile, chosen: Chosen) -> tuple[_Candidate, int]:
     """Return the fastest of the candidates that seem best."""
     candidates = [_Candidate(read, slab, plan) for read in readings for plan in plans(read, slab, profile)]
     candidates.sort(key=lambda candidate: candidate.plan.cycles)
@@ -101,44 +117,32 @@ def _choose(layer: Layer, readings: Sequence[Layer], slab: Slab, profile: NpuPro
             f"layer {layer.name}: the input rows of one output row must fit the {profile.activation_vectors} vectors of "
             f"{profile.columns} bytes on {profile.name}, but they do not; use a smaller input or a larger NPU"
         )
-    key = _key(layer, slab)
+    key = (*layer_key(layer), slab.inputs, len(slab.blocks))
     if key not in chosen:
         chosen[key] = _fastest(layer, candidates, profile)
-    return candidates[chosen[key]]
+    number, cycles = chosen[key]
+    return candidates[number], cycles
 
 
-def _key(layer: Layer, slab: Slab) -> tuple[object, ...]:
+def layer_key(layer: Layer) -> tuple[object, ...]:
+    """Return everything about a layer that decides how long it takes."""
     source, result = layer.source, layer.result
     sizes = (source.channels, source.height, source.width, result.channels, result.height, result.width)
     kind = (isinstance(layer, PoolingLayer), isinstance(layer, ConvolutionLayer) and layer.depthwise)
-    return (*sizes, *kind, layer.window, layer.stage.addend is not None, slab.inputs, len(slab.blocks))
+    return (*sizes, *kind, layer.window, layer.stage.addend is not None)
 
 
-def _fastest(layer: Layer, candidates: Sequence[_Candidate], profile: NpuProfile) -> int:
+def _fastest(layer: Layer, candidates: Sequence[_Candidate], profile: NpuProfile) -> tuple[int, int]:
     best, fastest = 0, 0
-    for number, candidate in enumerate(candidates[:TRIALS] if len(candidates) > 1 else []):
+    for number, candidate in enumerate(candidates[:TRIALS]):
         if fastest and candidate.plan.least_cycles >= fastest:
             continue
-        cycles = _tried(layer, candidate, profile)
+        streamer = trial_streamer([layer], profile)
+        SlabWork(streamer, candidate.layer, candidate.slab, candidate.plan, _outside(layer, candidate.layer, 0, 0)).run()
+        cycles = cycles_alone(streamer)
         if not fastest or cycles < fastest:
             best, fastest = number, cycles
-    return best
-
-
-def _tried(layer: Layer, candidate: _Candidate, profile: NpuProfile) -> int:
-    """Return the cycles of a slab that is alone in the machine."""
-    addend = layer.stage.addend
-    tensors = [layer.source, layer.result, *([addend.tensor] if addend else [])]
-    places, end = {}, 0
-    for tensor in tensors:
-        places[tensor.name] = end
-        end += -(-tensor.channels // profile.columns) * tensor.height * tensor.width
-    streamer = Streamer(profile, places, 0, end)
-    SlabWork(streamer, candidate.layer, candidate.slab, candidate.plan, _outside(layer, candidate.layer, 0, 0)).run()
-    streamer.jobs.finish()
-    first_needs(streamer.jobs.steps)
-    instructions, _, _ = in_order(streamer.jobs.steps, streamer.transfers, profile, pages_at=0)
-    return time_program((instruction for _, instruction in repeated(enumerate(instructions))), profile).counters.cycles
+    return best, fastest
 
 
 def _as_used(plan: LayerPlan) -> tuple[LayerPlan, list[int]]:

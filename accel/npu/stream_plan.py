@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from accel.npu import isa
 from accel.npu.layers import ConvolutionLayer, Layer, PoolingLayer, Window
 from accel.npu.profile import NpuProfile
 from accel.npu.tile import Block, is_whole_plane
@@ -146,7 +147,7 @@ def _orders(layer: Layer, slab: Slab, profile: NpuProfile, shape: LayerPlan) -> 
 
 
 def _summing(layer: Layer, slab: Slab, profile: NpuProfile) -> Iterator[LayerPlan]:
-    """Both banks hold the sums of a group of output blocks; parts of the input come one after another, and weights once per tile."""
+    """Both banks hold the sums of a group of output blocks; parts of the input come in turn, and weights once per tile."""
     width, depth = layer.result.width, profile.accumulator_depth
     parts = -(-max(block.count for block in slab.blocks) // profile.columns)
     for cuts in range(1, 5):
@@ -193,9 +194,27 @@ def part_order(plan: LayerPlan) -> Iterator[tuple[Rows, int, Part, int, bool]]:
             backwards = not backwards
 
 
+def loads_of(blocks: Sequence[Block]) -> list[isa.LoadW]:
+    """Return the loads of all passes of these blocks."""
+    return [tap.load for block in blocks for tap in block.taps if tap.load is not None]
+
+
+def chunks_of(loads: Sequence[isa.LoadW], limit: int) -> Iterator[tuple[int, int]]:
+    """Cut loads, which follow one another in the layer's weights, into transfers: first row and rows."""
+    first = rows = 0
+    for load in loads:
+        if rows and rows + load.rows > limit:
+            yield first, rows
+            rows = 0
+        first = load.address if not rows else first
+        rows += load.rows
+    if rows:
+        yield first, rows
+
+
 def block_rows(block: Block) -> int:
     """Return how many weight rows a block of output channels has."""
-    return sum(tap.load.rows for tap in block.taps if tap.load is not None)
+    return sum(load.rows for load in loads_of([block]))
 
 
 def _grouped(blocks: Sequence[Block], limit: int) -> Iterator[tuple[Block, ...]]:

@@ -11,7 +11,18 @@ from accel.npu.layers import ConvolutionLayer, Layer
 from accel.npu.stream import Streamer
 from accel.npu.stream_jobs import Chain, Finish, Task
 from accel.npu.stream_order import Stream, Transfer
-from accel.npu.stream_plan import LayerPlan, Part, Rows, Slab, block_rows, buffer_loads, is_reduction, part_order
+from accel.npu.stream_plan import (
+    LayerPlan,
+    Part,
+    Rows,
+    Slab,
+    block_rows,
+    buffer_loads,
+    chunks_of,
+    is_reduction,
+    loads_of,
+    part_order,
+)
 from accel.npu.stream_rooms import Resident, TensorRuns
 from accel.npu.tile import Block, Job, Memory, Tiler
 
@@ -151,8 +162,8 @@ class SlabWork:
     def _sum_parts(self) -> None:
         """Go through tiles, groups of blocks, parts of the input, blocks."""
         blocks = [block for group in self._plan.groups for block in group]
-        loads = sorted(_loads(blocks), key=lambda load: load.address)
-        self._chunks = list(_chunks(loads, min(CHUNK_ROWS, self._profile.weight_rows // 8)))
+        loads = sorted(loads_of(blocks), key=lambda load: load.address)
+        self._chunks = list(chunks_of(loads, min(CHUNK_ROWS, self._profile.weight_rows // 8)))
         started: tuple[Rows, int] | None = None
         left = 0
         for tile, number, part, room, is_new in part_order(self._plan):
@@ -228,9 +239,9 @@ class SlabWork:
         """Weights that stay take one room together, so that none of them displaces another."""
         self._weights = {}
         stays = self._plan.weights_stay
-        pieces = [_loads([block]) for block in group] if not stays else [_loads(group)]
+        pieces = [loads_of([block]) for block in group] if not stays else [loads_of(group)]
         limit = min(CHUNK_ROWS, self._profile.weight_rows // 4)
-        self._chunks = [chunk for loads in pieces for chunk in _chunks(loads, limit)]
+        self._chunks = [chunk for loads in pieces for chunk in chunks_of(loads, limit)]
         rows = sum(map(block_rows, group))
         self._room = self._streamer.weights.take(rows) if stays and rows else 0
 
@@ -259,20 +270,3 @@ class SlabWork:
         kept = [chunk for chunk in self._parameters if chunk.at + chunk.lines <= new.at or new.at + new.lines <= chunk.at]
         self._parameters = [*kept, new]
         return new
-
-
-def _loads(blocks: Sequence[Block]) -> list[isa.LoadW]:
-    return [tap.load for block in blocks for tap in block.taps if tap.load is not None]
-
-
-def _chunks(loads: Sequence[isa.LoadW], limit: int) -> Iterator[tuple[int, int]]:
-    """Cut loads, which follow one another in the layer's weights, into transfers: first row and rows."""
-    first = rows = 0
-    for load in loads:
-        if rows and rows + load.rows > limit:
-            yield first, rows
-            rows = 0
-        first = load.address if not rows else first
-        rows += load.rows
-    if rows:
-        yield first, rows
