@@ -1,6 +1,7 @@
 """Measure variants on this machine, each in a process of its own, so that the memory is the variant's and nobody else's.
 
     subjects(path)       what there is to measure: an ONNX file, or the variants of a build or a package
+    fastest(subjects)    which variant and backend `auto` takes here, measured in turns
     measure(subject)     start a worker, let it load and run, read its one line of JSON
     bench_worker.py      the worker
 
@@ -14,13 +15,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
 
-from accel.backends.choose import AUTO, choose_backend
+from accel.backends.choose import AUTO, Fastest, choose_backend, find_fastest
 from accel.latency import Latency
 from edgewright import __version__, errors
 from edgewright.contracts import wire
@@ -144,6 +145,18 @@ def subjects(path: Path, variant: str | None = None) -> Iterator[tuple[Subject, 
             yield found_subjects
     else:
         yield _chosen([Subject(path.stem, graph=path)], variant, path)
+
+
+def fastest(found: Sequence[Subject], settings: BenchSettings) -> Fastest | None:
+    """Return the fastest variant and backend on this machine; None where there is no choice, or the backend is given.
+
+    Raises:
+        OperationError: nothing here can run any of them.
+    """
+    variants = [subject.variant for subject in found if subject.variant is not None]
+    if settings.backend != AUTO or len(variants) < 2:
+        return None
+    return find_fastest(variants, threads=settings.threads)
 
 
 def measure(subject: Subject, settings: BenchSettings) -> BenchResult:

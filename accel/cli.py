@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from accel.backends.choose import AUTO
-from accel.bench import BenchMachine, BenchResult, BenchSettings, Subject, measure, subjects, this_machine
+from accel.backends.choose import AUTO, Fastest
+from accel.bench import BenchMachine, BenchResult, BenchSettings, Subject, fastest, measure, subjects, this_machine
 from edgewright.command_line import common_options, print_json, print_table, progress
 from edgewright.errors import OperationError
 
@@ -38,17 +38,21 @@ def command(path: Path, variant: str | None, backend: str, threads: int | None, 
     """Measure latency, throughput and memory on this machine.
 
     MODEL is any .onnx file, BUILD a build directory, PACKAGE a layout directory or one tar of it. Every variant runs in a
-    process of its own: warm-up until times are stable, then single timed runs.
+    process of its own: warm-up until times are stable, then single timed runs. Which variant and backend is the fastest here is
+    measured beforehand, in turns, and remembered.
     """
     settings = BenchSettings(backend=backend, threads=threads, batch=batch, runs=runs)
     with subjects(path, variant) as found:
+        best = fastest(found, settings)
         results, left_out = _measure_all(found, settings)
     machine = this_machine()
     if as_json:
-        print_json({"machine": machine, "results": results, "left_out": left_out})
+        print_json({"machine": machine, "results": results, "left_out": left_out, "fastest": best})
         return
     print_table(COLUMNS, [_row(result) for result in results])
     click.echo(f"\n{_described(machine, settings)}")
+    if best is not None:
+        click.echo(_told(best))
     for name, reason in left_out.items():
         click.echo(f"left out {name}: {reason}", err=True)
 
@@ -82,6 +86,11 @@ def _row(result: BenchResult) -> tuple[object, ...]:
         round(result.variant_memory_mib),
         result.size_bytes,
     )
+
+
+def _told(best: Fastest) -> str:
+    times = ", ".join(f"{name} {time_ms:.3g} ms" for name, time_ms in sorted(best.final_ms.items(), key=lambda one: one[1]))
+    return f"fastest here: {best.variant} on {best.backend} (measured in turns: {times})"
 
 
 def _described(machine: BenchMachine, settings: BenchSettings) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 
-from accel.npu.bitstream import Order, build_bitstream
-from accel.npu.boards import BOARDS, DEFAULT_BAUD
-from accel.npu.implementation import RECORDS, RESOURCES, Implementation, is_stale, recorded
+from accel.npu.hardware.bitstream import Order, build_bitstream
+from accel.npu.hardware.boards import BOARDS
+from accel.npu.hardware.implementation import RECORDS, RESOURCES, Implementation, is_stale, recorded
 from accel.npu.profile import find_profile
+from accel.npu.registers import DEFAULT_BAUD
 from edgewright.command_line import print_table
 
 

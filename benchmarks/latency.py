@@ -238,14 +238,14 @@ def _litert(build: Path, kind: str, threads: int) -> Run:
 
 
 def _edgewright(build: Path, kind: str, threads: int) -> Run:
-    """Take the variant and backend that measure fastest here, as `auto` finds them."""
-    from accel.backends.choose import explain
+    """Take the variant and backend that `auto` finds; each round finds anew, since its cache folder is new."""
+    from accel.backends.choose import find_fastest
     from edgewright.contracts.build_directory import BuildDirectory
 
-    os.environ["XDG_CACHE_HOME"] = str(build / "cache")  # what auto remembers of other days is not this run's
-    found = {variant.config.variant: explain(variant, threads=threads) for variant in BuildDirectory.open(build).variants()}
-    name = min(found, key=lambda variant: found[variant].median_ms[found[variant].chosen])
-    return _session(build, name, found[name].chosen, threads)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache  # what auto remembers of other days is not this run's
+        best = find_fastest(BuildDirectory.open(build).variants(), threads=threads)
+    return _session(build, best.variant, best.backend, threads)
 
 
 def _session(build: Path, variant_name: str, backend: str, threads: int) -> Run:

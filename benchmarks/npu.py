@@ -25,15 +25,15 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from accel.npu.board import Board
-from accel.npu.compiler import Compiled, compile_model
-from accel.npu.emulator import Emulator
-from accel.npu.hardware import Hardware
-from accel.npu.host import Session
+from accel.npu.compiler.compile import Compiled, compile_model
+from accel.npu.machines.board import Board
+from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.host import Session
+from accel.npu.machines.port import Hardware
+from accel.npu.machines.simulated_board import simulated_board
+from accel.npu.model.report import estimate
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
-from accel.npu.report import estimate
-from accel.npu.simulated_board import simulated_board
-from accel.npu.simulator import Simulator
 from edgewright.errors import BadInputError
 
 Float = npt.NDArray[np.float32]

@@ -162,7 +162,7 @@ def _accelerators(profiles: Iterable[HardwareProfile]) -> list[Runs]:
     """Return what the profiles with an accelerator run there."""
     if not any(profile.npu for profile in profiles):
         return []
-    from accel.npu.lower import AT_INPUTS, OPERATORS
+    from accel.npu.lowering.lower import AT_INPUTS, OPERATORS
 
     return [Runs(anywhere=OPERATORS, at_inputs=AT_INPUTS)]
 

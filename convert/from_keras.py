@@ -192,7 +192,7 @@ def _by_the_user(call: Call, name: str) -> Tensor:
         made = call.converters[name](call)
     except ModelError:
         raise
-    except Exception as wrong:
+    except Exception as wrong:  # whatever the user's code raises
         log.info("converter of layer path=%s failed", call.path, exc_info=wrong)
         reason = f"{type(wrong).__name__}: {wrong}"
         raise ModelError(

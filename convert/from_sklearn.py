@@ -83,7 +83,7 @@ def _unpickled(path: Path, trust: bool) -> Any:
 
     try:
         return joblib.load(path)
-    except Exception as wrong:
+    except Exception as wrong:  # a pickle runs code of its own, which may raise anything
         raise ModelError(f"{path}: this pickle cannot be opened: {type(wrong).__name__}: {wrong}") from wrong
 
 

@@ -121,12 +121,11 @@ def _identify_archive(path: Path) -> SourceKind:
 
 def _identify_protobuf(path: Path) -> SourceKind:
     import onnx
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load_model_from_string(path.read_bytes())
-    except MemoryError:
-        raise
-    except Exception as wrong:
+    except (DecodeError, UnicodeDecodeError) as wrong:  # the second one of protobuf's parser in Python, for a damaged name
         raise ModelError(f"{path} must be a whole ONNX file, but it is cut short or damaged: copy it again") from wrong
     if not model.HasField("graph"):
         raise ModelError(f"{path} is no model that can be read; {_READ}")

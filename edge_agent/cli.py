@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from accel.npu.discovery import DEVICE_VARIABLE
+from accel.npu.link.discovery import DEVICE_VARIABLE
 from edge_agent.agent import Agent
 from edge_agent.explain import Standing, read_standing
 from edge_agent.house import entered

@@ -1,7 +1,7 @@
 """Compile a variant of a build directory for an NPU, and add what came out as a variant of its own.
 
     source     the quantized variant that is compiled: npu-int8, or the one that is named
-    compile    its graph -> program and coverage (accel/npu/compiler.py)
+    compile    its graph -> program and coverage (accel/npu/compiler/compile.py)
     target     graph.onnx with an EPContext node, head.onnx, head.weights, npu.program
     check      the golden samples, through the backend that devices use
     measure    accuracy on the user's samples, when some are given
@@ -18,11 +18,11 @@ import onnx
 
 from accel.backends.choose import load_session
 from accel.golden import check_golden
-from accel.npu.compiler import Compiled, compile_model
-from accel.npu.epcontext import Targeted, target
-from accel.npu.lower import CoverageRow
+from accel.npu.compiler.compile import Compiled, compile_model
+from accel.npu.compiler.epcontext import Targeted, target
+from accel.npu.lowering.lower import CoverageRow
+from accel.npu.model.report import Estimate, estimate
 from accel.npu.profile import NpuProfile
-from accel.npu.report import Estimate, estimate
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import load_samples

@@ -18,7 +18,7 @@ from edgewright.contracts.files import replace_directory, staging_beside
 from edgewright.contracts.oci import OciLayout
 from edgewright.contracts.package import Package, read_package, write_package
 from edgewright.contracts.variant import LayerKind, VariantDirectory
-from edgewright.errors import ConflictError, OperationError, ParityError
+from edgewright.errors import ConflictError, NotFoundError, OperationError, ParityError
 from hardware_profiles.catalog import load_profile, shipped_profiles
 from hardware_profiles.hardware_profile import HardwareProfile
 from hardware_profiles.match import fits, platforms_of
@@ -82,8 +82,8 @@ def check_answers(variant: VariantDirectory, golden: Path) -> None:
         log.warning("not checked variant=%s: the build has no golden samples", variant.config.variant)
         return
     try:
-        session = load_session(variant)
-    except OperationError as absent:
+        session = load_session(variant, backend=variant.config.backend)
+    except (NotFoundError, OperationError) as absent:
         log.warning("not checked variant=%s: %s", variant.config.variant, absent)
         return
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accel.backends.backend import Session
-from accel.backends.choose import AUTO, load_session
+from accel.backends.choose import load_session
 from accel.latency import measure_latency
 from convert.measure import measured, run_all
 from edgewright.contracts.samples import Samples, Tensors
@@ -52,14 +52,18 @@ class Evaluation:
         )
 
 
-def evaluate_variant(variant: VariantDirectory, samples: Samples, reference: Tensors, *, backend: str = AUTO) -> Evaluation:
+def evaluate_variant(
+    variant: VariantDirectory, samples: Samples, reference: Tensors, *, backend: str | None = None
+) -> Evaluation:
     """Run a variant over all samples and compare with the reference outputs and the labels.
+
+    `backend` None takes the variant's own: what is found goes into its config and must not depend on today's fastest.
 
     Raises:
         ParityError: its outputs hold NaN or have another shape.
         OperationError: it cannot be run.
     """
-    session = load_session(variant, backend=backend)
+    session = load_session(variant, backend=backend or variant.config.backend)
     try:
         found = measured(reference, run_all(session, samples), samples.labels)
         return Evaluation(
@@ -78,7 +82,7 @@ def evaluate_variant(variant: VariantDirectory, samples: Samples, reference: Ten
 
 def reference_outputs(float_variant: VariantDirectory, samples: Samples) -> Tensors:
     """Return what the source model says, as the float variant says it."""
-    session = load_session(float_variant)
+    session = load_session(float_variant, backend=float_variant.config.backend)
     try:
         return run_all(session, samples)
     finally:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from accel.backends.choose import AUTO
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import RECORD_FILE, BuildDirectory
 from edgewright.contracts.names import nearest
@@ -27,9 +26,9 @@ from quantize.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, 
 @click.argument("source", metavar="BUILD|PACKAGE", type=click.Path(path_type=Path))
 @click.option("--samples", required=True, type=click.Path(path_type=Path), help="Samples (.npz), with labels for accuracy.")
 @click.option("--variant", "wanted", multiple=True, metavar="V", help="Only this variant; may be given several times.")
-@click.option("--backend", default=AUTO, show_default=True, metavar="B", help="The backend to run with.")
+@click.option("--backend", metavar="B", help="Run with this backend (auto: the fastest here); default: each variant's own.")
 @common_options
-def command(source: Path, samples: Path, wanted: tuple[str, ...], backend: str, as_json: bool) -> None:
+def command(source: Path, samples: Path, wanted: tuple[str, ...], backend: str | None, as_json: bool) -> None:
     """Measure accuracy, agreement and latency of variants.
 
     Agreement is the share of samples whose predicted label equals the source model's, for which the float variant stands.
@@ -82,7 +81,7 @@ def _chosen(variants: Sequence[VariantDirectory], wanted: tuple[str, ...], sourc
 
 
 def _evaluate(
-    variants: Sequence[VariantDirectory], chosen: Sequence[VariantDirectory], samples: Path, backend: str, source: Path
+    variants: Sequence[VariantDirectory], chosen: Sequence[VariantDirectory], samples: Path, backend: str | None, source: Path
 ) -> list[Evaluation]:
     float_variant = next((variant for variant in variants if variant.config.variant == FLOAT_VARIANT), None)
     if float_variant is None:

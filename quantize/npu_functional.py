@@ -17,10 +17,10 @@ import onnx
 import onnx.utils
 
 from accel.golden import predicted_labels
-from accel.npu.compiler import Compiled, compile_model
-from accel.npu.host import Session
+from accel.npu.compiler.compile import Compiled, compile_model
+from accel.npu.machines.host import Session
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile
-from accel.npu.simulator import Simulator
 from convert.measure import measured
 from edgewright.command_line import progress
 from edgewright.contracts.build_directory import BuildDirectory

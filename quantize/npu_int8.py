@@ -15,8 +15,8 @@ from pathlib import Path
 
 import onnx
 
-from accel.npu.compiler import check_something_runs
-from accel.npu.lower import lower
+from accel.npu.compiler.compile import check_something_runs
+from accel.npu.lowering.lower import lower
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.errors import ModelError

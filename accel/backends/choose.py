@@ -1,8 +1,8 @@
-"""Choose a backend: the one that is asked for, or the fastest on this machine.
+"""Choose a backend: the one that is asked for, or the fastest on this machine; and the fastest of several variants.
 
-`auto` measures every backend that can run the variant here, remembers the winner, and can show its numbers (`explain`). With
-one candidate there is nothing to measure. What is remembered is bound to the machine, the candidates' versions, the variant's
-config and the threads; a file that cannot be read is as good as none.
+`auto` measures every backend that can run the variant here (contest.py), remembers the times, and can show them (`explain`).
+With one candidate there is nothing to measure. What is remembered is bound to the machine, the candidates' versions, the
+variants' configs and the threads; a file that cannot be read is as good as none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 from accel.backends.backend import Backend, Session
-from accel.latency import Latency, measure_latency, synthetic_inputs
+from accel.backends.contest import Entrant, hold_contest
 from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.contracts.files import write_atomically
@@ -34,8 +34,10 @@ BACKENDS = {
 }
 """Where each backend lives; the module is imported on use."""
 
-_RUNS = 20
-_TIME_LIMIT_S = 5.0
+_FINALISTS = 4
+"""How many variants are measured against each other at the end: each holds its network in memory."""
+_WORTH_A_FINAL = 1.5
+"""How many times the fastest variant's time still takes part in the final."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,18 @@ class Explanation:
     """Why the others are no candidates."""
     remembered: bool = False
     """Whether the numbers are from an earlier measurement."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fastest:
+    """Which of several variants is the fastest here, and on which backend."""
+
+    variant: str
+    backend: str
+    explanations: dict[str, Explanation]
+    """What is known of each variant; those that nothing here can run are not among them."""
+    final_ms: dict[str, float]
+    """What the fastest few took one sample, measured against each other, by `variant on backend`."""
 
 
 def load_session(
@@ -89,6 +103,34 @@ def explain(variant: VariantDirectory, *, threads: int | None = None, backends: 
     return _explain(variant, candidates, refused, threads)
 
 
+def find_fastest(
+    variants: Sequence[VariantDirectory], *, threads: int | None = None, backends: Sequence[Backend] | None = None
+) -> Fastest:
+    """Return the fastest of `variants` on this machine: each takes its best backend, then the best few meet in a final.
+
+    Raises:
+        OperationError: nothing here can run any of them; the reasons are told.
+    """
+    explanations: dict[str, Explanation] = {}
+    failures: list[str] = []
+    for variant in variants:
+        try:
+            explanations[variant.config.variant] = explain(variant, threads=threads, backends=backends)
+        except OperationError as failed:
+            failures.append(str(failed))
+    if not explanations:
+        raise OperationError("; ".join(failures) or "there is no variant to choose from")
+    named = {backend.name: backend for backend in _known(backends)}
+    finalists = [
+        Entrant(variant, named[explanations[variant.config.variant].chosen]) for variant in _finalists(variants, explanations)
+    ]
+    final_ms, _ = _times(finalists, threads)
+    winner = min(finalists, key=lambda entrant: (final_ms[entrant.name], entrant.name))
+    return Fastest(
+        variant=winner.variant.config.variant, backend=winner.backend.name, explanations=explanations, final_ms=final_ms
+    )
+
+
 def available_backends() -> tuple[Backend, ...]:
     """Return every backend of this installation, whether it can be used here or not."""
     return tuple(_backend(where) for where in BACKENDS.values())
@@ -127,57 +169,49 @@ def _check_usable(backend: Backend, variant: VariantDirectory) -> None:
         raise OperationError(f"the backend {backend.name} cannot be used on this machine: {reason}")
 
 
+def _finalists(variants: Sequence[VariantDirectory], explanations: dict[str, Explanation]) -> list[VariantDirectory]:
+    able = [variant for variant in variants if variant.config.variant in explanations]
+    best_ms = {one.config.variant: min(explanations[one.config.variant].median_ms.values()) for one in able}
+    worth_it = [one for one in able if best_ms[one.config.variant] <= _WORTH_A_FINAL * min(best_ms.values())]
+    return sorted(worth_it, key=lambda one: best_ms[one.config.variant])[:_FINALISTS]
+
+
 def _explain(
     variant: VariantDirectory, candidates: Sequence[Backend], refused: dict[str, str], threads: int | None
 ) -> Explanation:
-    remembered = _cache_file(variant, candidates, threads)
-    found = None if remembered is None else _recall(remembered, {candidate.name for candidate in candidates})
-    if found is not None:
-        return Explanation(chosen=_fastest(found), median_ms=found, refused=refused, remembered=True)
-    found = _measure_all(variant, candidates, threads)
+    entrants = [Entrant(variant, backend) for backend in candidates]
+    found, remembered = _times(entrants, threads)
+    median_ms = {entrant.backend.name: found[entrant.name] for entrant in entrants if entrant.name in found}
+    return Explanation(chosen=_fastest(median_ms), median_ms=median_ms, refused=refused, remembered=remembered)
+
+
+def _times(entrants: Sequence[Entrant], threads: int | None) -> tuple[dict[str, float], bool]:
+    """Return each entrant's milliseconds by name, and whether they are remembered from another time."""
+    place = _cache_file(entrants, threads)
+    remembered = None if place is None else _recall(place, {entrant.name for entrant in entrants})
     if remembered is not None:
+        return remembered, True
+    found = {entrant.name: time_ms for entrant, time_ms in hold_contest(entrants, threads=threads).items()}
+    if place is not None:
         with contextlib.suppress(OSError, StorageFullError):  # a read-only or full home costs a measurement, nothing else
-            write_atomically(remembered, wire.encode(found))
-    return Explanation(chosen=_fastest(found), median_ms=found, refused=refused)
-
-
-def _measure_all(variant: VariantDirectory, candidates: Sequence[Backend], threads: int | None) -> dict[str, float]:
-    """Measure each candidate; one that fails to load or run is left out, unless all do."""
-    found: dict[str, float] = {}
-    failures: list[EdgewrightError] = []
-    for candidate in candidates:
-        try:
-            found[candidate.name] = _measure(variant, candidate, threads).median_ms
-        except EdgewrightError as failed:
-            failures.append(failed)
-    if not found:
-        raise failures[0]
-    return found
-
-
-def _measure(variant: VariantDirectory, candidate: Backend, threads: int | None) -> Latency:
-    session = candidate.load(variant, threads=threads)
-    try:
-        inputs = synthetic_inputs(variant.config.inputs, batch=1)
-        return measure_latency(lambda: session.run(inputs), runs=_RUNS, time_limit_s=_TIME_LIMIT_S)
-    finally:
-        session.close()
+            write_atomically(place, wire.encode(found))
+    return found, False
 
 
 def _fastest(median_ms: dict[str, float]) -> str:
     return min(median_ms, key=lambda name: (median_ms[name], name))
 
 
-def _recall(path: Path, candidates: set[str]) -> dict[str, float] | None:
+def _recall(path: Path, entrants: set[str]) -> dict[str, float] | None:
     try:
         found = wire.decode(path.read_bytes(), dict[str, float], what=str(path))
     except (OSError, EdgewrightError):
         return None
-    return found if found and set(found) <= candidates else None
+    return found if found and set(found) <= entrants else None
 
 
-def _cache_file(variant: VariantDirectory, candidates: Sequence[Backend], threads: int | None) -> Path | None:
-    """Return where the numbers of this machine, these candidates and this variant are kept; None for a user without a home."""
+def _cache_file(entrants: Sequence[Entrant], threads: int | None) -> Path | None:
+    """Return where the times of these entrants on this machine are kept; None for a user without a home."""
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
@@ -186,8 +220,10 @@ def _cache_file(variant: VariantDirectory, candidates: Sequence[Backend], thread
     key = wire.encode(
         {
             "machine": [machine.architecture, machine.cpu_model, machine.cpu_cores, sorted(machine.isa_extensions)],
-            "candidates": {candidate.name: _version(candidate.name) for candidate in candidates},
-            "config": wire.digest_of(wire.encode(variant.config)),
+            "entrants": [
+                [wire.digest_of(wire.encode(entrant.variant.config)), entrant.backend.name, _version(entrant.backend.name)]
+                for entrant in entrants
+            ],
             "threads": threads,
         }
     )
@@ -195,8 +231,8 @@ def _cache_file(variant: VariantDirectory, candidates: Sequence[Backend], thread
 
 
 def _version(backend: str) -> str:
-    """Return the version of the distribution that a backend is named after, else our own."""
-    try:
-        return metadata.version(backend)
-    except metadata.PackageNotFoundError:
-        return __version__
+    """Return the version of the distribution that a backend is named after (`openvino-bf16`: openvino), else our own."""
+    for name in (backend, backend.partition("-")[0]):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return __version__

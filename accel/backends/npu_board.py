@@ -2,10 +2,11 @@
 
 A variant for an NPU holds its program, the record of the NPU that it was compiled for, and the head as plain ONNX. The program
 runs on a board on a serial line where one answers that is that very NPU; while none does, the functional model computes the
-same bits here, and the board is taken as soon as it answers (accel/npu/failover.py). Which one runs is told by `describe`.
+same bits here, and the board is taken as soon as it answers (accel/npu/machines/failover.py). Which one runs is told
+by `describe`.
 
 `EDGEWRIGHT_NPU_DEVICE` names the serial ports to try, separated by commas, or `none`; without it every USB serial port is asked
-what it is (accel/npu/discovery.py).
+what it is (accel/npu/link/discovery.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from importlib.util import find_spec
 
 from accel.backends.backend import Session, Tensors, check_inputs
 from accel.backends.onnxruntime_cpu import OnnxRuntimeSession, load_graph
-from accel.npu.discovery import devices
-from accel.npu.failover import Failover
-from accel.npu.host import Session as ProgramSession
+from accel.npu.link.discovery import devices
+from accel.npu.machines.failover import Failover
+from accel.npu.machines.host import Session as ProgramSession
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram, read_program
 from edgewright import __version__

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from accel.npu.bitstream_cli import bitstream
-from accel.npu.discovery import DEVICE_VARIABLE, resolve
-from accel.npu.hardware import Hardware
-from accel.npu.host import Session
-from accel.npu.implementation import status
+from accel.npu.hardware.cli import bitstream
+from accel.npu.hardware.implementation import status
+from accel.npu.link.discovery import DEVICE_VARIABLE, resolve
+from accel.npu.machines.host import Session
+from accel.npu.machines.port import Hardware
+from accel.npu.model.report import Estimate, estimate, listing
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.program import MAGIC, NpuProgram, read_program
-from accel.npu.report import Estimate, estimate, listing
-from accel.npu.simulator import Simulator
 from accel.npu.tensors import TensorPlace
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.files import write_atomically
@@ -34,7 +34,7 @@ from edgewright.errors import BadInputError, EdgewrightError, ModelError, Operat
 if TYPE_CHECKING:
     import onnx
 
-    from accel.npu.board import Board
+    from accel.npu.machines.board import Board
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 PROFILE = click.option("--profile", "profile_name", default="ulx3s-85f", show_default=True, help="Which NPU (`npu profiles`).")
@@ -69,7 +69,7 @@ def profiles(as_json: bool) -> None:
 @common_options
 def compile_command(model: Path, profile_name: str, output: Path, as_json: bool) -> None:
     """Compile a quantized ONNX model and report where every operator runs."""
-    from accel.npu.compiler import compile_model
+    from accel.npu.compiler.compile import compile_model
 
     compiled = compile_model(_read_onnx(model), find_profile(profile_name))
     write_atomically(output, compiled.program.to_bytes())
@@ -120,7 +120,7 @@ def run(
     outputs: Tensors = dict(Session(Simulator(profile), program).run(inputs))
     checks: dict[str, dict[str, object]] = {}
     if rtl:
-        from accel.npu.emulator import Emulator
+        from accel.npu.machines.emulator import Emulator
 
         checks["rtl"] = _check_hardware(Emulator(profile), program, inputs, outputs)
     if device:
@@ -144,7 +144,7 @@ def emulate(profile_name: str, link: Path | None) -> None:
 
     Prints the device to open, which any program for serial ports can; what else one needs to know goes to the error stream.
     """
-    from accel.npu.simulated_board import simulated_board
+    from accel.npu.machines.simulated_board import simulated_board
 
     profile = find_profile(profile_name)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the link goes too
@@ -185,7 +185,7 @@ def _program(path: Path, profile: NpuProfile) -> NpuProgram:
         program = read_program(path.read_bytes(), str(path))
         program.check_profile(profile)
         return program
-    from accel.npu.compiler import compile_model
+    from accel.npu.compiler.compile import compile_model
 
     return compile_model(_read_onnx(path), profile).program
 
@@ -223,13 +223,13 @@ def _check_hardware(hardware: Hardware, program: NpuProgram, inputs: Tensors, ou
 
 
 def find_board(profile: NpuProfile, told: str, baud: int) -> Board:
-    """Open the board at one of the ports that `told` means (discovery.py): the first behind which such a board answers.
+    """Open the board at one of the ports that `told` means (link/discovery.py): the first behind which such a board answers.
 
     Raises:
         UnreachableError: no port has such a board; each port's reason is told.
         EdgewrightError: there is one port to ask, and this is what is wrong with it.
     """
-    from accel.npu.board import Board
+    from accel.npu.machines.board import Board
 
     ports = resolve(told)
     if len(ports) == 1:

@@ -66,7 +66,7 @@ class NpuProgram:
     """Instructions [count, 4] words, weights [rows, columns], parameters [groups, lanes, 3] (bias, multiplier, shift).
 
     These are what the memories hold when the program starts. `external` [words] are the constants in the external memory, from
-    its address 0 on: more of all three, which the program itself fetches (trace.py follows it).
+    its address 0 on: more of all three, which the program itself fetches (model/trace.py follows it).
     """
 
     profile_hash: bytes

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import urllib3
 
-from accel.npu.emulator import missing_tool
+from accel.npu.hardware.verilate import missing_tool
 from edge_agent.settings import SETTINGS_FILE
 from edgewright.demo.processes import Shell, stop, wait_until
 from edgewright.demo.scoring import TIMEOUT, predicted_label

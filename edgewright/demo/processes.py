@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from accel.npu.discovery import DEVICE_VARIABLE, NO_DEVICE
+from accel.npu.link.discovery import DEVICE_VARIABLE, NO_DEVICE
 from edgewright.errors import OperationError
 
 STOP_S = 15.0

@@ -102,6 +102,20 @@ def test_the_table_has_a_line_per_variant_and_the_machine(build: BuildDirectory)
     assert lines[4].startswith("batch 1, threads 1; ")
 
 
+def test_the_fastest_variant_here_is_told_and_so_is_what_it_was_measured_against(build: BuildDirectory) -> None:
+    best = bench_json(build.path)["fastest"]
+    assert isinstance(best, dict)
+    assert best["variant"] in ("fp32", "small")
+    assert min(best["final_ms"], key=best["final_ms"].get) == f"{best['variant']} on {best['backend']}"
+    line = bench(build.path, "--runs", 5, "--threads", 1).stdout.splitlines()[5]
+    assert line.startswith(f"fastest here: {best['variant']} on {best['backend']} (measured in turns: ")
+
+
+def test_one_variant_alone_or_a_given_backend_leaves_nothing_to_choose(build: BuildDirectory) -> None:
+    assert bench_json(build.path, "--variant", "fp32")["fastest"] is None
+    assert bench_json(build.path, "--backend", "onnxruntime")["fastest"] is None
+
+
 def test_the_memory_is_the_variants_own(tmp_path: Path) -> None:
     """64 MiB of weights must show, however much the process that asks has held."""
     ballast = np.ones((32 << 20,), np.float32)

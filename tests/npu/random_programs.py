@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from accel.npu import isa
 from accel.npu.arithmetic import Int8, Int32
-from accel.npu.checks import check_program
 from accel.npu.depthwise import depthwise_unit
+from accel.npu.model.checks import check_program
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE, Description, NpuProgram
 from edgewright.errors import PackageError

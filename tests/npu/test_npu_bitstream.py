@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from accel.npu.bitstream import Order, build_bitstream, find_tool, packing, run_stage
-from accel.npu.boards import DEFAULT_BAUD, PllDividers, cycles_per_bit, find_board, pll_dividers, top_parameters
-from accel.npu.implementation import Use, is_stale, sources_sha256
-from accel.npu.link import DEFAULT_BAUD as LINK_BAUD
+from accel.npu.hardware.bitstream import Order, build_bitstream, find_tool, packing, run_stage
+from accel.npu.hardware.boards import PllDividers, cycles_per_bit, find_board, pll_dividers, top_parameters
+from accel.npu.hardware.implementation import Use, is_stale, sources_sha256
 from accel.npu.profile import find_profile
+from accel.npu.registers import DEFAULT_BAUD
 from edgewright.cli import main
 from edgewright.errors import BadInputError, NotFoundError, OperationError, ProfileError
 
@@ -250,10 +250,6 @@ def test_the_serial_line_is_divided_from_the_clock() -> None:
     assert (cycles_per_bit(60.0, 3_000_000), cycles_per_bit(60.0, 115_200)) == (20, 521)
     with pytest.raises(BadInputError, match="within 2 %, but 12500000 is not"):
         cycles_per_bit(60.0, 12_500_000)
-
-
-def test_a_bitstream_wakes_at_the_speed_that_the_host_opens_the_line_with() -> None:
-    assert DEFAULT_BAUD == LINK_BAUD
 
 
 def test_an_unknown_board_is_told_with_the_nearest() -> None:

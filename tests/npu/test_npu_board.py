@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.npu import isa
-from accel.npu.board import Board
-from accel.npu.frames import cobs_decode, cobs_encode
-from accel.npu.link import Link
+from accel.npu.link.frames import cobs_decode, cobs_encode
+from accel.npu.link.protocol import Link
+from accel.npu.machines.board import Board
+from accel.npu.machines.simulated_board import simulated_board
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
-from accel.npu.simulated_board import simulated_board
-from accel.npu.simulator import Simulator
 from accel.npu.tensors import TensorPlace
 from edgewright.cli import main
 from edgewright.errors import BadInputError, ConflictError, OperationError, ProfileError, UnreachableError

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from accel.npu.serial_line import explained
+from accel.npu.link.serial_line import explained
 from edgewright.cli import main
 from edgewright.errors import BadInputError, ConflictError, EdgewrightError, UnreachableError
 from tests.npu.networks import INPUT, Network, quantize

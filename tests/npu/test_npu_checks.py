@@ -9,7 +9,7 @@ import pytest
 
 from accel.npu import isa
 from accel.npu.arithmetic import Int8, Int32
-from accel.npu.checks import check_program
+from accel.npu.model.checks import check_program
 from accel.npu.profile import find_profile
 from accel.npu.program import LayerRecord
 from accel.npu.tensors import TensorPlace

@@ -14,12 +14,12 @@ import pytest
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType
 
-from accel.npu.compiler import Compiled, compile_model
-from accel.npu.emulator import Emulator
-from accel.npu.host import Session
+from accel.npu.compiler.compile import Compiled, compile_model
+from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.host import Session
+from accel.npu.model.report import estimate
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile
-from accel.npu.report import estimate
-from accel.npu.simulator import Simulator
 from edgewright.errors import ModelError, SamplesError
 from tests.npu.networks import INPUT, Float, Network, quantize, reference
 

@@ -13,9 +13,9 @@ import pytest
 from accel.npu import isa
 from accel.npu.arithmetic import MAX_TERMS, Int8, Int32
 from accel.npu.depthwise import depthwise_unit
-from accel.npu.emulator import Emulator
+from accel.npu.machines.emulator import Emulator
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile
-from accel.npu.simulator import Simulator
 from tests.npu.random_programs import TALL, Machine, make_program
 
 PROFILES = {profile.name: profile for profile in (find_profile("npu-sim-4"), find_profile("npu-sim-8-paired"), TALL)}

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from accel.npu import hardware, isa
-from accel.npu.checks import check_program
-from accel.npu.emulator import Emulator
+from accel.npu import isa, registers
+from accel.npu.machines.emulator import Emulator
+from accel.npu.model.checks import check_program
+from accel.npu.model.simulator import Simulator
+from accel.npu.model.timing import time_program
+from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE, NpuProgram, read_program
-from accel.npu.simulator import Simulator
-from accel.npu.timing import time_program
-from accel.npu.trace import executed
 from edgewright.errors import OperationError, PackageError, ProfileError
 from tests.npu.random_programs import SYNC_ALL, make_program, memory_after, random_program
 
@@ -236,5 +236,5 @@ def test_a_broken_protocol_of_the_memory_stops_the_run(emulator: Emulator, monke
 
 def test_n158_the_registers_count_transfers(emulator: Emulator) -> None:
     memory_after(emulator, program(LOAD), np.zeros((64, 8), np.int8))
-    stalls, cycles = map(int, emulator.port.read(hardware.REGISTERS, 13, 2))
+    stalls, cycles = map(int, emulator.port.read(registers.REGISTERS, 13, 2))
     assert (stalls, cycles) == (0, 7 + (2 * 16 + 7) + 5 - 4)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from accel.npu.arithmetic import Int8
-from accel.npu.board import Board
-from accel.npu.discovery import SerialPort, candidates, resolve
-from accel.npu.failover import Failover
+from accel.npu.link.discovery import SerialPort, candidates, resolve
+from accel.npu.machines.board import Board
+from accel.npu.machines.failover import Failover
+from accel.npu.machines.simulated_board import simulated_board
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
-from accel.npu.simulated_board import simulated_board
-from accel.npu.simulator import Simulator
 from edgewright.errors import BadInputError, OperationError
 from tests.npu.bad_lines import bad_line, unharmed
 from tests.npu.random_programs import memory_after, random_program

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from accel.npu import hardware, isa
+from accel.npu import isa, registers
 from accel.npu.arithmetic import Int8
-from accel.npu.emulator import RTL, rtl_parameters
+from accel.npu.hardware.sources import RTL, rtl_parameters
+from accel.npu.model.simulator import Simulator
+from accel.npu.model.timing import Counters, time_program
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import NpuProgram
-from accel.npu.simulator import Simulator
-from accel.npu.timing import Counters, time_program
 from tests.npu.random_programs import PLANE, memory_after, random_program
 
 WORDS = 8 * PLANE
@@ -60,15 +60,15 @@ def writes(program: NpuProgram, memory: Int8) -> Iterator[tuple[int, int, int]]:
     """Yield (region, address, word): the memories, then the start."""
     parameters = np.pad(program.parameters, ((0, 0), (0, 0), (0, 1)))
     contents: dict[int, npt.NDArray[np.generic]] = {
-        hardware.PROGRAM: program.instructions,
-        hardware.WEIGHTS: program.weights,
-        hardware.ACTIVATIONS: np.pad(memory, ((0, len(memory)), (0, 0))),  # a residual may lie behind it, where models hold zeros
-        hardware.PARAMETERS: parameters,
+        registers.PROGRAM: program.instructions,
+        registers.WEIGHTS: program.weights,
+        registers.ACTIVATIONS: np.pad(memory, ((0, len(memory)), (0, 0))),  # a residual may lie behind, where models hold 0
+        registers.PARAMETERS: parameters,
     }
     for region, values in contents.items():
         for address, word in enumerate(np.ascontiguousarray(values).reshape(-1).view(np.uint32)):
             yield region, address, int(word)
-    yield hardware.REGISTERS, hardware.CONTROL, 1
+    yield registers.REGISTERS, registers.CONTROL, 1
 
 
 def call(command: list[str]) -> str:

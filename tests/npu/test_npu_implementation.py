@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from accel.npu import boards, implementation
-from accel.npu.boards import BOARDS
-from accel.npu.emulator import RTL
-from accel.npu.implementation import Implementation, Use, read_report, recorded, sources_sha256, status
+from accel.npu.hardware import boards, implementation
+from accel.npu.hardware.boards import BOARDS
+from accel.npu.hardware.implementation import Implementation, Use, read_report, recorded, sources_sha256, status
+from accel.npu.hardware.sources import RTL
 from accel.npu.profile import find_profile
 from edgewright.cli import main
 from edgewright.contracts import wire

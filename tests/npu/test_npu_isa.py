@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.npu import isa
-from accel.npu.emulator import RTL
+from accel.npu.hardware.sources import RTL
 from edgewright.errors import PackageError
 
 

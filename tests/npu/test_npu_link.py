@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from accel.npu import isa
-from accel.npu.board import Board
-from accel.npu.hardware import ACTIVATIONS, PROGRAM, REGISTERS, STATUS, WEIGHTS, Words, memories_of
-from accel.npu.link import DROPPED_REGISTER, LINK, SPEED_REGISTER, Link, Uploaded
+from accel.npu.link.protocol import DROPPED_REGISTER, LINK, SPEED_REGISTER, Link, Uploaded
+from accel.npu.link.window import WINDOW, LostProgramError
+from accel.npu.machines.board import Board
+from accel.npu.machines.port import memories_of
+from accel.npu.machines.simulated_board import running_board
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
 from accel.npu.program import NpuProgram
-from accel.npu.simulated_board import running_board
-from accel.npu.simulator import Simulator
-from accel.npu.window import WINDOW, LostProgramError
+from accel.npu.registers import ACTIVATIONS, PROGRAM, REGISTERS, STATUS, WEIGHTS, Words
 from edgewright.errors import BadInputError, OperationError, ProfileError, UnreachableError
 from tests.npu.bad_lines import bad_line, cut_after, noisy, unharmed
 from tests.npu.random_programs import make_program, memory_after, random_program
@@ -212,7 +213,7 @@ def test_n113_the_links_own_registers_say_protocol_and_speed(device: str) -> Non
 
 
 def test_a_board_that_speaks_another_version_of_the_link_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accel.npu.link.PROTOCOL", 0x45574C03)
+    monkeypatch.setattr("accel.npu.link.protocol.PROTOCOL", 0x45574C03)
     with pytest.raises(ProfileError, match=r"must speak version 3 of the link, but it speaks 2"):
         Board(PROFILE, device)
 

@@ -17,15 +17,15 @@ from onnx import helper, numpy_helper
 
 from accel.npu import isa
 from accel.npu.arithmetic import Int8
-from accel.npu.compiler import compile_model
-from accel.npu.emulator import Emulator
-from accel.npu.host import Session
-from accel.npu.layers import ConvolutionLayer
-from accel.npu.lower import lower
-from accel.npu.microscaling import BLOCK, FEWEST_CHANNELS, LARGEST_SUM, shift_weights
+from accel.npu.compiler.compile import compile_model
+from accel.npu.lowering.layers import ConvolutionLayer
+from accel.npu.lowering.lower import lower
+from accel.npu.lowering.microscaling import BLOCK, FEWEST_CHANNELS, LARGEST_SUM, shift_weights
+from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.host import Session
+from accel.npu.model.report import estimate
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
-from accel.npu.report import estimate
-from accel.npu.simulator import Simulator
 from edgewright.errors import ModelError, ProfileError
 from tests.npu.networks import INPUT, Float, Network, quantize, reference
 from tests.npu.random_programs import make_program

@@ -11,9 +11,9 @@ import pytest
 
 import hardware_profiles
 from accel.npu import isa
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.program import LayerRecord, NpuProgram, read_program
-from accel.npu.simulator import Simulator
 from accel.npu.tensors import ColumnFold, TensorPlace
 from edgewright.errors import NotFoundError, PackageError, ProfileError
 from tests.npu.random_programs import make_program

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accel.npu import hardware, isa
-from accel.npu.emulator import Emulator
+from accel.npu import isa, registers
+from accel.npu.machines.emulator import Emulator
+from accel.npu.model.timing import Counters, time_program
 from accel.npu.profile import find_profile
-from accel.npu.timing import Counters, time_program
 from edgewright.errors import OperationError
 from tests.npu.random_programs import make_program, memory_after
 
@@ -31,7 +31,7 @@ def emulator(require: Callable[[str], Path]) -> Iterator[Emulator]:
 
 
 def test_n62_n80_the_hardware_says_what_it_is(emulator: Emulator) -> None:
-    magic, geometry, low, high = map(int, emulator.port.read(hardware.REGISTERS, 0, 4))
+    magic, geometry, low, high = map(int, emulator.port.read(registers.REGISTERS, 0, 4))
     assert magic.to_bytes(4, "little") == b"EWP1"
     assert geometry.to_bytes(4, "big") == bytes([PROFILE.rows, PROFILE.columns, PROFILE.vector_lanes, 1])
     assert low.to_bytes(4, "little") + high.to_bytes(4, "little") == PROFILE.hash[:8]
@@ -39,17 +39,17 @@ def test_n62_n80_the_hardware_says_what_it_is(emulator: Emulator) -> None:
 
 def test_n81_n82_what_was_written_to_the_activations_is_read_back(emulator: Emulator) -> None:
     words = np.random.default_rng(0).integers(0, 1 << 32, 64, dtype=np.uint32)
-    emulator.port.write(hardware.ACTIVATIONS, 100, words)
-    np.testing.assert_array_equal(emulator.port.read(hardware.ACTIVATIONS, 100, 64), words)
+    emulator.port.write(registers.ACTIVATIONS, 100, words)
+    np.testing.assert_array_equal(emulator.port.read(registers.ACTIVATIONS, 100, 64), words)
 
 
 def test_n21_an_unknown_opcode_stops_the_hardware_with_the_failed_bit(emulator: Emulator) -> None:
-    emulator.port.write(hardware.PROGRAM, 0, np.array([15, 0, 0, 0], np.uint32))
+    emulator.port.write(registers.PROGRAM, 0, np.array([15, 0, 0, 0], np.uint32))
     with pytest.raises(
         OperationError, match=r"^the NPU stopped at an instruction that it does not know; load the program again$"
     ):
         emulator.start()
-    assert int(emulator.port.read(hardware.REGISTERS, hardware.STATUS, 1)[0]) == 4
+    assert int(emulator.port.read(registers.REGISTERS, registers.STATUS, 1)[0]) == 4
 
 
 def test_n25_all_weights_are_zero_when_a_program_starts(emulator: Emulator) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accel.npu.compiler import compile_model
-from accel.npu.emulator import Emulator
-from accel.npu.host import Session
+from accel.npu.compiler.compile import compile_model
+from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.host import Session
+from accel.npu.model.report import estimate
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
-from accel.npu.report import estimate
-from accel.npu.simulator import Simulator
 from tests.npu.networks import INPUT, quantize, reference, resnet50
 
 

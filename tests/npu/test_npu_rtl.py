@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from accel.npu import emulator as emulator_module
 from accel.npu import isa
-from accel.npu.emulator import Emulator
+from accel.npu.hardware import verilate
+from accel.npu.hardware.sources import RTL
+from accel.npu.machines.emulator import Emulator
+from accel.npu.model.simulator import Simulator
+from accel.npu.model.timing import time_program
 from accel.npu.profile import NpuProfile, find_profile
-from accel.npu.simulator import Simulator
-from accel.npu.timing import time_program
 from tests.npu.random_programs import TALL, memory_after, random_program
 
 LARGE = replace(find_profile("ulx3s-85f"), name="npu-sim-32", rows=32, columns=32, vector_lanes=8)
@@ -75,11 +76,11 @@ def test_a_fault_put_into_the_rtl_is_found(
     source: str, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, require: Callable[[str], Path]
 ) -> None:
     require("verilator")
-    broken = shutil.copytree(emulator_module.RTL, tmp_path / "rtl")
+    broken = shutil.copytree(RTL, tmp_path / "rtl")
     text = (broken / source).read_text(encoding="utf-8")
     assert text.count(right) == 1
     (broken / source).write_text(text.replace(right, wrong), encoding="utf-8")
-    monkeypatch.setattr(emulator_module, "RTL", broken)
+    monkeypatch.setattr(verilate, "RTL", broken)
     machine = Emulator(MICROSCALING if source == "npu_shifts.sv" else TALL)
     runs = [(seed, *random_program(seed, machine.profile)) for seed in range(40)]
     differ = [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from accel.npu.emulator import RTL
+from accel.npu.hardware.sources import RTL
 
 DRIVER = r"""
 #include "Vnpu_sdram.h"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from accel.npu.emulator import RTL, Emulator, build, library_path, rtl_parameters
+from accel.npu.hardware.sources import RTL, rtl_parameters
+from accel.npu.hardware.verilate import build, library_path
+from accel.npu.machines.emulator import Emulator
 from accel.npu.profile import find_profile
 from edgewright.errors import OperationError
 
@@ -87,7 +89,7 @@ def test_a_library_is_built_once_per_machine_whatever_its_name(require: Callable
 
 
 @pytest.mark.parametrize(
-    "module", ["simulator", "program", "profile", "host", "emulator", "timing", "report", "hardware", "link", "board"]
+    "module", ["program", "model.simulator", "model.report", "hardware.bitstream", "machines.emulator", "machines.failover"]
 )
 def test_what_runs_beside_a_board_never_loads_onnx(module: str) -> None:
     script = f"import accel.npu.{module}, sys; print('onnx' in sys.modules)"

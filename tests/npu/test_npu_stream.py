@@ -11,16 +11,16 @@ import onnx
 import pytest
 
 from accel.npu import isa
-from accel.npu.board import Board
-from accel.npu.compiler import Compiled, compile_model
-from accel.npu.emulator import Emulator
-from accel.npu.host import Session
+from accel.npu.compiler.compile import Compiled, compile_model
+from accel.npu.machines.board import Board
+from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.host import Session
+from accel.npu.machines.simulated_board import simulated_board
+from accel.npu.model.report import estimate
+from accel.npu.model.simulator import Simulator
+from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE
-from accel.npu.report import estimate
-from accel.npu.simulated_board import simulated_board
-from accel.npu.simulator import Simulator
-from accel.npu.trace import executed
 from edgewright.errors import ModelError
 from tests.npu.networks import INPUT, Float, Network, quantize
 from tests.npu.test_npu_compiler import SMALL, residual_network

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from accel.npu.boards import BOARDS, Board, top_parameters
-from accel.npu.emulator import RTL
-from accel.npu.frames import cobs_decode, cobs_encode
+from accel.npu.hardware.boards import BOARDS, Board, top_parameters
+from accel.npu.hardware.sources import RTL
+from accel.npu.link.frames import cobs_decode, cobs_encode
 from accel.npu.profile import find_profile
 
 # What Verilator and Icarus need to know of two cells of the part. The stand-in for the PLL passes the oscillator on (CLKOP is

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel.npu.frames import WORDS_PER_FRAME, Command, Request, cobs_decode
-from accel.npu.window import WINDOW, LostProgramError, Window
+from accel.npu.link.frames import WORDS_PER_FRAME, Command, Request, cobs_decode
+from accel.npu.link.window import WINDOW, LostProgramError, Window
 
 WORDS = np.arange(1, 30 * WORDS_PER_FRAME + 5, dtype="<u4")
 WEIGHTS = 2

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
-from accel.npu.compiler import compile_model
-from accel.npu.host import Session
+from accel.npu.compiler.compile import compile_model
+from accel.npu.machines.host import Session
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
-from accel.npu.simulator import Simulator
 from convert.conversion import ConvertOptions, convert_model
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory

@@ -67,6 +67,14 @@ def test_evaluate_json_has_one_object_per_variant() -> None:
     assert printed[0]["agreement"] == 1.0
 
 
+def test_evaluate_runs_each_variant_on_its_own_backend_unless_another_is_asked_for() -> None:
+    arguments = ("evaluate", quantized_build().path, "--samples", held_out_samples(), "--variant", "fp32", "--json")
+    (own,) = json.loads(run(*arguments).output)
+    assert own["backend"] == quantized_build().variant("fp32").config.backend
+    (other,) = json.loads(run(*arguments, "--backend", "openvino").output)
+    assert other["backend"] == "openvino"
+
+
 @pytest.fixture(params=["directory", "tar"])
 def package(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     layout = OciLayout.create(tmp_path / "package")

@@ -1,0 +1,93 @@
+"""Compile layers for an NPU with external memory: everything comes from there in pieces, and goes back there.
+
+choose    which layers go through the chip together, and how
+place     every tensor in the external memory, at its end
+stream    layers -> work and transfers; weights and parameters become constants at the beginning of the external memory
+order     work and transfers -> instructions
+pages     a program longer than the program memory lies behind the constants, and fetches itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.npu import isa
+from accel.npu.compiler.place import DoesNotFitError, place_tensors
+from accel.npu.compiler.streaming.groups import choose_groups
+from accel.npu.compiler.streaming.order import first_needs, in_order
+from accel.npu.compiler.streaming.streamer import Streamer
+from accel.npu.lowering.layers import ConvolutionLayer, Layer, QuantizedTensor
+from accel.npu.profile import NpuProfile
+from accel.npu.program import EXTERNAL_BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What the memories hold at the start, where tensors lie (as a host addresses them), and the instructions of layers."""
+
+    instructions: list[isa.Instruction]
+    external: npt.NDArray[np.uint32]
+    places: dict[str, int]
+    spans: list[tuple[tuple[Layer, ...], tuple[int, int]]]
+    """Layers that go together, and their instructions as they are executed: the first, and the one behind the last."""
+
+
+def compile_streamed(
+    inputs: Sequence[QuantizedTensor], layers: Sequence[Layer], outputs: Sequence[QuantizedTensor], profile: NpuProfile
+) -> Streamed:
+    """Return the program's parts; raise `DoesNotFitError` when the external memory, or a layer's row, is too large."""
+    vectors = profile.external_words * 4 // profile.columns
+    place_tensors(inputs, layers, outputs, profile, vectors)
+    _check_weights(layers, profile, 0)
+    groups = choose_groups(layers, [tensor.name for tensor in outputs], profile)
+    steps = [step for step, group in enumerate(groups) for _ in group.layers]
+    places = place_tensors(inputs, layers, outputs, profile, vectors, steps)
+    used = max(places[tensor.name] + _vectors(tensor, profile) for tensor in _tensors(inputs, layers))
+    tensors_at = vectors - used
+    _check_weights(layers, profile, used)
+    streamer, begins = Streamer(profile, places, tensors_at, used), []
+    for group in groups:
+        begins.append(len(streamer.jobs.steps))
+        group.stream(streamer)
+    streamer.jobs.finish()
+    first_needs(streamer.jobs.steps)
+    instructions, at, is_paged = in_order(streamer.jobs.steps, streamer.transfers, profile, pages_at=streamer.constants.words)
+    if is_paged:
+        streamer.constants.add(isa.encode(instructions))
+        instructions = instructions[: profile.instructions // 2]
+    _check_room(streamer.constants.words * 4, used * profile.columns, profile)
+    firsts = [at[begin] for begin in begins]
+    spans = zip(firsts, [*firsts[1:], at[-1]], strict=True)
+    return Streamed(
+        instructions,
+        streamer.constants.array(),
+        {name: EXTERNAL_BASE + tensors_at + place for name, place in places.items()},
+        [(group.layers, span) for group, span in zip(groups, spans, strict=True)],
+    )
+
+
+def _tensors(inputs: Sequence[QuantizedTensor], layers: Sequence[Layer]) -> Iterable[QuantizedTensor]:
+    return [*inputs, *(layer.result for layer in layers)]
+
+
+def _vectors(tensor: QuantizedTensor, profile: NpuProfile) -> int:
+    return -(-tensor.channels // profile.columns) * tensor.height * tensor.width
+
+
+def _check_weights(layers: Sequence[Layer], profile: NpuProfile, tensor_vectors: int) -> None:
+    """Say early, before anything is laid out, that the weights alone are too many."""
+    weights = sum(int(layer.weights.size) for layer in layers if isinstance(layer, ConvolutionLayer))
+    _check_room(weights, tensor_vectors * profile.columns, profile)
+
+
+def _check_room(constants: int, tensors: int, profile: NpuProfile) -> None:
+    room = profile.external_words * 4
+    if constants + tensors > room:
+        raise DoesNotFitError(
+            f"{profile.name} has {room / 1e6:.1f} MB of external memory, but the model needs {constants / 1e6:.1f} MB or more "
+            f"for weights and program and {tensors / 1e6:.1f} MB for tensors; use a smaller model, or run it on the CPU"
+        )

@@ -1,0 +1,10 @@
+"""From ONNX to layers: what the NPU computes, before anybody asks where it lies.
+
+    layers          the two kinds of layer that there are; what all others here make
+    qdq             reads a quantized graph
+    microscaling    weights in blocks with a scale of their own, as the array takes them
+    operators       the arithmetic of single operators
+    lower           walks the graph, and says of every operator where it runs and why
+
+Nothing here knows a profile or a memory; that is the compiler's work.
+"""

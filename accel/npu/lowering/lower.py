@@ -1,0 +1,361 @@
+"""Turn a quantized ONNX graph into NPU layers, and say of every operator where it runs and why.
+
+The walk goes once through the nodes in order and remembers which int8 tensor stands behind each float name. A computing node
+is taken together with the Relu or Clip and the QuantizeLinear behind it; a node that cannot be taken is written down with its
+reason, and so is whatever depends on it: those stay on the host, behind the NPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+
+from accel.npu.arithmetic import Range
+from accel.npu.lowering.layers import Addend, Layer, QuantizedTensor, Window
+from accel.npu.lowering.operators import (
+    average_stage,
+    convolution,
+    copy_stage,
+    fully_connected,
+    maximum_stage,
+    pooling,
+    pooling_window,
+)
+from accel.npu.lowering.qdq import QdqGraph, UnsupportedError, attribute, node_name
+from edgewright.errors import ModelError
+
+NOT_ON_NPU = "its input is not on the NPU"
+BY_HOST = "the host does it while it hands the input over"
+IN_HEAD = "it is the head, which stays on the host"
+SKIPPED = ("QuantizeLinear", "DequantizeLinear")
+AT_INPUTS = ("Transpose", "Mul")
+"""What the host does while it hands an input over, and nobody does elsewhere."""
+ALIASES = ("Flatten", "Reshape", "Squeeze", "Identity", "Dropout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageRow:
+    """Where one operator of the model runs, and why not on the NPU if it does not."""
+
+    layer: str
+    operator: str
+    on_npu: bool
+    reason: str = ""
+    """Why it stays on the host, or how it needs no work of the NPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Where a computing node's result is quantized: the int8 tensor, its range, and the nodes taken on the way."""
+
+    result: QuantizedTensor
+    output: Range
+    taken: tuple[onnx.NodeProto, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RawInput:
+    """A float tensor that the host makes of a graph input while it hands it over: multiplied by `gain`, maybe transposed."""
+
+    name: str
+    channels_last: bool = False
+    gain: float = 1.0
+
+
+@dataclass(slots=True)
+class Lowered:
+    """What became of the graph."""
+
+    inputs: list[QuantizedTensor] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    outputs: dict[str, QuantizedTensor] = field(default_factory=dict)
+    """By the name of the float tensor that the host goes on with."""
+    coverage: list[CoverageRow] = field(default_factory=list)
+
+
+def lower(model: onnx.ModelProto, cut: Collection[str] = ()) -> Lowered:
+    """Return layers, inputs, outputs and the coverage of every operator; what comes behind the tensors `cut` is the head."""
+    graph = QdqGraph(model)
+    if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
+        raise ModelError("the NPU runs quantized graphs, but this one has no QuantizeLinear: quantize it with scheme npu-int8")
+    walk = _Walk(graph, cut)
+    for node in graph.graph.node:
+        walk.take(node)
+    walk.find_outputs()
+    return walk.lowered
+
+
+class _Walk:
+    """What is known on the way through the graph."""
+
+    def __init__(self, graph: QdqGraph, cut: Collection[str]) -> None:
+        self.graph = graph
+        self._behind = set(cut)  # float and int8 names of what enters the head
+        self.lowered = Lowered()
+        self._integers: dict[str, QuantizedTensor] = {}  # output of QuantizeLinear -> tensor
+        self._reals: dict[str, QuantizedTensor] = {}  # output of DequantizeLinear -> tensor
+        self._handed_over: set[str] = set()  # outputs of nodes that the host does while it hands an input over
+        self._done: set[str] = set()  # outputs of nodes that were taken with an earlier one
+        self._raw_inputs = {name: RawInput(name) for name in graph.inputs()}  # by the float tensor that is made of them
+
+    def take(self, node: onnx.NodeProto) -> None:
+        """Lower one node, or write down why not."""
+        enters_head = bool(self._behind.intersection(node.input))
+        if enters_head and node.op_type in SKIPPED:  # quantizing what enters the head is still the featurizer's work
+            self._behind.update(node.output)
+        if node.output[0] in self._done or self.graph.is_constant(node.output[0]):
+            return
+        lower_node = _LOWER.get(node.op_type)
+        try:
+            if enters_head and node.op_type not in SKIPPED:
+                raise UnsupportedError(IN_HEAD)
+            if lower_node is None:
+                raise UnsupportedError(f"the NPU has no {node.op_type}")
+            lower_node(self, node)
+            reason = ""
+        except UnsupportedError as unsupported:
+            reason = str(unsupported)
+        except ModelError as wrong:
+            raise ModelError(f"layer {node_name(node)}: {wrong}") from wrong
+        if node.op_type not in SKIPPED or reason not in ("", NOT_ON_NPU):
+            told = BY_HOST if node.output[0] in self._handed_over else reason
+            row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=told)
+            self.lowered.coverage.append(row)
+
+    # -- the ends of the integers' world ------------------------------------------------------------------------------
+
+    def _quantize(self, node: onnx.NodeProto) -> None:
+        name = node.input[0]
+        scale, zero_point = self.graph.scale(node).per_tensor()
+        if name in self._raw_inputs:
+            raw = self._raw_inputs[name]
+            made = self._tensor(name, scale, zero_point)
+            tensor = replace(made, name=raw.name, channels_last=raw.channels_last, gain=raw.gain)
+            self.lowered.inputs.append(tensor)
+        else:
+            source = self._source(name)
+            tensor = source
+            if (source.scale, source.zero_point) != (scale, zero_point):
+                tensor = replace(source, name=node.output[0], scale=scale, zero_point=zero_point)
+                stage = copy_stage(source, tensor, Range(zero_point))
+                self.lowered.layers.append(pooling(node, source, tensor, Window(), stage))
+        self._integers[node.output[0]] = tensor
+
+    def _dequantize(self, node: onnx.NodeProto) -> None:
+        if node.input[0] not in self._integers:
+            raise UnsupportedError(NOT_ON_NPU)
+        self._reals[node.output[0]] = self._integers[node.input[0]]
+
+    def _transpose(self, node: onnx.NodeProto) -> None:
+        """Only where the host can do it while it hands an input over."""
+        name, permutation = node.input[0], list(attribute(node, "perm", []))
+        if permutation != [0, 3, 1, 2]:
+            raise UnsupportedError(f"the NPU transposes inputs from channels-last only, not by {permutation}")
+        if name in self._raw_inputs:
+            self._raw_inputs[node.output[0]] = replace(self._raw_inputs[name], channels_last=True)
+            self._done.add(node.output[0])
+            self._handed_over.add(node.output[0])
+            return
+        source = self._source(name)
+        if source not in self.lowered.inputs or source.channels_last or len(self.graph.consumers(name)) > 1:
+            raise UnsupportedError("only an input that nothing else reads can be transposed, by the host")
+        turned = replace(source, channels=source.width, height=source.channels, width=source.height, channels_last=True)
+        self.lowered.inputs[self.lowered.inputs.index(source)] = turned
+        self._reals[node.output[0]] = turned
+        self._handed_over.add(node.output[0])
+
+    def _multiply(self, node: onnx.NodeProto) -> None:
+        """Only where the host can do it as it hands an input over; one that was quantized before is quantized once, after it."""
+        name, gain = self._scaled(node)
+        raw = self._raw_inputs.get(name)
+        if raw is None:
+            source = self._source(name)
+            if source not in self.lowered.inputs or not self._only_reader(name):
+                raise UnsupportedError("only an input that nothing else reads can be scaled, by the host")
+            self.lowered.inputs.remove(source)
+            raw = RawInput(source.name, source.channels_last, source.gain)
+        self._raw_inputs[node.output[0]] = replace(raw, gain=raw.gain * gain)
+        self._done.add(node.output[0])
+        self._handed_over.add(node.output[0])
+
+    def _scaled(self, node: onnx.NodeProto) -> tuple[str, float]:
+        """Return what is multiplied, and the one positive number that it is multiplied by."""
+        for name, other in (tuple(node.input), tuple(reversed(node.input))):
+            factor = self.graph.number(other)
+            if factor is not None and factor > 0:
+                return name, factor
+        raise UnsupportedError("the NPU multiplies by no tensor")
+
+    def _alias(self, node: onnx.NodeProto) -> None:
+        source = self._source(node.input[0])
+        shape = self.graph.shape(node.output[0])
+        if int(np.prod(shape)) != source.size or len(shape) not in (1, 3):
+            raise UnsupportedError(f"a reshape to {list(shape)} moves numbers")
+        keeps_planes = shape == (source.channels, source.height, source.width)
+        if len(shape) == 3 and not keeps_planes:
+            raise UnsupportedError(f"a reshape to {list(shape)} moves numbers")
+        self._reals[node.output[0]] = replace(source, flat=len(shape) == 1)
+
+    def find_outputs(self) -> None:
+        """Find the float tensors that leave the NPU: graph outputs, and what nodes on the host read."""
+        on_host = {name for node in self.graph.graph.node for name in node.input if self._is_on_host(node)}
+        wanted = [name for name in self._reals if name in self.graph.outputs or name in on_host]
+        self.lowered.outputs = {name: self._reals[name] for name in wanted}
+
+    def _is_on_host(self, node: onnx.NodeProto) -> bool:
+        taken = node.output[0] in self._reals or node.output[0] in self._integers or node.output[0] in self._done
+        return not taken and not self.graph.is_constant(node.output[0])
+
+    # -- computing nodes ----------------------------------------------------------------------------------------------
+
+    def _convolution(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node)
+        self._append(convolution(self.graph, node, source, finish.result, finish.output), finish)
+
+    def _fully_connected(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node)
+        self._append(fully_connected(self.graph, node, source, finish.result, finish.output), finish)
+
+    def _pool(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node)
+        self._append_pool(node, source, finish, pooling_window(node, source, finish.result))
+
+    def _global_pool(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node)
+        if (finish.result.height, finish.result.width) != (1, 1) or finish.result.channels != source.channels:
+            raise UnsupportedError("the NPU reduces whole planes only")
+        self._append_pool(node, source, finish, Window(rows=source.height, columns=source.width))
+
+    def _append_pool(self, node: onnx.NodeProto, source: QuantizedTensor, finish: Finish, window: Window) -> None:
+        maximum = node.op_type in ("MaxPool", "GlobalMaxPool")
+        if maximum:
+            stage = maximum_stage(source, finish.result, finish.output)
+        else:
+            stage = average_stage(source, finish.result, window, finish.output)
+        self._append(pooling(node, source, finish.result, window, stage, maximum=maximum), finish)
+
+    def _copy(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node, with_itself=True)
+        stage = copy_stage(source, finish.result, finish.output)
+        self._append(pooling(node, source, finish.result, Window(), stage), finish)
+
+    def _add(self, node: onnx.NodeProto) -> None:
+        """Add where the later of the two tensors is made, if nobody else wants that one; else copy one and add."""
+        tensors, finish = [self._source(name) for name in node.input], self._finish(node)
+        shapes = {(tensor.channels, tensor.height, tensor.width) for tensor in (*tensors, finish.result)}
+        if len(shapes) > 1:
+            raise UnsupportedError("it adds tensors of different shapes")
+        made = {layer.result.name: place for place, layer in enumerate(self.lowered.layers)}
+        places = [made.get(tensor.name, -1) for tensor in tensors]
+        late = int(places[1] > places[0])
+        main, other = tensors[late], tensors[1 - late]
+        addend = Addend(
+            name=node_name(node), tensor=other, main_scale=main.scale, main_zero=main.zero_point, output=finish.output
+        )
+        layer = self.lowered.layers[places[late]] if places[late] >= 0 else None
+        if layer is not None and layer.stage.addend is None and self._only_reader(node.input[late]):
+            stage = replace(layer.stage, addend=addend)
+            self.lowered.layers[places[late]] = replace(layer, result=finish.result, stage=stage)
+            self._commit(finish)
+            return
+        stage = replace(copy_stage(main, main, Range(main.zero_point)), addend=addend)
+        self._append(pooling(node, main, finish.result, Window(), stage), finish)
+
+    def _only_reader(self, real: str) -> bool:
+        dequantize = self.graph.producers[real]
+        if dequantize.op_type != "DequantizeLinear" or real in self.graph.outputs:
+            return False
+        return len(self.graph.consumers(real)) == 1 and len(self.graph.consumers(dequantize.input[0])) == 1
+
+    # -- what they share ----------------------------------------------------------------------------------------------
+
+    def _source(self, name: str) -> QuantizedTensor:
+        if name not in self._reals:
+            raise UnsupportedError(NOT_ON_NPU)
+        return self._reals[name]
+
+    def _finish(self, node: onnx.NodeProto, *, with_itself: bool = False) -> Finish:
+        """Follow the output through Relu or Clip to its QuantizeLinear."""
+        limits = self._limits(node) if with_itself else (-np.inf, np.inf)
+        taken = [node]
+        behind = self._next(node.output[0])
+        while behind.op_type in ("Relu", "Clip"):
+            low, high = self._limits(behind)
+            limits = (min(max(limits[0], low), high), max(min(limits[1], high), low))
+            taken.append(behind)
+            behind = self._next(behind.output[0])
+        if behind.op_type != "QuantizeLinear":
+            raise UnsupportedError(f"its output goes to {behind.op_type} without being quantized")
+        scale, zero_point = self.graph.scale(behind).per_tensor()
+        result = self._tensor(behind.input[0], scale, zero_point, named=behind.output[0])
+        low, high = (int(np.clip(np.rint(limit / scale) + zero_point, -128, 127)) for limit in limits)
+        return Finish(result, Range(zero_point, low, high), (*taken, behind))
+
+    def _append(self, layer: Layer, finish: Finish) -> None:
+        self.lowered.layers.append(layer)
+        self._commit(finish)
+
+    def _commit(self, finish: Finish) -> None:
+        """The nodes that were taken together are done."""
+        self._integers[finish.taken[-1].output[0]] = finish.result
+        self._done.update(node.output[0] for node in finish.taken)
+        for node in finish.taken[1:-1]:
+            self.lowered.coverage.append(CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=True))
+
+    def _next(self, name: str) -> onnx.NodeProto:
+        consumers = self.graph.consumers(name)
+        if len(consumers) != 1 or name in self.graph.outputs:
+            raise UnsupportedError("its float output is used more than once, or leaves the graph, before it is quantized")
+        return consumers[0]
+
+    def _limits(self, node: onnx.NodeProto) -> tuple[float, float]:
+        if node.op_type == "Relu":
+            return 0.0, np.inf
+        bounds = []
+        for place, default in ((1, -np.inf), (2, np.inf)):
+            name = node.input[place] if len(node.input) > place else ""
+            value = self.graph.constant(name) if name else None
+            if name and value is None:
+                raise UnsupportedError("its limits are computed, not constants")
+            bounds.append(default if value is None else float(value))
+        return bounds[0], bounds[1]
+
+    def _tensor(self, name: str, scale: float, zero_point: int, *, named: str | None = None) -> QuantizedTensor:
+        shape = self.graph.shape(name)
+        if len(shape) not in (1, 3):
+            raise UnsupportedError(f"the NPU takes images [channels, height, width] or vectors, not {list(shape)}")
+        channels, height, width = (*shape, 1, 1)[:3]
+        return QuantizedTensor(
+            name=named or name,
+            channels=channels,
+            height=height,
+            width=width,
+            scale=scale,
+            zero_point=zero_point,
+            flat=len(shape) == 1,
+        )
+
+
+_LOWER: dict[str, Callable[[_Walk, onnx.NodeProto], None]] = {
+    "QuantizeLinear": _Walk._quantize,
+    "DequantizeLinear": _Walk._dequantize,
+    "Transpose": _Walk._transpose,
+    "Mul": _Walk._multiply,
+    **dict.fromkeys(ALIASES, _Walk._alias),
+    "Conv": _Walk._convolution,
+    "Gemm": _Walk._fully_connected,
+    "MatMul": _Walk._fully_connected,
+    "Add": _Walk._add,
+    "MaxPool": _Walk._pool,
+    "AveragePool": _Walk._pool,
+    "GlobalAveragePool": _Walk._global_pool,
+    "GlobalMaxPool": _Walk._global_pool,
+    "ReduceMean": _Walk._global_pool,
+    "Relu": _Walk._copy,
+    "Clip": _Walk._copy,
+}
+OPERATORS = frozenset(_LOWER).difference(SKIPPED, AT_INPUTS)
+"""What may become the NPU's work anywhere in a graph, as far as the operator alone decides."""

@@ -1,0 +1,271 @@
+"""The arithmetic of single ONNX operators, brought into the form that the array and the vector unit execute.
+
+Zero points: the array multiplies raw integers, so the sum over a window of (q - zero) x w becomes the sum of q x w plus a
+constant, and the constant goes into the bias; padding is the zero point itself (docs/spec/npu.md, N3, N33).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from accel.npu.arithmetic import Int8, Range
+from accel.npu.isa import LAYOUTS
+from accel.npu.lowering.layers import ConvolutionLayer, OutputStage, PoolingLayer, QuantizedTensor, Window
+from accel.npu.lowering.microscaling import shift_weights
+from accel.npu.lowering.qdq import QdqGraph, Scale, UnsupportedError, attribute, node_name
+from edgewright.errors import ModelError
+
+_HIGHEST = {field.name: field.high for layout in LAYOUTS.values() for field in layout}
+_LARGEST_PLANE = _HIGHEST["height"]
+
+
+def convolution(
+    graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, output: Range
+) -> ConvolutionLayer:
+    """Lower Conv; groups other than depthwise become a dense kernel with zeros between the groups."""
+    kernel = _kernel(graph, node, lambda weights: weights)
+    if kernel.elements.ndim != 4:
+        raise UnsupportedError(f"the NPU convolves over two axes, not {kernel.elements.ndim - 2}")
+    groups = int(attribute(node, "group", 1))
+    depthwise = groups > 1 and groups == source.channels == len(kernel.elements)
+    if groups > 1 and not depthwise:
+        kernel = _dense(kernel, groups)
+    window = _window(node, source, result, (kernel.elements.shape[2], kernel.elements.shape[3]))
+    bias = _bias(graph, node, source.scale * kernel.factors)
+    return ConvolutionLayer(
+        name=node_name(node),
+        operator=node.op_type,
+        source=source,
+        result=result,
+        window=window,
+        weights=kernel.elements,
+        depthwise=depthwise,
+        stage=_weighted_stage(kernel, bias, source, result, output),
+        shifts=kernel.shifts,
+    )
+
+
+def fully_connected(
+    graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, output: Range
+) -> ConvolutionLayer:
+    """Lower Gemm or MatMul: a convolution whose kernel is as large as its input."""
+    if float(attribute(node, "alpha", 1.0)) != 1.0 or float(attribute(node, "beta", 1.0)) != 1.0 or attribute(node, "transA", 0):
+        raise UnsupportedError("the NPU takes a Gemm with alpha 1, beta 1 and no transA only")
+
+    def as_windows(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if weights.ndim != 2 or not source.flat:
+            raise UnsupportedError("the NPU multiplies a vector by a constant matrix")
+        rows = weights if attribute(node, "transB", 0) else weights.T
+        return np.ascontiguousarray(rows).reshape(len(rows), source.channels, source.height, source.width)
+
+    kernel = _kernel(graph, node, as_windows)
+    bias = _bias(graph, node, source.scale * kernel.factors)
+    return ConvolutionLayer(
+        name=node_name(node),
+        operator=node.op_type,
+        source=source,
+        result=result,
+        window=Window(rows=source.height, columns=source.width),
+        weights=kernel.elements,
+        depthwise=False,
+        stage=_weighted_stage(kernel, bias, source, result, output),
+        shifts=kernel.shifts,
+    )
+
+
+def pooling_window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor) -> Window:
+    """Lower the geometry of MaxPool or AveragePool."""
+    if attribute(node, "ceil_mode", 0):
+        raise UnsupportedError("ceil_mode lets windows reach beyond the padding")
+    kernel = attribute(node, "kernel_shape", [])
+    if len(kernel) != 2:
+        raise UnsupportedError(f"the NPU pools over two axes, not {len(kernel)}")
+    window = _window(node, source, result, (kernel[0], kernel[1]))
+    if node.op_type == "AveragePool" and not attribute(node, "count_include_pad", 0) and _reaches_padding(window, source, result):
+        raise UnsupportedError("its windows leave padding out of the count, so they divide by different numbers")
+    return window
+
+
+def pooling(
+    node: onnx.NodeProto,
+    source: QuantizedTensor,
+    result: QuantizedTensor,
+    window: Window,
+    stage: OutputStage,
+    *,
+    maximum: bool = False,
+) -> PoolingLayer:
+    """Return the layer of a pooling, or of a copy."""
+    return PoolingLayer(
+        name=node_name(node),
+        operator=node.op_type,
+        source=source,
+        result=result,
+        window=window,
+        maximum=maximum,
+        stage=stage,
+    )
+
+
+def average_stage(source: QuantizedTensor, result: QuantizedTensor, window: Window, output: Range) -> OutputStage:
+    """A sum over the window, divided with the one rounding of the requantisation."""
+    count = window.rows * window.columns
+    return _uniform_stage(source, result, output, bias=-count * source.zero_point, factor=source.scale / (count * result.scale))
+
+
+def maximum_stage(source: QuantizedTensor, result: QuantizedTensor, output: Range) -> OutputStage:
+    """The largest value, rescaled where the scales differ."""
+    return _uniform_stage(source, result, output, bias=-source.zero_point, factor=source.scale / result.scale)
+
+
+def copy_stage(source: QuantizedTensor, result: QuantizedTensor, output: Range) -> OutputStage:
+    """The value itself, rescaled where the scales differ: a window of one position, so its largest value is it."""
+    return maximum_stage(source, result, output)
+
+
+def _uniform_stage(source: QuantizedTensor, result: QuantizedTensor, output: Range, *, bias: int, factor: float) -> OutputStage:
+    channels = source.channels
+    return OutputStage(bias=np.full(channels, bias, np.int64), factors=np.full(channels, factor), output=output)
+
+
+def _weighted_stage(
+    kernel: _Kernel, bias: npt.NDArray[np.int64], source: QuantizedTensor, result: QuantizedTensor, output: Range
+) -> OutputStage:
+    per_channel = kernel.integers.reshape(len(kernel.integers), -1)
+    folded = bias - source.zero_point * per_channel.sum(axis=1)
+    reach = 128 * np.abs(per_channel).sum(axis=1) + np.abs(folded)
+    if np.any(reach >= 1 << 31):
+        channel = int(np.argmax(reach))
+        raise ModelError(
+            f"the sums of output channel {channel} must stay below 2^31, but could reach {int(reach[channel])}; "
+            "use a smaller bias or fewer weights"
+        )
+    return OutputStage(bias=folded, factors=source.scale * kernel.factors / result.scale, output=output)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kernel:
+    """Weights: int8 elements, the integers they stand for, shifts where they have blocks, and the real factor per channel."""
+
+    elements: Int8
+    integers: npt.NDArray[np.int64]
+    factors: npt.NDArray[np.float64]
+    shifts: Int8 | None = None
+
+
+def _kernel(graph: QdqGraph, node: onnx.NodeProto, arrange: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> _Kernel:
+    """Read a layer's weights, int8 per channel or in blocks, arranged as [outputs, inputs, rows, columns]."""
+    blocks = graph.blocked_weights(node.input[1])
+    if blocks is None:
+        weights, scale = graph.weights(node.input[1])
+        elements = _checked_weights(arrange(weights), scale)
+        return _Kernel(elements, elements.astype(np.int64), _channel_scales(scale, len(elements)))
+    elements, exponents = (arrange(values) for values in blocks)
+    if elements.ndim != 4:
+        raise UnsupportedError(f"the NPU convolves over two axes, not {elements.ndim - 2}")
+    shifted = shift_weights(_checked_elements(elements), exponents)
+    return _Kernel(shifted.elements, shifted.integers(), np.exp2(shifted.bases.astype(np.float64)), shifted.shifts)
+
+
+def _checked_weights(weights: npt.NDArray[np.integer], scale: Scale) -> Int8:
+    if weights.dtype != np.int8 or np.any(scale.zero_point != 0):
+        raise UnsupportedError(
+            f"its weights are {weights.dtype} with zero points up to {int(np.abs(scale.zero_point.astype(int)).max())}; "
+            "the NPU takes symmetric int8"
+        )
+    return _checked_elements(weights)
+
+
+def _checked_elements(weights: npt.NDArray[np.integer]) -> Int8:
+    if np.any(weights == -128):
+        raise ModelError("weights must be between -127 and 127, but one is -128; quantize with scheme npu-int8")
+    return weights.astype(np.int8)
+
+
+def _channel_scales(scale: Scale, channels: int) -> npt.NDArray[np.float64]:
+    values = scale.scale.astype(np.float64).reshape(-1)
+    if values.size not in (1, channels):
+        raise UnsupportedError(f"its weights have {values.size} scales for {channels} output channels")
+    return np.broadcast_to(values, channels).copy()
+
+
+def _bias(graph: QdqGraph, node: onnx.NodeProto, scales: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the bias in units of the accumulators."""
+    if len(node.input) < 3 or not node.input[2]:
+        return np.zeros(len(scales), np.int64)
+    real = graph.constant(node.input[2])
+    if real is None:
+        integers, scale = graph.weights(node.input[2])
+        real = integers.astype(np.float64) * scale.scale.astype(np.float64)
+    return np.broadcast_to(np.rint(real.astype(np.float64).reshape(-1) / scales), len(scales)).astype(np.int64)
+
+
+def _dense(kernel: _Kernel, groups: int) -> _Kernel:
+    """Turn groups into a dense kernel with zeros between them."""
+    if kernel.shifts is not None and kernel.shifts.any():
+        raise UnsupportedError("its weights have blocks within groups; the NPU takes blocks without groups, or depthwise")
+    elements = kernel.elements
+    outputs, inputs = len(elements) // groups, elements.shape[1]
+    dense = np.zeros((len(elements), inputs * groups, *elements.shape[2:]), np.int8)
+    for group in range(groups):
+        rows = slice(group * outputs, (group + 1) * outputs)
+        dense[rows, group * inputs : (group + 1) * inputs] = elements[rows]
+    return _Kernel(dense, dense.astype(np.int64), kernel.factors)
+
+
+def _window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, kernel: tuple[int, int]) -> Window:
+    steps = [int(step) for step in attribute(node, "strides", [1, 1])]
+    dilations = [int(dilation) for dilation in attribute(node, "dilations", [1, 1])]
+    planes, results = (source.height, source.width), (result.height, result.width)
+    before = [_pad_before(node, axis, planes, results, kernel, steps, dilations) for axis in (0, 1)]
+    if (
+        max(*planes, *results) > _LARGEST_PLANE
+        or max(kernel) > _HIGHEST["kernel_rows"]
+        or max(*steps, *dilations) > _HIGHEST["row_step"]
+    ):
+        raise UnsupportedError(
+            f"planes may have up to {_LARGEST_PLANE} rows, kernels {_HIGHEST['kernel_rows']}, "
+            f"strides and dilations {_HIGHEST['row_step']}"
+        )
+    return Window(
+        rows=kernel[0],
+        columns=kernel[1],
+        row_step=steps[0],
+        column_step=steps[1],
+        row_dilation=dilations[0],
+        column_dilation=dilations[1],
+        top=before[0],
+        left=before[1],
+    )
+
+
+def _pad_before(
+    node: onnx.NodeProto,
+    axis: int,
+    planes: tuple[int, int],
+    results: tuple[int, int],
+    kernel: tuple[int, int],
+    steps: list[int],
+    dilations: list[int],
+) -> int:
+    """Padding behind the plane need not be known: whatever a window reads outside the plane is padding."""
+    mode = attribute(node, "auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return int(attribute(node, "pads", [0, 0, 0, 0])[axis])
+    if mode == "VALID":
+        return 0
+    reach = (results[axis] - 1) * steps[axis] + (kernel[axis] - 1) * dilations[axis] + 1
+    total = max(0, reach - planes[axis])
+    return total // 2 if mode == "SAME_UPPER" else total - total // 2
+
+
+def _reaches_padding(window: Window, source: QuantizedTensor, result: QuantizedTensor) -> bool:
+    last_row = (result.height - 1) * window.row_step + (window.rows - 1) * window.row_dilation - window.top
+    last_column = (result.width - 1) * window.column_step + (window.columns - 1) * window.column_dilation - window.left
+    return window.top > 0 or window.left > 0 or last_row >= source.height or last_column >= source.width

@@ -1,0 +1,11 @@
+"""What runs a program, and what a caller needs to run one: the same bits, whichever machine it is.
+
+    host               what a machine is; a session quantizes inputs, has it run, and reads the outputs back
+    port               a real NPU behind a port: words in regions
+    emulator           the RTL, as a library in this process
+    board              a board on a serial line
+    simulated_board    the RTL with its serial line, as a process that looks like a board
+    failover           a board while one answers, the functional model while none does
+
+The functional model is a machine too (`model/simulator.py`). Nothing here compiles: what runs beside a board needs no ONNX.
+"""

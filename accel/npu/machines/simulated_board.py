@@ -1,0 +1,64 @@
+"""The simulated board: the RTL with its serial line, Verilated into a process with a pseudo-terminal.
+
+On the host's side nothing can tell it from a real one: it speaks at one speed at a time, can be unplugged (the process ends)
+and has a reset button (SIGUSR1).
+"""
+
+from __future__ import annotations
+
+import select
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accel.npu.hardware.verilate import build_board
+from accel.npu.profile import NpuProfile
+from accel.npu.registers import DEFAULT_BAUD
+from edgewright.errors import BadInputError, OperationError
+
+CYCLES_PER_BIT = 4
+START_S = 30.0
+STOP_S = 5.0
+
+
+@contextmanager
+def simulated_board(profile: NpuProfile, link: Path | None = None) -> Iterator[str]:
+    """Start a simulated board; give the device to open, or `link`, made to point to it; stop it at the end.
+
+    Raises:
+        OperationError: the tools to build it are missing, or it does not start.
+        BadInputError: `link` exists and is no link.
+    """
+    with running_board(profile) as (device, _):
+        if link is None:
+            yield device
+            return
+        if link.exists() and not link.is_symlink():
+            raise BadInputError(f"{link} must be free for the link to the board, but something is there; choose another place")
+        link.unlink(missing_ok=True)
+        link.symlink_to(device)
+        try:
+            yield str(link)
+        finally:
+            link.unlink(missing_ok=True)
+
+
+@contextmanager
+def running_board(profile: NpuProfile) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Start a simulated board; give its device and its process; stop it at the end."""
+    program = build_board(profile, CYCLES_PER_BIT)
+    settings = [str(CYCLES_PER_BIT), str(DEFAULT_BAUD), str(profile.clock_mhz)]
+    process = subprocess.Popen([program, *settings], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], START_S)
+        device = process.stdout.readline().strip() if ready else ""
+        if not device:
+            raise OperationError(f"the simulated board must name its device within {START_S:.0f} s, but it did not")
+        yield device, process
+    finally:
+        process.terminate()
+        process.wait(STOP_S)
+        if process.stdout is not None:
+            process.stdout.close()

@@ -1,0 +1,139 @@
+"""The cycle model: how long a program takes, equal to the RTL's own counters, cycle for cycle.
+
+The machine issues in order and its units work side by side, so a program's time follows from a few rules per instruction
+(docs/spec/npu.md, N90-N95); no value of any tensor matters. Only because it is exact may it speak of machines that nobody has
+simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from accel.npu import isa
+from accel.npu.depthwise import REST_CYCLES, ROW_OVERHEAD, walk
+from accel.npu.model.memory_timing import MemoryClock
+from accel.npu.profile import NpuProfile
+
+FETCH_CYCLES = 3
+SWEEP_MIN = 4
+ARRAY_DEPTH = 7
+"""Cycles from the address of a visit to its accumulation."""
+LOADER_DEPTH = 2
+VECTOR_DEPTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the hardware counts in one run, in cycles, in the order of its registers (docs/spec/npu.md, N83)."""
+
+    cycles: int
+    visits: int
+    vector_cycles: int
+    loader_stalls: int
+    array_stalls: int
+    vector_stalls: int
+    sync_stalls: int
+    transfer_stalls: int
+    transfer_cycles: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The counters after a program, and the cycle in which each of its instructions was issued."""
+
+    counters: Counters
+    issued: tuple[int, ...]
+
+
+def time_program(instructions: Iterable[isa.Instruction], profile: NpuProfile) -> Timing:
+    """Follow the sequencer through `instructions`, which end with HALT."""
+    clock = _Clock(profile)
+    for instruction in instructions:
+        clock.issue(instruction)
+    return Timing(clock.counters(), tuple(clock.issued))
+
+
+class _Clock:
+    """When each unit is free again, and what was counted so far."""
+
+    def __init__(self, profile: NpuProfile) -> None:
+        self.issued: list[int] = []
+        self._profile = profile
+        self._shape: isa.Shape | None = None
+        self._at = -1
+        self._loader_free = self._array_ready = self._array_idle = self._vector_free = 0
+        self._visits = self._vector_cycles = 0
+        self._memory = MemoryClock(profile.refresh_cycles)
+        self._stalls = {"loader": 0, "array": 0, "vector": 0, "sync": 0, "transfer": 0}
+
+    def issue(self, instruction: isa.Instruction) -> None:
+        """Wait for what the instruction needs, then start it."""
+        self._at += FETCH_CYCLES
+        if isinstance(instruction, isa.Shape):
+            self._wait("array", self._array_ready)
+            self._shape = instruction
+        elif isinstance(instruction, isa.LoadW):
+            self._wait("loader", self._loader_free)
+            self._loader_free = self._at + self._profile.shift_rows + instruction.rows + LOADER_DEPTH + 1
+        elif isinstance(instruction, isa.ArrayPass):
+            self._start_array(instruction)
+        elif isinstance(instruction, isa.Residual):
+            self._wait("vector", self._vector_free)
+        elif isinstance(instruction, isa.Vec):
+            self._start_vector(instruction)
+        elif isinstance(instruction, isa.Dma):
+            self._wait("transfer", self._memory.room_at())
+            self._memory.issue(instruction, self._at)
+        elif not isinstance(instruction, isa.Repeat):
+            self._wait("sync", self._rest_of(instruction))
+        self.issued.append(self._at)
+
+    def counters(self) -> Counters:
+        """Return the counters as they stand after the last instruction."""
+        stalls = self._stalls
+        waits = (stalls["loader"], stalls["array"], stalls["vector"], stalls["sync"], stalls["transfer"])
+        return Counters(self._at + 1, self._visits, self._vector_cycles, *waits, self._memory.busy_cycles)
+
+    def _wait(self, unit: str, until: int) -> None:
+        if until > self._at:
+            self._stalls[unit] += until - self._at
+            self._at = until
+
+    def _start_array(self, instruction: isa.ArrayPass) -> None:
+        self._wait("array", self._array_ready)
+        if instruction.swap:
+            self._wait("loader", self._loader_free)
+        assert self._shape is not None
+        cost = _window_pass if isinstance(instruction, isa.Dw) else _tap_pass
+        visited, last_visit, taken = cost(self._shape, instruction)
+        self._array_ready = self._at + taken
+        self._array_idle = self._at + max(taken, last_visit + ARRAY_DEPTH) + 1
+        self._visits += visited
+
+    def _start_vector(self, instruction: isa.Vec) -> None:
+        self._wait("vector", self._vector_free)
+        groups = instruction.count * instruction.parts * self._profile.lane_groups
+        self._vector_free = self._at + groups + VECTOR_DEPTH + 1
+        self._vector_cycles += groups
+
+    def _rest_of(self, instruction: isa.Instruction) -> int:
+        """When the units that SYNC names, or all of them for HALT, are at rest."""
+        named = instruction if isinstance(instruction, isa.Sync) else isa.Sync(loader=1, array=1, vector=1, transfers=1)
+        transfers = self._memory.pending_at(named.pending) if named.transfers else 0
+        free = (named.loader * self._loader_free, named.array * self._array_idle, named.vector * self._vector_free, transfers)
+        return max(free)
+
+
+def _tap_pass(shape: isa.Shape, instruction: isa.ArrayPass) -> tuple[int, int, int]:
+    """GEMM and POOL sweep the positions once per tap: visits, cycles up to the last one, cycles until the next pass."""
+    positions, taps = shape.rows * shape.columns, instruction.kernel_rows * instruction.kernel_columns
+    sweep = max(positions, SWEEP_MIN)
+    return taps * positions, (taps - 1) * sweep + positions, taps * sweep
+
+
+def _window_pass(shape: isa.Shape, instruction: isa.ArrayPass) -> tuple[int, int, int]:
+    """DW visits each vector under the windows once: visits, cycles up to the last one, cycles until the next pass."""
+    rows, columns = walk(shape, instruction)
+    length = max(columns, instruction.kernel_columns + ROW_OVERHEAD)
+    return rows * columns, (rows - 1) * length + columns, rows * length + REST_CYCLES
