@@ -15,10 +15,13 @@ from dataclasses import dataclass
 
 from accel.npu import isa
 from accel.npu.model.memory_timing import QUEUE_DEPTH
-from accel.npu.model.trace import extra_turns
+from accel.npu.model.timing import FETCH_CYCLES, Clock
+from accel.npu.model.trace import extra_turns, repeated
 from accel.npu.profile import NpuProfile
 
 NEVER = 1 << 60
+SPARE_CYCLES = 1000
+"""For so long the memory has work beyond what the step in hand takes."""
 
 
 class Stream(enum.Enum):
@@ -74,22 +77,35 @@ class Order:
         self._vectors_begun = self._vectors_done = 0
         self._issued = self._done = 0
         self._extra = 0
+        self._clock = Clock(profile)
+        self._positions = 0
 
     @property
     def executed(self) -> int:
         """How many instructions are executed until here, repeated ones counted as often as they are done."""
         return len(self.instructions) + self._extra
 
+    @property
+    def cycles(self) -> int:
+        """What it takes until here."""
+        return self._clock.at + 1
+
     def take(self, step: Step) -> None:
         """Issue what may go, wait for what the step needs, then the step itself."""
-        self._issue_what_may_go()
+        self._issue_what_may_go(step)
         for transfer in step.needs:
-            self._make_sure_of(transfer)
+            while transfer.number < 0:
+                self._force(self._queues[transfer.stream][0])
+        if any(transfer.number >= self._done for transfer in step.needs):
+            self._issue_what_may_go(step)
+            self._wait_for(max(transfer.number for transfer in step.needs))
         if step.after_vector >= self._vectors_done:
             self._wait_for_vectors()
         self._put(*step.instructions)
         first = step.instructions[0]
-        if isinstance(first, isa.ArrayPass | isa.Repeat):
+        if isinstance(first, isa.Shape):
+            self._positions = first.rows * first.columns
+        elif isinstance(first, isa.ArrayPass | isa.Repeat):
             self._passes += first.count if isinstance(first, isa.Repeat) else 1
         elif isinstance(first, isa.Sync):
             self._tasks += 1
@@ -105,7 +121,7 @@ class Order:
         while self._queues[Stream.STORES]:
             self._issue(self._queues[Stream.STORES][0])
         if self._pages_at is None:
-            self.instructions.append(isa.Halt())
+            self._append(isa.Halt())
             return
         while len(self.instructions) % (2 * self._page) < self._page:
             self._put(isa.Sync())
@@ -115,12 +131,25 @@ class Order:
 
     # -- transfers ----------------------------------------------------------------------------------------------------
 
-    def _issue_what_may_go(self) -> None:
-        while self._issued - self._done < QUEUE_DEPTH - 1:
+    def _issue_what_may_go(self, step: Step) -> None:
+        """Keep the memory busy until the next step, but no longer: what becomes ready until then may be more urgent."""
+        memory = self._clock.memory
+        needed = [memory.done[transfer.number] for transfer in step.needs if transfer.number >= 0]
+        end = max(self._clock.at, self._clock.at_rest, *needed) + self._duration(step) + SPARE_CYCLES
+        while memory.at_rest < end and memory.room_at() <= self._clock.at + FETCH_CYCLES:
             ready = [queue[0] for queue in self._queues.values() if queue and self._may_go(queue[0])]
             if not ready:
                 return
             self._issue(min(ready, key=lambda transfer: -1 if transfer.stream is Stream.STORES else transfer.needed_by))
+
+    def _duration(self, step: Step) -> int:
+        """Return how long the array is busy with a step, more or less."""
+        last = step.instructions[-1]
+        if not isinstance(last, isa.ArrayPass):
+            return 0
+        first = step.instructions[0]
+        turns = first.count if isinstance(first, isa.Repeat) else 1
+        return turns * self._positions * last.kernel_rows * last.kernel_columns
 
     def _may_go(self, transfer: Transfer) -> bool:
         is_behind = transfer.after is None or transfer.after.number >= 0
@@ -137,13 +166,8 @@ class Order:
         self._issued += 1
         self._done = max(self._done, self._issued - QUEUE_DEPTH)
 
-    def _make_sure_of(self, transfer: Transfer) -> None:
-        """Issue a transfer that had to wait until now, with whatever stands before it; then wait until it is done."""
-        while transfer.number < 0:
-            self._force(self._queues[transfer.stream][0])
-        self._wait_for(transfer.number)
-
     def _force(self, transfer: Transfer) -> None:
+        """Issue a transfer that had to wait until now, with whatever stands before it."""
         while transfer.after is not None and transfer.after.number < 0:
             self._force(self._queues[transfer.after.stream][0])
         if transfer.after_vector >= self._vectors_done:
@@ -168,20 +192,25 @@ class Order:
         if self._pages_at is not None:
             self._turn_pages()
             while len(self.instructions) % self._page + len(instructions) > self._page - 1:
-                self.instructions.append(isa.Sync())
+                self._append(isa.Sync())
                 self._turn_pages()
+        self._append(*instructions)
+
+    def _append(self, *instructions: isa.Instruction) -> None:
         self.instructions += instructions
         self._extra += extra_turns(instructions[0])
+        for _, instruction in repeated(enumerate(instructions)):
+            self._clock.issue(instruction)
 
     def _turn_pages(self) -> None:
         """At the end of a page the next one must be there; at the beginning the one behind it is fetched."""
         if len(self.instructions) % self._page == self._page - 1 and self._page_number >= self._done:
             pending = self._issued - 1 - self._page_number
-            self.instructions.append(isa.Sync(transfers=1, pending=pending))
+            self._append(isa.Sync(transfers=1, pending=pending))
             self._done = max(self._done, self._page_number + 1)
         if len(self.instructions) % self._page == 0:
             following = len(self.instructions) // self._page + 1
-            self.instructions.append(self._fetch(following, following % 2))
+            self._append(self._fetch(following, following % 2))
             self._page_number = self._issued
             self._count_issue()
 

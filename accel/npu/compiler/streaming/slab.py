@@ -26,7 +26,7 @@ from accel.npu.compiler.streaming.streamer import Streamer
 from accel.npu.compiler.tile import Block, Job, Memory, Tiler
 from accel.npu.lowering.layers import ConvolutionLayer, Layer
 
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 512
 """Weight rows per transfer: short enough to go ahead of a tile, long enough to be worth a transfer."""
 
 
