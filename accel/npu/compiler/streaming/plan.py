@@ -139,7 +139,7 @@ def _orders(layer: Layer, slab: Slab, profile: NpuProfile, shape: LayerPlan) -> 
     if sum(sizes) <= room:
         yield _costed(layer, slab, profile, replace(shape, groups=(slab.blocks,)))
         return
-    for limit in (room, room // 2):
+    for limit in (room // 2, room):
         if max(sizes) <= limit:
             groups = tuple(_grouped(slab.blocks, limit // max(sizes)))
             yield _costed(layer, slab, profile, replace(shape, groups=groups))

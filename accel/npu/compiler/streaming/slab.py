@@ -27,7 +27,9 @@ from accel.npu.compiler.tile import Block, Job, Memory, Tiler
 from accel.npu.lowering.layers import ConvolutionLayer, Layer
 
 CHUNK_ROWS = 512
-"""Weight rows per transfer: short enough to go ahead of a tile, long enough to be worth a transfer."""
+"""Weight rows per transfer: transfers are done in order, so a long one would hold up a store that the array waits for."""
+LOAD_VECTORS = 256
+"""Vectors per transfer of an input, for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,26 +216,28 @@ class SlabWork:
     # -- what is on the chip ------------------------------------------------------------------------------------------
 
     def _load_rows(self, low: int, high: int, part: Part, local: int) -> Iterator[Transfer]:
-        """Bring rows of some input blocks in: one transfer, or one per row or vector where those between are left out."""
+        """Bring rows of some input blocks in, some per transfer; row by row where rows between are left out."""
         source, outside = self._layer.source, self._outside
         rows, columns = 1, source.width
         if outside.column_step > 1:
             columns = 1
         elif outside.row_step == 1:
             rows = max(high - low, 1)
-        first = (self._slab.first_input + part.first) * outside.height
+        together = max(1, LOAD_VECTORS // (rows * columns))
         for row in range(low, high, rows):
             for column in range(0, source.width, columns):
-                runs = TensorRuns(
-                    tensor=source.name,
-                    offset=(first + row * outside.row_step) * outside.width + column * outside.column_step,
-                    plane=outside.height * outside.width,
-                    count=rows * columns,
-                    runs=part.count,
-                    local=local + (row - low) * source.width + column,
-                    local_pitch=self._pitch,
-                )
-                yield self._streamer.load_tensor(runs, Stream.INPUTS)
+                for first in range(0, part.count, together):
+                    block = self._slab.first_input + part.first + first
+                    runs = TensorRuns(
+                        tensor=source.name,
+                        offset=(block * outside.height + row * outside.row_step) * outside.width + column * outside.column_step,
+                        plane=outside.height * outside.width,
+                        count=rows * columns,
+                        runs=min(together, part.count - first),
+                        local=local + first * self._pitch + (row - low) * source.width + column,
+                        local_pitch=self._pitch,
+                    )
+                    yield self._streamer.load_tensor(runs, Stream.INPUTS)
 
     def _begin_group(self, group: Sequence[Block]) -> None:
         """Weights that stay take one room together, so that none of them displaces another."""
