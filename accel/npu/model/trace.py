@@ -28,7 +28,7 @@ def executed(program: NpuProgram, profile: NpuProfile) -> list[isa.Instruction]:
 
 def trace(program: NpuProgram, profile: NpuProfile) -> list[Placed]:
     """Return what `executed` does, each instruction with its place."""
-    placed = list(repeated(follow(program, profile)))
+    placed = list(_repeated(follow(program, profile)))
     if not placed or not isinstance(placed[-1][1], isa.Halt):
         raise PackageError("an NPU program must end with HALT")
     return placed
@@ -61,8 +61,7 @@ def _fetched(program: NpuProgram, transfer: isa.Dma) -> list[isa.Instruction]:
     return isa.decode(words.reshape(-1, WORDS))
 
 
-def repeated(placed: Iterator[Placed]) -> Iterator[Placed]:
-    """Yield each instruction as often as it is done."""
+def _repeated(placed: Iterator[Placed]) -> Iterator[Placed]:
     for at, instruction in placed:
         yield at, instruction
         if isinstance(instruction, isa.Repeat):

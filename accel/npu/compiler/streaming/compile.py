@@ -55,8 +55,9 @@ def compile_streamed(
         group.stream(streamer)
     streamer.jobs.finish()
     first_needs(streamer.jobs.steps)
-    instructions, at, is_paged = in_order(streamer.jobs.steps, streamer.transfers, profile, pages_at=streamer.constants.words)
-    if is_paged:
+    ordered = in_order(streamer.jobs.steps, streamer.transfers, profile, pages_at=streamer.constants.words)
+    instructions, at = ordered.instructions, ordered.begins
+    if ordered.is_paged:
         streamer.constants.add(isa.encode(instructions))
         instructions = instructions[: profile.instructions // 2]
     _check_room(streamer.constants.words * 4, used * profile.columns, profile)

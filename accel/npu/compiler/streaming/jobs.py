@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 
 from accel.npu import isa
 from accel.npu.compiler.streaming.order import Step, Transfer
@@ -20,6 +21,9 @@ Used = Callable[[Resident, int], None]
 
 REPEAT_LIMIT = 64
 """Passes in one REPEAT: transfers are not issued while it lasts, so it must not last for too long."""
+
+
+_BUT_BASE = attrgetter("opcode", *(field.name for field in fields(isa.ArrayPass) if field.name != "base"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,19 +142,21 @@ class JobSteps:
 
     def _repeats(self, works: Sequence[Work], room_of: RoomOf) -> int:
         """Return how many works at the beginning differ only in steps of their addresses, with weights in one room."""
-        first = works[0].load
+        first, first_pass = works[0].load, works[0].array_pass
         if first is None or len(works) < 2:
             return 1
-        room, step = room_of(first), works[1].array_pass.base - works[0].array_pass.base
-        count = 1
-        for number, work in enumerate(works[1:REPEAT_LIMIT], 1):
-            address = first.address + number * first.rows
-            expected = replace(works[0].array_pass, base=works[0].array_pass.base + number * step & ADDRESS_MASK)
+        room, step, same = room_of(first), works[1].array_pass.base - first_pass.base, _BUT_BASE(first_pass)
+        count, address, base = 1, first.address, first_pass.base
+        for work in works[1:REPEAT_LIMIT]:
+            address, base = address + first.rows, base + step
+            load = work.load
             if (
-                work.load != replace(first, address=address)
+                load is None
+                or (load.address, load.rows) != (address, first.rows)
                 or address + first.rows > room.first + room.lines
-                or work.array_pass != expected
             ):
+                break
+            if work.array_pass.base != base & ADDRESS_MASK or _BUT_BASE(work.array_pass) != same:
                 break
             count += 1
         return count

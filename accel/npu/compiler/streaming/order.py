@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from accel.npu import isa
 from accel.npu.model.memory_timing import QUEUE_DEPTH
 from accel.npu.model.timing import FETCH_CYCLES, Clock
-from accel.npu.model.trace import extra_turns, repeated
+from accel.npu.model.trace import extra_turns
 from accel.npu.profile import NpuProfile
 
 NEVER = 1 << 60
@@ -199,7 +199,9 @@ class Order:
     def _append(self, *instructions: isa.Instruction) -> None:
         self.instructions += instructions
         self._extra += extra_turns(instructions[0])
-        for _, instruction in repeated(enumerate(instructions)):
+        self._clock.issue(instructions[0])
+        turns = instructions[0].count if isinstance(instructions[0], isa.Repeat) else 1
+        for instruction in instructions[1:] * turns:  # addresses, which change from turn to turn, take no time
             self._clock.issue(instruction)
 
     def _turn_pages(self) -> None:
@@ -220,32 +222,37 @@ class Order:
         return isa.Dma(region=isa.Region.PROGRAM, external=self._pages_at + page * words, local=half * words, words=words)
 
 
-def in_order(
-    steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, *, pages_at: int
-) -> tuple[list[isa.Instruction], list[int], bool]:
-    """Return the instructions, when each step and the HALT is executed, and whether they are pages to be fetched."""
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """The instructions, when each step and the HALT is executed, whether they are pages to be fetched, and all cycles."""
+
+    instructions: list[isa.Instruction]
+    begins: list[int]
+    is_paged: bool
+    cycles: int
+
+
+def in_order(steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, *, pages_at: int) -> Ordered:
+    """Return the instruction stream, in pages where it does not fit the program memory."""
     if len(steps) + len(transfers) < profile.instructions:
-        instructions, begins = _ordered(steps, transfers, profile, None)
-        if len(instructions) <= profile.instructions:
-            return instructions, begins, False
+        ordered = _ordered(steps, transfers, profile, None)
+        if len(ordered.instructions) <= profile.instructions:
+            return ordered
         for transfer in transfers:
             transfer.number = -1
-    instructions, begins = _ordered(steps, transfers, profile, pages_at)
-    page = profile.instructions // 2
-    missing = -len(instructions) % page
-    return [*instructions, *[isa.Halt()] * missing], begins, True
+    return _ordered(steps, transfers, profile, pages_at)
 
 
-def _ordered(
-    steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, pages_at: int | None
-) -> tuple[list[isa.Instruction], list[int]]:
+def _ordered(steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, pages_at: int | None) -> Ordered:
     order = Order(transfers, profile, pages_at=pages_at)
     begins = []
     for step in steps:
         begins.append(order.executed)
         order.take(step)
     order.finish()
-    return order.instructions, [*begins, order.executed - 1]
+    instructions, is_paged = order.instructions, pages_at is not None
+    missing = -len(instructions) % (profile.instructions // 2) if is_paged else 0
+    return Ordered([*instructions, *[isa.Halt()] * missing], [*begins, order.executed - 1], is_paged, order.cycles)
 
 
 def first_needs(steps: Sequence[Step]) -> None:

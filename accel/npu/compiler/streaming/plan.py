@@ -176,22 +176,21 @@ def _parts(inputs: int, limit: int) -> Iterator[Part]:
 def part_order(plan: LayerPlan) -> Iterator[tuple[Rows, int, Part, int, bool]]:
     """Yield tile, group, part, the room of the part in the buffer, and whether it must be loaded into it.
 
-    Every other group takes the parts backwards, so that those which are still there come first.
+    Every other group takes the parts backwards, so that those which are still there come first; but each tile goes the same way,
+    for the weights lie in that order.
     """
     rooms: list[tuple[Rows, Part] | None] = [None] * plan.rooms
     used = list(range(plan.rooms))
     """The room that was used longest ago comes first."""
-    backwards = False
     for tile in plan.tiles:
         for group in range(len(plan.groups)):
-            for part in reversed(plan.parts) if backwards else plan.parts:
+            for part in reversed(plan.parts) if group % 2 else plan.parts:
                 is_new = (tile, part) not in rooms
                 room = used[0] if is_new else rooms.index((tile, part))
                 rooms[room] = (tile, part)
                 used.remove(room)
                 used.append(room)
                 yield tile, group, part, room, is_new
-            backwards = not backwards
 
 
 def loads_of(blocks: Sequence[Block]) -> list[isa.LoadW]:
