@@ -46,7 +46,8 @@ def stem(network: Network) -> str:
 
 def averages(network: Network) -> str:
     """A pool that adds up, between convolutions of which one leaves vectors out."""
-    x = network.add("AveragePool", network.conv(INPUT, 3, 20, (1, 1)), kernel_shape=[2, 3], pads=[1, 1, 0, 1])
+    window = {"kernel_shape": [2, 3], "pads": [1, 1, 0, 1], "count_include_pad": 1}
+    x = network.add("AveragePool", network.conv(INPUT, 3, 20, (1, 1)), **window)
     return network.conv(x, 20, 11, (1, 1), strides=[2, 2])
 
 
