@@ -134,3 +134,19 @@ def three_in_a_row(network: Network) -> str:
     x = network.conv(INPUT, 3, 16, pads=[1, 1, 1, 1])
     x = network.conv(x, 16, 8, (1, 1))
     return network.conv(x, 8, 16, pads=[1, 1, 1, 1])
+
+
+def test_the_parameters_of_a_chain_stay_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantized, images = network_of(many_parameters, 7, 9)
+    inside = compile_model(quantized, WHOLE)
+    monkeypatch.setattr(one_layer, "_fastest", lambda *_: (0, DEAR))
+    streamed = compile_model(quantized, CHIP)
+    np.testing.assert_array_equal(result(streamed, CHIP, images), result(inside, WHOLE, images))
+
+
+def many_parameters(network: Network) -> str:
+    """Chains of 56 and 64 of the chip's 64 groups of parameters: the second one begins near the end of that memory."""
+    x, before = INPUT, 3
+    for channels in (8, 40, 8, 40, 16, 8, 40, 40, 40):
+        x, before = network.conv(x, before, channels, (1, 1)), channels
+    return x

@@ -11,7 +11,7 @@ from accel.npu.compiler.streaming.jobs import Chain, Finish, Task
 from accel.npu.compiler.streaming.order import Stream, Transfer
 from accel.npu.compiler.streaming.plan import chunks_of, loads_of
 from accel.npu.compiler.streaming.rooms import Resident, TensorRuns
-from accel.npu.compiler.streaming.rows import ChainPlan, Row
+from accel.npu.compiler.streaming.rows import ChainPlan, Row, parameter_groups
 from accel.npu.compiler.streaming.streamer import Streamer
 from accel.npu.compiler.tile import Block, Tap, Work, residual_of
 from accel.npu.geometry import ADDRESS_MASK
@@ -62,9 +62,11 @@ class ChainWork:
         limit = min(CHUNK_ROWS, self._profile.weight_rows // 8)
         for layer in layers:
             layer.chunks = list(chunks_of(loads_of(layer.blocks), limit))
-        rows = sum(count for layer in layers for _, count in layer.chunks)
-        self._is_tight = rows + limit > self._profile.weight_rows
+        sizes = [count for layer in layers for _, count in layer.chunks]
+        rows = sum(sizes)
+        self._is_tight = rows + max(sizes, default=0) > self._profile.weight_rows
         self._at = streamer.weights.take(rows) if self._is_tight else 0
+        self._parameters_at = streamer.parameters.take(sum(parameter_groups(layer.layer, self._profile) for layer in layers))
 
     def run(self) -> None:
         """Go through the rows."""
@@ -118,8 +120,9 @@ class ChainWork:
         ring, addend, output = rings[layer.result.name], layer.stage.addend, layer.stage.output
         first_block, parts = block.first // self._profile.columns, -(-block.count // self._profile.columns)
         if of.parameters is None:
-            groups = -(-layer.result.channels // self._profile.columns) * self._profile.lane_groups
-            of.parameters = self._streamer.load_parameters(of.parameters_at, 0, groups)
+            groups = parameter_groups(layer, self._profile)
+            of.parameters = self._streamer.load_parameters(of.parameters_at, 0, groups, self._parameters_at)
+            self._parameters_at += groups
         destination = ring.address(row) + first_block * ring.width
         vector = isa.Vec(
             accumulator=0,

@@ -103,6 +103,11 @@ def weight_rows(layer: Layer, profile: NpuProfile) -> int:
     return outputs * -(-inputs // profile.columns) * rows * columns
 
 
+def parameter_groups(layer: Layer, profile: NpuProfile) -> int:
+    """Return how many groups of the parameter memory a layer takes."""
+    return -(-layer.result.channels // profile.columns) * profile.lane_groups
+
+
 def _is_chain(layers: Sequence[Layer]) -> bool:
     """Each result but the last one is read by a later layer; nothing depthwise, no whole planes."""
     read = [{layer.source.name, layer.stage.addend.tensor.name if layer.stage.addend else ""} for layer in layers]
@@ -113,7 +118,7 @@ def _is_chain(layers: Sequence[Layer]) -> bool:
 
 def _constants_fit(layers: Sequence[Layer], profile: NpuProfile) -> bool:
     weights = sum(weight_rows(layer, profile) for layer in layers)
-    groups = sum(-(-layer.result.channels // profile.columns) * profile.lane_groups for layer in layers)
+    groups = sum(parameter_groups(layer, profile) for layer in layers)
     widest = max(layer.result.width for layer in layers)
     return weights <= profile.weight_rows and groups <= profile.parameter_groups and widest <= profile.accumulator_depth
 

@@ -270,7 +270,7 @@ class SlabWork:
                 return chunk
         last = (self._slab.blocks[-1].first + self._slab.blocks[-1].count - 1) // self._profile.columns + 1
         wanted = min(max(groups, ring.lines // 8), max(groups, last * lane_groups - first))
-        new = self._streamer.load_parameters(self._outside.parameters_at, first, wanted)
+        new = self._streamer.load_parameters(self._outside.parameters_at, first, wanted, ring.take(wanted))
         kept = [chunk for chunk in self._parameters if chunk.at + chunk.lines <= new.at or new.at + new.lines <= chunk.at]
         self._parameters = [*kept, new]
         return new

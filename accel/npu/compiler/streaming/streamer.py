@@ -46,9 +46,9 @@ class Streamer:
         transfer.after_pass = self.weights.free_after(at, rows)
         return Resident(first, rows, at, transfer)
 
-    def load_parameters(self, external: int, first: int, groups: int) -> Resident:
-        """Bring groups of a layer's parameters, which begin at word `external`, to a room of their own."""
-        words, at = 4 * self.profile.vector_lanes, self.parameters.take(groups)
+    def load_parameters(self, external: int, first: int, groups: int, at: int) -> Resident:
+        """Bring groups of a layer's parameters, which begin at word `external`, to group `at`."""
+        words = 4 * self.profile.vector_lanes
         transfer = self._add(isa.Region.PARAMETERS, external + first * words, at * words, groups * words, Stream.PARAMETERS)
         transfer.after_vector = self.parameters.free_after(at, groups)
         return Resident(first, groups, at, transfer)
