@@ -1,5 +1,9 @@
 """ResNet-50 on the NPU with external memory: cycles and bytes per layer, and with `--rtl` all of it in the RTL.
 
+Beside the bytes that a layer moves stand those that it must move: every word that it reads or writes, counted once. `array` are
+the cycles in which the array took a vector in, `memory` those that the transfers take by themselves; the larger of the two is
+what the layer would take if they overlapped without a gap.
+
 Weights are random (they do not change the time); the input is 224 x 224. Nothing here was measured on a board: cycles are the
 cycle model's, which equal the RTL's counters; milliseconds are those cycles at the profile's clock.
 """
@@ -9,15 +13,20 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from accel.npu import isa
 from accel.npu.compiler.compile import compile_model
 from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
-from accel.npu.model.report import estimate
+from accel.npu.model.memory_timing import MemoryClock
+from accel.npu.model.report import Estimate, estimate
 from accel.npu.model.simulator import Simulator
-from accel.npu.profile import find_profile
+from accel.npu.model.trace import executed
+from accel.npu.profile import NpuProfile, find_profile
+from accel.npu.program import NpuProgram
 from tests.npu.networks import INPUT, quantize, reference, resnet50
 
 
@@ -35,11 +44,7 @@ def main() -> None:
     with _Took("compiled"):
         compiled = compile_model(quantized, profile)
     cost = estimate(compiled.program, profile)
-    for layer in cost.layers:
-        print(
-            f"{layer.name:24s} {layer.operator:18s} {layer.cycles:9d} cycles  MAC use {layer.mac_use:6.1%}  "
-            f"{layer.moved_bytes / 1e6:6.2f} MB moved"
-        )
+    _print_layers(compiled.program, cost, profile)
     counters, macs = cost.counters, sum(layer.macs for layer in cost.layers)
     print(f"{profile.name}: {counters}")
     print(
@@ -62,6 +67,54 @@ def main() -> None:
         print(
             f"outputs equal: {np.array_equal(answer, expected)}; counters equal the cycle model: {machine.counters == counters}"
         )
+
+
+def _print_layers(program: NpuProgram, cost: Estimate, profile: NpuProfile) -> None:
+    instructions = executed(program, profile)
+    titles = ("cycles", "array", "memory", "read MB", "written MB", "once MB", "MAC use")
+    print(f"{'layers':32s}", *(f"{title:>10s}" for title in titles))
+    for layer, record in zip(cost.layers, program.description.layers, strict=True):
+        own = instructions[record.first : record.last]
+        moved = [instruction for instruction in own if isinstance(instruction, isa.Dma)]
+        written = sum(transfer.words * transfer.runs for transfer in moved if transfer.store)
+        read = sum(transfer.words * transfer.runs for transfer in moved) - written
+        cycles = (layer.cycles, _visits(own, instructions[: record.first]), _memory_cycles(moved, profile))
+        megabytes = (words * 4 / 1e6 for words in (read, written, _words_once(moved, profile)))
+        numbers = [*(f"{count:10d}" for count in cycles), *(f"{size:10.2f}" for size in megabytes), f"{layer.mac_use:10.1%}"]
+        print(f"{layer.name:32s}", *numbers)
+
+
+def _visits(own: Sequence[isa.Instruction], before: Sequence[isa.Instruction]) -> int:
+    shape = next((instruction for instruction in reversed(before) if isinstance(instruction, isa.Shape)), None)
+    positions, total = shape.rows * shape.columns if shape else 0, 0
+    for instruction in own:
+        if isinstance(instruction, isa.Shape):
+            positions = instruction.rows * instruction.columns
+        elif isinstance(instruction, isa.ArrayPass):
+            total += positions * instruction.kernel_rows * instruction.kernel_columns
+    return total
+
+
+def _memory_cycles(transfers: Sequence[isa.Dma], profile: NpuProfile) -> int:
+    clock = MemoryClock(profile.refresh_cycles)
+    for transfer in transfers:
+        clock.issue(transfer, 0)
+    return clock.busy_cycles
+
+
+def _words_once(transfers: Sequence[isa.Dma], profile: NpuProfile) -> int:
+    """Count the words of the external memory that are read, and those that are written; instructions are not counted."""
+    total = 0
+    for store in (0, 1):
+        touched = np.zeros(profile.external_words, np.bool_)
+        for transfer in transfers:
+            if transfer.store != store or transfer.region == isa.Region.PROGRAM:
+                continue
+            for run in range(transfer.runs):
+                first = transfer.external + run * transfer.external_pitch
+                touched[first : first + transfer.words] = True
+        total += int(touched.sum())
+    return total
 
 
 class _Took:

@@ -97,7 +97,7 @@ def _streamed(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, Col
         weights=np.zeros((0, profile.columns), np.int8),
         parameters=np.zeros((0, profile.vector_lanes, 3), np.int32),
         external=streamed.external,
-        description=_description(layers, lowered, folds, streamed.places, streamed.spans, profile),
+        description=_description(lowered, folds, streamed.places, streamed.spans, profile),
     )
 
 
@@ -127,26 +127,32 @@ def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthw
 def _build(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], tiler: Tiler) -> NpuProgram:
     profile, places, memory = tiler.profile, tiler.places, tiler.memory
     done = schedule([_jobs(tiler, layer) for layer in layers], profile)
+    spans = [((layer,), span) for layer, span in zip(layers, done.spans, strict=True)]
     return NpuProgram(
         profile_hash=profile.hash,
         instructions=isa.encode(done.instructions),
         weights=memory.weights(),
         parameters=memory.parameters(),
-        description=_description(layers, lowered, folds, places, done.spans, profile),
+        description=_description(lowered, folds, places, spans, profile),
     )
 
 
 def _description(
-    layers: Sequence[Layer],
     lowered: Lowered,
     folds: Mapping[str, ColumnFold],
     places: Mapping[str, int],
-    spans: Sequence[tuple[int, int]],
+    spans: Sequence[tuple[tuple[Layer, ...], tuple[int, int]]],
     profile: NpuProfile,
 ) -> Description:
     records = [
-        LayerRecord(name=layer.name, operator=layer.operator, first=first, last=last, macs=layer.macs)
-        for layer, (first, last) in zip(layers, spans, strict=True)
+        LayerRecord(
+            name="+".join(layer.name for layer in layers),
+            operator="+".join(dict.fromkeys(layer.operator for layer in layers)),
+            first=first,
+            last=last,
+            macs=sum(layer.macs for layer in layers),
+        )
+        for layers, (first, last) in spans
     ]
     return Description(
         inputs=tuple(_place(tensor.name, tensor, places, folds) for tensor in lowered.inputs),

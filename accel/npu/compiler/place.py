@@ -29,14 +29,17 @@ def place_tensors(
     outputs: Iterable[QuantizedTensor],
     profile: NpuProfile,
     room: int | None = None,
+    steps: Sequence[int] | None = None,
 ) -> dict[str, int]:
     """Return the first vector of every tensor, by name, in the activation memory or another one with `room` vectors.
+
+    Layers with the same number in `steps` take turns: what one of them reads must outlive what any of them makes.
 
     Raises:
         DoesNotFitError: the memory is too small.
     """
     limit = profile.activation_vectors if room is None else room
-    lifetimes = _lifetimes(inputs, layers, outputs, profile.columns)
+    lifetimes = _lifetimes(inputs, layers, outputs, profile.columns, steps or range(len(layers)))
     places: dict[str, int] = {}
     for name, lifetime in lifetimes.items():
         neighbours = [other for other in places if _meet(lifetimes[other], lifetime)]
@@ -52,10 +55,14 @@ def place_tensors(
 
 
 def _lifetimes(
-    inputs: Sequence[QuantizedTensor], layers: Sequence[Layer], outputs: Iterable[QuantizedTensor], columns: int
+    inputs: Sequence[QuantizedTensor],
+    layers: Sequence[Layer],
+    outputs: Iterable[QuantizedTensor],
+    columns: int,
+    steps: Sequence[int],
 ) -> dict[str, _Lifetime]:
     found = {tensor.name: _Lifetime(_size(tensor, columns), -1, -1) for tensor in inputs}
-    for step, layer in enumerate(layers):
+    for step, layer in zip(steps, layers, strict=True):
         found[layer.result.name] = _Lifetime(_size(layer.result, columns), step, step)
         found[layer.source.name].last = step
         if layer.stage.addend is not None:

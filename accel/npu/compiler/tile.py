@@ -219,7 +219,7 @@ class Tiler:
             parameters=parameters + first_block * self.profile.lane_groups,
         )
         works = tuple(self._work(layer, tile, tap) for tap in block.taps)
-        return Job(shape, works, _residual(layer), replace(vector, part_pitch=plane))
+        return Job(shape, works, residual_of(layer), replace(vector, part_pitch=plane))
 
     def _work(self, layer: Layer, tile: Tile, tap: Tap) -> Work:
         source, window = layer.source, layer.window
@@ -264,7 +264,7 @@ class Tiler:
                 maximum=int(layer.maximum),
             )
             vector = self._vector(layer, count=count, parts=1, offset=first, parameters=parameters)
-            jobs.append(Job(shape, (Work(None, reduce),), _residual(layer), vector))
+            jobs.append(Job(shape, (Work(None, reduce),), residual_of(layer), vector))
         return jobs
 
     def _vector(self, layer: Layer, *, count: int, parts: int, offset: int, parameters: int) -> isa.Vec:
@@ -311,7 +311,8 @@ def is_whole_plane(layer: PoolingLayer) -> bool:
     return whole and undilated and layer.result.height * layer.result.width == 1
 
 
-def _residual(layer: Layer) -> isa.Residual | None:
+def residual_of(layer: Layer) -> isa.Residual | None:
+    """Return the instruction that sets up a layer's addition, if it has one."""
     addend = layer.stage.addend
     if addend is None:
         return None

@@ -156,9 +156,9 @@ class _Checker:
     def _load(self, instruction: isa.LoadW) -> None:
         require(1 <= instruction.rows <= self._profile.rows, f"rows must be 1 to {self._profile.rows}, not {instruction.rows}")
         end = instruction.address + self._profile.shift_rows + instruction.rows
-        known = int(self._known_weights.sum())
-        is_known = end <= len(self._known_weights) and self._known_weights[instruction.address : end].all()
-        require(bool(is_known), f"the program has {known} weight rows, but rows up to {end} are loaded")
+        known = self._known_weights
+        if end > len(known) or not known[instruction.address : end].all():
+            raise RuleBrokenError(f"the program has {int(known.sum())} weight rows, but rows up to {end} are loaded")
         self._loader_in_flight = instruction.address, end - 1  # it waited for the one before
         self._require_filled(isa.Region.WEIGHTS, self._loader_in_flight)
 
@@ -207,8 +207,8 @@ class _Checker:
         require(instruction.low <= instruction.high, "low must not be over high")
         end = instruction.parameters + instruction.parts * profile.lane_groups
         known = self._known_parameters
-        is_known = end <= len(known) and known[instruction.parameters : end].all()
-        require(bool(is_known), f"the program has {int(known.sum())} parameter groups, {end} are used")
+        if end > len(known) or not known[instruction.parameters : end].all():
+            raise RuleBrokenError(f"the program has {int(known.sum())} parameter groups, {end} are used")
         require(self._has_residual or not instruction.add, "a RESIDUAL must come first")
         accumulators = self._bank_span(instruction.accumulator, instruction.count)
         require(bool(self._written[accumulators[0] : accumulators[1] + 1].all()), "the accumulators must be set first")

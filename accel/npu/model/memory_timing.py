@@ -46,6 +46,11 @@ class MemoryClock:
         """Return the first cycle in which at most `pending` transfers are not done."""
         return self.done[-pending - 1] if len(self.done) > pending else 0
 
+    @property
+    def at_rest(self) -> int:
+        """The first cycle in which every transfer is done."""
+        return self._engine_free
+
     def issue(self, transfer: Dma, at: int) -> None:
         """Queue a transfer in cycle `at`."""
         begin = max(at + 1, self._engine_free) + 1

@@ -48,34 +48,35 @@ class Timing:
 
 def time_program(instructions: Iterable[isa.Instruction], profile: NpuProfile) -> Timing:
     """Follow the sequencer through `instructions`, which end with HALT."""
-    clock = _Clock(profile)
+    clock = Clock(profile)
     for instruction in instructions:
         clock.issue(instruction)
     return Timing(clock.counters(), tuple(clock.issued))
 
 
-class _Clock:
+class Clock:
     """When each unit is free again, and what was counted so far."""
 
     def __init__(self, profile: NpuProfile) -> None:
         self.issued: list[int] = []
         self._profile = profile
         self._shape: isa.Shape | None = None
-        self._at = -1
+        self.at = -1
+        """The cycle in which the last instruction was issued."""
         self._loader_free = self._array_ready = self._array_idle = self._vector_free = 0
         self._visits = self._vector_cycles = 0
-        self._memory = MemoryClock(profile.refresh_cycles)
+        self.memory = MemoryClock(profile.refresh_cycles)
         self._stalls = {"loader": 0, "array": 0, "vector": 0, "sync": 0, "transfer": 0}
 
     def issue(self, instruction: isa.Instruction) -> None:
         """Wait for what the instruction needs, then start it."""
-        self._at += FETCH_CYCLES
+        self.at += FETCH_CYCLES
         if isinstance(instruction, isa.Shape):
             self._wait("array", self._array_ready)
             self._shape = instruction
         elif isinstance(instruction, isa.LoadW):
             self._wait("loader", self._loader_free)
-            self._loader_free = self._at + self._profile.shift_rows + instruction.rows + LOADER_DEPTH + 1
+            self._loader_free = self.at + self._profile.shift_rows + instruction.rows + LOADER_DEPTH + 1
         elif isinstance(instruction, isa.ArrayPass):
             self._start_array(instruction)
         elif isinstance(instruction, isa.Residual):
@@ -83,22 +84,27 @@ class _Clock:
         elif isinstance(instruction, isa.Vec):
             self._start_vector(instruction)
         elif isinstance(instruction, isa.Dma):
-            self._wait("transfer", self._memory.room_at())
-            self._memory.issue(instruction, self._at)
+            self._wait("transfer", self.memory.room_at())
+            self.memory.issue(instruction, self.at)
         elif not isinstance(instruction, isa.Repeat):
             self._wait("sync", self._rest_of(instruction))
-        self.issued.append(self._at)
+        self.issued.append(self.at)
+
+    @property
+    def at_rest(self) -> int:
+        """The first cycle in which array and vector unit are done with what they were given."""
+        return max(self._array_idle, self._vector_free)
 
     def counters(self) -> Counters:
         """Return the counters as they stand after the last instruction."""
         stalls = self._stalls
         waits = (stalls["loader"], stalls["array"], stalls["vector"], stalls["sync"], stalls["transfer"])
-        return Counters(self._at + 1, self._visits, self._vector_cycles, *waits, self._memory.busy_cycles)
+        return Counters(self.at + 1, self._visits, self._vector_cycles, *waits, self.memory.busy_cycles)
 
     def _wait(self, unit: str, until: int) -> None:
-        if until > self._at:
-            self._stalls[unit] += until - self._at
-            self._at = until
+        if until > self.at:
+            self._stalls[unit] += until - self.at
+            self.at = until
 
     def _start_array(self, instruction: isa.ArrayPass) -> None:
         self._wait("array", self._array_ready)
@@ -107,20 +113,20 @@ class _Clock:
         assert self._shape is not None
         cost = _window_pass if isinstance(instruction, isa.Dw) else _tap_pass
         visited, last_visit, taken = cost(self._shape, instruction)
-        self._array_ready = self._at + taken
-        self._array_idle = self._at + max(taken, last_visit + ARRAY_DEPTH) + 1
+        self._array_ready = self.at + taken
+        self._array_idle = self.at + max(taken, last_visit + ARRAY_DEPTH) + 1
         self._visits += visited
 
     def _start_vector(self, instruction: isa.Vec) -> None:
         self._wait("vector", self._vector_free)
         groups = instruction.count * instruction.parts * self._profile.lane_groups
-        self._vector_free = self._at + groups + VECTOR_DEPTH + 1
+        self._vector_free = self.at + groups + VECTOR_DEPTH + 1
         self._vector_cycles += groups
 
     def _rest_of(self, instruction: isa.Instruction) -> int:
         """When the units that SYNC names, or all of them for HALT, are at rest."""
         named = instruction if isinstance(instruction, isa.Sync) else isa.Sync(loader=1, array=1, vector=1, transfers=1)
-        transfers = self._memory.pending_at(named.pending) if named.transfers else 0
+        transfers = self.memory.pending_at(named.pending) if named.transfers else 0
         free = (named.loader * self._loader_free, named.array * self._array_idle, named.vector * self._vector_free, transfers)
         return max(free)
 

@@ -1,5 +1,6 @@
 """Compile layers for an NPU with external memory: everything comes from there in pieces, and goes back there.
 
+choose    which layers go through the chip together, and how
 place     every tensor in the external memory, at its end
 stream    layers -> work and transfers; weights and parameters become constants at the beginning of the external memory
 order     work and transfers -> instructions
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from accel.npu import isa
 from accel.npu.compiler.place import DoesNotFitError, place_tensors
-from accel.npu.compiler.streaming.layer import stream_layer
+from accel.npu.compiler.streaming.groups import choose_groups
 from accel.npu.compiler.streaming.order import first_needs, in_order
 from accel.npu.compiler.streaming.streamer import Streamer
 from accel.npu.lowering.layers import ConvolutionLayer, Layer, QuantizedTensor
@@ -26,12 +27,13 @@ from accel.npu.program import EXTERNAL_BASE
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What the memories hold at the start, where tensors lie (as a host addresses them), and the layers' instructions."""
+    """What the memories hold at the start, where tensors lie (as a host addresses them), and the instructions of layers."""
 
     instructions: list[isa.Instruction]
     external: npt.NDArray[np.uint32]
     places: dict[str, int]
-    spans: list[tuple[int, int]]
+    spans: list[tuple[tuple[Layer, ...], tuple[int, int]]]
+    """Layers that go together, and their instructions as they are executed: the first, and the one behind the last."""
 
 
 def compile_streamed(
@@ -39,30 +41,33 @@ def compile_streamed(
 ) -> Streamed:
     """Return the program's parts; raise `DoesNotFitError` when the external memory, or a layer's row, is too large."""
     vectors = profile.external_words * 4 // profile.columns
-    places = place_tensors(inputs, layers, outputs, profile, vectors)
+    place_tensors(inputs, layers, outputs, profile, vectors)
+    _check_weights(layers, profile, 0)
+    groups = choose_groups(layers, [tensor.name for tensor in outputs], profile)
+    steps = [step for step, group in enumerate(groups) for _ in group.layers]
+    places = place_tensors(inputs, layers, outputs, profile, vectors, steps)
     used = max(places[tensor.name] + _vectors(tensor, profile) for tensor in _tensors(inputs, layers))
     tensors_at = vectors - used
     _check_weights(layers, profile, used)
     streamer, begins = Streamer(profile, places, tensors_at, used), []
-    for layer in layers:
+    for group in groups:
         begins.append(len(streamer.jobs.steps))
-        stream_layer(layer, streamer)
+        group.stream(streamer)
     streamer.jobs.finish()
-    steps = streamer.jobs.steps
-    first_needs(steps)
-    pages_at = streamer.constants.words
-    instructions, at, is_paged = in_order(steps, streamer.transfers, profile, pages_at=pages_at)
-    if is_paged:
+    first_needs(streamer.jobs.steps)
+    ordered = in_order(streamer.jobs.steps, streamer.transfers, profile, pages_at=streamer.constants.words)
+    instructions, at = ordered.instructions, ordered.begins
+    if ordered.is_paged:
         streamer.constants.add(isa.encode(instructions))
         instructions = instructions[: profile.instructions // 2]
     _check_room(streamer.constants.words * 4, used * profile.columns, profile)
     firsts = [at[begin] for begin in begins]
-    spans = list(zip(firsts, [*firsts[1:], at[-1]], strict=True))
+    spans = zip(firsts, [*firsts[1:], at[-1]], strict=True)
     return Streamed(
         instructions,
         streamer.constants.array(),
         {name: EXTERNAL_BASE + tensors_at + place for name, place in places.items()},
-        spans,
+        [(group.layers, span) for group, span in zip(groups, spans, strict=True)],
     )
 
 

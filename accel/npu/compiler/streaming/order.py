@@ -15,10 +15,13 @@ from dataclasses import dataclass
 
 from accel.npu import isa
 from accel.npu.model.memory_timing import QUEUE_DEPTH
+from accel.npu.model.timing import FETCH_CYCLES, Clock
 from accel.npu.model.trace import extra_turns
 from accel.npu.profile import NpuProfile
 
 NEVER = 1 << 60
+SPARE_CYCLES = 1000
+"""For so long the memory has work beyond what the step in hand takes."""
 
 
 class Stream(enum.Enum):
@@ -33,14 +36,14 @@ class Stream(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """A DMA, and when it may be issued: the array is done with a job, a pass has begun, the VEC of a job is done; behind `after`.
+    """A DMA, and when it may be issued: the array is done with a task, a pass has begun, a VEC is done; behind `after`.
 
-    Jobs and passes are counted from 0 over the whole program; -1 stands for none.
+    Tasks, passes and VECs are counted from 0 over the whole program; -1 stands for none.
     """
 
     instruction: isa.Dma
     stream: Stream
-    after_job: int = -1
+    after_task: int = -1
     after_pass: int = -1
     after_vector: int = -1
     after: Transfer | None = None
@@ -51,10 +54,11 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An instruction of a unit, or a REPEAT with its two, and the transfers that must be done before."""
+    """An instruction of a unit, or a REPEAT with its two, and the transfers and the VEC that must be done before."""
 
     instructions: tuple[isa.Instruction, ...]
     needs: tuple[Transfer, ...] = ()
+    after_vector: int = -1
 
 
 class Order:
@@ -69,27 +73,42 @@ class Order:
         self._pages_at = pages_at
         """Where in the external memory the pages of the program will lie; None where it fits the program memory."""
         self._page_number = -1
-        self._jobs = self._passes = 0
+        self._tasks = self._passes = 0
         self._vectors_begun = self._vectors_done = 0
         self._issued = self._done = 0
         self._extra = 0
+        self._clock = Clock(profile)
+        self._positions = 0
 
     @property
     def executed(self) -> int:
         """How many instructions are executed until here, repeated ones counted as often as they are done."""
         return len(self.instructions) + self._extra
 
+    @property
+    def cycles(self) -> int:
+        """What it takes until here."""
+        return self._clock.at + 1
+
     def take(self, step: Step) -> None:
         """Issue what may go, wait for what the step needs, then the step itself."""
-        self._issue_what_may_go()
+        self._issue_what_may_go(step)
         for transfer in step.needs:
-            self._make_sure_of(transfer)
+            while transfer.number < 0:
+                self._force(self._queues[transfer.stream][0])
+        if any(transfer.number >= self._done for transfer in step.needs):
+            self._issue_what_may_go(step)
+            self._wait_for(max(transfer.number for transfer in step.needs))
+        if step.after_vector >= self._vectors_done:
+            self._wait_for_vectors()
         self._put(*step.instructions)
         first = step.instructions[0]
-        if isinstance(first, isa.ArrayPass | isa.Repeat):
+        if isinstance(first, isa.Shape):
+            self._positions = first.rows * first.columns
+        elif isinstance(first, isa.ArrayPass | isa.Repeat):
             self._passes += first.count if isinstance(first, isa.Repeat) else 1
         elif isinstance(first, isa.Sync):
-            self._jobs += 1
+            self._tasks += 1
         elif isinstance(first, isa.Vec):
             self._vectors_done = self._vectors_begun  # it waited for the one before
             self._vectors_begun += 1
@@ -102,7 +121,7 @@ class Order:
         while self._queues[Stream.STORES]:
             self._issue(self._queues[Stream.STORES][0])
         if self._pages_at is None:
-            self.instructions.append(isa.Halt())
+            self._append(isa.Halt())
             return
         while len(self.instructions) % (2 * self._page) < self._page:
             self._put(isa.Sync())
@@ -112,16 +131,29 @@ class Order:
 
     # -- transfers ----------------------------------------------------------------------------------------------------
 
-    def _issue_what_may_go(self) -> None:
-        while self._issued - self._done < QUEUE_DEPTH - 1:
+    def _issue_what_may_go(self, step: Step) -> None:
+        """Keep the memory busy until the next step, but no longer: what becomes ready until then may be more urgent."""
+        memory = self._clock.memory
+        needed = [memory.done[transfer.number] for transfer in step.needs if transfer.number >= 0]
+        end = max(self._clock.at, self._clock.at_rest, *needed) + self._duration(step) + SPARE_CYCLES
+        while memory.at_rest < end and memory.room_at() <= self._clock.at + FETCH_CYCLES:
             ready = [queue[0] for queue in self._queues.values() if queue and self._may_go(queue[0])]
             if not ready:
                 return
             self._issue(min(ready, key=lambda transfer: -1 if transfer.stream is Stream.STORES else transfer.needed_by))
 
+    def _duration(self, step: Step) -> int:
+        """Return how long the array is busy with a step, more or less."""
+        last = step.instructions[-1]
+        if not isinstance(last, isa.ArrayPass):
+            return 0
+        first = step.instructions[0]
+        turns = first.count if isinstance(first, isa.Repeat) else 1
+        return turns * self._positions * last.kernel_rows * last.kernel_columns
+
     def _may_go(self, transfer: Transfer) -> bool:
         is_behind = transfer.after is None or transfer.after.number >= 0
-        units = transfer.after_job < self._jobs and transfer.after_pass < self._passes
+        units = transfer.after_task < self._tasks and transfer.after_pass < self._passes
         return units and transfer.after_vector < self._vectors_done and is_behind
 
     def _issue(self, transfer: Transfer) -> None:
@@ -134,13 +166,8 @@ class Order:
         self._issued += 1
         self._done = max(self._done, self._issued - QUEUE_DEPTH)
 
-    def _make_sure_of(self, transfer: Transfer) -> None:
-        """Issue a transfer that had to wait until now, with whatever stands before it; then wait until it is done."""
-        while transfer.number < 0:
-            self._force(self._queues[transfer.stream][0])
-        self._wait_for(transfer.number)
-
     def _force(self, transfer: Transfer) -> None:
+        """Issue a transfer that had to wait until now, with whatever stands before it."""
         while transfer.after is not None and transfer.after.number < 0:
             self._force(self._queues[transfer.after.stream][0])
         if transfer.after_vector >= self._vectors_done:
@@ -165,20 +192,27 @@ class Order:
         if self._pages_at is not None:
             self._turn_pages()
             while len(self.instructions) % self._page + len(instructions) > self._page - 1:
-                self.instructions.append(isa.Sync())
+                self._append(isa.Sync())
                 self._turn_pages()
+        self._append(*instructions)
+
+    def _append(self, *instructions: isa.Instruction) -> None:
         self.instructions += instructions
         self._extra += extra_turns(instructions[0])
+        self._clock.issue(instructions[0])
+        turns = instructions[0].count if isinstance(instructions[0], isa.Repeat) else 1
+        for instruction in instructions[1:] * turns:  # addresses, which change from turn to turn, take no time
+            self._clock.issue(instruction)
 
     def _turn_pages(self) -> None:
         """At the end of a page the next one must be there; at the beginning the one behind it is fetched."""
         if len(self.instructions) % self._page == self._page - 1 and self._page_number >= self._done:
             pending = self._issued - 1 - self._page_number
-            self.instructions.append(isa.Sync(transfers=1, pending=pending))
+            self._append(isa.Sync(transfers=1, pending=pending))
             self._done = max(self._done, self._page_number + 1)
         if len(self.instructions) % self._page == 0:
             following = len(self.instructions) // self._page + 1
-            self.instructions.append(self._fetch(following, following % 2))
+            self._append(self._fetch(following, following % 2))
             self._page_number = self._issued
             self._count_issue()
 
@@ -188,32 +222,37 @@ class Order:
         return isa.Dma(region=isa.Region.PROGRAM, external=self._pages_at + page * words, local=half * words, words=words)
 
 
-def in_order(
-    steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, *, pages_at: int
-) -> tuple[list[isa.Instruction], list[int], bool]:
-    """Return the instructions, when each step and the HALT is executed, and whether they are pages to be fetched."""
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """The instructions, when each step and the HALT is executed, whether they are pages to be fetched, and all cycles."""
+
+    instructions: list[isa.Instruction]
+    begins: list[int]
+    is_paged: bool
+    cycles: int
+
+
+def in_order(steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, *, pages_at: int) -> Ordered:
+    """Return the instruction stream, in pages where it does not fit the program memory."""
     if len(steps) + len(transfers) < profile.instructions:
-        instructions, begins = _ordered(steps, transfers, profile, None)
-        if len(instructions) <= profile.instructions:
-            return instructions, begins, False
+        ordered = _ordered(steps, transfers, profile, None)
+        if len(ordered.instructions) <= profile.instructions:
+            return ordered
         for transfer in transfers:
             transfer.number = -1
-    instructions, begins = _ordered(steps, transfers, profile, pages_at)
-    page = profile.instructions // 2
-    missing = -len(instructions) % page
-    return [*instructions, *[isa.Halt()] * missing], begins, True
+    return _ordered(steps, transfers, profile, pages_at)
 
 
-def _ordered(
-    steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, pages_at: int | None
-) -> tuple[list[isa.Instruction], list[int]]:
+def _ordered(steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, pages_at: int | None) -> Ordered:
     order = Order(transfers, profile, pages_at=pages_at)
     begins = []
     for step in steps:
         begins.append(order.executed)
         order.take(step)
     order.finish()
-    return order.instructions, [*begins, order.executed - 1]
+    instructions, is_paged = order.instructions, pages_at is not None
+    missing = -len(instructions) % (profile.instructions // 2) if is_paged else 0
+    return Ordered([*instructions, *[isa.Halt()] * missing], [*begins, order.executed - 1], is_paged, order.cycles)
 
 
 def first_needs(steps: Sequence[Step]) -> None:

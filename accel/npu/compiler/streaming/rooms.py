@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.npu import isa
+from accel.npu.arithmetic import Int32
 from accel.npu.compiler.streaming.order import Transfer
 
 ALIGNMENT_WORDS = 4
@@ -28,6 +29,10 @@ class Constants:
         self._parts.append(aligned)
         self.words += len(aligned)
         return begin
+
+    def add_parameters(self, parameters: Int32) -> int:
+        """Append groups of parameters, three words of four per lane; return the word where they begin."""
+        return self.add(np.pad(parameters, ((0, 0), (0, 0), (0, 1))))
 
     def array(self) -> npt.NDArray[np.uint32]:
         """Return all words."""

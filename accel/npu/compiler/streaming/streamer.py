@@ -32,7 +32,9 @@ class Streamer:
         self._places = places
         self._tensors_at = tensors_at
         self._read_until = np.full(profile.activation_vectors, -1, np.int64)
-        """For every vector on the chip, the last job whose passes read it."""
+        """For every vector on the chip, the last task whose passes read it."""
+        self._vector_until = np.full(profile.activation_vectors, -1, np.int64)
+        """For every vector on the chip, the last VEC that reads or writes it."""
         self._stored_by = np.full(profile.activation_vectors, -1, np.int64)
         self._written_by = np.full(tensor_vectors, -1, np.int64)
         """For every vector on the chip, and of the tensors outside, the last transfer that stores it."""
@@ -44,9 +46,9 @@ class Streamer:
         transfer.after_pass = self.weights.free_after(at, rows)
         return Resident(first, rows, at, transfer)
 
-    def load_parameters(self, external: int, first: int, groups: int) -> Resident:
-        """Bring groups of a layer's parameters, which begin at word `external`, to a room of their own."""
-        words, at = 4 * self.profile.vector_lanes, self.parameters.take(groups)
+    def load_parameters(self, external: int, first: int, groups: int, at: int) -> Resident:
+        """Bring groups of a layer's parameters, which begin at word `external`, to group `at`."""
+        words = 4 * self.profile.vector_lanes
         transfer = self._add(isa.Region.PARAMETERS, external + first * words, at * words, groups * words, Stream.PARAMETERS)
         transfer.after_vector = self.parameters.free_after(at, groups)
         return Resident(first, groups, at, transfer)
@@ -56,26 +58,32 @@ class Streamer:
         transfer, behind = self._move(runs, stream), -1
         for run in range(runs.runs):
             outside, inside = self._slices(runs, run)
-            transfer.after_job = max(transfer.after_job, int(self._read_until[inside].max()))
+            transfer.after_task = max(transfer.after_task, int(self._read_until[inside].max()))
+            transfer.after_vector = max(transfer.after_vector, int(self._vector_until[inside].max()))
             behind = max(behind, int(self._written_by[outside].max()), int(self._stored_by[inside].max()))
         transfer.after = self.transfers[behind] if behind >= 0 else None
         return transfer
 
-    def store_tensor(self, runs: TensorRuns) -> None:
-        """Put a part of a tensor out, behind the VEC of the job that was added last."""
-        self._move(runs, Stream.STORES).after_vector = self.jobs.last
+    def store_tensor(self, runs: TensorRuns, after_vector: int) -> None:
+        """Put a part of a tensor out, behind a VEC."""
+        self._move(runs, Stream.STORES).after_vector = after_vector
         for run in range(runs.runs):
             outside, inside = self._slices(runs, run)
             self._written_by[outside] = self._stored_by[inside] = len(self.transfers) - 1
+            self._vector_until[inside] = after_vector
 
     def stored(self, local: int, count: int) -> tuple[Transfer, ...]:
         """Return the transfer that must be done before these vectors may be written."""
         last = int(self._stored_by[local : local + count].max())
         return () if last < 0 else (self.transfers[last],)
 
-    def mark_read(self, blocks: int, pitch: int, low: int, high: int) -> None:
-        """Remember that the job that was added last reads vectors `low` to `high` of each block in the buffer."""
-        self._read_until[: blocks * pitch].reshape(blocks, pitch)[:, low:high] = self.jobs.last
+    def mark_read(self, at: int, blocks: int, pitch: int, low: int, high: int) -> None:
+        """Remember that the task that was added last reads vectors `low` to `high` of each block from vector `at` on."""
+        self._read_until[at : at + blocks * pitch].reshape(blocks, pitch)[:, low:high] = self.jobs.last
+
+    def mark_vector(self, at: int, count: int, number: int) -> None:
+        """Remember that a VEC writes these vectors, and may read them before."""
+        self._vector_until[at : at + count] = number
 
     def _slices(self, runs: TensorRuns, run: int) -> tuple[slice, slice]:
         outside = self._places[runs.tensor] + runs.offset + run * runs.plane
