@@ -17,6 +17,7 @@ module npu_array #(
   input  wire                 clear_weights,        // at the start of a run
   input  wire                 set_shape,
   input  wire                 start,
+  input  wire                 is_window,            // what starts is DW
   input  wire [127:0]         word,
   output wire                 ready,
   output wire                 busy,
@@ -38,7 +39,7 @@ module npu_array #(
   localparam int DOT_BITS = MICROSCALING != 0 ? 32 : 24;
 
   // ---- address generators: GEMM and POOL go tap by tap, DW visits every vector once
-  wire starts_window = start && word[3:0] == `NPU_OP_DW;
+  wire starts_window = start && is_window;
   wire tap_ready, tap_running, tap_visit, tap_first_visit, first_tap, tap_in_plane;
   wire window_ready, window_running, window_visit, window_first_visit, window_emit, window_in_plane;
   wire [15:0] tap_address, window_address;
@@ -70,6 +71,7 @@ module npu_array #(
       swap <= word[`NPU_ARRAY_SWAP];
     end
 
+  wire swaps = (tap_first_visit || window_first_visit) && swap;
   reg [LAST:1] valid, maximum, combine;
   reg draining;  // any bit of valid
   reg [6:1] gemm, depthwise;
@@ -86,7 +88,7 @@ module npu_array #(
     depthwise <= {depthwise[5:1], window_visit};
     maximum <= {maximum[LAST-1:1], is_maximum};
     combine <= {combine[LAST-1:1], accumulate || (tap_running && !first_tap)};
-    swapping <= {swapping[1], (tap_first_visit || window_first_visit) && swap};
+    swapping <= {swapping[1], swaps};
     plane <= {plane[1], window_running ? window_in_plane : tap_in_plane};
     entry[1] <= window_running ? window_accumulator : tap_accumulator;
     for (int i = 2; i <= LAST; i = i + 1) entry[i] <= entry[i-1];
@@ -103,17 +105,17 @@ module npu_array #(
   end
   assign busy = tap_running || window_running || draining;
 
-  // ---- weights: the shadow set loads behind the work, the live set changes with the first visit of a pass
+  // ---- weights: the shadow set loads behind the work, the live set changes with the first visit of a pass, in time for its
+  // cycle 3. A run begins with zeros in both: in the shadow set, and from there in the live one.
   reg [COLUMNS*8-1:0] shadow [0:ROWS-1];
   reg [COLUMNS*8-1:0] live [0:ROWS-1];
+  reg clearing, renewing;  // renewing: cycle 1
   always_ff @(posedge clk) begin
+    clearing <= clear_weights;
     if (weight_write) shadow[weight_row] <= weight_data;
-    if (swapping[2]) for (int i = 0; i < ROWS; i = i + 1) live[i] <= shadow[i];
-    if (clear_weights)
-      for (int i = 0; i < ROWS; i = i + 1) begin
-        shadow[i] <= 0;
-        live[i] <= 0;
-      end
+    if (clearing) for (int i = 0; i < ROWS; i = i + 1) shadow[i] <= 0;
+    renewing <= swaps || clearing;
+    if (renewing) for (int i = 0; i < ROWS; i = i + 1) live[i] <= shadow[i];
   end
 
   // ---- cycle 3 on: products and sums
@@ -142,7 +144,7 @@ module npu_array #(
       npu_shifts #(.ROWS(ROWS), .COLUMNS(COLUMNS)) shift_registers (
         .clk, .write(shift_write), .group(weight_row), .data(weight_data), .swap(swapping[2]), .shifts);
     end else begin : g_no_shifts
-      wire unused_shift = &{1'b0, shift_write};
+      wire unused_shift = &{1'b0, shift_write, swapping[2]};
       assign shifts = 0;
     end
     for (lane = 0; lane < ROWS; lane = lane + 2) begin : g_dot
@@ -167,8 +169,8 @@ module npu_array #(
     end
   endgenerate
 
-  function automatic signed [DOT_BITS-1:0] beside(input is_window, input signed [SUM_BITS-1:0] total, input signed [7:0] pooled);
-    beside = is_window ? DOT_BITS'(total) : DOT_BITS'(pooled);
+  function automatic signed [DOT_BITS-1:0] beside(input of_window, input signed [SUM_BITS-1:0] total, input signed [7:0] pooled);
+    beside = of_window ? DOT_BITS'(total) : DOT_BITS'(pooled);
   endfunction
 
   // ---- accumulators: read in cycles 5-6, written in cycle 7

@@ -62,6 +62,7 @@ module npu_frames #(
   reg [31:0] sum;
   wire fits = 32'(length) == HEADER_BYTES + CHECKSUM_BYTES + (command == READ ? 0 : 4 * 32'(words));
   wire whole = block_left == 0 && sum == 32'hDEBB20E3 && fits && command >= FIRST_COMMAND && command <= LAST_COMMAND;
+  reg lost;
   wire taken = good && used != SLOTS;
   assign good = ends && whole;
   assign bad = ends && !whole && length != 0;
@@ -81,12 +82,14 @@ module npu_frames #(
       newest <= 0;
       oldest <= 0;
       used <= 0;
+      lost <= 0;
       dropped <= 0;
     end else begin
       newest <= newest + 3'(taken);
       oldest <= oldest + 3'(finished);
       used <= used + 4'(taken) - 4'(finished);
-      dropped <= dropped + 32'(bad || (good && !taken));
+      lost <= bad || (good && !taken);
+      dropped <= dropped + 32'(lost);
     end
   end
 

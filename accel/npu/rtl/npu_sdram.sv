@@ -15,7 +15,7 @@ module npu_sdram #(
   input  wire        request,     // held until `ready`, with what belongs to it
   input  wire        write,
   input  wire [22:0] address,     // in words
-  input  wire [8:0]  words,
+  input  wire [8:0]  words,       // 1 to 256
   output wire        ready,       // the request is taken in this cycle
   output wire        idle,        // nothing is under way
   output reg         done,        // one cycle, at the end of a burst
@@ -68,6 +68,7 @@ module npu_sdram #(
   assign ready = state == REST && owed == 0 && request;
   assign idle = state == REST && owed == 0;
   assign take = state == MOVE && writing && !half;
+  wire unused_words = &{1'b0, words[8]};
   wire [15:0] low_or_high = half ? high : write_data[15:0];
 
   task automatic command(input [3:0] what);
@@ -113,7 +114,7 @@ module npu_sdram #(
           bank <= address[9:8];
           column <= {address[7:0], 1'b0};
           writing <= write;
-          beats_left <= 9'({words, 1'b0} - 10'd1);
+          beats_left <= {words[7:0] - 8'd1, 1'b1};
           half <= 0;
           age <= 1;
           timer <= 15'(RCD - 2);
