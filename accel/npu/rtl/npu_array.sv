@@ -14,7 +14,7 @@ module npu_array #(
 ) (
   input  wire                 clk,
   input  wire                 rst,
-  input  wire                 clear_weights,        // at the start of a run
+  input  wire                 renew_weights,        // the live set takes over the shadow set
   input  wire                 set_shape,
   input  wire                 start,
   input  wire                 is_window,            // what starts is DW
@@ -78,8 +78,8 @@ module npu_array #(
   reg [2:1] swapping, plane;
   reg [12:0] entry [1:LAST];
   reg [7:0] pad [1:2];
-  reg [5:0] index_at [1:6];
-  reg [2:0] kernel_columns_at [1:6];
+  reg [5:0] index_at [1:5];
+  reg [2:0] kernel_columns_at [1:5];
   reg [1:0] kernel_rows_at [1:6];
   always_ff @(posedge clk) begin
     valid <= rst ? 0 : {valid[LAST-1:1], tap_visit || window_emit};
@@ -97,24 +97,22 @@ module npu_array #(
     index_at[1] <= index[5:0];
     kernel_columns_at[1] <= kernel_columns;
     kernel_rows_at[1] <= kernel_rows;
-    for (int i = 2; i <= 6; i = i + 1) begin
+    for (int i = 2; i <= 5; i = i + 1) begin
       index_at[i] <= index_at[i-1];
       kernel_columns_at[i] <= kernel_columns_at[i-1];
-      kernel_rows_at[i] <= kernel_rows_at[i-1];
     end
+    for (int i = 2; i <= 6; i = i + 1) kernel_rows_at[i] <= kernel_rows_at[i-1];
   end
   assign busy = tap_running || window_running || draining;
 
   // ---- weights: the shadow set loads behind the work, the live set changes with the first visit of a pass, in time for its
-  // cycle 3. A run begins with zeros in both: in the shadow set, and from there in the live one.
+  // cycle 3
   reg [COLUMNS*8-1:0] shadow [0:ROWS-1];
   reg [COLUMNS*8-1:0] live [0:ROWS-1];
-  reg clearing, renewing;  // renewing: cycle 1
+  reg renewing;  // cycle 1
   always_ff @(posedge clk) begin
-    clearing <= clear_weights;
     if (weight_write) shadow[weight_row] <= weight_data;
-    if (clearing) for (int i = 0; i < ROWS; i = i + 1) shadow[i] <= 0;
-    renewing <= swaps || clearing;
+    renewing <= swaps || renew_weights;
     if (renewing) for (int i = 0; i < ROWS; i = i + 1) live[i] <= shadow[i];
   end
 
@@ -131,10 +129,12 @@ module npu_array #(
 
   wire [ROWS*COLUMNS*16-1:0] products;
   wire [COLUMNS*SUM_BITS-1:0] window_sums;
+  reg [5:0] write_index;  // cycle 6
+  always_ff @(posedge clk) write_index <= index_at[5] + 6'd1 - {3'b0, kernel_columns_at[5]};
   npu_depthwise #(.COLUMNS(COLUMNS), .SEGMENTS(SEGMENTS), .STAGES(STAGES)) windows (
-    .clk, .products(products[SEGMENTS*STAGES*COLUMNS*16-1:0]), .kernel_columns(kernel_columns_at[5]),
+    .clk, .products(products[SEGMENTS*STAGES*COLUMNS*16-1:0]), .kernel_columns(kernel_columns_at[4]),
     .kernel_rows(kernel_rows_at[6]), .read_index(index_at[4]), .write(depthwise[6]),
-    .write_index(index_at[6] + 6'd1 - {3'b0, kernel_columns_at[6]}), .sums(window_sums));
+    .write_index, .sums(window_sums));
 
   reg signed [DOT_BITS-1:0] sum [0:ROWS-1];
   wire [ROWS*4-1:0] shifts;  // cycle 6

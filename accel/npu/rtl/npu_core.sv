@@ -169,7 +169,8 @@ module npu_core #(
   end
   wire host_starts = host_write && 32'(host_region) == REGISTERS && host_address == 4 && host_data[0] && state == STOPPED;
   wire transfers_work, transfers_rest;
-  wire wakes = state == WAKE && transfers_rest && memory_idle;  // so that every run of a program takes the same cycles
+  // Every run begins with all weights zero and the memory at rest, so that it gives the same results in the same cycles.
+  wire wakes = state == WAKE && transfers_rest && memory_idle && !loader_busy;
   assign memory_restart = wakes;
   always_ff @(posedge clk)
     if (rst) begin
@@ -178,7 +179,7 @@ module npu_core #(
       failed <= 0;
     end else case (state)
       STOPPED: if (host_starts) begin
-        state <= EXTERNAL != 0 ? WAKE : FETCH;
+        state <= WAKE;
         program_counter <= 0;
         done <= 0;
         failed <= 0;
@@ -217,18 +218,27 @@ module npu_core #(
         if (waited && waited_for == 3'(i)) stalls[i] <= stalls[i] + 1;
     end
 
-  // ---- loader: weight rows from memory into the shadow set; in mxint8 the shifts of all rows come first
+  // ---- loader: weight rows from memory into the shadow set; in mxint8 the shifts of all rows come first. Before a run it loads
+  // zeros into all rows.
   localparam int SHIFT_ROWS = MICROSCALING != 0 ? ROWS / COLUMNS : 0;
-  reg loading;
+  reg loading, blanking, blanking_1;
   reg [3:0] shift_rows_left;
   reg [2:1] row_shifts;
   reg [WEIGHT_BITS-1:0] weight_address;
   reg [ROW_BITS-1:0] weight_row, weight_row_1, weight_row_2;
   reg [7:0] rows_left;
   reg [2:1] row_valid;
-  wire [COLUMNS*8-1:0] weight_data;
+  wire [COLUMNS*8-1:0] weight_fetched;
+  reg [COLUMNS*8-1:0] weight_data;
   always_ff @(posedge clk) begin
-    if (starts_loader) begin
+    if (host_starts) begin
+      weight_row <= 0;
+      shift_rows_left <= 0;
+      blanking <= 1;
+    end else if (blanking) begin
+      weight_row <= weight_row + 1;
+      blanking <= 32'(weight_row) != ROWS - 1;
+    end else if (starts_loader) begin
       weight_address <= load_address[WEIGHT_BITS-1:0];
       weight_row <= 0;
       rows_left <= word[`NPU_LOADW_ROWS];
@@ -246,18 +256,21 @@ module npu_core #(
       end
     end
     row_shifts <= {row_shifts[1], shift_rows_left != 0};
-    row_valid <= {row_valid[1], loading};
+    row_valid <= {row_valid[1], loading || blanking};
+    blanking_1 <= blanking;
+    weight_data <= blanking_1 ? 0 : weight_fetched;
     weight_row_1 <= weight_row;
     weight_row_2 <= weight_row_1;
     if (rst) begin
       loading <= 0;
+      blanking <= 0;
       row_valid <= 0;
     end
   end
-  assign loader_busy = loading || row_valid != 0;
-  npu_ram #(.WIDTH(COLUMNS*8), .DEPTH(WEIGHT_ROWS)) weight_memory (
+  assign loader_busy = loading || blanking || row_valid != 0;
+  npu_ram #(.WIDTH(COLUMNS*8), .DEPTH(WEIGHT_ROWS), .REGISTERED(0)) weight_memory (
     .clk, .write_enable(writing[WEIGHTS] ? vector_slice : NO_SLICE), .write_address(write_address[VECTOR_BITS +: WEIGHT_BITS]),
-    .write_data({VECTOR_WORDS{write_data}}), .read_address(weight_address), .read_data(weight_data));
+    .write_data({VECTOR_WORDS{write_data}}), .read_address(weight_address), .read_data(weight_fetched));
 
   // ---- units
   wire [15:0] array_address, vector_address, parameter_address;
@@ -270,7 +283,7 @@ module npu_core #(
   npu_array #(
     .ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .MICROSCALING(MICROSCALING), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)
   ) array (
-    .clk, .rst, .clear_weights(host_starts), .set_shape(sets_shape), .start(starts_array), .is_window, .word(array_word),
+    .clk, .rst, .renew_weights(wakes), .set_shape(sets_shape), .start(starts_array), .is_window, .word(array_word),
     .ready(array_ready), .busy(array_busy), .visit(array_visit),
     .activation_address(array_address), .activation(array_activation),
     .weight_write(row_valid[2] && !row_shifts[2]), .shift_write(row_valid[2] && row_shifts[2]), .weight_row(weight_row_2),

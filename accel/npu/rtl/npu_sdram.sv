@@ -48,7 +48,8 @@ module npu_sdram #(
   reg writing;
   reg [1:0] bank;
   reg [8:0] column;
-  reg [8:0] beats_left, age;
+  reg [8:0] beats_left;
+  reg [2:0] age;           // of the open row, up to RAS
   reg half;                // the second half of a word
   reg [15:0] high;
 
@@ -81,7 +82,7 @@ module npu_sdram #(
     sdram_dq_drive <= 0;
     done <= 0;
     timer <= timer - 1;
-    age <= age == {9{1'b1}} ? age : age + 1;
+    age <= age == 3'(RAS) ? age : age + 1;
     case (state)
       POWER_UP: if (timer == 0) begin
         command(PRECHARGE);
@@ -139,7 +140,7 @@ module npu_sdram #(
       end
       CLOSE: if (timer == 0) begin
         timer <= 0;
-        if (age >= 9'(RAS)) begin
+        if (age == 3'(RAS)) begin
           command(PRECHARGE);
           sdram_ba <= bank;
           sdram_a <= 0;

@@ -148,7 +148,7 @@ module npu_vector #(
       reg [31:0] low_low_4;
       reg signed [35:0] both_4;
       wire signed [17:0] biased_both = 18'($signed(biased[31:16])) + $signed({2'b0, biased[15:0]});
-      wire signed [17:0] multiplier_both = 18'($signed(multiplier[31:16])) + $signed({2'b0, multiplier[15:0]});
+      reg signed [17:0] multiplier_both;
       wire signed [35:0] crossed = both_4 - 36'(high_high_4) - $signed({4'b0, low_low_4});
       reg signed [63:0] product_5;
       wire [18:0] bytes_shifted = 19'(product_5 >>> {kept_5[5:3], 3'b0});
@@ -176,6 +176,7 @@ module npu_vector #(
       always_ff @(posedge clk) begin
         biased <= $signed(lanes[lane*32 +: 32]) + $signed(parameter_data[lane*96 +: 32]);
         multiplier <= parameter_data[lane*96+32 +: 32];
+        multiplier_both <= 18'($signed(parameter_data[lane*96+48 +: 16])) + $signed({2'b0, parameter_data[lane*96+32 +: 16]});
         shift_3 <= parameter_data[lane*96+64 +: 6];
         // Karatsuba: three products of half words, because a multiplier of the chip takes 18 bits, and three fit where four
         // would halve the lanes: the product of the sums holds both of the crossed ones.
