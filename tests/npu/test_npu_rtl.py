@@ -66,7 +66,7 @@ def test_a_random_program_agrees_on_large_arrays_too(profile: NpuProfile, requir
         pytest.param("npu_vector.sv", "add_round_up <= add_follows || add_scaled[1];", "add_round_up <= 0;", id="residual down"),
         pytest.param("npu_window.sv", "row_phase == 0 ? row_period - 1", "row_phase == 0 ? row_period", id="step of a window"),
         pytest.param("npu_window.sv", "index > {4'b0, kernel_columns}", "index > 1", id="line buffer read too early"),
-        pytest.param("npu_depthwise.sv", "3'(STAGES - stage) ? start", "3'(STAGES - stage) ? 0", id="kernel rows not joined"),
+        pytest.param("npu_depthwise.sv", "begins[stage] ? start", "begins[stage] ? 0", id="kernel rows not joined"),
         pytest.param("npu_shifts.sv", "shifts <= live_5;", "shifts <= live_4;", id="shifts ahead of their products"),
         pytest.param("npu_core.sv", "rows_left == 1) loading", "rows_left == 2) loading", id="one weight row too few"),
         pytest.param("npu_address.sv", "column <= tap_left;", "column <= left;", id="padding of the second tap"),

@@ -28,15 +28,18 @@ extern "C" long wrong() {
   long bad = 0;
   auto tick = [&] { pair.clk = 0; pair.eval(); pair.clk = 1; pair.eval(); };
   for (int a = -127; a <= 127; a++)
-    for (int b = -128; b <= 127; b++)
+    for (int b = -128; b <= 127; b++) {
+      pair.wa = a; pair.wb = b;
+      tick();  // the weights come one tick ahead
       for (int x = -128; x <= 128; x++) {  // one more, because a product comes out one tick behind
-        pair.wa = a; pair.wb = b; pair.x = x;
+        pair.x = x;
         tick();
         if (x > -128) {
           int seen = x - 1;
           bad += (int16_t)pair.pa != a * seen || (int16_t)pair.pb != b * seen;
         }
       }
+    }
   return bad;
 }
 """

@@ -33,14 +33,14 @@ module npu_address #(
   reg signed [17:0] tap_top, left, tap_left, row, column;
   reg [2:0] age;
   reg run, swept, started, old, last_row, last_column, last_tap_row, last_tap_column;
+  reg last_position, last_tap;  // both of the last two, to be known as early
 
   wire unused_bits = &{1'b0, word};
 
-  wire last_position = last_column && last_row;
   wire sweep_ends = run && old && (swept || last_position);
 
   assign running = run;
-  assign ready = !run || (sweep_ends && last_tap_row && last_tap_column);
+  assign ready = !run || (old && (swept || last_position) && last_tap);
   assign visit = run && !swept;
   assign first_visit = visit && !started;
   assign in_plane = row >= 0 && row < $signed({6'b0, height}) && column >= 0 && column < $signed({6'b0, width});
@@ -61,34 +61,39 @@ module npu_address #(
       column_pitch <= word[`NPU_SHAPE_COLUMN_PITCH];
       padding <= word[`NPU_SHAPE_PADDING];
     end
-    if (start) begin
-      tap_rows_left <= word[`NPU_ARRAY_KERNEL_ROWS] - 1;
-      last_tap_row <= word[`NPU_ARRAY_KERNEL_ROWS] == 1;
-      kernel_columns_last <= word[`NPU_ARRAY_KERNEL_COLUMNS] - 1;
-      tap_columns_left <= word[`NPU_ARRAY_KERNEL_COLUMNS] - 1;
-      last_tap_column <= word[`NPU_ARRAY_KERNEL_COLUMNS] == 1;
-      row_dilation <= word[`NPU_ARRAY_ROW_DILATION];
-      column_dilation <= word[`NPU_ARRAY_COLUMN_DILATION];
-      tap_row_pitch <= word[`NPU_ARRAY_TAP_ROW_PITCH];
-      tap_column_pitch <= word[`NPU_ARRAY_TAP_COLUMN_PITCH];
-      accumulator_base <= word[`NPU_ARRAY_ACCUMULATOR];
-      left <= 18'($signed(word[`NPU_ARRAY_LEFT]));
-      first_tap <= 1;
-      started <= 0;
-      tap_row_address <= word[`NPU_ARRAY_BASE];
-      begin_sweep(word[`NPU_ARRAY_BASE], 18'($signed(word[`NPU_ARRAY_TOP])), 18'($signed(word[`NPU_ARRAY_LEFT])),
-                  word[`NPU_ARRAY_ACCUMULATOR]);
-    end else if (sweep_ends) begin
-      first_tap <= 0;
-      tap_columns_left <= last_tap_column ? kernel_columns_last : tap_columns_left - 1;
-      last_tap_column <= last_tap_column ? kernel_columns_last == 0 : tap_columns_left == 1;
-      if (last_tap_column) begin
-        tap_rows_left <= tap_rows_left - 1;
-        last_tap_row <= tap_rows_left == 1;
-        tap_row_address <= next_tap_address;
+    // What follows a pass is taken from `word`, be it started or not: `start` comes late in its cycle, and only `run` waits for it.
+    if (!run || sweep_ends) begin
+      if (!run || last_tap) begin
+        tap_rows_left <= word[`NPU_ARRAY_KERNEL_ROWS] - 1;
+        last_tap_row <= word[`NPU_ARRAY_KERNEL_ROWS] == 1;
+        kernel_columns_last <= word[`NPU_ARRAY_KERNEL_COLUMNS] - 1;
+        tap_columns_left <= word[`NPU_ARRAY_KERNEL_COLUMNS] - 1;
+        last_tap_column <= word[`NPU_ARRAY_KERNEL_COLUMNS] == 1;
+        last_tap <= word[`NPU_ARRAY_KERNEL_ROWS] == 1 && word[`NPU_ARRAY_KERNEL_COLUMNS] == 1;
+        row_dilation <= word[`NPU_ARRAY_ROW_DILATION];
+        column_dilation <= word[`NPU_ARRAY_COLUMN_DILATION];
+        tap_row_pitch <= word[`NPU_ARRAY_TAP_ROW_PITCH];
+        tap_column_pitch <= word[`NPU_ARRAY_TAP_COLUMN_PITCH];
+        accumulator_base <= word[`NPU_ARRAY_ACCUMULATOR];
+        left <= 18'($signed(word[`NPU_ARRAY_LEFT]));
+        first_tap <= 1;
+        started <= 0;
+        tap_row_address <= word[`NPU_ARRAY_BASE];
+        begin_sweep(word[`NPU_ARRAY_BASE], 18'($signed(word[`NPU_ARRAY_TOP])), 18'($signed(word[`NPU_ARRAY_LEFT])),
+                    word[`NPU_ARRAY_ACCUMULATOR]);
+      end else begin
+        first_tap <= 0;
+        tap_columns_left <= last_tap_column ? kernel_columns_last : tap_columns_left - 1;
+        last_tap_column <= last_tap_column ? kernel_columns_last == 0 : tap_columns_left == 1;
+        last_tap <= last_tap_column ? kernel_columns_last == 0 && tap_rows_left == 1 : tap_columns_left == 1 && last_tap_row;
+        if (last_tap_column) begin
+          tap_rows_left <= tap_rows_left - 1;
+          last_tap_row <= tap_rows_left == 1;
+          tap_row_address <= next_tap_address;
+        end
+        begin_sweep(next_tap_address, next_tap_top, next_tap_left, accumulator_base);
       end
-      begin_sweep(next_tap_address, next_tap_top, next_tap_left, accumulator_base);
-    end else if (run) begin
+    end else begin
       age <= old ? age : age + 1;
       old <= old || age == 3'(SWEEP_MIN - 2);
       started <= 1;
@@ -114,6 +119,7 @@ module npu_address #(
       last_row <= rows_last == 0;
       columns_left <= columns_last;
       last_column <= columns_last == 0;
+      last_position <= rows_last == 0 && columns_last == 0;
       age <= 0;
       old <= 0;
       swept <= 0;
@@ -129,6 +135,7 @@ module npu_address #(
         last_column <= columns_last == 0;
         rows_left <= rows_left - 1;
         last_row <= rows_left == 1;
+        last_position <= columns_last == 0 && rows_left == 1;
         row_address <= row_address + row_pitch;
         address <= row_address + row_pitch;
         row <= row + $signed({14'b0, row_step});
@@ -136,6 +143,7 @@ module npu_address #(
       end else begin
         columns_left <= columns_left - 1;
         last_column <= columns_left == 1;
+        last_position <= columns_left == 1 && last_row;
         address <= address + column_pitch;
         column <= column + $signed({14'b0, column_step});
       end

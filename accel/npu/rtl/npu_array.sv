@@ -14,9 +14,10 @@ module npu_array #(
 ) (
   input  wire                 clk,
   input  wire                 rst,
-  input  wire                 clear_weights,        // at the start of a run
+  input  wire                 renew_weights,        // the live set takes over the shadow set
   input  wire                 set_shape,
   input  wire                 start,
+  input  wire                 is_window,            // what starts is DW
   input  wire [127:0]         word,
   output wire                 ready,
   output wire                 busy,
@@ -38,7 +39,7 @@ module npu_array #(
   localparam int DOT_BITS = MICROSCALING != 0 ? 32 : 24;
 
   // ---- address generators: GEMM and POOL go tap by tap, DW visits every vector once
-  wire starts_window = start && word[3:0] == `NPU_OP_DW;
+  wire starts_window = start && is_window;
   wire tap_ready, tap_running, tap_visit, tap_first_visit, first_tap, tap_in_plane;
   wire window_ready, window_running, window_visit, window_first_visit, window_emit, window_in_plane;
   wire [15:0] tap_address, window_address;
@@ -70,14 +71,15 @@ module npu_array #(
       swap <= word[`NPU_ARRAY_SWAP];
     end
 
+  wire swaps = (tap_first_visit || window_first_visit) && swap;
   reg [LAST:1] valid, maximum, combine;
   reg draining;  // any bit of valid
   reg [6:1] gemm, depthwise;
   reg [2:1] swapping, plane;
   reg [12:0] entry [1:LAST];
   reg [7:0] pad [1:2];
-  reg [5:0] index_at [1:6];
-  reg [2:0] kernel_columns_at [1:6];
+  reg [5:0] index_at [1:5];
+  reg [2:0] kernel_columns_at [1:5];
   reg [1:0] kernel_rows_at [1:6];
   always_ff @(posedge clk) begin
     valid <= rst ? 0 : {valid[LAST-1:1], tap_visit || window_emit};
@@ -86,7 +88,7 @@ module npu_array #(
     depthwise <= {depthwise[5:1], window_visit};
     maximum <= {maximum[LAST-1:1], is_maximum};
     combine <= {combine[LAST-1:1], accumulate || (tap_running && !first_tap)};
-    swapping <= {swapping[1], (tap_first_visit || window_first_visit) && swap};
+    swapping <= {swapping[1], swaps};
     plane <= {plane[1], window_running ? window_in_plane : tap_in_plane};
     entry[1] <= window_running ? window_accumulator : tap_accumulator;
     for (int i = 2; i <= LAST; i = i + 1) entry[i] <= entry[i-1];
@@ -95,25 +97,23 @@ module npu_array #(
     index_at[1] <= index[5:0];
     kernel_columns_at[1] <= kernel_columns;
     kernel_rows_at[1] <= kernel_rows;
-    for (int i = 2; i <= 6; i = i + 1) begin
+    for (int i = 2; i <= 5; i = i + 1) begin
       index_at[i] <= index_at[i-1];
       kernel_columns_at[i] <= kernel_columns_at[i-1];
-      kernel_rows_at[i] <= kernel_rows_at[i-1];
     end
+    for (int i = 2; i <= 6; i = i + 1) kernel_rows_at[i] <= kernel_rows_at[i-1];
   end
   assign busy = tap_running || window_running || draining;
 
-  // ---- weights: the shadow set loads behind the work, the live set changes with the first visit of a pass
+  // ---- weights: the shadow set loads behind the work, the live set changes with the first visit of a pass, in time for its
+  // cycle 3
   reg [COLUMNS*8-1:0] shadow [0:ROWS-1];
   reg [COLUMNS*8-1:0] live [0:ROWS-1];
+  reg renewing;  // cycle 1
   always_ff @(posedge clk) begin
     if (weight_write) shadow[weight_row] <= weight_data;
-    if (swapping[2]) for (int i = 0; i < ROWS; i = i + 1) live[i] <= shadow[i];
-    if (clear_weights)
-      for (int i = 0; i < ROWS; i = i + 1) begin
-        shadow[i] <= 0;
-        live[i] <= 0;
-      end
+    renewing <= swaps || renew_weights;
+    if (renewing) for (int i = 0; i < ROWS; i = i + 1) live[i] <= shadow[i];
   end
 
   // ---- cycle 3 on: products and sums
@@ -129,10 +129,12 @@ module npu_array #(
 
   wire [ROWS*COLUMNS*16-1:0] products;
   wire [COLUMNS*SUM_BITS-1:0] window_sums;
+  reg [5:0] write_index;  // cycle 6
+  always_ff @(posedge clk) write_index <= index_at[5] + 6'd1 - {3'b0, kernel_columns_at[5]};
   npu_depthwise #(.COLUMNS(COLUMNS), .SEGMENTS(SEGMENTS), .STAGES(STAGES)) windows (
-    .clk, .products(products[SEGMENTS*STAGES*COLUMNS*16-1:0]), .kernel_columns(kernel_columns_at[5]),
+    .clk, .products(products[SEGMENTS*STAGES*COLUMNS*16-1:0]), .kernel_columns(kernel_columns_at[4]),
     .kernel_rows(kernel_rows_at[6]), .read_index(index_at[4]), .write(depthwise[6]),
-    .write_index(index_at[6] + 6'd1 - {3'b0, kernel_columns_at[6]}), .sums(window_sums));
+    .write_index, .sums(window_sums));
 
   reg signed [DOT_BITS-1:0] sum [0:ROWS-1];
   wire [ROWS*4-1:0] shifts;  // cycle 6
@@ -142,7 +144,7 @@ module npu_array #(
       npu_shifts #(.ROWS(ROWS), .COLUMNS(COLUMNS)) shift_registers (
         .clk, .write(shift_write), .group(weight_row), .data(weight_data), .swap(swapping[2]), .shifts);
     end else begin : g_no_shifts
-      wire unused_shift = &{1'b0, shift_write};
+      wire unused_shift = &{1'b0, shift_write, swapping[2]};
       assign shifts = 0;
     end
     for (lane = 0; lane < ROWS; lane = lane + 2) begin : g_dot
@@ -167,8 +169,8 @@ module npu_array #(
     end
   endgenerate
 
-  function automatic signed [DOT_BITS-1:0] beside(input is_window, input signed [SUM_BITS-1:0] total, input signed [7:0] pooled);
-    beside = is_window ? DOT_BITS'(total) : DOT_BITS'(pooled);
+  function automatic signed [DOT_BITS-1:0] beside(input of_window, input signed [SUM_BITS-1:0] total, input signed [7:0] pooled);
+    beside = of_window ? DOT_BITS'(total) : DOT_BITS'(pooled);
   endfunction
 
   // ---- accumulators: read in cycles 5-6, written in cycle 7

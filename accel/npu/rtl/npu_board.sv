@@ -88,25 +88,34 @@ module npu_board #(
   reg repeated, told;
   (* ram_style = "distributed" *) reg [7:0] reply [0:255];  // read at two places in the cycle of the address
   reg [7:0] reply_length, block_start, block_end;
+  reg block_ends;
   reg [31:0] reply_sum, seal;
   reg host_write;
   wire [31:0] host_read_data;
   wire core_busy;
   reg [3:0] core_reset;
+  reg system_rst;
 
   // ---- what was uploaded, and whether it is what RUN names
   reg accepted;             // the words of this write are taken
   reg confirmed, second;    // RUN: all so far agrees; the second word of a pair is next
+  reg agrees, compared;     // RUN: the second word of a pair, one cycle after it was there
   reg [28:0] named;         // RUN: region (3), words (26)
   reg [31:0] new_sum;
   reg begins;
   wire [25:0] upload_next;
   wire [31:0] upload_sum;
-  wire is_upload = region != REGISTERS && region != ACTIVATIONS && region != TENSORS && region < LINK;
-  wire [2:0] upload_region = command == RUN ? named[28:26] : region == LINK ? address[2:0] : region[2:0];
-  wire store = state == NEXT && count == 0 && !told && command == WRITE && is_upload && accepted;
+  reg writes, reads, runs, is_upload;  // of `command` and `region`, which the header leaves alone for some cycles
+  always_ff @(posedge clk) begin
+    writes <= command == WRITE;
+    reads <= command == READ;
+    runs <= command == RUN;
+    is_upload <= region != REGISTERS && region != ACTIVATIONS && region != TENSORS && region < LINK;
+  end
+  wire [2:0] upload_region = runs ? named[28:26] : region == LINK ? address[2:0] : region[2:0];
+  wire store = state == NEXT && count == 0 && !told && writes && is_upload && accepted;
   npu_uploads uploads (
-    .clk, .rst(rst || core_reset != 0), .region(upload_region), .next(upload_next), .sum(upload_sum), .begins, .store,
+    .clk, .rst(system_rst), .region(upload_region), .next(upload_next), .sum(upload_sum), .begins, .store,
     .new_next(address[25:0]), .new_sum);
   wire [31:0] link_word = address[4] ? ~upload_sum : address[3] ? 32'(upload_next)
     : address[1] ? (address[0] ? 32'(CYCLES_PER_BIT) : dropped) : address[0] ? 32'(cycles_per_bit) : PROTOCOL;
@@ -125,6 +134,11 @@ module npu_board #(
     finished <= 0;
     begins <= 0;
     if (core_reset != 0) core_reset <= core_reset - 1;
+    system_rst <= rst || core_reset != 0;
+    block_ends <= block_end == reply_length || reply[block_end] == 0;
+    agrees <= upload_next == named[25:0] && ~upload_sum == word;
+    compared <= 0;
+    if (compared && !agrees) confirmed <= 0;
     if (rst) begin
       state <= IDLE;
       last_sequence <= 0;
@@ -173,8 +187,8 @@ module npu_board #(
         step <= 0;
         if (count != 0) begin
           count <= count - 1;
-          state <= command == READ ? LOOK : FETCH;
-        end else if (command == READ || told) begin
+          state <= reads ? LOOK : FETCH;
+        end else if (reads || told) begin
           seal <= ~reply_sum;
           state <= SEAL;
         end else state <= TELL;
@@ -184,28 +198,32 @@ module npu_board #(
         new_sum <= crc32(new_sum, current);
         step <= step + 1;
         if (step == 3) begin
-          host_write <= command == WRITE && accepted;
+          host_write <= writes && accepted;
           state <= STORE;
         end
       end
       STORE: begin  // the core takes the word in this cycle
-        if (command == WRITE && region != LINK) address <= address + 1;
-        if (command == WRITE && region == LINK) begin
+        if (writes && region != LINK) address <= address + 1;
+        if (writes && region == LINK) begin
           begins <= address < RESET;
           if (address == RESET) core_reset <= 15;
           if (address == SPEED && word[15:0] >= FASTEST) speed_due <= word[15:0];
         end
-        if (command == RUN) begin
+        if (runs) begin
           second <= !second;
           if (!second) named <= word[28:0];
-          else if (upload_next != named[25:0] || ~upload_sum != word) confirmed <= 0;
+          compared <= second;
         end
         state <= NEXT;
       end
-      TELL: begin  // one word: of a write, how much was uploaded; of a run, whether it was started, and why not
+      // One word: of a write, how much was uploaded (two cycles after that has changed); of a run, whether it was started, and
+      // why not.
+      TELL: if (step != 2) step <= step + 1;
+      else begin
+        step <= 0;
         told <= 1;
         word <= is_upload ? 32'(upload_next) : 0;
-        if (command == RUN) begin
+        if (runs) begin
           word <= {30'b0, core_busy && !repeated, confirmed};
           region <= REGISTERS;
           address <= CONTROL;
@@ -240,9 +258,11 @@ module npu_board #(
           state <= SCAN;
         end
       end
-      SCAN: // a block ends at a zero or with the reply
-        if (block_end == reply_length || reply[block_end] == 0) state <= CODE;
-        else block_end <= block_end + 1;
+      SCAN: begin  // a block ends at a zero or with the reply; each byte is looked at in one cycle and judged in the next
+        step <= step + 1;
+        if (step[0] && block_ends) state <= CODE;
+        else if (step[0]) block_end <= block_end + 1;
+      end
       CODE: if (may_send) begin
         send <= 1;
         send_byte <= block_end - block_start + 1;
@@ -282,7 +302,7 @@ module npu_board #(
     .PARAMETER_GROUPS(PARAMETER_GROUPS), .EXTERNAL(EXTERNAL), .POWER_UP_CYCLES(POWER_UP_CYCLES),
     .REFRESH_CYCLES(REFRESH_CYCLES), .PROFILE_HASH(PROFILE_HASH)
   ) system (
-    .clk, .rst(rst || core_reset != 0), .host_write, .host_read(state == LOOK && step == 0), .host_region(region[2:0]),
+    .clk, .rst(system_rst), .host_write, .host_read(state == LOOK && step == 0), .host_region(region[2:0]),
     .host_address(address[25:0]), .host_data(word), .host_read_data, .host_ready, .busy(core_busy), .memory_idle,
     .sdram_cke, .sdram_cs_n, .sdram_ras_n, .sdram_cas_n, .sdram_we_n, .sdram_ba, .sdram_a, .sdram_dq_out, .sdram_dq_drive, .sdram_dq_in);
   assign quiet = state == IDLE && line_quiet && frames_quiet && !core_busy && memory_idle && !finished && !send;

@@ -52,111 +52,125 @@ module npu_core #(
   localparam int LANE_BITS = $clog2(VECTOR_LANES);
   localparam int ROW_BITS = $clog2(ROWS);
 
-  // ---- host or DMA: which slice of which memory a word belongs to
+  // ---- host or DMA: which slice of which memory a word belongs to, one cycle later: the memories are all over the chip
   wire fill;
   wire [2:0] fill_region;
   wire [19:0] fill_address;
   wire [31:0] fill_data;
-  wire [4:0] writing = fill ? 5'b1 << fill_region : host_write ? 5'b1 << host_region : 5'b0;
-  wire [25:0] write_address = fill ? {6'b0, fill_address} : host_address;
-  wire [31:0] write_data = fill ? fill_data : host_data;
-  wire unused_address = &{1'b0, write_address};
+  reg [4:0] writing;
+  reg [25:0] write_address;
+  reg [31:0] write_data;
+  always_ff @(posedge clk) begin
+    writing <= fill ? 5'b1 << fill_region : host_write ? 5'b1 << host_region : 5'b0;
+    write_address <= fill ? {6'b0, fill_address} : host_address;
+    write_data <= fill ? fill_data : host_data;
+  end
+  wire unused_write = &{1'b0, write_address, writing[REGISTERS]};
   wire [VECTOR_WORDS-1:0] vector_slice =
     VECTOR_WORDS'(1) << (VECTOR_WORDS == 1 ? 32'd0 : 32'(write_address) % VECTOR_WORDS);
   localparam bit [VECTOR_WORDS-1:0] NO_SLICE = 0;
   wire [3:0] instruction_slice = 4'b1 << write_address[1:0];
-  wire [VECTOR_LANES*3-1:0] parameter_slice =
-    write_address[1:0] == 3 ? 0 : (VECTOR_LANES*3)'(1) << (32'(write_address[2 +: LANE_BITS]) * 3 + 32'(write_address[1:0]));
+  wire [VECTOR_LANES*3-1:0] parameter_slice;
+  genvar slice;
+  generate
+    for (slice = 0; slice < VECTOR_LANES*3; slice = slice + 1) begin : g_slice
+      assign parameter_slice[slice] = 32'(write_address[2 +: LANE_BITS]) == slice / 3 && 32'(write_address[1:0]) == slice % 3;
+    end
+  endgenerate
 
   // ---- program memory and sequencer
   localparam bit [2:0] STOPPED = 0, FETCH = 1, WAIT = 2, ISSUE = 3, WAKE = 4;
   reg [2:0] state;
   reg [INSTRUCTION_BITS-1:0] program_counter;
   reg done, failed;
-  wire [127:0] word;
-  npu_ram #(.WIDTH(128), .DEPTH(INSTRUCTIONS)) program_memory (
+  wire [127:0] coming;  // the word of the next cycle
+  npu_ram #(.WIDTH(128), .DEPTH(INSTRUCTIONS), .REGISTERED(0)) program_memory (
     .clk, .write_enable(writing[PROGRAM] ? instruction_slice : 4'b0), .write_address(write_address[2 +: INSTRUCTION_BITS]),
-    .write_data({4{write_data}}), .read_address(program_counter), .read_data(word));
+    .write_data({4{write_data}}), .read_address(program_counter), .read_data(coming));
+
+  // What can be said of a word is said with it: when it is there, all that is left is whether its unit is ready.
+  reg [127:0] word;
+  reg is_array, is_window, is_shape, is_loadw, for_vector, is_residual, is_repeat, is_dma, is_sync, is_halt;
+  always_ff @(posedge clk) begin
+    word <= coming;
+    is_array <= coming[3:0] == `NPU_OP_GEMM || coming[3:0] == `NPU_OP_DW || coming[3:0] == `NPU_OP_POOL;
+    is_window <= coming[3:0] == `NPU_OP_DW;
+    is_shape <= coming[3:0] == `NPU_OP_SHAPE;
+    is_loadw <= coming[3:0] == `NPU_OP_LOADW;
+    for_vector <= coming[3:0] == `NPU_OP_RESIDUAL || coming[3:0] == `NPU_OP_VEC;
+    is_residual <= coming[3:0] == `NPU_OP_RESIDUAL;
+    is_repeat <= coming[3:0] == `NPU_OP_REPEAT;
+    is_dma <= coming[3:0] == `NPU_OP_DMA && EXTERNAL != 0;
+    is_sync <= coming[3:0] == `NPU_OP_SYNC;
+    is_halt <= coming[3:0] == `NPU_OP_HALT;
+  end
 
   wire loader_busy, array_ready, array_busy, array_visit, vector_busy, vector_working;
-  wire [3:0] opcode = word[3:0];
-  wire is_array = opcode == `NPU_OP_GEMM || opcode == `NPU_OP_DW || opcode == `NPU_OP_POOL;
   wire weights_rest = !(word[`NPU_ARRAY_SWAP] && loader_busy);
   wire named_rest = !(word[`NPU_SYNC_LOADER] && loader_busy) && !(word[`NPU_SYNC_ARRAY] && array_busy)
                   && !(word[`NPU_SYNC_VECTOR] && vector_busy)
                   && !(word[`NPU_SYNC_TRANSFERS] && outstanding > {1'b0, word[`NPU_SYNC_PENDING]});
   wire [4:0] outstanding;
-  reg may_issue, is_known;
-  reg [2:0] waits_for;  // loader, array, vector, all that SYNC or HALT name, room in the queue of transfers
+  wire all_rest = !loader_busy && !array_busy && !vector_busy && outstanding == 0;
+  wire is_known = is_array || is_shape || is_loadw || for_vector || is_repeat || is_dma || is_sync || is_halt;
+  wire issuing = state == ISSUE;
+  wire starts_loader = issuing && is_loadw && !loader_busy;
+  wire sets_shape = issuing && is_shape && array_ready;
+  wire starts_array = issuing && is_array && array_ready && weights_rest;
+  wire sets_residual = issuing && is_residual && !vector_busy;
+  wire starts_vector = issuing && for_vector && !is_residual && !vector_busy;
+  wire queues_transfer = issuing && is_dma && outstanding < 16;
+  wire issue = issuing && ((is_array && array_ready && weights_rest) || (is_shape && array_ready) || (is_loadw && !loader_busy)
+    || (for_vector && !vector_busy) || (is_dma && outstanding < 16) || is_repeat || (is_sync && named_rest) || (is_halt && all_rest));
+
+  // What an instruction waits for: loader, array, vector, all that SYNC or HALT name, room in the queue of transfers.
   localparam bit [2:0] FOR_LOADER = 0, FOR_ARRAY = 1, FOR_VECTOR = 2, FOR_SYNC = 3, FOR_TRANSFER = 4;
-  always_comb begin
-    is_known = 1;
-    waits_for = FOR_SYNC;
-    may_issue = 0;
-    case (opcode)
-      `NPU_OP_HALT: may_issue = !loader_busy && !array_busy && !vector_busy && outstanding == 0;
-      `NPU_OP_SYNC: may_issue = named_rest;
-      `NPU_OP_LOADW: begin may_issue = !loader_busy; waits_for = FOR_LOADER; end
-      `NPU_OP_SHAPE: begin may_issue = array_ready; waits_for = FOR_ARRAY; end
-      `NPU_OP_GEMM, `NPU_OP_DW, `NPU_OP_POOL: begin
-        may_issue = array_ready && weights_rest;
-        waits_for = array_ready ? FOR_LOADER : FOR_ARRAY;
-      end
-      `NPU_OP_RESIDUAL, `NPU_OP_VEC: begin may_issue = !vector_busy; waits_for = FOR_VECTOR; end
-      `NPU_OP_DMA: begin
-        is_known = EXTERNAL != 0;
-        may_issue = outstanding < 16;
-        waits_for = FOR_TRANSFER;
-      end
-      `NPU_OP_REPEAT: begin
-        may_issue = 1;
-        waits_for = FOR_SYNC;
-      end
-      default: is_known = 0;
-    endcase
+  reg waited;  // in the cycle before
+  reg [2:0] waited_for;
+  always_ff @(posedge clk) begin
+    waited <= issuing && is_known && !issue;
+    waited_for <= is_loadw || (is_array && array_ready) ? FOR_LOADER : is_shape || is_array ? FOR_ARRAY
+      : for_vector ? FOR_VECTOR : is_dma ? FOR_TRANSFER : FOR_SYNC;
   end
-  wire issue = state == ISSUE && is_known && may_issue;
-  // What a unit starts on is decided beside that: through `issue` it would wait for the conditions of every other unit too.
-  wire starts_loader = state == ISSUE && opcode == `NPU_OP_LOADW && !loader_busy;
-  wire sets_shape = state == ISSUE && opcode == `NPU_OP_SHAPE && array_ready;
-  wire starts_array = state == ISSUE && is_array && array_ready && weights_rest;
-  wire sets_residual = state == ISSUE && opcode == `NPU_OP_RESIDUAL && !vector_busy;
-  wire starts_vector = state == ISSUE && opcode == `NPU_OP_VEC && !vector_busy;
 
   // ---- REPEAT: a LOADW and an array pass again and again, with their addresses stepping on
-  reg repeating;
+  reg again;  // the next array pass is not the last of its repetitions
   reg [11:0] repeats_left;
   reg [INSTRUCTION_BITS-1:0] repeat_at;
   reg [7:0] address_step;
   reg [15:0] base_step;
   reg [19:0] address_offset;
   reg [15:0] base_offset;
-  wire [127:0] array_word = {word[127:`NPU_ARRAY_BASE_LOW+16], word[`NPU_ARRAY_BASE] + base_offset, word[3:0]};
-  wire [19:0] load_address = word[`NPU_LOADW_ADDRESS] + address_offset;
-  wire goes_back = repeating && is_array && repeats_left != 1;
-  wire unused_load = &{1'b0, load_address};
+  reg [15:0] array_base;    // the word's address and the offset: an offset changes two cycles before the next word comes
+  reg [19:0] load_address;
+  wire [127:0] array_word = {word[127:`NPU_ARRAY_BASE_LOW+16], array_base, word[3:0]};
+  wire goes_back = is_array && again;
+  wire unused_load = &{1'b0, load_address, word[`NPU_ARRAY_BASE]};
   always_ff @(posedge clk) begin
-    if (issue && opcode == `NPU_OP_REPEAT) begin
-      repeating <= 1;
+    array_base <= coming[`NPU_ARRAY_BASE] + base_offset;
+    load_address <= coming[`NPU_LOADW_ADDRESS] + address_offset;
+    if (issuing && is_repeat) begin
+      again <= word[`NPU_REPEAT_COUNT] != 1;
       repeats_left <= word[`NPU_REPEAT_COUNT];
       repeat_at <= program_counter + 1;
       address_step <= word[`NPU_REPEAT_ADDRESS_STEP];
       base_step <= word[`NPU_REPEAT_BASE_STEP];
     end else if (starts_array) begin
-      repeating <= goes_back;
+      again <= again && repeats_left != 2;
       repeats_left <= repeats_left - 1;
-      address_offset <= goes_back ? address_offset + 20'(address_step) : 0;
-      base_offset <= goes_back ? base_offset + base_step : 0;
+      address_offset <= again ? address_offset + 20'(address_step) : 0;
+      base_offset <= again ? base_offset + base_step : 0;
     end
     if (rst || state == STOPPED) begin
-      repeating <= 0;
+      again <= 0;
       address_offset <= 0;
       base_offset <= 0;
     end
   end
-  wire host_starts = writing[REGISTERS] && host_address == 4 && host_data[0] && state == STOPPED;
+  wire host_starts = host_write && 32'(host_region) == REGISTERS && host_address == 4 && host_data[0] && state == STOPPED;
   wire transfers_work, transfers_rest;
-  wire wakes = state == WAKE && transfers_rest && memory_idle;  // so that every run of a program takes the same cycles
+  // Every run begins with all weights zero and the memory at rest, so that it gives the same results in the same cycles.
+  wire wakes = state == WAKE && transfers_rest && memory_idle && !loader_busy;
   assign memory_restart = wakes;
   always_ff @(posedge clk)
     if (rst) begin
@@ -165,7 +179,7 @@ module npu_core #(
       failed <= 0;
     end else case (state)
       STOPPED: if (host_starts) begin
-        state <= EXTERNAL != 0 ? WAKE : FETCH;
+        state <= WAKE;
         program_counter <= 0;
         done <= 0;
         failed <= 0;
@@ -174,7 +188,7 @@ module npu_core #(
       FETCH: state <= WAIT;
       WAIT: state <= ISSUE;
       default: begin
-        if (!is_known || (issue && opcode == `NPU_OP_HALT)) begin
+        if (!is_known || (issue && is_halt)) begin
           state <= STOPPED;
           done <= is_known;
           failed <= !is_known;
@@ -201,21 +215,30 @@ module npu_core #(
       vector_cycles <= vector_cycles + 32'(vector_working);
       transfer_cycles <= transfer_cycles + 32'(transfers_work);
       for (int i = 0; i < 5; i = i + 1)
-        if (state == ISSUE && is_known && !may_issue && waits_for == 3'(i)) stalls[i] <= stalls[i] + 1;
+        if (waited && waited_for == 3'(i)) stalls[i] <= stalls[i] + 1;
     end
 
-  // ---- loader: weight rows from memory into the shadow set; in mxint8 the shifts of all rows come first
+  // ---- loader: weight rows from memory into the shadow set; in mxint8 the shifts of all rows come first. Before a run it loads
+  // zeros into all rows.
   localparam int SHIFT_ROWS = MICROSCALING != 0 ? ROWS / COLUMNS : 0;
-  reg loading;
+  reg loading, blanking, blanking_1;
   reg [3:0] shift_rows_left;
   reg [2:1] row_shifts;
   reg [WEIGHT_BITS-1:0] weight_address;
   reg [ROW_BITS-1:0] weight_row, weight_row_1, weight_row_2;
   reg [7:0] rows_left;
   reg [2:1] row_valid;
-  wire [COLUMNS*8-1:0] weight_data;
+  wire [COLUMNS*8-1:0] weight_fetched;
+  reg [COLUMNS*8-1:0] weight_data;
   always_ff @(posedge clk) begin
-    if (starts_loader) begin
+    if (host_starts) begin
+      weight_row <= 0;
+      shift_rows_left <= 0;
+      blanking <= 1;
+    end else if (blanking) begin
+      weight_row <= weight_row + 1;
+      blanking <= 32'(weight_row) != ROWS - 1;
+    end else if (starts_loader) begin
       weight_address <= load_address[WEIGHT_BITS-1:0];
       weight_row <= 0;
       rows_left <= word[`NPU_LOADW_ROWS];
@@ -233,18 +256,21 @@ module npu_core #(
       end
     end
     row_shifts <= {row_shifts[1], shift_rows_left != 0};
-    row_valid <= {row_valid[1], loading};
+    row_valid <= {row_valid[1], loading || blanking};
+    blanking_1 <= blanking;
+    weight_data <= blanking_1 ? 0 : weight_fetched;
     weight_row_1 <= weight_row;
     weight_row_2 <= weight_row_1;
     if (rst) begin
       loading <= 0;
+      blanking <= 0;
       row_valid <= 0;
     end
   end
-  assign loader_busy = loading || row_valid != 0;
-  npu_ram #(.WIDTH(COLUMNS*8), .DEPTH(WEIGHT_ROWS)) weight_memory (
+  assign loader_busy = loading || blanking || row_valid != 0;
+  npu_ram #(.WIDTH(COLUMNS*8), .DEPTH(WEIGHT_ROWS), .REGISTERED(0)) weight_memory (
     .clk, .write_enable(writing[WEIGHTS] ? vector_slice : NO_SLICE), .write_address(write_address[VECTOR_BITS +: WEIGHT_BITS]),
-    .write_data({VECTOR_WORDS{write_data}}), .read_address(weight_address), .read_data(weight_data));
+    .write_data({VECTOR_WORDS{write_data}}), .read_address(weight_address), .read_data(weight_fetched));
 
   // ---- units
   wire [15:0] array_address, vector_address, parameter_address;
@@ -257,7 +283,7 @@ module npu_core #(
   npu_array #(
     .ROWS(ROWS), .COLUMNS(COLUMNS), .PAIRED(PAIRED), .MICROSCALING(MICROSCALING), .ACCUMULATOR_DEPTH(ACCUMULATOR_DEPTH)
   ) array (
-    .clk, .rst, .clear_weights(host_starts), .set_shape(sets_shape), .start(starts_array), .word(array_word),
+    .clk, .rst, .renew_weights(wakes), .set_shape(sets_shape), .start(starts_array), .is_window, .word(array_word),
     .ready(array_ready), .busy(array_busy), .visit(array_visit),
     .activation_address(array_address), .activation(array_activation),
     .weight_write(row_valid[2] && !row_shifts[2]), .shift_write(row_valid[2] && row_shifts[2]), .weight_row(weight_row_2),
@@ -284,7 +310,7 @@ module npu_core #(
   generate
     if (EXTERNAL != 0) begin : g_dma
       npu_dma #(.COLUMNS(COLUMNS)) dma (
-        .clk, .rst, .push(issue && opcode == `NPU_OP_DMA), .word, .outstanding, .working(transfers_work), .rest(transfers_rest),
+        .clk, .rst, .push(queues_transfer), .word, .outstanding, .working(transfers_work), .rest(transfers_rest),
         .host_ready,
         .host_write(host_write && is_outside && !busy),
         .host_read(host_read && is_outside && !busy),
@@ -294,6 +320,7 @@ module npu_core #(
         .memory_request, .memory_write, .memory_address, .memory_words, .memory_write_data,
         .memory_ready, .memory_done, .memory_take, .memory_valid, .memory_read_data);
     end else begin : g_no_dma
+      wire unused_queue = queues_transfer;
       assign outstanding = 0;
       assign {transfers_work, transfers_rest, host_ready, fill, port_write, memory_request, memory_write} = 7'b0110000;
       assign fill_region = 0;
@@ -313,16 +340,16 @@ module npu_core #(
   npu_ram_shared #(.WIDTH(COLUMNS*8), .DEPTH(ACTIVATION_VECTORS)) activation_memory (
     .clk, .a_address(array_address[ACTIVATION_BITS-1:0]), .a_data(array_activation),
     .b_write_enable(busy ? {VECTOR_WORDS{vector_write || port_write}} : writing[ACTIVATIONS] ? vector_slice : NO_SLICE),
-    .b_address(!busy ? host_address[VECTOR_BITS +: ACTIVATION_BITS]
+    .b_address(!busy ? write_address[VECTOR_BITS +: ACTIVATION_BITS]
                : EXTERNAL == 0 || vector_used ? vector_address[ACTIVATION_BITS-1:0] : port_address[ACTIVATION_BITS-1:0]),
-    .b_write_data(!busy ? {VECTOR_WORDS{host_data}} : port_write ? port_write_data : vector_result),
+    .b_write_data(!busy ? {VECTOR_WORDS{write_data}} : port_write ? port_write_data : vector_result),
     .b_data(vector_activation));
 
   // ---- what the host reads
-  wire [3:0] register_number = host_address[3:0];
-  reg [31:0] register_value, register_1, register_2;
-  reg [2:0] region_1, region_2;
-  reg [31:0] word_1, word_2;
+  reg [3:0] register_number;
+  reg [31:0] register_value, register_2, register_3;
+  reg [2:0] region_1, region_2, region_3;
+  reg [31:0] word_2, word_3;
   always_comb
     case (register_number)
       0: register_value = 32'h31505745;  // "EWP1"
@@ -342,14 +369,16 @@ module npu_core #(
       default: register_value = 0;
     endcase
   always_ff @(posedge clk) begin
-    register_1 <= register_value;
-    register_2 <= register_1;
     region_1 <= host_region;
+    register_number <= host_address[3:0];
+    register_2 <= register_value;
     region_2 <= region_1;
-    word_1 <= VECTOR_WORDS == 1 ? 0 : 32'(host_address) % VECTOR_WORDS;
-    word_2 <= word_1;
-    host_read_data <= 32'(region_2) == ACTIVATIONS ? vector_activation[word_2*32 +: 32]
-                    : 32'(region_2) == CONSTANTS || 32'(region_2) == TENSORS ? external_word : register_2;
+    word_2 <= VECTOR_WORDS == 1 ? 0 : 32'(write_address) % VECTOR_WORDS;
+    register_3 <= register_2;
+    region_3 <= region_2;
+    word_3 <= word_2;
+    host_read_data <= 32'(region_3) == ACTIVATIONS ? vector_activation[word_3*32 +: 32]
+                    : 32'(region_3) == CONSTANTS || 32'(region_3) == TENSORS ? external_word : register_3;
   end
 endmodule
 `default_nettype wire

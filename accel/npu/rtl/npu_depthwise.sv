@@ -14,7 +14,7 @@ module npu_depthwise #(
 ) (
   input  wire                    clk,
   input  wire [SEGMENTS*STAGES*COLUMNS*16-1:0] products, // cycle 5
-  input  wire [2:0]              kernel_columns,         // cycle 5
+  input  wire [2:0]              kernel_columns,         // cycle 4
   input  wire [1:0]              kernel_rows,            // cycle 6
   input  wire [5:0]              read_index,             // cycle 4
   input  wire                    write,                  // cycle 6
@@ -28,6 +28,8 @@ module npu_depthwise #(
   wire [WIDTH-1:0] ends [0:SEGMENTS-1];
   assign fed[0] = 0;
   wire unused_bits = &{1'b0, read_index, write, write_index};  // no line buffer where there is one segment
+  reg [STAGES-1:1] begins;  // the stage at which a chain begins, cycle 5
+  always_ff @(posedge clk) for (int i = 1; i < STAGES; i = i + 1) begins[i] <= kernel_columns == 3'(STAGES - i);
 
   genvar segment, stage, column;
   generate
@@ -41,18 +43,28 @@ module npu_depthwise #(
           if (stage == 0) begin : g_first
             assign carried = start;
           end else begin : g_next
-            assign carried = kernel_columns == 3'(STAGES - stage) ? start : g_stage[stage-1].partial;
+            assign carried = begins[stage] ? start : g_stage[stage-1].partial;
           end
           always_ff @(posedge clk) partial <= carried + SUM_BITS'(product);
         end
         assign ends[segment][column*SUM_BITS +: SUM_BITS] = g_stage[STAGES-1].partial;
       end
       if (segment + 1 < SEGMENTS) begin : g_line
-        (* ram_style = "distributed" *) reg [WIDTH-1:0] line [0:63];  // shallow and wide: a waste of block RAMs
+        // Shallow and wide, which wastes block memory: a small part has none to spare. In a large one it is the wiring that is
+        // scarce, and distributed memory takes a lot of it.
         reg [WIDTH-1:0] read;
-        always_ff @(posedge clk) begin
-          if (write) line[write_index] <= ends[segment];
-          read <= line[read_index];
+        if (COLUMNS >= 16) begin : g_block
+          (* ram_style = "block" *) reg [WIDTH-1:0] line [0:63];
+          always_ff @(posedge clk) begin
+            if (write) line[write_index] <= ends[segment];
+            read <= line[read_index];
+          end
+        end else begin : g_distributed
+          (* ram_style = "distributed" *) reg [WIDTH-1:0] line [0:63];
+          always_ff @(posedge clk) begin
+            if (write) line[write_index] <= ends[segment];
+            read <= line[read_index];
+          end
         end
         assign fed[segment+1] = read;
       end

@@ -76,19 +76,31 @@ module npu_dma #(
   reg host_pending;
   reg [25:0] host_at;
   reg [31:0] host_word;
-  wire [8:0] to_page_end = 9'd256 - {1'b0, external[7:0]};
-  wire [8:0] burst = words_left < 16'(to_page_end) ? words_left[8:0] : to_page_end;
+  // What comes next is worked out while a burst is under way, which takes several cycles at least: the words of the next burst
+  // of this run (`burst`), where the next run begins, and the words of its first burst.
+  reg [8:0] burst, next_run_burst;
+  reg [25:0] next_external;
+  reg [19:0] next_local;
   assign start = state == REST && head != tail;
   assign finish = state == LAST && timer == 0;
   assign working = state != REST;
   assign rest = state == REST && !host_pending;
   assign host_ready = !host_pending;
   wire next_run = state == BURST && memory_done && words_left == 0 && runs_left != 1;
-  wire [25:0] next_external = run_external + 26'(external_pitch);
-  wire [19:0] next_local = run_local + 20'(local_pitch);
+
+  function automatic [8:0] up_to_page_end(input [15:0] wanted, input [7:0] place_in_page);
+    reg [8:0] to_page_end;
+    begin
+      to_page_end = 9'd256 - {1'b0, place_in_page};
+      up_to_page_end = wanted < 16'(to_page_end) ? wanted[8:0] : to_page_end;
+    end
+  endfunction
 
   always_ff @(posedge clk) begin
     timer <= timer - 1;
+    next_external <= run_external + 26'(external_pitch);
+    next_local <= run_local + 20'(local_pitch);
+    next_run_burst <= up_to_page_end(words, next_external[7:0]);
     if (host_write || host_read) begin
       host_pending <= 1;
       host_writes <= host_write;
@@ -105,6 +117,7 @@ module npu_dma #(
           run_local <= front[`NPU_DMA_LOCAL];
           words <= front[`NPU_DMA_WORDS];
           words_left <= front[`NPU_DMA_WORDS];
+          burst <= up_to_page_end(front[`NPU_DMA_WORDS], front[`NPU_DMA_EXTERNAL_LOW +: 8]);
           runs_left <= front[`NPU_DMA_RUNS];
           external_pitch <= front[`NPU_DMA_EXTERNAL_PITCH];
           local_pitch <= front[`NPU_DMA_LOCAL_PITCH];
@@ -117,12 +130,14 @@ module npu_dma #(
         external <= external + 26'(burst);
         state <= BURST;
       end
-      BURST: if (memory_done) begin
+      BURST: if (!memory_done) burst <= up_to_page_end(words_left, external[7:0]);
+      else begin
         timer <= 3'(AHEAD);
         if (words_left != 0) state <= REQUEST;
         else if (next_run) begin
           runs_left <= runs_left - 1;
           words_left <= words;
+          burst <= next_run_burst;
           external <= next_external;
           run_external <= next_external;
           run_local <= next_local;

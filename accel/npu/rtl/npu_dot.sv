@@ -1,6 +1,6 @@
 // Two dot products of COLUMNS int8 terms over one activation vector: the work of two lanes of the array.
 //
-// `x` is sampled at the end of cycle 0; the products are valid in cycle 2, `sum_a` and `sum_b` in cycle 3 (combinational
+// The weights are sampled one cycle before `x`, which is sampled at the end of cycle 0; the products are valid in cycle 2, `sum_a` and `sum_b` in cycle 3 (combinational
 // behind the registers).
 `default_nettype none
 module npu_dot #(
@@ -29,15 +29,19 @@ module npu_dot #(
         always_comb product_b[column] = pb;
       end
     end else begin : g_plain
+      reg [COLUMNS*8-1:0] held_a, held_b;
       reg signed [15:0] early_a [0:COLUMNS-1];
       reg signed [15:0] early_b [0:COLUMNS-1];
-      always_ff @(posedge clk)
+      always_ff @(posedge clk) begin
+        held_a <= weights_a;
+        held_b <= weights_b;
         for (int i = 0; i < COLUMNS; i = i + 1) begin
-          early_a[i] <= 16'($signed(weights_a[i*8 +: 8])) * 16'($signed(x[i*8 +: 8]));
-          early_b[i] <= 16'($signed(weights_b[i*8 +: 8])) * 16'($signed(x[i*8 +: 8]));
+          early_a[i] <= 16'($signed(held_a[i*8 +: 8])) * 16'($signed(x[i*8 +: 8]));
+          early_b[i] <= 16'($signed(held_b[i*8 +: 8])) * 16'($signed(x[i*8 +: 8]));
           product_a[i] <= early_a[i];  // as late as the paired multiplier, so that both builds take the same cycles
           product_b[i] <= early_b[i];
         end
+      end
     end
   endgenerate
 

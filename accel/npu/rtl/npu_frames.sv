@@ -60,8 +60,14 @@ module npu_frames #(
   reg [8:0] length;
   reg [7:0] command, words;
   reg [31:0] sum;
-  wire fits = 32'(length) == HEADER_BYTES + CHECKSUM_BYTES + (command == READ ? 0 : 4 * 32'(words));
-  wire whole = block_left == 0 && sum == 32'hDEBB20E3 && fits && command >= FIRST_COMMAND && command <= LAST_COMMAND;
+  reg known;           // the command; this and the next follow from the header, which is long past when a frame ends
+  reg [10:0] expected;  // how long the frame must be
+  always_ff @(posedge clk) begin
+    known <= command >= FIRST_COMMAND && command <= LAST_COMMAND;
+    expected <= 11'(HEADER_BYTES + CHECKSUM_BYTES) + (command == READ ? 11'd0 : {1'b0, words, 2'b0});
+  end
+  wire whole = block_left == 0 && sum == 32'hDEBB20E3 && known && {2'b0, length} == expected;
+  reg lost;
   wire taken = good && used != SLOTS;
   assign good = ends && whole;
   assign bad = ends && !whole && length != 0;
@@ -81,12 +87,14 @@ module npu_frames #(
       newest <= 0;
       oldest <= 0;
       used <= 0;
+      lost <= 0;
       dropped <= 0;
     end else begin
       newest <= newest + 3'(taken);
       oldest <= oldest + 3'(finished);
       used <= used + 4'(taken) - 4'(finished);
-      dropped <= dropped + 32'(bad || (good && !taken));
+      lost <= bad || (good && !taken);
+      dropped <= dropped + 32'(lost);
     end
   end
 

@@ -15,7 +15,7 @@ module npu_sdram #(
   input  wire        request,     // held until `ready`, with what belongs to it
   input  wire        write,
   input  wire [22:0] address,     // in words
-  input  wire [8:0]  words,
+  input  wire [8:0]  words,       // 1 to 256
   output wire        ready,       // the request is taken in this cycle
   output wire        idle,        // nothing is under way
   output reg         done,        // one cycle, at the end of a burst
@@ -48,7 +48,8 @@ module npu_sdram #(
   reg writing;
   reg [1:0] bank;
   reg [8:0] column;
-  reg [8:0] beats_left, age;
+  reg [8:0] beats_left;
+  reg [2:0] age;           // of the open row, up to RAS
   reg half;                // the second half of a word
   reg [15:0] high;
 
@@ -68,6 +69,7 @@ module npu_sdram #(
   assign ready = state == REST && owed == 0 && request;
   assign idle = state == REST && owed == 0;
   assign take = state == MOVE && writing && !half;
+  wire unused_words = &{1'b0, words[8]};
   wire [15:0] low_or_high = half ? high : write_data[15:0];
 
   task automatic command(input [3:0] what);
@@ -80,7 +82,7 @@ module npu_sdram #(
     sdram_dq_drive <= 0;
     done <= 0;
     timer <= timer - 1;
-    age <= age == {9{1'b1}} ? age : age + 1;
+    age <= age == 3'(RAS) ? age : age + 1;
     case (state)
       POWER_UP: if (timer == 0) begin
         command(PRECHARGE);
@@ -113,7 +115,7 @@ module npu_sdram #(
           bank <= address[9:8];
           column <= {address[7:0], 1'b0};
           writing <= write;
-          beats_left <= 9'({words, 1'b0} - 10'd1);
+          beats_left <= {words[7:0] - 8'd1, 1'b1};
           half <= 0;
           age <= 1;
           timer <= 15'(RCD - 2);
@@ -138,7 +140,7 @@ module npu_sdram #(
       end
       CLOSE: if (timer == 0) begin
         timer <= 0;
-        if (age >= 9'(RAS)) begin
+        if (age == 3'(RAS)) begin
           command(PRECHARGE);
           sdram_ba <= bank;
           sdram_a <= 0;

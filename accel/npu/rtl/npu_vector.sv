@@ -39,7 +39,10 @@ module npu_vector #(
   reg signed [7:0] zero, low, high, add_main_zero, add_other_zero, add_zero, add_low, add_high;
   reg [14:0] add_main_multiplier, add_other_multiplier;
   reg [4:0] add_kept;  // the shift, less the one bit that the rounding looks at
+  reg [25:0] add_below, add_beyond;  // the bits of a sum that it leaves behind, and those that say whether the rest fits
   reg add;
+  wire [15:0] main_digits = {1'b0, add_main_multiplier};
+  wire [15:0] other_digits = {1'b0, add_other_multiplier};
   always_ff @(posedge clk) begin
     if (set_residual) begin
       add_main_zero <= word[`NPU_RESIDUAL_MAIN_ZERO];
@@ -51,6 +54,8 @@ module npu_vector #(
       add_low <= word[`NPU_RESIDUAL_LOW];
       add_high <= word[`NPU_RESIDUAL_HIGH];
     end
+    add_below <= ~({26{1'b1}} << add_kept);
+    add_beyond <= {{15{1'b1}}, 11'b0} << add_kept;
     if (start) begin
       count_last <= word[`NPU_VEC_COUNT] - 1;
       parts_last <= word[`NPU_VEC_PARTS] - 1;
@@ -143,10 +148,10 @@ module npu_vector #(
       reg [31:0] low_low_4;
       reg signed [35:0] both_4;
       wire signed [17:0] biased_both = 18'($signed(biased[31:16])) + $signed({2'b0, biased[15:0]});
-      wire signed [17:0] multiplier_both = 18'($signed(multiplier[31:16])) + $signed({2'b0, multiplier[15:0]});
+      reg signed [17:0] multiplier_both;
       wire signed [35:0] crossed = both_4 - 36'(high_high_4) - $signed({4'b0, low_low_4});
       reg signed [63:0] product_5;
-      wire signed [63:0] bytes_shifted = product_5 >>> {kept_5[5:3], 3'b0};
+      wire [18:0] bytes_shifted = 19'(product_5 >>> {kept_5[5:3], 3'b0});
       reg signed [18:0] value_6;  // all bits that count if the value is not beyond
       reg beyond_6, negative_6, follows_6;
       reg [2:0] kept_6;
@@ -156,20 +161,22 @@ module npu_vector #(
       reg signed [11:0] doubled;
       reg round_up;
       reg signed [7:0] main_8, main_9, main_10, main_11;
-      reg signed [7:0] other_4, other_5, other_6, other_7, other_8;
+      reg signed [7:0] other_4, other_5, other_6, other_7;
+      reg signed [8:0] other_offset;
       wire signed [8:0] main_offset = 9'(main_8) - 9'(add_main_zero);
-      wire signed [8:0] other_offset = 9'(other_8) - 9'(add_other_zero);
-      reg signed [16:0] main_low, main_high, other_low, other_high;
+      reg signed [12:0] main_product [0:3];  // of the multiplier's digits of four bits
+      reg signed [12:0] other_product [0:3];
       reg signed [25:0] add_sum;
-      wire signed [25:0] add_scaled = add_sum >>> add_kept;
-      wire add_fits = add_scaled[25:11] == 15'h0000 || add_scaled[25:11] == 15'h7FFF;
-      wire add_follows = (add_sum & ~({26{1'b1}} << add_kept)) != 0;
+      wire [11:0] add_scaled = 12'(add_sum >>> add_kept);
+      wire add_fits = ((add_sum ^ {26{add_sum[25]}}) & add_beyond) == 0;
+      wire add_follows = (add_sum & add_below) != 0;
       reg signed [11:0] add_doubled;
       reg add_round_up;
       reg signed [7:0] result_12;
       always_ff @(posedge clk) begin
         biased <= $signed(lanes[lane*32 +: 32]) + $signed(parameter_data[lane*96 +: 32]);
         multiplier <= parameter_data[lane*96+32 +: 32];
+        multiplier_both <= 18'($signed(parameter_data[lane*96+48 +: 16])) + $signed({2'b0, parameter_data[lane*96+32 +: 16]});
         shift_3 <= parameter_data[lane*96+64 +: 6];
         // Karatsuba: three products of half words, because a multiplier of the chip takes 18 bits, and three fit where four
         // would halve the lanes: the product of the sums holds both of the crossed ones.
@@ -179,14 +186,14 @@ module npu_vector #(
         product_5 <= $signed({high_high_4, low_low_4}) + (64'(crossed) <<< 16);
         kept_4 <= shift_3 - 1;
         kept_5 <= kept_4;
-        value_6 <= bytes_shifted[18:0];
-        beyond_6 <= bytes_shifted[63:18] != {46{bytes_shifted[63]}};
-        negative_6 <= bytes_shifted[63];
+        value_6 <= bytes_shifted;
+        beyond_6 <= ((product_5[63:18] ^ {46{product_5[63]}}) & ({46{1'b1}} << {kept_5[5:3], 3'b0})) != 0;
+        negative_6 <= product_5[63];
         follows_6 <= (product_5 & ~({64{1'b1}} << {kept_5[5:3], 3'b0})) != 0;
         kept_6 <= kept_5[2:0];
         doubled <= fits ? scaled[11:0] : {negative_6, {11{!negative_6}}};
         round_up <= follows || scaled[1];
-        main_8 <= clamp(rounded(doubled, round_up) + 13'(zero), low, high);
+        main_8 <= clamp(rounded(doubled, round_up, zero), low, high);
         main_9 <= main_8;
         main_10 <= main_9;
         main_11 <= main_10;
@@ -194,39 +201,40 @@ module npu_vector #(
         other_5 <= other_4;
         other_6 <= other_5;
         other_7 <= other_6;
-        other_8 <= other_7;
-        main_low <= times(main_offset, add_main_multiplier[7:0]);
-        main_high <= times(main_offset, {1'b0, add_main_multiplier[14:8]});
-        other_low <= times(other_offset, add_other_multiplier[7:0]);
-        other_high <= times(other_offset, {1'b0, add_other_multiplier[14:8]});
-        add_sum <= (26'(main_low) + 26'(other_low)) + ((26'(main_high) + 26'(other_high)) <<< 8);
-        add_doubled <= add_fits ? add_scaled[11:0] : {add_scaled[25], {11{!add_scaled[25]}}};
+        other_offset <= 9'(other_7) - 9'(add_other_zero);
+        for (int i = 0; i < 4; i = i + 1) begin
+          main_product[i] <= times(main_offset, main_digits[i*4 +: 4]);
+          other_product[i] <= times(other_offset, other_digits[i*4 +: 4]);
+        end
+        add_sum <= (digit_sum(main_product[0], other_product[0]) + (digit_sum(main_product[1], other_product[1]) <<< 4))
+          + ((digit_sum(main_product[2], other_product[2]) <<< 8) + (digit_sum(main_product[3], other_product[3]) <<< 12));
+        add_doubled <= add_fits ? add_scaled : {add_sum[25], {11{!add_sum[25]}}};
         add_round_up <= add_follows || add_scaled[1];
-        result_12 <= add ? clamp(rounded(add_doubled, add_round_up) + 13'(add_zero), add_low, add_high) : main_11;
+        result_12 <= add ? clamp(rounded(add_doubled, add_round_up, add_zero), add_low, add_high) : main_11;
       end
       assign result[lane*8 +: 8] = result_12;
     end
   endgenerate
 
-  // A value beyond +-1023 saturates whatever its zero point is, so 12 bits are enough behind the shift.
-  function automatic signed [12:0] rounded(input signed [11:0] twice, input up);
-    rounded = (13'(twice) + $signed({12'b0, up})) >>> 1;
+  // A value beyond +-1023 saturates whatever its zero point is, so 12 bits are enough behind the shift. The bit that rounds up
+  // and the zero point come through one carry chain: (twice + up + 2 x offset) / 2.
+  function automatic signed [11:0] rounded(input signed [11:0] twice, input up, input signed [7:0] center);
+    rounded = 12'($signed({twice[11], twice, 1'b1} + {{4{center[7]}}, center, 1'b0, up}) >>> 2);
   endfunction
 
-  function automatic signed [7:0] clamp(input signed [12:0] value, input signed [7:0] lowest, input signed [7:0] highest);
-    reg signed [7:0] saturated;
-    begin
-      saturated = value > 13'sd127 ? 8'sd127 : value < -13'sd128 ? -8'sd128 : value[7:0];
-      clamp = saturated < lowest ? lowest : saturated > highest ? highest : saturated;
-    end
+  // The limits are int8, so what lies between them needs no saturation of its own; signs come through carry chains.
+  function automatic signed [7:0] clamp(input signed [11:0] value, input signed [7:0] lowest, input signed [7:0] highest);
+    clamp = $signed(13'(value) - 13'(lowest)) < 0 ? lowest : $signed(13'(highest) - 13'(value)) < 0 ? highest : value[7:0];
   endfunction
 
   // Shifted additions: the multipliers of the chip are all taken by the array and the requantisation.
-  function automatic signed [16:0] times(input signed [8:0] a, input [7:0] b);
-    begin
-      times = 0;
-      for (int i = 0; i < 8; i = i + 1) times = times + (b[i] ? 17'(a) <<< i : 17'sd0);
-    end
+  function automatic signed [12:0] times(input signed [8:0] a, input [3:0] digit);
+    times = ((digit[0] ? 13'(a) : 13'sd0) + (digit[1] ? 13'(a) <<< 1 : 13'sd0))
+          + ((digit[2] ? 13'(a) <<< 2 : 13'sd0) + (digit[3] ? 13'(a) <<< 3 : 13'sd0));
+  endfunction
+
+  function automatic signed [25:0] digit_sum(input signed [12:0] of_main, input signed [12:0] of_other);
+    digit_sum = 26'(of_main) + 26'(of_other);
   endfunction
 
   // ---- cycle 12: the last group of a vector completes it

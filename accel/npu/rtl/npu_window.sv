@@ -60,7 +60,7 @@ module npu_window (
       row_step <= word[`NPU_SHAPE_ROW_STEP];
       column_step <= word[`NPU_SHAPE_COLUMN_STEP];
     end
-    if (start) begin
+    if (ready) begin  // be it started or not, as in npu_address.sv
       kernel_columns <= word[`NPU_ARRAY_KERNEL_COLUMNS_LOW +: 3];
       kernel_rows <= word[`NPU_ARRAY_KERNEL_ROWS_LOW +: 2];
       row_stride <= word[`NPU_ARRAY_ROW_DILATION];
@@ -78,7 +78,7 @@ module npu_window (
       resting <= 0;
       started <= 0;
       begin_row(word[`NPU_ARRAY_BASE], 18'($signed(word[`NPU_ARRAY_LEFT])), word[`NPU_ARRAY_KERNEL_COLUMNS_LOW +: 3]);
-    end else if (run) begin
+    end else begin
       started <= 1;
       if (emit) accumulator <= accumulator + 1;
       if (row_ends) begin

@@ -14,7 +14,7 @@ module npu_clock #(
   input  wire oscillator,
   output wire clk,
   output wire clk_early,
-  output wire rst
+  output reg  rst = 1
 );
   localparam int EIGHTHS = OUTPUT_DIVIDER * 6;  // three quarters of a cycle, in eighths of a cycle inside the PLL
   wire locked, feedback;
@@ -36,8 +36,8 @@ module npu_clock #(
   reg [7:0] waited = 0;
   always_ff @(posedge clk) begin
     settled <= {settled[0], locked};
-    waited <= !settled[1] ? 0 : rst ? waited + 1 : waited;
+    waited <= !settled[1] ? 0 : waited == 8'hFF ? waited : waited + 1;
+    rst <= waited != 8'hFF;
   end
-  assign rst = waited != 8'hFF;
 endmodule
 `default_nettype wire
