@@ -94,7 +94,7 @@ module npu_board #(
   wire [31:0] host_read_data;
   wire core_busy;
   reg [3:0] core_reset;
-  reg system_rst;
+  reg system_rst = 1;  // so that nothing moves before the first reset has come through it
 
   // ---- what was uploaded, and whether it is what RUN names
   reg accepted;             // the words of this write are taken
