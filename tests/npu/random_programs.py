@@ -59,6 +59,11 @@ def memory_after(machine: Machine, program: NpuProgram, memory: Int8) -> Int8:
     return np.concatenate([vectors[0] for vectors in left])
 
 
+def filled(memory: Int8, profile: NpuProfile) -> Int8:
+    """Return `memory` with zeros behind it: a residual may be read from there, where an earlier program left its outputs."""
+    return np.pad(memory, ((0, profile.activation_vectors - len(memory)), (0, 0)))
+
+
 def random_memories(profile: NpuProfile, seed: int) -> tuple[Int8, Int8, Int32]:
     """Return activations, weights and parameters; a share of the values is extreme."""
     generator = np.random.default_rng(seed)

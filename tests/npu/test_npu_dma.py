@@ -20,7 +20,7 @@ from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE, NpuProgram, read_program
 from edgewright.errors import OperationError, PackageError, ProfileError
-from tests.npu.random_programs import SYNC_ALL, make_program, memory_after, random_program
+from tests.npu.random_programs import SYNC_ALL, filled, make_program, memory_after, random_program
 
 PROFILE = find_profile("npu-sim-8-sdram")
 WEIGHTS = np.arange(64 * 8, dtype=np.int8).reshape(64, 8) % 127
@@ -54,7 +54,8 @@ def emulator(require: Callable[[str], Path]) -> Iterator[Emulator]:
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, (1 << 64) - 1))
 def test_n150_n151_n161_to_n164_random_programs_with_transfers_agree_in_rtl_and_models(emulator: Emulator, seed: int) -> None:
-    drawn, memory = random_program(seed, PROFILE)
+    drawn, vectors = random_program(seed, PROFILE)
+    memory = filled(vectors, PROFILE)
     expected = memory_after(Simulator(PROFILE), drawn, memory)
     np.testing.assert_array_equal(memory_after(emulator, drawn, memory), expected)
     assert emulator.counters == time_program(executed(drawn, PROFILE), PROFILE).counters
