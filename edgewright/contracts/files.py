@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -73,9 +74,10 @@ def staging_beside(target: Path) -> Iterator[Path]:
         StorageFullError: the block ran out of room.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    staging.chmod(0o777 & ~_umask())
+    # The name comes first, so that an interrupt between the making of the directory and the next line leaves nothing.
+    staging = target.parent / f".{target.name}-{secrets.token_hex(8)}"
     try:
+        staging.mkdir()
         yield staging
     except OSError as failed:
         _tell_if_full(failed, target)
@@ -85,14 +87,23 @@ def staging_beside(target: Path) -> Iterator[Path]:
 
 
 def replace_directory(staging: Path, target: Path) -> None:
-    """Put `staging` where `target` is; the old directory is removed only when the new one is in place."""
+    """Put `staging` where `target` is; the old directory is removed only when the new one is in place.
+
+    An interrupt in between puts the old one back; only the death of the process there can leave it under its retired name.
+    """
     if not target.exists():
         staging.rename(target)
         return
-    retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-"))
-    target.rename(retired / "old")
-    staging.rename(target)
-    shutil.rmtree(retired)
+    retired = target.parent / f".{target.name}-old-{secrets.token_hex(8)}"
+    try:
+        target.rename(retired)
+        staging.rename(target)
+    except BaseException:
+        if not target.exists():
+            retired.rename(target)
+        raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _umask() -> int:

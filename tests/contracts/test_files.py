@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,41 @@ def test_a_directory_that_was_not_finished_leaves_nothing(tmp_path: Path) -> Non
         (staging / "half").touch()
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_right_after_the_directory_was_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signals come between any two lines: here one arrives while mkdir, which has done its work, returns."""
+    make = os.mkdir
+
+    def make_and_be_interrupted(*arguments: Any, **named: Any) -> None:
+        make(*arguments, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "mkdir", make_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt), staging_beside(tmp_path / "variant"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_an_interrupt_in_a_replacement_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int) -> None:
+    target = tmp_path / "variant"
+    target.mkdir()
+    (target / "old").touch()
+    rename, left = os.rename, [renames]
+
+    def rename_and_be_interrupted(*arguments: Any, **named: Any) -> None:
+        rename(*arguments, **named)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), staging_beside(target) as staging:
+        (staging / "new").touch()
+        monkeypatch.setattr(os, "rename", rename_and_be_interrupted)
+        replace_directory(staging, target)
+    assert [path.name for path in target.iterdir()] == [{1: "old", 2: "new"}[renames]]
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_file_has_the_mode_that_was_asked_for_cut_by_the_mask(tmp_path: Path) -> None:
