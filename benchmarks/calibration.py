@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks.measuring.fresh_process import WORKER_FLAG, ask, forget_peak, machine_line, memory_mib, worker_main
 from edgewright.command_line import print_table
+from edgewright.contracts.samples import write_npz
 
 PACKAGES = ("edgewright", "onnxruntime", "numpy")
 COLUMNS = ("contender", "images", "wall s", "processor s", "extra MiB", "tensors", "remark")
@@ -71,7 +72,7 @@ def write_images(path: Path, name: str, shape: list[int], count: int) -> None:
     for start in range(0, count, 16):
         stored[start : start + 16] = generator.random((min(16, count - start), *shape), np.float32)
     stored.flush()
-    np.savez(path, **{name: stored})
+    write_npz(path, {name: stored})
     path.with_suffix(".npy").unlink()
 
 

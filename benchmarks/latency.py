@@ -261,7 +261,8 @@ def _session(build: Path, variant_name: str, backend: str, threads: int) -> Run:
 
 def _images(shape: tuple[int | str, ...], count: int) -> Any:
     """Return random images as the networks take them, the same every time."""
-    return np.random.default_rng(0).uniform(0, 1, (count, *shape[1:])).astype(np.float32)
+    sizes = [count, *(int(size) for size in shape[1:])]
+    return np.random.default_rng(0).uniform(0, 1, sizes).astype(np.float32)
 
 
 _RUNTIMES: dict[str, Callable[[Path, str, int], Run]] = {

@@ -124,7 +124,7 @@ def detectors(folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]
         helper.make_node("Flatten", ["average"], ["flat"], name="flat"),
         helper.make_node("MatMul", ["flat", "d"], ["y"], name="classify"),
     ]
-    ends = {"x": ["N", 8, 6, 6], "y": ["N", 10]}
+    ends: dict[str, list[str | int | None]] = {"x": ["N", 8, 6, 6], "y": ["N", 10]}
     given, wanted = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends.items())
     constants = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
     graph = helper.make_graph(nodes, "detectors", [given], [wanted], constants)

@@ -1,0 +1,58 @@
+"""A scikit-learn pipeline becomes one package for many kinds of hardware, and is scored from it.
+
+    python examples/package_a_pipeline.py OUTPUT
+
+OUTPUT/build then holds the verified graph and its variants, OUTPUT/package what `edgewright publish` takes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import skops.io
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from accel.backends.choose import load_session
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import load_samples
+from edgewright.contracts.variant import FLOAT_VARIANT
+from edgewright.pipeline import Recipe, make_package
+from quantize.evaluate import evaluate_variant, reference_outputs
+
+
+def main(output: Path) -> None:
+    """Train, convert, quantize, pack; then measure every variant on samples that nobody trained on."""
+    output.mkdir(parents=True, exist_ok=True)
+    pixels, digits = load_digits(return_X_y=True)
+    train, heldout, train_labels, heldout_labels = train_test_split(pixels.astype(np.float32), digits, random_state=0)
+    model = make_pipeline(StandardScaler(), MLPClassifier((96, 64), max_iter=60, early_stopping=True, random_state=0))
+    model.fit(train, train_labels)
+
+    skops.io.dump(model, output / "digits.skops")  # not a pickle: reading it runs no code
+    np.savez(output / "calibration.npz", features=train[:256], labels=train_labels[:256])
+    np.savez(output / "heldout.npz", features=heldout, labels=heldout_labels)
+    recipe = Recipe(name="digits", source=output / "digits.skops", samples=output / "calibration.npz")
+    package = make_package(recipe, output)
+
+    build = BuildDirectory.open(output / "build")
+    samples = load_samples(output / "heldout.npz", build.record.inputs)
+    reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
+    print(f"scikit-learn itself: accuracy {model.score(heldout, heldout_labels):.4f}")
+    for variant in build.variants():
+        found = evaluate_variant(variant, samples, reference)
+        print(f"{found.variant}: accuracy {found.accuracy:.4f}, same answer as the source on {found.agreement:.2%}")
+
+    session = load_session(build.variant("int8"))
+    probabilities = session.run({"features": heldout[:1]})["probabilities"]
+    session.close()
+    print(f"int8 calls the first digit a {probabilities.argmax()}; it is a {heldout_labels[0]}. Ready to publish: {package}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
