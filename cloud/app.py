@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -24,6 +25,7 @@ from cloud.http.endpoint import Endpoint, answer
 from cloud.http.routes import ENDPOINTS
 from cloud.rollout_engine import drive_rollouts
 from edgewright.contracts import wire
+from edgewright.errors import UnreachableError
 
 _LOG = logging.getLogger("edgewright.cloud")
 _FOLLOW_S = 3600.0
@@ -87,12 +89,21 @@ def _asgi(endpoint: Endpoint, cloud: Cloud) -> Callable[[Request], Awaitable[Res
 
 
 async def _keep_running(cloud: Cloud, work: Background) -> None:
-    """Run background work; when it fails it is our mistake, which is logged and does not end the service."""
+    """Run background work; when it fails it is our mistake, which is logged and does not end the service.
+
+    A database that is away is nobody's mistake: it is said once a minute, and the work goes on when it is back.
+    """
     name = getattr(work, "__name__", str(work))
+    quiet_until = 0.0
     while True:
         try:
             await work(cloud)
             return
+        except UnreachableError as error:
+            if time.monotonic() > quiet_until:
+                _LOG.warning("background work waits name=%s error=%s", name, error)
+                quiet_until = time.monotonic() + 60
+            await asyncio.sleep(1)
         except Exception:  # noqa: BLE001  whatever it is, the service goes on and the log says it
             _LOG.exception("background work failed name=%s restart_in_s=1", name)
             await asyncio.sleep(1)

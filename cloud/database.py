@@ -61,11 +61,13 @@ class Database:
             kind = make_url(url).get_backend_name()
             if kind not in ("sqlite", "postgresql"):
                 raise BadInputError(f"the database must be SQLite or PostgreSQL, not {kind}: give another --database")
-            engine = create_engine(url, pool_size=10, max_overflow=40)
+            # Pinged first: a connection from before a restart of the server must cost no request.
+            engine = create_engine(url, pool_size=10, max_overflow=40, pool_pre_ping=kind == "postgresql")
         except (ArgumentError, NoSuchModuleError) as wrong:
             raise BadInputError(f"a database URL must be like postgresql+psycopg://user@host/name: {wrong}") from wrong
         except ModuleNotFoundError as missing:
-            raise BadInputError(f"the database URL needs the driver {missing.name}: pip install {missing.name}") from missing
+            install = "'edgewright[postgres]'" if missing.name == "psycopg" else missing.name
+            raise BadInputError(f"the database URL needs the driver {missing.name}: pip install {install}") from missing
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine)
         try:
@@ -80,14 +82,19 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Give a connection that sees one moment of the database."""
-        with self.engine.connect() as connection, connection.begin():
+        """Give a connection that sees one moment of the database; raise `UnreachableError` when that is away."""
+        with _answering(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Give a connection whose changes are committed together when the block ends well, and then tell the listeners."""
-        with self._writing, self.engine.connect() as connection:
+        """Give a connection whose changes are committed together when the block ends well, and then tell the listeners.
+
+        Raises:
+            UnreachableError: the database does not answer; nothing was changed, unless it went away in the commit itself.
+            StorageFullError: its disk is full; nothing was changed.
+        """
+        with self._writing, _answering(), self.engine.connect() as connection:
             raised: dict[Counter, int] = {}
             connection.info[_RAISED] = raised
             with _room(), connection.execution_options(edgewright_writes=True).begin():
@@ -121,6 +128,19 @@ def insert_or_ignore(connection: Connection, table: Table) -> Insert:
     if connection.dialect.name == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as failed:
+        # No state at all means that no server answered; classes 08 and 57P say that it is going or coming
+        # (PostgreSQL's manual, appendix A). SQLite's errors have no such field.
+        state = getattr(failed.orig, "sqlstate", "")
+        if state is None or state.startswith(("08", "57P")):
+            raise UnreachableError("the database does not answer; try again") from failed
+        raise
 
 
 @contextlib.contextmanager

@@ -267,8 +267,8 @@ def _admit_again(
 
 def _record_certificate(connection: Connection, device: str, certificate: x509.Certificate) -> None:
     row = {"serial": serial_of(certificate), "device": device, "expires_at": certificate.not_valid_after_utc}
-    recorded = connection.execute(insert_or_ignore(connection, certificates).values(row))
-    if recorded.rowcount != 1:
+    recorded = insert_or_ignore(connection, certificates).values(row).returning(certificates.c.serial)
+    if connection.execute(recorded).one_or_none() is None:  # a row count is what psycopg does not give for this
         raise ConflictError("a nonce makes one certificate, and this one was used: ask for another with GET /v1/renew")
 
 

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Install the programs that some tests talk to, when this user may; otherwise say which tests will be skipped for want of them.
 set -eu
-wanted="g++:g++ verilator:verilator iverilog:iverilog mosquitto:mosquitto skopeo:skopeo docker-registry:docker-registry chromium:chromium chromedriver:chromium-driver"
+wanted="g++:g++ verilator:verilator iverilog:iverilog mosquitto:mosquitto skopeo:skopeo docker-registry:docker-registry postgres:postgresql chromium:chromium chromedriver:chromium-driver"
 
 missing=""
 for pair in $wanted; do
     program=${pair%%:*} package=${pair#*:}
-    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing $package"
+    command -v "$program" >/dev/null 2>&1 || [ -n "$(find /usr/sbin /usr/lib/postgresql -name "$program" 2>/dev/null)" ] || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+OFF_THE_PATH = (Path("/usr/sbin"), Path("/sbin"), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
+"""Where Debian has programs that not everybody's PATH shows."""
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +20,7 @@ def require() -> Callable[[str], Path]:
     """Return the path of a program, or skip the test; with EDGEWRIGHT_REQUIRE=all a missing program fails it."""
 
     def find(program: str) -> Path:
-        found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+        found = shutil.which(program) or shutil.which(program, path=os.pathsep.join(map(str, OFF_THE_PATH)))
         if found:
             return Path(found)
         message = f"{program} is not installed: sh scripts/system-packages.sh installs it"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.cloud.postgres_server import PostgresServer, postgres
 from tests.cloud.running_cloud import Http, RunningCloud, running
+
+__all__ = ["postgres"]
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,12 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
 @pytest.fixture(scope="module")
 def operator(cloud: RunningCloud) -> Http:
     return cloud.operator()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'cloud.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select
@@ -138,8 +137,8 @@ def a_variant(version: int) -> RunningVariant:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    database = Database.open(f"sqlite:///{tmp_path / 'cloud.db'}")
+def fleet(database_url: str) -> Iterator[Fleet]:
+    database = Database.open(database_url)
     made = Fleet(database, signing.generate_key())
     for device in PROFILES:
         made.add_device(device, site="east" if device.startswith("cam") else "west")

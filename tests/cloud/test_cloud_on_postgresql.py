@@ -1,0 +1,61 @@
+"""A whole cloud on a real PostgreSQL server, and what it does while that is away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewright.contracts.messages import DeploymentState, RolloutRequest, RolloutState
+from edgewright.contracts.signing import load_private_key
+from edgewright.sdk import CloudClient
+from tests.cloud.postgres_server import PostgresServer, running_postgres
+from tests.cloud.running_cloud import running
+from tests.cloud.small_packages import make_package
+from tests.cloud.told_devices import told
+from tests.cloud.trusting_cloud import publisher
+
+__all__ = ["publisher"]
+
+
+@pytest.fixture(scope="module")
+def server(require: Callable[[str], Path]) -> Iterator[PostgresServer]:
+    """A server of this file alone, which its tests may stop."""
+    with running_postgres(require("postgres").parent) as started:
+        yield started
+
+
+def test_a_rollout_goes_to_its_end_and_a_restarted_cloud_knows_it(
+    server: PostgresServer, publisher: Path, tmp_path: Path
+) -> None:
+    options = ("--no-broker", "--trust", f"{publisher}.pub", "--database", server.new_database())
+    with running(tmp_path / "state", *options) as cloud, CloudClient.connect(str(cloud.state)) as client:
+        client.publish(make_package(tmp_path, "digits").layout.path, load_private_key(publisher))
+        device = told(cloud, "camera-1", tmp_path)
+        number = client.create_rollout(RolloutRequest(model="digits", waves=("100%",))).rollout
+        device.obey()
+        device.measure("latency_p50", "ms", 3.0)
+        ended = list(client.watch_rollout(number))[-1]
+        assert (ended.state, ended.devices[0].state) == (RolloutState.COMPLETED, DeploymentState.RUNNING)
+    assert not (tmp_path / "state" / "cloud.db").exists()
+    with running(tmp_path / "state", *options) as cloud, CloudClient.connect(str(cloud.state)) as client:
+        assert client.rollout(number) == ended
+        assert [each.value for each in client.telemetry(device="camera-1")] == [3.0]
+
+
+def test_while_the_server_is_away_requests_are_told_so_and_afterwards_all_goes_on(server: PostgresServer, tmp_path: Path) -> None:
+    with running(tmp_path / "state", "--no-broker", "--database", server.new_database()) as cloud:
+        device = told(cloud, "camera-1", tmp_path)
+        server.stop()
+        try:
+            answer = cloud.operator().get("/v1/devices")
+            assert answer.status == 503
+            assert answer.error == "the database does not answer; try again"
+        finally:
+            server.start()
+        assert cloud.operator().get("/v1/changes?after=999&wait_s=1").status == 200
+        assert [each["device"] for each in cloud.operator().get("/v1/devices").json()] == ["camera-1"]
+        device.report(DeploymentState.RUNNING, "still here")
+        assert cloud.stop() == 0
+    assert "Traceback" not in cloud.log.read_text()
