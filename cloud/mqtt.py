@@ -26,7 +26,7 @@ from cloud.database import Database
 from cloud.state_directory import StateDirectory
 from edgewright.contracts import topics, wire
 from edgewright.contracts.messages import BrokerAddress, Presence, Reported, TelemetryBatch
-from edgewright.errors import EdgewrightError
+from edgewright.errors import EdgewrightError, UnreachableError
 
 _LOG = logging.getLogger("edgewright.cloud.mqtt")
 _KEEPALIVE_S = 30
@@ -51,6 +51,8 @@ class MqttLink:
         self._client.on_message = self._on_message
         self._client.reconnect_delay_set(min_delay=1, max_delay=10)
         self.connected = False
+        self._missed = False
+        """Something could not be done because the database was away."""
 
     def start(self) -> None:
         """Connect, and connect again whenever the connection is lost."""
@@ -110,10 +112,18 @@ class MqttLink:
             return
         self.connected = True
         _LOG.info("connected broker=%s:%d", self._address.host, self._address.port)
+        self._catch_up(client)
+
+    def _catch_up(self, client: Any) -> None:
+        """Hear every device, the reports that the broker kept included, and say what is desired of each."""
         heard = (topics.REPORTED, topics.TELEMETRY, topics.PRESENCE)
         client.subscribe([(topics.from_all_devices(suffix), 1) for suffix in heard])
         try:
             self.publish_desired(after_change=0)  # a broker may have forgotten what it retained
+            self._missed = False
+        except UnreachableError as away:
+            self._missed = True
+            _LOG.warning("cannot publish desired state error=%s", away)
         except Exception:  # noqa: BLE001  an exception here would end the client's thread for good
             _LOG.exception("cannot publish desired state")
 
@@ -122,9 +132,14 @@ class MqttLink:
             _LOG.info("disconnected broker=%s:%d", self._address.host, self._address.port)
         self.connected = False
 
-    def _on_message(self, _client: object, _userdata: object, message: Any) -> None:
+    def _on_message(self, client: Any, _userdata: object, message: Any) -> None:
         try:
             self._take(topics.parse_topic(message.topic), message.payload, retained=bool(message.retain))
+            if self._missed:
+                self._catch_up(client)
+        except UnreachableError as away:
+            self._missed = True  # the broker keeps reports, and devices keep telemetry that nobody acknowledged
+            _LOG.warning("cannot take message topic=%s error=%s", message.topic, away)
         except EdgewrightError as refused:
             _LOG.warning("refused message topic=%s error=%s", message.topic, refused)
         except Exception:  # noqa: BLE001  one message must not end the client's thread, and with it every device's hearing

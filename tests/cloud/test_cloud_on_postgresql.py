@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from edgewright.contracts import topics
 from edgewright.contracts.messages import DeploymentState, RolloutRequest, RolloutState
 from edgewright.contracts.signing import load_private_key
+from edgewright.demo.processes import wait_until
 from edgewright.sdk import CloudClient
+from tests.cloud.mqtt_devices import batch, connected, record_once, report
 from tests.cloud.postgres_server import PostgresServer, running_postgres
 from tests.cloud.running_cloud import running
 from tests.cloud.small_packages import make_package
@@ -57,5 +60,24 @@ def test_while_the_server_is_away_requests_are_told_so_and_afterwards_all_goes_o
         assert cloud.operator().get("/v1/changes?after=999&wait_s=1").status == 200
         assert [each["device"] for each in cloud.operator().get("/v1/devices").json()] == ["camera-1"]
         device.report(DeploymentState.RUNNING, "still here")
+        assert cloud.stop() == 0
+    assert "Traceback" not in cloud.log.read_text()
+
+
+def test_a_report_that_came_over_mqtt_while_the_server_was_away_is_taken_later(
+    server: PostgresServer, require: Callable[[str], Path], tmp_path: Path
+) -> None:
+    require("mosquitto")
+    with running(tmp_path / "state", "--database", server.new_database()) as cloud:
+        with connected(cloud, cloud.enrol("camera-1", tmp_path)) as client:
+            server.stop()
+            try:
+                client.say(topics.topic("camera-1", topics.REPORTED), report("camera-1", 1), retain=True)
+                wait_until(lambda: "cannot take message" in cloud.log.read_text(), what="the refusal", timeout_s=30)
+            finally:
+                server.start()
+            client.say(topics.topic("camera-1", topics.TELEMETRY), batch("camera-1", 1))
+            record = record_once(cloud.operator(), "camera-1", lambda record: record["reported"] is not None)
+        assert (record["reported"]["reason"], record["telemetry_count"]) == ("all is well", 1)
         assert cloud.stop() == 0
     assert "Traceback" not in cloud.log.read_text()
