@@ -342,7 +342,16 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     network = Network(3, 5, 5)
     x = network.conv(network.conv(INPUT, 3, 64), 64, 64)
     quantized = quantize(network.model(x), network.images(2))
-    with pytest.raises(ModelError, match=r"^npu-sim-4 has room for 4096 weight rows of 4 bytes, but the model needs"):
+    with pytest.raises(
+        ModelError, match=r"^npu-sim-4 has room for 16384 bytes of weights, but the model needs 38592; use a larger"
+    ):
+        compile_model(quantized, PROFILE)
+
+
+def test_weights_that_fit_but_for_the_rows_that_they_leave_unfilled_are_refused() -> None:
+    network = Network(5, 5, 5)
+    quantized = quantize(network.model(network.conv(network.conv(INPUT, 5, 5, (1, 1)), 5, 100, (5, 5))), network.images(2))
+    with pytest.raises(ModelError, match=r"^npu-sim-4 has room for 4096 weight rows of 4 bytes, but the model needs 5010; use a"):
         compile_model(quantized, PROFILE)
 
 

@@ -21,10 +21,22 @@ from accel.npu.profile import NpuProfile
 
 
 @dataclass(frozen=True, slots=True)
+class WeightRows:
+    """Rows that are loaded together, by their place among all rows that a `Memory` has: the chip may hold fewer."""
+
+    address: int
+    rows: int
+
+    def load(self, address: int) -> isa.LoadW:
+        """Return the instruction that loads them from `address` of the weight memory."""
+        return isa.LoadW(address=address, rows=self.rows)
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """One array pass, and the weight rows that must be live for it. Its accumulators count from the job's first."""
 
-    load: isa.LoadW | None
+    load: WeightRows | None
     array_pass: isa.ArrayPass
 
 
@@ -58,8 +70,8 @@ class Memory:
         self.weight_rows = 0
         self.parameter_groups = 0
 
-    def add_weights(self, rows: Int8, shifts: Int8 | None = None) -> isa.LoadW:
-        """Store up to `rows` x `columns` weights, and in mxint8 the rows' shifts; return the instruction that loads them."""
+    def add_weights(self, rows: Int8, shifts: Int8 | None = None) -> WeightRows:
+        """Store up to `rows` x `columns` weights, and in mxint8 the rows' shifts; return where they are."""
         address, before = self.weight_rows, self._profile.shift_rows
         stored = np.zeros((before + len(rows), self._profile.columns), np.int8)
         stored[before:, : rows.shape[1]] = rows
@@ -67,7 +79,7 @@ class Memory:
             stored[:before].reshape(-1)[: len(rows)] = shifts
         self._weights.append(stored)
         self.weight_rows += len(stored)
-        return isa.LoadW(address=address, rows=len(rows))
+        return WeightRows(address, len(rows))
 
     def add_parameters(self, stage: OutputStage) -> int:
         """Store bias, multiplier and shift of every channel; return the first group."""
@@ -290,7 +302,7 @@ class Tap:
     block: int
     row: int
     column: int
-    load: isa.LoadW | None
+    load: WeightRows | None
     kernel: isa.ArrayPass
 
 
