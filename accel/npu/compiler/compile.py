@@ -26,8 +26,9 @@ from accel.npu.compiler.place import DoesNotFitError, place_tensors
 from accel.npu.compiler.schedule import schedule
 from accel.npu.compiler.streaming.compile import compile_streamed
 from accel.npu.compiler.tile import Job, Memory, Tiler
+from accel.npu.lowering.coverage import CoverageRow
 from accel.npu.lowering.layers import ConvolutionLayer, Layer, QuantizedTensor
-from accel.npu.lowering.lower import CoverageRow, Lowered, lower
+from accel.npu.lowering.lower import Lowered, lower
 from accel.npu.model.checks import check_program
 from accel.npu.model.timing import time_program
 from accel.npu.model.trace import executed
@@ -59,7 +60,7 @@ def compile_model(
 
     Without the depthwise unit depthwise layers become products with diagonal matrices: slower, and the same bits.
     """
-    lowered = lower(model, cut)
+    lowered = lower(model, cut, columns=profile.columns)
     check_something_runs(lowered)
     check_format(lowered.layers, profile)
     layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
@@ -203,4 +204,6 @@ def _place(name: str, tensor: QuantizedTensor, places: Mapping[str, int], folds:
         flat=tensor.flat,
         fold=folds.get(tensor.name),
         gain=tensor.gain,
+        offset=tensor.offset,
+        given_shape=tensor.given_shape,
     )

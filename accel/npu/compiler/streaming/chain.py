@@ -193,5 +193,5 @@ def _row_shape(layer: Layer) -> isa.Shape:
         column_step=layer.window.column_step,
         row_pitch=0,
         column_pitch=layer.window.column_step,
-        padding=-128 if isinstance(layer, PoolingLayer) and layer.maximum else layer.source.zero_point,
+        padding=layer.padding,
     )
