@@ -348,8 +348,10 @@ class _Walk:
 
     def _next(self, name: str) -> onnx.NodeProto:
         consumers = self.graph.consumers(name)
-        if len(consumers) != 1 or name in self.graph.outputs:
-            raise UnsupportedError("its float output is used more than once, or leaves the graph, before it is quantized")
+        if name in self.graph.outputs:
+            raise UnsupportedError("its output leaves the graph without being quantized")
+        if len(consumers) != 1:
+            raise UnsupportedError("its float output is used more than once before it is quantized")
         return consumers[0]
 
     def _tensor(self, name: str, scale: float, zero_point: int, *, named: str | None = None) -> QuantizedTensor:
