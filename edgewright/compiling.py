@@ -20,7 +20,7 @@ from accel.backends.choose import load_session
 from accel.golden import check_golden
 from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.compiler.epcontext import Targeted, target
-from accel.npu.lowering.lower import CoverageRow
+from accel.npu.lowering.coverage import CoverageRow
 from accel.npu.model.report import Estimate, estimate
 from accel.npu.profile import NpuProfile
 from edgewright.contracts import wire
@@ -73,7 +73,8 @@ def compile_variant(
     """
     chosen = _source(build, source, profile)
     model = _read_graph(chosen)
-    compiled = compile_model(model, profile, build.record.cut.tensors if build.record.cut else ())
+    cut = build.record.cut
+    compiled = compile_model(model, profile, cut.tensors if cut is not None and cut.featurizer_nodes > 0 else ())
     name = variant_name(profile)
     targeted = target(model, compiled.program, program_file=LayerKind.NPU_PROGRAM.file_name, partition=name)
     with build.creating_variant(name) as folder:

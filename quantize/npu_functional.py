@@ -18,6 +18,7 @@ import onnx.utils
 
 from accel.golden import predicted_labels
 from accel.npu.compiler.compile import Compiled, compile_model
+from accel.npu.lowering.inputs import AFFINE
 from accel.npu.lowering.qdq import has_blocks
 from accel.npu.machines.host import Session
 from accel.npu.model.simulator import Simulator
@@ -90,7 +91,7 @@ class FunctionalGraph:
         weights = {tensor.name for tensor in watched.graph.initializer}
         known = {value.name for value in watched.graph.output}
         inner = [node for node in watched.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in weights]
-        names = [name for node in inner for name in node.output if name not in known]
+        names = [name for node in inner for name in node.output if name not in known | _changed_by_host(watched.graph)]
         watched.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
         machine = roomy(model)
         self._session = Session(Simulator(machine), compile_model(watched, machine).program)
@@ -100,6 +101,15 @@ class FunctionalGraph:
         """Return the values of `tensors`."""
         found = self._session.run(inputs)
         return {name: found[name] for name in tensors}
+
+
+def _changed_by_host(graph: onnx.GraphProto) -> set[str]:
+    """Return what is multiplied by a constant, or added to one: the host does that to an input that nobody else reads."""
+    constant = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        constant.update(node.output if all(name in constant for name in node.input) else ())
+    affine = [node for node in graph.node if node.op_type in AFFINE and constant.intersection(node.input)]
+    return {name for node in affine for name in node.input if name not in constant}
 
 
 class FunctionalModel:

@@ -23,10 +23,11 @@ from accel.npu.machines.host import Session
 from accel.npu.machines.port import Hardware
 from accel.npu.model.report import Estimate, estimate, listing
 from accel.npu.model.simulator import Simulator
+from accel.npu.outputs import check_output
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.program import MAGIC, NpuProgram, read_program
 from accel.npu.tensors import TensorPlace
-from edgewright.command_line import common_options, print_json, print_table
+from edgewright.command_line import common_options, print_json, print_table, progress
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.samples import Tensors, read_npz, write_npz
 from edgewright.errors import BadInputError, EdgewrightError, ModelError, OperationError, SamplesError, UnreachableError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from accel.npu.machines.board import Board
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
+SIMULATED = "simulated"
 PROFILE = click.option("--profile", "profile_name", default="ulx3s-85f", show_default=True, help="Which NPU (`npu profiles`).")
 
 
@@ -56,10 +58,15 @@ def profiles(as_json: bool) -> None:
         print_json([{**_fields(p), "status": status(p), "hash": p.hash.hex()} for p in npu_profiles()])
         return
     rows = [
-        (p.name, f"{p.rows}x{p.columns}", p.paired, p.activation_vectors, p.weight_rows, p.clock_mhz, p.part or None, status(p))
+        (p.name, _array(p), p.activation_vectors, p.weight_rows, p.external_memory_mib or None, p.clock_mhz, p.part or None)
         for p in npu_profiles()
     ]
-    print_table(("name", "array", "paired", "vectors", "weight rows", "MHz", "part", "status"), rows)
+    print_table(("name", "array", "vectors", "weight rows", "SDRAM MiB", "MHz", "part"), rows)
+    click.echo("")
+    for profile in npu_profiles():
+        if status(profile) != SIMULATED:
+            click.echo(f"{profile.name}: {status(profile)}")
+    click.echo(f"all others: {SIMULATED}")
 
 
 @group.command(name="compile")
@@ -68,9 +75,10 @@ def profiles(as_json: bool) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where to write the program.")
 @common_options
 def compile_command(model: Path, profile_name: str, output: Path, as_json: bool) -> None:
-    """Compile a quantized ONNX model and report where every operator runs."""
+    """Compile a quantized ONNX model; show where each operator runs."""
     from accel.npu.compiler.compile import compile_model
 
+    check_output(output)
     compiled = compile_model(_read_onnx(model), find_profile(profile_name))
     write_atomically(output, compiled.program.to_bytes())
     if as_json:
@@ -100,7 +108,7 @@ def estimate_command(model: Path, profile_name: str, as_json: bool) -> None:
 @click.option("--samples", "samples_path", type=click.Path(path_type=Path), required=True, help="A .npz with the inputs.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs as .npz.")
 @click.option("--device", help="Run on a board too, and compare: its serial port, its USB id (0403:6015), or auto.")
-@click.option("--baud", type=int, default=3_000_000, show_default=True, help="The speed of the serial line.")
+@click.option("--baud", type=click.IntRange(min=1), default=3_000_000, show_default=True, help="The speed of the serial line.")
 @click.option("--rtl", is_flag=True, help="Run the RTL (Verilator) and check it against the functional model and cycle model.")
 @common_options
 def run(
@@ -113,7 +121,9 @@ def run(
     rtl: bool,
     as_json: bool,
 ) -> None:
-    """Run samples on the functional model, on the simulated RTL, or on a board."""
+    """Run samples on the functional model, the RTL or a board."""
+    if output is not None:
+        check_output(output)
     profile = find_profile(profile_name)
     program = _program(model, profile)
     inputs = _inputs(read_npz(samples_path), program.description.inputs)
@@ -123,7 +133,7 @@ def run(
         from accel.npu.machines.emulator import Emulator
 
         checks["rtl"] = _check_hardware(Emulator(profile), program, inputs, outputs)
-    if device:
+    if device is not None:
         checks["board"] = _run_on_board(find_board(profile, device, baud), program, inputs, outputs)
     if output is not None:
         write_npz(output, outputs)
@@ -144,12 +154,15 @@ def emulate(profile_name: str, link: Path | None) -> None:
 
     Prints the device to open, which any program for serial ports can; what else one needs to know goes to the error stream.
     """
-    from accel.npu.machines.simulated_board import simulated_board
+    from accel.npu.machines.simulated_board import serve_board
 
+    if link is not None:
+        check_output(link)
     profile = find_profile(profile_name)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the link goes too
     click.echo(f"building and starting {profile.name}; the first time takes a minute", err=True)
-    with simulated_board(profile, link) as device:
+
+    def tell(device: str) -> None:
         click.echo(device)
         click.echo(
             f"{profile.name}: {profile.rows}x{profile.columns}, hash {profile.hash.hex()[:16]}, RTL in simulation, "
@@ -158,7 +171,8 @@ def emulate(profile_name: str, link: Path | None) -> None:
             f"{DEVICE_VARIABLE}={device} lets the backend npu use it; Ctrl-C ends it",
             err=True,
         )
-        signal.pause()
+
+    serve_board(profile, link, tell)
 
 
 @group.command()
@@ -171,12 +185,23 @@ def disasm(model: Path, profile_name: str) -> None:
         click.echo(line)
 
 
+def _array(profile: NpuProfile) -> str:
+    """Return rows and columns, and what is special about the multipliers."""
+    number_format = "" if profile.number_format == "int8" else profile.number_format
+    return " ".join([f"{profile.rows}x{profile.columns}", *(["paired"] if profile.paired else []), number_format]).strip()
+
+
 def _fields(profile: NpuProfile) -> dict[str, object]:
     return {name: getattr(profile, name) for name in profile.__slots__}
 
 
 def _program(path: Path, profile: NpuProfile) -> NpuProgram:
     """Read a program, or compile a model."""
+    if path.is_dir():
+        raise BadInputError(
+            f"{path} is a directory, but a model is one file: of a build directory take variants/NAME/npu.program or "
+            "variants/NAME/graph.onnx"
+        )
     if not path.is_file():
         raise BadInputError(f"{path}: no such file; it must be a quantized ONNX model or a compiled NPU program")
     with path.open("rb") as stream:
@@ -215,7 +240,12 @@ def _inputs(arrays: Tensors, places: Sequence[TensorPlace]) -> Tensors:
 
 def _check_hardware(hardware: Hardware, program: NpuProgram, inputs: Tensors, outputs: Tensors) -> dict[str, object]:
     """Run the same samples on real logic; it must give the models' bits in the models' cycles."""
-    answers = Session(hardware, program).run(inputs)
+    session, count = Session(hardware, program), len(next(iter(inputs.values())))
+    images = [
+        session.run({name: array[image : image + 1] for name, array in inputs.items()})
+        for image in progress(range(count), f"{count} samples")
+    ]
+    answers = {name: np.concatenate([image[name] for image in images]) for name in images[0]}
     expected = estimate(program, hardware.profile).counters
     if any(not np.array_equal(answers[name], outputs[name]) for name in outputs) or hardware.counters != expected:
         raise OperationError("hardware and models must agree bit for bit and cycle for cycle, but they differ: this is a bug")

@@ -44,8 +44,12 @@ class TensorPlace:
     flat: bool = False
     """The user's array is [count, channels x height x width]."""
     fold: ColumnFold | None = None
-    gain: float = 1.0
-    """The user's numbers are multiplied by this before they are quantized (inputs only)."""
+    gain: float | tuple[float, ...] = 1.0
+    offset: float | tuple[float, ...] = 0.0
+    """The user's numbers are multiplied by the one, and the other is added, before they are quantized (inputs only): one number
+    for all channels, or one for each."""
+    given_shape: tuple[int, ...] = ()
+    """The user's array is [count, *given_shape], and one axis is made of it (inputs only); empty: as `flat` says."""
 
     @property
     def stored_channels(self) -> int:
@@ -64,10 +68,16 @@ class TensorPlace:
 
 def quantize(values: npt.NDArray[np.floating[Any]], place: TensorPlace) -> Int8:
     """Quantize a float tensor as ONNX QuantizeLinear does (half to even, in float32): the host's part of the work."""
-    gained = values.astype(np.float32) * np.float32(place.gain)
+    gained = values.astype(np.float32) * _by_channel(place.gain, place) + _by_channel(place.offset, place)
     scaled = np.rint(gained / np.float32(place.scale)) + np.float32(place.zero_point)
     quantized: Int8 = np.clip(scaled, -128, 127).astype(np.int8)
     return quantized
+
+
+def _by_channel(numbers: float | tuple[float, ...], place: TensorPlace) -> npt.NDArray[np.float32]:
+    """Return numbers so that they meet the channels of the user's array."""
+    row = np.asarray(numbers, np.float32)
+    return row if row.size == 1 or place.channels_last or place.flat else row.reshape(-1, 1, 1)
 
 
 def dequantize(values: Int8, place: TensorPlace) -> npt.NDArray[np.float32]:
@@ -99,7 +109,7 @@ def unpack(vectors: Int8, place: TensorPlace, columns: int) -> Int8:
 def _channels_first(values: Int8, place: TensorPlace) -> Int8:
     channels, height, width = place.channels, place.height, place.width
     shape = (height, width, channels) if place.channels_last else (channels, height, width)
-    wanted = (channels * height * width,) if place.flat else shape
+    wanted = place.given_shape or ((channels * height * width,) if place.flat else shape)
     if values.shape[1:] != wanted:
         raise SamplesError(f"input {place.name} must have shape [N, {', '.join(map(str, wanted))}], not {list(values.shape)}")
     apart = values.reshape(len(values), *shape)

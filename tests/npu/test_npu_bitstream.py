@@ -23,10 +23,11 @@ from click.testing import CliRunner, Result
 
 from accel.npu.hardware.bitstream import Order, build_bitstream, find_tool, packing, run_stage
 from accel.npu.hardware.boards import PllDividers, cycles_per_bit, find_board, pll_dividers, top_parameters
-from accel.npu.hardware.implementation import Use, is_stale, sources_sha256
+from accel.npu.hardware.implementation import Implementation, Use, is_stale, sources_sha256
 from accel.npu.profile import find_profile
 from accel.npu.registers import DEFAULT_BAUD
 from edgewright.cli import main
+from edgewright.contracts import wire
 from edgewright.errors import BadInputError, NotFoundError, OperationError, ProfileError
 
 PROFILE = find_profile("ulx3s-85f")
@@ -197,14 +198,20 @@ def test_what_a_killed_build_leaves_stays_while_its_tool_runs_and_goes_with_the_
     assert sorted(path.name.split("-")[0] for path in cache.iterdir()) == ["pack", "pack", "place", "place", "synthesise"]
 
 
-def test_a_design_that_is_too_slow_gives_its_figures_and_no_bitstream(
+def test_a_design_that_is_too_slow_is_kept_under_a_name_that_says_so_and_fails(
     tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = {**REPORT, "fmax": {"a": {"achieved": 80.0}, "b": {"achieved": 51.5}}}
     monkeypatch.setenv("REPORT", json.dumps(slow))
-    with pytest.raises(OperationError, match=r"^ulx3s-85f must reach 60 MHz, but place and route gave 51\.5 MHz, 145 of"):
-        build_bitstream(ORDER, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    result = edgewright("-o", tmp_path / "out", "--json")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith("edgewright: ulx3s-85f must reach 60 MHz, but place and route gave 51.5 MHz, 145 of")
+    assert f"kept as {tmp_path}/out/ulx3s-85f.too-slow.bit and .json, not to be loaded; try another --seed" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ulx3s-85f.too-slow.bit", "ulx3s-85f.too-slow.json"]
+    kept = wire.decode(
+        (tmp_path / "out" / "ulx3s-85f.too-slow.json").read_bytes(), Implementation, what="it", error=OperationError
+    )
+    assert (kept.fmax_mhz, kept.clock_mhz, kept.resources["multipliers"]) == (51.5, 60.0, Use(145, 156))
 
 
 def test_the_stages_are_shown_while_they_run(tools: Path, tmp_path: Path) -> None:

@@ -72,6 +72,48 @@ def test_a_run_on_a_board_tells_compute_time_and_wire_time_apart(port: Path, fil
     assert board["repeated_frames"] == 0
 
 
+def test_emulate_ends_with_one_line_and_takes_its_link_away_when_its_board_is_gone(
+    tmp_path: Path, require: Callable[[str], Path]
+) -> None:
+    require("verilator")
+    command = [sys.executable, "-m", "edgewright", "npu", "emulate", "--profile", "npu-sim-4", "--link", str(tmp_path / "npu0")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline().strip() == str(tmp_path / "npu0")
+            (board,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+            os.kill(int(board), signal.SIGKILL)
+            _, told = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert told.splitlines()[-1] == (
+        "edgewright: the simulated board must run until it is interrupted, but it ended with -9; start it again"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        pytest.param(["--device", "/tmp"], "/tmp must be a serial port, but it is none", id="a directory"),
+        pytest.param(["--device", "/dev/null"], "/dev/null must be a serial port, but it is none", id="no terminal"),
+    ],
+)
+def test_a_device_that_is_no_serial_port_is_one_line_and_exit_code_2(
+    files: tuple[Path, Path], options: list[str], told: str
+) -> None:
+    result = run(files, *options)
+    assert (result.exit_code, result.stderr) == (2, f"edgewright: {told}\n")
+
+
+@pytest.mark.parametrize("baud", ["0", "-5"])
+def test_a_speed_that_is_none_is_refused(files: tuple[Path, Path], baud: str) -> None:
+    result = run(files, "--device", "/dev/null", "--baud", baud)
+    assert result.exit_code == 2
+    assert "Invalid value for '--baud'" in result.stderr
+
+
 def test_a_run_may_ask_for_another_speed(port: Path, files: tuple[Path, Path]) -> None:
     assert "board: outputs equal to the functional model, cycles" in run(files, "--device", port, "--baud", 1_000_000).stdout
     wrong = run(files, "--device", port, "--baud", 2_900_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from accel.npu.outputs import check_output
 from accel.npu.program import read_program
 from edgewright.cli import main
+from edgewright.errors import BadInputError
 from tests.npu.networks import INPUT, Network, quantize
 
 
@@ -78,6 +81,14 @@ def test_profiles_lists_every_npu_with_its_hash() -> None:
     assert all(len(profile["hash"]) == 64 for profile in listed)
 
 
+def test_profiles_fit_a_terminal_with_what_place_and_route_said_below() -> None:
+    table, _, told = edgewright("profiles").stdout.partition("\n\n")
+    assert max(map(len, table.splitlines())) <= 80
+    assert "npu-sim-8-mx      8x8 mxint8" in table
+    assert "brainwave-class: extrapolated: cycle model only" in told
+    assert "\ncolorlight-i9: simulated; placed and routed: " in told
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -110,3 +121,41 @@ def test_a_program_for_another_npu_is_refused(model: Path, tmp_path: Path) -> No
 def test_the_cost_on_a_machine_that_nobody_simulated_is_called_extrapolated(model: Path) -> None:
     told = json.loads(edgewright("estimate", model, "--profile", "brainwave-class", "--json").stdout)
     assert told["basis"] == "extrapolated: the cycle model equals the RTL's counters up to 32 rows; nothing is built"
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        pytest.param(".", "must be a file to write, but it is a directory; name a file in it", id="directory"),
+        pytest.param("file/program", "is no directory; choose another place", id="below a file"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [["compile", "MODEL"], ["run", "MODEL", "--samples", "absent.npz"]],
+    ids=["compile", "run"],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    model: Path, tmp_path: Path, command: list[str], output: str, told: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    words = [str(model) if word == "MODEL" else word for word in command]
+    result = CliRunner().invoke(main, ["npu", *words, "--profile", "npu-sim-4", "-o", str(tmp_path / output)])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"edgewright: {tmp_path}")
+    assert result.stderr.endswith(f"{told}\n")
+
+
+def test_a_place_that_this_user_may_not_write_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may write everywhere
+    with pytest.raises(BadInputError, match=rf"^{tmp_path}/a/b cannot be written: this user may not write to {tmp_path}; choose"):
+        check_output(tmp_path / "a" / "b")
+
+
+def test_a_build_directory_in_place_of_a_model_is_told_what_to_take_of_it(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["npu", "estimate", str(tmp_path)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"edgewright: {tmp_path} is a directory, but a model is one file: of a build directory take variants/NAME/npu.program or "
+        "variants/NAME/graph.onnx\n"
+    )

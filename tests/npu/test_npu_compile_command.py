@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from click.testing import CliRunner, Result
 from accel.npu.profile import find_profile
 from accel.npu.program import read_program
 from edgewright.cli import main
-from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.build_directory import BuildDirectory, Cut, write_record
 from edgewright.contracts.samples import write_npz
 from edgewright.contracts.variant import LayerKind, Precision
-from tests.npu.networks import Float, Network
+from tests.npu.networks import INPUT, Float, Network
 from tests.npu.npu_builds import add_variant, make_npu_build
 
 PROFILE = "npu-sim-4"
@@ -154,6 +155,13 @@ def test_a_variant_that_answers_wrongly_is_not_kept(build: tuple[BuildDirectory,
     assert result.exit_code == 1
     assert "npu-sim-4 must answer the golden samples as its source does, but" in result.stderr
     assert PROFILE not in [variant.config.variant for variant in build[0].variants()]
+
+
+def test_a_cut_with_nothing_before_it_leaves_the_whole_graph_to_the_npu(build: tuple[BuildDirectory, Float]) -> None:
+    write_record(build[0].path, replace(build[0].record, cut=Cut(tensors=(INPUT,), featurizer_nodes=0, head_nodes=9)))
+    result = compiled(build[0], "--profile", PROFILE, "--json")
+    assert result.exit_code == 0, result.output
+    assert "Gemm" in [row["operator"] for row in json.loads(result.stdout)["coverage"] if row["on_npu"]]
 
 
 def test_every_operator_without_a_place_is_named_at_once_when_none_fits(build: tuple[BuildDirectory, Float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile
 from edgewright.errors import ModelError, SamplesError
+from quantize.npu_functional import FunctionalGraph
 from tests.npu.networks import INPUT, Float, Network, quantize, reference
 
 PROFILE = find_profile("npu-sim-4")
@@ -55,7 +57,33 @@ def inverted_residuals(network: Network) -> str:
     return network.gemm(network.add("Flatten", x), 24, 10)
 
 
-WHOLE: dict[str, NetworkOf] = {"residual": residual_network, "MobileNetV2": inverted_residuals}
+def branches(network: Network) -> str:
+    """A stem with its padding apart, as Keras writes it, branches side by side, and an addition of all of them."""
+    x = network.add("Relu", network.conv(bordered(network, INPUT, (1, 1, 2, 0)), 3, 16))
+    pooled = network.add("MaxPool", bordered(network, x, (0, 1, 1, 0)), kernel_shape=[2, 2])
+    x = network.add("Concat", pooled, network.add("Relu", network.conv(x, 16, 6, pads=[1, 1, 1, 1])), axis=1)
+    x = network.add("Add", network.conv(x, 22, 22, (1, 1)), x)
+    return network.gemm(network.add("Flatten", network.add("GlobalAveragePool", x)), 22, 10)
+
+
+WHOLE: dict[str, NetworkOf] = {"residual": residual_network, "MobileNetV2": inverted_residuals, "branches": branches}
+
+
+def bordered(network: Network, source: str, around: tuple[int, int, int, int], value: float | None = None) -> str:
+    """Pad rows and columns: top, left, bottom, right."""
+    top, left, bottom, right = around
+    pads = network.constant(np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+    values = [] if value is None else [network.constant(np.array(value, np.float32))]
+    return network.add("Pad", source, pads, *values)
+
+
+def side_by_side(network: Network) -> str:
+    """A concat that an addition to something made before it reads, and one to something made behind it."""
+    before = network.conv(INPUT, 3, 21, (1, 1))
+    parts = network.conv(INPUT, 3, 8, (1, 1)), network.conv(INPUT, 3, 8, pads=[1, 1, 1, 1]), network.conv(INPUT, 3, 5, (1, 1))
+    x = network.add("Concat", *parts, axis=1)
+    behind = network.conv(x, 21, 21, (1, 1))
+    return network.add("Add", network.add("Add", before, x), network.add("Add", behind, x))
 
 
 def depthwise(network: Network, kernel: int, **attributes: Any) -> str:
@@ -87,8 +115,20 @@ SMALL: dict[str, NetworkOf] = {
     "average of the whole plane": lambda n: n.add("GlobalAveragePool", n.conv(INPUT, 3, 5)),
     "add of the input": lambda n: n.add("Add", INPUT, n.conv(INPUT, 3, 3, pads=[1, 1, 1, 1])),
     "add of a tensor that is used again": lambda n: used_twice(n),
+    "pad": lambda n: n.conv(bordered(n, n.conv(INPUT, 3, 5), (1, 2, 3, 0)), 5, 4, (2, 2)),
+    "pad with a number": lambda n: n.add("MaxPool", bordered(n, n.conv(INPUT, 3, 5), (0, 1, 1, 2), 0.7), kernel_shape=[2, 2]),
+    "concat": lambda n: side_by_side(n),
+    "batch normalization by itself": lambda n: n.conv(normalized(n, n.conv(INPUT, 3, 5), 5), 5, 4, (1, 1)),
     "gemm over planes": lambda n: n.gemm(n.add("Flatten", n.conv(INPUT, 3, 4, strides=[3, 3])), 4 * 3 * 3, 7),
 }
+
+
+def normalized(network: Network, source: str, channels: int) -> str:
+    """Batch normalization behind a layer that others read too; one channel is turned over, one is nothing but its bias."""
+    gamma = np.linspace(-1, 1, channels).astype(np.float32)
+    others = (network.generator.uniform(low, 1, channels).astype(np.float32) for low in (-1, -1, 0.1))
+    x = network.add("BatchNormalization", source, *(network.constant(values) for values in (gamma, *others)))
+    return network.add("Relu", x)
 
 
 def used_twice(network: Network) -> str:
@@ -216,11 +256,130 @@ def test_n44_images_are_scaled_by_the_host_as_the_graph_does_it(quantized_first:
     assert (apart != 0).mean() < (0.1 if quantized_first else 0.005)
 
 
+@pytest.mark.parametrize("quantized_first", [True, False], ids=["quantized before", "in float before"])
+def test_n44_images_are_scaled_and_shifted_by_the_host_as_the_graph_does_it(quantized_first: bool) -> None:
+    network = Network(9, 11, 3)
+    scaled = network.add("Mul", INPUT, network.constant(np.array(1 / 127.5, np.float32)))
+    shifted = network.add("Add", scaled, network.constant(np.array(-1, np.float32)))
+    model = network.model(network.conv(network.add("Transpose", shifted, perm=[0, 3, 1, 2]), 3, 4, pads=[1, 1, 1, 1]))
+    images = np.random.default_rng(1).integers(0, 256, (20, 9, 11, 3)).astype(np.float32)
+    quantized = quantize(model, images, **({} if quantized_first else {"op_types_to_quantize": ["Conv", "Transpose"]}))
+    result = compile_model(quantized, PROFILE)
+    assert not result.on_host
+    assert result.program.description.inputs[0].offset == pytest.approx(-1, rel=1e-2)
+    apart = steps_apart(result, quantized, images, PROFILE)
+    assert np.abs(apart).max() <= (3 if quantized_first else 1)
+    assert (apart != 0).mean() < (0.3 if quantized_first else 0.005)
+
+
+def test_n44_an_offset_before_a_gain_is_scaled_with_the_image() -> None:
+    network = Network(3, 9, 11)
+    shifted = network.add("Sub", INPUT, network.constant(np.array(0.5, np.float32)))
+    scaled = network.add("Div", shifted, network.constant(np.array(0.25, np.float32)))
+    quantized = quantize(network.model(network.conv(scaled, 3, 4)), images := network.images(20), op_types_to_quantize=["Conv"])
+    result = compile_model(quantized, PROFILE)
+    place = result.program.description.inputs[0]
+    assert (place.gain, place.offset) == (4.0, -2.0)
+    assert np.abs(steps_apart(result, quantized, images, PROFILE)).max() <= 1
+
+
+@pytest.mark.parametrize("channels_last", [True, False], ids=["channels last", "channels first"])
+def test_n44_each_channel_may_have_a_mean_and_a_deviation_of_its_own(channels_last: bool) -> None:
+    network = Network(9, 11, 3) if channels_last else Network(3, 9, 11)
+    shape = (1, 1, 1, 3) if channels_last else (3, 1, 1)
+    mean, deviation = (network.constant(np.array(row, np.float32).reshape(shape)) for row in ([0.4, -0.5, 3], [0.2, 2, 0.5]))
+    x = network.add("Div", network.add("Sub", INPUT, mean), deviation)
+    x = network.add("Transpose", x, perm=[0, 3, 1, 2]) if channels_last else x
+    images = network.images(20)
+    quantized = quantize(network.model(network.conv(x, 3, 4, pads=[1, 1, 1, 1])), images, op_types_to_quantize=["Conv"])
+    result = compile_model(quantized, PROFILE)
+    assert not result.on_host
+    apart = steps_apart(result, quantized, images, PROFILE)
+    assert np.abs(apart).max() <= 1
+    assert (apart != 0).mean() < 0.005
+
+
+def test_a_network_that_scales_its_input_runs_on_the_functional_model_with_its_inner_tensors() -> None:
+    network = Network(3, 8, 8)
+    scaled = network.add("Mul", INPUT, network.constant(np.array(0.5, np.float32)))
+    x = network.conv(network.add("Add", scaled, network.constant(np.array(-1, np.float32))), 3, 4)
+    quantized = quantize(network.model(network.conv(x, 4, 4)), network.images(4))
+    assert len(FunctionalGraph(quantized).tensors) == 3
+
+
+def test_n44_an_image_that_becomes_a_vector_is_reshaped_by_the_host() -> None:
+    network = Network(9, 11, 3)
+    vector = network.add("Flatten", network.add("Mul", INPUT, network.constant(np.array(0.5, np.float32))))
+    model = network.model(network.gemm(vector, 9 * 11 * 3, 4))
+    images = network.images(20)
+    quantized = quantize(model, images, op_types_to_quantize=["Gemm"])
+    result = compile_model(quantized, PROFILE)
+    assert not result.on_host
+    assert np.abs(steps_apart(result, quantized, images, PROFILE)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("operator", "constant", "told"),
+    [
+        pytest.param("Mul", -1.0, "an input can be scaled by positive numbers, by the host, not by -1", id="negative"),
+        pytest.param(
+            "Add", np.arange(11), "an input can be changed by one number, or by one per channel, by the host", id="per column"
+        ),
+    ],
+)
+def test_a_constant_that_the_host_cannot_apply_is_told(operator: str, constant: npt.ArrayLike, told: str) -> None:
+    network = Network(2, 9, 11)
+    changed = network.add(operator, INPUT, network.constant(np.asarray(constant, np.float32)))
+    quantized = quantize(network.model(network.conv(changed, 2, 4)), network.images(4), op_types_to_quantize=["Conv"])
+    with pytest.raises(ModelError, match=re.escape(told)):
+        compile_model(quantized, PROFILE)
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        pytest.param(
+            lambda n: n.add("Concat", n.conv(INPUT, 3, 6), n.conv(INPUT, 3, 5), axis=1),
+            "its tensors begin at channels 0, 6, but each must begin at a multiple of 4",
+            id="concat in the middle of a vector",
+        ),
+        pytest.param(
+            lambda n: n.add("Concat", n.conv(INPUT, 3, 4), n.conv(INPUT, 3, 4), axis=2),
+            "the NPU concatenates channels only",
+            id="concat of rows",
+        ),
+        pytest.param(
+            lambda n: bordered(n, n.conv(INPUT, 3, 4), (0, -1, 0, 0)),
+            "the NPU pads rows and columns of a plane, not by [0, 0, 0, -1, 0, 0, 0, 0]",
+            id="pad that crops",
+        ),
+    ],
+)
+def test_n45_what_the_layout_does_not_allow_stays_on_the_host_with_the_reason(build: NetworkOf, told: str) -> None:
+    result, _, _ = compiled(build, PROFILE, count=4)
+    assert [row.reason for row in result.on_host] == [told]
+
+
+def test_n28_a_plane_that_is_larger_than_a_kernel_is_averaged_in_pieces() -> None:
+    network = Network(4, 70, 130)
+    quantized = quantize(network.model(network.add("GlobalAveragePool", INPUT)), images := network.images(2))
+    roomy = replace(PROFILE, activation_vectors=1 << 14)
+    result = compile_model(quantized, roomy)
+    assert not result.on_host
+    assert np.abs(steps_apart(result, quantized, images, roomy)).max() <= 1
+
+
+def test_n46_a_batch_normalization_multiplies_by_127_and_rounds_nothing_but_its_bias() -> None:
+    result, _, _ = compiled(SMALL["batch normalization by itself"], WIDE)
+    assert not result.on_host
+    assert {-127, 0, 127} <= set(np.unique(result.program.weights))
+
+
 def test_a_product_of_two_tensors_stays_on_the_host() -> None:
     network = Network(3, 9, 11)
     x = network.conv(INPUT, 3, 4)
     result = compile_model(quantize(network.model(network.add("Mul", x, x)), network.images(4)), PROFILE)
-    assert [(row.operator, row.reason) for row in result.on_host] == [("Mul", "the NPU multiplies by no tensor")]
+    assert [(row.operator, row.reason) for row in result.on_host] == [("Mul", "the NPU has no Mul of two tensors")]
 
 
 def test_what_comes_behind_the_cut_is_the_head_and_stays_on_the_host() -> None:
@@ -342,7 +501,16 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     network = Network(3, 5, 5)
     x = network.conv(network.conv(INPUT, 3, 64), 64, 64)
     quantized = quantize(network.model(x), network.images(2))
-    with pytest.raises(ModelError, match=r"^npu-sim-4 has room for 4096 weight rows of 4 bytes, but the model needs"):
+    with pytest.raises(
+        ModelError, match=r"^npu-sim-4 has room for 16384 bytes of weights, but the model needs 38592; use a larger"
+    ):
+        compile_model(quantized, PROFILE)
+
+
+def test_weights_that_fit_but_for_the_rows_that_they_leave_unfilled_are_refused() -> None:
+    network = Network(5, 5, 5)
+    quantized = quantize(network.model(network.conv(network.conv(INPUT, 5, 5, (1, 1)), 5, 100, (5, 5))), network.images(2))
+    with pytest.raises(ModelError, match=r"^npu-sim-4 has room for 4096 weight rows of 4 bytes, but the model needs 5010; use a"):
         compile_model(quantized, PROFILE)
 
 

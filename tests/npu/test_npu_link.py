@@ -193,15 +193,30 @@ def test_n112_host_and_board_agree_on_another_speed(device: str) -> None:
     board.close()
 
 
+def test_n112_a_board_is_given_back_at_its_first_speed(device: str) -> None:
+    Board(PROFILE, device, baud=115_200).close()
+    board = Board(PROFILE, device)
+    assert int(board.port.read(LINK, SPEED_REGISTER, 1)[0]) == 4
+    assert board.link.repeated == 0
+    board.close()
+
+
+@pytest.mark.parametrize("baud", [1, 150])
+def test_n112_a_speed_that_the_boards_counter_cannot_hold_is_refused(device: str, baud: int) -> None:
+    with pytest.raises(BadInputError, match=rf"within 2%, by 4 to 65535, but {baud} does not; try 183$"):
+        Board(PROFILE, device, baud=baud)
+
+
 def test_n112_a_board_left_at_another_speed_comes_back_to_its_first_one(device: str) -> None:
-    Board(PROFILE, device, baud=1_000_000).close()
+    killed = Board(PROFILE, device, baud=1_000_000)
+    vars(killed.link)["_line"].close()
     board = Board(PROFILE, device, answer_s=0.2)
     assert int(board.port.read(LINK, SPEED_REGISTER, 1)[0]) == 4
     board.close()
 
 
 def test_n112_a_speed_that_the_clock_does_not_divide_to_is_refused(device: str) -> None:
-    with pytest.raises(BadInputError, match=re.escape("the speed must divide the board's 12 MHz to within 2%, by at least 4")):
+    with pytest.raises(BadInputError, match=re.escape("the speed must divide the board's 12 MHz to within 2%, by 4 to 65535")):
         Board(PROFILE, device, baud=4_000_000)
 
 

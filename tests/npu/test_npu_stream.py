@@ -22,7 +22,7 @@ from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE
 from edgewright.errors import ModelError
-from tests.npu.networks import INPUT, Float, Network, quantize
+from tests.npu.networks import INPUT, Float, Network, quantize, reference
 from tests.npu.test_npu_compiler import SMALL, residual_network
 
 SMALL_CHIP = find_profile("npu-sim-8-sdram")
@@ -141,6 +141,20 @@ def test_a_network_that_is_larger_than_the_external_memory_is_refused_with_both_
         r"0\.0 MB for tensors; use a smaller model, or run it on the CPU$",
     ):
         compile_model(quantized, replace(SMALL_CHIP, external_memory_mib=1))
+
+
+@pytest.mark.slow
+def test_a_layer_with_more_weights_than_loads_can_address_is_streamed() -> None:
+    network = Network(2900, 1, 1)
+    model = network.model(network.conv(INPUT, 2900, 2900, (1, 1)))
+    images = network.images(2)
+    quantized = quantize(model, images)
+    chip = replace(SMALL_CHIP, name="npu-sim-8-tall", rows=64)
+    streamed = compile_model(quantized, chip)
+    assert (1 << 20) * chip.columns < 2900 * 2900
+    place = streamed.program.description.outputs[0]
+    steps = (result(streamed, chip, images) - reference(quantized, images, [place.name])[0]) / place.scale
+    assert np.abs(np.rint(steps)).max() <= 1
 
 
 def test_an_input_whose_rows_do_not_fit_the_chip_is_refused_with_the_layer() -> None:

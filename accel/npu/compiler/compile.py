@@ -14,7 +14,7 @@ cycle model is exact, so the compiler simply tries a few and keeps the fastest.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +26,9 @@ from accel.npu.compiler.place import DoesNotFitError, place_tensors
 from accel.npu.compiler.schedule import schedule
 from accel.npu.compiler.streaming.compile import compile_streamed
 from accel.npu.compiler.tile import Job, Memory, Tiler
+from accel.npu.lowering.coverage import CoverageRow
 from accel.npu.lowering.layers import ConvolutionLayer, Layer, QuantizedTensor
-from accel.npu.lowering.lower import CoverageRow, Lowered, lower
+from accel.npu.lowering.lower import Lowered, lower
 from accel.npu.model.checks import check_program
 from accel.npu.model.timing import time_program
 from accel.npu.model.trace import executed
@@ -59,7 +60,7 @@ def compile_model(
 
     Without the depthwise unit depthwise layers become products with diagonal matrices: slower, and the same bits.
     """
-    lowered = lower(model, cut)
+    lowered = lower(model, cut, columns=profile.columns)
     check_something_runs(lowered)
     check_format(lowered.layers, profile)
     layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
@@ -77,13 +78,12 @@ def _inside(
     layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], profile: NpuProfile, depthwise_unit: bool
 ) -> NpuProgram:
     """Everything in the memories of the chip."""
+    _check_weights(layers, profile)
     places = place_tensors(_stored_inputs(lowered.inputs, layers), layers, lowered.outputs.values(), profile)
     tilers = [_tiler(profile, places, fraction, depthwise_unit) for fraction in TILE_FRACTIONS]
     programs = [_build(layers, lowered, folds, tiler) for tiler in tilers]
     fitting = [program for program in programs if len(program.instructions) <= profile.instructions] or programs[:1]
-    for what, needed, room in _demands(fitting[0], profile):
-        if needed > room:
-            raise DoesNotFitError(f"{profile.name} has room for {room} {what}, but the model needs {needed}; use a larger NPU")
+    _check_room("instructions", len(fitting[0].instructions), profile.instructions, profile)
     return min(fitting, key=lambda program: time_program(executed(program, profile), profile).counters.cycles)
 
 
@@ -119,6 +119,17 @@ def check_format(layers: Sequence[Layer], profile: NpuProfile) -> None:
             )
 
 
+def _check_weights(layers: Sequence[Layer], profile: NpuProfile) -> None:
+    """Say before anything is laid out that the weights are too many: laying out those of a large network takes long."""
+    total = sum(layer.weights.size for layer in layers if isinstance(layer, ConvolutionLayer))
+    _check_room("bytes of weights", total, profile.weight_rows * profile.columns, profile)
+
+
+def _check_room(what: str, needed: int, room: int, profile: NpuProfile) -> None:
+    if needed > room:
+        raise DoesNotFitError(f"{profile.name} has room for {room} {what}, but the model needs {needed}; use a larger NPU")
+
+
 def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthwise_unit: bool) -> Tiler:
     positions = max(1, profile.accumulator_depth // fraction)
     return Tiler(profile, places, Memory(profile), positions, depthwise_unit=depthwise_unit)
@@ -126,7 +137,12 @@ def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthw
 
 def _build(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], tiler: Tiler) -> NpuProgram:
     profile, places, memory = tiler.profile, tiler.places, tiler.memory
-    done = schedule([_jobs(tiler, layer) for layer in layers], profile)
+    jobs = [_jobs(tiler, layer) for layer in layers]
+    _check_room(f"weight rows of {profile.columns} bytes", memory.weight_rows, profile.weight_rows, profile)
+    _check_room(
+        f"parameter groups of {profile.vector_lanes} channels", memory.parameter_groups, profile.parameter_groups, profile
+    )
+    done = schedule(jobs, profile)
     spans = [((layer,), span) for layer, span in zip(layers, done.spans, strict=True)]
     return NpuProgram(
         profile_hash=profile.hash,
@@ -188,10 +204,6 @@ def _place(name: str, tensor: QuantizedTensor, places: Mapping[str, int], folds:
         flat=tensor.flat,
         fold=folds.get(tensor.name),
         gain=tensor.gain,
+        offset=tensor.offset,
+        given_shape=tensor.given_shape,
     )
-
-
-def _demands(program: NpuProgram, profile: NpuProfile) -> Iterator[tuple[str, int, int]]:
-    yield f"weight rows of {profile.columns} bytes", len(program.weights), profile.weight_rows
-    yield f"parameter groups of {profile.vector_lanes} channels", len(program.parameters), profile.parameter_groups
-    yield "instructions", len(program.instructions), profile.instructions

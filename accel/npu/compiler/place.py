@@ -51,6 +51,10 @@ def place_tensors(
                 f"the activations must fit {limit} vectors of {profile.columns} bytes on {profile.name}, "
                 f"but with {name} ({lifetime.size} vectors) {end} are needed at once; use a smaller input or a larger NPU"
             )
+    for result in (layer.result for layer in layers):
+        if result.part is not None:
+            before = result.part.first_channel // profile.columns * result.height * result.width
+            places[result.name] = places[result.part.whole.name] + before
     return places
 
 
@@ -63,7 +67,9 @@ def _lifetimes(
 ) -> dict[str, _Lifetime]:
     found = {tensor.name: _Lifetime(_size(tensor, columns), -1, -1) for tensor in inputs}
     for step, layer in zip(steps, layers, strict=True):
-        found[layer.result.name] = _Lifetime(_size(layer.result, columns), step, step)
+        made = layer.result.part.whole if layer.result.part else layer.result
+        first = found[made.name].first if made.name in found else step
+        found[made.name] = _Lifetime(_size(made, columns), first, step)
         found[layer.source.name].last = step
         if layer.stage.addend is not None:
             found[layer.stage.addend.tensor.name].last = step

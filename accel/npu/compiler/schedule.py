@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from accel.npu import isa
-from accel.npu.compiler.tile import Job, Work
+from accel.npu.compiler.tile import Job, WeightRows, Work
 from accel.npu.geometry import visits
 from accel.npu.profile import NpuProfile
 
@@ -47,8 +47,8 @@ class _Scheduler:
         self._bank = 0
         self._shape: isa.Shape | None = None
         self._residual: isa.Residual | None = None
-        self._shadow: isa.LoadW | None = None
-        self._live: isa.LoadW | None = None
+        self._shadow: WeightRows | None = None
+        self._live: WeightRows | None = None
         self._written: list[tuple[int, int]] = []
         """What the vector unit may still be writing."""
 
@@ -84,7 +84,7 @@ class _Scheduler:
     def _load(self, work: Work) -> None:
         if work.load is None or work.load in (self._live, self._shadow):
             return
-        self.instructions.append(work.load)
+        self.instructions.append(work.load.load(work.load.address))
         self._shadow = work.load
 
 

@@ -19,12 +19,26 @@ from accel.npu.lowering.layers import ConvolutionLayer, Layer, OutputStage, Pool
 from accel.npu.lowering.microscaling import BLOCK
 from accel.npu.profile import NpuProfile
 
+LARGEST_KERNEL = max(field.high for field in isa.LAYOUTS[isa.Opcode.POOL] if field.name == "kernel_rows")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRows:
+    """Rows that are loaded together, by their place among all rows that a `Memory` has: the chip may hold fewer."""
+
+    address: int
+    rows: int
+
+    def load(self, address: int) -> isa.LoadW:
+        """Return the instruction that loads them from `address` of the weight memory."""
+        return isa.LoadW(address=address, rows=self.rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """One array pass, and the weight rows that must be live for it. Its accumulators count from the job's first."""
 
-    load: isa.LoadW | None
+    load: WeightRows | None
     array_pass: isa.ArrayPass
 
 
@@ -58,8 +72,8 @@ class Memory:
         self.weight_rows = 0
         self.parameter_groups = 0
 
-    def add_weights(self, rows: Int8, shifts: Int8 | None = None) -> isa.LoadW:
-        """Store up to `rows` x `columns` weights, and in mxint8 the rows' shifts; return the instruction that loads them."""
+    def add_weights(self, rows: Int8, shifts: Int8 | None = None) -> WeightRows:
+        """Store up to `rows` x `columns` weights, and in mxint8 the rows' shifts; return where they are."""
         address, before = self.weight_rows, self._profile.shift_rows
         stored = np.zeros((before + len(rows), self._profile.columns), np.int8)
         stored[before:, : rows.shape[1]] = rows
@@ -67,7 +81,7 @@ class Memory:
             stored[:before].reshape(-1)[: len(rows)] = shifts
         self._weights.append(stored)
         self.weight_rows += len(stored)
-        return isa.LoadW(address=address, rows=len(rows))
+        return WeightRows(address, len(rows))
 
     def add_parameters(self, stage: OutputStage) -> int:
         """Store bias, multiplier and shift of every channel; return the first group."""
@@ -207,7 +221,7 @@ class Tiler:
             column_step=window.column_step,
             row_pitch=window.row_step * source.width,
             column_pitch=window.column_step,
-            padding=-128 if isinstance(layer, PoolingLayer) and layer.maximum else source.zero_point,
+            padding=layer.padding,
         )
         plane, offset = result.height * result.width, tile.row * result.width + tile.column
         first_block = block.first // self.profile.columns
@@ -255,17 +269,26 @@ class Tiler:
                 row_pitch=0,
                 column_pitch=plane,
             )
-            reduce = isa.Pool(
-                base=self.places[source.name] + first * plane,
-                kernel_rows=source.height,
-                kernel_columns=source.width,
-                tap_row_pitch=source.width,
-                tap_column_pitch=1,
-                maximum=int(layer.maximum),
-            )
+            works = tuple(Work(None, reduce) for reduce in self._reductions(layer, self.places[source.name] + first * plane))
             vector = self._vector(layer, count=count, parts=1, offset=first, parameters=parameters)
-            jobs.append(Job(shape, (Work(None, reduce),), residual_of(layer), vector))
+            jobs.append(Job(shape, works, residual_of(layer), vector))
         return jobs
+
+    def _reductions(self, layer: PoolingLayer, base: int) -> Iterator[isa.Pool]:
+        """One pass over a plane, or several where it is larger than a kernel can be."""
+        height, width = layer.source.height, layer.source.width
+        for row in range(0, height, LARGEST_KERNEL):
+            for column in range(0, width, LARGEST_KERNEL):
+                yield isa.Pool(
+                    base=base + row * width + column,
+                    top=row,
+                    left=column,
+                    kernel_rows=min(LARGEST_KERNEL, height - row),
+                    kernel_columns=min(LARGEST_KERNEL, width - column),
+                    tap_row_pitch=width,
+                    tap_column_pitch=1,
+                    maximum=int(layer.maximum),
+                )
 
     def _vector(self, layer: Layer, *, count: int, parts: int, offset: int, parameters: int) -> isa.Vec:
         output, addend = layer.stage.output, layer.stage.addend
@@ -290,7 +313,7 @@ class Tap:
     block: int
     row: int
     column: int
-    load: isa.LoadW | None
+    load: WeightRows | None
     kernel: isa.ArrayPass
 
 

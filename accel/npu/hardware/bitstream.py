@@ -39,6 +39,7 @@ LOOK_S = 1.0
 VERSION_LIMIT_S = 600.0  # the first call of a WebAssembly build compiles it
 LOG = "log"
 LOCK = "lock"
+TOO_SLOW = ".too-slow"
 _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 
 Watch = Callable[[str, float, str], None]
@@ -78,20 +79,23 @@ def build_bitstream(order: Order, folder: Path, watch: Watch = lambda *_: None) 
     """Write `<profile>.bit` and its record `<profile>.json` into `folder`, and return the record.
 
     Raises:
-        OperationError: a tool is missing, fails, or the design does not reach the profile's clock (nothing is written then).
+        OperationError: a tool is missing or fails, and nothing is written; or the design does not reach the profile's clock, and
+            both files are kept as `<profile>.too-slow.*`, which no command takes for a bitstream that is good.
     """
     tools = {tool: find_tool(tool) for tool in ("yosys", "nextpnr-ecp5", "ecppack")}
     netlist = run_stage(synthesis(order), tools["yosys"], watch)["netlist.json"]
     routed = run_stage(place_and_route(order, netlist), tools["nextpnr-ecp5"], watch)
     bitstream = run_stage(packing(routed["routed.config"]), tools["ecppack"], watch)["npu.bit"]
     record = _record(order, routed["report.json"], bitstream, tools)
-    if record.fmax_mhz < order.profile.clock_mhz:
+    is_too_slow = record.fmax_mhz < order.profile.clock_mhz
+    name = f"{order.profile.name}{TOO_SLOW if is_too_slow else ''}"
+    write_atomically(folder / f"{name}.bit", bitstream)
+    write_atomically(folder / f"{name}.json", wire.encode_readable(record))
+    if is_too_slow:
         raise OperationError(
             f"{order.profile.name} must reach {order.profile.clock_mhz:g} MHz, but place and route gave {figures(record)}; "
-            "try another --seed, or a profile with a lower clock_mhz"
+            f"kept as {folder / name}.bit and .json, not to be loaded; try another --seed, or a profile with a lower clock_mhz"
         )
-    write_atomically(folder / f"{order.profile.name}.bit", bitstream)
-    write_atomically(folder / f"{order.profile.name}.json", wire.encode_readable(record))
     return record
 
 

@@ -13,6 +13,7 @@ import click
 
 from accel.npu.hardware.bitstream import Order, Watch, build_bitstream
 from accel.npu.hardware.boards import find_board
+from accel.npu.outputs import check_output
 from accel.npu.profile import find_profile
 from accel.npu.registers import DEFAULT_BAUD
 from edgewright.command_line import common_options, print_json, print_table
@@ -29,6 +30,7 @@ def bitstream(profile_name: str, board_name: str | None, baud: int, seed: int, o
     """Synthesise, place and route, and pack the NPU for its board."""
     profile = find_profile(profile_name)
     board = find_board(board_name or profile.name)
+    check_output(output / f"{profile.name}.bit")
     with _watching() as watch, _sigterm_interrupts():
         record = build_bitstream(Order(profile, board, baud, seed), output, watch)
     if as_json:

@@ -11,6 +11,7 @@ safe (docs/spec/npu.md, N100-N119).
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from accel.npu.link.frames import SEQUENCE_LIMIT, WORDS_PER_FRAME, Command, Requ
 from accel.npu.link.serial_line import SerialLine
 from accel.npu.link.window import LostProgramError, Window
 from accel.npu.registers import DEFAULT_BAUD, REGISTERS, STATUS, STATUS_BUSY, Words
-from edgewright.errors import BadInputError, OperationError, ProfileError, UnreachableError
+from edgewright.errors import BadInputError, EdgewrightError, OperationError, ProfileError, UnreachableError
 
 LINK = 7
 """The region of the link's own registers."""
@@ -37,6 +38,8 @@ HELLO_TRIES = 3
 FRAMES_PER_STEP = 128
 ANSWER_S = 1.0
 RUN_S = 300.0
+FASTEST, SLOWEST = 4, (1 << 16) - 1
+"""Clock cycles per bit that a board can be told."""
 SPEED_ERROR = 0.02
 """How far apart two ends of a serial line may be: a tenth of a bit after ten bits, on each side."""
 
@@ -60,6 +63,7 @@ class Link:
         self.repeated = 0
         """Frames that had to be sent again."""
         self._first_baud = baud
+        self._first_divisor = 0  # not known yet
         self._answer_s = answer_s
         self._run_s = run_s
         self._line = SerialLine(device, baud)
@@ -74,7 +78,10 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """Give the line back."""
+        """Give the line back, at the speed at which the next host looks for the board."""
+        if self._line.baud != self._first_baud:
+            with contextlib.suppress(EdgewrightError):  # nobody may be there any more
+                self._exchange(_writes(LINK, SPEED, np.array([self._first_divisor], np.uint32)), tries=1)
         self._line.close()
 
     # -- what a port does ---------------------------------------------------------------------------------------------
@@ -161,13 +168,13 @@ class Link:
             BadInputError: the board's clock does not divide to that speed.
             UnreachableError: nobody answers at the new speed.
         """
-        first_divisor = int(self.read(LINK, FIRST_SPEED_REGISTER, 1)[0])
-        clock_hz = self._first_baud * first_divisor
+        self._first_divisor = int(self.read(LINK, FIRST_SPEED_REGISTER, 1)[0])
+        clock_hz = self._first_baud * self._first_divisor
         divisor = round(clock_hz / baud)
-        if divisor < 4 or abs(clock_hz / divisor / baud - 1) > SPEED_ERROR:
+        if not FASTEST <= divisor <= SLOWEST or abs(clock_hz / divisor / baud - 1) > SPEED_ERROR:
             raise BadInputError(
-                f"the speed must divide the board's {clock_hz / 1e6:g} MHz to within {SPEED_ERROR:.0%}, by at least 4, "
-                f"but {baud} does not; try {clock_hz // max(4, divisor)}"
+                f"the speed must divide the board's {clock_hz / 1e6:g} MHz to within {SPEED_ERROR:.0%}, by {FASTEST} to "
+                f"{SLOWEST}, but {baud} does not; try {clock_hz // min(max(FASTEST, divisor), SLOWEST)}"
             )
         self._exchange(_writes(LINK, SPEED, np.array([divisor], np.uint32)))
         self._line.baud = baud

@@ -112,6 +112,6 @@ def explained(device: str, wrong: OSError) -> EdgewrightError:
         return BadInputError(f"{device} may not be opened by this user; run: sudo usermod -aG dialout $USER, and log in again")
     if wrong.errno in (errno.EAGAIN, errno.EBUSY):
         return ConflictError(f"{device} is in use by another process; close that one first")
-    if wrong.errno in (errno.ENOTTY, errno.EINVAL) or wrong.errno is None:
+    if wrong.errno in (errno.ENOTTY, errno.EINVAL, errno.EISDIR) or wrong.errno is None:
         return BadInputError(f"{device} must be a serial port, but it is none")
     return UnreachableError(f"the serial port {device} cannot be opened: {wrong.strerror}")

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from accel.npu.arithmetic import Int8, Range
 
+PerChannel = float | tuple[float, ...]
+"""One number for all channels, or one for each."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedTensor:
@@ -29,13 +32,26 @@ class QuantizedTensor:
     """The host hands it over as [height, width, channels] (inputs only)."""
     flat: bool = False
     """The host takes it as one axis of channels x height x width."""
-    gain: float = 1.0
-    """The host multiplies it by this before it quantizes it (inputs only)."""
+    gain: PerChannel = 1.0
+    offset: PerChannel = 0.0
+    """The host multiplies it by the one and adds the other before it quantizes it (inputs only)."""
+    part: Part | None = None
+    """The tensor that it is some channels of, if any (results only): nobody reads a part by its own name."""
+    given_shape: tuple[int, ...] = ()
+    """What the host gets, without the first axis, where it makes one axis of it (inputs only)."""
 
     @property
     def size(self) -> int:
         """How many numbers it has."""
         return self.channels * self.height * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a tensor lies in a larger one: from a channel on that begins a block of the activation memory."""
+
+    whole: QuantizedTensor
+    first_channel: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +110,11 @@ class ConvolutionLayer:
         """Multiplications that the layer asks for."""
         return int(self.weights.size) * self.result.height * self.result.width
 
+    @property
+    def padding(self) -> int:
+        """What is read outside of the source's plane."""
+        return self.source.zero_point
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PoolingLayer:
@@ -106,11 +127,20 @@ class PoolingLayer:
     window: Window
     maximum: bool
     stage: OutputStage
+    border: int | None = None
+    """What is read outside of the source's plane, if it is not what changes nothing: a zero in a sum, the least as a maximum."""
 
     @property
     def macs(self) -> int:
         """A pooling multiplies nothing."""
         return 0
+
+    @property
+    def padding(self) -> int:
+        """What is read outside of the source's plane."""
+        if self.border is not None:
+            return self.border
+        return -128 if self.maximum else self.source.zero_point
 
 
 Layer = ConvolutionLayer | PoolingLayer

@@ -14,13 +14,19 @@ import numpy as np
 import onnx
 
 from accel.npu.arithmetic import Range
-from accel.npu.lowering.layers import Addend, Layer, QuantizedTensor, Window
+from accel.npu.lowering.coverage import CoverageRow
+from accel.npu.lowering.inputs import RawInput, affine
+from accel.npu.lowering.layers import Addend, Layer, Part, QuantizedTensor, Window
 from accel.npu.lowering.operators import (
     average_stage,
+    batch_normalization,
+    clamp_limits,
     convolution,
     copy_stage,
+    first_channels,
     fully_connected,
     maximum_stage,
+    padded,
     pooling,
     pooling_window,
 )
@@ -31,20 +37,9 @@ NOT_ON_NPU = "its input is not on the NPU"
 BY_HOST = "the host does it while it hands the input over"
 IN_HEAD = "it is the head, which stays on the host"
 SKIPPED = ("QuantizeLinear", "DequantizeLinear")
-AT_INPUTS = ("Transpose", "Mul")
+AT_INPUTS = ("Transpose", "Mul", "Div", "Sub")
 """What the host does while it hands an input over, and nobody does elsewhere."""
 ALIASES = ("Flatten", "Reshape", "Squeeze", "Identity", "Dropout")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CoverageRow:
-    """Where one operator of the model runs, and why not on the NPU if it does not."""
-
-    layer: str
-    operator: str
-    on_npu: bool
-    reason: str = ""
-    """Why it stays on the host, or how it needs no work of the NPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +49,6 @@ class Finish:
     result: QuantizedTensor
     output: Range
     taken: tuple[onnx.NodeProto, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RawInput:
-    """A float tensor that the host makes of a graph input while it hands it over: multiplied by `gain`, maybe transposed."""
-
-    name: str
-    channels_last: bool = False
-    gain: float = 1.0
 
 
 @dataclass(slots=True)
@@ -76,12 +62,15 @@ class Lowered:
     coverage: list[CoverageRow] = field(default_factory=list)
 
 
-def lower(model: onnx.ModelProto, cut: Collection[str] = ()) -> Lowered:
-    """Return layers, inputs, outputs and the coverage of every operator; what comes behind the tensors `cut` is the head."""
+def lower(model: onnx.ModelProto, cut: Collection[str] = (), *, columns: int = 1) -> Lowered:
+    """Return layers, inputs, outputs and the coverage of every operator; what comes behind the tensors `cut` is the head.
+
+    `columns` are the channels of a vector of the NPU, if that is known: parts of a Concat begin where a vector does.
+    """
     graph = QdqGraph(model)
     if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
         raise ModelError(f"the NPU runs quantized graphs, but this one has {_unquantized(model)}")
-    walk = _Walk(graph, cut)
+    walk = _Walk(graph, cut, columns)
     for node in graph.graph.node:
         walk.take(node)
     walk.find_outputs()
@@ -100,8 +89,9 @@ def _unquantized(model: onnx.ModelProto) -> str:
 class _Walk:
     """What is known on the way through the graph."""
 
-    def __init__(self, graph: QdqGraph, cut: Collection[str]) -> None:
+    def __init__(self, graph: QdqGraph, cut: Collection[str], columns: int) -> None:
         self.graph = graph
+        self._columns = columns
         self._behind = set(cut)  # float and int8 names of what enters the head
         self.lowered = Lowered()
         self._integers: dict[str, QuantizedTensor] = {}  # output of QuantizeLinear -> tensor
@@ -109,6 +99,7 @@ class _Walk:
         self._handed_over: set[str] = set()  # outputs of nodes that the host does while it hands an input over
         self._done: set[str] = set()  # outputs of nodes that were taken with an earlier one
         self._raw_inputs = {name: RawInput(name) for name in graph.inputs()}  # by the float tensor that is made of them
+        self._taken: dict[str, RawInput] = {}  # by the name of the input that was quantized
 
     def take(self, node: onnx.NodeProto) -> None:
         """Lower one node, or write down why not."""
@@ -142,7 +133,16 @@ class _Walk:
         if name in self._raw_inputs:
             raw = self._raw_inputs[name]
             made = self._tensor(name, scale, zero_point)
-            tensor = replace(made, name=raw.name, channels_last=raw.channels_last, gain=raw.gain)
+            raw.check_axis(flat=made.flat)
+            tensor = replace(
+                made,
+                name=raw.name,
+                channels_last=raw.channels_last,
+                gain=raw.gain,
+                offset=raw.offset,
+                given_shape=raw.shape,
+            )
+            self._taken[raw.name] = raw
             self.lowered.inputs.append(tensor)
         else:
             source = self._source(name)
@@ -164,43 +164,45 @@ class _Walk:
         if permutation != [0, 3, 1, 2]:
             raise UnsupportedError(f"the NPU transposes inputs from channels-last only, not by {permutation}")
         if name in self._raw_inputs:
-            self._raw_inputs[node.output[0]] = replace(self._raw_inputs[name], channels_last=True)
-            self._done.add(node.output[0])
-            self._handed_over.add(node.output[0])
+            self._hand_over(node, replace(self._raw_inputs[name], channels_last=True))
             return
         source = self._source(name)
         if source not in self.lowered.inputs or source.channels_last or len(self.graph.consumers(name)) > 1:
             raise UnsupportedError("only an input that nothing else reads can be transposed, by the host")
         turned = replace(source, channels=source.width, height=source.channels, width=source.height, channels_last=True)
         self.lowered.inputs[self.lowered.inputs.index(source)] = turned
+        self._taken[source.name] = replace(self._taken[source.name], channels_last=True)
         self._reals[node.output[0]] = turned
         self._handed_over.add(node.output[0])
 
-    def _multiply(self, node: onnx.NodeProto) -> None:
+    def _scale(self, node: onnx.NodeProto) -> None:
         """Only where the host can do it as it hands an input over; one that was quantized before is quantized once, after it."""
-        name, gain = self._scaled(node)
-        raw = self._raw_inputs.get(name)
-        if raw is None:
-            source = self._source(name)
-            if source not in self.lowered.inputs or not self._only_reader(name):
-                raise UnsupportedError("only an input that nothing else reads can be scaled, by the host")
-            self.lowered.inputs.remove(source)
-            raw = RawInput(source.name, source.channels_last, source.gain)
-        self._raw_inputs[node.output[0]] = replace(raw, gain=raw.gain * gain)
+        found = affine(self.graph, node)
+        if found is None:
+            raise UnsupportedError(f"the NPU has no {node.op_type} of two tensors")
+        self._hand_over(node, self._raw(found.name).after(found))
+
+    def _raw(self, name: str) -> RawInput:
+        """Return an input as it is before it is quantized; the quantization of one that nothing else reads is taken back."""
+        if name in self._raw_inputs:
+            return self._raw_inputs[name]
+        source = self._source(name)
+        if source not in self.lowered.inputs or not self._only_reader(name):
+            raise UnsupportedError("only an input that nothing else reads can be changed by a constant, by the host")
+        self.lowered.inputs.remove(source)
+        return self._taken[source.name]
+
+    def _hand_over(self, node: onnx.NodeProto, raw: RawInput) -> None:
+        self._raw_inputs[node.output[0]] = raw
         self._done.add(node.output[0])
         self._handed_over.add(node.output[0])
 
-    def _scaled(self, node: onnx.NodeProto) -> tuple[str, float]:
-        """Return what is multiplied, and the one positive number that it is multiplied by."""
-        for name, other in (tuple(node.input), tuple(reversed(node.input))):
-            factor = self.graph.number(other)
-            if factor is not None and factor > 0:
-                return name, factor
-        raise UnsupportedError("the NPU multiplies by no tensor")
-
     def _alias(self, node: onnx.NodeProto) -> None:
+        shape, raw = self.graph.shape(node.output[0]), self._raw_inputs.get(node.input[0])
+        if raw is not None and not raw.channels_last and len(shape) == 1:
+            self._hand_over(node, replace(raw, shape=raw.shape or self.graph.shape(node.input[0])))
+            return
         source = self._source(node.input[0])
-        shape = self.graph.shape(node.output[0])
         if int(np.prod(shape)) != source.size or len(shape) not in (1, 3):
             raise UnsupportedError(f"a reshape to {list(shape)} moves numbers")
         keeps_planes = shape == (source.channels, source.height, source.width)
@@ -228,6 +230,10 @@ class _Walk:
         source, finish = self._source(node.input[0]), self._finish(node)
         self._append(fully_connected(self.graph, node, source, finish.result, finish.output), finish)
 
+    def _batch_normalization(self, node: onnx.NodeProto) -> None:
+        source, finish = self._source(node.input[0]), self._finish(node)
+        self._append(batch_normalization(self.graph, node, source, finish.result, finish.output), finish)
+
     def _pool(self, node: onnx.NodeProto) -> None:
         source, finish = self._source(node.input[0]), self._finish(node)
         self._append_pool(node, source, finish, pooling_window(node, source, finish.result))
@@ -253,11 +259,17 @@ class _Walk:
 
     def _add(self, node: onnx.NodeProto) -> None:
         """Add where the later of the two tensors is made, if nobody else wants that one; else copy one and add."""
+        if any(self.graph.is_constant(name) for name in node.input):
+            self._scale(node)
+            return
         tensors, finish = [self._source(name) for name in node.input], self._finish(node)
         shapes = {(tensor.channels, tensor.height, tensor.width) for tensor in (*tensors, finish.result)}
         if len(shapes) > 1:
             raise UnsupportedError("it adds tensors of different shapes")
-        made = {layer.result.name: place for place, layer in enumerate(self.lowered.layers)}
+        made = {
+            (layer.result.part.whole if layer.result.part else layer.result).name: place
+            for place, layer in enumerate(self.lowered.layers)
+        }
         places = [made.get(tensor.name, -1) for tensor in tensors]
         late = int(places[1] > places[0])
         main, other = tensors[late], tensors[1 - late]
@@ -265,13 +277,33 @@ class _Walk:
             name=node_name(node), tensor=other, main_scale=main.scale, main_zero=main.zero_point, output=finish.output
         )
         layer = self.lowered.layers[places[late]] if places[late] >= 0 else None
-        if layer is not None and layer.stage.addend is None and self._only_reader(node.input[late]):
+        is_whole = layer is not None and layer.result.part is None
+        if layer is not None and is_whole and layer.stage.addend is None and self._only_reader(node.input[late]):
             stage = replace(layer.stage, addend=addend)
             self.lowered.layers[places[late]] = replace(layer, result=finish.result, stage=stage)
             self._commit(finish)
             return
         stage = replace(copy_stage(main, main, Range(main.zero_point)), addend=addend)
         self._append(pooling(node, main, finish.result, Window(), stage), finish)
+
+    def _pad(self, node: onnx.NodeProto) -> None:
+        """Copy to a larger plane; what is read outside of the smaller one is the border."""
+        source, finish = self._source(node.input[0]), self._finish(node)
+        window, border = padded(self.graph, node, source)
+        stage = copy_stage(source, finish.result, finish.output)
+        layer = pooling(node, source, finish.result, window, stage, maximum=True)
+        self._append(replace(layer, border=border), finish)
+
+    def _concat(self, node: onnx.NodeProto) -> None:
+        """Copy each tensor to its channels of the result."""
+        sources, finish = [self._source(name) for name in node.input], self._finish(node)
+        whole = finish.result
+        for number, (source, first) in enumerate(zip(sources, first_channels(node, sources, whole, self._columns), strict=True)):
+            part = replace(whole, name=f"{whole.name}[{number}]", channels=source.channels, part=Part(whole, first))
+            stage = copy_stage(source, part, finish.output)
+            layer = pooling(node, source, part, Window(), stage)
+            self.lowered.layers.append(replace(layer, name=f"{layer.name}[{number}]"))
+        self._commit(finish)
 
     def _only_reader(self, real: str) -> bool:
         dequantize = self.graph.producers[real]
@@ -288,11 +320,11 @@ class _Walk:
 
     def _finish(self, node: onnx.NodeProto, *, with_itself: bool = False) -> Finish:
         """Follow the output through Relu or Clip to its QuantizeLinear."""
-        limits = self._limits(node) if with_itself else (-np.inf, np.inf)
+        limits = clamp_limits(self.graph, node) if with_itself else (-np.inf, np.inf)
         taken = [node]
         behind = self._next(node.output[0])
         while behind.op_type in ("Relu", "Clip"):
-            low, high = self._limits(behind)
+            low, high = clamp_limits(self.graph, behind)
             limits = (min(max(limits[0], low), high), max(min(limits[1], high), low))
             taken.append(behind)
             behind = self._next(behind.output[0])
@@ -316,21 +348,11 @@ class _Walk:
 
     def _next(self, name: str) -> onnx.NodeProto:
         consumers = self.graph.consumers(name)
-        if len(consumers) != 1 or name in self.graph.outputs:
-            raise UnsupportedError("its float output is used more than once, or leaves the graph, before it is quantized")
+        if name in self.graph.outputs:
+            raise UnsupportedError("its output leaves the graph without being quantized")
+        if len(consumers) != 1:
+            raise UnsupportedError("its float output is used more than once before it is quantized")
         return consumers[0]
-
-    def _limits(self, node: onnx.NodeProto) -> tuple[float, float]:
-        if node.op_type == "Relu":
-            return 0.0, np.inf
-        bounds = []
-        for place, default in ((1, -np.inf), (2, np.inf)):
-            name = node.input[place] if len(node.input) > place else ""
-            value = self.graph.constant(name) if name else None
-            if name and value is None:
-                raise UnsupportedError("its limits are computed, not constants")
-            bounds.append(default if value is None else float(value))
-        return bounds[0], bounds[1]
 
     def _tensor(self, name: str, scale: float, zero_point: int, *, named: str | None = None) -> QuantizedTensor:
         shape = self.graph.shape(name)
@@ -352,9 +374,10 @@ _LOWER: dict[str, Callable[[_Walk, onnx.NodeProto], None]] = {
     "QuantizeLinear": _Walk._quantize,
     "DequantizeLinear": _Walk._dequantize,
     "Transpose": _Walk._transpose,
-    "Mul": _Walk._multiply,
+    **dict.fromkeys(("Mul", "Div", "Sub"), _Walk._scale),
     **dict.fromkeys(ALIASES, _Walk._alias),
     "Conv": _Walk._convolution,
+    "BatchNormalization": _Walk._batch_normalization,
     "Gemm": _Walk._fully_connected,
     "MatMul": _Walk._fully_connected,
     "Add": _Walk._add,
@@ -363,6 +386,8 @@ _LOWER: dict[str, Callable[[_Walk, onnx.NodeProto], None]] = {
     "GlobalAveragePool": _Walk._global_pool,
     "GlobalMaxPool": _Walk._global_pool,
     "ReduceMean": _Walk._global_pool,
+    "Pad": _Walk._pad,
+    "Concat": _Walk._concat,
     "Relu": _Walk._copy,
     "Clip": _Walk._copy,
 }

@@ -6,7 +6,7 @@ constant, and the constant goes into the bias; padding is the zero point itself 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +50,33 @@ def convolution(
         depthwise=depthwise,
         stage=_weighted_stage(kernel, bias, source, result, output),
         shifts=kernel.shifts,
+    )
+
+
+def batch_normalization(
+    graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, output: Range
+) -> ConvolutionLayer:
+    """Lower BatchNormalization, where no convolution took it in: each channel times one number, a depthwise kernel of 1 x 1.
+
+    All weights are 127, or -127 where the channel is turned over, so that nothing but the bias is rounded.
+    """
+    constants = [graph.numbers(name) for name in node.input[1:5]]
+    if any(values is None for values in constants):
+        raise UnsupportedError("its scales and means are computed, not constants")
+    gamma, beta, mean, variance = (np.asarray(values) for values in constants)
+    gain = gamma / np.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))
+    elements = (127 * np.sign(gain)).astype(np.int8).reshape(-1, 1, 1, 1)
+    kernel = _Kernel(elements, elements.astype(np.int64), np.where(gain == 0, 1.0, np.abs(gain) / 127))
+    kernel, bias = _biased(kernel, (beta - mean * gain) / source.scale)
+    return ConvolutionLayer(
+        name=node_name(node),
+        operator=node.op_type,
+        source=source,
+        result=result,
+        window=Window(),
+        weights=elements,
+        depthwise=True,
+        stage=_weighted_stage(kernel, bias, source, result, output),
     )
 
 
@@ -113,6 +140,50 @@ def pooling(
         maximum=maximum,
         stage=stage,
     )
+
+
+def clamp_limits(graph: QdqGraph, node: onnx.NodeProto) -> tuple[float, float]:
+    """Return the least and the largest number that a Relu or Clip lets through."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    bounds = []
+    for place, default in ((1, -np.inf), (2, np.inf)):
+        name = node.input[place] if len(node.input) > place else ""
+        value = graph.constant(name) if name else None
+        if name and value is None:
+            raise UnsupportedError("its limits are computed, not constants")
+        bounds.append(default if value is None else float(value))
+    return bounds[0], bounds[1]
+
+
+def padded(graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor) -> tuple[Window, int]:
+    """Return a Pad as the window of a copy, and the integer that stands around the plane."""
+    if attribute(node, "mode", "constant") != "constant" or (len(node.input) > 3 and node.input[3]):
+        raise UnsupportedError("the NPU pads with a constant, all axes at once")
+    pads = graph.constant(node.input[1])
+    value = graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else 0.0
+    if pads is None or value is None:
+        raise UnsupportedError("its padding is computed, not a constant")
+    around = [int(count) for count in pads]
+    if len(around) != 8 or min(around) < 0 or any(around[axis] for axis in (0, 1, 4, 5)):
+        raise UnsupportedError(f"the NPU pads rows and columns of a plane, not by {around}")
+    border = np.clip(np.rint(value / source.scale) + source.zero_point, -128, 127)
+    return Window(top=around[2], left=around[3]), int(border)
+
+
+def first_channels(node: onnx.NodeProto, sources: Sequence[QuantizedTensor], whole: QuantizedTensor, columns: int) -> list[int]:
+    """Return the channel at which each tensor of a Concat begins, which must begin a vector of `columns`."""
+    axis, rank = int(attribute(node, "axis", 1)), 2 if whole.flat else 4
+    if axis not in (1, 1 - rank) or any(source.flat != whole.flat for source in sources):
+        raise UnsupportedError("the NPU concatenates channels only")
+    if any((source.height, source.width) != (whole.height, whole.width) for source in sources):
+        raise UnsupportedError("the NPU concatenates planes of one size, or vectors")
+    firsts = [sum(before.channels for before in sources[:number]) for number in range(len(sources))]
+    if any(first % columns for first in firsts):
+        raise UnsupportedError(
+            f"its tensors begin at channels {', '.join(map(str, firsts))}, but each must begin at a multiple of {columns}"
+        )
+    return firsts
 
 
 def average_stage(source: QuantizedTensor, result: QuantizedTensor, window: Window, output: Range) -> OutputStage:

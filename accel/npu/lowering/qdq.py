@@ -96,8 +96,8 @@ class QdqGraph:
         (folded,) = ReferenceEvaluator(node).run(None, values)
         return np.asarray(folded)
 
-    def number(self, name: str) -> float | None:
-        """Return the one number that `name` holds, quantized or not, or None when it holds several, or is computed."""
+    def numbers(self, name: str) -> Array | None:
+        """Return the numbers that `name` holds, quantized per tensor or not, or None when they are computed."""
         value = self.constant(name)
         node = self.producers.get(name)
         if value is None and node is not None and node.op_type == "DequantizeLinear":
@@ -105,6 +105,11 @@ class QdqGraph:
             zero = self.constant(node.input[2]) if len(node.input) > 2 else np.zeros(1)
             if quantized is not None and scale is not None and zero is not None and scale.size == zero.size == 1:
                 value = (quantized.astype(np.float32) - zero.astype(np.float32)) * scale
+        return None if value is None else value.astype(np.float64)
+
+    def number(self, name: str) -> float | None:
+        """Return the one number that `name` holds, quantized or not, or None when it holds several, or is computed."""
+        value = self.numbers(name)
         return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
     def scale(self, node: onnx.NodeProto) -> Scale:

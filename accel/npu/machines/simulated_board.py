@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from edgewright.errors import BadInputError, OperationError
 
 CYCLES_PER_BIT = 4
 START_S = 30.0
-STOP_S = 5.0
+STOP_S = 2.0
 
 
 @contextmanager
@@ -30,18 +30,37 @@ def simulated_board(profile: NpuProfile, link: Path | None = None) -> Iterator[s
         OperationError: the tools to build it are missing, or it does not start.
         BadInputError: `link` exists and is no link.
     """
-    with running_board(profile) as (device, _):
-        if link is None:
-            yield device
-            return
-        if link.exists() and not link.is_symlink():
-            raise BadInputError(f"{link} must be free for the link to the board, but something is there; choose another place")
+    with running_board(profile) as (device, _), _linked(device, link) as shown:
+        yield shown
+
+
+def serve_board(profile: NpuProfile, link: Path | None, tell: Callable[[str], None]) -> None:
+    """Offer a simulated board as `simulated_board` does, and `tell` its device, until an interrupt or until the board is gone.
+
+    Raises:
+        OperationError: as `simulated_board` does; or the board ended by itself.
+        BadInputError: `link` exists and is no link.
+    """
+    with running_board(profile) as (device, process), _linked(device, link) as shown:
+        tell(shown)
+        ended = process.wait()
+    raise OperationError(f"the simulated board must run until it is interrupted, but it ended with {ended}; start it again")
+
+
+@contextmanager
+def _linked(device: str, link: Path | None) -> Iterator[str]:
+    if link is None:
+        yield device
+        return
+    if link.exists() and not link.is_symlink():
+        raise BadInputError(f"{link} must be free for the link to the board, but something is there; choose another place")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(device)
+    try:
+        yield str(link)
+    finally:
         link.unlink(missing_ok=True)
-        link.symlink_to(device)
-        try:
-            yield str(link)
-        finally:
-            link.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,6 +78,10 @@ def running_board(profile: NpuProfile) -> Iterator[tuple[str, subprocess.Popen[s
         yield device, process
     finally:
         process.terminate()
-        process.wait(STOP_S)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:  # somebody stopped it (SIGSTOP)
+            process.kill()
+            process.wait(STOP_S)
         if process.stdout is not None:
             process.stdout.close()

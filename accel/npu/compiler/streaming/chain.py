@@ -13,7 +13,7 @@ from accel.npu.compiler.streaming.plan import chunks_of, loads_of
 from accel.npu.compiler.streaming.rooms import Resident, TensorRuns
 from accel.npu.compiler.streaming.rows import ChainPlan, Row, parameter_groups
 from accel.npu.compiler.streaming.streamer import Streamer
-from accel.npu.compiler.tile import Block, Tap, Work, residual_of
+from accel.npu.compiler.tile import Block, Tap, WeightRows, Work, residual_of
 from accel.npu.geometry import ADDRESS_MASK
 from accel.npu.lowering.layers import Layer, PoolingLayer
 
@@ -171,7 +171,7 @@ class ChainWork:
             local_pitch=ring.width,
         )
 
-    def _weights_of(self, of: ChainLayer, load: isa.LoadW) -> Resident:
+    def _weights_of(self, of: ChainLayer, load: WeightRows) -> Resident:
         """Return the chunk that the rows are in; bring it in when it is not there. It stays for the whole chain."""
         first, rows = of.chunks[bisect_right(of.chunks, (load.address, self._profile.weight_rows)) - 1]
         if first not in of.weights:
@@ -193,5 +193,5 @@ def _row_shape(layer: Layer) -> isa.Shape:
         column_step=layer.window.column_step,
         row_pitch=0,
         column_pitch=layer.window.column_step,
-        padding=-128 if isinstance(layer, PoolingLayer) and layer.maximum else layer.source.zero_point,
+        padding=layer.padding,
     )

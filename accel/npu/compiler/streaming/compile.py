@@ -43,7 +43,8 @@ def compile_streamed(
     vectors = profile.external_words * 4 // profile.columns
     place_tensors(inputs, layers, outputs, profile, vectors)
     _check_weights(layers, profile, 0)
-    groups = choose_groups(layers, [tensor.name for tensor in outputs], profile)
+    parts = [layer.result.name for layer in layers if layer.result.part is not None]
+    groups = choose_groups(layers, [*(tensor.name for tensor in outputs), *parts], profile)
     steps = [step for step, group in enumerate(groups) for _ in group.layers]
     places = place_tensors(inputs, layers, outputs, profile, vectors, steps)
     used = max(places[tensor.name] + _vectors(tensor, profile) for tensor in _tensors(inputs, layers))

@@ -9,11 +9,11 @@ from operator import attrgetter
 from accel.npu import isa
 from accel.npu.compiler.streaming.order import Step, Transfer
 from accel.npu.compiler.streaming.rooms import Resident
-from accel.npu.compiler.tile import Work
+from accel.npu.compiler.tile import WeightRows, Work
 from accel.npu.geometry import ADDRESS_MASK
 from accel.npu.profile import NpuProfile
 
-RoomOf = Callable[[isa.LoadW], Resident]
+RoomOf = Callable[[WeightRows], Resident]
 """Where the weight rows of a pass are on the chip."""
 Used = Callable[[Resident, int], None]
 """Told that a room is in use until the pass of that number."""
@@ -172,19 +172,19 @@ class JobSteps:
             address_step=first.rows,
             base_step=works[1].array_pass.base - works[0].array_pass.base & ADDRESS_MASK,
         )
-        load = replace(first, address=room.at + first.address - room.first)
+        load = first.load(room.at + first.address - room.first)
         array_pass = replace(works[0].array_pass, accumulator=self._bank + accumulator, accumulate=1, swap=1)
         self.steps.append(Step((repeat, load, array_pass), (room.transfer,)))
         self._passes += len(works)
         used(room, self._passes - 1)
         self._live = self._shadow = (room.transfer, last.address)
 
-    def _load(self, load: isa.LoadW | None, room_of: RoomOf) -> tuple[Transfer, int] | None:
+    def _load(self, load: WeightRows | None, room_of: RoomOf) -> tuple[Transfer, int] | None:
         if load is None:
             return None
         room = room_of(load)
         wanted = (room.transfer, load.address)
         if wanted not in (self._live, self._shadow):
-            self.steps.append(Step((replace(load, address=room.at + load.address - room.first),), (room.transfer,)))
+            self.steps.append(Step((load.load(room.at + load.address - room.first),), (room.transfer,)))
             self._shadow = wanted
         return wanted

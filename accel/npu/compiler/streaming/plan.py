@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from accel.npu import isa
-from accel.npu.compiler.tile import Block, is_whole_plane
+from accel.npu.compiler.tile import Block, WeightRows, is_whole_plane
 from accel.npu.lowering.layers import ConvolutionLayer, Layer, PoolingLayer, Window
 from accel.npu.profile import NpuProfile
 
@@ -193,12 +192,12 @@ def part_order(plan: LayerPlan) -> Iterator[tuple[Rows, int, Part, int, bool]]:
                 yield tile, group, part, room, is_new
 
 
-def loads_of(blocks: Sequence[Block]) -> list[isa.LoadW]:
+def loads_of(blocks: Sequence[Block]) -> list[WeightRows]:
     """Return the loads of all passes of these blocks."""
     return [tap.load for block in blocks for tap in block.taps if tap.load is not None]
 
 
-def chunks_of(loads: Sequence[isa.LoadW], limit: int) -> Iterator[tuple[int, int]]:
+def chunks_of(loads: Sequence[WeightRows], limit: int) -> Iterator[tuple[int, int]]:
     """Cut loads, which follow one another in the layer's weights, into transfers: first row and rows."""
     first = rows = 0
     for load in loads:

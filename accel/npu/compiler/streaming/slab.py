@@ -6,7 +6,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from accel.npu import isa
 from accel.npu.compiler.streaming.jobs import Chain, Finish, Task
 from accel.npu.compiler.streaming.order import Stream, Transfer
 from accel.npu.compiler.streaming.plan import (
@@ -23,7 +22,7 @@ from accel.npu.compiler.streaming.plan import (
 )
 from accel.npu.compiler.streaming.rooms import Resident, TensorRuns
 from accel.npu.compiler.streaming.streamer import Streamer
-from accel.npu.compiler.tile import Block, Job, Memory, Tiler
+from accel.npu.compiler.tile import Block, Job, Memory, Tiler, WeightRows
 from accel.npu.lowering.layers import ConvolutionLayer, Layer
 
 CHUNK_ROWS = 512
@@ -249,7 +248,7 @@ class SlabWork:
         rows = sum(map(block_rows, group))
         self._room = self._streamer.weights.take(rows) if stays and rows else 0
 
-    def _weights_of(self, load: isa.LoadW) -> Resident:
+    def _weights_of(self, load: WeightRows) -> Resident:
         """Return the chunk that the rows are in; bring it in when it is not there."""
         first, rows = self._chunks[bisect_right(self._chunks, (load.address, self._profile.weight_rows)) - 1]
         if first not in self._weights:
