@@ -77,6 +77,12 @@ def bordered(network: Network, source: str, around: tuple[int, int, int, int], v
     return network.add("Pad", source, pads, *values)
 
 
+def padded_twice(network: Network) -> str:
+    """One of them could read the border by itself, the other needs the plane."""
+    x = bordered(network, network.conv(INPUT, 3, 5), (1, 1, 1, 1), 0.3)
+    return network.add("Add", network.add("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]), x)
+
+
 def side_by_side(network: Network) -> str:
     """A concat that an addition to something made before it reads, and one to something made behind it."""
     before = network.conv(INPUT, 3, 21, (1, 1))
@@ -117,6 +123,10 @@ SMALL: dict[str, NetworkOf] = {
     "add of a tensor that is used again": lambda n: used_twice(n),
     "pad": lambda n: n.conv(bordered(n, n.conv(INPUT, 3, 5), (1, 2, 3, 0)), 5, 4, (2, 2)),
     "pad with a number": lambda n: n.add("MaxPool", bordered(n, n.conv(INPUT, 3, 5), (0, 1, 1, 2), 0.7), kernel_shape=[2, 2]),
+    "pad before an average": lambda n: n.add(
+        "AveragePool", bordered(n, n.conv(INPUT, 3, 5), (2, 1, 1, 2), -0.4), kernel_shape=[3, 2], strides=[2, 1]
+    ),
+    "pad that two layers read": lambda n: padded_twice(n),
     "concat": lambda n: side_by_side(n),
     "batch normalization by itself": lambda n: n.conv(normalized(n, n.conv(INPUT, 3, 5), 5), 5, 4, (1, 1)),
     "gemm over planes": lambda n: n.gemm(n.add("Flatten", n.conv(INPUT, 3, 4, strides=[3, 3])), 4 * 3 * 3, 7),
@@ -367,6 +377,12 @@ def test_n28_a_plane_that_is_larger_than_a_kernel_is_averaged_in_pieces() -> Non
     result = compile_model(quantized, roomy)
     assert not result.on_host
     assert np.abs(steps_apart(result, quantized, images, roomy)).max() <= 1
+
+
+def test_n45_a_pooling_reads_the_border_that_a_pad_before_it_makes() -> None:
+    result, _, _ = compiled(SMALL["pad with a number"], WIDE)
+    assert [layer.operator for layer in result.program.description.layers] == ["Conv", "MaxPool"]
+    assert [row.operator for row in result.coverage if row.on_npu] == ["Conv", "Pad", "MaxPool"]
 
 
 def test_n46_a_batch_normalization_multiplies_by_127_and_rounds_nothing_but_its_bias() -> None:
