@@ -35,6 +35,7 @@ from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from edgewright.errors import BadInputError
+from quantize.npu_mxint8 import in_blocks
 
 Float = npt.NDArray[np.float32]
 Weights = Callable[[str, str, tuple[int, ...]], Float]
@@ -71,6 +72,10 @@ def main() -> None:
         print(f"== {name}")
         for profile in npu_profiles():
             show_costs(network, profile)
+    print("== ResNet-8, weights in blocks (MXINT8)")
+    blocks, format_profile = in_blocks(quantized, model), find_profile("npu-sim-8-mx-large")
+    show_costs(blocks, format_profile)
+    in_format = compile_model(blocks, format_profile)
     large = find_profile("ulx3s-85f")
     show_depthwise(large)
     show_depthwise(replace(large, vector_lanes=8, external_memory_mib=0, external_bandwidth_mb_per_s=0))
@@ -78,9 +83,12 @@ def main() -> None:
     compiled = compile_model(quantized, find_profile("ulx3s-85f"))
     if chosen.evaluation:
         show_accuracy(model, quantized, compiled, *read_images(chosen.evaluation))
+        print("with weights in blocks:")
+        show_accuracy(model, blocks, in_format, *read_images(chosen.evaluation))
     if chosen.rtl_images:
         emulator = Emulator(find_profile("ulx3s-85f"))
         show_hardware("RTL in a library, ResNet-8", emulator, compiled, images[: chosen.rtl_images])
+        show_hardware("RTL in a library, ResNet-8 in blocks", Emulator(format_profile), in_format, images[: chosen.rtl_images])
         small = compile_model(mobilenet, find_profile("ulx3s-85f"))
         show_hardware("RTL in a library, small MobileNetV2", emulator, small, images[: chosen.rtl_images])
     if chosen.board_images:
@@ -139,7 +147,7 @@ def show_accuracy(
     model: onnx.ModelProto, quantized: onnx.ModelProto, compiled: Compiled, images: Float, labels: npt.NDArray[np.int64] | None
 ) -> None:
     output = compiled.program.description.outputs[0]
-    session = Session(Simulator(find_profile("ulx3s-85f")), compiled.program)
+    session = Session(Simulator(find_profile(compiled.program.description.profile_name)), compiled.program)
     session.run({"image": images[:16]})
     started = time.perf_counter()
     ours = session.run({"image": images})[output.name]

@@ -61,7 +61,7 @@ def profiles(as_json: bool) -> None:
         (p.name, _array(p), p.activation_vectors, p.weight_rows, p.external_memory_mib or None, p.clock_mhz, p.part or None)
         for p in npu_profiles()
     ]
-    print_table(("name", "array", "vectors", "weight rows", "SDRAM MiB", "MHz", "part"), rows)
+    print_table(("name", "array", "vectors", "weight rows", "DRAM MiB", "MHz", "part"), rows)
     click.echo("")
     for profile in npu_profiles():
         if status(profile) != SIMULATED:

@@ -68,5 +68,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown `name`: the closest known ones, or those that hold it, or the first; empty when none are."""
     known = sorted(known)
     holding = [one for one in known if name and name in one]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or holding[:8] or known[:8]
-    return f"; known: {', '.join(close)}" if close else ""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    told = close or holding or known
+    more = f" and {len(told) - 8} more" if len(told) > 8 else ""
+    return f"; known: {', '.join(told[:8])}{more}" if told else ""

@@ -49,5 +49,6 @@ def test_a_version_is_a_whole_number_from_1(version: str) -> None:
 def test_the_hint_for_an_unknown_name_offers_the_closest() -> None:
     assert nearest("digts", ["faces", "digits"]) == "; known: digits"
     assert nearest("zzz", ["b", "a"]) == "; known: a, b"
+    assert nearest("zzz", "abcdefghijk") == "; known: a, b, c, d, e, f, g, h and 3 more"
     assert nearest("pi", ["aaaa", "raspberry-pi-4"]) == "; known: raspberry-pi-4"
     assert nearest("zzz", []) == ""

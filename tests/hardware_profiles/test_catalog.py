@@ -53,6 +53,7 @@ def test_the_shipped_profiles_are_these() -> None:
         "npu-sim-8",
         "npu-sim-8-large",
         "npu-sim-8-mx",
+        "npu-sim-8-mx-large",
         "npu-sim-8-paired",
         "npu-sim-8-sdram",
         "raspberry-pi-4",

@@ -82,6 +82,20 @@ def resnet50(size: int = 224, seed: int = 0) -> tuple[Network, onnx.ModelProto]:
     return network, network.model(network.add("GlobalAveragePool", x))
 
 
+def resnet8(seed: int = 0) -> tuple[Network, onnx.ModelProto]:
+    """Return a network of the shape of MLPerf Tiny's image classifier, with random weights, batch normalization folded in."""
+    network, channels = Network(3, 32, 32, seed), 16
+    x = network.add("Relu", network.conv(INPUT, 3, channels, pads=[1, 1, 1, 1]))
+    for stage in range(3):
+        wide, step = 16 << stage, 2 if stage else 1
+        y = network.add("Relu", network.conv(x, channels, wide, pads=[1, 1, 1, 1], strides=[step, step]))
+        y = network.conv(y, wide, wide, pads=[1, 1, 1, 1])
+        shortcut = network.conv(x, channels, wide, (1, 1), strides=[step, step]) if stage else x
+        x, channels = network.add("Relu", network.add("Add", shortcut, y)), wide
+    average = network.add("AveragePool", x, kernel_shape=[8, 8], strides=[8, 8])
+    return network, network.model(network.gemm(network.add("Flatten", average), channels, 10))
+
+
 class _Samples(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, images: Float) -> None:
         self._batches: Iterator[dict[str, Float]] = iter([{INPUT: images}])

@@ -84,7 +84,7 @@ def test_profiles_lists_every_npu_with_its_hash() -> None:
 def test_profiles_fit_a_terminal_with_what_place_and_route_said_below() -> None:
     table, _, told = edgewright("profiles").stdout.partition("\n\n")
     assert max(map(len, table.splitlines())) <= 80
-    assert "npu-sim-8-mx      8x8 mxint8" in table
+    assert "npu-sim-8-mx        8x8 mxint8" in table
     assert "brainwave-class: extrapolated: cycle model only" in told
     assert "\ncolorlight-i9: simulated; placed and routed: " in told
 

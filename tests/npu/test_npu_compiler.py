@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
-from onnx import helper, numpy_helper
-from onnxruntime.quantization import QuantType
 
 from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.machines.emulator import Emulator
@@ -21,8 +17,7 @@ from accel.npu.machines.host import Session
 from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile
-from edgewright.errors import ModelError, SamplesError
-from quantize.npu_functional import FunctionalGraph
+from edgewright.errors import SamplesError
 from tests.npu.networks import INPUT, Float, Network, quantize, reference
 
 PROFILE = find_profile("npu-sim-4")
@@ -77,6 +72,12 @@ def bordered(network: Network, source: str, around: tuple[int, int, int, int], v
     return network.add("Pad", source, pads, *values)
 
 
+def padded_twice(network: Network) -> str:
+    """One of them could read the border by itself, the other needs the plane."""
+    x = bordered(network, network.conv(INPUT, 3, 5), (1, 1, 1, 1), 0.3)
+    return network.add("Add", network.add("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]), x)
+
+
 def side_by_side(network: Network) -> str:
     """A concat that an addition to something made before it reads, and one to something made behind it."""
     before = network.conv(INPUT, 3, 21, (1, 1))
@@ -117,6 +118,10 @@ SMALL: dict[str, NetworkOf] = {
     "add of a tensor that is used again": lambda n: used_twice(n),
     "pad": lambda n: n.conv(bordered(n, n.conv(INPUT, 3, 5), (1, 2, 3, 0)), 5, 4, (2, 2)),
     "pad with a number": lambda n: n.add("MaxPool", bordered(n, n.conv(INPUT, 3, 5), (0, 1, 1, 2), 0.7), kernel_shape=[2, 2]),
+    "pad before an average": lambda n: n.add(
+        "AveragePool", bordered(n, n.conv(INPUT, 3, 5), (2, 1, 1, 2), -0.4), kernel_shape=[3, 2], strides=[2, 1]
+    ),
+    "pad that two layers read": lambda n: padded_twice(n),
     "concat": lambda n: side_by_side(n),
     "batch normalization by itself": lambda n: n.conv(normalized(n, n.conv(INPUT, 3, 5), 5), 5, 4, (1, 1)),
     "gemm over planes": lambda n: n.gemm(n.add("Flatten", n.conv(INPUT, 3, 4, strides=[3, 3])), 4 * 3 * 3, 7),
@@ -229,112 +234,6 @@ def test_layer_costs_add_up_to_the_whole_run() -> None:
     assert [layer.operator for layer in cost.layers].count("Conv") == 6
 
 
-def test_channels_last_images_are_turned_by_the_host() -> None:
-    network = Network(9, 11, 3)  # height, width, channels as the user hands them over
-    turned = network.add("Transpose", INPUT, perm=[0, 3, 1, 2])
-    model = network.model(network.conv(turned, 3, 4))
-    images = network.images(20)
-    quantized = quantize(model, images)
-    result = compile_model(quantized, PROFILE)
-    assert result.program.description.inputs[0].channels_last
-    assert np.abs(steps_apart(result, quantized, images, PROFILE)).max() <= 1
-
-
-@pytest.mark.parametrize("quantized_first", [True, False], ids=["quantized before", "in float before"])
-def test_n44_images_are_scaled_by_the_host_as_the_graph_does_it(quantized_first: bool) -> None:
-    network = Network(9, 11, 3)
-    scaled = network.add("Mul", INPUT, network.constant(np.array(1 / 255, np.float32)))
-    model = network.model(network.conv(network.add("Transpose", scaled, perm=[0, 3, 1, 2]), 3, 4))
-    images = np.random.default_rng(1).integers(0, 256, (20, 9, 11, 3)).astype(np.float32)
-    quantized = quantize(model, images, **({} if quantized_first else {"op_types_to_quantize": ["Conv", "Transpose"]}))
-    result = compile_model(quantized, PROFILE)
-    assert not result.on_host
-    assert result.program.description.inputs[0].gain == pytest.approx(1 / 255, rel=1e-2)
-    assert result.coverage[0].reason == "the host does it while it hands the input over"
-    apart = steps_apart(result, quantized, images, PROFILE)
-    assert np.abs(apart).max() <= (2 if quantized_first else 1)
-    assert (apart != 0).mean() < (0.1 if quantized_first else 0.005)
-
-
-@pytest.mark.parametrize("quantized_first", [True, False], ids=["quantized before", "in float before"])
-def test_n44_images_are_scaled_and_shifted_by_the_host_as_the_graph_does_it(quantized_first: bool) -> None:
-    network = Network(9, 11, 3)
-    scaled = network.add("Mul", INPUT, network.constant(np.array(1 / 127.5, np.float32)))
-    shifted = network.add("Add", scaled, network.constant(np.array(-1, np.float32)))
-    model = network.model(network.conv(network.add("Transpose", shifted, perm=[0, 3, 1, 2]), 3, 4, pads=[1, 1, 1, 1]))
-    images = np.random.default_rng(1).integers(0, 256, (20, 9, 11, 3)).astype(np.float32)
-    quantized = quantize(model, images, **({} if quantized_first else {"op_types_to_quantize": ["Conv", "Transpose"]}))
-    result = compile_model(quantized, PROFILE)
-    assert not result.on_host
-    assert result.program.description.inputs[0].offset == pytest.approx(-1, rel=1e-2)
-    apart = steps_apart(result, quantized, images, PROFILE)
-    assert np.abs(apart).max() <= (3 if quantized_first else 1)
-    assert (apart != 0).mean() < (0.3 if quantized_first else 0.005)
-
-
-def test_n44_an_offset_before_a_gain_is_scaled_with_the_image() -> None:
-    network = Network(3, 9, 11)
-    shifted = network.add("Sub", INPUT, network.constant(np.array(0.5, np.float32)))
-    scaled = network.add("Div", shifted, network.constant(np.array(0.25, np.float32)))
-    quantized = quantize(network.model(network.conv(scaled, 3, 4)), images := network.images(20), op_types_to_quantize=["Conv"])
-    result = compile_model(quantized, PROFILE)
-    place = result.program.description.inputs[0]
-    assert (place.gain, place.offset) == (4.0, -2.0)
-    assert np.abs(steps_apart(result, quantized, images, PROFILE)).max() <= 1
-
-
-@pytest.mark.parametrize("channels_last", [True, False], ids=["channels last", "channels first"])
-def test_n44_each_channel_may_have_a_mean_and_a_deviation_of_its_own(channels_last: bool) -> None:
-    network = Network(9, 11, 3) if channels_last else Network(3, 9, 11)
-    shape = (1, 1, 1, 3) if channels_last else (3, 1, 1)
-    mean, deviation = (network.constant(np.array(row, np.float32).reshape(shape)) for row in ([0.4, -0.5, 3], [0.2, 2, 0.5]))
-    x = network.add("Div", network.add("Sub", INPUT, mean), deviation)
-    x = network.add("Transpose", x, perm=[0, 3, 1, 2]) if channels_last else x
-    images = network.images(20)
-    quantized = quantize(network.model(network.conv(x, 3, 4, pads=[1, 1, 1, 1])), images, op_types_to_quantize=["Conv"])
-    result = compile_model(quantized, PROFILE)
-    assert not result.on_host
-    apart = steps_apart(result, quantized, images, PROFILE)
-    assert np.abs(apart).max() <= 1
-    assert (apart != 0).mean() < 0.005
-
-
-def test_a_network_that_scales_its_input_runs_on_the_functional_model_with_its_inner_tensors() -> None:
-    network = Network(3, 8, 8)
-    scaled = network.add("Mul", INPUT, network.constant(np.array(0.5, np.float32)))
-    x = network.conv(network.add("Add", scaled, network.constant(np.array(-1, np.float32))), 3, 4)
-    quantized = quantize(network.model(network.conv(x, 4, 4)), network.images(4))
-    assert len(FunctionalGraph(quantized).tensors) == 3
-
-
-def test_n44_an_image_that_becomes_a_vector_is_reshaped_by_the_host() -> None:
-    network = Network(9, 11, 3)
-    vector = network.add("Flatten", network.add("Mul", INPUT, network.constant(np.array(0.5, np.float32))))
-    model = network.model(network.gemm(vector, 9 * 11 * 3, 4))
-    images = network.images(20)
-    quantized = quantize(model, images, op_types_to_quantize=["Gemm"])
-    result = compile_model(quantized, PROFILE)
-    assert not result.on_host
-    assert np.abs(steps_apart(result, quantized, images, PROFILE)).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("operator", "constant", "told"),
-    [
-        pytest.param("Mul", -1.0, "an input can be scaled by positive numbers, by the host, not by -1", id="negative"),
-        pytest.param(
-            "Add", np.arange(11), "an input can be changed by one number, or by one per channel, by the host", id="per column"
-        ),
-    ],
-)
-def test_a_constant_that_the_host_cannot_apply_is_told(operator: str, constant: npt.ArrayLike, told: str) -> None:
-    network = Network(2, 9, 11)
-    changed = network.add(operator, INPUT, network.constant(np.asarray(constant, np.float32)))
-    quantized = quantize(network.model(network.conv(changed, 2, 4)), network.images(4), op_types_to_quantize=["Conv"])
-    with pytest.raises(ModelError, match=re.escape(told)):
-        compile_model(quantized, PROFILE)
-
-
 @pytest.mark.parametrize(
     ("build", "told"),
     [
@@ -367,6 +266,12 @@ def test_n28_a_plane_that_is_larger_than_a_kernel_is_averaged_in_pieces() -> Non
     result = compile_model(quantized, roomy)
     assert not result.on_host
     assert np.abs(steps_apart(result, quantized, images, roomy)).max() <= 1
+
+
+def test_n45_a_pooling_reads_the_border_that_a_pad_before_it_makes() -> None:
+    result, _, _ = compiled(SMALL["pad with a number"], WIDE)
+    assert [layer.operator for layer in result.program.description.layers] == ["Conv", "MaxPool"]
+    assert [row.operator for row in result.coverage if row.on_npu] == ["Conv", "Pad", "MaxPool"]
 
 
 def test_n46_a_batch_normalization_multiplies_by_127_and_rounds_nothing_but_its_bias() -> None:
@@ -411,132 +316,8 @@ def test_samples_of_another_shape_are_refused_with_both_shapes() -> None:
         Session(Simulator(PROFILE), result.program).run({"x": np.zeros((2, 3, 4, 4), np.float32)})
 
 
-def test_an_input_that_the_host_reads_too_is_not_folded() -> None:
-    network = Network(3, 9, 11)
-    x = network.conv(INPUT, 3, 4, pads=[1, 1, 1, 1])
-    model = network.model(x, network.add("HardSwish", network.add("Identity", INPUT)))
-    quantized = quantize(model, network.images(4), op_types_to_quantize=["Conv", "Identity"])
-    result = compile_model(quantized, WIDE)
-    images = network.images(2)
-    echoed = Session(Simulator(WIDE), result.program).run({INPUT: images})
-    place = next(place for place in result.program.description.inputs if place.name == INPUT)
-    assert place.fold is None
-    outputs = [values for values in echoed.values() if values.shape == images.shape]
-    assert outputs
-    assert np.abs(outputs[0] - np.clip(images, -128 * place.scale, 127 * place.scale)).max() < 2 * place.scale
-
-
 @pytest.mark.parametrize("images", [np.zeros((0, 3, 9, 11), np.float32), np.full((1, 3, 9, 11), np.nan, np.float32)])
 def test_no_samples_and_values_that_are_no_numbers_are_refused(images: Float) -> None:
     result, _, _ = compiled(SMALL["conv 1x1"], PROFILE)
     with pytest.raises(SamplesError, match=r"^input image must have at least one sample, and no value that is not a number$"):
         Session(Simulator(PROFILE), result.program).run({INPUT: images})
-
-
-def test_scales_that_are_too_far_apart_are_refused_with_their_layer() -> None:
-    quantized = changed_constant("conv_0_scale", lambda values: np.full_like(values, 1e-20))
-    with pytest.raises(ModelError, match=r"^layer conv_0: a rescale of .* is over 2\^30; its scales are too far apart"):
-        compile_model(quantized, PROFILE)
-
-
-def test_a_scale_of_zero_is_refused_with_the_reason() -> None:
-    quantized = changed_constant("conv_0_scale", np.zeros_like)
-    with pytest.raises(ModelError, match=r"conv_0 \(Conv\): its scale must be a positive number, not 0.0"):
-        compile_model(quantized, PROFILE)
-
-
-def test_a_graph_that_is_not_quantized_is_refused() -> None:
-    network = Network(3, 9, 11)
-    with pytest.raises(ModelError, match=r"^the NPU runs quantized graphs, but this one has no QuantizeLinear: quantize it"):
-        compile_model(network.model(network.conv(INPUT, 3, 4)), PROFILE)
-
-
-def test_n1_uint8_activations_are_the_same_tensor_128_higher() -> None:
-    network = Network(3, 9, 11)
-    model = network.model(network.add("Relu", network.conv(INPUT, 3, 4, pads=[1, 1, 1, 1])))
-    images = network.images(20)
-    quantized = quantize(model, images, activation_type=QuantType.QUInt8)
-    assert np.abs(steps_apart(compile_model(quantized, PROFILE), quantized, images, PROFILE)).max() <= 1
-
-
-def test_a_graph_with_int16_activations_is_refused_with_the_reason() -> None:
-    quantized = changed_constant("image_zero_point", lambda values: values.astype(np.int16), onnx.TensorProto.INT16)
-    quantized.opset_import[0].version = 21
-    with pytest.raises(
-        ModelError, match=r"but none can: .* its activations are int16; the NPU takes int8 or uint8; conv_0 \(Conv\):"
-    ):
-        compile_model(quantized, PROFILE)
-
-
-def test_a_graph_with_asymmetric_weights_is_refused_with_the_reason() -> None:
-    quantized = changed_constant("constant_0_zero_point", lambda values: np.full_like(values, 3))
-    with pytest.raises(
-        ModelError, match=r"conv_0 \(Conv\): its weights are int8 with zero points up to 3; the NPU takes symmetric"
-    ):
-        compile_model(quantized, PROFILE)
-
-
-def test_n2_a_weight_of_minus_128_is_refused_with_its_layer() -> None:
-    quantized = changed_constant("constant_0_quantized", lambda values: np.full_like(values, -128))
-    with pytest.raises(ModelError, match=r"^layer conv_0: weights must be between -127 and 127, but one is -128; quantize with"):
-        compile_model(quantized, PROFILE)
-
-
-def test_n4_an_accumulator_that_could_overflow_is_refused_with_its_layer() -> None:
-    quantized = changed_constant("constant_1_quantized", lambda values: np.full_like(values, (1 << 31) - 1000))
-    with pytest.raises(ModelError, match=r"^layer conv_0: the sums of output channel \d must stay below 2\^31, but could reach"):
-        compile_model(quantized, PROFILE)
-
-
-def test_activations_that_do_not_fit_are_refused_with_the_tensor() -> None:
-    network = Network(3, 64, 64)
-    model = network.model(network.conv(INPUT, 3, 12, pads=[1, 1, 1, 1]))
-    with pytest.raises(
-        ModelError, match=r"^the activations must fit 4096 vectors of 4 bytes on npu-sim-4, but with .* are needed"
-    ):
-        compile_model(quantize(model, network.images(2)), PROFILE)
-
-
-def test_weights_that_do_not_fit_are_refused() -> None:
-    network = Network(3, 5, 5)
-    x = network.conv(network.conv(INPUT, 3, 64), 64, 64)
-    quantized = quantize(network.model(x), network.images(2))
-    with pytest.raises(
-        ModelError, match=r"^npu-sim-4 has room for 16384 bytes of weights, but the model needs 38592; use a larger"
-    ):
-        compile_model(quantized, PROFILE)
-
-
-def test_weights_that_fit_but_for_the_rows_that_they_leave_unfilled_are_refused() -> None:
-    network = Network(5, 5, 5)
-    quantized = quantize(network.model(network.conv(network.conv(INPUT, 5, 5, (1, 1)), 5, 100, (5, 5))), network.images(2))
-    with pytest.raises(ModelError, match=r"^npu-sim-4 has room for 4096 weight rows of 4 bytes, but the model needs 5010; use a"):
-        compile_model(quantized, PROFILE)
-
-
-def changed_constant(
-    name: str, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], kind: int | None = None
-) -> onnx.ModelProto:
-    """Return a quantized convolution of four channels with one of its constants changed."""
-    network = Network(3, 9, 11)
-    quantized = quantize(network.model(network.conv(INPUT, 3, 4)), network.images(4))
-    for tensor in quantized.graph.initializer:
-        if tensor.name == name:
-            values = change(numpy_helper.to_array(tensor))
-            tensor.CopyFrom(helper.make_tensor(name, kind or tensor.data_type, values.shape, values.ravel().tolist()))
-    return quantized
-
-
-def test_n6_a_channel_of_zeros_keeps_its_bias_behind_large_inputs() -> None:
-    network = Network(3, 6, 6)
-    result = network.conv(INPUT, 3, 8, (1, 1))
-    weights, bias = (numpy_helper.to_array(tensor).copy() for tensor in network.constants)
-    weights[5], bias[5] = 0, -0.37
-    images = 1000 * network.images(8)
-    changed = zip(network.constants, (weights / 1000, bias), strict=True)
-    network.constants = [numpy_helper.from_array(values, tensor.name) for tensor, values in changed]
-    float_biases = {"WeightSymmetric": True, "QuantizeBias": False}
-    compiled = compile_model(quantize(network.model(result), images, extra_options=float_biases), PROFILE)
-    (place,) = compiled.program.description.outputs
-    found = Session(Simulator(PROFILE), compiled.program).run({INPUT: images})[place.name]
-    np.testing.assert_allclose(found[:, 5], -0.37, atol=place.scale)

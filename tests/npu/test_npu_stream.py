@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from accel.npu import isa
 from accel.npu.compiler.compile import Compiled, compile_model
@@ -155,6 +156,15 @@ def test_a_layer_with_more_weights_than_loads_can_address_is_streamed() -> None:
     place = streamed.program.description.outputs[0]
     steps = (result(streamed, chip, images) - reference(quantized, images, [place.name])[0]) / place.scale
     assert np.abs(np.rint(steps)).max() <= 1
+
+
+def test_scales_that_are_too_far_apart_are_told_of_a_network_that_is_streamed_too() -> None:
+    quantized, _ = network_of(SMALL["conv 3x3 same"], 9, 11)
+    for tensor in quantized.graph.initializer:
+        if tensor.name == "conv_0_scale":
+            tensor.CopyFrom(numpy_helper.from_array(np.array(1e-20, np.float32), tensor.name))
+    with pytest.raises(ModelError, match=r"^layer conv_0: a rescale of .* is over 2\^30; its scales are too far apart"):
+        compile_model(quantized, TINY_CHIP)
 
 
 def test_an_input_whose_rows_do_not_fit_the_chip_is_refused_with_the_layer() -> None:

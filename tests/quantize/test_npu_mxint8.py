@@ -15,11 +15,14 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import helper, numpy_helper
 
+from accel.npu.compiler.compile import compile_model
 from accel.npu.lowering.layers import ConvolutionLayer
 from accel.npu.lowering.lower import lower
 from accel.npu.lowering.microscaling import BLOCK
 from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
+from accel.npu.model.report import estimate
+from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
 from accel.npu.program import read_program
 from convert.conversion import ConvertOptions, convert_model
@@ -39,6 +42,7 @@ from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from quantize.thresholds import Calibration
 from tests.convert.networks import noise
+from tests.npu.networks import INPUT, resnet8
 from tests.quantize.builds import onnx_file
 
 IMAGES = noise(128, 8, 6, 6, seed=6)
@@ -128,6 +132,28 @@ def test_from_the_float_network_to_the_bits_of_the_rtl(build: BuildDirectory, re
     assert json.loads(result.stdout)["source"] == "npu-mxint8"
     assert build.variant(PROFILE.name).config.precision is Precision.NPU_MXINT8
     check_rtl(build, "npu-mxint8")
+
+
+@pytest.mark.slow
+def test_the_rtl_has_the_bits_of_all_of_resnet_8_in_blocks(require: Callable[[str], Path]) -> None:
+    require("verilator")
+    profile = find_profile("npu-sim-8-mx-large")
+    network, model = resnet8()
+    images = network.images(24)
+    graph = in_blocks(in_int8(model, Samples({INPUT: images})), model)
+    convolutions = [layer for layer in lower(graph).layers if isinstance(layer, ConvolutionLayer)]
+    assert sum(layer.shifts is not None and bool(layer.shifts.any()) for layer in convolutions) >= 4
+    compiled = compile_model(graph, profile)
+    program = compiled.program
+    assert not compiled.on_host
+    emulator = Emulator(profile)
+    try:
+        rtl = Session(emulator, program).run({INPUT: images[:2]})
+        assert emulator.counters == estimate(program, profile).counters
+    finally:
+        emulator.close()
+    expected = Session(Simulator(profile), program).run({INPUT: images[:2]})
+    np.testing.assert_array_equal(list(rtl.values()), list(expected.values()))
 
 
 def test_an_npu_for_blocks_computes_npu_int8_too(build: BuildDirectory, require: Callable[[str], Path]) -> None:

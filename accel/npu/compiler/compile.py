@@ -21,11 +21,12 @@ import numpy as np
 import onnx
 
 from accel.npu import isa
+from accel.npu.arithmetic import quantize_multiplier
 from accel.npu.compiler.fold import fold_inputs
 from accel.npu.compiler.place import DoesNotFitError, place_tensors
 from accel.npu.compiler.schedule import schedule
 from accel.npu.compiler.streaming.compile import compile_streamed
-from accel.npu.compiler.tile import Job, Memory, Tiler
+from accel.npu.compiler.tile import Memory, Tiler, residual_of
 from accel.npu.lowering.coverage import CoverageRow
 from accel.npu.lowering.layers import ConvolutionLayer, Layer, QuantizedTensor
 from accel.npu.lowering.lower import Lowered, lower
@@ -63,6 +64,7 @@ def compile_model(
     lowered = lower(model, cut, columns=profile.columns)
     check_something_runs(lowered)
     check_format(lowered.layers, profile)
+    check_scales(lowered.layers)
     layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
     try:
         program = _inside(layers, lowered, folds, profile, depthwise_unit)
@@ -130,6 +132,18 @@ def _check_room(what: str, needed: int, room: int, profile: NpuProfile) -> None:
         raise DoesNotFitError(f"{profile.name} has room for {room} {what}, but the model needs {needed}; use a larger NPU")
 
 
+def check_scales(layers: Sequence[Layer]) -> None:
+    """Raise `ModelError` when a layer's scales are too far apart for a multiplier and a shift."""
+    for layer in layers:
+        try:
+            quantize_multiplier(float(layer.stage.factors.max()))
+            residual_of(layer)
+        except OverflowError as wrong:
+            raise ModelError(
+                f"layer {layer.name}: {wrong}; its scales are too far apart, quantize with better samples"
+            ) from wrong
+
+
 def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthwise_unit: bool) -> Tiler:
     positions = max(1, profile.accumulator_depth // fraction)
     return Tiler(profile, places, Memory(profile), positions, depthwise_unit=depthwise_unit)
@@ -137,7 +151,7 @@ def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthw
 
 def _build(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], tiler: Tiler) -> NpuProgram:
     profile, places, memory = tiler.profile, tiler.places, tiler.memory
-    jobs = [_jobs(tiler, layer) for layer in layers]
+    jobs = [tiler.jobs(layer) for layer in layers]
     _check_room(f"weight rows of {profile.columns} bytes", memory.weight_rows, profile.weight_rows, profile)
     _check_room(
         f"parameter groups of {profile.vector_lanes} channels", memory.parameter_groups, profile.parameter_groups, profile
@@ -176,13 +190,6 @@ def _description(
         layers=tuple(records),
         profile_name=profile.name,
     )
-
-
-def _jobs(tiler: Tiler, layer: Layer) -> list[Job]:
-    try:
-        return tiler.jobs(layer)
-    except OverflowError as wrong:
-        raise ModelError(f"layer {layer.name}: {wrong}; its scales are too far apart, quantize with better samples") from wrong
 
 
 def _stored_inputs(inputs: Sequence[QuantizedTensor], layers: Sequence[Layer]) -> list[QuantizedTensor]:

@@ -21,6 +21,8 @@ class _Lifetime:
     size: int
     first: int
     last: int
+    what: str
+    """Whose it is, in a user's words: names inside a quantized graph are nobody's."""
 
 
 def place_tensors(
@@ -49,7 +51,8 @@ def place_tensors(
         if end > limit:
             raise DoesNotFitError(
                 f"the activations must fit {limit} vectors of {profile.columns} bytes on {profile.name}, "
-                f"but with {name} ({lifetime.size} vectors) {end} are needed at once; use a smaller input or a larger NPU"
+                f"but with {lifetime.what} ({lifetime.size} vectors) {end} are needed at once; "
+                "use a smaller input or a larger NPU"
             )
     for result in (layer.result for layer in layers):
         if result.part is not None:
@@ -65,11 +68,11 @@ def _lifetimes(
     columns: int,
     steps: Sequence[int],
 ) -> dict[str, _Lifetime]:
-    found = {tensor.name: _Lifetime(_size(tensor, columns), -1, -1) for tensor in inputs}
+    found = {tensor.name: _Lifetime(_size(tensor, columns), -1, -1, f"input {tensor.name}") for tensor in inputs}
     for step, layer in zip(steps, layers, strict=True):
         made = layer.result.part.whole if layer.result.part else layer.result
         first = found[made.name].first if made.name in found else step
-        found[made.name] = _Lifetime(_size(made, columns), first, step)
+        found[made.name] = _Lifetime(_size(made, columns), first, step, f"the result of layer {layer.name}")
         found[layer.source.name].last = step
         if layer.stage.addend is not None:
             found[layer.stage.addend.tensor.name].last = step

@@ -84,7 +84,8 @@ class SerialLine:
         return arrived
 
     def _gone(self, why: Exception) -> UnreachableError:
-        told = getattr(why, "strerror", None) or "the line was closed"
+        is_stuck = "timeout" in str(why).lower()  # pyserial's word for a write that nobody takes
+        told = getattr(why, "strerror", None) or ("it takes no more bytes" if is_stuck else "the line was closed")
         return UnreachableError(f"the NPU at {self.device} is gone: {told}; plug it in again")
 
 

@@ -29,8 +29,9 @@ from accel.npu.lowering.operators import (
     padded,
     pooling,
     pooling_window,
+    with_border,
 )
-from accel.npu.lowering.qdq import QdqGraph, UnsupportedError, attribute, has_blocks, node_name
+from accel.npu.lowering.qdq import QdqGraph, UnsupportedError, attribute, node_name, why_float
 from edgewright.errors import ModelError
 
 NOT_ON_NPU = "its input is not on the NPU"
@@ -69,21 +70,12 @@ def lower(model: onnx.ModelProto, cut: Collection[str] = (), *, columns: int = 1
     """
     graph = QdqGraph(model)
     if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
-        raise ModelError(f"the NPU runs quantized graphs, but this one has {_unquantized(model)}")
+        raise ModelError(f"the NPU runs quantized graphs, but this one has {why_float(model)}")
     walk = _Walk(graph, cut, columns)
     for node in graph.graph.node:
         walk.take(node)
     walk.find_outputs()
     return walk.lowered
-
-
-def _unquantized(model: onnx.ModelProto) -> str:
-    if has_blocks(model):
-        return (
-            "weights in blocks between activations in float: quantize it with scheme npu-mxint8 for an NPU of number_format "
-            "mxint8, with npu-int8 for any"
-        )
-    return "no QuantizeLinear: quantize it with scheme npu-int8"
 
 
 class _Walk:
@@ -250,7 +242,12 @@ class _Walk:
             stage = maximum_stage(source, finish.result, finish.output)
         else:
             stage = average_stage(source, finish.result, window, finish.output)
-        self._append(pooling(node, source, finish.result, window, stage, maximum=maximum), finish)
+        layer = pooling(node, source, finish.result, window, stage, maximum=maximum)
+        bordered = with_border(layer, self.lowered.layers[-1]) if self.lowered.layers else None
+        if bordered is not None and self._only_reader(node.input[0]):
+            self.lowered.layers.pop()
+            layer = bordered
+        self._append(layer, finish)
 
     def _copy(self, node: onnx.NodeProto) -> None:
         source, finish = self._source(node.input[0]), self._finish(node, with_itself=True)

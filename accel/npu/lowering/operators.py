@@ -16,7 +16,7 @@ import onnx
 
 from accel.npu.arithmetic import Int8, Range
 from accel.npu.isa import LAYOUTS
-from accel.npu.lowering.layers import ConvolutionLayer, OutputStage, PoolingLayer, QuantizedTensor, Window
+from accel.npu.lowering.layers import ConvolutionLayer, Layer, OutputStage, PoolingLayer, QuantizedTensor, Window
 from accel.npu.lowering.microscaling import shift_weights
 from accel.npu.lowering.qdq import QdqGraph, Scale, UnsupportedError, attribute, node_name
 from edgewright.errors import ModelError
@@ -169,6 +169,20 @@ def padded(graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor) -> tu
         raise UnsupportedError(f"the NPU pads rows and columns of a plane, not by {around}")
     border = np.clip(np.rint(value / source.scale) + source.zero_point, -128, 127)
     return Window(top=around[2], left=around[3]), int(border)
+
+
+def with_border(layer: PoolingLayer, pad: Layer) -> PoolingLayer | None:
+    """Return a pooling that reads the border itself, which a Pad before it makes; None where it is no more than one window."""
+    window = layer.window
+    if not isinstance(pad, PoolingLayer) or pad.border is None or pad.result.name != layer.source.name:
+        return None
+    if _reaches_padding(window, layer.source, layer.result):
+        return None
+    is_plain = (pad.source.scale, pad.source.zero_point) == (pad.result.scale, pad.result.zero_point)
+    if not is_plain or pad.stage.output != Range(pad.result.zero_point):
+        return None
+    around = replace(window, top=pad.window.top, left=pad.window.left)
+    return replace(layer, source=pad.source, window=around, border=pad.border)
 
 
 def first_channels(node: onnx.NodeProto, sources: Sequence[QuantizedTensor], whole: QuantizedTensor, columns: int) -> list[int]:

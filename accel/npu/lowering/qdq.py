@@ -174,6 +174,16 @@ def has_blocks(model: onnx.ModelProto) -> bool:
     return any(node.op_type == "DequantizeLinear" and attribute(node, "block_size", 0) for node in model.graph.node)
 
 
+def why_float(model: onnx.ModelProto) -> str:
+    """Return what a graph has in place of quantized activations, and what to do."""
+    if has_blocks(model):
+        return (
+            "weights in blocks between activations in float: quantize it with scheme npu-mxint8 for an NPU of number_format "
+            "mxint8, with npu-int8 for any"
+        )
+    return "no QuantizeLinear: quantize it with scheme npu-int8"
+
+
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """Return an attribute's value, or `default`."""
     for found in node.attribute:
