@@ -23,7 +23,7 @@ from edgewright.contracts import wire
 from edgewright.errors import PackageError, ProfileError
 
 MAGIC = b"EWNP"
-VERSION = 1
+VERSION = 2
 EXTERNAL_BASE = 1 << 16
 """A host's vector address from here on is a vector of the external memory (docs/spec/npu.md, N156)."""
 _HEADER = struct.Struct("<4sHH32sII")

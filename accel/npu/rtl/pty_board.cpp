@@ -102,7 +102,7 @@ int main(int, char** arguments) {
     }
     if (rx_left) {
       board.rx = rx_shift & 1;
-      if (++rx_wait == cycles_per_bit) { rx_wait = 0; rx_shift >>= 1; rx_left--; }
+      if (++rx_wait >= cycles_per_bit) { rx_wait = 0; rx_shift >>= 1; rx_left--; }
     } else board.rx = 1;
     tick();
     if (tx_bit == 0) {
