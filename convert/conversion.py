@@ -306,7 +306,12 @@ def _prove(
 ) -> Measured:
     """Compare the written graph with its source, report it, and keep the golden samples."""
     names = [spec.name for spec in outputs]
-    expected = parity.run_source(kind, source, samples, names, options.reading, options.limits())
+    try:
+        expected = parity.run_source(kind, source, samples, names, options.reading, options.limits())
+    except ModelError as refused:
+        if options.samples is not None:
+            raise
+        raise ModelError(f"{refused}; the samples were generated: give real ones with --samples") from refused
     found = run_all(load_graph(staging / "graph" / LayerKind.GRAPH.file_name), samples)
     numbers = measured(expected, found, samples.labels)
     tolerance = _tolerance(kind, source)

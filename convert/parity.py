@@ -120,11 +120,12 @@ def check(report: ParityReport, source: Path) -> None:
     """Raise `ParityError` when the graph is not the source, naming the worst output and sample."""
     if report.passed:
         return
+    advice = "compare on real samples with --samples" if report.generated_samples else "report this model"
     worst = max(report.outputs, key=lambda one: one.max_relative_difference)
     raise ParityError(
         f"{source}: the converted graph must be within {report.tolerance:g} of the source, but output {worst.name} "
         f"differs by {worst.max_relative_difference:.3g} at sample {worst.worst_sample}: "
-        "report this model, or accept it with --allow-mismatch"
+        f"{advice}, or accept it with --allow-mismatch"
     )
 
 
