@@ -118,6 +118,8 @@ def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDi
     """
     try:
         return _convert_model(source, build, options)
+    except PermissionError as denied:
+        raise BadInputError(f"{denied.filename} cannot be opened: permission denied; change its permissions") from denied
     except MemoryError as full:
         raise OperationError(
             f"{source}: converting it needs more memory than this process may have: free some, or use a larger machine"
