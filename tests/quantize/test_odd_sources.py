@@ -20,7 +20,7 @@ from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 
 SCHEMES = pytest.mark.parametrize("scheme", list(Scheme), ids=str)
-Places = Sequence[tuple[str, int, Sequence[int | str]]]
+Places = Sequence[tuple[str, Any, Sequence[Any]]]
 
 
 def built(folder: Path, nodes: Sequence[onnx.NodeProto], given: Places, wanted: Places, **weights: Any) -> BuildDirectory:
