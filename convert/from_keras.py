@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from convert.keras_operations import OPERATIONS
 from convert.keras_recurrent import RECURRENT
 from convert.layouts import Layouts, Tensor
 from convert.legacy_keras import is_legacy, modernized, read_legacy_config
+from convert.tensorflow_settings import settle_tensorflow
 from edgewright.errors import ModelError
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ def _is_custom(entry: dict[str, Any]) -> bool:
     module = entry.get("module")
     if module is not None:
         return str(module).partition(".")[0] != "keras"
+    settle_tensorflow()
     import keras
 
     return not any(hasattr(place, str(entry.get("class_name"))) for place in (keras.layers, keras.models))
@@ -112,9 +113,7 @@ def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def load_keras(path: Path, *, trust: bool = False, custom: CustomLayers = NO_CUSTOM_LAYERS) -> Any:
     """Load a model, in safe mode (nothing in the file is executed) unless its author is trusted."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # The plain kernels give the same bits on every run and spare the user a page of log.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    settle_tensorflow()
     import keras
 
     try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,7 @@ from convert.from_onnx import lifted
 from convert.identify import SourceKind
 from convert.lazy_weights import LazyWeight
 from convert.reading import PLAIN, Reading
+from convert.tensorflow_settings import settle_tensorflow
 from edgewright.contracts.names import nearest
 from edgewright.errors import ModelError, NotFoundError
 
@@ -155,8 +155,7 @@ def convert_frozen(frozen: Frozen, path: Path, folder: Path) -> None:
 
 
 def _tensorflow() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    settle_tensorflow()
     import tensorflow
 
     return tensorflow
