@@ -24,10 +24,13 @@ import onnx_ir as ir
 from accel.backends.onnxruntime_cpu import NAME, load_graph
 from convert import parity
 from convert.capped import Limits
+from convert.custom_layers import CustomLayers
 from convert.featurizers.networks import NetworkNotes
 from convert.featurizers.saving import read_notes
 from convert.graph_files import write_graph
 from convert.identify import SourceKind, identify
+from convert.index_inputs import table_rows
+from convert.keras_call import UnsupportedLayerError
 from convert.legacy_keras import is_legacy
 from convert.measure import measured, run_all
 from convert.reading import Reading
@@ -115,6 +118,8 @@ def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDi
     """
     try:
         return _convert_model(source, build, options)
+    except PermissionError as denied:
+        raise BadInputError(f"{denied.filename} cannot be opened: permission denied; change its permissions") from denied
     except MemoryError as full:
         raise OperationError(
             f"{source}: converting it needs more memory than this process may have: free some, or use a larger machine"
@@ -135,13 +140,13 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     cut, parts = split(model, _head_from(model, notes, options), _accelerators(profiles))
     inputs, outputs = _specs(model.graph.inputs), _specs(model.graph.outputs)
     labels = _checked_labels(options.labels or known_labels, outputs[0])
-    given = None if options.samples is None else load_samples(options.samples, inputs)
+    samples = _samples(model.graph, inputs, options.samples)
     with BuildDirectory.creating(build) as staging:
         started = time.perf_counter()
         write_graph(staging / "graph", model, parts.is_head)
         log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
         started = time.perf_counter()
-        found = _prove(kind, source, staging, inputs, outputs, given, options)
+        found = _prove(kind, source, staging, outputs, samples, options)
         log.info("compared with source samples=%d took_ms=%.0f", found.sample_count, _milliseconds(started))
         record = BuildRecord(
             source_kind="sklearn" if kind is SourceKind.PICKLE else kind.value,
@@ -190,12 +195,12 @@ def _read(kind: SourceKind, source: Path, options: ConvertOptions) -> tuple[ir.M
         return _read_tensorflow(kind, source, options), ()
     if kind is SourceKind.KERAS:
         from convert.custom_layers import custom_layers
-        from convert.from_keras import holds_code, read_keras
+        from convert.from_keras import holds_code
 
         custom = custom_layers(options.converters)
         if options.trust and holds_code(source, custom):
             return _read_tensorflow(kind, source, options), ()
-        return read_keras(source, custom), ()
+        return _read_keras(source, custom, options), ()
     if kind in (SourceKind.SKLEARN, SourceKind.PICKLE):
         from convert.from_sklearn import read_sklearn
 
@@ -211,6 +216,22 @@ def _read(kind: SourceKind, source: Path, options: ConvertOptions) -> tuple[ir.M
     from convert.from_onnx import read_onnx
 
     return read_onnx(source), ()
+
+
+def _read_keras(source: Path, custom: CustomLayers, options: ConvertOptions) -> ir.Model:
+    """Walk the layers; where one of Keras's own has no rule, let TensorFlow trace the model."""
+    from convert.from_keras import read_keras
+
+    try:
+        return read_keras(source, custom)
+    except UnsupportedLayerError as missing:
+        reason = str(missing)  # the error itself would keep the loaded model in memory
+    log.info("traced by TensorFlow because=%r", reason)
+    try:
+        return _read_tensorflow(SourceKind.KERAS, source, options)
+    except ModelError as wrong:
+        log.info("TensorFlow's graph cannot be converted because=%r", str(wrong))
+        raise ModelError(f"{reason} (TensorFlow's own graph of it cannot be converted either: -v says why)") from wrong
 
 
 def _read_tensorflow(kind: SourceKind, source: Path, options: ConvertOptions) -> ir.Model:
@@ -273,27 +294,45 @@ def _checked_labels(labels: tuple[str, ...], output: TensorSpec) -> tuple[str, .
     return labels
 
 
+def _samples(graph: ir.Graph, inputs: tuple[TensorSpec, ...], path: Path | None) -> Samples:
+    return load_samples(path, inputs) if path is not None else parity.generated_samples(inputs, table_rows(graph))
+
+
 def _prove(
     kind: SourceKind,
     source: Path,
     staging: Path,
-    inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
-    given: Samples | None,
+    samples: Samples,
     options: ConvertOptions,
 ) -> Measured:
     """Compare the written graph with its source, report it, and keep the golden samples."""
-    samples = given or parity.generated_samples(inputs)
     names = [spec.name for spec in outputs]
-    expected = parity.run_source(kind, source, samples, names, options.reading, options.limits())
+    try:
+        expected = parity.run_source(kind, source, samples, names, options.reading, options.limits())
+    except ModelError as refused:
+        if options.samples is not None:
+            raise
+        raise ModelError(f"{refused}; the samples were generated: give real ones with --samples") from refused
     found = run_all(load_graph(staging / "graph" / LayerKind.GRAPH.file_name), samples)
     numbers = measured(expected, found, samples.labels)
-    report = parity.report_on(expected, found, numbers, generated=given is None)
+    tolerance = _tolerance(kind, source)
+    report = parity.report_on(expected, found, numbers, tolerance=tolerance, generated=options.samples is None)
     if not options.allow_mismatch:
         parity.check(report, source)
     (staging / "reports" / "parity.json").write_bytes(encode_readable(report))
     parity.write_golden(staging / "graph", samples, expected)
     return numbers
+
+
+def _tolerance(kind: SourceKind, source: Path) -> float:
+    """Return how far the graph, which computes in float32, may be from its source."""
+    if kind is not SourceKind.KERAS:
+        return parity.FLOAT_TOLERANCE
+    from convert.from_keras import half_precision_in
+
+    half = half_precision_in(source)
+    return parity.FLOAT_TOLERANCE if half is None else parity.HALF_TOLERANCES[half]
 
 
 def _write_float_variant(staging: Path, record: BuildRecord, numbers: Measured) -> None:

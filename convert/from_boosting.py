@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from convert.trees import Comparison, Ensemble, Link, TreeTable, graph_of
+from convert.histogram_trees import histogram_ensemble
+from convert.trees import Comparison, Ensemble, Link, TreeTable, graph_of, rounded_down
 from edgewright.errors import ModelError
 
 Scores = npt.NDArray[np.float32]
@@ -88,7 +89,9 @@ def xgboost_outputs(path: Path, features: npt.NDArray[Any]) -> Scores:
 
 
 def ensemble_of_estimator(estimator: Any, path: Path) -> Ensemble | None:
-    """Return the trees of a fitted estimator of LightGBM or XGBoost, or nothing when it is neither."""
+    """Return the trees of a fitted estimator that boosts them, or nothing where skl2onnx writes it."""
+    if type(estimator).__name__ in ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor"):
+        return histogram_ensemble(estimator, path)
     family = type(estimator).__module__.partition(".")[0]
     if family == "lightgbm":
         return lightgbm_ensemble(estimator.booster_, path)
@@ -201,18 +204,11 @@ def _lightgbm_split(table: TreeTable, tree: int, number: int, node: dict[str, An
         tree,
         number,
         feature=int(node["split_feature"]),
-        threshold=_rounded_down(threshold),
+        threshold=rounded_down(threshold),
         left=node["left"],
         right=node["right"],
         missing_left=missing_left,
     )
-
-
-def _rounded_down(threshold: float) -> float:
-    """Return the largest float32 that is not above `threshold`: `x <= threshold` stays the same for every float32 x."""
-    with np.errstate(over="ignore"):  # beyond the largest float32 lies infinity, which is right
-        near = np.float32(threshold)
-        return float(near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf)))
 
 
 def _lightgbm_link(objective: str) -> tuple[Link, float]:

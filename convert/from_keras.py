@@ -6,7 +6,7 @@
 
 Tracing a TensorFlow graph instead costs many times the time and memory (`benchmarks/convert.py --peer` shows both). What a layer
 becomes is said in `keras_layers.py` and `keras_operations.py`, and for the user's own layers by the user (`custom_layers.py`);
-layers that are in neither are refused by name.
+layers that are in neither are refused by name, and traced after all where they are Keras's own (`conversion.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,15 @@ from convert.emit import Emitter, graph_input, named_shape
 from convert.keras_call import Call, Numbers
 from convert.keras_layers import RULES
 from convert.keras_operations import OPERATIONS
+from convert.keras_recurrent import RECURRENT
 from convert.layouts import Layouts, Tensor
 from convert.legacy_keras import is_legacy, modernized, read_legacy_config
+from convert.tensorflow_settings import settle_tensorflow
 from edgewright.errors import ModelError
 
 log = logging.getLogger(__name__)
 
+_LAYER_RULES = {**RULES, **RECURRENT}
 NO_CUSTOM_LAYERS = CustomLayers()
 _LONGEST_REASON = 200
 
@@ -52,10 +54,17 @@ def read_keras(path: Path, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
     """Return the graph of a `.keras` or legacy `.h5` file, its weights still in Keras's hands.
 
     Raises:
-        ModelError: the file cannot be loaded, holds code, or has a layer that no rule covers.
+        UnsupportedLayerError: a layer is covered by no rule.
+        ModelError: the file cannot be loaded, or holds code.
     """
     refuse_code(read_config(path), path, custom)
     return graph_of(load_keras(path, custom=custom), custom)
+
+
+def half_precision_in(path: Path) -> str | None:
+    """Return the half precision that layers of the file compute in (`float16`, `bfloat16`), or None."""
+    text = json.dumps(read_config(path))
+    return next((kind for kind in ("bfloat16", "float16") if f'"{kind}"' in text or f'"mixed_{kind}"' in text), None)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -88,6 +97,7 @@ def _is_custom(entry: dict[str, Any]) -> bool:
     module = entry.get("module")
     if module is not None:
         return str(module).partition(".")[0] != "keras"
+    settle_tensorflow()
     import keras
 
     return not any(hasattr(place, str(entry.get("class_name"))) for place in (keras.layers, keras.models))
@@ -103,9 +113,7 @@ def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def load_keras(path: Path, *, trust: bool = False, custom: CustomLayers = NO_CUSTOM_LAYERS) -> Any:
     """Load a model, in safe mode (nothing in the file is executed) unless its author is trusted."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # The plain kernels give the same bits on every run and spare the user a page of log.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    settle_tensorflow()
     import keras
 
     try:
@@ -115,6 +123,25 @@ def load_keras(path: Path, *, trust: bool = False, custom: CustomLayers = NO_CUS
         reason = str(wrong).strip().splitlines()[0] if str(wrong).strip() else type(wrong).__name__
         hint = "; give the file that defines it with --converters FILE.py --trust" if "Could not locate" in reason else ""
         raise ModelError(f"{path}: Keras cannot load this model: {reason[:_LONGEST_REASON]}{hint}") from wrong
+
+
+def as_argument(model: Any, tensors: Sequence[Any]) -> Any:
+    """Return the inputs of a model, given in the order of `model.inputs`, as its call takes them: alone, or in lists or dicts."""
+    import keras
+
+    function = getattr(model, "_functional", None) or model
+    structure = getattr(function, "_inputs_struct", None)
+    if structure is None:  # a model in Python code, which says nothing of its inputs
+        return list(tensors) if len(tensors) > 1 else tensors[0]
+    return keras.tree.pack_sequence_as(structure, list(tensors))
+
+
+def names_of_outputs(model: Any) -> list[str]:
+    """Return the name of each output: that of the layer it comes from, with a number where that name is taken."""
+    names = Emitter()
+    for tensor in model.inputs:
+        names.unique(tensor.name)
+    return [names.unique(str(tensor._keras_history.operation.name)) for tensor in model.outputs]
 
 
 def graph_of(model: Any, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
@@ -132,7 +159,7 @@ def graph_of(model: Any, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
     emit = Emitter()
     layouts = Layouts(emit)
     inputs = [_input(emit, tensor) for tensor in function.inputs]
-    names = [emit.unique(name) for name in _output_names(function)]
+    names = [emit.unique(name) for name in names_of_outputs(function)]
     entries = [_as_float(emit, value, tensor.shape) for value, tensor in zip(inputs, function.inputs, strict=True)]
     results = _walk(function, entries, "", _Target(emit, layouts, custom))
     outputs = [_output(emit, layouts.native(result), name) for result, name in zip(results, names, strict=True)]
@@ -180,7 +207,7 @@ def _apply(call: Call, target: _Target) -> list[Tensor]:
     inner = getattr(call.layer, "_functional", None) or call.layer
     if getattr(inner, "_nodes_by_depth", None):
         return _walk(inner, list(call.inputs), f"{call.path}/", target)
-    rules = OPERATIONS if kind.__module__.startswith("keras.src.ops") else RULES
+    rules = OPERATIONS if kind.__module__.startswith("keras.src.ops") else _LAYER_RULES
     if kind.__name__ not in rules or not kind.__module__.startswith("keras.src."):
         raise call.unsupported("there is no rule for this layer")
     log.debug("layer path=%s class=%s shape=%s", call.path, kind.__name__, call.output_shape)
@@ -212,6 +239,11 @@ def _operands(node: Any, known: dict[int, Tensor]) -> tuple[Tensor | Numbers, ..
 
 def _input(emit: Emitter, tensor: Any) -> ir.Value:
     """Return the graph input for one of Keras; every kind of float is given as float32."""
+    if tensor.dtype == "string":
+        raise ModelError(
+            f"input {tensor.name!r} must hold numbers, but it holds text: turn text into numbers before the model, "
+            "and save the layers behind TextVectorization or StringLookup"
+        )
     dtype = ir.DataType.FLOAT if "float" in tensor.dtype else ir.DataType[tensor.dtype.upper()]
     return graph_input(emit.unique(tensor.name), dtype, tensor.shape)
 
@@ -221,10 +253,6 @@ def _as_float(emit: Emitter, value: ir.Value, shape: tuple[int | None, ...]) -> 
     if value.dtype is not ir.DataType.FLOAT:
         value = emit.node("Cast", [value], where=str(value.name), to=int(ir.DataType.FLOAT))
     return Tensor(value, tuple(shape))
-
-
-def _output_names(function: Any) -> list[str]:
-    return [str(tensor._keras_history.operation.name) for tensor in function.outputs]
 
 
 def _output(emit: Emitter, result: Tensor, name: str) -> ir.Value:

@@ -7,7 +7,9 @@ has them, else decision values, else the regressor's value.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from edgewright.errors import ModelError
 
 _DATA_TYPES = ("sklearn.", "numpy.", "scipy.sparse.")
 _NOT_DATA = ("sklearn.datasets.", "sklearn.externals.", "sklearn.utils.")
+_STILL_DATA = ("sklearn.utils._bunch.Bunch",)
+"""A dict whose keys are attributes too: what ensembles keep their parts in."""
 
 
 def read_sklearn(path: Path, *, pickled: bool, trust: bool) -> tuple[ir.Model, tuple[str, ...]]:
@@ -40,11 +44,49 @@ def read_sklearn(path: Path, *, pickled: bool, trust: bool) -> tuple[ir.Model, t
 def load_estimator(path: Path, *, pickled: bool, trust: bool) -> Any:
     """Load an estimator from a skops file, or from a pickle when `trust` says so."""
     estimator = _unpickled(path, trust) if pickled else _from_skops(path, trust)
+    _refuse_text(estimator, path)
     if not hasattr(estimator, "n_features_in_"):
         raise ModelError(
-            f"{path} must hold a fitted scikit-learn estimator, but it holds {type(estimator).__name__}: fit it, then save it"
+            f"{path} must hold a fitted scikit-learn estimator of tables, but it holds {type(estimator).__name__}: "
+            "fit it on an array [samples, features], then save it"
         )
+    for part in _parts(estimator):
+        if hasattr(part, "transformers_"):
+            _select_by_place(part)
+        if hasattr(part, "flatten_transform"):  # of what a voting classifier's `transform` gives; skl2onnx knows one form
+            part.flatten_transform = False
     return estimator
+
+
+def _parts(estimator: Any) -> Iterator[Any]:
+    """Yield an estimator and those inside pipelines, column transformers and ensembles of several."""
+    yield estimator
+    named = [step[1] for step in getattr(estimator, "steps", ())]
+    named += [step[1] for step in getattr(estimator, "transformers_", getattr(estimator, "transformer_list", ()))]
+    inner = [getattr(estimator, name, None) for name in ("best_estimator_", "final_estimator_", "regressor_")]
+    for one in (*named, *inner):
+        if hasattr(one, "get_params"):
+            yield from _parts(one)
+
+
+def _refuse_text(estimator: Any, path: Path) -> None:
+    for part in _parts(estimator):
+        categories = getattr(part, "categories_", ())
+        if hasattr(part, "vocabulary_") or any(np.asarray(one).dtype.kind in "OUS" for one in categories):
+            raise ModelError(
+                f"{path} must take numbers, but its {type(part).__name__} takes text: encode text as numbers before the model, "
+                "and save the estimator that takes the numbers"
+            )
+
+
+def _select_by_place(transformer: Any) -> None:
+    """Let a transformer that was fitted on a table with named columns take an array with the same columns in that order."""
+    places = getattr(transformer, "_transformer_to_input_indices", None)
+    if places is None:
+        return
+    transformer.transformers_ = [(name, one, list(places.get(name, columns))) for name, one, columns in transformer.transformers_]
+    transformer.transformers = [(name, one, list(places.get(name, columns))) for name, one, columns in transformer.transformers]
+    transformer._columns = [columns for _, _, columns in transformer.transformers]
 
 
 def source_outputs(estimator: Any, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -61,7 +103,9 @@ def _from_skops(path: Path, trust: bool) -> Any:
     import skops.io
 
     unknown = skops.io.get_untrusted_types(file=path)
-    strangers = [name for name in unknown if not name.startswith(_DATA_TYPES) or name.startswith(_NOT_DATA)]
+    strangers = [
+        name for name in unknown if name not in _STILL_DATA and (not name.startswith(_DATA_TYPES) or name.startswith(_NOT_DATA))
+    ]
     if strangers and not trust:
         raise ModelError(
             f"{path} must hold types of scikit-learn and NumPy only, but it holds {', '.join(strangers)}: "
@@ -96,6 +140,7 @@ def _graph_of(estimator: Any, path: Path) -> ir.Model:
             f"{path} must hold a classifier or regressor, but {type(estimator).__name__} is neither: "
             "save the whole pipeline that ends in one"
         )
+    _refuse_several_answers(estimator, path)
     kind = [("features", FloatTensorType([None, int(estimator.n_features_in_)]))]
     *before, last = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
     ensemble = ensemble_of_estimator(last, path)
@@ -106,9 +151,23 @@ def _graph_of(estimator: Any, path: Path) -> ir.Model:
             warnings.simplefilter("ignore")  # of one library about another; nothing that a user could act on
             proto = _converted(estimator, kind) if ensemble is None else _transformed(estimator[:-1], kind, ensemble)
     except Exception as wrong:  # its errors share no base, and all mean that this estimator is not expressible
-        reason = " ".join(str(wrong).split())[:200]
+        reason = " ".join(str(wrong.__cause__ or wrong).split())[:200]
         raise ModelError(f"{path}: {type(estimator).__name__} cannot be expressed in ONNX: {reason}") from wrong
     return _with_scores_only(proto)
+
+
+def _refuse_several_answers(estimator: Any, path: Path) -> None:
+    """Raise `ModelError` for a classifier that answers several questions about a sample: its outputs name no single class."""
+    from sklearn.base import is_classifier
+
+    answer: Any = None
+    with contextlib.suppress(Exception):  # whatever an estimator says to zeros; its own complaints come with the real samples
+        answer = estimator.predict(np.zeros((1, estimator.n_features_in_), np.float32))
+    if answer is not None and is_classifier(estimator) and np.ndim(answer) > 1:
+        raise ModelError(
+            f"{path} must predict one label per sample, but {type(estimator).__name__} predicts {np.shape(answer)[1]}: "
+            "save one classifier per label"
+        )
 
 
 def _transformed(transformer: Any, kind: Any, ensemble: trees.Ensemble) -> onnx.ModelProto:

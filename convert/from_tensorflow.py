@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,7 @@ from convert.from_onnx import lifted
 from convert.identify import SourceKind
 from convert.lazy_weights import LazyWeight
 from convert.reading import PLAIN, Reading
+from convert.tensorflow_settings import settle_tensorflow
 from edgewright.contracts.names import nearest
 from edgewright.errors import ModelError, NotFoundError
 
@@ -155,8 +155,7 @@ def convert_frozen(frozen: Frozen, path: Path, folder: Path) -> None:
 
 
 def _tensorflow() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    settle_tensorflow()
     import tensorflow
 
     return tensorflow
@@ -215,14 +214,16 @@ def _loaded(path: Path, reading: Reading) -> tuple[Any, Any]:
 def _frozen_keras(path: Path, reading: Reading) -> Frozen:
     tf = _tensorflow()
     from convert.custom_layers import custom_layers
-    from convert.from_keras import load_keras
+    from convert.from_keras import as_argument, load_keras, names_of_outputs
 
-    model = load_keras(path, trust=True, custom=custom_layers(reading.converters))
-    specs = [tf.TensorSpec([None, *one.shape[1:]], one.dtype, name=one.name) for one in model.inputs]
-    call = tf.function(lambda *tensors: model(list(tensors) if len(tensors) > 1 else tensors[0], training=False))
+    model = load_keras(path, trust=reading.trust, custom=custom_layers(reading.converters))
+    import keras
+
+    specs = [tf.TensorSpec([None, *one.shape[1:]], one.dtype) for one in model.inputs]
+    call = tf.function(lambda *tensors: keras.tree.flatten(model(as_argument(model, tensors), training=False)))
     frozen = _constant(call.get_concrete_function(*specs))
-    inputs = {spec.name: tensor.name for spec, tensor in zip(specs, frozen.inputs, strict=True)}
-    outputs = {name: tensor.name for name, tensor in zip(model.output_names, frozen.outputs, strict=True)}
+    inputs = {one.name: tensor.name for one, tensor in zip(model.inputs, frozen.inputs, strict=True)}
+    outputs = {name: tensor.name for name, tensor in zip(names_of_outputs(model), frozen.outputs, strict=True)}
     return Frozen(frozen.graph.as_graph_def(), inputs, outputs)
 
 

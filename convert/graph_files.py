@@ -24,6 +24,9 @@ ALIGNMENT = 64
 """Bytes; where a tensor may start, so that vector loads from a mapped file are aligned; a smaller one starts at its own size."""
 
 _INLINE = {ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING}
+_SHAPED_BY = {"Resize": 1, "Upsample": 1, "Range": 0}
+"""Operators whose output's shape depends on floats, and the first of those inputs: runtimes must see them in the graph itself."""
+_MASKING = {"Where", "Add", "Sub", "Max", "Min", "Clip", "Pad", "Expand", "Concat", "ScatterND", "Trilu", "Slice", "Cast"}
 _WEIGHT_FILES = (LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
 
 
@@ -67,10 +70,10 @@ def _sides(graph: ir.Graph, is_head: Callable[[ir.Node], bool]) -> dict[ir.Value
     sides: dict[ir.Value, LayerKind] = {}
     for node in graph:
         kind = LayerKind.HEAD_WEIGHTS if is_head(node) else LayerKind.FEATURIZER_WEIGHTS
-        for value in node.inputs:
+        for place, value in enumerate(node.inputs):
             if value is None or value.const_value is None or not value.is_initializer():
                 continue
-            if value.const_value.dtype in _INLINE:
+            if value.const_value.dtype in _INLINE or place >= _SHAPED_BY.get(node.op_type, len(node.inputs)):
                 continue
             if sides.setdefault(value, kind) is not kind:
                 sides[value] = LayerKind.FEATURIZER_WEIGHTS
@@ -85,7 +88,7 @@ def _write_weights(path: Path, weights: list[ir.Value]) -> None:
                 raise AssertionError(f"{value.name} has no numbers")
             stream.write(b"\0" * (-stream.tell() % _alignment(tensor.nbytes)))
             offset = stream.tell()
-            _write_numbers(stream, tensor, str(value.name))
+            _write_numbers(stream, tensor, str(value.name), masks=_only_masks(value))
             value.const_value = ir.ExternalTensor(
                 path.name,
                 offset,
@@ -104,12 +107,17 @@ def _alignment(size_bytes: int) -> int:
     return min(ALIGNMENT, 1 << max(size_bytes - 1, 0).bit_length())
 
 
-def _write_numbers(stream: BinaryIO, tensor: ir.TensorProtocol, name: str) -> None:
+def _only_masks(value: ir.Value) -> bool:
+    """Tell whether a constant is only chosen or added, as the infinities of an attention's mask are: those are meant."""
+    return all(node.op_type in _MASKING for node in value.consumers())
+
+
+def _write_numbers(stream: BinaryIO, tensor: ir.TensorProtocol, name: str, *, masks: bool) -> None:
     if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
         stream.write(tensor.tobytes())
         return
     for part in _parts(tensor):
-        if not np.isfinite(part).all():
+        if np.isnan(part).any() or (not masks and not np.isfinite(part).all()):
             raise ModelError(
                 f"weight {name} must hold finite numbers, but it holds {'NaN' if np.isnan(part).any() else 'infinity'}: "
                 "the training diverged; train the model again"

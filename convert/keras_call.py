@@ -17,6 +17,10 @@ from edgewright.errors import ModelError
 Numbers = npt.NDArray[np.float32]
 
 
+class UnsupportedLayerError(ModelError):
+    """A layer, or a setting of one, that no rule covers; what runs the layer itself can still trace it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A layer applied to tensors."""
@@ -85,9 +89,9 @@ class Call:
         arranged = constant_in_order_of(tensor, np.asarray(constant, np.float32))
         return replace(tensor, value=self.node(operator, tensor.value, self.constant(name, arranged)))
 
-    def unsupported(self, what: str) -> ModelError:
+    def unsupported(self, what: str) -> UnsupportedLayerError:
         """Return the error that names the layer, its class, its position and what is not supported about it."""
-        return ModelError(
+        return UnsupportedLayerError(
             f"layer {self.path!r} ({type(self.layer).__name__}, {self.position}) cannot be converted: {what}; "
             "replace it in the model, or give a converter for it with --converters FILE.py --trust"
         )

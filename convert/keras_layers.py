@@ -122,6 +122,10 @@ def _unit_normalization(call: Call) -> Tensor:
     return call.like_input(call.node("LpNormalization", x.value, axis=x.axis(axes[0]), p=2), x)
 
 
+def _layer_scale(call: Call) -> Tensor:
+    return call.broadcast("Mul", call.only, "gamma", floats_of(call.layer.gamma))
+
+
 def _rescaling(call: Call) -> Tensor:
     scaled = call.broadcast("Mul", call.only, "scale", floats_of(call.layer.scale))
     offset = floats_of(call.layer.offset)
@@ -296,6 +300,7 @@ _ONLY_IN_TRAINING = [
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "StochasticDepth",
 ]
 
 
@@ -316,6 +321,7 @@ RULES: dict[str, Rule] = {
     "BatchNormalization": _batch_normalization,
     "LayerNormalization": _layer_normalization,
     "UnitNormalization": _unit_normalization,
+    "LayerScale": _layer_scale,
     "Rescaling": _rescaling,
     "Normalization": _normalization,
     "Add": merging("Add"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from edgewright.contracts.variant import LayerKind, Measured, TensorSpec, Tolera
 from edgewright.errors import ParityError
 
 FLOAT_TOLERANCE = 1e-4
+HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
+"""For sources that round to half precision (11 and 8 significant bits) after every layer, where the graph keeps float32."""
 GOLDEN_COUNT = 32
 LEAST_GENERATED = 8
 _GENERATED_ELEMENTS = 1 << 20
@@ -54,12 +56,15 @@ class ParityReport:
     outputs: tuple[OutputDifference, ...]
 
 
-def generated_samples(inputs: Sequence[TensorSpec]) -> Samples:
-    """Return the same 8 to 32 plausible samples every time, for a user who has none at hand."""
+def generated_samples(inputs: Sequence[TensorSpec], rows: Mapping[str, int] | None = None) -> Samples:
+    """Return the same 8 to 32 plausible samples every time, for a user who has none at hand.
+
+    `rows` says of inputs that look up rows of a table how many there are (`index_inputs.py`).
+    """
     elements = sum(math.prod(_sample_shape(spec)) for spec in inputs)
     count = min(max(_GENERATED_ELEMENTS // max(elements, 1), LEAST_GENERATED), GOLDEN_COUNT)
     generator = np.random.default_rng(0)
-    return Samples({spec.name: _plausible(spec, count, generator) for spec in inputs})
+    return Samples({spec.name: _plausible(spec, count, generator, (rows or {}).get(spec.name)) for spec in inputs})
 
 
 def run_source(
@@ -115,11 +120,12 @@ def check(report: ParityReport, source: Path) -> None:
     """Raise `ParityError` when the graph is not the source, naming the worst output and sample."""
     if report.passed:
         return
+    advice = "compare on real samples with --samples" if report.generated_samples else "report this model"
     worst = max(report.outputs, key=lambda one: one.max_relative_difference)
     raise ParityError(
         f"{source}: the converted graph must be within {report.tolerance:g} of the source, but output {worst.name} "
         f"differs by {worst.max_relative_difference:.3g} at sample {worst.worst_sample}: "
-        "report this model, or accept it with --allow-mismatch"
+        f"{advice}, or accept it with --allow-mismatch"
     )
 
 
@@ -153,9 +159,11 @@ def _sample_shape(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else 16 for size in spec.shape[1:])
 
 
-def _plausible(spec: TensorSpec, count: int, generator: np.random.Generator) -> npt.NDArray[Any]:
+def _plausible(spec: TensorSpec, count: int, generator: np.random.Generator, rows: int | None) -> npt.NDArray[Any]:
     shape = (count, *_sample_shape(spec))
     dtype = np.dtype(spec.dtype)
+    if rows is not None:
+        return generator.integers(0, rows, shape).astype(dtype)
     if dtype.kind == "f":
         return generator.normal(size=shape).astype(dtype)
     return generator.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)

@@ -40,12 +40,11 @@ def lift_constants(model: ir.Model) -> str:
 
 def remove_identities(model: ir.Model) -> str:
     """Take out nodes that change nothing: Identity, and Dropout at inference."""
-    dropouts = [node for node in model.graph if node.op_type == "Dropout" and _drops_nothing(node)]
-    for node in dropouts:
-        _replace(model.graph, node, _input(node, 0))
-    before = len(model.graph)
-    common.IdentityEliminationPass()(model)
-    removed = len(dropouts) + before - len(model.graph)
+    removed = 0
+    for node in list(model.graph):
+        if (node.op_type == "Dropout" and _drops_nothing(node)) or (node.op_type == "Identity" and _passes_on(node)):
+            _replace(model.graph, node, _input(node, 0))
+            removed += 1
     return f"removed {removed} nodes that change nothing" if removed else ""
 
 
@@ -167,6 +166,10 @@ def _input(node: ir.Node, place: int) -> ir.Value:
     if value is None:
         raise AssertionError(f"{node.name} lacks input {place}")
     return value
+
+
+def _passes_on(node: ir.Node) -> bool:
+    return node.domain == "" and _can_replace(node.outputs[0], _input(node, 0))
 
 
 def _drops_nothing(node: ir.Node) -> bool:

@@ -7,7 +7,6 @@ of outputs (`output_0`, …); an error is one line on the error stream and its e
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +45,13 @@ def run_source(kind: SourceKind, source: Path, inputs: Arrays, reading: Reading 
 
 def _run_keras(source: Path, inputs: Arrays, reading: Reading) -> Arrays:
     from convert.custom_layers import custom_layers
-    from convert.from_keras import load_keras
+    from convert.from_keras import as_argument, load_keras
 
     model = load_keras(source, trust=reading.trust, custom=custom_layers(reading.converters))
-    found = model.predict(inputs if len(inputs) > 1 else inputs[0], batch_size=BATCH_SIZE, verbose=0)
-    if isinstance(found, dict):
-        return [np.asarray(found[name], np.float32) for name in model.output_names]
-    return [np.asarray(one, np.float32) for one in (found if isinstance(found, Sequence) else [found])]
+    import keras
+
+    found = model.predict(as_argument(model, inputs), batch_size=BATCH_SIZE, verbose=0)
+    return [np.asarray(one, np.float32) for one in keras.tree.flatten(found)]
 
 
 def _run_sklearn(source: Path, inputs: Arrays, *, pickled: bool, trust: bool) -> Arrays:

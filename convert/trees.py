@@ -112,6 +112,13 @@ class Ensemble:
         return tuple(str(place) for place in range(self.link.classes(len(self.base_margins))))
 
 
+def rounded_down(threshold: float) -> float:
+    """Return the largest float32 that is not above `threshold`: `x <= threshold` stays the same for every float32 x."""
+    with np.errstate(over="ignore"):  # beyond the largest float32 lies infinity, which is right
+        near = np.float32(threshold)
+        return float(near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf)))
+
+
 def graph_of(ensemble: Ensemble) -> ir.Model:
     """Return the graph of an ensemble: `features` float32[N, features] to one output."""
     emit = Emitter()

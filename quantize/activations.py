@@ -78,11 +78,12 @@ class WatchedGraph:
         for inputs in self.batches(samples, tensors, label):
             yield self.run(inputs, tensors)
 
-    def batches(self, samples: Samples, tensors: Sequence[str], label: str) -> Iterator[Tensors]:
-        """Yield inputs in batches small enough for the values of `tensors` to be held."""
+    def batches(self, samples: Samples, tensors: Sequence[str], label: str | None) -> Iterator[Tensors]:
+        """Yield inputs in batches small enough for the values of `tensors` to be held; `label` None shows no progress."""
         fixed = fixed_batch([TensorSpec(name=one.name, dtype="", shape=tuple(one.shape)) for one in self._runtime.get_inputs()])
         size = fixed or self._batch_size(samples, tensors)
-        for start in progress(range(0, samples.count, size), label):
+        starts = range(0, samples.count, size)
+        for start in starts if label is None else progress(starts, label):
             inputs = samples.slice(start, start + size).inputs
             yield inputs if fixed is None else {name: _filled_up(array, size) for name, array in inputs.items()}
 

@@ -28,7 +28,7 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.stored_arrays import digest_of_array
 from edgewright.contracts.variant import LayerKind, Precision
-from edgewright.errors import PackageError, ParityError
+from edgewright.errors import ModelError, PackageError, ParityError
 from quantize.activations import WatchedGraph
 from quantize.int8 import Int8Settings, Prepared, prepare, reasons_of_int8, write_int8
 from quantize.made import KeptFloat, Made
@@ -137,12 +137,14 @@ def _sensitivities(build: BuildDirectory, prepared: Prepared, samples: Samples, 
     """Return the ratio at the outputs with one layer rounded, for each layer, measuring those that are not in the journal."""
     names = [node.name for node in layers(prepared.model)]
     watched = WatchedGraph(prepared.model)
-    outputs = [value.name for value in prepared.model.graph.output]
+    outputs = [value.name for value in prepared.model.graph.output if value.name in watched.tensors]
+    if not outputs:
+        raise ModelError(f"{build.path}: mixed measures noise at the outputs, but none of them holds floats: give the scores too")
     missing = [name for name in names if name not in journal.noise_db]
     for name in progress(missing, "sensitivity of layers"):
         others = [other for other in names if other != name]
         alone = WatchedGraph(prepared.quantized(others))
-        journal.noise_db[name] = min(tensor_noise(watched, alone, samples, outputs).values())
+        journal.noise_db[name] = min(tensor_noise(watched, alone, samples, outputs, label=None).values())
         build.write_report(JOURNAL, journal)
     return {name: journal.noise_db[name] for name in names}
 

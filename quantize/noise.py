@@ -59,13 +59,18 @@ def layer_noise(model: onnx.ModelProto, float_graph: WatchedGraph, variant: Watc
 
 
 def tensor_noise(
-    float_graph: WatchedGraph, variant: Watched, samples: Samples, tensors: Collection[str] | None = None
+    float_graph: WatchedGraph,
+    variant: Watched,
+    samples: Samples,
+    tensors: Collection[str] | None = None,
+    *,
+    label: str | None = "measuring noise",
 ) -> dict[str, float]:
-    """Return the ratio of every tensor that both graphs have, or only of `tensors`."""
+    """Return the ratio of every tensor that both graphs have, or only of `tensors`; `label` None shows no progress."""
     pairs = {name: twin for name, twin in _pairs(float_graph, variant).items() if tensors is None or name in tensors}
     chosen = some_of(samples)
     signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
-    for inputs in float_graph.batches(chosen, list(pairs), "measuring noise"):
+    for inputs in float_graph.batches(chosen, list(pairs), label):
         expected = float_graph.run(inputs, list(pairs))
         found = variant.run(inputs, list(pairs.values()))
         for name, twin in pairs.items():

@@ -134,7 +134,7 @@ class FunctionalModel:
 
     def run(self, inputs: Tensors) -> Tensors:
         """Return the outputs of the graph, in its order."""
-        found: Tensors = dict(self._session.run(inputs))
+        found: Tensors = dict(inputs) | dict(self._session.run(inputs))
         if self._rest is not None:
             names = [node.name for node in self._rest.get_outputs()]
             wanted = {node.name: found[node.name] for node in self._rest.get_inputs()}
@@ -173,14 +173,30 @@ def evaluate_functional(
 
 
 def _rest(model: onnx.ModelProto, made: Sequence[str]) -> Any:
-    """Return a session of what comes behind the tensors `made`; None where they are all that the graph gives."""
+    """Return a session of what comes behind the tensors `made` and beside them; None where they are all that the graph gives."""
     import onnxruntime
 
     wanted = [value.name for value in model.graph.output if value.name not in made]
     if not wanted:
         return None
-    part = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(list(made), wanted)
+    part = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(_ends(model, made), wanted)
     return onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def _ends(model: onnx.ModelProto, made: Sequence[str]) -> list[str]:
+    """Return where the host's part begins: at what the NPU made, and at inputs that only the host reads."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    read: set[str] = set()
+    waiting = [value.name for value in model.graph.output]
+    producers = {name: node for node in model.graph.node for name in node.output}
+    while waiting:
+        name = waiting.pop()
+        if name in read or name in made or name not in producers:
+            read.add(name)
+            continue
+        read.add(name)
+        waiting += producers[name].input
+    return [*made, *(value.name for value in model.graph.input if value.name in read and value.name not in {*made, *weights})]
 
 
 def functional_evaluation(build: BuildDirectory, variant: str) -> FunctionalEvaluation | None:

@@ -46,7 +46,7 @@ from quantize.npu_functional import FUNCTIONAL_PREFIX, FunctionalEvaluation, eva
 from quantize.npu_int8 import make_npu_int8
 from quantize.npu_mxint8 import make_npu_mxint8
 from quantize.openvino_int8 import check_installed, make_openvino_int8
-from quantize.scheme import Scheme
+from quantize.scheme import Scheme, check_source
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +90,12 @@ def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirector
 
     Raises:
         BadInputError: the backend has no such scheme, or is not installed.
+        ModelError: the graph is quantized already, or has its weights in another precision than float32.
         SamplesError: the samples do not fit, or cannot calibrate.
         ParityError: more accuracy is lost than allowed; nothing is kept.
     """
     _check_backend(options)
+    check_source(build)
     samples = samples_for(build, options)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
     with build.creating_variant(options.variant) as folder:

@@ -17,11 +17,13 @@ from edgewright.contracts.variant import FLOAT_VARIANT
 from edgewright.errors import NotFoundError
 from hardware_profiles.detect import read_machine
 from quantize.charts import bars, noise_plot
-from quantize.detail import Change, VariantDetail, read_details
+from quantize.detail import Change, ClassAccuracy, VariantDetail, read_details
 
 READABLE_DB = 20.0
 """Below this a tenth of the amplitude is noise; the plot marks it."""
 LARGEST_MATRIX = 16
+MOST_CLASSES = 40
+"""Rows of the table of classes: of a thousand, nobody reads those that are alike."""
 WORST_LAYERS = 5
 
 
@@ -138,6 +140,7 @@ def _classes(report: Report) -> str:
     if not known:
         return ""
     first = known.get(FLOAT_VARIANT) or next(iter(known.values()))
+    shown = _most_different(first, list(known.values()))
     head = "".join(f"<th>{escape(name)}</th>" for name in known)
     rows = "".join(
         f"<tr><td>{escape(label)}</td><td>{one.count}</td>"
@@ -146,12 +149,23 @@ def _classes(report: Report) -> str:
         )
         + "</tr>"
         for label, one in first.items()
+        if label in shown
     )
+    left_out = "" if len(shown) == len(first) else f" Of {len(first)} classes, the {len(shown)} that differ most are shown."
     return (
         "<section><h2>Accuracy per class</h2><p class='soft'>An average can hide a class that pays for all others. "
-        "Coloured where a variant differs from float by a point or more.</p>"
+        f"Coloured where a variant differs from float by a point or more.{left_out}</p>"
         f'<div class="scroll"><table class="wide"><tr><th>class</th><th>samples</th>{head}</tr>{rows}</table></div></section>'
     )
+
+
+def _most_different(first: Mapping[str, ClassAccuracy], known: Sequence[Mapping[str, ClassAccuracy]]) -> set[str]:
+    """Return the classes to show: all of a few, else those in which a variant is farthest from the first."""
+
+    def apart(label: str) -> float:
+        return max(abs(one[label].accuracy - first[label].accuracy) * first[label].count for one in known if label in one)
+
+    return set(sorted(first, key=apart, reverse=True)[:MOST_CLASSES])
 
 
 def _class_cell(share: float, before: float) -> str:

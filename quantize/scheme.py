@@ -11,7 +11,10 @@ from convert.graph_files import read_graph, write_graph
 from convert.split import parts_of
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import LayerKind, Precision
+from edgewright.errors import ModelError
 from quantize.slim import slim
+
+_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 
 
 class Scheme(enum.StrEnum):
@@ -38,6 +41,24 @@ class Scheme(enum.StrEnum):
 def float_graph(build: BuildDirectory) -> Path:
     """Return where the float graph lies."""
     return build.graph / LayerKind.GRAPH.file_name
+
+
+def check_source(build: BuildDirectory) -> None:
+    """Raise `ModelError` where a scheme would have nothing to begin with: the source is of less, or of more, precision."""
+    graph = read_float_graph(build).graph
+    found = sorted({node.op_type for node in graph if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear")})
+    if found:
+        raise ModelError(
+            f"{build.path}: a scheme begins with a float model, but this one is quantized already ({', '.join(found)}): "
+            "convert the model that it was made of, or package this one as it is"
+        )
+    kinds = {value.const_value.dtype for value in graph.initializers.values() if value.const_value is not None}
+    others = sorted(kind.name.lower() for kind in kinds & {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+    if others and ir.DataType.FLOAT not in kinds:
+        raise ModelError(
+            f"{build.path}: a scheme begins with a float32 model, but the weights of this one are {', '.join(others)}: "
+            "export it in float32"
+        )
 
 
 def read_float_graph(build: BuildDirectory) -> ir.Model:

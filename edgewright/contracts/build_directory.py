@@ -75,6 +75,8 @@ class BuildDirectory:
 
         The block must write `build.json` (see `write_record`). Raises `ConflictError` when `path` holds something else.
         """
+        if path.exists() and not path.is_dir():
+            raise ConflictError(f"{path} must be a directory, or not there yet, but it is a file: choose another output")
         if path.exists() and any(path.iterdir()) and not (path / RECORD_FILE).is_file():
             raise ConflictError(f"{path} exists and is no build directory: choose another output, or remove it yourself")
         with staging_beside(path) as staging:

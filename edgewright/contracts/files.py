@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from edgewright.errors import StorageFullError
+from edgewright.errors import BadInputError, StorageFullError
+
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def write_atomically(path: Path, raw: bytes, *, mode: int = 0o666) -> None:
@@ -30,8 +32,8 @@ def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
 
     Temporary file, fsync, rename, fsync of the directory: the order that survives a power cut on ext4 and XFS.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as stream:
             try:
                 yield stream
@@ -45,7 +47,15 @@ def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
         _sync_directory(path.parent)
     except OSError as failed:
         _tell_if_full(failed, path)
+        _tell_if_refused(failed, path)
         raise
+
+
+def _tell_if_refused(failed: OSError, path: Path) -> None:
+    """Raise `BadInputError` where the place itself is wrong: no permission, a file among its folders, a folder in its way."""
+    if failed.errno in _REFUSALS:
+        why = "a file is in the way" if failed.errno in (errno.EEXIST, errno.ENOTDIR) else str(failed.strerror)
+        raise BadInputError(f"{path} cannot be written ({why}): choose another place, or change its permissions") from failed
 
 
 def _tell_if_full(failed: OSError, path: Path) -> None:
@@ -73,7 +83,11 @@ def staging_beside(target: Path) -> Iterator[Path]:
     Raises:
         StorageFullError: the block ran out of room.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as failed:
+        _tell_if_refused(failed, target)
+        raise
     # The name comes first, so that an interrupt between the making of the directory and the next line leaves nothing.
     staging = target.parent / f".{target.name}-{secrets.token_hex(8)}"
     try:
@@ -81,6 +95,8 @@ def staging_beside(target: Path) -> Iterator[Path]:
         yield staging
     except OSError as failed:
         _tell_if_full(failed, target)
+        if not staging.exists():  # what fails inside the block is the block's own
+            _tell_if_refused(failed, target)
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -177,3 +177,18 @@ def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path, build: Path) 
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "edgewright: interrupted"
     assert not list(build.parent.iterdir())
+
+
+def test_an_output_that_is_a_file(tmp_path: Path, build: Path) -> None:
+    build.write_text("kept")
+    assert told(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build) == (
+        f"{build} must be a directory, or not there yet, but it is a file: choose another output"
+    )
+    assert build.read_text() == "kept"
+
+
+def test_an_output_below_a_file(tmp_path: Path, build: Path) -> None:
+    build.write_text("kept")
+    assert told(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build / "deeper") == (
+        f"{build}/deeper cannot be written (a file is in the way): choose another place, or change its permissions"
+    )

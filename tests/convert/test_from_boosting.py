@@ -21,6 +21,7 @@ from convert import from_boosting
 from convert.from_sklearn import read_sklearn, source_outputs
 from convert.identify import SourceKind, identify
 from convert.simplify import simplify
+from convert.trees import rounded_down
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.errors import ModelError
@@ -132,7 +133,7 @@ def test_an_xgboost_model_says_the_same(target: Any, settings: Any, classes: int
 def test_any_float_takes_the_same_side_of_a_rounded_threshold(number: float, threshold: float) -> None:
     with np.errstate(over="ignore"):
         near = np.float32(number)
-    rounded = np.float32(from_boosting._rounded_down(threshold))
+    rounded = np.float32(rounded_down(threshold))
     assert bool(near <= rounded) == (float(near) <= threshold)
 
 

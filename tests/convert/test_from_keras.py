@@ -79,11 +79,11 @@ def test_an_integer_input_is_computed_in_floats() -> None:
 def test_a_layer_without_a_rule_is_named_with_its_class_and_position() -> None:
     layers = keras().layers
     given = keras().Input((5, 4))
-    model = keras().Model(given, layers.LSTM(3, name="memory")(layers.Dense(4)(given)))
+    model = keras().Model(given, layers.TimeDistributed(layers.Dense(3), name="steps")(layers.Dense(4)(given)))
     with pytest.raises(ModelError) as refused:
         graph_of(model)
     assert str(refused.value) == (
-        "layer 'memory' (LSTM, layer 2 of 2) cannot be converted: there is no rule for this layer; "
+        "layer 'steps' (TimeDistributed, layer 2 of 2) cannot be converted: there is no rule for this layer; "
         "replace it in the model, or give a converter for it with --converters FILE.py --trust"
     )
 

@@ -37,8 +37,8 @@ def convolution(path: Path, opset: int) -> Path:
     return onnx_file(path, opset, nodes, w=noise(4, 3, 3, 3))
 
 
-@pytest.mark.parametrize("opset", [7, 11, 13, 17, 21, 22])
-def test_a_graph_of_an_older_operator_set_says_the_same(opset: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("opset", [7, 11, 13, 17, 21, 22, 23, 25])
+def test_a_graph_of_another_operator_set_says_the_same(opset: int, tmp_path: Path) -> None:
     graph = read_onnx(convolution(tmp_path / "m.onnx", opset))
     reference = read_onnx(convolution(tmp_path / "r.onnx", 21))
     batch = noise(2, 3, 6, 6)
@@ -96,9 +96,48 @@ def refusal(path: Path) -> str:
     return str(refused.value)
 
 
-def test_an_operator_set_that_is_too_new_is_told(tmp_path: Path) -> None:
-    path = convolution(tmp_path / "m.onnx", 25)
-    assert refusal(path) == f"{path} must use operator set 7 to 22, but it uses 25: export it with opset 21"
+def test_an_operator_set_that_is_too_old_is_told(tmp_path: Path) -> None:
+    path = convolution(tmp_path / "m.onnx", 6)
+    assert refusal(path) == f"{path} must use operator set 7 or newer, but it uses 6: export it with opset 21"
+
+
+def test_a_new_operator_that_our_set_lacks_is_told(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "m.onnx", 24, [helper.make_node("Swish", ["x"], ["y"])])
+    assert refusal(path).startswith(f"{path} cannot be brought from operator set 24 to 21, export it with opset 21: ")
+
+
+def test_an_operator_of_a_strangers_domain_is_named_with_its_node(tmp_path: Path) -> None:
+    path = convolution(tmp_path / "m.onnx", 21)
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("Blur", ["y"], ["z"], name="soft", domain="studio"))
+    model.opset_import.append(helper.make_opsetid("studio", 1))
+    onnx.save(model, path)
+    assert refusal(path) == (
+        f"{path} must use operators that onnxruntime knows, but it has Blur of studio (node 'soft'): "
+        "replace them by standard ones, or save them in the model as ONNX functions"
+    )
+
+
+def test_an_input_of_text_is_told(tmp_path: Path) -> None:
+    text = helper.make_tensor_value_info("word", onnx.TensorProto.STRING, ["N"])
+    plain = helper.make_tensor_value_info("plain", onnx.TensorProto.STRING, ["N"])
+    graph = helper.make_graph([helper.make_node("StringNormalizer", ["word"], ["plain"])], "g", [text], [plain])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=8), tmp_path / "m.onnx")
+    assert refusal(tmp_path / "m.onnx") == (
+        f"{tmp_path / 'm.onnx'}: word must hold numbers, but it holds text: turn text into numbers before the model"
+    )
+
+
+def test_generated_row_numbers_stay_inside_a_small_table(tmp_path: Path) -> None:
+    tokens = helper.make_tensor_value_info("tokens", onnx.TensorProto.INT64, ["N", 6])
+    rows = helper.make_tensor_value_info("rows", FLOAT, ["N", 6, 2])
+    table = numpy_helper.from_array(noise(5, 2), "table")
+    graph = helper.make_graph([helper.make_node("Gather", ["table", "tokens"], ["rows"])], "g", [tokens], [rows], [table])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=8), tmp_path / "m.onnx")
+    build = convert_model(tmp_path / "m.onnx", tmp_path / "build", ConvertOptions())
+    golden = np.load(build.graph / "golden_inputs.npz")["tokens"]
+    assert golden.min() >= 0
+    assert golden.max() < 5
 
 
 def test_an_output_that_is_no_tensor_is_told(tmp_path: Path) -> None:

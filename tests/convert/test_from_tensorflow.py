@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convert.capped import Limits
+from convert.conversion import ConvertOptions, convert_model
 from convert.from_keras import holds_code
 from convert.from_tensorflow import read_tensorflow, run_tensorflow
 from convert.identify import SourceKind, identify
@@ -191,3 +192,14 @@ def test_a_lambda_layer_is_traced_when_its_author_is_trusted(tmp_path: Path) -> 
     expected = run_source(SourceKind.KERAS, path, [noise(6, 4)], Reading(trust=True))
     assert [str(value.name) for value in (*graph.graph.inputs, *graph.graph.outputs)] == ["x", "y"]
     assert relative_difference(run_graph(graph, noise(6, 4))[0], expected[0]) < 1e-5
+
+
+def test_a_layer_of_keras_without_a_rule_is_traced_without_being_trusted(tmp_path: Path) -> None:
+    layers = keras().layers
+    steps = layers.TimeDistributed(layers.Dense(2), name="steps")
+    model = keras().Sequential([keras().Input((5, 4), name="wide input"), steps])
+    build = convert_model(saved(shaken(model), tmp_path / "m.keras"), tmp_path / "build", ConvertOptions())
+    assert [spec.name for spec in (*build.record.inputs, *build.record.outputs)] == ["wide input", "steps"]
+    measured = build.variant("fp32").config.measured
+    assert measured is not None
+    assert measured.max_relative_difference < 1e-5

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from convert.graph_files import ALIGNMENT, write_graph
 from convert.split import AUTO, split
 from edgewright.errors import ModelError
-from tests.convert.networks import converted, digits, keras, relative_difference, run_keras, trained
+from tests.convert.networks import converted, digits, keras, noise, relative_difference, run_keras, trained
 
 
 def write(model: Any, target: Path) -> onnx.ModelProto:
@@ -74,3 +75,26 @@ def test_a_weight_that_is_no_number_is_named(wrong: float, word: str, tmp_path: 
     assert str(refused.value) == (
         f"weight broken/kernel must hold finite numbers, but it holds {word}: the training diverged; train the model again"
     )
+
+
+def test_a_graph_that_resizes_is_loaded_from_disk(tmp_path: Path) -> None:
+    """Runtimes must see the scales of a Resize before they read weights."""
+    layers = keras().layers
+    given = keras().Input((4, 4, 3), name="image")
+    model = keras().Model(given, layers.Conv2D(2, 1)(layers.UpSampling2D(2, interpolation="bilinear")(given)))
+    write(model, tmp_path)
+    from accel.backends.onnxruntime_cpu import load_graph
+
+    found = next(iter(load_graph(tmp_path / "graph.onnx").run({"image": noise(2, 4, 4, 3)}).values()))
+    assert relative_difference(found, run_keras(model, noise(2, 4, 4, 3))[0]) < 1e-5
+
+
+def test_the_infinities_of_a_mask_are_meant(tmp_path: Path) -> None:
+    scores = onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["N", 3])
+    masked = onnx.helper.make_tensor_value_info("masked", onnx.TensorProto.FLOAT, ["N", 3])
+    mask = onnx.numpy_helper.from_array(np.array([0, 0, -np.inf], np.float32), "mask")
+    nodes = [onnx.helper.make_node("Add", ["scores", "mask"], ["masked"], name="add")]
+    graph = onnx.helper.make_graph(nodes, "model", [scores], [masked], [mask])
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]))
+    write_graph(tmp_path, model, lambda _node: True)
+    assert np.isneginf(onnx.numpy_helper.to_array(onnx.load(tmp_path / "graph.onnx").graph.initializer[0])[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import h5py
 import pytest
 
-from convert.from_keras import read_keras
+from convert.from_keras import read_keras, refuse_code
+from convert.legacy_keras import read_legacy_config
 from edgewright.errors import ModelError
 from tests.convert.networks import keras, noise, relative_difference, run_graph, run_keras, shaken
 
@@ -87,3 +89,16 @@ def cut_short(path: Path) -> str:
 def test_what_is_no_whole_model_is_told(spoil: Callable[[Path], str], tmp_path: Path) -> None:
     expected = spoil(tmp_path / "file.h5")
     assert refusal(tmp_path / "file.h5") == expected
+
+
+def test_tensorflow_is_told_to_be_quiet_before_a_keras_2_file_asks_for_keras(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = as_keras_2(network(), tmp_path / "m.h5", score={})
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    config = read_legacy_config(path)
+    for entry in config["config"]["layers"]:
+        entry.pop("module", None)  # Keras 2 names none, so that Keras itself must be asked
+    refuse_code(config, path)
+    assert (os.environ["TF_CPP_MIN_LOG_LEVEL"], os.environ["TF_ENABLE_ONEDNN_OPTS"]) == ("3", "0")

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convert.from_keras import half_precision_in
 from convert.identify import SourceKind
 from convert.measure import accuracy, measured
-from convert.parity import check, float_tolerance, generated_samples, report_on, run_source
+from convert.parity import FLOAT_TOLERANCE, HALF_TOLERANCES, check, float_tolerance, generated_samples, report_on, run_source
+from convert.source_runner import run_source as run_in_its_framework
 from edgewright.contracts.variant import Measured, TensorSpec, Tolerance
 from edgewright.errors import ModelError, ParityError, SamplesError
+from tests.convert.networks import converted, keras, noise, relative_difference, run_graph, saved, shaken
 
 IMAGE = TensorSpec(name="image", dtype="float32", shape=("N", 4, 4, 1))
 EXPECTED = {"score": np.array([[0.0, 2.0], [4.0, 1.0], [0.0, 3.0]], np.float32)}
@@ -72,3 +75,27 @@ def test_a_label_that_is_no_class_is_told() -> None:
     with pytest.raises(SamplesError) as told:
         accuracy(EXPECTED["score"], np.array([0, 1, 2]))
     assert str(told.value) == "labels must be class indices from 0 to 1, but they go from 0 to 2"
+
+
+def test_inputs_and_outputs_in_dicts_keep_their_order(tmp_path: Path) -> None:
+    layers = keras().layers
+    wide, deep = keras().Input((3,), name="wide"), keras().Input((2,), name="deep")
+    outputs = {"second": layers.Dense(2, name="b")(wide), "first": layers.Dense(4, name="a")(deep)}
+    model = shaken(keras().Model({"wide": wide, "deep": deep}, outputs))
+    graph, given = converted(model), [noise(5, 2), noise(5, 3)]
+    expected = run_in_its_framework(SourceKind.KERAS, saved(model, tmp_path / "m.keras"), given)
+    found = run_graph(graph, *given)
+    assert [value.name for value in (*graph.graph.inputs, *graph.graph.outputs)] == ["deep", "wide", "a", "b"]
+    assert max(relative_difference(*pair) for pair in zip(found, expected, strict=True)) < 1e-5
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_a_model_that_rounds_to_half_precision_may_differ_by_that(half: str, tmp_path: Path) -> None:
+    layers = keras().layers
+    given = keras().Input((16,))
+    hidden = layers.Dense(8, activation="relu", dtype=f"mixed_{half}")(given)
+    model = shaken(keras().Model(given, layers.Dense(3)(hidden)))
+    path = saved(model, tmp_path / "m.keras")
+    expected = run_in_its_framework(SourceKind.KERAS, path, [noise(20, 16)])[0]
+    assert half_precision_in(path) == half
+    assert FLOAT_TOLERANCE < relative_difference(run_graph(converted(model), noise(20, 16))[0], expected) < HALF_TOLERANCES[half]

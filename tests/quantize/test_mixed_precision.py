@@ -86,11 +86,11 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch:
     (tmp_path / "made").mkdir()
     noise, calls = tensor_noise, []
 
-    def interrupted(*arguments: object) -> dict[str, float]:
+    def interrupted(*arguments: object, label: str | None) -> dict[str, float]:
         calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return noise(*arguments)  # type: ignore[arg-type]
+        return noise(*arguments, label=label)  # type: ignore[arg-type]
 
     monkeypatch.setattr(mixed_precision, "tensor_noise", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from edgewright.cli import main
 from quantize.charts import noise_plot
 from quantize.detail import Change, ClassAccuracy, read_details
-from quantize.report import collect, page
+from quantize.report import MOST_CLASSES, collect, page
 from tests.quantize.builds import fresh_build, quantized_build
 
 
@@ -116,3 +117,15 @@ def test_a_build_that_nothing_was_measured_of_is_told(tmp_path: Path) -> None:
     assert result.stderr == (
         f"edgewright: {build.reports} must hold measurements, but it has none; 'edgewright quantize' writes them\n"
     )
+
+
+def test_of_a_thousand_classes_those_that_differ_most_are_shown() -> None:
+    built = collect(quantized_build())
+    before = tuple(ClassAccuracy(label=f"kind {place}", count=2, accuracy=1.0) for place in range(1000))
+    after = (*before[:777], replace(before[777], accuracy=0.5), *before[778:])
+    shown = {"fp32": before, "int8": after}
+    variants = {name: replace(built.variants[name], classes=classes) for name, classes in shown.items()}
+    text = page(replace(built, variants=variants))
+    assert text.count("<td>kind ") == MOST_CLASSES
+    assert "<td>kind 777</td>" in text
+    assert "Of 1000 classes, the 40 that differ most are shown." in text

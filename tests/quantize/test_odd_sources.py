@@ -1,0 +1,121 @@
+"""Models that are no plain float network with one input: told in one line, or quantized as any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from convert.conversion import ConvertOptions, convert_model
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import write_npz
+from edgewright.errors import ModelError
+from quantize import activations
+from quantize.quantization import QuantizeOptions, quantize
+from quantize.scheme import Scheme
+
+SCHEMES = pytest.mark.parametrize("scheme", list(Scheme), ids=str)
+Places = Sequence[tuple[str, Any, Sequence[Any]]]
+
+
+def built(folder: Path, nodes: Sequence[onnx.NodeProto], given: Places, wanted: Places, **weights: Any) -> BuildDirectory:
+    """Convert a network, and write samples of it to `samples.npz` beside it."""
+    graph = helper.make_graph(
+        list(nodes),
+        "network",
+        [helper.make_tensor_value_info(*place) for place in given],
+        [helper.make_tensor_value_info(*place) for place in wanted],
+        [numpy_helper.from_array(np.asarray(numbers), name) for name, numbers in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), folder / "m.onnx")
+    build = convert_model(folder / "m.onnx", folder / "build", ConvertOptions())
+    write_npz(folder / "samples.npz", dict(np.load(build.graph / "golden_inputs.npz")))
+    return build
+
+
+def options(scheme: Scheme, folder: Path) -> QuantizeOptions:
+    return QuantizeOptions(scheme=scheme, samples=folder / "samples.npz")
+
+
+def numbers(*shape: int) -> Any:
+    return np.random.default_rng(0).normal(size=shape)
+
+
+@SCHEMES
+@pytest.mark.parametrize(("kind", "name"), [(np.float16, "float16"), (np.float64, "double")], ids=["half", "double"])
+def test_weights_of_another_precision_are_told(kind: Any, name: str, scheme: Scheme, tmp_path: Path) -> None:
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    build = built(tmp_path, [product], [("x", dtype, ["N", 3])], [("y", dtype, ["N", 4])], w=numbers(3, 4).astype(kind))
+    with pytest.raises(ModelError) as told:
+        quantize(build, options(scheme, tmp_path))
+    assert str(told.value) == (
+        f"{build.path}: a scheme begins with a float32 model, but the weights of this one are {name}: export it in float32"
+    )
+
+
+@SCHEMES
+def test_a_model_that_is_quantized_already_is_told(scheme: Scheme, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["weight"]),
+        helper.make_node("MatMul", ["x", "weight"], ["y"]),
+    ]
+    levels = (numbers(3, 4) * 40).astype(np.int8)
+    ends = [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["N", 4])]
+    build = built(tmp_path, nodes, *ends, w=levels, scale=np.float32(0.02))
+    with pytest.raises(ModelError) as told:
+        quantize(build, options(scheme, tmp_path))
+    assert str(told.value) == (
+        f"{build.path}: a scheme begins with a float model, but this one is quantized already (DequantizeLinear): "
+        "convert the model that it was made of, or package this one as it is"
+    )
+
+
+def test_a_graph_that_gives_labels_only_has_nothing_to_search_a_mix_by(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["scores"]),
+        helper.make_node("ArgMax", ["scores"], ["y"], axis=1, keepdims=0),
+    ]
+    ends = [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.INT64, ["N"])]
+    build = built(tmp_path, nodes, *ends, w=numbers(3, 4).astype(np.float32))
+    with pytest.raises(ModelError, match="mixed measures noise at the outputs, but none of them holds floats"):
+        quantize(build, options(Scheme.MIXED, tmp_path))
+
+
+def two_inputs(folder: Path) -> BuildDirectory:
+    """Return an image's features beside a vector that no convolution sees."""
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["maps"], name="conv"),
+        helper.make_node("GlobalAveragePool", ["maps"], ["pooled"], name="pool"),
+        helper.make_node("Flatten", ["pooled"], ["features"], name="flat"),
+        helper.make_node("Concat", ["features", "beside"], ["both"], name="join", axis=1),
+        helper.make_node("MatMul", ["both", "w"], ["y"], name="score"),
+    ]
+    given = [("image", TensorProto.FLOAT, ["N", 2, 6, 6]), ("beside", TensorProto.FLOAT, ["N", 3])]
+    weights = {"kernel": numbers(4, 2, 3, 3).astype(np.float32), "w": numbers(7, 5).astype(np.float32)}
+    return built(folder, nodes, given, [("y", TensorProto.FLOAT, ["N", 5])], **weights)
+
+
+def test_an_input_that_only_the_host_reads_reaches_it(tmp_path: Path) -> None:
+    made = quantize(two_inputs(tmp_path), options(Scheme.NPU_INT8, tmp_path))
+    assert made.config.measured is not None
+    assert made.config.measured.max_relative_difference < 0.05
+    assert (tmp_path / "build" / "reports" / "functional-npu-int8.json").is_file()
+
+
+def test_one_progress_bar_is_shown_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search measures the noise of every layer: its own bar tells how far it is."""
+    shown: list[str] = []
+
+    def told(items: Sequence[int], label: str) -> Iterator[int]:
+        shown.append(label)
+        yield from items
+
+    monkeypatch.setattr(activations, "progress", told)
+    quantize(two_inputs(tmp_path), options(Scheme.MIXED, tmp_path))
+    assert shown.count("measuring noise") == 1  # that of the finished variant
