@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements/dev.txt
+TORCH := requirements/torch.txt
 STAMP := $(VENV)/.installed
 
 .PHONY: setup demo test check fix bench docs golden pins system-packages clean
 
 setup: $(STAMP)
 
-$(STAMP): $(REQUIREMENTS) pyproject.toml
-	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) $(REQUIREMENTS)
+$(STAMP): $(REQUIREMENTS) $(TORCH) pyproject.toml
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) $(REQUIREMENTS) $(TORCH)
 	@touch $@
 
 demo: setup
@@ -41,7 +42,7 @@ docs: setup
 golden: setup
 	EDGEWRIGHT_GOLDEN=write $(BIN)/python -m pytest -q -k golden
 
-# Pins with hashes and no addresses (docs/adr/0002); needs uv.
+# Pins with hashes and no addresses (docs/adr/0002); needs uv. requirements/torch.txt is kept by hand.
 pins:
 	uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header -q -o requirements/dev.txt
