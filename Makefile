@@ -5,20 +5,28 @@ BIN := $(VENV)/bin
 REQUIREMENTS := requirements/dev.txt
 TORCH := requirements/torch.txt
 STAMP := $(VENV)/.installed
+TORCH_STAMP := $(VENV)/.torch
 
-.PHONY: setup demo test check fix bench docs golden pins system-packages clean
+.PHONY: setup components demo test check fix bench docs golden pins system-packages clean
 
 setup: $(STAMP)
 
-$(STAMP): $(REQUIREMENTS) $(TORCH) pyproject.toml
-	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) $(REQUIREMENTS) $(TORCH)
+$(STAMP): $(REQUIREMENTS) pyproject.toml
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) $(REQUIREMENTS)
 	@touch $@
+
+$(TORCH_STAMP): $(TORCH) | $(STAMP)
+	@sh scripts/torch.sh $(VENV) $(TORCH)
+	@touch $@
+
+# What only the tests need: PyTorch and Debian packages, where they can be had.
+components: $(TORCH_STAMP)
+	@sh scripts/system-packages.sh
 
 demo: setup
 	@$(BIN)/edgewright demo $(DEMO_ARGS)
 
-test: setup
-	@sh scripts/system-packages.sh
+test: setup components
 	@$(BIN)/python -m pytest $(TEST_ARGS)
 
 check: setup

@@ -1,8 +1,7 @@
 #!/bin/sh
-# Make the virtual environment $1 from the pinned requirements $2 and put this checkout into it, and PyTorch from the pins $3 where the
-# package index offers them. Needs Python 3.11 to 3.13.
+# Make the virtual environment $1 from the pinned requirements $2 and put this checkout into it. Needs Python 3.11 to 3.13.
 set -eu
-venv=$1 requirements=$2 torch=$3
+venv=$1 requirements=$2
 
 for candidate in "${PYTHON:-python3}" python3.11 python3.12 python3.13; do
     if command -v "$candidate" >/dev/null 2>&1 &&
@@ -23,11 +22,4 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 echo "installing into $venv (a few minutes the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements"
-# Its own dependencies would come at other versions; 15,000 files are compiled when they are first imported, which few are.
-if ! said=$("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes -r "$torch" 2>&1); then
-    case $said in
-    *"No matching distribution found"*) echo "the package index has no CPU build of PyTorch for this Python: the tests of PyTorch models will be skipped" >&2 ;;
-    *) echo "$said" >&2 && exit 1 ;;
-    esac
-fi
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
