@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,15 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.errors import ModelError
 from tests.convert.networks import noise, relative_difference, run_graph
 
+TORCH = Path(sys.prefix) / "torch"
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's, of itself
 
 
 @pytest.fixture(autouse=True)
-def _torch(require_package: Callable[[str], None]) -> None:
+def _torch(require_package: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find PyTorch where scripts/torch.sh put it, here and in the processes that are started."""
+    monkeypatch.syspath_prepend(str(TORCH))
+    monkeypatch.setenv("PYTHONPATH", str(TORCH), prepend=os.pathsep)
     require_package("torch")
     require_package("onnxscript")
 
