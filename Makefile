@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements/dev.txt
+TORCH := requirements/torch.txt
 STAMP := $(VENV)/.installed
+TORCH_STAMP := $(VENV)/.torch
 
-.PHONY: setup demo test check fix bench docs golden pins system-packages clean
+.PHONY: setup components demo test check fix bench docs golden pins system-packages clean
 
 setup: $(STAMP)
 
@@ -13,11 +15,18 @@ $(STAMP): $(REQUIREMENTS) pyproject.toml
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV) $(REQUIREMENTS)
 	@touch $@
 
+$(TORCH_STAMP): $(TORCH) | $(STAMP)
+	@sh scripts/torch.sh $(VENV) $(TORCH)
+	@touch $@
+
+# What only the tests need: PyTorch and Debian packages, where they can be had.
+components: $(TORCH_STAMP)
+	@sh scripts/system-packages.sh
+
 demo: setup
 	@$(BIN)/edgewright demo $(DEMO_ARGS)
 
-test: setup
-	@sh scripts/system-packages.sh
+test: setup components
 	@$(BIN)/python -m pytest $(TEST_ARGS)
 
 check: setup
@@ -41,7 +50,7 @@ docs: setup
 golden: setup
 	EDGEWRIGHT_GOLDEN=write $(BIN)/python -m pytest -q -k golden
 
-# Pins with hashes and no addresses (docs/adr/0002); needs uv.
+# Pins with hashes and no addresses (docs/adr/0002); needs uv. requirements/torch.txt is kept by hand.
 pins:
 	uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header -q -o requirements/dev.txt

@@ -38,7 +38,7 @@ def require_package() -> Callable[[str], None]:
     def find(package: str) -> None:
         if find_spec(package):
             return
-        message = f"the package {package} is not installed: pip install -e '.[dev]' installs it"
+        message = f"the package {package} is not installed: make setup installs it where the package index offers it"
         if os.environ.get("EDGEWRIGHT_REQUIRE") == "all":
             pytest.fail(message)
         pytest.skip(message)

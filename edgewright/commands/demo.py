@@ -17,11 +17,17 @@ from edgewright.errors import OperationError
 )
 @click.option("--no-broker", is_flag=True, help="Reach the devices over HTTPS alone, even if mosquitto is installed.")
 @click.option("--no-npu", is_flag=True, help="Leave the simulated NPU board out, even if it could be built.")
+@click.option(
+    "--reuse",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Begin with the models and packages of an earlier demo in this directory, instead of training and building.",
+)
 @click.option("--keep", is_flag=True, help="Leave the cloud and the devices running at the end, until Ctrl-C.")
-def command(output: Path, no_broker: bool, no_npu: bool, keep: bool) -> None:
+def command(output: Path, no_broker: bool, no_npu: bool, reuse: Path | None, keep: bool) -> None:
     """Run the main job end to end on real data."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that every process is ended on SIGTERM as on Ctrl-C
-    summary = run_demo(output.resolve(), keep=keep, no_broker=no_broker, no_npu=no_npu)
+    earlier = reuse.resolve() if reuse else None
+    summary = run_demo(output.resolve(), keep=keep, no_broker=no_broker, no_npu=no_npu, reuse=earlier)
     if not summary["bad_version"]["halted"]:
         raise OperationError("the bad version was not stopped")
     click.echo(f"\nwrote {output / 'summary.json'}")

@@ -46,12 +46,17 @@ class NpuBoard:
         (state / SETTINGS_FILE).write_text(f'npu_device = "{self.port}"\n', encoding="utf-8")
 
 
+def missing_component() -> str | None:
+    """Return what this machine lacks to simulate a board, or None."""
+    return missing_tool() or (None if find_spec("serial") else "pyserial")
+
+
 def start_board(shell: Shell, processes: ExitStack, *, wanted: bool = True) -> NpuBoard | None:
     """Start the simulated board, or say in one line why there is none."""
     if not wanted:
         return None
     heading("Start a simulated NPU board")
-    missing = missing_tool() or (None if find_spec("serial") else "pyserial")
+    missing = missing_component()
     if missing is not None:
         say(f"{missing} is not installed, so the demo goes on without an NPU board; sh scripts/system-packages.sh installs it")
         return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from edge_agent.house import HOST, read_note
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.wire import encode_readable
-from edgewright.demo.npu_device import DEVICE, PROFILE, SCORED, NpuBoard, pull_the_cable, start_board
+from edgewright.demo.npu_device import DEVICE, PROFILE, SCORED, NpuBoard, missing_component, pull_the_cable, start_board
 from edgewright.demo.processes import Shell, wait_until
+from edgewright.demo.reuse import SUMMARY, check_reusable, take_over
 from edgewright.demo.scoring import DeviceScores, score_everywhere
 from edgewright.demo.show import heading, say, show_summary, wait_for_interrupt
 from edgewright.demo.tampering import spoil_heads
@@ -47,30 +48,42 @@ class Demo:
     """None on a machine that cannot simulate one."""
 
 
-def run_demo(directory: Path, *, keep: bool, no_broker: bool = False, no_npu: bool = False) -> dict[str, Any]:
+def run_demo(
+    directory: Path, *, keep: bool, no_broker: bool = False, no_npu: bool = False, reuse: Path | None = None
+) -> dict[str, Any]:
     """Run the whole story below `directory` (emptied first) and return the summary that `summary.json` holds.
 
+    With `reuse`, the models and packages of an earlier demo stand in for training and building.
+
     Raises:
+        BadInputError: there is no finished demo to reuse, or it was built for other devices.
         OperationError: a step failed, or what it showed is not what edgewright promises.
     """
     started = time.monotonic()
+    if reuse is not None:
+        check_reusable(reuse, directory, board_profile=None if no_npu or missing_component() else PROFILE)
     demo = prepare(directory)
     with ExitStack() as processes:
         demo.board = start_board(demo.shell, processes, wanted=not no_npu)
-        train(demo)
-        build_package(demo, "v1")
+        if reuse is None:
+            train(demo)
+            build_package(demo, "v1")
+        else:
+            heading(f"Take the models and packages of {reuse}")
+            take_over(reuse, directory)
         url = start_cloud(demo, processes, no_broker=no_broker)
         start_devices(demo, processes)
         roll_out(demo, "v1")
         scores = score_everywhere(demo.addresses, directory / "heldout.npz", directory / "source-v1.npz", {DEVICE: SCORED})
         bytes_v1 = bytes_pulled(demo)
-        build_package(demo, "v2")
+        if reuse is None:
+            build_package(demo, "v2")
         roll_out(demo, "v2")
         bytes_v2 = bytes_pulled(demo)
         pulled = pull_the_cable(demo.board, demo.addresses[DEVICE], directory / "heldout.npz") if demo.board else None
         bad_version = publish_bad_version(demo)
         summary = {**summarise(demo, scores, {"v1": bytes_v1, "v2": bytes_v2}, bad_version), "npu_board": pulled}
-        write_atomically(directory / "summary.json", encode_readable(summary))
+        write_atomically(directory / SUMMARY, encode_readable(summary))
         show_summary(summary, time.monotonic() - started)
         if keep:
             wait_for_interrupt(url, directory / "cloud")
@@ -114,7 +127,7 @@ def start_cloud(demo: Demo, processes: ExitStack, *, no_broker: bool) -> str:
     heading("Start the cloud")
     demo.shell.run("package", "keygen", "publisher.key")
     context = demo.directory / "cloud" / "client.json"
-    arguments = ["cloud", "up", "--state", "cloud", "--port", str(free_port()), "--trust", "publisher.key.pub"]
+    arguments = ["cloud", "up", "--state", "cloud", "--port", "0", "--trust", "publisher.key.pub"]
     arguments += ["--no-broker"] if no_broker else []
     process = processes.enter_context(demo.shell.background("cloud", *arguments))
 
@@ -138,11 +151,19 @@ def start_devices(demo: Demo, processes: ExitStack) -> None:
         demo.shell.run(
             "agent", "enrol", "--token", token, "--name", device, "--profile", profile, "--state", device, secret=token
         )
-        port = free_port()
         if demo.board and device == DEVICE:
             demo.board.write_settings(demo.directory / device)
-        processes.enter_context(demo.shell.background(device, "agent", "run", "--state", device, "--port", str(port)))
-        demo.addresses[device] = f"http://127.0.0.1:{port}"
+        processes.enter_context(demo.shell.background(device, "agent", "run", "--state", device, "--port", "0"))
+    demo.addresses.update({device: scoring_address(demo, device) for device in devices})
+
+
+def scoring_address(demo: Demo, device: str) -> str:
+    """Wait for a device's agent to open its scoring port, and return its address."""
+    state = demo.directory / device
+    wait_until(lambda: read_note(state) is not None, what=f"the start of {device}", timeout_s=START_S)
+    note = read_note(state)
+    assert note is not None
+    return f"http://{HOST}:{note.port}"
 
 
 def roll_out(demo: Demo, version: str) -> None:
@@ -237,9 +258,3 @@ def device_summary(record: dict[str, Any], scores: DeviceScores) -> dict[str, An
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file."""
     return json.loads(path.read_bytes())
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

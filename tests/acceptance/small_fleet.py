@@ -10,9 +10,10 @@ from typing import Any
 
 import urllib3
 
+from edge_agent.house import HOST, read_note
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.demo.processes import Shell, wait_until
-from edgewright.demo.story import free_port, read_json
+from edgewright.demo.story import read_json
 
 WAIT_S = 60.0
 
@@ -26,13 +27,11 @@ class SmallFleet:
         self.shell = Shell(directory, directory / "logs")
         self.shell.environment["EDGEWRIGHT_CLOUD"] = str(directory / "cloud")
         self._processes = processes
-        self._cloud_port = str(free_port())
-        self._ports: dict[str, str] = {}
         self.shell.run("package", "keygen", "publisher.key")
 
     def start_cloud(self) -> subprocess.Popen[bytes]:
         """Start the cloud, always at the same address, and wait until it answers."""
-        arguments = ["--state", "cloud", "--port", self._cloud_port, "--trust", "publisher.key.pub"]
+        arguments = ["--state", "cloud", "--port", "0", "--trust", "publisher.key.pub"]
         process = self._processes.enter_context(self.shell.background("cloud", "cloud", "up", *arguments))
         wait_until(lambda: self.shell.quiet("devices", "list"), what="the start of the cloud", timeout_s=WAIT_S)
         return process
@@ -41,11 +40,10 @@ class SmallFleet:
         """Enrol a device."""
         token = str(self.shell.json("devices", "token", "--device", device)["token"])
         self.shell.run("agent", "enrol", "--token", token, "--name", device, "--profile", "generic-x86-64", "--state", device)
-        self._ports[device] = str(free_port())
 
     def start_agent(self, device: str) -> subprocess.Popen[bytes]:
         """Start a device's agent, always at the same scoring address."""
-        arguments = ["agent", "run", "--state", device, "--port", self._ports[device]]
+        arguments = ["agent", "run", "--state", device, "--port", "0"]
         return self._processes.enter_context(self.shell.background(device, *arguments))
 
     def publish(self, build: BuildDirectory, version: str) -> None:
@@ -77,7 +75,10 @@ class SmallFleet:
 
     def answers(self, device: str) -> bool:
         """Tell whether a device answers a scoring request now."""
-        address = f"http://127.0.0.1:{self._ports[device]}/score"
+        note = read_note(self.directory / device)
+        if note is None:
+            return False
+        address = f"http://{HOST}:{note.port}/score"
         body = b'{"data": [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]]}'
         try:
             return urllib3.request("POST", address, body=body, retries=False, timeout=10.0).status == 200

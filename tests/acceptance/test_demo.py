@@ -13,28 +13,58 @@ from typing import Any
 import psutil
 import pytest
 
+from edgewright.demo.reuse import check_reusable
+from edgewright.errors import BadInputError
+
 TIMEOUT_S = 600
-pytestmark = pytest.mark.timeout(TIMEOUT_S)
+STOP_S = 90
+# A demo that is late must have ended before its test does, or it leaves its devices running.
+pytestmark = pytest.mark.timeout(TIMEOUT_S + STOP_S + 10)
+
+
+@pytest.fixture(scope="module")
+def finished() -> list[Path]:
+    """The demos that have run to their end; the next one begins with what the first one trained and built."""
+    return []
 
 
 @pytest.fixture(scope="module", params=["mqtt", "https"])
-def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, require: Callable[[str], Path]) -> Path:
+def demo(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    require: Callable[[str], Path],
+    finished: list[Path],
+) -> Path:
     """Run the demo once for each way to reach the devices, once with an NPU board and once without; return its directory."""
     if request.param == "mqtt":
         require("mosquitto")
         require("verilator")
     directory = tmp_path_factory.mktemp(f"demo-{request.param}")
-    command = [sys.executable, "-m", "edgewright", "demo", "--output", str(directory / "demo")]
-    finished = subprocess.run(
-        [*command, "--no-broker", "--no-npu"] if request.param == "https" else command,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-        env={**os.environ, "EDGEWRIGHT_TEST_RUN": str(directory)},
-    )
-    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    words = ["--no-broker", "--no-npu"] if request.param == "https" else []
+    words += ["--reuse", str(finished[0])] if finished else []
+    run_to_its_end(["--output", str(directory / "demo"), *words], directory)
+    finished.append(directory / "demo")
     return directory / "demo"
+
+
+def run_to_its_end(words: list[str], directory: Path) -> None:
+    """Run the demo; one that takes too long is told to end, so that it takes its cloud and its devices along."""
+    log = directory / "demo.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgewright", "demo", *words],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "EDGEWRIGHT_TEST_RUN": str(directory)},
+        )
+        try:
+            code: int | None = process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            process.terminate()
+            process.wait(STOP_S)
+    assert code == 0, log.read_text("utf-8", errors="replace")[-6000:]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +126,25 @@ def test_the_demo_leaves_nothing_running(demo: Path) -> None:
     marker = str(demo.parent)
     left = [process.info for process in psutil.process_iter(["pid", "cmdline"]) if started_by(process, marker)]
     assert left == []
+
+
+def refusal(earlier: Path, directory: Path) -> str:
+    with pytest.raises(BadInputError) as refused:
+        check_reusable(earlier, directory, board_profile="npu-sim-8-large")
+    return str(refused.value)
+
+
+def test_a_demo_reuses_only_another_one_that_is_finished_and_has_what_the_devices_need(tmp_path: Path) -> None:
+    assert refusal(tmp_path, tmp_path) == f"--reuse must name another directory than --output, but both are {tmp_path}"
+    assert refusal(tmp_path, tmp_path / "next") == (
+        f"{tmp_path} must hold a finished demo, but it holds none: run edgewright demo --output {tmp_path}"
+    )
+    for name in ("build-v1", "build-v2", "package-v1", "package-v2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "summary.json").touch()
+    assert refusal(tmp_path, tmp_path / "next") == (
+        f"{tmp_path} must have a variant for npu-sim-8-large, but its demo had no NPU board: add --no-npu"
+    )
 
 
 def started_by(process: psutil.Process, marker: str) -> bool:

@@ -1,12 +1,10 @@
-"""PyTorch programs and modules say the same in ONNX.
-
-PyTorch is not among the pinned packages (its index build brings gigabytes of CUDA), so these tests also skip where every other
-component is required.
-"""
+"""PyTorch programs and modules say the same in ONNX."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,17 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.errors import ModelError
 from tests.convert.networks import noise, relative_difference, run_graph
 
-pytestmark = [
-    pytest.mark.skipif(
-        not (find_spec("torch") and find_spec("onnxscript")),
-        reason="PyTorch is an option that is never pinned: pip install torch onnxscript (the CPU build) runs these tests",
-    ),
-    pytest.mark.filterwarnings("ignore"),  # torch's, of itself
-]
+TORCH = Path(sys.prefix) / "torch"
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's, of itself
+
+
+@pytest.fixture(autouse=True)
+def _torch(require_package: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find PyTorch where scripts/torch.sh put it, here and in the processes that are started."""
+    monkeypatch.syspath_prepend(str(TORCH))
+    monkeypatch.setenv("PYTHONPATH", str(TORCH), prepend=os.pathsep)
+    require_package("torch")
+    require_package("onnxscript")
 
 
 def network() -> Any:

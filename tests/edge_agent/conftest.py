@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ import psutil
 import pytest
 import urllib3
 
-from tests.edge_agent.fake_cloud import FakeCloud
+from edge_agent.enrolment import enrol
+from edge_agent.house import NOTE_FILE
+from edge_agent.identity import RECORD
+from edge_agent.journal import KEPT_EVENTS, Journal
+from edge_agent.outbox import OUTBOX_FILE
+from edge_agent.settings import SETTINGS_FILE
+from edgewright.contracts.messages import DeploymentState
+from tests.edge_agent.fake_cloud import FakeCloud, Keys
 from tests.edge_agent.packages import Array, Built, Recipe, build
 
 COMMAND = (str(Path(sys.executable).with_name("edgewright")), "agent")
@@ -45,9 +53,10 @@ class Device:
         self.url = ""
         self.http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=15))
 
-    def enrol(self, token: str, profile: str = "generic-x86-64") -> None:
-        self.command("enrol", "--token", token, "--name", self.name, "--profile", profile, check=True)
-        (self.state / "agent.toml").write_text(QUICK)
+    def enrol(self, token: str) -> None:
+        """Become a member, in this process; test_enrolment_of_a_device.py and the demo have the command do it."""
+        enrol(self.state, token_text=token, device=self.name, profile="generic-x86-64")
+        (self.state / SETTINGS_FILE).write_text(QUICK)
 
     def command(self, *words: str, check: bool = False) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -114,6 +123,15 @@ class Device:
         told: dict[str, Any] = json.loads(self.command("explain", "--json", check=True).stdout)
         return told
 
+    def wait_for_refused_wish(self, reason: str, timeout_s: float = 45) -> None:
+        """Wait until the journal of the living agent, which nothing tells of, has a wish that was refused so."""
+        journal, deadline = Journal.read_only(self.state), time.monotonic() + timeout_s
+        assert journal is not None
+        with closing(journal):
+            while not any(past.event == "refuse_wish" and reason in past.reason for past in journal.history(KEPT_EVENTS)):
+                assert time.monotonic() < deadline, f"{reason}\n{self.log()}"
+                time.sleep(0.05)
+
     def score(self, samples: Array) -> list[list[float]]:
         """Score over the local address, waiting until something answers."""
         answer = self.http.request("POST", f"{self.url}/score", json={"data": samples.tolist()})
@@ -152,9 +170,14 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return build(tmp_path_factory.mktemp("wrong"), Recipe(head_seed=3, golden_is_wrong=True))
 
 
+@pytest.fixture(scope="session")
+def keys() -> Keys:
+    return Keys()
+
+
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[FakeCloud]:
-    running = FakeCloud(tmp_path / "cloud")
+def cloud(tmp_path: Path, keys: Keys) -> Iterator[FakeCloud]:
+    running = FakeCloud(tmp_path / "cloud", keys=keys)
     yield running
     running.stop()
 
@@ -166,6 +189,42 @@ def device(tmp_path: Path, cloud: FakeCloud) -> Iterator[Device]:
     made.enrol(cloud.token())
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def settled(tmp_path_factory: pytest.TempPathFactory, keys: Keys, v1: Built) -> Path:
+    """The state directory of a device that runs version 1, at rest."""
+    folder = tmp_path_factory.mktemp("settled")
+    cloud = FakeCloud(folder / "cloud", keys=keys)
+    device = Device(folder / "device", cloud.device)
+    device.enrol(cloud.token())
+    cloud.publish(v1, 1)
+    cloud.wish(v1, 1)
+    device.start()
+    try:
+        cloud.wait_for(DeploymentState.RUNNING)
+    finally:
+        device.stop()
+        cloud.stop()
+    return device.state
+
+
+@pytest.fixture
+def running(settled: Path, tmp_path: Path, cloud: FakeCloud, v1: Built) -> Iterator[Device]:
+    """A device that runs version 1: a copy of the settled one, whose cloud has moved, and which nobody has measured yet."""
+    state = tmp_path / "device"
+    shutil.copytree(settled, state, symlinks=True, ignore=shutil.ignore_patterns(NOTE_FILE, f"{OUTBOX_FILE}*", "agent.log"))
+    membership = state / "identity" / RECORD
+    record = json.loads(membership.read_bytes())
+    membership.write_text(json.dumps({**record, "url": cloud.url}))
+    device = Device(state, cloud.device)
+    cloud.publish(v1, 1)
+    cloud.wish(v1, 1)
+    device.start()
+    cloud.wait_for(DeploymentState.RUNNING)
+    device.score_patiently(v1.samples)
+    yield device
+    device.stop()
 
 
 @pytest.fixture

@@ -62,14 +62,24 @@ class Faults:
     """Answer everything below /v2/ with this."""
 
 
+@dataclass(frozen=True)
+class Keys:
+    """Who a device believes: clouds that share their keys are one cloud to it."""
+
+    publisher: PrivateKey = field(default_factory=generate_key)
+    cloud_key: PrivateKey = field(default_factory=generate_key)
+    authority: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] = field(default_factory=make_authority)
+
+
 class FakeCloud:
     """One cloud with one device."""
 
-    def __init__(self, folder: Path, device: str = "cam-1", port: int = 0) -> None:
+    def __init__(self, folder: Path, device: str = "cam-1", port: int = 0, keys: Keys | None = None) -> None:
+        keys = keys or Keys()
         self.device = device
         self.faults = Faults()
-        self.publisher = generate_key()
-        self.cloud_key = generate_key()
+        self.publisher = keys.publisher
+        self.cloud_key = keys.cloud_key
         self.trusted: tuple[str, ...] = (public_pem(self.publisher.public_key()),)
         self.sent: Counter[str] = Counter()
         """Bytes of bodies sent, by digest."""
@@ -82,7 +92,7 @@ class FakeCloud:
         self._blobs: dict[str, Path | bytes] = {}
         self._referrers: dict[str, list[Any]] = {}
         self._changed = threading.Condition()
-        self._authority, self._authority_key = make_authority()
+        self._authority, self._authority_key = keys.authority
         self._tls = self._server_tls(folder)
         self._server: _Server | None = None
         self.port = port

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,16 +20,6 @@ from tests.edge_agent.fake_cloud import FakeCloud
 from tests.edge_agent.packages import Built, Recipe, build
 
 S = DeploymentState
-
-
-@pytest.fixture
-def running(cloud: FakeCloud, device: Device, v1: Built) -> Device:
-    """A device that runs version 1."""
-    cloud.publish(v1, 1)
-    cloud.wish(v1, 1)
-    device.start()
-    cloud.wait_for(S.RUNNING)
-    return device
 
 
 def scores_like(device: Device, built: Built) -> bool:
@@ -158,14 +147,10 @@ def test_a_lower_wish_or_one_of_another_key_or_device_changes_nothing(
     cloud: FakeCloud, running: Device, v1: Built, v2: Built
 ) -> None:
     cloud.publish(v2, 2)
-    unwelcome: tuple[dict[str, Any], ...] = (
-        {"key": generate_key(), "desired_version": 7},
-        {"device": "cam-2", "desired_version": 8},
-    )
-    for changes in unwelcome:
-        before = cloud.requests["/v1/device/desired"]
-        cloud.wish(v2, 2, **changes)
-        cloud.wait_until(lambda before=before: cloud.requests["/v1/device/desired"] > before + 1, "no poll came")
+    cloud.wish(v2, 2, key=generate_key(), desired_version=7)
+    running.wait_for_refused_wish("must be by a trusted key")
+    cloud.wish(v2, 2, device="cam-2", desired_version=8)
+    running.wait_for_refused_wish("must be for cam-1, but it is for cam-2")
     told = [past for past in running.standing()["history"] if past["event"] == "refuse_wish"]
     reasons = " | ".join(past["reason"] for past in told)
     assert "must be by a trusted key" in reasons

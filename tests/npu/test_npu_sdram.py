@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from accel.npu.hardware.sources import RTL
+from accel.npu.hardware.verilate import runtime_headers, runtime_objects
 
 DRIVER = r"""
 #include "Vnpu_sdram.h"
@@ -75,9 +76,8 @@ def driven(source: str, folder: Path, require: Callable[[str], Path]) -> str:
     (folder / "npu_sdram.sv").write_text(source, encoding="utf-8")
     (folder / "driver.cpp").write_text(DRIVER, encoding="utf-8")
     call([verilator, "--cc", "-O3", "--Mdir", str(folder), "--top-module", "npu_sdram", str(folder / "npu_sdram.sv")])
-    include = Path(call([verilator, "--getenv", "VERILATOR_ROOT"]).strip()) / "include"
-    code = [*map(str, sorted(folder.glob("*.cpp"))), str(include / "verilated.cpp"), str(include / "verilated_threads.cpp")]
-    headers = [f"-I{folder}", f"-I{RTL}", f"-I{include}", f"-I{include / 'vltstd'}"]
+    code = [*map(str, sorted(folder.glob("*.cpp"))), *map(str, runtime_objects())]
+    headers = [f"-I{folder}", f"-I{RTL}", *runtime_headers()]
     library = folder / "driver.so"
     call(["g++", "-O1", "-fPIC", "-shared", "-std=c++17", "-w", *headers, "-o", str(library), *code, "-lpthread"])
     drive = ctypes.CDLL(str(library)).drive

@@ -1,7 +1,8 @@
 """Build what runs the RTL on this machine: Verilator makes C++ of it, a compiler makes a library or a program of that.
 
 Built on first use and kept in the user's cache under a hash of everything that went into it (sources, parameters, tools), so
-a changed line of RTL is a new library and an unchanged one costs nothing.
+a changed line of RTL is a new library and an unchanged one costs nothing. Verilator's own runtime, the same for all of them, is
+compiled once for itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +23,13 @@ from edgewright.errors import OperationError
 
 BUILD_TIMEOUT_S = 600
 _VERILATOR_OPTIONS = ("--cc", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert")
-_COMPILER_OPTIONS = ("-O2", "-std=c++17", "-w")
+_COMPILER_OPTIONS = ("-O2", "-std=c++17", "-w", "-fPIC")
+_RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What is built from the RTL: its top module, the C++ around it, and the compiler's options for it."""
+    """What is built from the RTL: its top module, the C++ around it, and the linker's options for it."""
 
     top: str
     harness: str
@@ -34,7 +37,7 @@ class _Target:
     suffix: str
 
 
-_LIBRARY = _Target("npu_system", "harness.cpp", ("-fPIC", "-shared"), ".so")
+_LIBRARY = _Target("npu_system", "harness.cpp", ("-shared",), ".so")
 _BOARD = _Target("npu_board", "pty_board.cpp", (), "")
 
 
@@ -96,14 +99,46 @@ def _compile(target: _Target, parameters: Mapping[str, int | str], scratch: Path
     sources = [str(source) for source in sorted(RTL.glob("*.sv"))]
     settings = [f"-G{name}={value}" for name, value in parameters.items()]
     _call([verilator, *_VERILATOR_OPTIONS, "--top-module", target.top, f"-I{RTL}", *settings, "--Mdir", str(scratch), *sources])
-    include = Path(_call([verilator, "--getenv", "VERILATOR_ROOT"]).strip()) / "include"
-    generated = [str(path) for path in sorted(scratch.glob(f"V{target.top}*.cpp"))]
-    runtime = [str(include / name) for name in ("verilated.cpp", "verilated_threads.cpp")]
+    code = [RTL / target.harness, *sorted(scratch.glob(f"V{target.top}*.cpp"))]
+    headers = [f"-I{scratch}", f"-I{RTL}", *runtime_headers()]
+    objects = [*_compile_all(code, scratch, headers), *runtime_objects()]
     built = scratch / "built"
-    headers = [f"-I{scratch}", f"-I{RTL}", f"-I{include}", f"-I{include / 'vltstd'}"]
-    code = [str(RTL / target.harness), *generated, *runtime]
-    _call([compiler, *_COMPILER_OPTIONS, *target.options, *headers, "-o", str(built), *code, "-lpthread"])
+    _call([compiler, *target.options, "-o", str(built), *map(str, objects), "-lpthread"])
     return built
+
+
+def runtime_headers() -> list[str]:
+    """Return the compiler's options that find the headers of Verilator's runtime."""
+    return [f"-I{_runtime()}", f"-I{_runtime() / 'vltstd'}"]
+
+
+def runtime_objects() -> list[Path]:
+    """Return Verilator's runtime as object files, compiled now unless the cache has them."""
+    key = hashlib.sha256(repr(([_call([tool, "--version"]) for tool in _tools()], _COMPILER_OPTIONS)).encode()).hexdigest()
+    kept = [cache_directory() / f"{Path(name).stem}-{key[:24]}.o" for name in _RUNTIME]
+    if not all(path.is_file() for path in kept):
+        cache_directory().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_directory()) as scratch:
+            made = _compile_all([_runtime() / name for name in _RUNTIME], Path(scratch), runtime_headers())
+            for compiled, path in zip(made, kept, strict=True):
+                compiled.replace(path)
+    return kept
+
+
+def _runtime() -> Path:
+    return Path(_call([_tools()[0], "--getenv", "VERILATOR_ROOT"]).strip()) / "include"
+
+
+def _compile_all(code: Sequence[Path], folder: Path, headers: Sequence[str]) -> list[Path]:
+    """Compile each file to an object in `folder`, as many at a time as there are processors."""
+    objects = [folder / f"{source.stem}.o" for source in code]
+    commands = [
+        [_tools()[1], *_COMPILER_OPTIONS, *headers, "-c", "-o", str(made), str(source)]
+        for source, made in zip(code, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_call, commands))
+    return objects
 
 
 def _call(command: Sequence[str]) -> str:
