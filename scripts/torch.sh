@@ -6,11 +6,14 @@ venv=$1 requirements=$2
 
 echo "installing PyTorch into $venv for the tests of its models (0.8 GB)"
 # --no-deps: its dependencies are among the other pins. --no-compile: of 2,600 files, the few that are imported are compiled then.
+rm -f "$venv/torch/unavailable"
 said=$("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes --upgrade --target "$venv/torch" -r "$requirements" 2>&1) &&
     exit 0
 case $said in
 *"No matching distribution found"*)
     echo "the package index has no CPU build of PyTorch for this Python: the tests of PyTorch models will be skipped" >&2
+    mkdir -p "$venv/torch"
+    touch "$venv/torch/unavailable" # for the tests: nobody forgot it
     ;;
 *)
     echo "$said" >&2

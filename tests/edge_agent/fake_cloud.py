@@ -9,11 +9,10 @@ import json
 import re
 import ssl
 import threading
-import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from edgewright.contracts.package import SIGNATURE_TYPE, signature_manifest
 from edgewright.contracts.signing import DESIRED_TYPE, PrivateKey, generate_key, public_pem, sign
 from tests.edge_agent.authority import make_authority, pem_of
 from tests.edge_agent.packages import MODEL, Built
+from tests.edge_agent.tls_server import TlsServer
 
 SECRET = "one-time"
 PIECE = 1 << 14
@@ -94,7 +94,7 @@ class FakeCloud:
         self._changed = threading.Condition()
         self._authority, self._authority_key = keys.authority
         self._tls = self._server_tls(folder)
-        self._server: _Server | None = None
+        self._server: TlsServer | None = None
         self.port = port
         self.start()
 
@@ -110,7 +110,7 @@ class FakeCloud:
 
     def start(self) -> None:
         handler = type("Handler", (_Handler,), {"cloud": self})
-        self._server = _Server(("127.0.0.1", self.port), handler)
+        self._server = TlsServer(("127.0.0.1", self.port), handler)
         self.port = self._server.server_address[1]
         self._server.tls = self._tls
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -275,46 +275,6 @@ class FakeCloud:
         context.load_verify_locations(cadata=self.ca_pem)
         context.verify_mode = ssl.CERT_OPTIONAL
         return context
-
-
-class _Server(ThreadingHTTPServer):
-    """Wraps each connection in TLS in its own thread, and can end all of them at once."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-    tls: ssl.SSLContext
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self._open: set[Any] = set()
-        self.bugs: list[str] = []
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        try:
-            request.settimeout(10)
-            wrapped = self.tls.wrap_socket(request, server_side=True)
-        except OSError:
-            return
-        wrapped.settimeout(None)
-        self._open.add(wrapped)
-        try:
-            super().finish_request(wrapped, client_address)
-        except OSError:
-            pass
-        finally:
-            self._open.discard(wrapped)
-            wrapped.close()
-
-    def end_connections(self) -> None:
-        for connection in tuple(self._open):
-            try:
-                connection.shutdown(2)
-            except OSError:
-                continue
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep what is a bug of this fake; a client that went away is part of the tests."""
-        self.bugs.append(traceback.format_exc())
 
 
 class _Handler(BaseHTTPRequestHandler):
