@@ -1,7 +1,7 @@
 """What place and route says about the boards' NPUs: clock and resources, and whether the figures are of today's sources.
 
     python benchmarks/bitstreams.py            print the committed records (made by `edgewright npu bitstream`)
-    python benchmarks/bitstreams.py --build    make them again first: tens of minutes per board
+    python benchmarks/bitstreams.py --build    make them again first: up to an hour and a half per board
 
 Place and route only; nobody has tried these builds on a board.
 """
@@ -9,6 +9,8 @@ Place and route only; nobody has tried these builds on a board.
 from __future__ import annotations
 
 import argparse
+import tempfile
+from pathlib import Path
 
 from accel.npu.hardware.bitstream import Order, build_bitstream
 from accel.npu.hardware.boards import BOARDS
@@ -16,6 +18,8 @@ from accel.npu.hardware.implementation import RECORDS, RESOURCES, Implementation
 from accel.npu.profile import find_profile
 from accel.npu.registers import DEFAULT_BAUD
 from edgewright.command_line import print_table
+from edgewright.contracts import wire
+from edgewright.contracts.files import write_atomically
 
 
 def main() -> None:
@@ -23,8 +27,9 @@ def main() -> None:
     parser.add_argument("--build", action="store_true", help="place and route again; writes the records and the bitstreams")
     if parser.parse_args().build:
         for board in BOARDS.values():
-            build_bitstream(Order(find_profile(board.name), board, DEFAULT_BAUD), RECORDS)
-            (RECORDS / f"{board.name}.bit").unlink()
+            with tempfile.TemporaryDirectory(prefix="edgewright-bench-") as folder:
+                record = build_bitstream(Order(find_profile(board.name), board, DEFAULT_BAUD), Path(folder))
+            write_atomically(RECORDS / f"{board.name}.json", wire.encode_readable(record))
     columns = ("profile", "PLL MHz", "Fmax MHz", *(name.replace("_", " ") for name in RESOURCES), "sources")
     print_table(columns, [row(name, recorded(name)) for name in BOARDS])
 
