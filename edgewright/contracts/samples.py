@@ -110,7 +110,7 @@ def read_npz(path: Path) -> Tensors:
                 raise SamplesError(f"{path}: samples must be a .npz archive, but this is a single .npy array")
             return {name: archive[name] for name in archive.files}
     except _DAMAGED as wrong:
-        raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {wrong}") from wrong
+        raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {_in_our_words(wrong)}") from wrong
 
 
 def _read_mapped(path: Path) -> Tensors:
@@ -120,7 +120,14 @@ def _read_mapped(path: Path) -> Tensors:
     try:
         return read_arrays(path)
     except _DAMAGED as wrong:
-        raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {wrong}") from wrong
+        raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {_in_our_words(wrong)}") from wrong
+
+
+def _in_our_words(wrong: Exception) -> str:
+    """NumPy advises `allow_pickle`, which would run code from the file, also for what is no archive at all."""
+    if "pickle" in str(wrong):
+        return "this holds Python objects, or is no .npz; write it with numpy.savez(path, name=array), with numbers or text"
+    return str(wrong)
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
