@@ -20,14 +20,21 @@ IMAGE = TensorSpec(name="image", dtype="float32", shape=("N", 4, 4, 1))
 EXPECTED = {"score": np.array([[0.0, 2.0], [4.0, 1.0], [0.0, 3.0]], np.float32)}
 
 
-def test_the_worst_output_and_sample_are_named() -> None:
+@pytest.mark.parametrize(
+    ("generated", "advice"),
+    [
+        pytest.param(True, "compare on real samples with --samples", id="generated samples"),
+        pytest.param(False, "report this model", id="the user's samples"),
+    ],
+)
+def test_the_worst_output_and_sample_are_named(generated: bool, advice: str) -> None:
     found = {"score": EXPECTED["score"] + np.array([[0, 0], [0, 0], [0, 0.4]], np.float32)}
-    report = report_on(EXPECTED, found, measured(EXPECTED, found, None), generated=True)
+    report = report_on(EXPECTED, found, measured(EXPECTED, found, None), generated=generated)
     with pytest.raises(ParityError) as told:
         check(report, Path("model.keras"))
     assert str(told.value) == (
         "model.keras: the converted graph must be within 0.0001 of the source, but output score differs by 0.1 at sample 2: "
-        "report this model, or accept it with --allow-mismatch"
+        f"{advice}, or accept it with --allow-mismatch"
     )
 
 
