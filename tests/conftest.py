@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,12 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden"
 OFF_THE_PATH = (Path("/usr/sbin"), Path("/sbin"), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
 """Where Debian has programs that not everybody's PATH shows."""
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, and let children hear it: a shell's background jobs start with it ignored, and so would theirs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
