@@ -25,6 +25,8 @@ def main() -> int:
     parser.add_argument("--key", type=Path, required=True, help="the publisher's private key")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="only devices with this label")
     asked = parser.parse_args()
+    if wrong := [label for label in asked.label if "=" not in label]:
+        parser.error(f"a label must be like site=east, not {wrong[0]!r}")
     try:
         with CloudClient.connect() as client:
             version = client.publish(asked.package, load_private_key(asked.key))

@@ -8,8 +8,8 @@ the board, on a serial line that the program cannot tell from a real one: equal 
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,4 +74,6 @@ def score(variant: VariantDirectory, images: np.ndarray, *, port: str) -> Tensor
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, metavar="OUTPUT")
+    main(parser.parse_args().output)
