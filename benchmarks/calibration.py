@@ -112,9 +112,9 @@ def ours(graph: Path, images: Path, method: str) -> Callable[[], int]:
 
     from edgewright.contracts.build_directory import BuildDirectory
     from edgewright.contracts.samples import load_samples
-    from quantize.activations import WatchedGraph
-    from quantize.calibrate import tensor_ranges
-    from quantize.thresholds import Calibration
+    from quantize.calibration.activations import WatchedGraph
+    from quantize.calibration.calibrate import tensor_ranges
+    from quantize.calibration.thresholds import Calibration
 
     samples = load_samples(images, BuildDirectory.open(graph.parent.parent).record.inputs)
     watched = WatchedGraph(onnx.load(graph))

@@ -137,7 +137,7 @@ def _command(source: Path, build: Path) -> dict[str, Any]:
 
 
 def _convert(tool: str, source: Path) -> dict[str, Any]:
-    from convert.from_keras import load_keras
+    from convert.from_keras.reader import load_keras
 
     model = load_keras(source)
     if tool == "tf2onnx":
@@ -161,10 +161,10 @@ def _convert(tool: str, source: Path) -> dict[str, Any]:
 
 
 def _by_walking(model: Any, folder: Path) -> Path:
-    from convert.from_keras import graph_of
-    from convert.graph_files import write_graph
-    from convert.simplify import simplify
+    from convert.from_keras.reader import graph_of
+    from convert.passes.simplify import simplify
     from convert.split import AUTO, split
+    from edgewright.graphs.files import write_graph
 
     graph = graph_of(model)
     simplify(graph)

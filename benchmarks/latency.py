@@ -164,7 +164,7 @@ def _prepare_int8(folder: Path, name: str) -> None:
 def _prepare_nncf(folder: Path, name: str) -> None:
     from edgewright.contracts.build_directory import BuildDirectory
     from edgewright.contracts.samples import Samples
-    from quantize.openvino_int8 import quantize_with_nncf
+    from quantize.int8.openvino import quantize_with_nncf
 
     build = BuildDirectory.open(folder / name)
     spec = build.record.inputs[0]
@@ -176,7 +176,7 @@ def _prepare_litert(folder: Path, name: str) -> None:
     """Convert with `from_keras_model`: from a concrete function, a Keras 3 model loses its weights without a word."""
     import tensorflow as tf
 
-    from convert.from_keras import load_keras
+    from convert.from_keras.reader import load_keras
 
     model = load_keras(folder / f"{name}.keras")
     images = _images(("N", *model.inputs[0].shape[1:]), CALIBRATION_COUNT)

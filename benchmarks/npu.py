@@ -35,7 +35,7 @@ from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from edgewright.errors import BadInputError
-from quantize.npu_mxint8 import in_blocks
+from quantize.npu.mxint8 import in_blocks
 
 Float = npt.NDArray[np.float32]
 Weights = Callable[[str, str, tuple[int, ...]], Float]

@@ -32,22 +32,22 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from accel.backends.choose import load_session
+from accel.evaluate import evaluate_variant, reference_outputs
+from accel.measure import run_all
 from convert.conversion import ConvertOptions, convert_model
-from convert.measure import run_all
 from edgewright.command_line import print_table
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, load_samples, write_npz
 from edgewright.contracts.variant import FLOAT_VARIANT, LayerKind, Precision, VariantDirectory
 from hardware_profiles.catalog import load_profile
 from hardware_profiles.detect import read_machine
-from quantize.activations import WatchedGraph
-from quantize.evaluate import evaluate_variant, reference_outputs
-from quantize.int8 import Int8Settings
-from quantize.noise import tensor_noise
-from quantize.npu_functional import evaluate_functional
+from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.noise import tensor_noise
+from quantize.calibration.thresholds import Calibration
+from quantize.int8.int8 import Int8Settings
+from quantize.npu.functional import evaluate_functional
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
-from quantize.thresholds import Calibration
 
 COLUMNS = ("network", "variant", "accuracy", "agreement", "snr_db", "snr_shaped_db", "npu", "same", "weights", "size", "p50_ms")
 ON_NPU = (Precision.NPU_INT8, Precision.NPU_MXINT8)

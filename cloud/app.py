@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cloud.broker import Broker
 from cloud.context import Cloud
-from cloud.database import Counter
+from cloud.db.database import Counter
 from cloud.http.endpoint import Endpoint, answer
 from cloud.http.routes import ENDPOINTS
-from cloud.rollout_engine import drive_rollouts
+from cloud.messaging.broker import Broker
+from cloud.rollouts.engine import drive_rollouts
 from edgewright.contracts import wire
 from edgewright.errors import UnreachableError
 

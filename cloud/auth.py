@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from cloud.database import Database
-from cloud.devices import device_of_certificate
+from cloud.db.database import Database
+from cloud.fleet.devices import device_of_certificate
 from edgewright.errors import DeniedError
 
 OPERATOR_USER = "operator"

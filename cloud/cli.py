@@ -85,7 +85,7 @@ def up(
 @common_options
 def trust(key: Path, state: Path, as_json: bool) -> None:
     """Believe packages signed with the private half of KEY, from now on, also in a cloud that runs."""
-    from cloud import state_directory
+    from cloud.state import directory as state_directory
 
     identity = state_directory.trust(state.expanduser(), key)
     if as_json:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter as Tally
 from dataclasses import dataclass, field
 
-from cloud.certificates import DEVICE_DAYS
-from cloud.changes import Changes
-from cloud.database import Database
-from cloud.mqtt import MqttLink
-from cloud.oci_store import OciStore
-from cloud.state_directory import StateDirectory
+from cloud.db.changes import Changes
+from cloud.db.database import Database
+from cloud.messaging.client import MqttLink
+from cloud.registry.blobs import OciStore
+from cloud.state.certificates import DEVICE_DAYS
+from cloud.state.directory import StateDirectory
 from edgewright.contracts.messages import BrokerAddress
 
 

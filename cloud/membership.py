@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from cloud import devices
 from cloud.context import Cloud
+from cloud.fleet import devices
 from edgewright.contracts.messages import DeviceRecord
 
 

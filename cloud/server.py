@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cloud.changes import Changes
+from cloud.db.changes import Changes
 
 _GRACE_S = 5
 

@@ -14,16 +14,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cloud import app, server, state_directory
-from cloud.broker import Broker, end_orphan, find_mosquitto
-from cloud.certificates import DEVICE_DAYS
-from cloud.changes import Changes
+from cloud import app, server
 from cloud.context import Cloud
-from cloud.database import Database
-from cloud.mqtt import MqttLink
-from cloud.oci_store import OciStore
-from cloud.ports import bind, usual
-from cloud.state_directory import StateDirectory
+from cloud.db.changes import Changes
+from cloud.db.database import Database
+from cloud.messaging.broker import Broker, end_orphan, find_mosquitto
+from cloud.messaging.client import MqttLink
+from cloud.registry.blobs import OciStore
+from cloud.state import directory as state_directory
+from cloud.state.certificates import DEVICE_DAYS
+from cloud.state.directory import StateDirectory
+from cloud.state.ports import bind, usual
 from edgewright.contracts.messages import BrokerAddress
 from edgewright.errors import BadInputError
 

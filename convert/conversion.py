@@ -22,20 +22,19 @@ from pathlib import Path
 import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import NAME, load_graph
-from convert import parity
-from convert.capped import Limits
-from convert.custom_layers import CustomLayers
+from accel.measure import measured, run_all
 from convert.featurizers.networks import NetworkNotes
 from convert.featurizers.saving import read_notes
-from convert.graph_files import write_graph
-from convert.identify import SourceKind, identify
-from convert.index_inputs import table_rows
-from convert.keras_call import UnsupportedLayerError
-from convert.legacy_keras import is_legacy
-from convert.measure import measured, run_all
-from convert.reading import Reading
-from convert.shapes import check_shapes, fix_shapes
-from convert.simplify import simplify
+from convert.from_keras.call import UnsupportedLayerError
+from convert.from_keras.custom_layers import CustomLayers
+from convert.from_keras.legacy import is_legacy
+from convert.graph.index_inputs import table_rows
+from convert.graph.shapes import check_shapes, fix_shapes
+from convert.passes.simplify import simplify
+from convert.source import parity
+from convert.source.identify import SourceKind, identify
+from convert.source.options import Reading
+from convert.source.resource_limits import Limits
 from convert.split import AUTO, Runs, split
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
 from edgewright.contracts.names import Digest
@@ -53,6 +52,7 @@ from edgewright.contracts.variant import (
 )
 from edgewright.contracts.wire import encode_readable
 from edgewright.errors import BadInputError, ModelError, OperationError
+from edgewright.graphs.files import write_graph
 from hardware_profiles.catalog import load_profile
 from hardware_profiles.hardware_profile import HardwareProfile
 
@@ -194,19 +194,19 @@ def _read(kind: SourceKind, source: Path, options: ConvertOptions) -> tuple[ir.M
     if kind in (SourceKind.SAVED_MODEL, SourceKind.FROZEN_GRAPH):
         return _read_tensorflow(kind, source, options), ()
     if kind is SourceKind.KERAS:
-        from convert.custom_layers import custom_layers
-        from convert.from_keras import holds_code
+        from convert.from_keras.custom_layers import custom_layers
+        from convert.from_keras.reader import holds_code
 
         custom = custom_layers(options.converters)
         if options.trust and holds_code(source, custom):
             return _read_tensorflow(kind, source, options), ()
         return _read_keras(source, custom, options), ()
     if kind in (SourceKind.SKLEARN, SourceKind.PICKLE):
-        from convert.from_sklearn import read_sklearn
+        from convert.from_trees.sklearn import read_sklearn
 
         return read_sklearn(source, pickled=kind is SourceKind.PICKLE, trust=options.trust)
     if kind in (SourceKind.LIGHTGBM, SourceKind.XGBOOST):
-        from convert.from_boosting import read_lightgbm, read_xgboost
+        from convert.from_trees.boosting import read_lightgbm, read_xgboost
 
         return read_lightgbm(source) if kind is SourceKind.LIGHTGBM else read_xgboost(source)
     if kind is SourceKind.TORCH:
@@ -220,7 +220,7 @@ def _read(kind: SourceKind, source: Path, options: ConvertOptions) -> tuple[ir.M
 
 def _read_keras(source: Path, custom: CustomLayers, options: ConvertOptions) -> ir.Model:
     """Walk the layers; where one of Keras's own has no rule, let TensorFlow trace the model."""
-    from convert.from_keras import read_keras
+    from convert.from_keras.reader import read_keras
 
     try:
         return read_keras(source, custom)
@@ -235,7 +235,7 @@ def _read_keras(source: Path, custom: CustomLayers, options: ConvertOptions) -> 
 
 
 def _read_tensorflow(kind: SourceKind, source: Path, options: ConvertOptions) -> ir.Model:
-    from convert.from_tensorflow import read_tensorflow
+    from convert.from_tensorflow.reader import read_tensorflow
 
     return read_tensorflow(kind, source, options.limits(), options.reading)
 
@@ -329,7 +329,7 @@ def _tolerance(kind: SourceKind, source: Path) -> float:
     """Return how far the graph, which computes in float32, may be from its source."""
     if kind is not SourceKind.KERAS:
         return parity.FLOAT_TOLERANCE
-    from convert.from_keras import half_precision_in
+    from convert.from_keras.reader import half_precision_in
 
     half = half_precision_in(source)
     return parity.FLOAT_TOLERANCE if half is None else parity.HALF_TOLERANCES[half]

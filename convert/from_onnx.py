@@ -13,7 +13,7 @@ import onnx
 import onnx.version_converter
 import onnx_ir as ir
 
-from convert.emit import IR_VERSION, OPSET
+from convert.graph.emit import IR_VERSION, OPSET
 from edgewright.errors import ModelError
 
 OLDEST = 7

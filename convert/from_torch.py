@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from convert.emit import IR_VERSION, OPSET, named_shape
+from convert.graph.emit import IR_VERSION, OPSET, named_shape
 from edgewright.errors import BadInputError, ModelError
 
 Arrays = list[npt.NDArray[Any]]

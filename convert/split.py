@@ -8,7 +8,7 @@ before the first operator that one of them cannot run: what comes behind that ru
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from edgewright.contracts.build_directory import Cut
 from edgewright.contracts.names import nearest
 from edgewright.errors import NotFoundError
+from edgewright.graphs.parts import Parts, ancestors
 
 AUTO = "auto"
 
@@ -59,18 +60,6 @@ class Runs:
     """Those that it runs on what comes from the user alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The two sides of a cut graph."""
-
-    featurizer: frozenset[ir.Node]
-    head: frozenset[ir.Node]
-
-    def is_head(self, node: ir.Node) -> bool:
-        """Tell whether a node of this graph is in the head."""
-        return node in self.head
-
-
 def split(model: ir.Model, head_from: str, accelerators: Collection[Runs] = ()) -> tuple[Cut, Parts]:
     """Cut `model` before the node or layer `head_from`, or where `auto` says for all of `accelerators`.
 
@@ -84,19 +73,11 @@ def split(model: ir.Model, head_from: str, accelerators: Collection[Runs] = ()) 
     return Cut(tensors=tensors, featurizer_nodes=len(parts.featurizer), head_nodes=len(parts.head)), parts
 
 
-def parts_of(model: ir.Model, cut: Cut) -> Parts:
-    """Return the sides of a graph that was cut before."""
-    values = {value.name: value for node in model.graph for value in node.outputs}
-    producers = [values[name].producer() for name in cut.tensors if name in values]
-    featurizer = _ancestors(node for node in producers if node is not None)
-    return Parts(frozenset(featurizer), frozenset(set(model.graph) - featurizer))
-
-
 def _auto(graph: ir.Graph, accelerators: Collection[Runs]) -> set[ir.Node]:
     possible = set(graph)
     for accelerator in accelerators:
         possible &= _reached(graph, accelerator)
-    featurizer = _ancestors(node for node in possible if node.op_type in _SPATIAL)
+    featurizer = ancestors(node for node in possible if node.op_type in _SPATIAL)
     for node in graph:  # producers come first, so one round is enough
         producers = _producers(node)
         if featurizer and node in possible and node.op_type in _FOLLOWS and producers and producers <= featurizer:
@@ -130,7 +111,7 @@ def _before(graph: ir.Graph, name: str) -> set[ir.Node]:
         if node in starts or any(value is not None and value.producer() in head for value in node.inputs):
             head.add(node)
     # What reaches the head only is the head's, also when it does not come after the named node.
-    return _ancestors(value.producer() for node in head for value in node.inputs if value is not None) - head
+    return ancestors(value.producer() for node in head for value in node.inputs if value is not None) - head
 
 
 def _boundary(graph: ir.Graph, parts: Parts) -> tuple[str, ...]:
@@ -144,18 +125,6 @@ def _boundary(graph: ir.Graph, parts: Parts) -> tuple[str, ...]:
                 out for out in node.outputs if out.is_graph_output() or any(user in parts.head for user in out.consumers())
             ]
     return tuple(str(value.name) for value in leaving)
-
-
-def _ancestors(nodes: Iterable[ir.Node | None]) -> set[ir.Node]:
-    found: set[ir.Node] = set()
-    waiting = [node for node in nodes if node is not None]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            producers = (value.producer() for value in node.inputs if value is not None)
-            waiting += [producer for producer in producers if producer is not None]
-    return found
 
 
 def _is_constant(value: ir.Value) -> bool:

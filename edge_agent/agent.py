@@ -21,24 +21,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edge_agent.connection import Connection
-from edge_agent.deployer import Deployer
+from edge_agent.deployment.deployer import Deployer
+from edge_agent.deployment.journal import Journal
+from edge_agent.deployment.plan import Action, Situation, next_step
+from edge_agent.deployment.states import BEFORE_THE_SWITCH
 from edge_agent.drivers.process import RunnerOptions
-from edge_agent.house import House
-from edge_agent.journal import Journal
-from edge_agent.orders import BeliefOrder
-from edge_agent.outbox import Outbox
-from edge_agent.plan import Action, Situation, next_step
+from edge_agent.link.connection import Connection
+from edge_agent.link.https import HttpsTransport
+from edge_agent.link.mqtt import MqttTransport
+from edge_agent.link.transport import Receiver, Transport
 from edge_agent.renewal import Renewer
-from edge_agent.reporter import Reporter
+from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import Settings, TransportChoice
-from edge_agent.states import BEFORE_THE_SWITCH
-from edge_agent.store import SlotRecord, Store
-from edge_agent.supervisor import Supervisor
-from edge_agent.transports.https import HttpsTransport
-from edge_agent.transports.mqtt import MqttTransport
-from edge_agent.transports.transport import Receiver, Transport
-from edge_agent.worker import Failure, run_worker
+from edge_agent.state_directory import House
+from edge_agent.storage.store import SlotRecord, Store
+from edge_agent.telemetry.outbox import Outbox
+from edge_agent.telemetry.reporter import Reporter
+from edge_agent.workers.orders import BeliefOrder
+from edge_agent.workers.worker import Failure, run_worker
 from edgewright.contracts.messages import Desired
 from edgewright.errors import BadInputError, StorageFullError
 
@@ -157,7 +157,7 @@ class Agent:
             if envelope == self._weighed:
                 continue
             order = BeliefOrder(state_directory=str(self._house.path), envelope=envelope, accepted=self._highest_wish())
-            answer = await run_worker("edge_agent.wishes", order, timeout_s=WEIGH_TIMEOUT_S)
+            answer = await run_worker("edge_agent.deployment.verify_desired", order, timeout_s=WEIGH_TIMEOUT_S)
             if answer.desired is not None:
                 self._want(answer.desired)
             elif answer.failure is Failure.REFUSED:

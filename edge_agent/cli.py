@@ -13,10 +13,10 @@ import click
 
 from accel.npu.link.discovery import DEVICE_VARIABLE
 from edge_agent.agent import Agent
-from edge_agent.explain import Standing, read_standing
-from edge_agent.house import entered
 from edge_agent.settings import ChooseBy, TransportChoice, default_state_directory, load_settings
-from edge_agent.variant_times import VariantTimes, forget, in_ms
+from edge_agent.state_directory import entered
+from edge_agent.status import Standing, read_standing
+from edge_agent.storage.variant_times import VariantTimes, forget, in_ms
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.errors import NotFoundError
 
@@ -47,7 +47,7 @@ def group() -> None:
 def enrol(token: str, device: str, profile: str | None, state: Path | None, as_json: bool) -> None:
     """Make this machine a member of the fleet; its private key is made here and stays here."""
     # Here and not above, because the agent that stays shall not hold what is needed once.
-    from edge_agent.enrolment import enrol as enrol_device
+    from edge_agent.identity.enrolment import enrol as enrol_device
     from hardware_profiles.catalog import load_profile
 
     name = load_profile(profile).name if profile else _detected_profile()

@@ -17,12 +17,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from edge_agent.connection import Connection, full_jitter_s
-from edge_agent.house import House
-from edge_agent.identity import Validity
-from edge_agent.orders import RenewalOrder
+from edge_agent.backoff import full_jitter_s
+from edge_agent.identity.identity import Validity
+from edge_agent.link.connection import Connection
 from edge_agent.settings import Settings
-from edge_agent.worker import Failure, WorkerAnswer, run_worker
+from edge_agent.state_directory import House
+from edge_agent.workers.orders import RenewalOrder
+from edge_agent.workers.worker import Failure, WorkerAnswer, run_worker
 from edgewright.errors import StorageFullError
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Renewer:
         """Have a worker renew; return how that failed, None when there is a new certificate, whoever got it."""
         identity, before = self._house.identity, self._house.identity.slot.name
         order = RenewalOrder(state_directory=str(self._house.path), slot=before)
-        answer = await run_worker("edge_agent.certificate", order, timeout_s=RENEW_TIMEOUT_S)
+        answer = await run_worker("edge_agent.identity.certificate", order, timeout_s=RENEW_TIMEOUT_S)
         if identity.slot.name == before:
             self._tell_failure(answer)
             return answer.failure or Failure.FAILED

@@ -17,6 +17,7 @@ from pathlib import Path
 import onnx
 
 from accel.backends.choose import load_session
+from accel.evaluate import evaluate_variant, reference_outputs
 from accel.golden import check_golden
 from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.compiler.epcontext import Targeted, target
@@ -36,7 +37,6 @@ from edgewright.contracts.variant import (
 )
 from edgewright.errors import BadInputError, ModelError, NotFoundError, ParityError
 from hardware_profiles.hardware_profile import NPU_HASH, NPU_RECORD
-from quantize.evaluate import evaluate_variant, reference_outputs
 
 BACKEND = "npu"
 PREFIX = "npu-"

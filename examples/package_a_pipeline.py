@@ -19,11 +19,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from accel.backends.choose import load_session
+from accel.evaluate import evaluate_variant, reference_outputs
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import load_samples
 from edgewright.contracts.variant import FLOAT_VARIANT
 from edgewright.pipeline import Recipe, make_package
-from quantize.evaluate import evaluate_variant, reference_outputs
 
 
 def main(output: Path) -> None:

@@ -8,18 +8,18 @@ import click
 
 from accel.backends.onnxruntime_cpu import NAME
 from accel.backends.openvino_cpu import NAME as OPENVINO
+from accel.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.contracts.variant import FLOAT_VARIANT
 from edgewright.errors import BadInputError
 from hardware_profiles.catalog import load_profile
-from quantize.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
-from quantize.int8 import Int8Settings
-from quantize.npu_functional import functional_evaluation, functional_row
+from quantize.calibration.thresholds import Calibration
+from quantize.int8.int8 import Int8Settings
+from quantize.npu.functional import functional_evaluation, functional_row
 from quantize.quantization import QuantizeOptions, options_for, quantize, samples_for
 from quantize.scheme import Scheme
-from quantize.thresholds import Calibration
 
 
 @click.command()

@@ -17,14 +17,14 @@ import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import load_graph
 from accel.golden import compare_outputs
-from convert.measure import run_all
-from convert.passes import remove_dead
+from accel.measure import run_all
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
-from quantize.activations import WatchedGraph
-from quantize.calibrate import tensor_ranges
+from edgewright.graphs.dead_code import remove_dead
+from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.calibrate import tensor_ranges
 from quantize.scheme import float_graph, read_float_graph, write_variant_graph
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ import onnx
 from accel.backends.choose import load_session
 from accel.backends.onnxruntime_cpu import NAME
 from accel.backends.openvino_cpu import NAME as OPENVINO
-from convert.measure import accuracy, measured, run_all
+from accel.evaluate import Evaluation, evaluate_variant, reference_outputs
+from accel.measure import accuracy, measured, run_all
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors, load_samples, read_npz
 from edgewright.contracts.variant import (
@@ -34,18 +35,17 @@ from edgewright.contracts.variant import (
 )
 from edgewright.errors import BadInputError, ModelError, ParityError, SamplesError
 from hardware_profiles.hardware_profile import INT8_TYPES, HardwareProfile, Int8Types
-from quantize.calibrate import check_calibration
-from quantize.detail import PREFIX, describe, read_details, samples_digest
-from quantize.evaluate import Evaluation, evaluate_variant, reference_outputs
+from quantize.calibration.calibrate import check_calibration
 from quantize.fp16 import make_fp16
-from quantize.int8 import Int8Settings, make_int8
-from quantize.made import Made
-from quantize.mixed_precision import DEFAULT_MAX_DROP, make_mixed
-from quantize.mxint8 import make_mxint8
-from quantize.npu_functional import FUNCTIONAL_PREFIX, FunctionalEvaluation, evaluate_functional
-from quantize.npu_int8 import make_npu_int8
-from quantize.npu_mxint8 import make_npu_mxint8
-from quantize.openvino_int8 import check_installed, make_openvino_int8
+from quantize.int8.int8 import Int8Settings, make_int8
+from quantize.int8.mixed_precision import DEFAULT_MAX_DROP, make_mixed
+from quantize.int8.openvino import check_installed, make_openvino_int8
+from quantize.mx.mxint8 import make_mxint8
+from quantize.npu.functional import FUNCTIONAL_PREFIX, FunctionalEvaluation, evaluate_functional
+from quantize.npu.int8 import make_npu_int8
+from quantize.npu.mxint8 import make_npu_mxint8
+from quantize.outcome import Made
+from quantize.report.detail import PREFIX, describe, read_details, samples_digest
 from quantize.scheme import Scheme, check_source
 
 log = logging.getLogger(__name__)

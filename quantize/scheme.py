@@ -7,12 +7,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from convert.graph_files import read_graph, write_graph
-from convert.split import parts_of
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import ModelError
-from quantize.slim import slim
+from edgewright.graphs.files import read_graph, write_graph
+from edgewright.graphs.parts import parts_of
+from quantize.rewrites.minify import slim
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 

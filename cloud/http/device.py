@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from anyio import to_thread
 from starlette.responses import Response
 
-from cloud import devices, telemetry, twins
 from cloud.auth import Access
-from cloud.database import Counter
+from cloud.db.database import Counter
+from cloud.fleet import devices, telemetry, twins
 from cloud.http.endpoint import Call, Endpoint
 from edgewright.contracts.messages import Reported, TelemetryAck, TelemetryBatch
 from edgewright.contracts.signing import Envelope

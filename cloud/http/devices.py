@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cloud import devices, membership
+from cloud import membership
 from cloud.auth import Access
+from cloud.fleet import devices
 from cloud.http.endpoint import Call, Endpoint
 from edgewright.contracts.messages import DeviceRecord
 

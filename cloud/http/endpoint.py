@@ -24,7 +24,7 @@ from starlette.responses import Response
 from cloud import auth
 from cloud.auth import Access, Caller, NoCredentialError
 from cloud.context import Cloud
-from cloud.oci_store import OutOfOrderError
+from cloud.registry.blobs import OutOfOrderError
 from edgewright.contracts import wire
 from edgewright.errors import (
     BadInputError,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from cloud import devices
 from cloud.auth import Access
-from cloud.certificates import certificate_pem
+from cloud.fleet import devices
 from cloud.http.endpoint import Call, Endpoint
+from cloud.state.certificates import certificate_pem
 from edgewright.contracts import signing
 from edgewright.contracts.enrolment import format_token
 from edgewright.contracts.messages import EnrolmentToken, EnrolRequest, EnrolResponse, IssuedToken, TokenRequest

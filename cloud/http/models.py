@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cloud import registry
 from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint
+from cloud.registry import models as registry
 from edgewright.contracts.messages import ModelVersion, PublishRequest
 from edgewright.contracts.signing import TrustedKeys
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from cloud import renewals
 from cloud.auth import Access
-from cloud.certificates import certificate_pem, serial_of
-from cloud.devices import Enrolled
+from cloud.fleet import renewals
+from cloud.fleet.devices import Enrolled
 from cloud.http.endpoint import Call, Endpoint
+from cloud.state.certificates import certificate_pem, serial_of
 from edgewright.contracts.messages import IssuedCertificate, RenewalChallenge, RenewalRequest
 from edgewright.contracts.signing import Envelope
 

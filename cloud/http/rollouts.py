@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cloud import rollouts
 from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint
-from cloud.rollout_store import all_rollouts, one_rollout
+from cloud.rollouts import operations as rollouts
+from cloud.rollouts.store import all_rollouts, one_rollout
 from edgewright.contracts.messages import RolloutRecord, RolloutRequest
 from edgewright.errors import NotFoundError
 

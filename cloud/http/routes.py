@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cloud.auth import Access
-from cloud.http import console, device, devices, enrolment, models, openapi, registry, renewal, rollouts, system, telemetry
+from cloud.http import console, device, devices, enrolment, models, openapi, renewal, rollouts, system, telemetry
+from cloud.http import oci as registry
 from cloud.http.endpoint import Call, Endpoint
 
 

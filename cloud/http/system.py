@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from cloud import devices, registry, telemetry
 from cloud.auth import Access
-from cloud.database import Counter
+from cloud.db.database import Counter
+from cloud.fleet import devices, telemetry
 from cloud.http.endpoint import Call, Endpoint
+from cloud.registry import models as registry
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,7 +38,12 @@ def metrics(call: Call) -> Response:
         ("edgewright_model_versions", "gauge", "published versions of all models", sum(each.version for each in versions)),
         ("edgewright_measurements_total", "counter", "measurements stored", measurements),
         ("edgewright_changes_total", "counter", "changes that pages follow", cloud.changes.number(Counter.CHANGES)),
-        ("edgewright_mqtt_connected", "gauge", "1 while the broker answers", int(bool(cloud.mqtt and cloud.mqtt.connected))),
+        (
+            "edgewright_mqtt_connected",
+            "gauge",
+            "1 while the broker answers",
+            int(bool(cloud.mqtt and cloud.mqtt.connected)),
+        ),
     ]
     lines = [f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in values]
     return Response("".join([*lines, _requests(cloud.requests)]), headers={"Content-Type": _METRICS_TYPE})

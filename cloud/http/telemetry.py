@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from cloud import telemetry
 from cloud.auth import Access
-from cloud.database import Counter
+from cloud.db.database import Counter
+from cloud.fleet import telemetry
 from cloud.http.device import wait_seconds
 from cloud.http.endpoint import Call, Endpoint
 from edgewright.contracts.messages import ChangeNumber, StoredMeasurement

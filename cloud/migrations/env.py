@@ -1,10 +1,10 @@
-"""What Alembic runs: the steps, on the connection that `cloud/database.py` gives."""
+"""What Alembic runs: the steps, on the connection that `cloud/db/database.py` gives."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from cloud.schema import metadata
+from cloud.db.schema import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

@@ -1,1 +1,1 @@
-"""Ways to run a slot: today as a process of its own."""
+"""Ways to run a slot. There is one today: a process of its own."""

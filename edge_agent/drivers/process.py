@@ -15,13 +15,13 @@ from pathlib import Path
 
 import psutil
 
-from edge_agent.store import SlotRecord
-from edge_agent.worker import how_it_ended
+from edge_agent.storage.store import SlotRecord
+from edge_agent.workers.worker import how_it_ended
 from edgewright.errors import OperationError
 
 _log = logging.getLogger(__name__)
-_MODULE = "edge_agent.runner"
-_READY = b"ready\n"  # edge_agent.runner.READY, which cannot be imported here: it brings the runtime along
+_MODULE = "edge_agent.scoring.runner"
+_READY = b"ready\n"  # edge_agent.scoring.runner.READY, which cannot be imported here: it brings the runtime along
 _KEPT_LINES = 20
 
 

@@ -16,7 +16,7 @@ from edgewright.errors import MessageError
 
 
 class DeploymentState(enum.StrEnum):
-    """How far a device has got with one desired version; the table of steps is `edge_agent/states.py`."""
+    """How far a device has got with one desired version; the table of steps is `edge_agent/deployment/states.py`."""
 
     OFFERED = "offered"  # the cloud's own: wanted, nothing heard yet
     ACCEPTED = "accepted"
@@ -298,7 +298,7 @@ class DeviceRecord:
 
 
 class RolloutState(enum.StrEnum):
-    """Where a rollout is; the rules are `cloud/rollout_rules.py`."""
+    """Where a rollout is; the rules are `cloud/rollouts/rules.py`."""
 
     RUNNING = "running"
     PAUSED = "paused"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.house import HOST, read_note
+from edge_agent.state_directory import HOST, read_note
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.wire import encode_readable
 from edgewright.demo.npu_device import DEVICE, PROFILE, SCORED, NpuBoard, missing_component, pull_the_cable, start_board

@@ -20,6 +20,7 @@ from typing import Any
 
 from accel.backends.backend import Session, check_inputs
 from edgewright import __version__
+from edgewright.contracts import wire
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import VariantConfig
 from edgewright.errors import BadInputError, EdgewrightError, NotFoundError
@@ -202,7 +203,7 @@ class ScoringApp:
         return json_answer(facts)
 
     async def _stats(self, _request: Request) -> Answer:
-        return json_answer({**self.statistics.summary(), "runs_on": self._session.describe()})
+        return json_answer({**wire.to_plain(self.statistics.summary()), "runs_on": self._session.describe()})
 
     async def _metrics(self, _request: Request) -> Answer:
         return Answer(200, self.statistics.prometheus().encode(), TEXT)

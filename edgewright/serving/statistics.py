@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgewright.contracts.samples import Tensors
+from edgewright.contracts.scoring_statistics import LatencyPercentiles, ScoringStatistics
 
 WINDOW = 1024
 """How many of the last scored requests the percentiles are over."""
@@ -65,22 +66,22 @@ class Statistics:
         """Count one request that was right and got no answer."""
         self._errors += 1
 
-    def summary(self) -> dict[str, Any]:
-        """Return what `GET /stats` answers."""
-        return {
-            "model": self._identity.model,
-            "version": self._identity.version,
-            "variant": self._identity.variant,
-            "backend": self._identity.backend,
-            "precision": self._identity.precision,
-            "count": self._scored,
-            "samples": self._samples,
-            "errors": self._errors,
-            "rejected": self._rejected,
-            "latency_ms": self._percentiles(),
-            "window_count": len(self._window_ms),
-            "predictions": dict(sorted(self._predictions.items())),
-        }
+    def summary(self) -> ScoringStatistics:
+        """Return the body of `GET /stats`."""
+        return ScoringStatistics(
+            model=self._identity.model,
+            version=self._identity.version,
+            variant=self._identity.variant,
+            backend=self._identity.backend,
+            precision=self._identity.precision,
+            count=self._scored,
+            samples=self._samples,
+            errors=self._errors,
+            rejected=self._rejected,
+            latency_ms=self._percentiles(),
+            window_count=len(self._window_ms),
+            predictions=dict(sorted(self._predictions.items())),
+        )
 
     def prometheus(self) -> str:
         """Return what `GET /metrics` answers, in Prometheus' text format 0.0.4."""
@@ -108,11 +109,11 @@ class Statistics:
         ]
         return "\n".join(lines) + "\n"
 
-    def _percentiles(self) -> dict[str, float | None]:
+    def _percentiles(self) -> LatencyPercentiles:
         if not self._window_ms:
-            return {"p50": None, "p95": None, "p99": None}
+            return LatencyPercentiles(p50=None, p95=None, p99=None)
         p50, p95, p99 = np.percentile(np.array(self._window_ms), [50, 95, 99])
-        return {"p50": float(p50), "p95": float(p95), "p99": float(p99)}
+        return LatencyPercentiles(p50=float(p50), p95=float(p95), p99=float(p99))
 
     def _histogram(self) -> list[str]:
         name = "edgewright_request_seconds"

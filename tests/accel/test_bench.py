@@ -19,7 +19,7 @@ from edgewright.contracts.package import read_package, unpack_variant, write_pac
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.contracts.wire import digest_of
 from edgewright.errors import BadInputError, ModelError, PackageError
-from tests.accel.tiny_variants import make_config, make_variant
+from tests.support.tiny_variants import make_config, make_variant
 
 
 def make_build(path: Path, *names: str) -> BuildDirectory:

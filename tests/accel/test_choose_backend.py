@@ -15,7 +15,7 @@ from accel.backends.contest import Entrant
 from accel.backends.onnxruntime_cpu import OnnxRuntime
 from edgewright.contracts.variant import VariantConfig, VariantDirectory
 from edgewright.errors import ModelError, NotFoundError, OperationError
-from tests.accel.tiny_variants import make_config, make_variant, tiny_samples
+from tests.support.tiny_variants import make_config, make_variant, tiny_samples
 
 
 class Named:

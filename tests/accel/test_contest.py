@@ -15,7 +15,7 @@ from accel.backends.contest import Entrant, hold_contest
 from accel.backends.onnxruntime_cpu import OnnxRuntime
 from edgewright.contracts.variant import VariantConfig, VariantDirectory
 from edgewright.errors import ModelError, OperationError
-from tests.accel.tiny_variants import make_variant
+from tests.support.tiny_variants import make_variant
 
 
 class Slow:

@@ -12,7 +12,7 @@ from accel.golden import Comparison, check_golden, compare_outputs, outside, pre
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import LayerKind, Tolerance, VariantDirectory
 from edgewright.errors import ParityError, SamplesError
-from tests.accel.tiny_variants import expected_scores, make_config, make_variant, tiny_samples, write_golden
+from tests.support.tiny_variants import expected_scores, make_config, make_variant, tiny_samples, write_golden
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from edgewright.compiling import compile_variant
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import ModelError, SamplesError
-from tests.npu.networks import INPUT, Float, reference
-from tests.npu.npu_builds import make_npu_build
+from tests.support.npu_builds import make_npu_build
+from tests.support.npu_networks import INPUT, Float, reference
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from accel.backends.onnxruntime_cpu import OnnxRuntime, load_graph
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, VariantDirectory
 from edgewright.errors import BadInputError, ModelError, OperationError, SamplesError
-from tests.accel.tiny_variants import expected_scores, make_config, make_variant, tiny_samples
+from tests.support.tiny_variants import expected_scores, make_config, make_variant, tiny_samples
 
 
 @pytest.fixture

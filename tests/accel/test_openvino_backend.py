@@ -22,7 +22,7 @@ from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, Toler
 from edgewright.errors import BadInputError, ModelError, OperationError, SamplesError
 from hardware_profiles.catalog import load_profile
 from hardware_profiles.match import match
-from tests.accel.tiny_variants import expected_scores, make_config, make_variant, tiny_samples
+from tests.support.tiny_variants import expected_scores, make_config, make_variant, tiny_samples
 
 WIDE = Tolerance(max_relative_difference=0.2, min_agreement=0.9)
 

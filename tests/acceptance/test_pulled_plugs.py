@@ -11,8 +11,8 @@ import pytest
 
 from edgewright.contracts.variant import LayerKind
 from edgewright.demo.processes import wait_until
-from tests.acceptance.small_fleet import WAIT_S, SmallFleet, pull_the_plug
-from tests.fakes.real_build import make_real_build
+from tests.support.real_build import make_real_build
+from tests.support.small_fleet import WAIT_S, SmallFleet, pull_the_plug
 
 LARGE_BYTES = 96 << 20
 

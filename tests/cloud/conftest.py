@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cloud.postgres_server import PostgresServer, postgres
-from tests.cloud.running_cloud import Http, RunningCloud, running
+from tests.support.postgres_server import PostgresServer, postgres
+from tests.support.running_cloud import Http, RunningCloud, running
 
 __all__ = ["postgres"]
 

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from edgewright.cli import main
 from edgewright.contracts import signing
-from tests.cloud.running_cloud import Http, RunningCloud, running
+from tests.support.running_cloud import Http, RunningCloud, running
 
 COMMAND = [sys.executable, "-c", "from edgewright.cli import main; main()", "cloud"]
 

@@ -12,12 +12,12 @@ from edgewright.contracts.messages import DeploymentState, RolloutRequest, Rollo
 from edgewright.contracts.signing import load_private_key
 from edgewright.demo.processes import wait_until
 from edgewright.sdk import CloudClient
-from tests.cloud.mqtt_devices import batch, connected, record_once, report
-from tests.cloud.postgres_server import PostgresServer, running_postgres
-from tests.cloud.running_cloud import running
-from tests.cloud.small_packages import make_package
-from tests.cloud.told_devices import told
-from tests.cloud.trusting_cloud import publisher
+from tests.support.mqtt_devices import batch, connected, record_once, report
+from tests.support.postgres_server import PostgresServer, running_postgres
+from tests.support.running_cloud import running
+from tests.support.scripted_devices import told
+from tests.support.small_packages import make_package
+from tests.support.trusting_cloud import publisher
 
 __all__ = ["publisher"]
 

@@ -15,9 +15,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from edgewright.contracts import signing
 from edgewright.contracts.messages import DeploymentState, RolloutRequest
 from edgewright.sdk import CloudClient
-from tests.cloud.running_cloud import RunningCloud, running
-from tests.cloud.small_packages import make_package
-from tests.cloud.told_devices import ToldDevice, told
+from tests.support.running_cloud import RunningCloud, running
+from tests.support.scripted_devices import ToldDevice, told
+from tests.support.small_packages import make_package
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
 FLAGS = (

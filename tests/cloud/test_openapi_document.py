@@ -9,7 +9,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from cloud.http.routes import ENDPOINTS
-from tests.cloud.running_cloud import Http, RunningCloud
+from tests.support.running_cloud import Http, RunningCloud
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgewright.cli import main
-from tests.cloud.running_cloud import RunningCloud
-from tests.cloud.trusting_cloud import publisher, trusting_cloud
+from tests.support.running_cloud import RunningCloud
+from tests.support.trusting_cloud import publisher, trusting_cloud
 
 __all__ = ["publisher", "trusting_cloud"]
 
@@ -52,7 +52,7 @@ def edgewright(trusting_cloud: RunningCloud) -> CommandLine:
 @pytest.fixture
 def publish(edgewright: CommandLine, publisher: Path, tmp_path: Path) -> Callable[[str], Any]:
     """Publish the next version of a small model with the command, and return it."""
-    from tests.cloud.small_packages import make_package
+    from tests.support.small_packages import make_package
 
     def do(name: str) -> Any:
         folder = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from edgewright.contracts.messages import DeploymentState
-from tests.cloud.running_cloud import RunningCloud
-from tests.cloud.small_packages import make_package
-from tests.cloud.told_devices import told
 from tests.commands.conftest import CommandLine
+from tests.support.running_cloud import RunningCloud
+from tests.support.scripted_devices import told
+from tests.support.small_packages import make_package
 
 
 def test_publish_says_which_version_it_became(edgewright: CommandLine, publisher: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from edgewright.cli import main
 from edgewright.contracts.variant import LayerKind
-from tests.fakes.real_build import make_real_build
+from tests.support.real_build import make_real_build
 
 Run = Callable[..., Result]
 

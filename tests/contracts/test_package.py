@@ -11,7 +11,7 @@ from edgewright.contracts import package, signing, wire
 from edgewright.contracts.oci import OciLayout, Platform
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import NotFoundError, PackageError
-from tests.fakes.tiny_build import make_tiny_build
+from tests.support.tiny_build import make_tiny_build
 
 PROFILES = {"fp32": ["generic-x86-64"], "int8": ["x86-64-vnni", "raspberry-pi-5"]}
 PLATFORMS = {

@@ -136,11 +136,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from accel.backends.onnxruntime_cpu import load_graph
-from convert.measure import measured, run_all
+from accel.measure import measured, run_all
 from edgewright.contracts.samples import load_samples
-from quantize.activations import WatchedGraph
-from quantize.calibrate import tensor_ranges
-from quantize.detail import samples_digest
+from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.calibrate import tensor_ranges
+from quantize.report.detail import samples_digest
 
 def peak():
     return int(re.search(r"^VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text(), re.M).group(1)) // 1024

@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
 from edgewright.cli import main
-from tests.convert.networks import digits, keras_file, noise
+from tests.support.convert_networks import digits, keras_file, noise
 
 FLOAT = onnx.TensorProto.FLOAT
 WIDE = 600

@@ -26,7 +26,7 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import write_npz
 from edgewright.contracts.variant import Precision, Preprocessing
 from edgewright.errors import SamplesError
-from tests.convert.networks import digits, digits_build, held_out_samples, keras_file, retrained_file
+from tests.support.convert_networks import digits, digits_build, held_out_samples, keras_file, retrained_file
 
 
 def contents(folder: Path) -> dict[str, bytes]:

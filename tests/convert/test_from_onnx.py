@@ -13,9 +13,9 @@ from onnx import helper, numpy_helper
 
 from convert.conversion import ConvertOptions, convert_model
 from convert.from_onnx import read_onnx
-from convert.simplify import simplify
+from convert.passes.simplify import simplify
 from edgewright.errors import ModelError
-from tests.convert.networks import noise, relative_difference, run_graph
+from tests.support.convert_networks import noise, relative_difference, run_graph
 
 FLOAT = onnx.TensorProto.FLOAT
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from convert.identify import SourceKind, identify
-from convert.simplify import simplify
+from convert.passes.simplify import simplify
+from convert.source.identify import SourceKind, identify
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.errors import ModelError
-from tests.convert.networks import noise, relative_difference, run_graph
+from tests.support.convert_networks import noise, relative_difference, run_graph
 
 TORCH = Path(sys.prefix) / "torch"
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's, of itself

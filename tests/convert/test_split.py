@@ -10,10 +10,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from convert.split import AUTO, Runs, parts_of, split
+from convert.split import AUTO, Runs, split
 from edgewright.contracts.build_directory import Cut
 from edgewright.errors import NotFoundError
-from tests.convert.networks import converted, digits, keras, relative_difference, run_graph, trained
+from edgewright.graphs.parts import parts_of
+from tests.support.convert_networks import converted, digits, keras, relative_difference, run_graph, trained
 
 
 def test_auto_cuts_behind_the_last_pooling_and_its_flatten() -> None:

@@ -18,15 +18,15 @@ import psutil
 import pytest
 import urllib3
 
-from edge_agent.enrolment import enrol
-from edge_agent.house import NOTE_FILE
-from edge_agent.identity import RECORD
-from edge_agent.journal import KEPT_EVENTS, Journal
-from edge_agent.outbox import OUTBOX_FILE
+from edge_agent.deployment.journal import KEPT_EVENTS, Journal
+from edge_agent.identity.enrolment import enrol
+from edge_agent.identity.identity import RECORD
 from edge_agent.settings import SETTINGS_FILE
+from edge_agent.state_directory import NOTE_FILE
+from edge_agent.telemetry.outbox import OUTBOX_FILE
 from edgewright.contracts.messages import DeploymentState
-from tests.edge_agent.fake_cloud import FakeCloud, Keys
-from tests.edge_agent.packages import Array, Built, Recipe, build
+from tests.support.device_packages import Array, Built, Recipe, build
+from tests.support.fake_cloud import FakeCloud, Keys
 
 COMMAND = (str(Path(sys.executable).with_name("edgewright")), "agent")
 FILLER = "filler"
@@ -95,7 +95,7 @@ class Device:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or []
-            if "edge_agent.runner" in command and any(word.startswith(f"{self.state}/slots/{slot}") for word in command):
+            if "edge_agent.scoring.runner" in command and any(word.startswith(f"{self.state}/slots/{slot}") for word in command):
                 found.append(process)
         return found
 

@@ -10,10 +10,10 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.cloud.running_cloud import start
 from tests.edge_agent.conftest import Device
-from tests.edge_agent.packages import Built
-from tests.edge_agent.real_fleet import NAME, WAIT_S, fleet, runs
+from tests.support.device_packages import Built
+from tests.support.real_fleet import NAME, WAIT_S, fleet, runs
+from tests.support.running_cloud import start
 
 
 def test_over_https_a_device_receives_scores_and_reports(tmp_path: Path, v1: Built) -> None:

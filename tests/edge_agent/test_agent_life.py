@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import urllib3
 
-from edge_agent.journal import JOURNAL_FILE
+from edge_agent.deployment.journal import JOURNAL_FILE
 from edgewright.contracts.messages import DeploymentState
 from edgewright.contracts.signing import generate_key
 from tests.edge_agent.conftest import Device
-from tests.edge_agent.fake_cloud import FakeCloud
-from tests.edge_agent.packages import Built, Recipe, build
+from tests.support.device_packages import Built, Recipe, build
+from tests.support.fake_cloud import FakeCloud
 
 S = DeploymentState
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.failpoints import STORE_FAILPOINTS
-from edge_agent.states import Event, failpoint_name, failpoints
+from edge_agent.deployment.states import Event, failpoint_name, failpoints
+from edge_agent.storage.failpoints import STORE_FAILPOINTS
 from edgewright.contracts.messages import DeploymentState
 from tests.edge_agent.conftest import Device
-from tests.edge_agent.fake_cloud import FakeCloud
-from tests.edge_agent.packages import Built
+from tests.support.device_packages import Built
+from tests.support.fake_cloud import FakeCloud
 
 S = DeploymentState
 

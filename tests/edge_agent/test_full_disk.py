@@ -10,8 +10,8 @@ import pytest
 
 from edgewright.contracts.messages import DeploymentState
 from tests.edge_agent.conftest import FILLER, Device, fill_disk
-from tests.edge_agent.fake_cloud import FakeCloud
-from tests.edge_agent.packages import Built
+from tests.support.device_packages import Built
+from tests.support.fake_cloud import FakeCloud
 
 S = DeploymentState
 

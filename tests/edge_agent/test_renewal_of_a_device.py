@@ -17,26 +17,26 @@ import pytest
 from cryptography import x509
 from sqlalchemy import insert
 
-from cloud.certificates import Authority, certificate_pem, new_key, serial_of
-from cloud.database import Database
-from cloud.schema import certificates
-from edge_agent.certificate import ALREADY, renew
-from edge_agent.connection import Connection
-from edge_agent.device_key import make_key, read_key, store_certificate
-from edge_agent.enrolment import enrol
-from edge_agent.failpoints import RENEWAL_FAILPOINTS, VARIABLE
-from edge_agent.house import House, entered
-from edge_agent.https_client import Exchange
-from edge_agent.identity import Identity, Validity
-from edge_agent.orders import RenewalOrder
+from cloud.db.database import Database
+from cloud.db.schema import certificates
+from cloud.state.certificates import Authority, certificate_pem, new_key, serial_of
+from edge_agent.identity.certificate import ALREADY, renew
+from edge_agent.identity.device_key import make_key, read_key, store_certificate
+from edge_agent.identity.enrolment import enrol
+from edge_agent.identity.identity import Identity, Validity
+from edge_agent.link.connection import Connection
+from edge_agent.link.https_client import Exchange
 from edge_agent.renewal import Renewer
 from edge_agent.settings import Settings
-from edge_agent.worker import Failure, WorkerAnswer, run_worker
+from edge_agent.state_directory import House, entered
+from edge_agent.storage.failpoints import RENEWAL_FAILPOINTS, VARIABLE
+from edge_agent.workers.orders import RenewalOrder
+from edge_agent.workers.worker import Failure, WorkerAnswer, run_worker
 from edgewright.contracts import wire
 from edgewright.errors import DeniedError, MessageError, OperationError, UnreachableError
-from tests.cloud.running_cloud import RunningCloud, running
-from tests.edge_agent.packages import Built
-from tests.edge_agent.real_fleet import NAME, Fleet, fleet, runs
+from tests.support.device_packages import Built
+from tests.support.real_fleet import NAME, Fleet, fleet, runs
+from tests.support.running_cloud import RunningCloud, running
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Member:
     def work(self, slot: str = "a") -> WorkerAnswer:
         """Have a worker of its own renew."""
         order = RenewalOrder(state_directory=str(self.state), slot=slot)
-        return asyncio.run(run_worker("edge_agent.certificate", order, timeout_s=60))
+        return asyncio.run(run_worker("edge_agent.identity.certificate", order, timeout_s=60))
 
     def serial(self) -> int:
         return x509.load_pem_x509_certificate(self.identity.certificate.read_bytes()).serial_number

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.identity import Validity
+from edge_agent.identity.identity import Validity
 from edge_agent.renewal import due_in_s, spread
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

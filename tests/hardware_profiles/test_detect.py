@@ -9,7 +9,7 @@ import pytest
 
 from hardware_profiles.catalog import shipped_profiles
 from hardware_profiles.detect import Machine, detect, read_machine
-from tests.hardware_profiles import machines
+from tests.support import machines
 
 
 @pytest.mark.parametrize(

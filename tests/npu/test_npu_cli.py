@@ -16,7 +16,7 @@ from accel.npu.outputs import check_output
 from accel.npu.program import read_program
 from edgewright.cli import main
 from edgewright.errors import BadInputError
-from tests.npu.networks import INPUT, Network, quantize
+from tests.support.npu_networks import INPUT, Network, quantize
 
 
 @pytest.fixture(scope="module")

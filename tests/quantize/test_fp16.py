@@ -16,8 +16,8 @@ from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
-from tests.convert.networks import folder, noise
-from tests.quantize.builds import build_without_weights, onnx_file, variant
+from tests.support.convert_networks import folder, noise
+from tests.support.quantize_builds import build_without_weights, onnx_file, variant
 
 
 def test_every_label_is_the_float_models() -> None:

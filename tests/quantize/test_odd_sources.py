@@ -15,7 +15,7 @@ from convert.conversion import ConvertOptions, convert_model
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import write_npz
 from edgewright.errors import ModelError
-from quantize import activations
+from quantize.calibration import activations
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 

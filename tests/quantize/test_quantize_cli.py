@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from edgewright.cli import main
 from edgewright.contracts.oci import OciLayout, Platform
 from edgewright.contracts.package import write_package, write_tar
-from tests.quantize.builds import fresh_build, held_out_samples, quantized_build, training_samples
+from tests.support.quantize_builds import fresh_build, held_out_samples, quantized_build, training_samples
 
 
 def run(*arguments: object) -> Result:

@@ -10,14 +10,14 @@ import onnx
 import pytest
 
 from accel.backends.choose import load_session
+from accel.evaluate import evaluate_variant, reference_outputs
 from accel.golden import check_golden
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import load_samples
 from edgewright.contracts.variant import LayerKind
-from quantize.evaluate import evaluate_variant, reference_outputs
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
-from tests.quantize.builds import (
+from tests.support.quantize_builds import (
     contents,
     fresh_build,
     held_out_samples,

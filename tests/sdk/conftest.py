@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from edgewright.sdk import CloudClient
-from tests.cloud.running_cloud import RunningCloud
-from tests.cloud.trusting_cloud import publisher, trusting_cloud
+from tests.support.running_cloud import RunningCloud
+from tests.support.trusting_cloud import publisher, trusting_cloud
 
 __all__ = ["publisher", "trusting_cloud"]
 

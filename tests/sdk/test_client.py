@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud.certificates import Authority
+from cloud.state.certificates import Authority
 from edgewright.contracts import signing
 from edgewright.contracts.messages import DeploymentState, RolloutRequest, RolloutState, TokenRequest
 from edgewright.contracts.names import parse_reference
@@ -30,9 +30,9 @@ from edgewright.errors import (
 )
 from edgewright.sdk import CloudClient, find_context, pushing
 from edgewright.sdk.connection import Connection
-from tests.cloud.running_cloud import RunningCloud
-from tests.cloud.small_packages import SmallPackage, make_package
-from tests.cloud.told_devices import told
+from tests.support.running_cloud import RunningCloud
+from tests.support.scripted_devices import told
+from tests.support.small_packages import SmallPackage, make_package
 
 
 def publish(client: CloudClient, publisher: Path, package: SmallPackage) -> list[tuple[int, int]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from edgewright.contracts.oci import OciLayout
 from edgewright.contracts.package import read_package
-from tests.cloud.running_cloud import RunningCloud
-from tests.cloud.small_packages import make_package
-from tests.cloud.told_devices import told
+from tests.support.running_cloud import RunningCloud
+from tests.support.scripted_devices import told
+from tests.support.small_packages import make_package
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

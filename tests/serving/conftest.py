@@ -9,8 +9,8 @@ import pytest
 from accel.backends.onnxruntime_cpu import OnnxRuntime
 from edgewright.contracts.variant import VariantDirectory
 from edgewright.serving.app import ScoringApp
-from tests.accel.tiny_variants import make_variant
-from tests.serving.serving_fixtures import Client, serving
+from tests.support.serving_fixtures import Client, serving
+from tests.support.tiny_variants import make_variant
 
 
 @pytest.fixture(scope="module")

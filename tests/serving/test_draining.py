@@ -10,7 +10,7 @@ from accel.backends.choose import load_session
 from edgewright.demo.processes import wait_until
 from edgewright.serving.app import ScoringApp
 from edgewright.serving.server import listen, make_server
-from tests.accel.tiny_variants import expected_scores, make_variant, tiny_samples
+from tests.support.tiny_variants import expected_scores, make_variant, tiny_samples
 
 
 def test_an_open_connection_has_one_more_answer_while_the_server_drains(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from edgewright.contracts.variant import (
 from edgewright.errors import PackageError, SamplesError
 from edgewright.serving.app import ScoringApp
 from edgewright.serving.images import PictureInput
-from tests.serving.serving_fixtures import Client, serving
+from tests.support.serving_fixtures import Client, serving
 
 Array = npt.NDArray[Any]
 SIZE = 6

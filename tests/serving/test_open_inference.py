@@ -14,9 +14,9 @@ from edgewright.contracts.variant import TensorSpec, VariantDirectory
 from edgewright.errors import SamplesError
 from edgewright.serving import open_inference
 from edgewright.serving.exchange import Request
-from tests.accel.tiny_variants import tiny_samples
-from tests.serving.serving_fixtures import Client
 from tests.serving.test_score import runtime_scores
+from tests.support.serving_fixtures import Client
+from tests.support.tiny_variants import tiny_samples
 
 INFER = "/v2/models/pets/infer"
 

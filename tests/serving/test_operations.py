@@ -25,8 +25,8 @@ from edgewright.serving import openapi
 from edgewright.serving.app import ScoringApp, ServingLimits
 from edgewright.serving.server import listen
 from edgewright.serving.statistics import MAX_CLASSES, Identity, Statistics, predicted_classes
-from tests.accel.tiny_variants import expected_scores, make_config, tiny_samples
-from tests.serving.serving_fixtures import Client, serving
+from tests.support.serving_fixtures import Client, serving
+from tests.support.tiny_variants import expected_scores, make_config, tiny_samples
 
 ONE = {"data": [[0, 1, 2, 3, 4, 5]]}
 
@@ -177,7 +177,7 @@ def test_buckets_count_what_took_at_most_their_bound() -> None:
 def test_the_number_of_classes_that_are_told_apart_is_bounded() -> None:
     counted = statistics()
     counted.scored(MAX_CLASSES + 5, 0.001, [str(number) for number in range(MAX_CLASSES + 5)])
-    predictions = counted.summary()["predictions"]
+    predictions = counted.summary().predictions
     assert len(predictions) == MAX_CLASSES + 1
     assert predictions["other"] == 5
 

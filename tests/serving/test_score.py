@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 
 from edgewright.contracts.variant import LayerKind, VariantDirectory
-from tests.accel.tiny_variants import expected_scores, tiny_samples
-from tests.serving.serving_fixtures import Client
+from tests.support.serving_fixtures import Client
+from tests.support.tiny_variants import expected_scores, tiny_samples
 
 NPY = "application/x-npy"
 

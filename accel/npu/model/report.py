@@ -12,7 +12,7 @@ from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
 
 SIMULATED_ROWS = 32
-"""The largest array that was simulated beside the cycle model (tests/npu/test_npu_rtl.py)."""
+"""The largest array that was simulated beside the cycle model (tests/npu/hardware/test_npu_rtl.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 // Two products through one 18x18 multiplier: (wa * 2^10 + wb) * x. The low product reaches 6 bits into the high one; those
 // 6 bits are found again with the low 6 bits of wa * x, from adders (a 6x6 product would cost another multiplier).
 // The weights come one cycle before the activation: what they are packed into then waits beside the multiplier.
-// Exact for wa in [-127, 127] and every wb and x: tests/npu/test_npu_sources.py goes through all of them.
+// Exact for wa in [-127, 127] and every wb and x: tests/npu/hardware/test_npu_sources.py goes through all of them.
 `default_nettype none
 module npu_mul_pair (
   input  wire               clk,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from cloud.schema import Instant
+from cloud.db.schema import Instant
 
 revision = "0001"
 down_revision = None

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from alembic import op
 
-from cloud.schema import Instant
+from cloud.db.schema import Instant
 
 revision = "0002"
 down_revision = "0001"

@@ -1,0 +1,1 @@
+"""Enrolled devices, their twins, the renewal of their certificates, and their telemetry."""

@@ -1,0 +1,305 @@
+"""Devices: how one becomes a member, what is known of it, and how it stops being one.
+
+    issue_token      an operator makes a token that works once
+    enrol            a device shows it with a CSR and becomes a member
+    renew            a member gets its next certificate; those that it has stay good until they expire
+    revoke           its certificates stop opening doors, on HTTPS at once, on MQTT through the broker
+    records          what the cloud knows of every device
+
+A revoked name can be enrolled again with a token bound to it; the old certificates stay revoked and the desired version
+goes on rising.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from cloud.db.database import Counter, insert_or_ignore, raise_counter
+from cloud.db.schema import certificates, devices, enrolment_tokens, twins
+from cloud.state.certificates import CLOUD_NAME, DEVICE_DAYS, Authority, serial_of
+from edgewright.contracts import wire
+from edgewright.contracts.messages import Desired, DeviceRecord, EnrolRequest, Reported, TokenRequest
+from edgewright.contracts.names import check_name, nearest
+from edgewright.errors import BadInputError, ConflictError, DeniedError, NotFoundError
+
+ONLINE_WITHIN = timedelta(seconds=150)
+"""A device reports every 60 s and polls at most 60 s long; after twice that and a margin it counts as away."""
+MAX_TOKEN_S = 30 * 24 * 3600.0
+MAX_LABELS = 32
+
+Issue = Callable[[str], x509.Certificate]
+"""Makes the certificate for a device of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A new member and its certificate."""
+
+    device: str
+    certificate: x509.Certificate
+
+
+def issue_token(connection: Connection, request: TokenRequest, now: datetime) -> tuple[str, datetime]:
+    """Return a secret that enrols one device, and when it expires; only its hash is kept."""
+    if request.device is not None:
+        _check_device_name(request.device)
+    if not 0 < request.valid_s <= MAX_TOKEN_S:
+        raise BadInputError(f"valid_s must be over 0 and at most {MAX_TOKEN_S:.0f} (30 days), not {request.valid_s:g}")
+    check_labels(request.labels)
+    secret, expires_at = secrets.token_urlsafe(32), now + timedelta(seconds=request.valid_s)
+    row = {
+        "secret_sha256": _hash(secret),
+        "device": request.device,
+        "labels": request.labels,
+        "expires_at": expires_at,
+        "used_at": None,
+    }
+    connection.execute(insert(enrolment_tokens).values(row))
+    return secret, expires_at
+
+
+def enrol(
+    connection: Connection, request: EnrolRequest, authority: Authority, now: datetime, *, days: float = DEVICE_DAYS
+) -> Enrolled:
+    """Make a device a member.
+
+    Raises:
+        DeniedError: the token is unknown, used, expired or another device's, or the name is taken.
+        BadInputError: the name or the CSR cannot be used; the token stays good.
+    """
+    _check_device_name(request.device)
+    certificate = authority.issue_device(request.csr_pem, request.device, now, days)
+    token = _use_token(connection, request, now)
+    known = connection.execute(select(devices).where(devices.c.device == request.device)).one_or_none()
+    if known is None:
+        _insert(connection, request, token.labels, now)
+    else:
+        _admit_again(connection, request, token, known)
+    _record_certificate(connection, request.device, certificate)
+    raise_counter(connection, Counter.CHANGES)
+    return Enrolled(request.device, certificate)
+
+
+def renew(connection: Connection, present: x509.Certificate, issue: Issue) -> Enrolled:
+    """Give the member that holds `present` what `issue` makes for it.
+
+    Whether the member is who it says, and whether `present` may still be used for this, is the caller's to know.
+
+    Raises:
+        DeniedError: the device or this certificate was revoked, or it is no device's.
+        BadInputError: the CSR cannot be used, or is for the key that the member has.
+        ConflictError: a certificate with this serial number was issued already.
+    """
+    device = device_of_certificate(connection, present)
+    # The row is held until the end, so that a revocation comes before all of this or after it, and then ends this one too.
+    revoked = connection.execute(select(devices.c.revoked).where(devices.c.device == device).with_for_update()).scalar_one()
+    if revoked:
+        raise DeniedError(f"device {device} was revoked: ask the operator")
+    certificate = issue(device)
+    if certificate.public_key() == present.public_key():
+        raise BadInputError("the certificate signing request must be for a new key, but it is for the present one: make another")
+    _record_certificate(connection, device, certificate)
+    return Enrolled(device, certificate)
+
+
+def device_of_certificate(connection: Connection, certificate: x509.Certificate) -> str:
+    """Return whose certificate this is; raise `DeniedError` when it was revoked or is no device's."""
+    row = connection.execute(
+        select(certificates.c.device, certificates.c.revoked_at).where(certificates.c.serial == serial_of(certificate))
+    ).one_or_none()
+    if row is None:
+        raise DeniedError("the client certificate must be a device's that this cloud knows: enrol the device")
+    if row.revoked_at is not None:
+        raise DeniedError(f"device {row.device} was revoked at {row.revoked_at:%Y-%m-%d %H:%M} UTC: ask the operator")
+    device: str = row.device
+    return device
+
+
+def has_moved_on(connection: Connection, certificate: x509.Certificate) -> bool:
+    """Tell whether the device of an expired certificate has a later one, and was heard of since this one expired.
+
+    A later one alone says nothing: the answer that carried it may have been lost.
+    """
+    expired_at = certificate.not_valid_after_utc
+    of_device = certificates.c.device == device_of_certificate(connection, certificate)
+    later = select(certificates.c.device).where(of_device, certificates.c.expires_at > expired_at)
+    heard_since = devices.c.device.in_(later), devices.c.last_seen_at > expired_at
+    return connection.execute(select(devices.c.device).where(*heard_since)).first() is not None
+
+
+def revoke(connection: Connection, device: str, now: datetime) -> None:
+    """Close every door to a device; doing it twice is the same as once."""
+    _known(connection, device)
+    connection.execute(update(devices).where(devices.c.device == device).values(revoked=True))  # first: `renew` waits for it
+    open_ones = certificates.c.device == device, certificates.c.revoked_at.is_(None)
+    connection.execute(update(certificates).where(*open_ones).values(revoked_at=now))
+    raise_counter(connection, Counter.CHANGES)
+    raise_counter(connection, Counter.DESIRED)  # a long-poll of this device ends now, not after a minute
+
+
+def is_revoked(connection: Connection, device: str) -> bool:
+    """Tell whether `device` is no member: revoked, or never enrolled."""
+    revoked = connection.execute(select(devices.c.revoked).where(devices.c.device == device)).scalar_one_or_none()
+    return revoked is not False
+
+
+def revoked_certificates(connection: Connection, now: datetime) -> list[tuple[str, datetime]]:
+    """Return (serial, when) of the revoked certificates that have not expired: what a revocation list holds."""
+    wanted = certificates.c.revoked_at.is_not(None), certificates.c.expires_at > now
+    rows = connection.execute(select(certificates.c.serial, certificates.c.revoked_at).where(*wanted))
+    return [(row.serial, row.revoked_at) for row in rows]
+
+
+def count_certificates(connection: Connection, now: datetime) -> tuple[int, int]:
+    """Return how many certificates were issued in all, and how many members have none left that is good at `now`."""
+    issued = connection.execute(select(func.count()).select_from(certificates)).scalar_one()
+    good = select(certificates.c.device).where(certificates.c.expires_at > now, certificates.c.revoked_at.is_(None))
+    locked_out = devices.c.revoked.is_(False), devices.c.device.not_in(good)
+    return issued, connection.execute(select(func.count()).select_from(devices).where(*locked_out)).scalar_one()
+
+
+def set_labels(connection: Connection, device: str, labels: dict[str, str]) -> None:
+    """Replace the labels of a device."""
+    check_labels(labels)
+    _known(connection, device)
+    connection.execute(update(devices).where(devices.c.device == device).values(labels=labels))
+    raise_counter(connection, Counter.CHANGES)
+
+
+def saw(connection: Connection, device: str, now: datetime, *, offline: bool = False) -> None:
+    """Note that a device was heard of just now, or that it (or its last will) said that it is gone.
+
+    Only what changes whether it counts as online is a change that others wait for.
+    """
+    known = devices.c.device == device
+    seen = connection.execute(select(devices.c.last_seen_at, devices.c.said_offline).where(known)).one_or_none()
+    if seen is None:
+        return
+    was_online = _is_online(seen.last_seen_at, now, said_offline=seen.said_offline)
+    heard = {"said_offline": True} if offline else {"said_offline": False, "last_seen_at": now}
+    connection.execute(update(devices).where(known).values(heard))
+    if was_online is offline:
+        raise_counter(connection, Counter.CHANGES)
+
+
+def records(connection: Connection, now: datetime, *, only: str | None = None) -> list[DeviceRecord]:
+    """Return what is known of all devices (or of one), sorted by name."""
+    statement = select(devices, twins.c.desired, twins.c.reported).outerjoin(twins).order_by(devices.c.device)
+    if only is not None:
+        statement = statement.where(devices.c.device == only)
+    return [_record(row, now) for row in connection.execute(statement)]
+
+
+def record(connection: Connection, device: str, now: datetime) -> DeviceRecord:
+    """Return what is known of one device; raise `NotFoundError` offering the nearest names."""
+    found = records(connection, now, only=device)
+    if not found:
+        raise _unknown(connection, device)
+    return found[0]
+
+
+def check_labels(labels: dict[str, str]) -> None:
+    """Raise `BadInputError` unless the labels are few and short."""
+    if len(labels) > MAX_LABELS:
+        raise BadInputError(f"a device may have at most {MAX_LABELS} labels, not {len(labels)}")
+    for name, text in labels.items():
+        check_name(name, "label")
+        if len(text) > 128:
+            raise BadInputError(f"the label {name} must be at most 128 characters, not {len(text)}")
+
+
+def _check_device_name(device: str) -> None:
+    check_name(device, "device")
+    if device == CLOUD_NAME:
+        raise BadInputError(f"a device must not be called {CLOUD_NAME}: that is the cloud's own name; choose another")
+
+
+def _use_token(connection: Connection, request: EnrolRequest, now: datetime) -> Row[tuple[str | None, dict[str, str]]]:
+    """Mark the token used; one statement, so that of two devices with the same token one is refused."""
+    table, key = enrolment_tokens, enrolment_tokens.c.secret_sha256 == _hash(request.secret)
+    row = connection.execute(select(table.c.device, table.c.labels, table.c.expires_at).where(key)).one_or_none()
+    if row is None:
+        raise DeniedError("the enrolment token is not one of this cloud's: ask the operator for one")
+    if row.expires_at <= now:
+        raise DeniedError(f"the enrolment token expired at {row.expires_at:%Y-%m-%d %H:%M} UTC: ask the operator for another")
+    if row.device not in (None, request.device):
+        raise DeniedError(f"the enrolment token is for device {row.device}, not for {request.device}")
+    used = connection.execute(update(table).where(key, table.c.used_at.is_(None)).values(used_at=now))
+    if used.rowcount != 1:
+        raise DeniedError("the enrolment token was used before: ask the operator for another")
+    return row  # type: ignore[return-value]  # the expiry has done its work
+
+
+def _insert(connection: Connection, request: EnrolRequest, labels: dict[str, str], now: datetime) -> None:
+    row = {
+        "device": request.device,
+        "labels": labels,
+        "profile": request.profile[:64],
+        "enrolled_at": now,
+        "said_offline": False,
+        "revoked": False,
+        "telemetry_count": 0,
+    }
+    connection.execute(insert(devices).values(row))
+    twin = {"device": request.device, "desired_version": 0, "desired_change": 0, "reported_sequence": 0}
+    connection.execute(insert(twins).values(twin))
+
+
+def _admit_again(
+    connection: Connection, request: EnrolRequest, token: Row[tuple[str | None, dict[str, str]]], known: Row[tuple[object, ...]]
+) -> None:
+    if not known.revoked:
+        raise DeniedError(f"the name {request.device} is taken by another device: choose another name, or revoke that one first")
+    if token.device != request.device:
+        raise DeniedError(f"{request.device} was revoked: it needs a token made for its name (devices token --device)")
+    changed = {"revoked": False, "labels": token.labels or known.labels, "profile": request.profile[:64]}
+    connection.execute(update(devices).where(devices.c.device == request.device).values(changed))
+    change = raise_counter(connection, Counter.DESIRED)  # what is wanted of it was cleared from the broker: send it again
+    connection.execute(update(twins).where(twins.c.device == request.device).values(desired_change=change))
+
+
+def _record_certificate(connection: Connection, device: str, certificate: x509.Certificate) -> None:
+    row = {"serial": serial_of(certificate), "device": device, "expires_at": certificate.not_valid_after_utc}
+    recorded = insert_or_ignore(connection, certificates).values(row).returning(certificates.c.serial)
+    if connection.execute(recorded).one_or_none() is None:  # a row count is what psycopg does not give for this
+        raise ConflictError("a nonce makes one certificate, and this one was used: ask for another with GET /v1/renew")
+
+
+def _known(connection: Connection, device: str) -> None:
+    if connection.execute(select(devices.c.device).where(devices.c.device == device)).one_or_none() is None:
+        raise _unknown(connection, device)
+
+
+def _unknown(connection: Connection, device: str) -> NotFoundError:
+    names: Iterable[str] = connection.execute(select(devices.c.device)).scalars()
+    return NotFoundError(f"no device is called {device!r}{nearest(device, names)}")
+
+
+def _record(row: Row[tuple[object, ...]], now: datetime) -> DeviceRecord:
+    return DeviceRecord(
+        device=row.device,
+        labels=row.labels,
+        profile=row.profile,
+        enrolled_at=row.enrolled_at,
+        last_seen_at=row.last_seen_at,
+        online=_is_online(row.last_seen_at, now, said_offline=row.said_offline) and not row.revoked,
+        revoked=row.revoked,
+        desired=None if row.desired is None else wire.decode(row.desired, Desired, what="stored desired state"),
+        reported=None if row.reported is None else wire.decode(row.reported, Reported, what="stored report"),
+        telemetry_count=row.telemetry_count,
+    )
+
+
+def _is_online(last_seen_at: datetime | None, now: datetime, *, said_offline: bool) -> bool:
+    return last_seen_at is not None and now - last_seen_at <= ONLINE_WITHIN and not said_offline
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8")).hexdigest()

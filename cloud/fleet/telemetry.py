@@ -1,0 +1,111 @@
+"""Telemetry: measurements stored once, however often they come, and acknowledged only when they are committed.
+
+A measurement is known by (device, queue_id, sequence). Storing one changes no state: it is evidence, not a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+from sqlalchemy import Connection, func, select, update
+
+from cloud.db.database import Counter, insert_or_ignore, raise_counter
+from cloud.db.schema import devices, telemetry
+from cloud.fleet.devices import is_revoked, saw
+from cloud.fleet.twins import MAX_SEQUENCE, check_author
+from edgewright.contracts.messages import Measurement, StoredMeasurement, TelemetryAck, TelemetryBatch
+from edgewright.errors import BadInputError, DeniedError, MessageError
+
+MAX_QUERY_ROWS = 10_000
+_ROWS_PER_INSERT = 500  # eight values each; SQLite takes at most 32 766 in one statement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which measurements to return: the newest `limit`, oldest of them first."""
+
+    device: str | None = None
+    name: str | None = None
+    since: datetime | None = None
+    limit: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= MAX_QUERY_ROWS:
+            raise BadInputError(f"limit must be 1 to {MAX_QUERY_ROWS}, not {self.limit}")
+
+
+def store(connection: Connection, device: str, batch: TelemetryBatch, now: datetime) -> TelemetryAck:
+    """Store a batch; what was stored before is left alone. The acknowledgement is true once the transaction is committed."""
+    check_author(device, batch.device)
+    _check(batch)
+    if is_revoked(connection, device):
+        raise DeniedError(f"device {device} is no member: it was revoked or never enrolled")
+    new_rows = 0
+    for rows in _pieces([_row(batch, measurement) for measurement in batch.measurements]):
+        inserted = insert_or_ignore(connection, telemetry).values(rows).returning(telemetry.c.sequence)
+        new_rows += len(connection.execute(inserted).all())  # psycopg gives no rowcount for this
+    saw(connection, device, now)
+    counted = devices.c.telemetry_count + new_rows
+    connection.execute(update(devices).where(devices.c.device == device).values(telemetry_count=counted))
+    if new_rows:
+        raise_counter(connection, Counter.CHANGES)
+    return TelemetryAck(queue_id=batch.queue_id, sequence=batch.measurements[-1].sequence)
+
+
+def find(connection: Connection, query: Query) -> list[StoredMeasurement]:
+    """Return the measurements that fit, in the order of time."""
+    statement = select(telemetry).order_by(telemetry.c.at.desc(), telemetry.c.sequence.desc()).limit(query.limit)
+    if query.device is not None:
+        statement = statement.where(telemetry.c.device == query.device)
+    if query.name is not None:
+        statement = statement.where(telemetry.c.name == query.name)
+    if query.since is not None:
+        statement = statement.where(telemetry.c.at >= query.since)
+    newest_first = [StoredMeasurement(**row._mapping) for row in connection.execute(statement)]
+    return newest_first[::-1]
+
+
+def count(connection: Connection) -> int:
+    """Return how many measurements were ever stored."""
+    total: int = connection.execute(select(func.coalesce(func.sum(devices.c.telemetry_count), 0))).scalar_one()
+    return total
+
+
+def _check(batch: TelemetryBatch) -> None:
+    if not batch.measurements:
+        raise MessageError("a telemetry batch must hold at least one measurement, but it is empty")
+    sequences = [measurement.sequence for measurement in batch.measurements]
+    if sequences != sorted(set(sequences)) or sequences[0] < 0 or sequences[-1] > MAX_SEQUENCE:
+        raise MessageError("the measurements of a batch must be in the order of their sequence, each from 0 and once")
+    too_long = [
+        measurement.name
+        for measurement in batch.measurements
+        if len(measurement.name) > 128 or len(measurement.unit) > 32 or measurement.at.tzinfo is None
+    ]
+    if too_long or not 1 <= len(batch.queue_id) <= 64:
+        raise MessageError(
+            "a measurement needs a name of at most 128 characters, a unit of at most 32, an instant in UTC, "
+            f"and a queue_id of 1 to 64: see {', '.join(too_long[:3])[:200] or 'queue_id'}"
+        )
+
+
+def _row(batch: TelemetryBatch, measurement: Measurement) -> dict[str, object]:
+    return {
+        "device": batch.device,
+        "queue_id": batch.queue_id,
+        "sequence": measurement.sequence,
+        "at": measurement.at,
+        "name": measurement.name,
+        "value": measurement.value,
+        "unit": measurement.unit,
+        "labels": measurement.labels,
+    }
+
+
+def _pieces(rows: Sequence[dict[str, object]]) -> Iterator[list[dict[str, object]]]:
+    remaining = iter(rows)
+    while piece := list(islice(remaining, _ROWS_PER_INSERT)):
+        yield piece

@@ -1,0 +1,37 @@
+"""Convert with TensorFlow: `python -m convert.from_tensorflow.runner`, always a process of its own under limits (`capped.py`).
+
+Writes into a folder; an error is one line on the error stream and its exit code.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from convert.from_tensorflow.reader import convert_frozen, freeze
+from convert.source.identify import SourceKind
+from convert.source.options import Reading, reading_options
+from edgewright.errors import EdgewrightError
+
+
+@click.command()
+@click.argument("kind", type=click.Choice([str(kind) for kind in SourceKind]))
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@reading_options
+def main(kind: str, source: Path, folder: Path, reading: Reading) -> None:
+    """Write the graph of SOURCE into FOLDER."""
+    logging.disable(logging.CRITICAL)  # tf2onnx logs as errors what is then told in one line
+    try:
+        frozen = freeze(SourceKind(kind), source, reading)
+        convert_frozen(frozen, source, folder)
+    except EdgewrightError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""scikit-learn, LightGBM and XGBoost models to ONNX; ensemble.py writes the tree operators."""

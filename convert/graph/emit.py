@@ -1,0 +1,94 @@
+"""What a reader writes a graph with: nodes that all have names, and weights that are read only when they are written.
+
+Every node is called `<where>/<operator>`, where `where` is the path of the layer it came from, so that people find their layers
+again and tools that select nodes by name (quantization does) never meet an empty one. A weight is a promise: its shape is known
+at once, its numbers are fetched from the framework one tensor at a time, so a graph costs no second copy of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgewright.graphs.lazy_weights import LazyWeight
+
+OPSET = 21
+"""The newest that onnxruntime runs in every precision that we make (research: 28 has no int8 kernels)."""
+IR_VERSION = 10
+
+Shape = tuple[int | None, ...]
+BATCH_AXIS = "N"
+
+
+class Emitter:
+    """Collects nodes and weights; `graph` turns them into a model."""
+
+    def __init__(self) -> None:
+        self._nodes: list[ir.Node] = []
+        self._weights: dict[Hashable, ir.Value] = {}
+        self._names: set[str] = set()
+
+    def node(
+        self, operator: str, inputs: Sequence[ir.Value | None], *, where: str, domain: str = "", **attributes: Any
+    ) -> ir.Value:
+        """Append a node with one output and return that output."""
+        name = self.unique(f"{where}/{operator}")
+        made = ir.node(operator, list(inputs), attributes=attributes, domain=domain, name=name)
+        made.outputs[0].name = name
+        self._nodes.append(made)
+        return made.outputs[0]
+
+    def weight(self, key: Hashable, name: str, shape: tuple[int, ...], load: Callable[[], npt.NDArray[Any]]) -> ir.Value:
+        """Return the float weight known by `key`; its numbers come from `load` when they are needed."""
+        if key not in self._weights:
+            self._weights[key] = self._initializer(LazyWeight(self.unique(name), shape, load))
+        return self._weights[key]
+
+    def floats(self, name: str, values: npt.ArrayLike) -> ir.Value:
+        """Return a new float constant."""
+        return self._constant(name, np.asarray(values, np.float32))
+
+    def integers(self, name: str, values: npt.ArrayLike) -> ir.Value:
+        """Return a new int64 constant (shapes, axes, pads)."""
+        return self._constant(name, np.asarray(values, np.int64))
+
+    def unique(self, name: str) -> str:
+        """Return `name`, or `name` with a number when it is taken, and take it."""
+        candidate, count = name, 1
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+    def model(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
+        """Return everything emitted so far as a model."""
+        graph = ir.Graph(
+            inputs, outputs, nodes=self._nodes, initializers=list(self._weights.values()), opset_imports={"": OPSET}, name="model"
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgewright")
+
+    def _constant(self, name: str, values: npt.NDArray[Any]) -> ir.Value:
+        name = self.unique(name)
+        self._weights[name] = self._initializer(ir.tensor(values, name=name))
+        return self._weights[name]
+
+    @staticmethod
+    def _initializer(tensor: Any) -> ir.Value:
+        return ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+
+def graph_input(name: str, dtype: ir.DataType, shape: Shape) -> ir.Value:
+    """Return a graph input; the first axis is the batch, other free axes are named after their place."""
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=named_shape(name, shape))
+
+
+def named_shape(name: str, shape: Shape) -> ir.Shape:
+    """Return the shape with a free batch and a name for every other free axis."""
+    axes: list[int | str] = [BATCH_AXIS]
+    axes += [size if size is not None else f"{name}_axis{place}" for place, size in enumerate(shape[1:], start=1)]
+    return ir.Shape(axes)

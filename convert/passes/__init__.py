@@ -1,0 +1,1 @@
+"""Passes that make a graph smaller and simpler without changing what it computes. passes.py lists them in their order."""

@@ -1,0 +1,235 @@
+"""What the agent knows of its deployments, in SQLite, so that it continues after a kill where it was.
+
+Every step of `states.py` is one transaction with `synchronous=FULL`: it happened or it did not. Beside the state lie what a
+person asks for: why, since when, which attempt, and the last thousand events. A damaged journal is set aside and begun anew;
+what runs is known from the store's links (`store.py`), so nothing stops for it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edge_agent.deployment.states import Event, after, failpoint_name
+from edge_agent.storage.database import connect, connect_read_only, set_aside, transaction
+from edge_agent.storage.failpoints import failpoint
+from edgewright.contracts import wire
+from edgewright.contracts.messages import DeploymentState, Desired
+from edgewright.errors import EdgewrightError
+
+KEPT_EVENTS = 1000
+JOURNAL_FILE = "journal.db"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS deployments (
+    desired_version INTEGER PRIMARY KEY,
+    desired TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since TEXT NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 1,
+    retry_at TEXT,
+    transitions INTEGER NOT NULL DEFAULT 0,
+    online_s REAL NOT NULL DEFAULT 0,
+    bytes_pulled INTEGER NOT NULL DEFAULT 0,
+    choice TEXT NOT NULL DEFAULT '[]'
+);
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL,
+    desired_version INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One desired version and how far this device has got with it."""
+
+    desired: Desired
+    state: DeploymentState
+    reason: str
+    since: datetime
+    attempt: int = 1
+    retry_at: datetime | None = None
+    """For people; the agent itself waits on a monotonic clock."""
+    transitions: int = 0
+    online_s: float = 0.0
+    """Seconds that the device has been online since it accepted the version, over all starts of the agent."""
+    bytes_pulled: int = 0
+    choice: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastEvent:
+    """One line of the history that `edgewright agent explain` shows."""
+
+    at: datetime
+    desired_version: int
+    event: str
+    state: str
+    reason: str
+
+
+class Journal:
+    """The stored deployments. One writer: the agent that holds the lock of the state directory."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def open(cls, state_directory: Path) -> tuple[Journal, str | None]:
+        """Open the journal, or begin a new one where it is damaged; return it with what was wrong, if anything."""
+        path = state_directory / JOURNAL_FILE
+        try:
+            return cls(_connect(path)), None
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as damaged:
+            set_aside(path)
+            return cls(_connect(path)), f"the journal was damaged ({damaged}) and is begun anew"
+
+    @classmethod
+    def read_only(cls, state_directory: Path) -> Journal | None:
+        """Open the journal beside a running agent, for `status` and `explain`; None before the first start."""
+        path = state_directory / JOURNAL_FILE
+        if not path.is_file():
+            return None
+        return cls(connect_read_only(path))
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def current(self) -> Deployment | None:
+        """Return the deployment of the highest desired version."""
+        row = self._connection.execute("SELECT * FROM deployments ORDER BY desired_version DESC LIMIT 1").fetchone()
+        return None if row is None else _deployment(row)
+
+    def history(self, limit: int) -> tuple[PastEvent, ...]:
+        """Return the last `limit` events, oldest first."""
+        rows = self._connection.execute(
+            "SELECT at, desired_version, event, state, reason FROM events ORDER BY id DESC LIMIT ?", (limit,)
+        ).fetchall()
+        return tuple(
+            PastEvent(at=datetime.fromisoformat(at), desired_version=version, event=event, state=state, reason=reason)
+            for at, version, event, state, reason in reversed(rows)
+        )
+
+    def accept(self, desired: Desired, reason: str) -> Deployment:
+        """Store a new desired version as accepted."""
+        state = after(None, Event.ACCEPT)
+        failpoint(failpoint_name(None, Event.ACCEPT, "before"))
+        with transaction(self._connection, "the journal") as connection:
+            connection.execute(
+                "INSERT INTO deployments (desired_version, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
+                (desired.desired_version, wire.encode(desired).decode(), state.value, reason, _now()),
+            )
+            self._remember(connection, desired.desired_version, Event.ACCEPT.value, state.value, reason)
+            connection.execute("DELETE FROM deployments WHERE desired_version < ?", (desired.desired_version - 100,))
+        failpoint(failpoint_name(None, Event.ACCEPT, "after"))
+        return self._known()
+
+    def adopt(self, desired: Desired, reason: str) -> Deployment:
+        """Take over, as running, what the store says is active: for a journal that had to be begun anew."""
+        with transaction(self._connection, "the journal") as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO deployments (desired_version, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
+                (desired.desired_version, wire.encode(desired).decode(), DeploymentState.RUNNING.value, reason, _now()),
+            )
+            self._remember(connection, desired.desired_version, "adopt", DeploymentState.RUNNING.value, reason)
+        return self._known()
+
+    def step(self, event: Event, reason: str, *, attempt: int | None = None, choice: tuple[str, ...] | None = None) -> Deployment:
+        """Take one step of the table, or raise `ConflictError`; `attempt` stays unless it is given."""
+        now = self._known()
+        state = after(now.state, event)
+        failpoint(failpoint_name(now.state, event, "before"))
+        with transaction(self._connection, "the journal") as connection:
+            connection.execute(
+                "UPDATE deployments SET state = ?, reason = ?, since = ?, attempt = ?, choice = ?, retry_at = NULL, "
+                "transitions = transitions + 1 WHERE desired_version = ?",
+                (
+                    state.value,
+                    reason,
+                    _now() if state is not now.state else now.since.isoformat(),
+                    now.attempt if attempt is None else attempt,
+                    json.dumps(now.choice if choice is None else choice),
+                    now.desired.desired_version,
+                ),
+            )
+            self._remember(connection, now.desired.desired_version, event.value, state.value, reason)
+        failpoint(failpoint_name(now.state, event, "after"))
+        return self._known()
+
+    def note(self, reason: str, retry_at: datetime | None = None) -> Deployment:
+        """Say why the deployment waits, without a step."""
+        return self._update("reason = ?, retry_at = ?", reason, retry_at.isoformat() if retry_at else None)
+
+    def count(self, *, bytes_pulled: int, online_s: float) -> Deployment:
+        """Store what was pulled in all for this version, and add seconds of being online."""
+        return self._update("bytes_pulled = MAX(bytes_pulled, ?), online_s = online_s + ?", bytes_pulled, online_s)
+
+    def remember(self, event: str, reason: str) -> None:
+        """Add to the history something that changed no state: a wish that was not believed, say."""
+        with transaction(self._connection, "the journal") as connection:
+            self._remember(connection, 0, event, "", reason)
+
+    def _known(self) -> Deployment:
+        deployment = self.current()
+        assert deployment is not None, "a step needs an accepted deployment"
+        return deployment
+
+    def _update(self, assignments: str, *values: Any) -> Deployment:
+        version = self._known().desired.desired_version
+        with transaction(self._connection, "the journal") as connection:
+            # The assignments are literals of this module.
+            connection.execute(f"UPDATE deployments SET {assignments} WHERE desired_version = ?", (*values, version))  # noqa: S608
+        return self._known()
+
+    def _remember(self, connection: sqlite3.Connection, version: int, event: str, state: str, reason: str) -> None:
+        connection.execute(
+            "INSERT INTO events (at, desired_version, event, state, reason) VALUES (?, ?, ?, ?, ?)",
+            (_now(), version, event, state, reason),
+        )
+        connection.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (KEPT_EVENTS,))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the journal and read its newest row, which must make sense."""
+    connection = connect(path, _SCHEMA)
+    try:
+        row = connection.execute("SELECT * FROM deployments ORDER BY desired_version DESC LIMIT 1").fetchone()
+        if row is not None:
+            _deployment(row)
+    except (EdgewrightError, ValueError, TypeError) as wrong:
+        connection.close()
+        raise sqlite3.DatabaseError(str(wrong)) from wrong
+    return connection
+
+
+def _deployment(row: tuple[Any, ...]) -> Deployment:
+    _, desired, state, reason, since, attempt, retry_at, transitions, online_s, bytes_pulled, choice = row
+    return Deployment(
+        desired=wire.decode(desired, Desired, what="the stored desired state"),
+        state=DeploymentState(state),
+        reason=reason,
+        since=datetime.fromisoformat(since),
+        attempt=attempt,
+        retry_at=datetime.fromisoformat(retry_at) if retry_at else None,
+        transitions=transitions,
+        online_s=online_s,
+        bytes_pulled=bytes_pulled,
+        choice=tuple(json.loads(choice)),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,96 @@
+"""A device's key and its certificate in a slot: made here, asked for with a CSR, checked, and put to use by one rename.
+
+For enrolment and for renewal alike; both are short-lived, because the cryptography is a fifth of the agent's memory.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from edge_agent.identity.identity import CERTIFICATE_FILE, CURRENT, KEY_FILE, VALIDITY_FILE, Validity
+from edge_agent.storage.failpoints import failpoint
+from edge_agent.storage.store import telling_full
+from edgewright.contracts import wire
+from edgewright.contracts.files import write_atomically
+from edgewright.errors import MessageError
+
+Key = ec.EllipticCurvePrivateKey
+
+
+def make_key(slot: Path) -> Key:
+    """Make a key in a slot, readable by the agent's user only."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    with telling_full("the device's key"):
+        slot.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = slot / KEY_FILE
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(pem)
+            stream.flush()
+            os.fsync(stream.fileno())
+    return key
+
+
+def read_key(slot: Path) -> Key | None:
+    """Return the key of a slot; None when there is none that is whole."""
+    try:
+        key = serialization.load_pem_private_key((slot / KEY_FILE).read_bytes(), password=None)
+    except (FileNotFoundError, ValueError):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
+def csr_for(key: Key, device: str) -> str:
+    """Return a certificate signing request for a key, as PEM."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def store_certificate(slot: Path, pem: str, *, key: Key, device: str, authority: Path) -> Validity:
+    """Put a certificate into a slot beside its key; raise `MessageError` unless it is what was asked for."""
+    certificate = _checked(pem, key, device, authority)
+    validity = Validity(
+        not_before=certificate.not_valid_before_utc, not_after=certificate.not_valid_after_utc, obtained_at=datetime.now(UTC)
+    )
+    write_atomically(slot / CERTIFICATE_FILE, pem.encode())
+    write_atomically(slot / VALIDITY_FILE, wire.encode(validity))
+    return validity
+
+
+def use_slot(slot: Path) -> None:
+    """Let `current` name a slot, by one rename."""
+    folder = slot.parent
+    with telling_full("the link to the certificate"):
+        link = folder / f".{CURRENT}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(slot.name)
+        failpoint("certificate.before_rename")
+        link.replace(folder / CURRENT)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    failpoint("certificate.after_rename")
+
+
+def _checked(pem: str, key: Key, device: str, authority: Path) -> x509.Certificate:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.read_bytes()))
+    except (ValueError, TypeError, InvalidSignature) as wrong:
+        raise MessageError(f"the cloud must answer with a certificate of its authority, but it did not: {wrong}") from wrong
+    names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if certificate.public_key() != key.public_key() or names != [device]:
+        raise MessageError(f"the certificate must be for {device} and the key that it made, but it is for {names} or another key")
+    return certificate

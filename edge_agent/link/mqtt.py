@@ -1,0 +1,185 @@
+"""MQTT over TLS with the device's certificate (P60 to P62); the client library carries bytes, all else is ours.
+
+Reconnecting is `connection.py`'s work, so the library's own is off. A peer that has gone without a word is found by the
+keepalive. Works with paho-mqtt 1.6 and 2.x, whose callbacks differ in their arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import paho.mqtt.client as paho
+
+from edge_agent.link.transport import Receiver
+from edgewright.contracts import topics, wire
+from edgewright.contracts.messages import BrokerAddress, Presence
+from edgewright.errors import UnreachableError
+
+KEEPALIVE_S = 30
+ANSWER_TIMEOUT_S = 15.0
+
+
+class MqttTransport:
+    """One MQTT session of a device."""
+
+    name = "mqtt"
+
+    def __init__(
+        self,
+        broker: BrokerAddress,
+        device: str,
+        boot_id: str,
+        context: Callable[[], ssl.SSLContext],
+        receiver: Receiver,
+        keepalive_s: int = KEEPALIVE_S,
+    ) -> None:
+        self._broker = broker
+        self._device = device
+        self._boot_id = boot_id
+        self._make_context = context
+        self._receiver = receiver
+        self._keepalive_s = keepalive_s
+        self._client: paho.Client | None = None
+        self._lost: asyncio.Future[str] | None = None
+        self._delivered: dict[int, asyncio.Future[None]] = {}
+
+    async def open(self) -> None:
+        """Connect, subscribe, and say that the device is online."""
+        loop = asyncio.get_running_loop()
+        connected: asyncio.Future[None] = loop.create_future()
+        self._lost = loop.create_future()
+        self._delivered = {}
+        client = self._new_client(loop, connected, self._lost)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await asyncio.to_thread(client.connect, self._broker.host, self._broker.port, self._keepalive_s)
+                client.loop_start()
+                await connected
+            self._client = client
+            await self._subscribe(client)
+            presence = wire.encode(Presence(online=True, boot_id=self._boot_id))
+            await self._publish(topics.PRESENCE, presence, retain=True)
+        except (OSError, TimeoutError, ValueError, UnreachableError) as failed:
+            await self._end(client)
+            raise UnreachableError(
+                f"the broker must answer at {self._broker.host}:{self._broker.port}, but: {failed or type(failed).__name__}"
+            ) from failed
+        except BaseException:
+            await self._end(client)
+            raise
+
+    async def lost(self) -> str:
+        """Wait for the end of the session."""
+        assert self._lost is not None, "open comes first"
+        return await asyncio.shield(self._lost)
+
+    async def report(self, body: bytes) -> None:
+        """Publish the report, retained; returns when the broker has it."""
+        await self._publish(topics.REPORTED, body, retain=True)
+
+    async def telemetry(self, body: bytes) -> None:
+        """Publish a batch; returns when the broker has it, which is not yet the acknowledgement."""
+        await self._publish(topics.TELEMETRY, body, retain=False)
+
+    async def close(self) -> None:
+        """Say that the device is offline, as the last will would, and disconnect."""
+        if self._client is None:
+            return
+        with suppress(UnreachableError):
+            await self._publish(topics.PRESENCE, wire.encode(Presence(online=False, boot_id=self._boot_id)), retain=True)
+        await self._end(self._client)
+
+    def _new_client(
+        self, loop: asyncio.AbstractEventLoop, connected: asyncio.Future[None], lost: asyncio.Future[str]
+    ) -> paho.Client:
+        """Make a client whose callbacks, which come from its own thread, are handed to the event loop."""
+        version = getattr(paho, "CallbackAPIVersion", None)
+        first = () if version is None else (version.VERSION2,)
+        client = paho.Client(*first, client_id=self._device, protocol=paho.MQTTv311, reconnect_on_failure=False)
+        client.tls_set_context(self._make_context())
+        offline = wire.encode(Presence(online=False, boot_id=self._boot_id))
+        client.will_set(self._topic(topics.PRESENCE), offline, qos=1, retain=True)
+        client.on_socket_open = _no_delay
+        client.on_connect = lambda _c, _u, _f, code, *_: loop.call_soon_threadsafe(_connected, connected, code)
+        client.on_disconnect = lambda _c, _u, *given: loop.call_soon_threadsafe(_settle, lost, _why_ended(given))
+        client.on_publish = lambda _c, _u, number, *_: loop.call_soon_threadsafe(self._published, number)
+        client.on_subscribe = lambda _c, _u, number, *_: loop.call_soon_threadsafe(self._published, number)
+        client.on_message = lambda _c, _u, message: loop.call_soon_threadsafe(self._received, message.topic, message.payload)
+        return client
+
+    async def _subscribe(self, client: paho.Client) -> None:
+        wanted = [(self._topic(topics.DESIRED), 1), (self._topic(topics.TELEMETRY_ACK), 1)]
+        code, number = client.subscribe(wanted)
+        await self._answered(code, number)
+
+    async def _publish(self, suffix: str, body: bytes, *, retain: bool) -> None:
+        if self._client is None:
+            raise UnreachableError("not connected to the broker")
+        sent = self._client.publish(self._topic(suffix), body, qos=1, retain=retain)
+        await self._answered(sent.rc, sent.mid)
+
+    async def _answered(self, code: int, number: int) -> None:
+        """Wait until the broker has acknowledged packet `number`."""
+        if code != paho.MQTT_ERR_SUCCESS:
+            raise UnreachableError(f"the broker must take a message, but: {paho.error_string(code)}")
+        assert self._lost is not None
+        # The callback may have been queued already, but it cannot have run: no await lies between sending and here.
+        waiting = self._delivered.setdefault(number, asyncio.get_running_loop().create_future())
+        try:
+            either: set[asyncio.Future[Any]] = {waiting, self._lost}
+            done, _ = await asyncio.wait(either, timeout=ANSWER_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._delivered.pop(number, None)
+        if waiting not in done:
+            raise UnreachableError("the broker must acknowledge a message, but it did not")
+
+    def _published(self, number: int) -> None:
+        waiting = self._delivered.get(number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _received(self, topic: str, body: bytes) -> None:
+        if topic == self._topic(topics.DESIRED):
+            self._receiver.wished(body)
+        elif topic == self._topic(topics.TELEMETRY_ACK):
+            self._receiver.acknowledged(body)
+
+    async def _end(self, client: paho.Client) -> None:
+        self._client = None
+        await asyncio.to_thread(_disconnect, client)
+
+    def _topic(self, suffix: str) -> str:
+        return topics.topic(self._device, suffix)
+
+
+def _connected(connected: asyncio.Future[None], code: Any) -> None:
+    if connected.done():
+        return
+    if code == 0:
+        connected.set_result(None)
+    else:
+        connected.set_exception(UnreachableError(f"it refused the session: {code}"))
+
+
+def _settle(lost: asyncio.Future[str], reason: str) -> None:
+    if not lost.done():
+        lost.set_result(reason)
+
+
+def _why_ended(given: tuple[Any, ...]) -> str:
+    """Say why a session ended; 1.6 gives (code), 2.x gives (flags, code, properties)."""
+    return f"the session with the broker ended: {given[1] if len(given) > 1 else paho.error_string(given[0])}"
+
+
+def _no_delay(_client: Any, _userdata: Any, opened: Any) -> None:
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _disconnect(client: paho.Client) -> None:
+    client.disconnect()
+    client.loop_stop()

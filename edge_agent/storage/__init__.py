@@ -1,0 +1,1 @@
+"""Files of the state directory: slots and blobs, the SQLite database, measured latencies, and failpoints for crash tests."""

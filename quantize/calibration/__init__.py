@@ -1,0 +1,1 @@
+"""Calibration: run samples, collect ranges and histograms of activations, choose thresholds, and measure the noise."""

@@ -1,0 +1,84 @@
+"""Calibration: which values flow through a graph on real samples, and whether the samples are fit to tell.
+
+histograms.py collects, in batches and in constant memory; thresholds.py decides; here the two meet, and samples that could
+not tell are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import Samples, Tensors, read_npz
+from edgewright.contracts.stored_arrays import pieces
+from edgewright.contracts.variant import LayerKind
+from edgewright.contracts.wire import decode
+from edgewright.errors import PackageError, SamplesError
+from quantize.calibration.activations import BATCH_SIZE, WatchedGraph
+from quantize.calibration.histograms import Range, collect_histograms, collect_ranges
+from quantize.calibration.thresholds import Calibration, best_range
+
+RANGE_FACTOR = 50.0
+"""Samples whose largest value is this many times that of the golden ones were scaled differently (255 for pixels)."""
+
+
+def tensor_ranges(graph: WatchedGraph, samples: Samples, method: Calibration = Calibration.MINMAX) -> dict[str, Range]:
+    """Return the range that each float tensor of a graph should cover; min-max is what was seen, the others clip outliers."""
+    ranges = collect_ranges(graph, samples)
+    if method is Calibration.MINMAX:
+        return ranges
+    histograms = collect_histograms(graph, samples, ranges)
+    return ranges | {name: best_range(histogram, method) for name, histogram in histograms.items()}
+
+
+def check_calibration(samples: Samples, build: BuildDirectory, where: Path) -> None:
+    """Raise `SamplesError` unless the samples can tell which values a model meets."""
+    usual = _usual_inputs(build)
+    for name, array in samples.inputs.items():
+        if array.dtype.kind not in "fiu":
+            continue
+        low, high = _extent(array)
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise SamplesError(
+                f"{where}: samples of {name} must be finite numbers, but some are NaN or infinite: leave those out"
+            )
+        if low == high:
+            raise SamplesError(
+                f"{where}: samples of {name} must vary, but every value is {low:g}: give real samples of the model's input"
+            )
+        if name in usual:
+            _check_range(name, (low, high), usual[name], where)
+    if samples.count < BATCH_SIZE:
+        logging.getLogger(__name__).warning("few samples count=%d: give 100 or more that look like the real input", samples.count)
+
+
+def _extent(array: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and the largest value; NaN where there is one."""
+    extents = np.array([(piece.min(), piece.max()) for piece in pieces(array)])
+    return float(extents[:, 0].min()), float(extents[:, 1].max())
+
+
+def _usual_inputs(build: BuildDirectory) -> Tensors:
+    """Return the golden inputs where they are real samples; generated ones say nothing about the range."""
+    report = build.reports / "parity.json"
+    golden = build.graph / LayerKind.GOLDEN_INPUTS.file_name
+    if not report.is_file() or not golden.is_file():
+        return {}
+    said: dict[str, Any] = decode(report.read_bytes(), dict, what=str(report), error=PackageError)
+    return {} if said.get("generated_samples", True) else read_npz(golden)
+
+
+def _check_range(name: str, extent: tuple[float, float], usual: npt.NDArray[Any], where: Path) -> None:
+    (low, high), expected = extent, float(np.abs(usual).max())
+    largest = max(abs(low), abs(high))
+    if expected == 0 or 1 / RANGE_FACTOR < largest / expected < RANGE_FACTOR:
+        return
+    raise SamplesError(
+        f"{where}: samples of {name} must be in the range that the model was converted with, {usual.min():g} to {usual.max():g}, "
+        f"but they are {low:g} to {high:g}: scale them as in training"
+    )

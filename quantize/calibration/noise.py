@@ -1,0 +1,105 @@
+"""How much noise a variant adds, layer by layer: 10 log10(sum of float values squared / sum of differences squared), in dB.
+
+Every six decibels are a bit. Both graphs see the same samples side by side, and only two sums per tensor are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edgewright.contracts.samples import Samples, Tensors
+from quantize.calibration.activations import WatchedGraph
+
+CEILING_DB = 150.0
+"""Told for no difference at all: float32 itself has about this much."""
+SAMPLE_LIMIT = 128
+"""Samples that a measurement takes; more change the ratio by less than it varies between data sets."""
+
+_READ_AS = ("{0}_DequantizeLinear_Output", "{0}/dq", "{0}/half", "{0}")
+"""What stands for a tensor of the float graph in a variant: what the quantizers make of it, the halved one, or itself."""
+
+
+class Watched(Protocol):
+    """A graph that runs somewhere and whose inner tensors can be seen."""
+
+    @property
+    def tensors(self) -> Sequence[str]:
+        """The names of what can be seen."""
+
+    def run(self, inputs: Tensors, tensors: Sequence[str]) -> Tensors:
+        """Return the values of `tensors`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNoise:
+    """How clean the output of one operator is in a variant."""
+
+    node: str
+    operator: str
+    tensor: str
+    snr_db: float
+
+
+def layer_noise(model: onnx.ModelProto, float_graph: WatchedGraph, variant: WatchedGraph, samples: Samples) -> list[LayerNoise]:
+    """Return the signal-to-noise ratio behind each operator of the float `model` that the variant still has, in graph order."""
+    measured = tensor_noise(float_graph, variant, samples)
+    return [
+        LayerNoise(node=node.name, operator=node.op_type, tensor=name, snr_db=measured[name])
+        for node in model.graph.node
+        for name in node.output
+        if name in measured
+    ]
+
+
+def tensor_noise(
+    float_graph: WatchedGraph,
+    variant: Watched,
+    samples: Samples,
+    tensors: Collection[str] | None = None,
+    *,
+    label: str | None = "measuring noise",
+) -> dict[str, float]:
+    """Return the ratio of every tensor that both graphs have, or only of `tensors`; `label` None shows no progress."""
+    pairs = {name: twin for name, twin in _pairs(float_graph, variant).items() if tensors is None or name in tensors}
+    chosen = some_of(samples)
+    signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
+    for inputs in float_graph.batches(chosen, list(pairs), label):
+        expected = float_graph.run(inputs, list(pairs))
+        found = variant.run(inputs, list(pairs.values()))
+        for name, twin in pairs.items():
+            signal[name] += _energy(expected[name])
+            noise[name] += _energy(expected[name] - found[twin])
+    return {name: decibels(signal[name], noise[name]) for name in pairs}
+
+
+def _energy(array: npt.NDArray[Any]) -> float:
+    flat = array.reshape(-1).astype(np.float32, copy=False)
+    return float(np.vdot(flat, flat))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Return the ratio of two energies in dB, between 0 energy told as 0 dB and `CEILING_DB`."""
+    if noise <= 0:
+        return CEILING_DB
+    return min(CEILING_DB, 10 * math.log10(signal / noise)) if signal > 0 else 0.0
+
+
+def some_of(samples: Samples, limit: int = SAMPLE_LIMIT) -> Samples:
+    """Return at most `limit` samples, evenly spread: files are often sorted by label."""
+    if samples.count <= limit:
+        return samples
+    return samples.take(np.linspace(0, samples.count - 1, limit).astype(int))
+
+
+def _pairs(float_graph: WatchedGraph, variant: Watched) -> Mapping[str, str]:
+    """Return the tensors that can be compared, and what each is called in the variant."""
+    there = set(variant.tensors)
+    twins = {name: [form.format(name) for form in _READ_AS if form.format(name) in there] for name in float_graph.tensors}
+    return {name: found[0] for name, found in twins.items() if found and name not in float_graph.inputs}

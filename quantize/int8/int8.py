@@ -1,0 +1,127 @@
+"""int8: integers wherever an operator has integer kernels, in the ranges that real samples flow in.
+
+calibrate   the range of every tensor
+equalize    on request: even out channels before rounding (equalize.py)
+quantize    activations with a zero point (half a point more accurate on ResNet-8 than symmetric ones), weights per output
+            channel, in the types that the hardware multiplies exactly and fast (qdq.py)
+correct     shift biases by what rounding moved their layer's mean, where that lowers the noise (bias_correction.py)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import Samples
+from edgewright.errors import ModelError
+from hardware_profiles.hardware_profile import Int8Types
+from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.calibrate import tensor_ranges
+from quantize.calibration.histograms import Range
+from quantize.calibration.thresholds import Calibration
+from quantize.int8.bias_correction import correct_biases
+from quantize.int8.equalize import equalize
+from quantize.int8.qdq import KEPT_FLOAT, Form, layers, quantized_graph, set_weight, with_followers
+from quantize.outcome import KeptFloat, Made
+from quantize.rewrites.space_to_depth import LARGEST_SHARE, pack_columns
+from quantize.rewrites.stride_hoisting import stride_early
+from quantize.scheme import float_graph, head_nodes, write_variant_graph
+
+_QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Settings:
+    """How to make integers."""
+
+    calibration: Calibration = Calibration.MINMAX
+    """Least squared error has less noise on ResNet-8, yet a point less accuracy, also on its own calibration set."""
+    equalize: bool = False
+    types: Int8Types = Int8Types.U8S8
+    """What the processor multiplies best (`HardwareProfile.int8_types`)."""
+    correct_bias: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A float graph that is ready to be quantized, with its weights inside, as often as a search needs."""
+
+    model: onnx.ModelProto
+    """Its biases are corrected."""
+    ranges: Mapping[str, Range]
+    original_biases: Mapping[str, npt.NDArray[np.float32]]
+    """Of the layers that were corrected: a layer that stays float needs its own."""
+    types: Int8Types
+
+    def quantized(self, kept_float: Collection[str] = (), *, integer_biases: bool = False) -> onnx.ModelProto:
+        """Return the int8 graph in which the layers called `kept_float` stay as they were trained."""
+        form = Form(types=self.types, integer_biases=integer_biases)
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for node in layers(model):
+            if node.name in kept_float and node.name in self.original_biases:
+                set_weight(model, node.input[2], self.original_biases[node.name])
+        return quantized_graph(model, self.ranges, with_followers(model, kept_float), form)
+
+
+def make_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings | None = None) -> Made:
+    """Write the int8 variant of a build's graph into `folder`.
+
+    Raises:
+        ModelError: nothing in the graph has an integer kernel.
+    """
+    prepared = prepare(build, samples, settings or Int8Settings())
+    write_int8(build, prepared.quantized(), folder)
+    return Made(reasons_of_int8(prepared.model), prepared.model)
+
+
+def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> Prepared:
+    """Calibrate, equalize and correct: all that is done before the integers are written."""
+    model = onnx.load(float_graph(build))
+    stride_early(model)
+    if settings.equalize:
+        equalize(model, apart=head_nodes(build))
+    watched = WatchedGraph(model)
+    ranges = tensor_ranges(watched, samples, settings.calibration)
+    rounding = partial(quantized_graph, ranges=ranges, form=Form(types=settings.types))
+    originals = correct_biases(model, watched, ranges, samples, rounding) if settings.correct_bias else {}
+    return Prepared(model, ranges, originals, settings.types)
+
+
+def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, *, for_processors: bool = True) -> None:
+    """Write a quantized graph as a variant's; refuse one without a single quantizer.
+
+    What is `for_processors` is also reshaped as their vector units like it (column_packing.py); an NPU has an array of its own.
+    """
+    _check_quantized(quantized, build.path)
+    graph = ir.from_proto(quantized)
+    graph.metadata_props.clear()
+    graph.producer_name, graph.producer_version = "edgewright", None
+    if for_processors:
+        pack_columns(graph.graph, largest_share=LARGEST_SHARE)
+    write_variant_graph(build, graph, folder)
+
+
+def reasons_of_int8(model: onnx.ModelProto) -> tuple[KeptFloat, ...]:
+    """Return the operators that int8 never touches, and why."""
+    why = "a quantized softmax has fixed steps of 1/256, too coarse for probabilities"
+    return tuple(
+        KeptFloat(node=node.name, operator=node.op_type, reason=why) for node in model.graph.node if node.op_type in KEPT_FLOAT
+    )
+
+
+def _check_quantized(model: onnx.ModelProto, where: Path) -> None:
+    count = sum(node.op_type in _QUANTIZERS for node in model.graph.node)
+    if not count:
+        found = sorted({node.op_type for node in model.graph.node})
+        raise ModelError(f"{where}: int8 needs operators with integer kernels (Conv, Gemm, MatMul, …), but the graph has {found}")
+    logging.getLogger(__name__).info("quantized quantizers=%d", count)

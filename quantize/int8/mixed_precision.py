@@ -1,0 +1,190 @@
+"""Mixed precision: int8 for as many layers as the user's accuracy allows, float32 for the few that cost too much.
+
+sensitivity   round one layer alone and measure the noise at the outputs; the noisiest layers come first
+search        from all int8: keep the next layer in float until the accuracy is within the budget
+give back     a layer whose return to int8 still fits the budget goes back
+journal       every measurement is written down at once, so an interrupted search goes on where it was
+
+A measurement is a variant as it would be shipped, run over all samples. The journal belongs to one graph, one set of samples
+and one way to calibrate; another `--max-drop` uses the same measurements.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from accel.backends.onnxruntime_cpu import load_graph
+from accel.measure import accuracy, measured, run_all
+from edgewright import __version__
+from edgewright.command_line import progress
+from edgewright.contracts import wire
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import Samples, Tensors
+from edgewright.contracts.stored_arrays import digest_of_array
+from edgewright.contracts.variant import LayerKind, Precision
+from edgewright.errors import ModelError, PackageError, ParityError
+from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.noise import tensor_noise
+from quantize.int8.int8 import Int8Settings, Prepared, prepare, reasons_of_int8, write_int8
+from quantize.int8.qdq import layers
+from quantize.outcome import KeptFloat, Made
+from quantize.scheme import float_graph
+
+JOURNAL = "mixed-journal"
+DEFAULT_MAX_DROP = 0.005
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Journal:
+    """What was measured so far; written after every measurement."""
+
+    key: str
+    """What the measurements belong to."""
+    noise_db: dict[str, float] = field(default_factory=dict)
+    """Of each layer: the ratio at the outputs when it alone is rounded."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Of each set of layers kept in float (joined by blanks): the share of right, or of equal, labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The outcome of a search."""
+
+    kept: tuple[str, ...]
+    score: float
+
+
+Measure = Callable[[Sequence[str]], float]
+
+
+def make_mixed(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings, max_drop: float) -> Made:
+    """Write the mixed variant of a build's graph into `folder`.
+
+    Raises:
+        ParityError: even with all layers but one in float the budget does not hold.
+    """
+    prepared = prepare(build, samples, settings)
+    journal = open_journal(build, samples, settings)
+    noise_db = _sensitivities(build, prepared, samples, journal)
+    reference = run_all(load_graph(float_graph(build)), samples)
+    measure = _recorded(build, journal, lambda kept: _score(build, prepared, samples, reference, kept))
+    wanted = score_of(reference, reference, samples) - max_drop
+    order = sorted(noise_db, key=lambda name: noise_db[name])
+    found = search(order, wanted, measure)
+    write_int8(build, prepared.quantized(found.kept, integer_biases=True), folder)
+    log.info("mixed kept_float=%d of=%d score=%.4f", len(found.kept), len(order), found.score)
+    reasons = _reasons(prepared.model, found, order, noise_db, measure)
+    return Made((*reasons, *reasons_of_int8(prepared.model)), prepared.model)
+
+
+def search(order: Sequence[str], wanted: float, measure: Measure) -> Found:
+    """Return the layers to keep in float: the first of `order` until `measure` reaches `wanted`, less those not needed.
+
+    Raises:
+        ParityError: it is not reached with all but one of them.
+    """
+    kept: list[str] = []
+    while (score := measure(kept)) < wanted:
+        if len(kept) >= len(order) - 1:
+            raise ParityError(
+                f"mixed must keep {wanted:.2%} right, but with all layers but one in float it reaches only {score:.2%}: "
+                "allow more with --max-drop, or use fp16"
+            )
+        kept.append(order[len(kept)])
+    for name in reversed(kept[:-1]):  # without the last one it was just measured to be too little
+        fewer = [other for other in kept if other != name]
+        if measure(fewer) >= wanted:
+            kept = fewer
+    return Found(tuple(kept), measure(kept))
+
+
+def open_journal(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> Journal:
+    """Return the journal of an interrupted search for the same thing, or an empty one."""
+    key = _key(build, samples, settings)
+    path = build.reports / f"{JOURNAL}.json"
+    if path.is_file():
+        found = wire.decode(path.read_bytes(), Journal, what=str(path), error=PackageError)
+        if found.key == key:
+            log.info("resumed layers=%d measurements=%d", len(found.noise_db), len(found.scores))
+            return found
+    return Journal(key=key)
+
+
+def score_of(found: Tensors, reference: Tensors, samples: Samples) -> float:
+    """Return the share of right labels; without labels, the share of those that equal the float model's."""
+    if samples.labels is not None:
+        return accuracy(next(iter(found.values())), samples.labels)
+    return measured(reference, found, None).agreement
+
+
+def _key(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> str:
+    kinds = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
+    files = [build.graph / kind.file_name for kind in kinds if (build.graph / kind.file_name).is_file()]
+    arrays = [*samples.inputs.values(), *([] if samples.labels is None else [samples.labels])]
+    digests = [wire.digest_of(path.read_bytes()) for path in files] + [digest_of_array(array) for array in arrays]
+    return wire.digest_of(wire.encode([__version__, digests, settings]))
+
+
+def _sensitivities(build: BuildDirectory, prepared: Prepared, samples: Samples, journal: Journal) -> dict[str, float]:
+    """Return the ratio at the outputs with one layer rounded, for each layer, measuring those that are not in the journal."""
+    names = [node.name for node in layers(prepared.model)]
+    watched = WatchedGraph(prepared.model)
+    outputs = [value.name for value in prepared.model.graph.output if value.name in watched.tensors]
+    if not outputs:
+        raise ModelError(f"{build.path}: mixed measures noise at the outputs, but none of them holds floats: give the scores too")
+    missing = [name for name in names if name not in journal.noise_db]
+    for name in progress(missing, "sensitivity of layers"):
+        others = [other for other in names if other != name]
+        alone = WatchedGraph(prepared.quantized(others))
+        journal.noise_db[name] = min(tensor_noise(watched, alone, samples, outputs, label=None).values())
+        build.write_report(JOURNAL, journal)
+    return {name: journal.noise_db[name] for name in names}
+
+
+def _recorded(build: BuildDirectory, journal: Journal, score: Measure) -> Measure:
+    """Return `score`, remembering in the journal what it said."""
+
+    def measure(kept: Sequence[str]) -> float:
+        name = " ".join(sorted(kept))
+        if name not in journal.scores:
+            journal.scores[name] = score(kept)
+            build.write_report(JOURNAL, journal)
+            log.info("measured kept_float=%d score=%.4f", len(kept), journal.scores[name])
+        return journal.scores[name]
+
+    return measure
+
+
+def _score(build: BuildDirectory, prepared: Prepared, samples: Samples, reference: Tensors, kept: Sequence[str]) -> float:
+    quantized = prepared.quantized(kept, integer_biases=True)
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        onnx.save_model(quantized, f"{folder}/graph.onnx", save_as_external_data=True)
+        return score_of(run_all(load_graph(Path(folder) / "graph.onnx", precision=Precision.MIXED), samples), reference, samples)
+
+
+def _reasons(
+    model: onnx.ModelProto, found: Found, order: Sequence[str], noise_db: dict[str, float], measure: Measure
+) -> list[KeptFloat]:
+    operators = {node.name: node.op_type for node in model.graph.node}
+    return [
+        KeptFloat(
+            node=name,
+            operator=operators[name],
+            reason=f"int8 here leaves {noise_db[name]:.1f} dB at the outputs, the {_ordinal(order.index(name) + 1)} least of "
+            f"{len(order)} layers; all int8 scores {measure([]):.2%}, with the layers kept {found.score:.2%}",
+        )
+        for name in found.kept
+    ]
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

@@ -1,0 +1,139 @@
+"""Put QuantizeLinear and DequantizeLinear around the operators of a graph, in ranges that were found before.
+
+onnxruntime's quantizer knows which operators have integer kernels and how their quantizers are shared; calibration is ours.
+Activations have a zero point, weights are symmetric and have a scale per output channel; the types are the hardware's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from edgewright.errors import OperationError
+from hardware_profiles.hardware_profile import Int8Types
+from quantize.calibration.histograms import Range
+from quantize.mx.encoding import Blocks, decode
+from quantize.mx.graph import ELEMENTS, EXPONENTS
+from quantize.rewrites.opset import lower_opset
+
+KEPT_FLOAT = {"Softmax", "LogSoftmax"}
+"""Their quantized form has a fixed scale of 1/256, which ruins probabilities."""
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""Operators with weights: what is meant by a layer where layers are counted, corrected or kept in float."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How the integers of a graph are written."""
+
+    types: Int8Types = Int8Types.U8S8
+    integer_biases: bool = False
+    """Float biases make a smaller graph: onnxruntime turns them into integers itself, on loading. Integer ones are for where it
+    must not (`accel.backends.onnxruntime_cpu.load_graph` on mixed precision)."""
+
+
+def quantized_graph(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = (), form: Form | None = None
+) -> onnx.ModelProto:
+    """Return `model` (its weights inside) with quantizers; the nodes called `kept_float` keep float inputs and weights."""
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    form = form or Form()
+    if any(not node.name for node in model.graph.node):  # an empty name would exclude every node without one, silently
+        raise AssertionError("every node must have a name before quantization")
+    excluded = {*kept_float, *(node.name for node in model.graph.node if node.op_type in KEPT_FLOAT)}
+    bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    try:
+        quantizer = QDQQuantizer(
+            save_and_reload_model_with_shape_infer(model),
+            per_channel=True,
+            reduce_range=form.types is Int8Types.U8S7,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8 if form.types is Int8Types.S8S8 else QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
+            nodes_to_quantize=[],
+            nodes_to_exclude=sorted(excluded),
+            op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
+            extra_options={"QuantizeBias": form.integer_biases},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    except (ValueError, RuntimeError, TypeError) as failed:
+        raise OperationError(f"onnxruntime could not quantize the graph: {' '.join(str(failed).split())[:200]}") from failed
+    made: onnx.ModelProto = quantizer.model.model
+    lower_opset(made)
+    return made
+
+
+def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the operators that have weights, in the order of the graph."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [node for node in model.graph.node if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in weights]
+
+
+def with_followers(model: onnx.ModelProto, kept_float: Collection[str]) -> set[str]:
+    """Return `kept_float` and the operators without weights that get values from those layers alone.
+
+    With every layer in float nothing is left to quantize, not even what comes before the first layer.
+    """
+    names = {node.name for node in layers(model)}
+    if names <= set(kept_float):
+        return {node.name for node in model.graph.node}
+    sources: dict[str, set[str]] = {}
+    kept = set(kept_float)
+    for node in model.graph.node:
+        above = {node.name} if node.name in names else set().union(*(sources.get(name, set()) for name in node.input))
+        sources.update(dict.fromkeys(node.output, above))
+        if above and above <= set(kept_float):
+            kept.add(node.name)
+    return kept
+
+
+def weight_of(model: onnx.ModelProto, name: str) -> npt.NDArray[np.float32]:
+    """Return the numbers of an initializer."""
+    found: npt.NDArray[np.float32] = numpy_helper.to_array(_initializer(model, name))
+    return found
+
+
+def set_weight(model: onnx.ModelProto, name: str, numbers: npt.NDArray[np.float32]) -> None:
+    """Replace the numbers of an initializer."""
+    _initializer(model, name).CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numbers, np.float32), name))
+
+
+def rounded_weight(quantized: onnx.ModelProto, name: str) -> npt.NDArray[np.float32] | None:
+    """Return what the quantized graph holds in place of the weight `name`, as float; None where it stayed float.
+
+    Of a weight in blocks the shape is that of its blocks' layout, with as many numbers in the same order.
+    """
+    known = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    if ELEMENTS.format(name) in known:
+        return _from_blocks(quantized, name)
+    if f"{name}_quantized" not in known:
+        return None
+    reader = next(node for node in quantized.graph.node if f"{name}_quantized" in node.input)
+    axis = next((attribute.i for attribute in reader.attribute if attribute.name == "axis"), 1)
+    levels, scale, zero = (numpy_helper.to_array(known[part]) for part in reader.input)
+    shape = [-1 if place == axis else 1 for place in range(levels.ndim)] if scale.ndim else []
+    rounded: npt.NDArray[np.float32] = (levels.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)
+    return rounded
+
+
+def _from_blocks(quantized: onnx.ModelProto, name: str) -> npt.NDArray[np.float32]:
+    elements, exponents = (numpy_helper.to_array(_initializer(quantized, form.format(name))) for form in (ELEMENTS, EXPONENTS))
+    reader = next(node for node in quantized.graph.node if ELEMENTS.format(name) in node.input)
+    axis = next(attribute.i for attribute in reader.attribute if attribute.name == "axis")
+    return decode(Blocks(elements, exponents, axis))
+
+
+def _initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    found: onnx.TensorProto = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    return found

@@ -1,0 +1,102 @@
+"""npu-int8: the form that the NPU computes (docs/spec/npu.md), made and corrected by the NPU's own rounding.
+
+calibrate   the range of every tensor
+quantize    activations int8 per tensor with a zero point; weights int8 per output channel, symmetric in [-127, 127]; what lies
+            behind the build's cut stays float, for it runs on the host; sums fit 32 bits (headroom.py)
+correct     biases, where that lowers the noise on the NPU's functional model (bias_correction.py, npu_functional.py)
+
+The graph is plain ONNX that onnxruntime runs too. `edgewright compile` turns it into a program.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from accel.npu.compiler.compile import check_something_runs
+from accel.npu.lowering.lower import lower
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.samples import Samples
+from edgewright.errors import ModelError
+from hardware_profiles.hardware_profile import Int8Types
+from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.calibrate import tensor_ranges
+from quantize.calibration.noise import Watched
+from quantize.int8.bias_correction import correct_biases
+from quantize.int8.equalize import equalize
+from quantize.int8.int8 import Int8Settings, write_int8
+from quantize.int8.qdq import Form, quantized_graph
+from quantize.npu.functional import FunctionalGraph
+from quantize.npu.overflow_guard import leave_headroom
+from quantize.outcome import KeptFloat, Made
+from quantize.scheme import float_graph, head_nodes
+
+
+def make_npu_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings) -> Made:
+    """Write the npu-int8 variant of a build's graph into `folder`.
+
+    Raises:
+        ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
+    """
+    return make_for_npu(build, samples, folder, settings, lambda quantized, _model: leave_headroom(quantized))
+
+
+def make_for_npu(
+    build: BuildDirectory,
+    samples: Samples,
+    folder: Path,
+    settings: Int8Settings,
+    finish: Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto],
+) -> Made:
+    """Write a variant with int8 activations; `finish` makes of the int8 graph, and of the float one, what the NPU multiplies.
+
+    Raises:
+        ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
+    """
+    model = onnx.load(float_graph(build))
+    head = {str(name) for name in head_nodes(build)} if _is_cut(build) else set()
+    if settings.equalize:
+        equalize(model, apart=head)
+    watched = WatchedGraph(model)
+    ranges = tensor_ranges(watched, samples, settings.calibration)
+
+    def rounding(given: onnx.ModelProto) -> onnx.ModelProto:
+        return finish(quantized_graph(given, ranges, head, Form(types=Int8Types.S8S8)), given)
+
+    if settings.correct_bias:
+        correct_biases(model, watched, ranges, samples, rounding, _on_npu)
+    quantized = rounding(model)
+    made = Made(_left_to_the_host(quantized, head), model)
+    write_int8(build, quantized, folder, for_processors=False)
+    return made
+
+
+def _is_cut(build: BuildDirectory) -> bool:
+    """Tell whether there is a head; a cut with nothing before it leaves the whole graph to the NPU."""
+    return build.record.cut is not None and build.record.cut.featurizer_nodes > 0
+
+
+def _on_npu(quantized: onnx.ModelProto) -> Watched:
+    """Return the graph on the functional model; one that is too large for it, on onnxruntime."""
+    try:
+        return FunctionalGraph(quantized)
+    except ModelError as refused:
+        logging.getLogger(__name__).warning("corrected biases by onnxruntime instead of the NPU's rounding: %s", refused)
+        return WatchedGraph(quantized)
+
+
+def _left_to_the_host(quantized: onnx.ModelProto, head: set[str]) -> tuple[KeptFloat, ...]:
+    lowered = lower(quantized)
+    check_something_runs(lowered)
+    return tuple(
+        KeptFloat(
+            node=row.layer,
+            operator=row.operator,
+            reason="it is behind the cut: the head runs on the host" if row.layer in head else f"on the host: {row.reason}",
+        )
+        for row in lowered.coverage
+        if not row.on_npu
+    )

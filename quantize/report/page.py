@@ -1,0 +1,266 @@
+"""The report of a build: one HTML page that needs nothing else, and the same numbers as JSON.
+
+Everything comes from what `quantize` wrote into `reports/`; nothing is measured here, so the page costs a moment.
+Sections, in order: the variants at a glance, bars, classes, noise per layer, changed predictions, what stayed in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import metadata, resources
+
+from edgewright import __version__
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.variant import FLOAT_VARIANT
+from edgewright.errors import NotFoundError
+from hardware_profiles.detect import read_machine
+from quantize.report.charts import bars, noise_plot
+from quantize.report.detail import Change, ClassAccuracy, VariantDetail, read_details
+
+READABLE_DB = 20.0
+"""Below this a tenth of the amplitude is noise; the plot marks it."""
+LARGEST_MATRIX = 16
+MOST_CLASSES = 40
+"""Rows of the table of classes: of a thousand, nobody reads those that are alike."""
+WORST_LAYERS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """`report.json`: all that the page shows."""
+
+    source_kind: str
+    source_digest: str
+    machine: str
+    versions: dict[str, str]
+    variants: dict[str, VariantDetail]
+    same_samples: bool
+    """Whether every variant was measured on the same samples; otherwise their numbers must not be compared."""
+
+
+def collect(build: BuildDirectory) -> Report:
+    """Gather what was measured; raise `NotFoundError` when that is nothing."""
+    details = read_details(build)
+    if not details:
+        raise NotFoundError(f"{build.reports} must hold measurements, but it has none; 'edgewright quantize' writes them")
+    machine = read_machine()
+    return Report(
+        source_kind=build.record.source_kind,
+        source_digest=build.record.source_digest,
+        machine=f"{machine.cpu_model}, {machine.cpu_cores} cores",
+        versions={"edgewright": __version__} | {name: metadata.version(name) for name in ("onnxruntime", "numpy")},
+        variants=details,
+        same_samples=len({detail.samples for detail in details.values()}) == 1,
+    )
+
+
+def page(report: Report) -> str:
+    """Return the HTML page."""
+    style = resources.files("quantize.report").joinpath("page.css").read_text(encoding="utf-8")
+    sections = (_header, _glance, _bars, _classes, _noise, _changes, _kept_float, _footer)
+    body = "\n".join(section(report) for section in sections)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Quantization report</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>\n{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _header(report: Report) -> str:
+    counts = sorted({detail.evaluation.count for detail in report.variants.values()})
+    samples = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
+    warning = (
+        ""
+        if report.same_samples
+        else '<p class="bad">The variants were measured on different samples: run <code>edgewright quantize</code> for all of '
+        "them with one file before you compare.</p>"
+    )
+    return (
+        "<h1>Quantization report</h1>"
+        f'<p class="soft">A {escape(report.source_kind)} model, <code>{escape(report.source_digest[:19])}</code>, measured on '
+        f"{samples} samples.</p>{warning}"
+    )
+
+
+def _glance(report: Report) -> str:
+    before = report.variants.get(FLOAT_VARIANT)
+    cards = [_card(place, name, detail, before) for place, (name, detail) in enumerate(report.variants.items())]
+    return f'<div class="variants">{"".join(cards)}</div>'
+
+
+def _card(place: int, name: str, detail: VariantDetail, before: VariantDetail | None) -> str:
+    found = detail.evaluation
+    headline, what = (
+        (f"{found.agreement:.2%}", "same label as float") if found.accuracy is None else (f"{found.accuracy:.2%}", "accuracy")
+    )
+    rows = {
+        "agreement": f"{found.agreement:.2%}",
+        "size": f"{detail.size_bytes / 1000:,.1f} kB",
+        "latency": f"{found.latency_ms.p50:.3f} ms",
+        "output SNR": f"{detail.layers[-1].snr_db:.1f} dB" if detail.layers else "none",
+    }
+    if before is not None and before is not detail:
+        rows["size"] += f" (1/{before.size_bytes / detail.size_bytes:.1f})"
+    listed = "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in rows.items())
+    return (
+        f'<div class="variant v{place % 6}"><h2>{escape(name)}</h2><div class="big">{headline}</div>'
+        f'<div class="soft">{what}{_drop(detail, before)}</div><dl>{listed}</dl></div>'
+    )
+
+
+def _drop(detail: VariantDetail, before: VariantDetail | None) -> str:
+    if before is None or before is detail or detail.evaluation.accuracy is None or before.evaluation.accuracy is None:
+        return ""
+    points = 100 * (detail.evaluation.accuracy - before.evaluation.accuracy)
+    if not points:
+        return ", as float"
+    return f', <span class="{"bad" if points < 0 else "good"}">{points:+.2f} points</span>'
+
+
+def _bars(report: Report) -> str:
+    sizes = {name: detail.size_bytes / 1000 for name, detail in report.variants.items()}
+    times = {name: detail.evaluation.latency_ms.p50 for name, detail in report.variants.items()}
+    tails = {name: detail.evaluation.latency_ms.p95 for name, detail in report.variants.items()}
+    charts = (
+        ("Size", bars(sizes, {name: f"{size:,.1f} kB" for name, size in sizes.items()}, "size of each variant")),
+        ("Latency of one sample, median", bars(times, {name: f"{time:.3f} ms" for name, time in times.items()}, "latency")),
+    )
+    shown = "".join(f"<div><h3>{title}</h3>{chart}</div>" for title, chart in charts)
+    tail = ", ".join(f"{escape(name)} {time:.3f} ms" for name, time in tails.items())
+    return (
+        f'<section><h2>Size and latency</h2><div class="variants">{shown}</div>'
+        f'<p class="soft">Latency on {escape(report.machine)}. 95th percentiles: {tail}.</p></section>'
+    )
+
+
+def _classes(report: Report) -> str:
+    known = {name: {one.label: one for one in detail.classes} for name, detail in report.variants.items() if detail.classes}
+    if not known:
+        return ""
+    first = known.get(FLOAT_VARIANT) or next(iter(known.values()))
+    shown = _most_different(first, list(known.values()))
+    head = "".join(f"<th>{escape(name)}</th>" for name in known)
+    rows = "".join(
+        f"<tr><td>{escape(label)}</td><td>{one.count}</td>"
+        + "".join(
+            _class_cell(classes[label].accuracy, one.accuracy) if label in classes else "<td></td>" for classes in known.values()
+        )
+        + "</tr>"
+        for label, one in first.items()
+        if label in shown
+    )
+    left_out = "" if len(shown) == len(first) else f" Of {len(first)} classes, the {len(shown)} that differ most are shown."
+    return (
+        "<section><h2>Accuracy per class</h2><p class='soft'>An average can hide a class that pays for all others. "
+        f"Coloured where a variant differs from float by a point or more.{left_out}</p>"
+        f'<div class="scroll"><table class="wide"><tr><th>class</th><th>samples</th>{head}</tr>{rows}</table></div></section>'
+    )
+
+
+def _most_different(first: Mapping[str, ClassAccuracy], known: Sequence[Mapping[str, ClassAccuracy]]) -> set[str]:
+    """Return the classes to show: all of a few, else those in which a variant is farthest from the first."""
+
+    def apart(label: str) -> float:
+        return max(abs(one[label].accuracy - first[label].accuracy) * first[label].count for one in known if label in one)
+
+    return set(sorted(first, key=apart, reverse=True)[:MOST_CLASSES])
+
+
+def _class_cell(share: float, before: float) -> str:
+    points = 100 * (share - before)
+    kind = "" if abs(points) < 1 else ' class="bad"' if points < 0 else ' class="good"'
+    told = "" if abs(points) < 1 else f" ({points:+.1f})"
+    return f"<td{kind}>{share:.1%}{told}</td>"
+
+
+def _noise(report: Report) -> str:
+    series = {
+        name: [(one.node, one.snr_db) for one in detail.layers] for name, detail in report.variants.items() if detail.layers
+    }
+    if not series:
+        return ""
+    colors = {name: place for place, name in enumerate(report.variants)}
+    legend = "".join(f'<span class="v{colors[name] % 6}"><i></i>{escape(name)}</span>' for name in series)
+    worst = "".join(_worst_layers(name, report.variants[name]) for name in series)
+    return (
+        "<section><h2>Noise, layer by layer</h2>"
+        "<p class='soft'>Signal-to-noise ratio behind each operator in dB: more is cleaner; "
+        f"six decibels are a bit. At the dashed line ({READABLE_DB:g} dB) a tenth of the amplitude is noise.</p>"
+        f'<div class="legend">{legend}</div><div class="scroll">{noise_plot(series, colors, READABLE_DB)}</div>'
+        f"<details><summary>The {WORST_LAYERS} noisiest operators of each variant</summary>{worst}</details></section>"
+    )
+
+
+def _worst_layers(name: str, detail: VariantDetail) -> str:
+    noisiest = sorted(detail.layers, key=lambda one: one.snr_db)[:WORST_LAYERS]
+    rows = "".join(
+        f'<tr><td><code>{escape(one.node)}</code></td><td class="text">{escape(one.operator)}</td><td>{one.snr_db:.1f}</td></tr>'
+        for one in noisiest
+    )
+    head = '<tr><th>operator</th><th class="text">kind</th><th>dB</th></tr>'
+    return f'<h3>{escape(name)}</h3><div class="scroll"><table>{head}{rows}</table></div>'
+
+
+def _changes(report: Report) -> str:
+    parts = [_changes_of(name, detail) for name, detail in report.variants.items() if name != FLOAT_VARIANT and detail.classes]
+    if not parts:
+        return ""
+    return (
+        "<section><h2>Changed predictions</h2><p class='soft'>Samples that the variant names differently than float does: "
+        f"float's word in the row, the variant's in the column.</p>{''.join(parts)}</section>"
+    )
+
+
+def _changes_of(name: str, detail: VariantDetail) -> str:
+    total = sum(change.count for change in detail.changes)
+    if not total:
+        return f"<h3>{escape(name)}</h3><p>None: every sample keeps its label.</p>"
+    corrected, broken = (sum(getattr(one, kind) or 0 for one in detail.changes) for kind in ("corrected", "broken"))
+    told = (
+        f"{total} of {detail.evaluation.count:,}: <span class='bad'>{broken} were right before</span>, "
+        f"<span class='good'>{corrected} are right now</span>, the others are wrong in both."
+    )
+    return f"<h3>{escape(name)}</h3><p>{told}</p>{_matrix(detail.changes)}"
+
+
+def _matrix(changes: Sequence[Change]) -> str:
+    shown = list(dict.fromkeys(name for change in changes for name in (change.before, change.after)))[:LARGEST_MATRIX]
+    counts: Mapping[tuple[str, str], int] = {(change.before, change.after): change.count for change in changes}
+    largest = max(counts.values())
+    names = sorted(shown)
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    rows = "".join(
+        f"<tr><th>{escape(row)}</th>{''.join(_heat(counts.get((row, column), 0), largest) for column in names)}</tr>"
+        for row in names
+    )
+    left_out = sum(count for (row, column), count in counts.items() if row not in shown or column not in shown)
+    more = f'<p class="soft">{left_out} more between other classes; see the JSON.</p>' if left_out else ""
+    return f'<div class="scroll"><table class="matrix"><tr><th>float \\ variant</th>{head}</tr>{rows}</table></div>{more}'
+
+
+def _heat(count: int, largest: int) -> str:
+    if not count:
+        return "<td></td>"
+    return f'<td style="background: rgb(var(--heat) / {0.15 + 0.5 * count / largest:.2f})">{count}</td>'
+
+
+def _kept_float(report: Report) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td class="text"><code>{escape(one.node)}</code></td>'
+        f'<td class="text">{escape(one.operator)}</td><td class="text">{escape(one.reason)}</td></tr>'
+        for name, detail in report.variants.items()
+        for one in detail.kept_float
+    )
+    if not rows:
+        return ""
+    return (
+        '<section><h2>What stayed in float, and why</h2><div class="scroll"><table class="wide"><tr><th>variant</th>'
+        f'<th class="text">operator</th><th class="text">kind</th><th class="text">why</th></tr>{rows}</table></div></section>'
+    )
+
+
+def _footer(report: Report) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return f"<footer><p>{escape(versions)}. The same numbers for programs: the JSON beside this page.</p></footer>"

@@ -1,0 +1,1 @@
+"""Rewrites of a graph that make it quantize or run better, without changing what it computes."""

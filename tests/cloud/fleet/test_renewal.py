@@ -1,0 +1,328 @@
+"""The next certificate, over real TLS and for devices that no handshake lets in any more (protocol.md P14, P15)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import insert, update
+
+from cloud.cli import group
+from cloud.db.database import Database
+from cloud.db.schema import certificates
+from cloud.fleet.renewals import CHALLENGE_S, challenge, serial_of_nonce
+from cloud.service import Settings
+from cloud.state.certificates import Authority, Key, certificate_pem, key_pem, new_key, serial_of
+from edgewright.contracts import signing, wire
+from edgewright.contracts.messages import RenewalProof
+from edgewright.errors import BadInputError, DeniedError
+from tests.support.running_cloud import Answer, Http, Member, RunningCloud, make_csr, running
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+REVOKED = re.compile(r"device \S+ was revoked at .* UTC: ask the operator")
+
+
+def renew(member: Member, csr: str) -> Answer:
+    return member.http.post("/v1/device/certificate", {"csr_pem": csr})
+
+
+def csr_in(folder: Path, name: str = "next") -> str:
+    return make_csr(folder / f"{name}.key", common_name="whatever")
+
+
+def with_certificate(cloud: RunningCloud, answer: Answer, key: Path) -> Http:
+    path = key.with_suffix(".pem")
+    path.write_text(answer.json()["certificate_pem"])
+    return Http(cloud.url, cloud.ca, certificate=(path, key))
+
+
+# P14: over the present certificate
+
+
+def test_p14_a_member_gets_its_next_certificate_for_a_new_key_and_keeps_its_name(cloud: RunningCloud, tmp_path: Path) -> None:
+    member = cloud.enrol("renews", tmp_path)
+    answer = renew(member, csr_in(tmp_path))
+    assert answer.status == 201, answer.body
+    told = answer.json()
+    issued = x509.load_pem_x509_certificate(told["certificate_pem"].encode())
+    assert told["device"] == "renews"
+    assert [name.value for name in issued.subject] == ["renews"]
+    assert datetime.fromisoformat(told["expires_at"]) == issued.not_valid_after_utc
+    assert timedelta(days=89) < issued.not_valid_after_utc - datetime.now(UTC) <= timedelta(days=90)
+    assert with_certificate(cloud, answer, tmp_path / "next.key").get("/v1/device/desired").status == 204
+    assert "renewed device=renews how=tls serial=" in cloud.log.read_text()
+
+
+def test_p14_the_old_certificate_stays_good_so_a_lost_answer_costs_nothing(cloud: RunningCloud, tmp_path: Path) -> None:
+    member = cloud.enrol("overlaps", tmp_path)
+    csr = csr_in(tmp_path)
+    first, again = renew(member, csr), renew(member, csr)
+    assert (first.status, again.status) == (201, 201)
+    assert first.json()["certificate_pem"] != again.json()["certificate_pem"]
+    assert member.http.get("/v1/device/desired").status == 204
+
+
+def test_p14_the_key_that_a_device_has_gets_no_second_certificate(cloud: RunningCloud, tmp_path: Path) -> None:
+    member = cloud.enrol("keeps-key", tmp_path)
+    key = serialization.load_pem_private_key(member.certificate[1].read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    answer = renew(member, csr_of(key))
+    assert (answer.status, answer.error) == (
+        400,
+        "the certificate signing request must be for a new key, but it is for the present one: make another",
+    )
+
+
+def test_p14_a_revocation_ends_every_certificate_and_no_more_are_given(
+    cloud: RunningCloud, operator: Http, tmp_path: Path
+) -> None:
+    member = cloud.enrol("ended", tmp_path)
+    renewed = with_certificate(cloud, renew(member, csr_in(tmp_path)), tmp_path / "next.key")
+    operator.post("/v1/devices/ended/revoke")
+    for each in (member.http, renewed):
+        answer = each.post("/v1/device/certificate", {"csr_pem": csr_in(tmp_path, "third")})
+        assert answer.status == 403
+        assert REVOKED.fullmatch(answer.error)
+
+
+def test_p14_without_a_certificate_the_answer_is_401_and_with_the_operators_token_403(
+    cloud: RunningCloud, operator: Http, tmp_path: Path
+) -> None:
+    body = {"csr_pem": csr_in(tmp_path)}
+    stranger = cloud.stranger().post("/v1/device/certificate", body)
+    assert (stranger.status, stranger.error) == (401, "this needs the credential of: device; none was shown")
+    wrong_door = operator.post("/v1/device/certificate", body)
+    assert (wrong_door.status, wrong_door.error) == (403, "this is for: device; the credential shown is of: operator")
+
+
+def test_an_operator_may_choose_a_shorter_life_and_no_longer_one(tmp_path: Path) -> None:
+    with running(tmp_path / "state", "--no-broker", "--device-days", "7") as strict:
+        member = strict.enrol("brief", tmp_path)
+        for pem in (member.enrolment["certificate_pem"], renew(member, csr_in(tmp_path)).json()["certificate_pem"]):
+            left = x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc - datetime.now(UTC)
+            assert timedelta(days=6.9) < left <= timedelta(days=7)
+    refused = CliRunner().invoke(group, ["up", "--state", str(tmp_path / "none"), "--device-days", "91"])
+    assert refused.exit_code == 2
+    assert "91 is not in the range 1<=x<=90" in refused.output
+
+
+def test_p14_a_csr_that_is_none_is_400(cloud: RunningCloud, tmp_path: Path) -> None:
+    answer = renew(cloud.enrol("sloppy-renewal", tmp_path), "no CSR")
+    assert answer.status == 400
+    assert answer.error.startswith("csr_pem must be a PEM certificate signing request: ")
+
+
+# P15: after the expiry
+
+
+@dataclass
+class Sleeper:
+    """A device that comes out of a warehouse."""
+
+    cloud: RunningCloud
+    device: str
+    key: Key
+    certificate: x509.Certificate
+    folder: Path
+
+    def proof(self, **changes: str) -> RenewalProof:
+        fields = {
+            "nonce": self.cloud.stranger().get("/v1/renew").json()["nonce"],
+            "certificate_pem": certificate_pem(self.certificate).decode(),
+            "csr_pem": csr_in(self.folder),
+        }
+        return RenewalProof(**{**fields, **changes})
+
+    def ask(self, proof: RenewalProof, key: Key | None = None) -> Answer:
+        return self.cloud.stranger().post("/v1/renew", signing.sign(wire.encode(proof), signing.RENEWAL_TYPE, key or self.key))
+
+    def http(self) -> Http:
+        (self.folder / "old.pem").write_bytes(certificate_pem(self.certificate))
+        (self.folder / "old.key").write_bytes(key_pem(self.key))
+        return Http(self.cloud.url, self.cloud.ca, certificate=(self.folder / "old.pem", self.folder / "old.key"))
+
+
+def asleep(cloud: RunningCloud, folder: Path, device: str, *, expired_days_ago: float) -> Sleeper:
+    """Make a member whose certificates have expired, the last one so long ago."""
+    cloud.enrol(device, folder)
+    authority = Authority.from_pem((cloud.state / "ca.pem").read_bytes(), (cloud.state / "ca.key").read_bytes())
+    key = new_key()
+    certificate = authority.issue_client(device, key.public_key(), datetime.now(UTC) - timedelta(days=90 + expired_days_ago))
+    database = Database.open(f"sqlite:///{cloud.state / 'cloud.db'}")
+    row = {"serial": serial_of(certificate), "device": device, "expires_at": certificate.not_valid_after_utc}
+    with database.transaction() as connection:
+        connection.execute(update(certificates).where(certificates.c.device == device).values(expires_at=NOW.replace(year=2020)))
+        connection.execute(insert(certificates).values(row))
+    database.close()
+    return Sleeper(cloud, device, key, certificate, folder)
+
+
+@pytest.fixture(scope="module")
+def sleeper(cloud: RunningCloud, tmp_path_factory: pytest.TempPathFactory) -> Sleeper:
+    return asleep(cloud, tmp_path_factory.mktemp("sleeper"), "sleeper", expired_days_ago=60)
+
+
+def test_p15_an_expired_certificate_is_refused_in_the_handshake(sleeper: Sleeper) -> None:
+    with pytest.raises((ssl.SSLError, urllib3.exceptions.HTTPError)):
+        sleeper.http().get("/v1/device/desired")
+
+
+def test_p15_a_device_that_proves_to_hold_the_expired_certificates_key_is_back(cloud: RunningCloud, tmp_path: Path) -> None:
+    device = asleep(cloud, tmp_path, "woken", expired_days_ago=60)
+    answer = device.ask(device.proof())
+    assert answer.status == 201, answer.body
+    assert answer.json()["device"] == "woken"
+    assert with_certificate(cloud, answer, tmp_path / "next.key").get("/v1/device/desired").status == 204
+    assert "renewed device=woken how=proof serial=" in cloud.log.read_text()
+
+
+def test_p15_an_answer_that_was_lost_can_be_asked_for_again_until_the_device_was_heard_of(
+    cloud: RunningCloud, tmp_path: Path
+) -> None:
+    device = asleep(cloud, tmp_path, "unlucky", expired_days_ago=60)
+    assert device.ask(device.proof()).status == 201
+    answer = device.ask(device.proof())
+    assert answer.status == 201
+    assert with_certificate(cloud, answer, tmp_path / "next.key").get("/v1/device/desired").status == 204
+    too_late = device.ask(device.proof())
+    assert too_late.status == 403
+    assert too_late.error.startswith("only a device's last certificate leads back, but this one was replaced")
+
+
+def test_p15_a_proof_that_was_used_is_refused(sleeper: Sleeper) -> None:
+    proof = sleeper.proof()
+    assert sleeper.ask(proof).status == 201
+    answer = sleeper.ask(proof)
+    assert (answer.status, answer.error) == (
+        409,
+        "a nonce makes one certificate, and this one was used: ask for another with GET /v1/renew",
+    )
+
+
+def test_p15_a_signature_by_another_key_is_refused(sleeper: Sleeper) -> None:
+    answer = sleeper.ask(sleeper.proof(), key=new_key())
+    assert answer.status == 403
+    assert answer.error.startswith("the key of the expired certificate must have signed the renewal, but: the signature must be")
+
+
+def test_p15_a_changed_payload_under_a_good_signature_is_refused(sleeper: Sleeper, cloud: RunningCloud) -> None:
+    proof = sleeper.proof()
+    envelope = json.loads(signing.sign(wire.encode(proof), signing.RENEWAL_TYPE, sleeper.key))
+    changed = RenewalProof(nonce=proof.nonce, certificate_pem=proof.certificate_pem, csr_pem=csr_in(sleeper.folder, "forger"))
+    envelope["payload"] = base64.b64encode(wire.encode(changed)).decode()
+    answer = cloud.stranger().post("/v1/renew", envelope)
+    assert answer.status == 403
+    assert "it was changed or forged" in answer.error
+
+
+def test_p15_another_devices_certificate_is_refused(sleeper: Sleeper, cloud: RunningCloud, tmp_path: Path) -> None:
+    victim = asleep(cloud, tmp_path, "victim", expired_days_ago=1)
+    stolen = certificate_pem(victim.certificate).decode()
+    assert sleeper.ask(sleeper.proof(certificate_pem=stolen)).status == 403
+
+
+def test_p15_a_signature_made_for_another_purpose_is_refused(sleeper: Sleeper, cloud: RunningCloud) -> None:
+    envelope = signing.sign(wire.encode(sleeper.proof()), signing.DESIRED_TYPE, sleeper.key)
+    assert cloud.stranger().post("/v1/renew", envelope).status == 403
+
+
+def test_p15_a_certificate_of_another_authority_is_refused(sleeper: Sleeper) -> None:
+    foreign = Authority.create(NOW).issue_client("sleeper", sleeper.key.public_key(), datetime.now(UTC) - timedelta(days=91))
+    answer = sleeper.ask(sleeper.proof(certificate_pem=certificate_pem(foreign).decode()))
+    assert (answer.status, answer.error) == (
+        403,
+        "the expired certificate must be of this cloud's authority, but it is not: enrol the device",
+    )
+
+
+def test_p15_a_revoked_device_does_not_come_back(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+    device = asleep(cloud, tmp_path, "asleep-and-revoked", expired_days_ago=60)
+    operator.post("/v1/devices/asleep-and-revoked/revoke")
+    answer = device.ask(device.proof())
+    assert answer.status == 403
+    assert REVOKED.fullmatch(answer.error)
+
+
+def test_p15_a_name_that_was_revoked_and_enrolled_again_is_not_won_back_by_the_old_key(
+    cloud: RunningCloud, operator: Http, tmp_path: Path
+) -> None:
+    device = asleep(cloud, tmp_path, "passed-on", expired_days_ago=60)
+    operator.post("/v1/devices/passed-on/revoke")
+    cloud.enrol("passed-on", tmp_path, device="passed-on")
+    assert device.ask(device.proof()).status == 403
+
+
+@pytest.mark.parametrize(
+    ("expired_days_ago", "status", "told"),
+    [
+        pytest.param(729.5, 201, "", id="within two years"),
+        pytest.param(731.0, 403, "must have expired at most 730 days ago", id="longer ago"),
+        pytest.param(-1.0, 409, "renew it over TLS, POST /v1/device/certificate", id="not yet"),
+    ],
+)
+def test_p15_the_way_back_is_open_for_two_years(
+    cloud: RunningCloud, tmp_path: Path, expired_days_ago: float, status: int, told: str
+) -> None:
+    name = f"sleeps-{expired_days_ago:.0f}".replace("--", "-")
+    device = asleep(cloud, tmp_path, name, expired_days_ago=expired_days_ago)
+    answer = device.ask(device.proof())
+    assert answer.status == status, answer.body
+    assert told in answer.body.decode()
+
+
+def test_p15_what_is_no_envelope_or_certificate_is_400(sleeper: Sleeper, cloud: RunningCloud) -> None:
+    bodies: list[Any] = [{"payload": "?", "payloadType": "x", "signatures": []}, {"payload": "e30=", "payloadType": "x"}]
+    assert [cloud.stranger().post("/v1/renew", body).status for body in bodies] == [400, 400]
+    assert sleeper.ask(sleeper.proof(certificate_pem="none")).status == 400
+
+
+def test_p15_a_nonce_is_good_for_two_minutes_and_only_at_the_cloud_that_made_it() -> None:
+    authority = Authority.create(NOW)
+    nonce = challenge(authority, NOW).nonce
+    assert serial_of_nonce(authority, nonce, NOW + timedelta(seconds=CHALLENGE_S - 1)).bit_length() <= 159
+    with pytest.raises(DeniedError, match="the nonce was good until 2030-01-01 00:02:00 UTC"):
+        serial_of_nonce(authority, nonce, NOW + timedelta(seconds=CHALLENGE_S))
+    for wrong in ("", "nonsense", "ümlaut", "A" + nonce[1:] if nonce[0] != "A" else "B" + nonce[1:]):
+        with pytest.raises(DeniedError, match="the nonce must be one of this cloud's"):
+            serial_of_nonce(authority, wrong, NOW)
+    with pytest.raises(DeniedError, match="the nonce must be one of this cloud's"):
+        serial_of_nonce(Authority.create(NOW), nonce, NOW)
+
+
+def test_the_numbers_tell_how_many_certificates_there_were_and_who_is_locked_out(
+    cloud: RunningCloud, operator: Http, tmp_path: Path
+) -> None:
+    def numbers() -> tuple[int, int]:
+        told = operator.get("/metrics").body.decode()
+        names = ("edgewright_device_certificates_total", "edgewright_devices_expired")
+        issued, locked_out = (int(re.findall(rf"^{name} (\d+)$", told, re.MULTILINE)[0]) for name in names)
+        return issued, locked_out
+
+    issued, locked_out = numbers()
+    device = asleep(cloud, tmp_path, "counted", expired_days_ago=1)
+    assert numbers() == (issued + 2, locked_out + 1)
+    device.ask(device.proof())
+    assert numbers() == (issued + 3, locked_out)
+
+
+@pytest.mark.parametrize("days", [0, -1, 91])
+def test_a_life_over_90_days_or_none_at_all_is_refused(tmp_path: Path, days: float) -> None:
+    with pytest.raises(BadInputError, match="device_days must be over 0 and at most 90"):
+        Settings(state=tmp_path, device_days=days)
+
+
+def csr_of(key: ec.EllipticCurvePrivateKey) -> str:
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()

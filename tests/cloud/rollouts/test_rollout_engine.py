@@ -1,0 +1,370 @@
+"""The engine on a real database: devices report through the twins, desired state comes out signed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import insert, select
+
+from cloud.db.database import Database
+from cloud.db.schema import devices, model_versions, rollout_devices
+from cloud.db.schema import twins as twin_rows
+from cloud.fleet import devices as members
+from cloud.fleet import twins
+from cloud.rollouts import engine as rollout_engine
+from cloud.rollouts import operations as rollouts
+from cloud.rollouts.store import one_rollout
+from edgewright.contracts import signing, wire
+from edgewright.contracts.messages import (
+    DeploymentState,
+    Desired,
+    ModelVersion,
+    Reported,
+    RolloutRecord,
+    RolloutRequest,
+    RolloutState,
+    RunningVariant,
+)
+from edgewright.contracts.oci import INDEX_TYPE, Descriptor
+from edgewright.errors import BadInputError, ConflictError, NotFoundError
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+PROFILES = {"cam-1": "raspberry-pi-4", "cam-2": "raspberry-pi-4", "gate-1": "generic-x86-64"}
+
+
+def index_of(version: int) -> Descriptor:
+    return Descriptor(mediaType=INDEX_TYPE, digest=wire.digest_of(b"digits %d" % version), size=9)
+
+
+@dataclass
+class Fleet:
+    """A cloud without a network, and devices that say what the test tells them to."""
+
+    database: Database
+    key: signing.PrivateKey
+    now: datetime = START
+    holder: str = "worker-1"
+    sequence: dict[str, int] = field(default_factory=dict)
+
+    def add_device(self, name: str, **labels: str) -> None:
+        row = {
+            "device": name,
+            "labels": labels,
+            "profile": PROFILES[name],
+            "enrolled_at": self.now,
+            "last_seen_at": self.now,
+            "said_offline": False,
+            "revoked": False,
+            "telemetry_count": 0,
+        }
+        with self.database.transaction() as connection:
+            connection.execute(insert(devices).values(row))
+            twin = {"device": name, "desired_version": 0, "desired_change": 0, "reported_sequence": 0}
+            connection.execute(insert(twin_rows).values(twin))
+
+    def publish(self, version: int) -> None:
+        record = ModelVersion(
+            name="digits",
+            version=version,
+            index=index_of(version),
+            published_at=self.now,
+            variants=("fp32",),
+            size_bytes=9,
+            key_id="k",
+        )
+        row = {"name": "digits", "version": version, "index_digest": record.index.digest, "record": wire.encode(record)}
+        with self.database.transaction() as connection:
+            connection.execute(insert(model_versions).values(row))
+
+    def create(self, version: int | None = None, **changes: object) -> int:
+        request = RolloutRequest(model="digits", package_version=version, **changes)  # type: ignore[arg-type]
+        with self.database.transaction() as connection:
+            return rollouts.create(connection, request, self.now).number
+
+    def tick(self, *, holder: str | None = None) -> None:
+        rollout_engine.tick(self.database, self.key, holder or self.holder, self.now)
+
+    def show(self, number: int) -> RolloutRecord:
+        with self.database.reading() as connection:
+            return one_rollout(connection, number).record()
+
+    def desired(self, device: str) -> Desired | None:
+        with self.database.reading() as connection:
+            return members.record(connection, device, self.now).desired
+
+    def wanted(self) -> dict[str, int | None]:
+        """Return which version every device is told to run."""
+        found = {device: self.desired(device) for device in PROFILES}
+        return {device: None if desired is None else desired.package_version for device, desired in found.items()}
+
+    def report(self, device: str, state: DeploymentState, reason: str = "as told", *, running: int | None = None) -> None:
+        desired = self.desired(device)
+        assert desired is not None
+        self.sequence[device] = self.sequence.get(device, 0) + 1
+        runs = desired.package_version if running is None and state is DeploymentState.RUNNING else running
+        report = Reported(
+            device=device,
+            desired_version=desired.desired_version,
+            state=state,
+            reason=reason,
+            since=self.now,
+            sequence=self.sequence[device],
+            running=None if runs is None else a_variant(runs),
+        )
+        with self.database.transaction() as connection:
+            twins.store_report(connection, device, report, self.now)
+
+    def obey(self) -> None:
+        """Let every device run what it was told, until nothing more happens."""
+        for _ in range(4):
+            self.tick()
+            for device, version in self.wanted().items():
+                if version is not None:
+                    self.report(device, DeploymentState.RUNNING)
+        self.tick()
+
+
+def a_variant(version: int) -> RunningVariant:
+    return RunningVariant(
+        model="digits",
+        package_version=version,
+        index_digest=index_of(version).digest,
+        variant="fp32",
+        backend="onnxruntime",
+        precision="fp32",
+    )
+
+
+@pytest.fixture
+def fleet(database_url: str) -> Iterator[Fleet]:
+    database = Database.open(database_url)
+    made = Fleet(database, signing.generate_key())
+    for device in PROFILES:
+        made.add_device(device, site="east" if device.startswith("cam") else "west")
+    for version in (1, 2, 3):
+        made.publish(version)
+    yield made
+    database.close()
+
+
+def test_a_good_version_reaches_everybody_wave_by_wave(fleet: Fleet) -> None:
+    number = fleet.create(1, devices=("cam-1", "cam-2", "gate-1"), waves=("1", "100%"))
+    fleet.tick()
+    assert fleet.wanted() == {"cam-1": 1, "cam-2": None, "gate-1": None}
+    fleet.report("cam-1", DeploymentState.RUNNING)
+    fleet.tick()
+    assert fleet.wanted() == {"cam-1": 1, "cam-2": 1, "gate-1": 1}
+    fleet.report("cam-2", DeploymentState.RUNNING)
+    fleet.report("gate-1", DeploymentState.RUNNING)
+    fleet.tick()
+    assert (fleet.show(number).state, fleet.show(number).reason) == (RolloutState.COMPLETED, "3 of 3 devices run it")
+
+
+def test_a_bad_version_stops_at_the_canary_and_what_ran_before_is_desired_again(fleet: Fleet) -> None:
+    fleet.create(1)
+    fleet.obey()
+    number = fleet.create(2, devices=("cam-1", "cam-2", "gate-1"), waves=("2", "100%"))
+    fleet.tick()
+    fleet.report("cam-2", DeploymentState.RUNNING)
+    fleet.tick()
+    fleet.report("cam-1", DeploymentState.REFUSED, "golden samples differ by 0.4", running=1)
+    fleet.tick()
+    halted = fleet.show(number)
+    assert halted.state is RolloutState.HALTED
+    assert "cam-1 refused: golden samples differ by 0.4" in halted.reason
+    assert fleet.wanted() == {"cam-1": 2, "cam-2": 1, "gate-1": 1}
+    returned = fleet.desired("cam-2")
+    assert returned is not None
+    assert (returned.desired_version, returned.allow_downgrade) == (3, True)
+    assert [each.reason for each in halted.devices] == ["golden samples differ by 0.4", "returned to digits:1", ""]
+
+
+def test_a_package_that_failed_on_some_hardware_is_not_tried_there_again_but_by_order(fleet: Fleet) -> None:
+    fleet.create(2, devices=("cam-1",), waves=("100%",))
+    fleet.tick()
+    fleet.report("cam-1", DeploymentState.ROLLED_BACK, "p95 latency over the limit")
+    fleet.tick()
+    with pytest.raises(ConflictError, match=r"digits:2 is known to fail on raspberry-pi-4 \(cam-1: p95 latency over the limit\)"):
+        fleet.create(2)
+    assert fleet.create(2, labels={"site": "west"}) == 2
+    assert fleet.create(2, devices=("cam-2",)) == 3
+
+
+def test_a_tick_without_news_changes_nothing(fleet: Fleet) -> None:
+    number = fleet.create(1)
+    fleet.tick()
+    before, wanted = fleet.show(number), fleet.wanted()
+    fleet.now += timedelta(seconds=1)
+    fleet.tick()
+    assert (fleet.show(number), fleet.wanted()) == (before, wanted)
+
+
+def test_a_transaction_that_was_cut_off_is_done_again_from_the_tables(fleet: Fleet) -> None:
+    number = fleet.create(1, waves=("100%",))
+    with pytest.raises(ZeroDivisionError), fleet.database.transaction() as connection:
+        rollout_engine.advance_all(connection, fleet.key, fleet.now)
+        raise ZeroDivisionError
+    assert set(fleet.wanted().values()) == {None}
+    fleet.tick()
+    assert fleet.wanted() == {"cam-1": 1, "cam-2": 1, "gate-1": 1}
+    assert {each.desired_version for each in fleet.show(number).devices} == {1}
+
+
+def test_only_the_holder_of_the_lease_acts_until_it_lapses(fleet: Fleet) -> None:
+    fleet.create(1, devices=("cam-1", "cam-2"), waves=("1", "100%"))
+    fleet.tick(holder="worker-1")
+    fleet.report("cam-1", DeploymentState.RUNNING)
+    fleet.tick(holder="worker-2")
+    assert fleet.wanted()["cam-2"] is None
+    fleet.now += rollout_engine.LEASE
+    fleet.tick(holder="worker-2")
+    assert fleet.wanted()["cam-2"] == 1
+
+
+def test_a_worker_that_ends_hands_the_lease_over(fleet: Fleet) -> None:
+    fleet.create(1)
+    fleet.tick(holder="worker-1")
+    rollout_engine.give_up_lease(fleet.database, "worker-1")
+    for device in PROFILES:
+        if fleet.wanted()[device]:
+            fleet.report(device, DeploymentState.RUNNING)
+    fleet.tick(holder="worker-2")
+    assert [version for version in fleet.wanted().values() if version] == [1, 1, 1]
+
+
+def test_a_device_that_claims_to_run_something_else_is_not_believed(fleet: Fleet) -> None:
+    number = fleet.create(2, devices=("cam-1",))
+    fleet.tick()
+    fleet.report("cam-1", DeploymentState.RUNNING, running=1)
+    fleet.tick()
+    found = fleet.show(number)
+    assert (found.state, found.devices[0].reason) == (RolloutState.RUNNING, "says that it is running, but not this package")
+
+
+def test_a_device_that_has_the_version_is_not_told_again(fleet: Fleet) -> None:
+    fleet.create(1)
+    fleet.obey()
+    number = fleet.create(1)
+    fleet.tick()
+    assert fleet.show(number).state is RolloutState.COMPLETED
+    desired = fleet.desired("cam-1")
+    assert desired is not None
+    assert desired.desired_version == 1
+
+
+def test_a_rollback_by_rollout_allows_the_downgrade(fleet: Fleet) -> None:
+    fleet.create(2)
+    fleet.obey()
+    fleet.create(1, devices=("cam-1",))
+    fleet.tick()
+    desired = fleet.desired("cam-1")
+    assert desired is not None
+    assert (desired.package_version, desired.allow_downgrade, desired.desired_version) == (1, True, 2)
+
+
+def test_a_paused_rollout_goes_no_further_until_it_is_resumed(fleet: Fleet) -> None:
+    number = fleet.create(1, devices=("cam-1", "cam-2"), waves=("1", "100%"))
+    fleet.tick()
+    with fleet.database.transaction() as connection:
+        rollouts.pause(connection, number, fleet.now)
+    fleet.report("cam-1", DeploymentState.RUNNING)
+    fleet.tick()
+    assert fleet.wanted()["cam-2"] is None
+    with fleet.database.transaction() as connection:
+        rollouts.resume(connection, number, fleet.now)
+    fleet.tick()
+    assert fleet.wanted()["cam-2"] == 1
+
+
+def test_an_abort_withdraws_open_offers_and_leaves_running_devices_alone(fleet: Fleet) -> None:
+    fleet.create(1)
+    fleet.obey()
+    number = fleet.create(2, devices=("cam-1", "cam-2"), waves=("100%",))
+    fleet.tick()
+    fleet.report("cam-1", DeploymentState.RUNNING)
+    fleet.tick()
+    with fleet.database.transaction() as connection:
+        rollouts.abort(connection, fleet.key, number, fleet.now)
+    fleet.tick()
+    assert fleet.wanted() == {"cam-1": 2, "cam-2": 1, "gate-1": 1}
+    assert fleet.show(number).state is RolloutState.ABORTED
+    with fleet.database.transaction() as connection, pytest.raises(ConflictError, match="rollout 2 must be running or paused"):
+        rollouts.resume(connection, number, fleet.now)
+
+
+def test_a_device_is_in_one_active_rollout_at_most(fleet: Fleet) -> None:
+    fleet.create(1, devices=("cam-1",))
+    with pytest.raises(ConflictError, match=r"device cam-1 is in rollout 1, which has not ended; .* rollout abort 1"):
+        fleet.create(2)
+
+
+def test_a_late_device_is_still_followed_after_the_rollout_is_complete(fleet: Fleet) -> None:
+    with fleet.database.transaction() as connection:
+        members.saw(connection, "gate-1", fleet.now, offline=True)
+    number = fleet.create(1, waves=("100%",))
+    fleet.tick()
+    fleet.report("cam-1", DeploymentState.RUNNING)
+    fleet.report("cam-2", DeploymentState.RUNNING)
+    fleet.tick()
+    assert fleet.show(number).reason == "2 of 3 devices run it; 1 away, to take it on return"
+    fleet.report("gate-1", DeploymentState.RUNNING)
+    fleet.tick()
+    assert {each.state for each in fleet.show(number).devices} == {DeploymentState.RUNNING}
+
+
+def test_a_large_offer_is_made_in_short_transactions(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout_engine, "OFFERS_AT_ONCE", 2)
+    fleet.create(1, waves=("100%",))
+    with fleet.database.transaction() as connection:
+        rollout_engine.advance_all(connection, fleet.key, fleet.now)
+    assert sorted(fleet.wanted().values(), key=str) == [1, 1, None]
+    fleet.tick()
+    assert set(fleet.wanted().values()) == {1}
+
+
+def test_labels_choose_the_devices(fleet: Fleet) -> None:
+    number = fleet.create(1, labels={"site": "east"})
+    assert {each.device for each in fleet.show(number).devices} == {"cam-1", "cam-2"}
+
+
+def test_the_newest_version_is_meant_when_none_is_named(fleet: Fleet) -> None:
+    assert fleet.show(fleet.create()).package_version == 3
+
+
+def test_a_revoked_device_is_left_out_unless_it_is_named(fleet: Fleet) -> None:
+    with fleet.database.transaction() as connection:
+        members.revoke(connection, "cam-1", fleet.now)
+    assert len(fleet.show(fleet.create(1)).devices) == 2
+    with pytest.raises(ConflictError, match="device cam-1 was revoked and takes nothing more"):
+        fleet.create(1, devices=("cam-1",))
+
+
+def test_a_device_revoked_in_mid_rollout_hinders_nothing(fleet: Fleet) -> None:
+    number = fleet.create(1, waves=("100%",))
+    fleet.tick()
+    fleet.report("cam-1", DeploymentState.RUNNING)
+    fleet.report("cam-2", DeploymentState.FAILED, "no answer from the registry")
+    with fleet.database.transaction() as connection:
+        members.revoke(connection, "gate-1", fleet.now)
+    fleet.tick()
+    assert fleet.show(number).state is RolloutState.HALTED
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        pytest.param({"devices": ("cam-3",)}, NotFoundError, "no device is called 'cam-3'; known: cam-2, cam-1", id="device"),
+        pytest.param({"version": 9}, NotFoundError, "model digits has no version 9; its newest is 3", id="version"),
+        pytest.param({"labels": {"site": "north"}}, BadInputError, "a rollout needs at least one device", id="nobody"),
+    ],
+)
+def test_a_request_that_names_what_nobody_knows_stores_nothing(
+    fleet: Fleet, changes: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fleet.create(**changes)  # type: ignore[arg-type]
+    with fleet.database.reading() as connection:
+        assert connection.execute(select(rollout_devices)).all() == []

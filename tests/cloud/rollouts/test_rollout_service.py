@@ -1,0 +1,106 @@
+"""Rollouts through the running service: routes, prompt offers, and what a killed cloud does after its restart."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.contracts import signing
+from edgewright.contracts.messages import DeploymentState
+from tests.support.running_cloud import RunningCloud, running, start
+from tests.support.scripted_devices import told
+from tests.support.small_packages import make_package, push
+from tests.support.trusting_cloud import publisher, trusting_cloud
+
+__all__ = ["publisher", "trusting_cloud"]
+
+
+def publish(cloud: RunningCloud, publisher: Path, folder: Path, name: str) -> None:
+    package = make_package(folder / name, name)
+    push(cloud.operator(), package, name)
+    answer = cloud.operator().post(f"/v1/models/{name}/versions", package.signed(signing.load_private_key(publisher), 1))
+    assert answer.status == 201, answer.body
+
+
+def wait_until_ended(cloud: RunningCloud, number: int) -> Any:
+    """Follow the changes until a rollout is no longer active; return its record."""
+    operator, seen, ends_at = cloud.operator(), 0, time.monotonic() + 30
+    while time.monotonic() < ends_at:
+        record = operator.get(f"/v1/rollouts/{number}").json()
+        if record["state"] not in ("running", "paused"):
+            return record
+        seen = operator.get(f"/v1/changes?after={seen}&wait_s=5").json()["number"]
+    raise AssertionError(f"rollout {number} never ended: {record}")
+
+
+def test_an_offer_reaches_a_waiting_device_at_once(trusting_cloud: RunningCloud, publisher: Path, tmp_path: Path) -> None:
+    publish(trusting_cloud, publisher, tmp_path, "prompt")
+    first, second = told(trusting_cloud, "prompt-1", tmp_path), told(trusting_cloud, "prompt-2", tmp_path)
+    request = {"model": "prompt", "devices": ["prompt-1", "prompt-2"], "waves": ["1", "2"]}
+    answer = trusting_cloud.operator().post("/v1/rollouts", request)
+    assert answer.status == 201
+    first.obey(wait_s=5)
+    second.obey(wait_s=5)
+    assert wait_until_ended(trusting_cloud, answer.json()["rollout"])["state"] == "completed"
+
+
+def test_a_cloud_killed_during_a_rollout_goes_on_with_it_after_its_restart(publisher: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running(state, "--no-broker", "--trust", f"{publisher}.pub") as cloud:
+        publish(cloud, publisher, tmp_path, "lasting")
+        devices = [told(cloud, f"lasting-{number}", tmp_path) for number in (1, 2, 3)]
+        request = {"model": "lasting", "devices": [each.name for each in devices], "waves": ["1", "2", "3"]}
+        number = cloud.operator().post("/v1/rollouts", request).json()["rollout"]
+        devices[0].obey()
+        wanted = devices[1].wait_for_desired()
+        cloud.kill()
+    restarted = start(state, "--no-broker")
+    try:
+        assert restarted.url == cloud.url
+        devices[1].report(DeploymentState.RUNNING, running=wanted)
+        assert devices[2].obey().desired_version == 1
+        record = wait_until_ended(restarted, number)
+        assert record["state"] == "completed"
+        assert [each["desired_version"] for each in record["devices"]] == [1, 1, 1]
+        assert devices[0].is_told_nothing()
+    finally:
+        assert restarted.stop() == 0
+        assert restarted.process.stdout is not None
+        restarted.process.stdout.close()
+
+
+def test_a_device_cannot_see_or_steer_rollouts(trusting_cloud: RunningCloud, tmp_path: Path) -> None:
+    device = told(trusting_cloud, "curious-1", tmp_path).member.http
+    assert device.get("/v1/rollouts").status == 403
+    assert device.post("/v1/rollouts", {"model": "prompt"}).status == 403
+    assert trusting_cloud.stranger().post("/v1/rollouts/1/abort").status == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        pytest.param({"model": "nobody"}, 404, "no model is called 'nobody'", id="model"),
+        pytest.param({"model": "asked", "package_version": 7}, 404, "model asked has no version 7", id="version"),
+        pytest.param({"model": "asked", "devices": ["ghost"]}, 404, "no device is called 'ghost'", id="device"),
+        pytest.param({"model": "asked", "waves": ["half"]}, 400, "a wave must be a count of devices or a share", id="waves"),
+        pytest.param({"model": "asked", "min_success": 2.0}, 400, "min_success must be over 0 and at most 1", id="share"),
+        pytest.param({"waves": []}, 400, "the body cannot be read: Object missing required field `model`", id="no model"),
+    ],
+)
+def test_a_request_that_cannot_be_carried_out_is_one_clear_line(
+    trusting_cloud: RunningCloud, publisher: Path, tmp_path: Path, body: dict[str, Any], status: int, error: str
+) -> None:
+    operator = trusting_cloud.operator()
+    if operator.get("/v1/models/asked").status == 404:
+        publish(trusting_cloud, publisher, tmp_path, "asked")
+        told(trusting_cloud, "asked-1", tmp_path)
+    answer = operator.post("/v1/rollouts", body)
+    assert (answer.status, answer.error[: len(error)]) == (status, error)
+
+
+@pytest.mark.parametrize("number", ["999", "x", "-1"])
+def test_an_unknown_rollout_is_not_found(trusting_cloud: RunningCloud, number: str) -> None:
+    assert trusting_cloud.operator().get(f"/v1/rollouts/{number}").status == 404

@@ -1,0 +1,212 @@
+"""scikit-learn estimators: the first output predicts the label, and nothing untrusted is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+import skops.io
+import threadpoolctl
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import (
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    VotingClassifier,
+)
+from sklearn.impute import KNNImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+from convert.from_trees.sklearn import load_estimator, read_sklearn, source_outputs
+from convert.passes.simplify import simplify
+from edgewright.errors import ModelError
+from tests.support.convert_networks import digits, relative_difference, run_graph
+
+CLASSIFIERS = [
+    LogisticRegression(max_iter=50, tol=0.1),
+    make_pipeline(StandardScaler(), LogisticRegression(max_iter=50, tol=0.1)),
+    DecisionTreeClassifier(max_depth=5, random_state=0),
+    RandomForestClassifier(5, random_state=0),
+    LinearSVC(tol=0.1, random_state=0),
+    HistGradientBoostingClassifier(max_iter=2, max_leaf_nodes=8),
+    VotingClassifier([("tree", DecisionTreeClassifier(max_depth=3, random_state=0)), ("bayes", GaussianNB())], voting="soft"),
+    make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=200, tol=0.1, random_state=0)),
+]
+
+
+def named(estimator: Any) -> str:
+    return "+".join(type(step).__name__ for step in (estimator if hasattr(estimator, "steps") else [estimator]))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep OpenMP's threads from waiting for each other on a busy machine: histograms of hundreds of rows need one."""
+    with threadpoolctl.threadpool_limits(1):
+        yield
+
+
+def features() -> Any:
+    return digits()[0].reshape(-1, 64)[:400]
+
+
+def saved(estimator: Any, path: Path) -> Path:
+    skops.io.dump(estimator, path)
+    return path
+
+
+@pytest.mark.parametrize("estimator", CLASSIFIERS, ids=named)
+def test_a_classifier_says_the_same_and_its_largest_score_is_its_label(estimator: Any, tmp_path: Path) -> None:
+    estimator.fit(features(), digits()[1][:400])
+    graph, labels = read_sklearn(saved(estimator, tmp_path / "model.skops"), pickled=False, trust=False)
+    found = run_graph(graph, features())
+    assert len(found) == 1
+    assert relative_difference(found[0], source_outputs(estimator, features())) < 1e-5
+    assert [int(labels[place]) for place in found[0].argmax(axis=1)] == estimator.predict(features()).tolist()
+
+
+def test_a_binary_decision_value_becomes_one_score_per_class(tmp_path: Path) -> None:
+    estimator = LinearSVC(tol=0.1, random_state=0).fit(features(), np.where(digits()[1][:400] > 4, "high", "low"))
+    graph, labels = read_sklearn(saved(estimator, tmp_path / "model.skops"), pickled=False, trust=False)
+    found = run_graph(graph, features())[0]
+    assert [labels[place] for place in found.argmax(axis=1)] == estimator.predict(features()).tolist()
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LinearRegression(),
+        GradientBoostingRegressor(n_estimators=3),
+        HistGradientBoostingRegressor(max_iter=3),
+        HistGradientBoostingRegressor(loss="poisson", max_iter=3),
+    ],
+    ids=lambda estimator: f"{named(estimator)} {getattr(estimator, 'loss', '')}",
+)
+def test_a_regressor_says_the_same(estimator: Any, tmp_path: Path) -> None:
+    estimator.fit(features(), digits()[1][:400])
+    graph, labels = read_sklearn(saved(estimator, tmp_path / "model.skops"), pickled=False, trust=False)
+    assert labels == ()
+    assert relative_difference(run_graph(graph, features())[0], source_outputs(estimator, features())) < 1e-5
+
+
+def refusal(path: Path, *, pickled: bool = False, trust: bool = False) -> str:
+    with pytest.raises(ModelError) as refused:
+        read_sklearn(path, pickled=pickled, trust=trust)
+    return str(refused.value)
+
+
+def test_a_pickle_is_not_opened_without_trust(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    joblib.dump(LinearRegression().fit([[0.0]], [0.0]), path)
+    assert refusal(path, pickled=True) == (
+        f"{path} is a pickle, which can run any code when it is opened: add --trust if you made it, "
+        "or save the model with skops.io.dump instead"
+    )
+    assert load_estimator(path, pickled=True, trust=True).n_features_in_ == 1
+
+
+def test_a_skops_file_with_a_foreign_function_is_refused(tmp_path: Path) -> None:
+    path = saved(FunctionTransformer(joblib.hash), tmp_path / "model.skops")
+    assert refusal(path) == (
+        f"{path} must hold types of scikit-learn and NumPy only, but it holds joblib.hashing.hash: "
+        "save a model without custom types, or add --trust if you made it"
+    )
+
+
+def test_a_damaged_pickle_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x04cut")
+    assert refusal(path, pickled=True, trust=True).startswith(f"{path}: this pickle cannot be opened: ")
+
+
+def test_an_estimator_that_was_never_fitted_is_told(tmp_path: Path) -> None:
+    path = saved(LinearRegression(), tmp_path / "model.skops")
+    assert refusal(path) == (
+        f"{path} must hold a fitted scikit-learn estimator of tables, but it holds LinearRegression: "
+        "fit it on an array [samples, features], then save it"
+    )
+
+
+def test_what_predicts_nothing_is_told(tmp_path: Path) -> None:
+    path = saved(KMeans(2, n_init=1, random_state=0).fit(features()), tmp_path / "model.skops")
+    assert refusal(path) == (
+        f"{path} must hold a classifier or regressor, but KMeans is neither: save the whole pipeline that ends in one"
+    )
+
+
+def test_boosted_histograms_take_the_branch_that_training_chose_for_missing_values(tmp_path: Path) -> None:
+    table = features().astype(np.float64)
+    table[::3, 20:40] = np.nan
+    estimator = HistGradientBoostingClassifier(max_iter=5).fit(table, digits()[1][:400] > 4)
+    graph, _ = read_sklearn(saved(estimator, tmp_path / "model.skops"), pickled=False, trust=False)
+    found = run_graph(graph, table.astype(np.float32))[0]
+    assert relative_difference(found, estimator.predict_proba(table)) < 1e-5
+
+
+def test_boosted_categories_are_told(tmp_path: Path) -> None:
+    table = np.random.default_rng(0).integers(0, 3, (60, 2)).astype(np.float64)
+    path = saved(HistGradientBoostingClassifier(categorical_features=[0]).fit(table, table[:, 0] > 1), tmp_path / "model.skops")
+    assert refusal(path, trust=True) == (
+        f"{path} has categorical splits, which this reader does not know: encode categories as numbers before training"
+    )
+
+
+def by_name() -> tuple[Any, Any]:
+    """Return a pipeline that chooses its columns by name, as one fitted on a data frame does once it was saved."""
+    chosen = ColumnTransformer([("scale", StandardScaler(), [0, 2]), ("kind", OneHotEncoder(handle_unknown="ignore"), [1])])
+    table = np.stack([features()[:, 20], features()[:, 21] // 4, features()[:, 42]], axis=1)
+    pipeline = make_pipeline(chosen, LogisticRegression(max_iter=50, tol=0.1)).fit(table, digits()[1][:400] > 4)
+    names = np.array(["age", "kind", "income"], object)
+    chosen.feature_names_in_ = names
+    chosen.transformers_ = [(name, one, names[places].tolist()) for name, one, places in chosen.transformers_]
+    chosen.transformers = [(name, one, names[places].tolist()) for name, one, places in chosen.transformers]
+    chosen._columns = [places for _, _, places in chosen.transformers]
+    return pipeline, table
+
+
+def test_columns_chosen_by_name_are_taken_by_their_place(tmp_path: Path) -> None:
+    pipeline, table = by_name()
+    path = saved(pipeline, tmp_path / "model.skops")
+    graph, _ = read_sklearn(path, pickled=False, trust=False)
+    expected = source_outputs(load_estimator(path, pickled=False, trust=False), table)
+    assert len(np.unique(expected.round(3))) > 20
+    assert relative_difference(run_graph(graph, table)[0], expected) < 1e-5
+
+
+def test_a_transformer_that_loops_inside_the_graph_says_the_same(tmp_path: Path) -> None:
+    table = features()[:60, 20:36].copy()
+    table[::4, 9] = np.nan
+    estimator = make_pipeline(KNNImputer(n_neighbors=2), LogisticRegression(max_iter=50, tol=0.1)).fit(
+        table, digits()[1][:60] > 4
+    )
+    graph, _ = read_sklearn(saved(estimator, tmp_path / "model.skops"), pickled=False, trust=False)
+    simplify(graph)
+    assert relative_difference(run_graph(graph, table)[0], estimator.predict_proba(table)) < 1e-4
+
+
+def test_text_is_told(tmp_path: Path) -> None:
+    words = make_pipeline(OneHotEncoder(), LogisticRegression()).fit([["red"], ["blue"]], [0, 1])
+    path = saved(words, tmp_path / "model.skops")
+    assert refusal(path) == (
+        f"{path} must take numbers, but its OneHotEncoder takes text: encode text as numbers before the model, "
+        "and save the estimator that takes the numbers"
+    )
+
+
+def test_several_labels_per_sample_are_told(tmp_path: Path) -> None:
+    answers = np.stack([digits()[1][:400] > 4, digits()[1][:400] % 2], axis=1)
+    path = saved(DecisionTreeClassifier(max_depth=2).fit(features(), answers), tmp_path / "model.skops")
+    assert refusal(path) == (
+        f"{path} must predict one label per sample, but DecisionTreeClassifier predicts 2: save one classifier per label"
+    )

@@ -1,0 +1,119 @@
+"""Transposes go into weights, reductions and matrices; what the graph says stays the same."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from convert.passes.simplify import simplify
+from tests.support.convert_networks import noise, relative_difference, run_graph
+
+
+def graph(sizes: tuple[int, ...], nodes: list[onnx.NodeProto], **constants: Any) -> ir.Model:
+    """Return a model from x [N, *sizes] to y."""
+    ends = [
+        helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", *sizes]),
+        helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None),
+    ]
+    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    made = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    return ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+
+
+def node(operator: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs.split(), outputs.split(), **attributes)
+
+
+def simplified(model: ir.Model, *shape: int) -> list[str]:
+    """Simplify, check that the graph still says the same, and return its operators."""
+    batch = noise(3, *shape)
+    before = run_graph(model, batch)[0]
+    simplify(model)
+    assert relative_difference(run_graph(model, batch)[0], before) < 1e-5
+    return [one.op_type for one in model.graph]
+
+
+SIZES = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
+
+
+@given(shape=SIZES, order=st.permutations([1, 2, 3]), width=st.integers(1, 4))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_any_transposed_image_is_flattened_as_it_lies(shape: tuple[int, ...], order: list[int], width: int) -> None:
+    rows = math.prod(shape)
+    steps = [node("Transpose", "x", "t", perm=[0, *order]), node("Reshape", "t flat", "f"), node("MatMul", "f w", "y")]
+    model = graph(shape, steps, flat=np.array([-1, rows]), w=noise(rows, width))
+    assert simplified(model, *shape) == ["Flatten", "MatMul"]
+
+
+@given(shape=SIZES, order=st.permutations([1, 2, 3]), axes=st.sets(st.integers(1, 3), min_size=2), keep=st.booleans())
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_any_reduction_says_the_same(shape: tuple[int, ...], order: list[int], axes: set[int], keep: bool) -> None:
+    steps = [node("Transpose", "x", "t", perm=[0, *order]), node("ReduceMean", "t axes", "y", keepdims=int(keep))]
+    model = graph(shape, steps, axes=np.array(sorted(axes)))
+    assert ("Transpose" in simplified(model, *shape)) == keep
+
+
+def test_a_reduction_that_leaves_another_order_keeps_its_transpose() -> None:
+    steps = [node("Transpose", "x", "t", perm=[0, 3, 2, 1]), node("ReduceMax", "t axes", "y", keepdims=0)]
+    assert simplified(graph((2, 3, 4), steps, axes=np.array([3])), 2, 3, 4) == ["Transpose", "ReduceMax"]
+
+
+def test_a_large_weight_is_scaled_and_turned_where_it_lies() -> None:
+    steps = [
+        node("Mul", "w scale", "m"),
+        node("Reshape", "m shape", "r"),
+        node("Transpose", "r", "t", perm=[3, 2, 0, 1]),
+        node("Conv", "x t", "y"),
+    ]
+    model = graph((128, 4, 4), steps, w=noise(9 * 128, 64), scale=noise(64), shape=np.array([3, 3, -1, 64]))
+    assert simplified(model, 128, 4, 4) == ["Conv"]
+
+
+@pytest.mark.parametrize("attributes", [{"transA": 1}, {"transB": 1}], ids=str)
+def test_a_product_with_a_turned_side_is_left_alone(attributes: dict[str, int]) -> None:
+    steps = [
+        node("Transpose", "x", "t", perm=[0, 2, 3, 1]),
+        node("Reshape", "t flat", "f"),
+        node("Gemm", "f w", "y", **attributes),
+    ]
+    width = 3 if "transA" in attributes else 8
+    weight = noise(width, 2) if "transA" in attributes else noise(2, width)
+    model = graph((2, 2, 2), steps, flat=np.array([-1, 8]), w=weight)
+    assert "Transpose" in simplified(model, 2, 2, 2)
+
+
+def test_an_image_that_is_not_flattened_whole_keeps_its_transpose() -> None:
+    steps = [node("Transpose", "x", "t", perm=[0, 2, 3, 1]), node("Reshape", "t half", "f"), node("MatMul", "f w", "y")]
+    model = graph((2, 2, 2), steps, half=np.array([-1, 4]), w=noise(4, 2))
+    assert "Transpose" in simplified(model, 2, 2, 2)
+
+
+@given(size=st.integers(1, 4), biased=st.booleans(), steps=st.lists(st.sampled_from(["Mul", "Add"]), min_size=1, max_size=4))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_any_scales_and_shifts_of_channels_go_into_the_convolution(size: int, biased: bool, steps: list[str]) -> None:
+    nodes = [node("Conv", "x w b" if biased else "x w", "v0")]
+    nodes += [node(kind, f"c{place} v{place}", f"v{place + 1}") for place, kind in enumerate(steps)]
+    numbers = {f"c{place}": noise(1, size, 1, 1, seed=place) for place in range(len(steps))}
+    end = node("Relu", f"v{len(steps)}", "y")
+    model = graph((3, 4, 4), [*nodes, end], w=noise(size, 3, 2, 2), b=noise(size), **numbers)
+    assert simplified(model, 3, 4, 4) == ["Conv", "Relu"]
+
+
+def test_numbers_along_another_axis_stay_out_of_the_convolution() -> None:
+    steps = [node("Conv", "x w", "c"), node("Mul", "c s", "m"), node("Relu", "m", "y")]
+    model = graph((3, 4, 4), steps, w=noise(4, 3, 1, 1), s=noise(4))
+    assert simplified(model, 3, 4, 4) == ["Conv", "Mul", "Relu"]
+
+
+def test_a_convolution_that_others_read_keeps_its_numbers() -> None:
+    steps = [node("Conv", "x w", "c"), node("Mul", "c s", "m"), node("Add", "c m", "y")]
+    model = graph((3, 4, 4), steps, w=noise(4, 3, 1, 1), s=noise(4, 1, 1))
+    assert simplified(model, 3, 4, 4) == ["Conv", "Mul", "Add"]

@@ -1,0 +1,100 @@
+"""What lies in graph.onnx and what outside, and that it can be read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from convert.split import AUTO, split
+from edgewright.errors import ModelError
+from edgewright.graphs.files import ALIGNMENT, write_graph
+from tests.support.convert_networks import converted, digits, keras, noise, relative_difference, run_keras, trained
+
+
+def write(model: Any, target: Path) -> onnx.ModelProto:
+    graph = converted(model)
+    _, parts = split(graph, AUTO)
+    write_graph(target, graph, parts.is_head)
+    return onnx.load(target / "graph.onnx", load_external_data=False)
+
+
+def location(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def test_every_float_lies_outside_by_its_side_and_every_shape_inside(tmp_path: Path) -> None:
+    written = write(trained(), tmp_path)
+    places = {tensor.name: location(tensor).get("location", "inside") for tensor in written.graph.initializer}
+    assert places == {
+        "stem/Conv/kernel": "featurizer.weights",
+        "stem/Conv/bias": "featurizer.weights",
+        "block/Conv/kernel": "featurizer.weights",
+        "block/Conv/bias": "featurizer.weights",
+        "hidden/kernel": "head.weights",
+        "hidden/bias": "head.weights",
+        "classes/kernel": "head.weights",
+        "classes/bias": "head.weights",
+    }
+
+
+def test_a_shape_constant_stays_inside(tmp_path: Path) -> None:
+    given = keras().Input((4,))
+    model = keras().Model(given, keras().layers.Dense(2)(keras().layers.Reshape((2, 2))(given)))
+    written = write(model, tmp_path)
+    inside = [tensor.name for tensor in written.graph.initializer if not tensor.external_data]
+    assert inside == [f"{model.layers[1].name}/shape"]
+
+
+def test_tensors_start_where_vectors_load_well(tmp_path: Path) -> None:
+    written = write(trained(), tmp_path)
+    assert {int(location(tensor)["offset"]) % ALIGNMENT for tensor in written.graph.initializer} == {0}
+
+
+def test_the_files_are_loaded_by_onnx_and_say_the_same(tmp_path: Path) -> None:
+    write(trained(), tmp_path)
+    onnx.checker.check_model(tmp_path / "graph.onnx", full_check=True)
+    from accel.backends.onnxruntime_cpu import load_graph
+
+    images = digits()[0][:10]
+    found = load_graph(tmp_path / "graph.onnx").run({"image": images})["classes"]
+    assert relative_difference(found, run_keras(trained(), images)[0]) < 1e-5
+
+
+@pytest.mark.parametrize(("wrong", "word"), [(np.nan, "NaN"), (np.inf, "infinity")], ids=["NaN", "infinity"])
+def test_a_weight_that_is_no_number_is_named(wrong: float, word: str, tmp_path: Path) -> None:
+    given = keras().Input((4,))
+    model = keras().Model(given, keras().layers.Dense(2, name="broken")(given))
+    model.set_weights([np.full((4, 2), wrong, np.float32), np.zeros(2, np.float32)])
+    with pytest.raises(ModelError) as refused:
+        write(model, tmp_path)
+    assert str(refused.value) == (
+        f"weight broken/kernel must hold finite numbers, but it holds {word}: the training diverged; train the model again"
+    )
+
+
+def test_a_graph_that_resizes_is_loaded_from_disk(tmp_path: Path) -> None:
+    """Runtimes must see the scales of a Resize before they read weights."""
+    layers = keras().layers
+    given = keras().Input((4, 4, 3), name="image")
+    model = keras().Model(given, layers.Conv2D(2, 1)(layers.UpSampling2D(2, interpolation="bilinear")(given)))
+    write(model, tmp_path)
+    from accel.backends.onnxruntime_cpu import load_graph
+
+    found = next(iter(load_graph(tmp_path / "graph.onnx").run({"image": noise(2, 4, 4, 3)}).values()))
+    assert relative_difference(found, run_keras(model, noise(2, 4, 4, 3))[0]) < 1e-5
+
+
+def test_the_infinities_of_a_mask_are_meant(tmp_path: Path) -> None:
+    scores = onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["N", 3])
+    masked = onnx.helper.make_tensor_value_info("masked", onnx.TensorProto.FLOAT, ["N", 3])
+    mask = onnx.numpy_helper.from_array(np.array([0, 0, -np.inf], np.float32), "mask")
+    nodes = [onnx.helper.make_node("Add", ["scores", "mask"], ["masked"], name="add")]
+    graph = onnx.helper.make_graph(nodes, "model", [scores], [masked], [mask])
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]))
+    write_graph(tmp_path, model, lambda _node: True)
+    assert np.isneginf(onnx.numpy_helper.to_array(onnx.load(tmp_path / "graph.onnx").graph.initializer[0])[2])

@@ -1,0 +1,241 @@
+"""Transfers between the chip and its external memory: what they move, how long they take, what a program may not do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from accel.npu import isa, registers
+from accel.npu.machines.emulator import Emulator
+from accel.npu.model.checks import check_program
+from accel.npu.model.simulator import Simulator
+from accel.npu.model.timing import time_program
+from accel.npu.model.trace import executed
+from accel.npu.profile import NpuProfile, find_profile
+from accel.npu.program import EXTERNAL_BASE, NpuProgram, read_program
+from edgewright.errors import OperationError, PackageError, ProfileError
+from tests.support.random_programs import SYNC_ALL, filled, make_program, memory_after, random_program
+
+PROFILE = find_profile("npu-sim-8-sdram")
+WEIGHTS = np.arange(64 * 8, dtype=np.int8).reshape(64, 8) % 127
+PARAMETERS = np.broadcast_to(np.array([0, 1 << 30, 30], np.int32), (32, 2, 3))
+CONSTANTS = np.concatenate(
+    [(WEIGHTS[::-1] + 0).reshape(-1).view(np.uint32), np.pad(PARAMETERS, ((0, 0), (0, 0), (0, 1))).view(np.uint32).reshape(-1)]
+)
+TENSORS = len(CONSTANTS)
+LOAD = isa.Dma(region=isa.Region.ACTIVATIONS, external=TENSORS, local=0, words=16)
+STORE = replace(LOAD, store=1)
+LOAD_WEIGHTS = isa.Dma(region=isa.Region.WEIGHTS, external=0, local=0, words=16)
+LOAD_PARAMETERS = isa.Dma(region=isa.Region.PARAMETERS, external=128, local=0, words=16)
+DONE = isa.Sync(transfers=1)
+SHAPE = isa.Shape(height=4, width=4, rows=4, columns=4, row_pitch=4)
+POOL = isa.Pool(base=0)
+VEC = isa.Vec(accumulator=0, count=8, destination=0, parameters=0)
+
+
+def program(*instructions: isa.Instruction) -> NpuProgram:
+    return make_program(PROFILE, instructions, WEIGHTS, PARAMETERS, CONSTANTS)
+
+
+@pytest.fixture(scope="module")
+def emulator(require: Callable[[str], Path]) -> Iterator[Emulator]:
+    require("verilator")
+    machine = Emulator(PROFILE)
+    yield machine
+    machine.close()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, (1 << 64) - 1))
+def test_n150_n151_n161_to_n164_random_programs_with_transfers_agree_in_rtl_and_models(emulator: Emulator, seed: int) -> None:
+    drawn, vectors = random_program(seed, PROFILE)
+    memory = filled(vectors, PROFILE)
+    expected = memory_after(Simulator(PROFILE), drawn, memory)
+    np.testing.assert_array_equal(memory_after(emulator, drawn, memory), expected)
+    assert emulator.counters == time_program(executed(drawn, PROFILE), PROFILE).counters
+
+
+@pytest.mark.parametrize(
+    ("instructions", "cycles"),
+    [
+        # Issued in cycle 2, asked for in 4; the refresh of the start holds the controller until 7.
+        pytest.param([replace(LOAD_WEIGHTS, words=2)], 7 + (2 * 2 + 7) + 5 + 1, id="n161 one weight row"),
+        pytest.param([replace(LOAD_WEIGHTS, words=100)], 7 + (2 * 100 + 7) + 5 + 1, id="n161 fifty weight rows"),
+        pytest.param([STORE], 2 + 2 + 8 + (2 * 16 + 5) + 5 + 1, id="n163 a run to store"),
+        pytest.param(
+            [replace(LOAD, words=4, runs=3, external_pitch=16, local_pitch=4)],
+            7 + 3 * (2 * 4 + 7) + 2 * 1 + 5 + 1,
+            id="n163 a cycle between runs",
+        ),
+        pytest.param(
+            [replace(LOAD, external=TENSORS // 256 * 256 + 256 + 250, words=16)],
+            7 + (2 * 6 + 7) + 1 + (2 * 10 + 7) + 5 + 1,
+            id="n161 over the end of a page",
+        ),
+        pytest.param(
+            [replace(LOAD, external=TENSORS // 256 * 256 + 256, words=256), replace(LOAD, words=16)],
+            7 + (2 * 256 + 7) + 7 + (2 * 16 + 7) + 5 + 1,
+            id="n162 the refresh that a long burst held up comes before the next",
+        ),
+    ],
+)
+def test_n161_to_n163_a_transfer_takes_the_cycles_that_the_rules_say(
+    emulator: Emulator, instructions: list[isa.Instruction], cycles: int
+) -> None:
+    made = program(*instructions)
+    memory_after(emulator, made, np.zeros((64, 8), np.int8))
+    predicted = time_program(executed(made, PROFILE), PROFILE).counters
+    assert predicted.cycles == cycles
+    assert emulator.counters == predicted
+
+
+def test_n151_n158_a_seventeenth_transfer_waits_for_room_in_the_queue(emulator: Emulator) -> None:
+    made = program(*[replace(LOAD_WEIGHTS, local=16 * number) for number in range(17)])
+    memory_after(emulator, made, np.zeros((64, 8), np.int8))
+    # The first is done in cycle 7 + 39 + 5; the seventeenth could have been issued in 2 + 16 x 3.
+    assert emulator.counters is not None
+    assert emulator.counters.transfer_stalls == 51 - 50
+    assert emulator.counters == time_program(executed(made, PROFILE), PROFILE).counters
+
+
+def test_n152_halt_waits_for_transfers_and_a_machine_without_external_memory_refuses_them() -> None:
+    without = find_profile("npu-sim-8")
+    with pytest.raises(PackageError, match=r"^instruction 0 \(DMA\): npu-sim-8 has no external memory$"):
+        check_program(make_program(without, [LOAD], WEIGHTS, PARAMETERS), without)
+    after = memory_after(Simulator(PROFILE), program(LOAD), np.full((64, 8), 7, np.int8))
+    assert (after[:8] == 7).all()
+
+
+def test_n159_repeat_is_the_same_as_writing_it_out(emulator: Emulator) -> None:
+    load, gemm = isa.LoadW(address=3, rows=5), isa.Gemm(base=65532, accumulate=1, swap=1, top=-1)
+    turns = [(replace(load, address=3 + turn * 5), replace(gemm, base=(65532 + turn * 9) & 0xFFFF)) for turn in range(6)]
+    start, end = [SHAPE, isa.Gemm(base=0)], [isa.Sync(array=1), replace(VEC, count=16, destination=100)]
+    written_out = program(*start, *[instruction for turn in turns for instruction in turn], *end)
+    repeated = program(*start, isa.Repeat(count=6, address_step=5, base_step=9), load, gemm, *end)
+    memory = np.random.default_rng(0).integers(-128, 128, (128, 8)).astype(np.int8)
+    expected = memory_after(Simulator(PROFILE), written_out, memory)
+    np.testing.assert_array_equal(memory_after(Simulator(PROFILE), repeated, memory), expected)
+    np.testing.assert_array_equal(memory_after(emulator, repeated, memory), expected)
+    assert emulator.counters == time_program(executed(repeated, PROFILE), PROFILE).counters
+
+
+@pytest.mark.parametrize(
+    ("instructions", "message"),
+    [
+        pytest.param(
+            [SHAPE, LOAD, POOL], "lines .* of the activations memory may still be on their way", id="read before it is there"
+        ),
+        pytest.param([SHAPE, POOL, LOAD], "lines .* of the activations memory are in use", id="loaded over what the array reads"),
+        pytest.param(
+            [LOAD_WEIGHTS, isa.LoadW(address=0, rows=8)], "lines .* of the weights memory may still be", id="weights too early"
+        ),
+        pytest.param(
+            [isa.LoadW(address=0, rows=8), LOAD_WEIGHTS], "lines .* of the weights memory are in use", id="weights too late"
+        ),
+        pytest.param(
+            [SHAPE, POOL, isa.Sync(array=1), STORE, VEC], "activations .* may still be stored", id="overwritten while stored"
+        ),
+        pytest.param([SHAPE, POOL, isa.Sync(array=1), VEC, STORE], "lines .* are in use", id="stored while written"),
+        pytest.param(
+            [SHAPE, POOL, isa.Sync(array=1), LOAD_PARAMETERS, VEC],
+            "lines .* of the parameters memory may still be",
+            id="parameters",
+        ),
+        pytest.param(
+            [SHAPE, LOAD, LOAD_WEIGHTS, isa.Sync(transfers=1, pending=2), POOL],
+            "may still be on their way",
+            id="waited for too few",
+        ),
+        pytest.param([replace(LOAD_WEIGHTS, store=1)], "only activations can be stored", id="weights stored"),
+        pytest.param([replace(LOAD, region=7)], "region must be one of 1 to 4, not 7", id="no such region"),
+        pytest.param([replace(LOAD, words=3)], "addresses, words and pitches must be multiples of 2", id="half a vector"),
+        pytest.param(
+            [replace(LOAD, local=1020)], "the activations memory ends at word 1024, but 1036 is used", id="past the end"
+        ),
+        pytest.param(
+            [replace(LOAD, external=(1 << 23) - 2)], "the external memory ends at word 8388608", id="past the outside's end"
+        ),
+        pytest.param(
+            [replace(LOAD, external=0)], "the program's constants are words 0 to 383: tensors lie behind", id="constants read"
+        ),
+        pytest.param(
+            [replace(LOAD_WEIGHTS, external=380)], "tensors lie behind them, all else within them", id="weights from tensors"
+        ),
+        pytest.param([replace(LOAD, runs=2, external_pitch=16)], "runs must not overlap", id="runs on each other"),
+        pytest.param(
+            [isa.LoadW(address=100, rows=8)], "the program has 64 weight rows, but rows up to 108", id="rows never loaded"
+        ),
+    ],
+)
+def test_n153_n155_a_program_that_could_race_with_its_transfers_is_refused(
+    instructions: list[isa.Instruction], message: str
+) -> None:
+    with pytest.raises(PackageError, match=f"instruction .*{message}"):
+        check_program(program(*instructions), PROFILE)
+
+
+def test_n153_a_program_that_waits_for_exactly_what_it_needs_passes() -> None:
+    waits = isa.Sync(transfers=1, pending=1)
+    check_program(program(SHAPE, LOAD, LOAD_WEIGHTS, waits, POOL, DONE, isa.LoadW(address=0, rows=8), SYNC_ALL, STORE), PROFILE)
+
+
+def test_n155_weights_of_minus_128_are_refused_among_the_constants_too() -> None:
+    spoilt = replace(program(LOAD_WEIGHTS), external=np.full(TENSORS, 0x80808080, np.uint32))
+    with pytest.raises(PackageError, match=r"^instruction 0 \(DMA\): weights must be between -127 and 127$"):
+        check_program(spoilt, PROFILE)
+
+
+def test_n51_n155_the_constants_come_back_from_the_file() -> None:
+    made = program(LOAD_WEIGHTS)
+    np.testing.assert_array_equal(read_program(made.to_bytes()).external, CONSTANTS)
+
+
+def test_n156_a_tensor_outside_has_addresses_from_65536_on(emulator: Emulator) -> None:
+    vectors = np.arange(64, dtype=np.int8).reshape(1, 8, 8)
+    at = EXTERNAL_BASE + TENSORS // 2
+    for machine in (Simulator(PROFILE), emulator):
+        machine.load(program(LOAD, DONE, replace(STORE, external=TENSORS + 64)))
+        left = machine.execute({at: vectors}, [(0, 8), (at + 32, 8)])
+        np.testing.assert_array_equal(left, [vectors, vectors])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"external_memory_mib": 64}, "external_memory_mib must be at most 32, the size of its SDRAM, not 64"),
+        (
+            {"external_bandwidth_mb_per_s": 99},
+            "external_bandwidth_mb_per_s must be 120, two bytes per cycle of the clock, not 99",
+        ),
+        ({"clock_mhz": 120.0, "external_bandwidth_mb_per_s": 240}, "external memory takes a clock of up to 100 MHz"),
+        (
+            {"vector_lanes": 4},
+            "external memory asks for 8 columns or more, and vector_lanes of at most a quarter .*, not 8 and 4",
+        ),
+    ],
+)
+def test_n164_external_memory_that_cannot_be_built_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ProfileError, match=f"^npu-sim-8-sdram: {message}"):
+        changed(changes)
+
+
+def changed(changes: dict[str, object]) -> NpuProfile:
+    return replace(PROFILE, **changes)  # type: ignore[arg-type]
+
+
+def test_a_broken_protocol_of_the_memory_stops_the_run(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator._port._library, "npu_violation", lambda _npu: b"tRCD: READ within 20 ns of ACTIVATE in cycle 5")
+    with pytest.raises(OperationError, match=r"^the SDRAM's protocol must be kept, but it was broken: tRCD: .* in cycle 5; this"):
+        emulator.start()
+
+
+def test_n158_the_registers_count_transfers(emulator: Emulator) -> None:
+    memory_after(emulator, program(LOAD), np.zeros((64, 8), np.int8))
+    stalls, cycles = map(int, emulator.port.read(registers.REGISTERS, 13, 2))
+    assert (stalls, cycles) == (0, 7 + (2 * 16 + 7) + 5 - 4)

@@ -1,0 +1,99 @@
+"""Equalization changes nothing in float; bias correction takes noise away; noise is what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewright.contracts.samples import Samples
+from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.calibrate import tensor_ranges
+from quantize.calibration.noise import CEILING_DB, decibels, tensor_noise
+from quantize.int8.bias_correction import correct_biases
+from quantize.int8.equalize import equalize
+from quantize.int8.int8 import Int8Settings
+from quantize.int8.qdq import quantized_graph, weight_of
+from quantize.quantization import QuantizeOptions, quantize
+from quantize.scheme import Scheme
+from tests.support.quantize_builds import fresh_build, training_samples
+
+WIDTH = 16
+
+
+def uneven_network(between: str = "Relu") -> onnx.ModelProto:
+    """Return two matrix layers whose channels differ by a factor of ten thousand, as after folding a batch norm."""
+    generator = np.random.default_rng(5)
+    uneven = np.logspace(-2, 2, WIDTH).astype(np.float32)
+    weights = {
+        "w1": generator.normal(size=(WIDTH, WIDTH)).astype(np.float32) * uneven,
+        "b1": generator.normal(size=WIDTH).astype(np.float32) * uneven,
+        "w2": generator.normal(size=(WIDTH, WIDTH)).astype(np.float32) / uneven[:, None],
+        "b2": generator.normal(size=WIDTH).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], name="first"),
+            helper.make_node(between, ["h"], ["r"], name="between"),
+            helper.make_node("Gemm", ["r", "w2", "b2"], ["y"], name="second"),
+        ],
+        "uneven",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", WIDTH])],
+        [numpy_helper.from_array(numbers, name) for name, numbers in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def samples(count: int = 200) -> Samples:
+    return Samples({"x": np.random.default_rng(2).normal(0.5, 1.0, (count, WIDTH)).astype(np.float32)})
+
+
+def noise_of(model: onnx.ModelProto) -> float:
+    watched = WatchedGraph(model)
+    made = quantized_graph(model, tensor_ranges(watched, samples()))
+    return tensor_noise(watched, WatchedGraph(made), samples())["y"]
+
+
+def test_equalizing_leaves_the_float_outputs_as_they_were() -> None:
+    before, after = uneven_network(), uneven_network()
+    assert equalize(after, apart=()) == 1
+    assert tensor_noise(WatchedGraph(before), WatchedGraph(after), samples())["y"] > 100
+    assert not np.allclose(weight_of(before, "w1"), weight_of(after, "w1"))
+
+
+def test_equalizing_takes_more_than_ten_decibels_of_noise_from_uneven_layers() -> None:
+    equalized = uneven_network()
+    equalize(equalized, apart=())
+    assert noise_of(equalized) > noise_of(uneven_network()) + 10
+
+
+@pytest.mark.parametrize(("between", "apart"), [("Tanh", ()), ("Relu", ("second",))], ids=["not linear", "across the cut"])
+def test_layers_that_must_stay_are_not_equalized(between: str, apart: tuple[str, ...]) -> None:
+    model = uneven_network(between)
+    assert equalize(model, apart=apart) == 0
+    assert model == uneven_network(between)
+
+
+def test_bias_correction_never_adds_noise_and_tells_what_it_changed() -> None:
+    model = uneven_network()
+    watched = WatchedGraph(uneven_network())
+    ranges = {name: (low * 0.6, high * 0.6) for name, (low, high) in tensor_ranges(watched, samples()).items()}
+    before = tensor_noise(watched, WatchedGraph(quantized_graph(model, ranges)), samples())
+    changed = correct_biases(model, watched, ranges, samples())
+    after = tensor_noise(watched, WatchedGraph(quantized_graph(model, ranges)), samples())
+    assert set(changed) == {"first", "second"}
+    assert after["y"] > before["y"]
+
+
+def test_decibels_are_ten_per_factor_of_ten() -> None:
+    assert decibels(1000.0, 1.0) == pytest.approx(30.0)
+    assert decibels(5.0, 0.0) == CEILING_DB
+
+
+def test_an_equalized_variant_of_a_real_network_keeps_its_accuracy(tmp_path: Path) -> None:
+    options = QuantizeOptions(scheme=Scheme.INT8, samples=training_samples(), int8=Int8Settings(equalize=True), max_drop=0.01)
+    assert quantize(fresh_build(tmp_path / "build"), options).config.measured is not None

@@ -1,0 +1,84 @@
+"""The project's own cloud, a publisher that it trusts, and one device of it whose agent is a real process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cloud.db.database import Database
+from cloud.fleet.twins import Wanted, set_desired
+from edgewright.contracts import signing
+from tests.edge_agent.conftest import Device
+from tests.support.device_packages import MODEL, Built
+from tests.support.running_cloud import RunningCloud, running
+from tests.support.short_lived_certs_cloud import brief
+from tests.support.small_packages import SmallPackage, push
+
+WAIT_S = 45.0
+NAME = "cam-9"
+
+
+class Fleet:
+    """A cloud, a publisher that it trusts, and one device of it."""
+
+    def __init__(self, cloud: RunningCloud, key: signing.PrivateKey, folder: Path) -> None:
+        self.cloud = cloud
+        self.key = key
+        self.device = Device(folder / "device", NAME)
+
+    def publish(self, built: Built, version: int) -> None:
+        package = SmallPackage(built.layout, built.package)
+        operator = self.cloud.operator()
+        push(operator, package, MODEL)
+        answer = operator.post(f"/v1/models/{MODEL}/versions", package.signed(self.key, version))
+        assert answer.status == 201, answer.body
+
+    def want(self, built: Built, version: int) -> None:
+        """Want something of the device, as the rollout engine does."""
+        database = Database.open(f"sqlite:///{self.cloud.state / 'cloud.db'}")
+        key = signing.load_private_key(self.cloud.state / "cloud.key")
+        wanted = Wanted(model=MODEL, package_version=version, index=built.package.descriptor, trial_s=0.0)
+        with database.transaction() as connection:
+            set_desired(connection, key, NAME, wanted)
+        database.close()
+
+    def record_when(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the device's record as soon as it is as expected, following the number of changes."""
+        operator, number, deadline = self.cloud.operator(), 0, time.monotonic() + WAIT_S
+        while True:
+            record: dict[str, Any] = operator.get(f"/v1/devices/{NAME}").json()
+            if holds(record):
+                return record
+            assert time.monotonic() < deadline, f"{record}\n{self.device.log()}"
+            number = operator.get(f"/v1/changes?after={number}&wait_s=5").json()["number"]
+
+
+def runs(version: int) -> Callable[[dict[str, Any]], bool]:
+    def holds(record: dict[str, Any]) -> bool:
+        reported = record["reported"] or {}
+        return reported.get("state") == "running" and reported["running"]["package_version"] == version
+
+    return holds
+
+
+@contextmanager
+def fleet(folder: Path, *options: str, life_s: float | None = None) -> Iterator[Fleet]:
+    """Give a fleet; with `life_s`, its certificates live that long."""
+    key = signing.generate_key()
+    publisher = folder / "publisher.pub"
+    publisher.write_text(signing.public_pem(key.public_key()))
+    state = folder / "cloud"
+    made_cloud = (
+        running(state, "--trust", str(publisher), *options) if life_s is None else brief(state, publisher, life_s, *options)
+    )
+    with made_cloud as cloud:
+        made = Fleet(cloud, key, folder)
+        token = cloud.operator().post("/v1/tokens", {}).json()["token"]
+        made.device.enrol(token)
+        try:
+            yield made
+        finally:
+            made.device.stop()

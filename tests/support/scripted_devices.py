@@ -1,0 +1,87 @@
+"""Devices of a running cloud that do what a test tells them: they follow desired state and report over HTTPS."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgewright.contracts import wire
+from edgewright.contracts.messages import DeploymentState, Desired, Measurement, Reported, RunningVariant, TelemetryBatch
+from tests.support.running_cloud import Member, RunningCloud
+
+
+@dataclass
+class ToldDevice:
+    """One enrolled device."""
+
+    member: Member
+    sequence: int = 0
+    seen: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.member.device
+
+    def wait_for_desired(self, wait_s: float = 20) -> Desired:
+        """Return the next desired state; the signature is the agent's concern and tested there."""
+        answer = self.member.http.get(f"/v1/device/desired?have={self.seen}&wait_s={wait_s}")
+        assert answer.status == 200, f"{self.name} was told nothing within {wait_s} s"
+        payload = base64.b64decode(answer.json()["payload"])
+        desired = wire.decode(payload, Desired, what="desired state")
+        self.seen = desired.desired_version
+        return desired
+
+    def is_told_nothing(self, wait_s: float = 0) -> bool:
+        return self.member.http.get(f"/v1/device/desired?have={self.seen}&wait_s={wait_s}").status == 204
+
+    def report(self, state: DeploymentState | None, reason: str = "", *, running: Desired | None = None, **more: Any) -> None:
+        self.sequence += 1
+        report = Reported(
+            device=self.name,
+            desired_version=self.seen,
+            state=state,
+            reason=reason,
+            since=datetime.now(UTC),
+            sequence=self.sequence,
+            running=None if running is None else variant_of(running),
+            **more,
+        )
+        answer = self.member.http.post("/v1/device/reported", wire.to_plain(report))
+        assert answer.status == 204, answer.body
+
+    def obey(self, wait_s: float = 20) -> Desired:
+        """Run what is desired next, and say so."""
+        desired = self.wait_for_desired(wait_s)
+        self.report(DeploymentState.RUNNING, "passed its trial", running=desired)
+        return desired
+
+    def measure(self, name: str, unit: str, *values: float) -> None:
+        now = datetime.now(UTC)
+        measured = tuple(
+            Measurement(sequence=place, at=now, name=name, value=value, unit=unit) for place, value in enumerate(values, 1)
+        )
+        batch = TelemetryBatch(device=self.name, queue_id=f"queue-{name}", measurements=measured)
+        answer = self.member.http.post("/v1/device/telemetry", json.loads(wire.encode(batch)))
+        assert answer.status == 200, answer.body
+
+
+def variant_of(desired: Desired, variant: str = "int8") -> RunningVariant:
+    return RunningVariant(
+        model=desired.model,
+        package_version=desired.package_version,
+        index_digest=desired.index.digest,
+        variant=variant,
+        backend="onnxruntime",
+        precision="int8",
+    )
+
+
+def told(cloud: RunningCloud, name: str, folder: Path, **token: Any) -> ToldDevice:
+    """Enrol a device and let it say hello."""
+    device = ToldDevice(cloud.enrol(name, folder, **token))
+    device.report(None, "enrolled")
+    return device
