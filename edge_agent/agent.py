@@ -39,7 +39,7 @@ from edge_agent.telemetry.outbox import Outbox
 from edge_agent.telemetry.reporter import Reporter
 from edge_agent.workers.orders import BeliefOrder
 from edge_agent.workers.worker import Failure, run_worker
-from edgewright.contracts.messages import Desired
+from edgewright.contracts.messages import DesiredState
 from edgewright.errors import BadInputError, StorageFullError
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Agent:
         self._news = asyncio.Event()
         self._wishes: asyncio.Queue[bytes] = asyncio.Queue()
         self._weighed: bytes | None = None
-        self._newer: Desired | None = None
+        self._newer: DesiredState | None = None
         self._interruptible: asyncio.Task[None] | None = None
         self._counted_at_s = time.monotonic()
         self._supervisor = Supervisor(house.listening, self._slot_of, _runner_options(settings))
@@ -169,9 +169,9 @@ class Agent:
                 continue
             self._weighed = envelope
 
-    def _want(self, desired: Desired) -> None:
+    def _want(self, desired: DesiredState) -> None:
         """Let the plan look at a wish that is believed; a step that has not touched the running version gives way to it."""
-        _log.info("wished desired_version=%d package=%s:%d", desired.desired_version, desired.model, desired.package_version)
+        _log.info("wished desired_number=%d package=%s:%d", desired.desired_number, desired.model, desired.version)
         self._newer = desired
         self._news.set()
         current = self._journal.current()
@@ -185,8 +185,8 @@ class Agent:
 
     def _highest_wish(self) -> int:
         current = self._journal.current()
-        stored = current.desired.desired_version if current else 0
-        return max(stored, self._newer.desired_version if self._newer else 0)
+        stored = current.desired.desired_number if current else 0
+        return max(stored, self._newer.desired_number if self._newer else 0)
 
     async def _unless_newer(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work of a step; a newer wish calls it off where the version that runs is not touched yet."""
@@ -235,7 +235,7 @@ class Agent:
         self._deployer.count(passed_s if self._connection.is_online else 0.0)
 
     def _slot_of(self, record: SlotRecord) -> Path:
-        return self._store.slot_path(record.desired.desired_version)
+        return self._store.slot_path(record.desired.desired_number)
 
     def _transports(self) -> list[Transport]:
         """The transports in the order of preference."""

@@ -107,7 +107,7 @@ def explain(state: Path | None, as_json: bool) -> None:
     if standing.measured:
         print_table(("measured", "with version", "at (UTC)", "one sample"), [_times_row(times) for times in standing.measured])
         click.echo()
-    rows = [(f"{past.at:%Y-%m-%d %H:%M:%S}", past.desired_version or None, past.event, past.reason) for past in standing.history]
+    rows = [(f"{past.at:%Y-%m-%d %H:%M:%S}", past.desired_number or None, past.event, past.reason) for past in standing.history]
     print_table(("at (UTC)", "desired", "event", "reason"), rows)
 
 
@@ -147,7 +147,7 @@ def _detected_profile() -> str:
 def _times_row(times: VariantTimes) -> tuple[str, int, str, str]:
     found = sorted(times.median_ms.items(), key=lambda one: (one[0] != times.fastest, one[1]))
     told = "; ".join(f"{variant} {in_ms(median_ms)}" for variant, median_ms in found)
-    return times.model, times.package_version, f"{times.measured_at:%Y-%m-%d %H:%M:%S}", told
+    return times.model, times.version, f"{times.measured_at:%Y-%m-%d %H:%M:%S}", told
 
 
 def _summary(standing: Standing) -> list[tuple[str, object]]:
@@ -163,9 +163,9 @@ def _summary(standing: Standing) -> list[tuple[str, object]]:
         ("scores at", standing.scoring_url),
         (
             "runs",
-            f"{running.model}:{running.package_version} {running.variant} on {running.backend}" if running else "nothing yet",
+            f"{running.model}:{running.version} {running.variant} on {running.backend}" if running else "nothing yet",
         ),
-        ("desired", reported.desired_version or None),
+        ("desired", reported.desired_number or None),
         ("state", reported.state.value if reported.state else None),
         ("reason", reported.reason),
         ("since", f"{reported.since:%Y-%m-%d %H:%M:%S} UTC"),

@@ -17,7 +17,7 @@ from edge_agent.storage.store import Store
 from edge_agent.storage.variant_times import VariantTimes, everything_measured
 from edge_agent.telemetry.outbox import OUTBOX_FILE
 from edge_agent.telemetry.reporter import compose
-from edgewright.contracts.messages import Reported
+from edgewright.contracts.messages import ReportedState
 from edgewright.errors import OperationError
 
 HISTORY = 30
@@ -38,7 +38,7 @@ class Standing:
     telemetry_waiting: int
     measured: tuple[VariantTimes, ...]
     """What was measured of each model's variants here, while the device chose by measuring."""
-    reported: Reported
+    reported: ReportedState
     history: tuple[PastEvent, ...]
 
 

@@ -85,7 +85,7 @@ class StorageFullError(OperationError):
     """No room left on a disk; nothing half-written stays behind."""
 
 
-class PlaceError(EdgewrightError):
+class NotWritableError(EdgewrightError):
     """A place that cannot be written: no permission, or something in the way. What was to be written may be right."""
 
     exit_code = 2

@@ -33,7 +33,7 @@ def main() -> int:
             print(f"published {version.name}:{version.version}, {version.size_bytes:,} bytes, for {', '.join(version.variants)}")
             request = RolloutRequest(
                 model=version.name,
-                package_version=version.version,
+                version=version.version,
                 labels=dict(label.split("=", 1) for label in asked.label),
                 waves=("1", "100%"),
                 trial_s=5,

@@ -21,7 +21,7 @@ from edgewright.contracts import wire
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.names import nearest
 from edgewright.contracts.variant import VariantDirectory
-from edgewright.errors import EdgewrightError, ModelError, NotFoundError, OperationError, PlaceError, StorageFullError
+from edgewright.errors import EdgewrightError, ModelError, NotFoundError, NotWritableError, OperationError, StorageFullError
 from hardware_profiles.detect import read_machine
 
 AUTO = "auto"
@@ -246,7 +246,7 @@ def _times(entrants: Sequence[Entrant], threads: int | None, *, anew: bool) -> t
         return remembered, True
     found = {entrant.name: time_ms for entrant, time_ms in hold_contest(entrants, threads=threads).items()}
     if place is not None:
-        with contextlib.suppress(OSError, PlaceError, StorageFullError):  # such a home costs a measurement, nothing else
+        with contextlib.suppress(OSError, NotWritableError, StorageFullError):  # such a home costs a measurement, nothing else
             write_atomically(place, wire.encode(found))
     return found, False
 

@@ -7,7 +7,7 @@ const at = (id) => document.getElementById(id);
 
 export const pill = (state, kind = kindOf(state)) => element("span", { class: `state ${kind}` }, words(state));
 export const when = (instant) => element("time", instant ? { datetime: instant } : {}, ago(instant));
-export const runs = (running) => (running ? `${running.model}:${running.package_version}` : null);
+export const runs = (running) => (running ? `${running.model}:${running.version}` : null);
 
 export function showFigures({ devices, models, rollouts }) {
   const online = devices.filter((device) => device.online).length;
@@ -80,7 +80,7 @@ function troubles({ devices, rollouts }) {
   const failing = devices.filter((device) => !device.revoked && kindOf(stateOf(device)) === "bad");
   return [
     ...halted.map((rollout) => ({
-      what: `Rollout of ${rollout.model}:${rollout.package_version}`, state: rollout.state, reason: rollout.reason,
+      what: `Rollout of ${rollout.model}:${rollout.version}`, state: rollout.state, reason: rollout.reason,
     })),
     ...failing.map((device) => ({ device: device.device, state: stateOf(device), reason: device.reported.reason })),
   ];

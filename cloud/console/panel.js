@@ -47,7 +47,7 @@ function facts(device) {
     ["Since", reported ? when(reported.since) : null],
     ["Attempt", reported && reported.attempt > 1 ? String(reported.attempt) : null],
     ["Next try", reported?.next_retry_at ? new Date(reported.next_retry_at).toLocaleTimeString() : null],
-    ["Desired", desired ? `${desired.model}:${desired.package_version} (desired version ${desired.desired_version})` : null],
+    ["Desired", desired ? `${desired.model}:${desired.version} (desired version ${desired.desired_number})` : null],
     ["Running", running ? `${runs(running)}, ${running.variant}${precision} on ${running.backend}` : "nothing"],
     ["Pulled", reported?.bytes_pulled ? size(reported.bytes_pulled) : null],
     ["Presence", element("span", { class: "presence" }, ...presence(device))],

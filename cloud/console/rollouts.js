@@ -25,7 +25,7 @@ function card(rollout) {
     { class: `card rollout${rollout.state === "halted" ? " is-halted" : ""}`, "aria-label": `Rollout ${rollout.rollout}` },
     element(
       "div", { class: "rollout-head" },
-      element("h3", {}, `${rollout.model}:${rollout.package_version}`),
+      element("h3", {}, `${rollout.model}:${rollout.version}`),
       pill(rollout.state, rollout.state === "running" ? "busy" : undefined), // a rollout that runs is not done
       element("span", { class: "faint" }, `rollout ${rollout.rollout}, `, when(rollout.created_at)),
       actions(rollout),
@@ -51,8 +51,8 @@ function box(rollout, wave, devices, total) {
 }
 
 function chip(device) {
-  const state = device.desired_version === null ? "not offered yet" : words(device.state);
-  const look = device.desired_version === null ? "ahead" : kindOf(device.state);
+  const state = device.desired_number === null ? "not offered yet" : words(device.state);
+  const look = device.desired_number === null ? "ahead" : kindOf(device.state);
   const said = device.reason ? `${state}: ${device.reason}` : state;
   const attributes = {
     type: "button", class: `state chip ${look}`, title: said, "aria-label": `${device.device}, ${said}`,

@@ -36,6 +36,6 @@ export function figure(value) {
 // What is desired now counts: a report about an older version says nothing about it.
 export function stateOf(device) {
   const { desired, reported } = device;
-  if (desired && (!reported || reported.desired_version < desired.desired_version)) return "offered";
+  if (desired && (!reported || reported.desired_number < desired.desired_number)) return "offered";
   return reported ? reported.state : null;
 }

@@ -25,7 +25,7 @@ from cloud.db.database import Counter, insert_or_ignore, raise_counter
 from cloud.db.schema import certificates, devices, enrolment_tokens, twins
 from cloud.state.certificates import CLOUD_NAME, DEVICE_DAYS, Authority, serial_of
 from edgewright.contracts import wire
-from edgewright.contracts.messages import Desired, DeviceRecord, EnrolRequest, Reported, TokenRequest
+from edgewright.contracts.messages import DesiredState, DeviceRecord, EnrolRequest, ReportedState, TokenRequest
 from edgewright.contracts.names import check_name, nearest
 from edgewright.errors import BadInputError, ConflictError, DeniedError, NotFoundError
 
@@ -248,7 +248,7 @@ def _insert(connection: Connection, request: EnrolRequest, labels: dict[str, str
         "telemetry_count": 0,
     }
     connection.execute(insert(devices).values(row))
-    twin = {"device": request.device, "desired_version": 0, "desired_change": 0, "reported_sequence": 0}
+    twin = {"device": request.device, "desired_number": 0, "desired_change": 0, "reported_sequence": 0}
     connection.execute(insert(twins).values(twin))
 
 
@@ -291,8 +291,8 @@ def _record(row: Row[tuple[object, ...]], now: datetime) -> DeviceRecord:
         last_seen_at=row.last_seen_at,
         online=_is_online(row.last_seen_at, now, said_offline=row.said_offline) and not row.revoked,
         revoked=row.revoked,
-        desired=None if row.desired is None else wire.decode(row.desired, Desired, what="stored desired state"),
-        reported=None if row.reported is None else wire.decode(row.reported, Reported, what="stored report"),
+        desired=None if row.desired is None else wire.decode(row.desired, DesiredState, what="stored desired state"),
+        reported=None if row.reported is None else wire.decode(row.reported, ReportedState, what="stored report"),
         telemetry_count=row.telemetry_count,
     )
 

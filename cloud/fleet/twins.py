@@ -15,7 +15,7 @@ from cloud.db.database import Counter, raise_counter
 from cloud.db.schema import devices, twins
 from cloud.fleet.devices import is_revoked, saw
 from edgewright.contracts import signing, wire
-from edgewright.contracts.messages import Desired, Reported
+from edgewright.contracts.messages import DesiredState, ReportedState
 from edgewright.contracts.oci import Descriptor
 from edgewright.errors import ConflictError, DeniedError, MessageError
 
@@ -27,11 +27,11 @@ class Wanted:
     """What a device should run: `Desired` without the device and the number, which `set_desired` adds."""
 
     model: str
-    package_version: int
+    version: int
     index: Descriptor
     allow_downgrade: bool = False
     trial_s: float = 60.0
-    deadline_s: float = 3600.0
+    device_timeout_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class SignedDesired:
     """The envelope of a device's desired state, and its number."""
 
     device: str
-    desired_version: int
+    desired_number: int
     envelope: bytes
 
 
-def set_desired(connection: Connection, key: signing.PrivateKey, device: str, wanted: Wanted) -> Desired:
+def set_desired(connection: Connection, key: signing.PrivateKey, device: str, wanted: Wanted) -> DesiredState:
     """Want something else of a device, under the next number; it is sent when the transaction is committed.
 
     Raises:
@@ -56,18 +56,18 @@ def set_desired(connection: Connection, key: signing.PrivateKey, device: str, wa
     raised = (
         update(twins)
         .where(twins.c.device == device)
-        .values(desired_version=twins.c.desired_version + 1, desired_change=change)
-        .returning(twins.c.desired_version)
+        .values(desired_number=twins.c.desired_number + 1, desired_change=change)
+        .returning(twins.c.desired_number)
     )
-    desired = Desired(
+    desired = DesiredState(
         device=device,
-        desired_version=connection.execute(raised).scalar_one(),
+        desired_number=connection.execute(raised).scalar_one(),
         model=wanted.model,
-        package_version=wanted.package_version,
+        version=wanted.version,
         index=wanted.index,
         allow_downgrade=wanted.allow_downgrade,
         trial_s=wanted.trial_s,
-        deadline_s=wanted.deadline_s,
+        device_timeout_s=wanted.device_timeout_s,
     )
     payload = wire.encode(desired)
     envelope = signing.sign(payload, signing.DESIRED_TYPE, key)
@@ -79,19 +79,19 @@ def desired_after(connection: Connection, device: str, have: int) -> bytes | Non
     """Return the envelope for `device` when its number is over `have`; raise `DeniedError` when it was revoked meanwhile."""
     if is_revoked(connection, device):
         raise DeniedError(f"device {device} was revoked: ask the operator")
-    wanted = twins.c.device == device, twins.c.desired_version > have
+    wanted = twins.c.device == device, twins.c.desired_number > have
     return connection.execute(select(twins.c.desired_envelope).where(*wanted)).scalar_one_or_none()
 
 
 def desired_changed_after(connection: Connection, change: int) -> list[SignedDesired]:
     """Return the members' envelopes set after the `change`-th change of desired state: what the MQTT publisher sends."""
-    columns = twins.c.device, twins.c.desired_version, twins.c.desired_envelope
+    columns = twins.c.device, twins.c.desired_number, twins.c.desired_envelope
     newer = twins.c.desired_change > change, twins.c.desired_envelope.is_not(None), devices.c.revoked.is_(False)
     rows = connection.execute(select(*columns).join(devices).where(*newer).order_by(twins.c.desired_change))
-    return [SignedDesired(row.device, row.desired_version, row.desired_envelope) for row in rows]
+    return [SignedDesired(row.device, row.desired_number, row.desired_envelope) for row in rows]
 
 
-def store_report(connection: Connection, device: str, report: Reported, now: datetime, *, live: bool = True) -> bool:
+def store_report(connection: Connection, device: str, report: ReportedState, now: datetime, *, live: bool = True) -> bool:
     """Keep what a device says of itself; return False when it is older than what is stored (P41) and changes nothing.
 
     `live` False is a report that a broker kept: it says nothing about whether the device is there now.

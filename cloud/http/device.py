@@ -11,7 +11,7 @@ from cloud.auth import Access
 from cloud.db.database import Counter
 from cloud.fleet import devices, telemetry, twins
 from cloud.http.endpoint import Call, Endpoint
-from edgewright.contracts.messages import Reported, TelemetryAck, TelemetryBatch
+from edgewright.contracts.messages import ReportedState, TelemetryAck, TelemetryBatch
 from edgewright.contracts.signing import Envelope
 from edgewright.errors import BadInputError
 
@@ -81,7 +81,7 @@ ENDPOINTS = (
         access=Access.DEVICE,
         summary="What the device says of itself.",
         handler=reported,
-        takes=Reported,
+        takes=ReportedState,
         status=204,
     ),
     Endpoint(

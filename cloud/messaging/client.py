@@ -25,7 +25,7 @@ from cloud.fleet import devices, telemetry, twins
 from cloud.state.certificates import CLOUD_NAME, certificate_pem, key_pem, new_key
 from cloud.state.directory import StateDirectory
 from edgewright.contracts import topics, wire
-from edgewright.contracts.messages import BrokerAddress, Presence, Reported, TelemetryBatch
+from edgewright.contracts.messages import BrokerAddress, Presence, ReportedState, TelemetryBatch
 from edgewright.errors import EdgewrightError, UnreachableError
 
 _LOG = logging.getLogger("edgewright.cloud.mqtt")
@@ -150,7 +150,7 @@ class MqttLink:
         if not payload:  # a retained message was cleared
             return
         if topic.suffix == topics.REPORTED:
-            report = wire.decode(payload, Reported, what=f"the report of {device}")
+            report = wire.decode(payload, ReportedState, what=f"the report of {device}")
             with self._database.transaction() as connection:
                 twins.store_report(connection, device, report, now, live=not retained)
         elif topic.suffix == topics.TELEMETRY:

@@ -110,12 +110,12 @@ def heard(member: Member, record: DeviceRecord, digest: str) -> tuple[Deployment
     """
     report = record.reported
     kept = member.state, member.reason
-    if member.desired_version is None or report is None or member.state is DeploymentState.SUPERSEDED:
+    if member.desired_number is None or report is None or member.state is DeploymentState.SUPERSEDED:
         return kept
-    if report.desired_version > member.desired_version:
+    if report.desired_number > member.desired_number:
         ended = member.state is not None and member.state.is_final
         return kept if ended else (DeploymentState.SUPERSEDED, "it was given something else to run")
-    if report.desired_version < member.desired_version or report.state is None:
+    if report.desired_number < member.desired_number or report.state is None:
         return kept
     if report.state is DeploymentState.RUNNING and (report.running is None or report.running.index_digest != digest):
         return member.state, "says that it is running, but not this package"
@@ -251,22 +251,22 @@ def _offer(
     before = _before(connection, record)
     if _wants_it_already(record, stored):
         assert record.desired is not None
-        version, before = record.desired.desired_version, None
+        version, before = record.desired.desired_number, None
     else:
         wanted = Wanted(
             model=stored.request.model,
-            package_version=stored.package_version,
+            version=stored.version,
             index=stored.index,
             allow_downgrade=_is_downgrade(record, stored),
             trial_s=stored.request.trial_s,
-            deadline_s=stored.request.deadline_s,
+            device_timeout_s=stored.request.device_timeout_s,
         )
-        version = set_desired(connection, key, member.device, wanted).desired_version
+        version = set_desired(connection, key, member.device, wanted).desired_number
     change_member(
         connection,
         stored.number,
         member.device,
-        desired_version=version,
+        desired_number=version,
         state=DeploymentState.OFFERED,
         since=now,
         before=None if before is None else wire.encode(before),
@@ -277,16 +277,16 @@ def _wants_it_already(record: DeviceRecord, stored: StoredRollout) -> bool:
     desired, report = record.desired, record.reported
     if desired is None or (desired.model, desired.index.digest) != (stored.request.model, stored.index.digest):
         return False
-    if desired.package_version != stored.package_version:
+    if desired.version != stored.version:
         return False
-    about_it = report is not None and report.desired_version == desired.desired_version
+    about_it = report is not None and report.desired_number == desired.desired_number
     return not (about_it and report is not None and report.state is not None and report.state.is_bad)
 
 
 def _is_downgrade(record: DeviceRecord, stored: StoredRollout) -> bool:
     """Tell whether the operator asks for an older version than the device runs: asking is what allows it."""
     running = record.reported.running if record.reported else None
-    return running is not None and running.model == stored.request.model and running.package_version > stored.package_version
+    return running is not None and running.model == stored.request.model and running.version > stored.version
 
 
 def _before(connection: Connection, record: DeviceRecord) -> Before | None:
@@ -295,12 +295,12 @@ def _before(connection: Connection, record: DeviceRecord) -> Before | None:
     if running is None:
         return None
     try:
-        version = registry.model_version(connection, running.model, running.package_version)
+        version = registry.model_version(connection, running.model, running.version)
     except NotFoundError:
         return None
     if version.index.digest != running.index_digest:
         return None
-    return Before(model=running.model, package_version=running.package_version, index=version.index)
+    return Before(model=running.model, version=running.version, index=version.index)
 
 
 def _return(
@@ -308,14 +308,14 @@ def _return(
 ) -> None:
     wanted = Wanted(
         model=before.model,
-        package_version=before.package_version,
+        version=before.version,
         index=before.index,
         allow_downgrade=True,
         trial_s=stored.request.trial_s,
-        deadline_s=stored.request.deadline_s,
+        device_timeout_s=stored.request.device_timeout_s,
     )
     set_desired(connection, key, member.device, wanted)
-    reason = f"returned to {before.model}:{before.package_version}"
+    reason = f"returned to {before.model}:{before.version}"
     change_member(connection, stored.number, member.device, state=DeploymentState.SUPERSEDED, since=now, reason=reason)
 
 

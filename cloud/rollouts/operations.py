@@ -34,7 +34,7 @@ def create(connection: Connection, request: RolloutRequest, now: datetime) -> St
     """
     check_request(request)
     lock_rollouts(connection)
-    version = registry.model_version(connection, request.model, request.package_version)
+    version = registry.model_version(connection, request.model, request.version)
     chosen = _choose(connection, request, now)
     _check_free(connection, chosen)
     if not request.devices:  # naming a device is an operator's order to try again
@@ -129,7 +129,7 @@ def _insert_rollout(connection: Connection, request: RolloutRequest, version: Mo
     row = {
         "request": wire.encode(request),
         "model": version.name,
-        "package_version": version.version,
+        "version": version.version,
         "package_index": wire.encode(version.index),
         "state": RolloutState.RUNNING,
         "reason": "planned",

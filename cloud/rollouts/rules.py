@@ -3,7 +3,7 @@
     plan_waves(request, candidates)     once, at the start: who is in which wave
     next_step(rollout, outcomes, now)   again and again: Offer | Wait | OpenWave | Halt | Complete
 
-A wave's gate holds when enough of its devices run the version (`min_success`). Every device of an open wave is one of:
+A wave's gate holds when enough of its devices run the version (`success_threshold`). Every device of an open wave is one of:
 
     running     it runs the version
     bad         it refused the version, failed or rolled back, or it has been silent past the deadline
@@ -54,10 +54,10 @@ class Rollout:
     waves: tuple[tuple[str, ...], ...]
     wave: int
     """The wave that is open now, from 0."""
-    min_success: float
+    success_threshold: float
     soak_s: float
-    deadline_s: float
-    reverse_on_halt: bool
+    device_timeout_s: float
+    rollback_on_halt: bool
 
     @property
     def is_active(self) -> bool:
@@ -133,7 +133,7 @@ class Standing(enum.StrEnum):
     AWAY = "away"
 
 
-def plan_waves(request: RolloutRequest, candidates: Sequence[Candidate], package_version: int) -> tuple[tuple[str, ...], ...]:
+def plan_waves(request: RolloutRequest, candidates: Sequence[Candidate], version: int) -> tuple[tuple[str, ...], ...]:
     """Divide the devices into waves; raise `BadInputError` when the request cannot be carried out.
 
     Devices that were named keep their order, so an operator chooses the canary by naming it first. Otherwise those that are
@@ -145,7 +145,7 @@ def plan_waves(request: RolloutRequest, candidates: Sequence[Candidate], package
         raise BadInputError("a rollout needs at least one device, but none matches; see 'edgewright devices list'")
     ordered = [each.device for each in candidates]
     if not request.devices:
-        ordered = [each.device for each in sorted(candidates, key=lambda each: _place(each, request.model, package_version))]
+        ordered = [each.device for each in sorted(candidates, key=lambda each: _place(each, request.model, version))]
     ends = [min(_devices_by(wave, len(ordered)), len(ordered)) for wave in request.waves]
     if ends != sorted(ends):
         raise BadInputError(f"waves are counted from the start and must not fall, but {','.join(request.waves)} does")
@@ -167,7 +167,7 @@ def next_step(rollout: Rollout, outcomes: Outcomes, now: datetime) -> Step:
     for number, wave in enumerate(opened):
         if _is_out_of_reach(rollout, tally(rollout, wave, outcomes, now)):
             return Halt(
-                _why_halted(rollout, number, outcomes, now), give_back(rollout, outcomes, reverse=rollout.reverse_on_halt)
+                _why_halted(rollout, number, outcomes, now), give_back(rollout, outcomes, reverse=rollout.rollback_on_halt)
             )
     if rollout.state is RolloutState.PAUSED:
         return Wait("paused: nobody further is offered the version until the rollout is resumed")
@@ -226,7 +226,7 @@ def is_overdue(rollout: Rollout, outcome: Outcome, now: datetime) -> bool:
         return False
     mid_switch = outcome.state in _MID_SWITCH
     waited_since = outcome.since if mid_switch else max(outcome.since, outcome.online_since)
-    return (outcome.online or mid_switch) and now - waited_since >= timedelta(seconds=rollout.deadline_s)
+    return (outcome.online or mid_switch) and now - waited_since >= timedelta(seconds=rollout.device_timeout_s)
 
 
 def check_request(request: RolloutRequest) -> None:
@@ -237,19 +237,18 @@ def check_request(request: RolloutRequest) -> None:
         raise BadInputError("a rollout must name each device once; remove the one that is there twice")
     if not request.waves:
         raise BadInputError("a rollout needs at least one wave, as in 100%")
-    if not 0 < request.min_success <= 1:
-        raise BadInputError(f"min_success must be over 0 and at most 1 (100%), not {request.min_success}")
+    if not 0 < request.success_threshold <= 1:
+        raise BadInputError(f"success_threshold must be over 0 and at most 1 (100%), not {request.success_threshold}")
     if request.soak_s < 0 or request.trial_s < 0:
         raise BadInputError(f"soak_s and trial_s must be 0 or more, not {request.soak_s:g} and {request.trial_s:g}")
-    if request.deadline_s <= request.trial_s:
+    if request.device_timeout_s <= request.trial_s:
         raise BadInputError(
-            f"the deadline must be longer than the trial, or every device would be late: {request.deadline_s:g} s is not over "
-            f"{request.trial_s:g} s"
+            f"the device timeout must be longer than the trial: {request.device_timeout_s:g} s is not over {request.trial_s:g} s"
         )
 
 
-def _place(candidate: Candidate, model: str, package_version: int) -> tuple[bool, bytes]:
-    shuffled = hashlib.sha256(f"{model}:{package_version}/{candidate.device}".encode()).digest()
+def _place(candidate: Candidate, model: str, version: int) -> tuple[bool, bytes]:
+    shuffled = hashlib.sha256(f"{model}:{version}/{candidate.device}".encode()).digest()
     return not candidate.online, shuffled
 
 
@@ -274,7 +273,7 @@ def _is_bad(rollout: Rollout, outcome: Outcome, now: datetime) -> bool:
 
 def _needed(rollout: Rollout, counted: Counter[Standing]) -> int:
     present = counted.total() - counted[Standing.AWAY]
-    return max(1, math.ceil(rollout.min_success * present - 1e-9))  # 0.07 * 100 is a little over 7
+    return max(1, math.ceil(rollout.success_threshold * present - 1e-9))  # 0.07 * 100 is a little over 7
 
 
 def _gate_holds(rollout: Rollout, counted: Counter[Standing]) -> bool:
@@ -310,7 +309,7 @@ def _why_halted(rollout: Rollout, number: int, outcomes: Outcomes, now: datetime
     shown = "; ".join(f"{device} {_what_went_wrong(rollout, outcomes[device])}" for device in bad[:3])
     more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
     return (
-        f"wave {number + 1} of {len(rollout.waves)} can no longer reach {rollout.min_success:.0%} running: "
+        f"wave {number + 1} of {len(rollout.waves)} can no longer reach {rollout.success_threshold:.0%} running: "
         f"{len(bad)} of {len(wave)} bad: {shown}{more}"
     )
 
@@ -320,7 +319,7 @@ def _what_went_wrong(rollout: Rollout, outcome: Outcome) -> str:
         return f"must not have it: {outcome.barred}"
     if outcome.state.is_bad:
         return f"{outcome.state.value.replace('_', ' ')}: {outcome.reason}"
-    return f"made no step for {rollout.deadline_s:g} s, last {outcome.state.value.replace('_', ' ')}"
+    return f"made no step for {rollout.device_timeout_s:g} s, last {outcome.state.value.replace('_', ' ')}"
 
 
 def _closing_line(everyone: Counter[Standing]) -> str:

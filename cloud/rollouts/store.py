@@ -34,7 +34,7 @@ class Before:
     """What a device ran before it was offered the version: to this it can be returned."""
 
     model: str
-    package_version: int
+    version: int
     index: Descriptor
 
 
@@ -44,7 +44,7 @@ class Member:
 
     device: str
     wave: int
-    desired_version: int | None
+    desired_number: int | None
     state: DeploymentState | None
     since: datetime
     online: bool
@@ -55,7 +55,7 @@ class Member:
     def record(self) -> RolloutDevice:
         """Return what clients read."""
         return RolloutDevice(
-            device=self.device, wave=self.wave, desired_version=self.desired_version, state=self.state, reason=self.reason
+            device=self.device, wave=self.wave, desired_number=self.desired_number, state=self.state, reason=self.reason
         )
 
 
@@ -65,7 +65,7 @@ class StoredRollout:
 
     number: int
     request: RolloutRequest
-    package_version: int
+    version: int
     index: Descriptor
     state: RolloutState
     reason: str
@@ -83,17 +83,17 @@ class StoredRollout:
             state=self.state,
             waves=tuple(tuple(wave) for wave in waves),
             wave=self.wave,
-            min_success=self.request.min_success,
+            success_threshold=self.request.success_threshold,
             soak_s=self.request.soak_s,
-            deadline_s=self.request.deadline_s,
-            reverse_on_halt=self.request.reverse_on_halt,
+            device_timeout_s=self.request.device_timeout_s,
+            rollback_on_halt=self.request.rollback_on_halt,
         )
 
     def record(self) -> RolloutRecord:
         """Return what clients read."""
         devices = tuple(
             RolloutDevice(
-                device=each.device, wave=each.wave, desired_version=each.desired_version, state=each.state, reason=each.reason
+                device=each.device, wave=each.wave, desired_number=each.desired_number, state=each.state, reason=each.reason
             )
             for each in self.members
         )
@@ -101,7 +101,7 @@ class StoredRollout:
             rollout=self.number,
             request=self.request,
             model=self.request.model,
-            package_version=self.package_version,
+            version=self.version,
             state=self.state,
             reason=self.reason,
             wave=self.wave,
@@ -183,7 +183,7 @@ def _rollout(row: Row[tuple[object, ...]], members: Sequence[Member]) -> StoredR
     return StoredRollout(
         number=row.rollout,
         request=wire.decode(row.request, RolloutRequest, what="a stored rollout"),
-        package_version=row.package_version,
+        version=row.version,
         index=wire.decode(row.package_index, Descriptor, what="a stored rollout's index"),
         state=RolloutState(row.state),
         reason=row.reason,
@@ -199,7 +199,7 @@ def _member(row: RowMapping) -> Member:
     return Member(
         device=row["device"],
         wave=row["wave"],
-        desired_version=row["desired_version"],
+        desired_number=row["desired_number"],
         state=None if row["state"] is None else DeploymentState(row["state"]),
         since=row["since"],
         online=row["online"],

@@ -23,7 +23,7 @@ from edge_agent.settings import ChooseBy, Settings
 from edge_agent.storage.store import ACTIVE, LAST_GOOD, Store
 from edge_agent.workers.orders import CheckOrder, FetchOrder, pulled_bytes
 from edge_agent.workers.worker import Failure, WorkerAnswer, run_worker
-from edgewright.contracts.messages import DeploymentState, Desired
+from edgewright.contracts.messages import DeploymentState, DesiredState
 from edgewright.contracts.scoring_statistics import ScoringStatistics
 from edgewright.errors import OperationError, PackageError
 
@@ -64,7 +64,7 @@ class Deployer:
         """End a pause early: the network has come back."""
         self._retry_at_s, self._pauses = 0.0, 0
 
-    async def accept(self, desired: Desired, reason: str) -> None:
+    async def accept(self, desired: DesiredState, reason: str) -> None:
         """Store a newer wish, and refuse it at once where it is a downgrade that nobody allowed."""
         self.retry_now()
         self._journal.accept(desired, reason)
@@ -96,8 +96,8 @@ class Deployer:
         if deployment is None:
             return
         active, last_good = self._store.active(), self._store.last_good()
-        version = deployment.desired.desired_version
-        passed = deployment.state is DeploymentState.RUNNING and active and active.desired.desired_version == version
+        version = deployment.desired.desired_number
+        passed = deployment.state is DeploymentState.RUNNING and active and active.desired.desired_number == version
         if passed and active != last_good:
             self._store.mark_committed(version)
             self._store.point(LAST_GOOD, version)
@@ -129,9 +129,9 @@ class Deployer:
     async def _fetch(self, deployment: Deployment, _reason: str) -> None:
         desired = deployment.desired
         if deployment.state is DeploymentState.ACCEPTED:
-            deployment = self._step(Event.FETCH, f"fetching {desired.model}:{desired.package_version}")
+            deployment = self._step(Event.FETCH, f"fetching {desired.model}:{desired.version}")
         order = self._fetch_order(deployment)
-        left_s = max(1.0, desired.deadline_s - deployment.online_s)
+        left_s = max(1.0, desired.device_timeout_s - deployment.online_s)
         # What measuring may take is a part of the time, so that enough is left to do without.
         timeout_s = left_s / 2 if order.choose is ChooseBy.MEASURED else left_s
         answer = await run_worker("edge_agent.packages.fetch", order, timeout_s=timeout_s)
@@ -162,7 +162,7 @@ class Deployer:
         return replace(order, choose=ChooseBy.PROFILE, why_unmeasured=why)
 
     async def _stage(self, deployment: Deployment, _reason: str) -> None:
-        version = deployment.desired.desired_version
+        version = deployment.desired.desired_number
         if self._store.slot(version) is None:
             self._step(Event.DAMAGE, "the slot lost a file: it is fetched again")
             return
@@ -180,7 +180,7 @@ class Deployer:
     async def _switch(self, deployment: Deployment, _reason: str) -> None:
         if deployment.state is DeploymentState.STAGED:
             deployment = self._step(Event.SWITCH, "starting the new version beside the old one", attempt=1)
-        version = deployment.desired.desired_version
+        version = deployment.desired.desired_number
         slot = self._store.slot(version)
         if slot is None:
             self._step(Event.ROLL_BACK, "the slot lost a file before the switch")
@@ -222,13 +222,13 @@ class Deployer:
             await self._supervisor.open_reception()
             outcome = "nothing ran before it, so nothing runs"
         else:
-            self._store.point(ACTIVE, good.desired.desired_version)
+            self._store.point(ACTIVE, good.desired.desired_number)
             try:
                 await self._supervisor.hand_over(good)
             except OperationError as failed:
                 self.wait(f"{deployment.reason}; the last good version does not start yet: {failed}")
                 return
-            outcome = f"{good.running.model}:{good.running.package_version} runs again"
+            outcome = f"{good.running.model}:{good.running.version} runs again"
         self._step(Event.RESTORE, f"{deployment.reason}; {outcome}")
         self.settle()
 
@@ -276,13 +276,13 @@ class Deployer:
         deployment = self._journal.current()
         if deployment is not None:
             _log.info(
-                "%s desired_version=%d attempt=%d reason=%r",
+                "%s desired_number=%d attempt=%d reason=%r",
                 deployment.state.value,
-                deployment.desired.desired_version,
+                deployment.desired.desired_number,
                 deployment.attempt,
                 deployment.reason,
             )
         self._changed()
 
     def _pulled(self, deployment: Deployment) -> int:
-        return pulled_bytes(self._store, deployment.desired.desired_version)
+        return pulled_bytes(self._store, deployment.desired.desired_number)

@@ -18,7 +18,7 @@ from edge_agent.deployment.states import Event, after, failpoint_name
 from edge_agent.storage.database import connect, connect_read_only, set_aside, transaction
 from edge_agent.storage.failpoints import failpoint
 from edgewright.contracts import wire
-from edgewright.contracts.messages import DeploymentState, Desired
+from edgewright.contracts.messages import DeploymentState, DesiredState
 from edgewright.errors import EdgewrightError
 
 KEPT_EVENTS = 1000
@@ -26,7 +26,7 @@ JOURNAL_FILE = "journal.db"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS deployments (
-    desired_version INTEGER PRIMARY KEY,
+    desired_number INTEGER PRIMARY KEY,
     desired TEXT NOT NULL,
     state TEXT NOT NULL,
     reason TEXT NOT NULL,
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS deployments (
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at TEXT NOT NULL,
-    desired_version INTEGER NOT NULL,
+    desired_number INTEGER NOT NULL,
     event TEXT NOT NULL,
     state TEXT NOT NULL,
     reason TEXT NOT NULL
@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS events (
 class Deployment:
     """One desired version and how far this device has got with it."""
 
-    desired: Desired
+    desired: DesiredState
     state: DeploymentState
     reason: str
     since: datetime
@@ -72,7 +72,7 @@ class PastEvent:
     """One line of the history that `edgewright agent explain` shows."""
 
     at: datetime
-    desired_version: int
+    desired_number: int
     event: str
     state: str
     reason: str
@@ -110,41 +110,41 @@ class Journal:
 
     def current(self) -> Deployment | None:
         """Return the deployment of the highest desired version."""
-        row = self._connection.execute("SELECT * FROM deployments ORDER BY desired_version DESC LIMIT 1").fetchone()
+        row = self._connection.execute("SELECT * FROM deployments ORDER BY desired_number DESC LIMIT 1").fetchone()
         return None if row is None else _deployment(row)
 
     def history(self, limit: int) -> tuple[PastEvent, ...]:
         """Return the last `limit` events, oldest first."""
         rows = self._connection.execute(
-            "SELECT at, desired_version, event, state, reason FROM events ORDER BY id DESC LIMIT ?", (limit,)
+            "SELECT at, desired_number, event, state, reason FROM events ORDER BY id DESC LIMIT ?", (limit,)
         ).fetchall()
         return tuple(
-            PastEvent(at=datetime.fromisoformat(at), desired_version=version, event=event, state=state, reason=reason)
+            PastEvent(at=datetime.fromisoformat(at), desired_number=version, event=event, state=state, reason=reason)
             for at, version, event, state, reason in reversed(rows)
         )
 
-    def accept(self, desired: Desired, reason: str) -> Deployment:
+    def accept(self, desired: DesiredState, reason: str) -> Deployment:
         """Store a new desired version as accepted."""
         state = after(None, Event.ACCEPT)
         failpoint(failpoint_name(None, Event.ACCEPT, "before"))
         with transaction(self._connection, "the journal") as connection:
             connection.execute(
-                "INSERT INTO deployments (desired_version, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
-                (desired.desired_version, wire.encode(desired).decode(), state.value, reason, _now()),
+                "INSERT INTO deployments (desired_number, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
+                (desired.desired_number, wire.encode(desired).decode(), state.value, reason, _now()),
             )
-            self._remember(connection, desired.desired_version, Event.ACCEPT.value, state.value, reason)
-            connection.execute("DELETE FROM deployments WHERE desired_version < ?", (desired.desired_version - 100,))
+            self._remember(connection, desired.desired_number, Event.ACCEPT.value, state.value, reason)
+            connection.execute("DELETE FROM deployments WHERE desired_number < ?", (desired.desired_number - 100,))
         failpoint(failpoint_name(None, Event.ACCEPT, "after"))
         return self._known()
 
-    def adopt(self, desired: Desired, reason: str) -> Deployment:
+    def adopt(self, desired: DesiredState, reason: str) -> Deployment:
         """Take over, as running, what the store says is active: for a journal that had to be begun anew."""
         with transaction(self._connection, "the journal") as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO deployments (desired_version, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
-                (desired.desired_version, wire.encode(desired).decode(), DeploymentState.RUNNING.value, reason, _now()),
+                "INSERT OR REPLACE INTO deployments (desired_number, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
+                (desired.desired_number, wire.encode(desired).decode(), DeploymentState.RUNNING.value, reason, _now()),
             )
-            self._remember(connection, desired.desired_version, "adopt", DeploymentState.RUNNING.value, reason)
+            self._remember(connection, desired.desired_number, "adopt", DeploymentState.RUNNING.value, reason)
         return self._known()
 
     def step(self, event: Event, reason: str, *, attempt: int | None = None, choice: tuple[str, ...] | None = None) -> Deployment:
@@ -155,17 +155,17 @@ class Journal:
         with transaction(self._connection, "the journal") as connection:
             connection.execute(
                 "UPDATE deployments SET state = ?, reason = ?, since = ?, attempt = ?, choice = ?, retry_at = NULL, "
-                "transitions = transitions + 1 WHERE desired_version = ?",
+                "transitions = transitions + 1 WHERE desired_number = ?",
                 (
                     state.value,
                     reason,
                     _now() if state is not now.state else now.since.isoformat(),
                     now.attempt if attempt is None else attempt,
                     json.dumps(now.choice if choice is None else choice),
-                    now.desired.desired_version,
+                    now.desired.desired_number,
                 ),
             )
-            self._remember(connection, now.desired.desired_version, event.value, state.value, reason)
+            self._remember(connection, now.desired.desired_number, event.value, state.value, reason)
         failpoint(failpoint_name(now.state, event, "after"))
         return self._known()
 
@@ -188,15 +188,15 @@ class Journal:
         return deployment
 
     def _update(self, assignments: str, *values: Any) -> Deployment:
-        version = self._known().desired.desired_version
+        version = self._known().desired.desired_number
         with transaction(self._connection, "the journal") as connection:
             # The assignments are literals of this module.
-            connection.execute(f"UPDATE deployments SET {assignments} WHERE desired_version = ?", (*values, version))  # noqa: S608
+            connection.execute(f"UPDATE deployments SET {assignments} WHERE desired_number = ?", (*values, version))  # noqa: S608
         return self._known()
 
     def _remember(self, connection: sqlite3.Connection, version: int, event: str, state: str, reason: str) -> None:
         connection.execute(
-            "INSERT INTO events (at, desired_version, event, state, reason) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO events (at, desired_number, event, state, reason) VALUES (?, ?, ?, ?, ?)",
             (_now(), version, event, state, reason),
         )
         connection.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (KEPT_EVENTS,))
@@ -206,7 +206,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     """Open the journal and read its newest row, which must make sense."""
     connection = connect(path, _SCHEMA)
     try:
-        row = connection.execute("SELECT * FROM deployments ORDER BY desired_version DESC LIMIT 1").fetchone()
+        row = connection.execute("SELECT * FROM deployments ORDER BY desired_number DESC LIMIT 1").fetchone()
         if row is not None:
             _deployment(row)
     except (EdgewrightError, ValueError, TypeError) as wrong:
@@ -218,7 +218,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _deployment(row: tuple[Any, ...]) -> Deployment:
     _, desired, state, reason, since, attempt, retry_at, transitions, online_s, bytes_pulled, choice = row
     return Deployment(
-        desired=wire.decode(desired, Desired, what="the stored desired state"),
+        desired=wire.decode(desired, DesiredState, what="the stored desired state"),
         state=DeploymentState(state),
         reason=reason,
         since=datetime.fromisoformat(since),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edge_agent.deployment.journal import Deployment
 from edge_agent.deployment.states import BEFORE_THE_SWITCH, MAX_TRANSITIONS
-from edgewright.contracts.messages import DeploymentState, Desired, RunningVariant
+from edgewright.contracts.messages import DeploymentState, DesiredState, RunningVariant
 
 MAX_ATTEMPTS = 8
 """Tries of one step that failed while the cloud was in reach; being offline and a full disk cost none."""
@@ -49,7 +49,7 @@ class Situation:
     """What the decision rests on."""
 
     deployment: Deployment | None
-    newer: Desired | None = None
+    newer: DesiredState | None = None
     online: bool
     retry_due: bool = True
 
@@ -69,11 +69,11 @@ def next_step(situation: Situation) -> Step:
     """Decide what to do next."""
     deployment = situation.deployment
     if situation.newer is not None and (deployment is None or deployment.state.is_final):
-        return Step(Action.ACCEPT, f"desired version {situation.newer.desired_version} is newer")
+        return Step(Action.ACCEPT, f"desired version {situation.newer.desired_number} is newer")
     if deployment is None or deployment.state.is_final:
         return Step(Action.WAIT, "nothing to do until a newer version is wished")
     if situation.newer is not None and deployment.state in BEFORE_THE_SWITCH:
-        return Step(Action.SUPERSEDE, f"desired version {situation.newer.desired_version} arrived before the switch")
+        return Step(Action.SUPERSEDE, f"desired version {situation.newer.desired_number} arrived before the switch")
     why_not = _exhausted(deployment)
     if why_not is not None:
         return Step(Action.GIVE_UP if deployment.state in BEFORE_THE_SWITCH else Action.ROLL_BACK, why_not)
@@ -85,14 +85,14 @@ def next_step(situation: Situation) -> Step:
     return Step(action, deployment.reason)
 
 
-def downgrade(desired: Desired, running: RunningVariant | None) -> str | None:
+def downgrade(desired: DesiredState, running: RunningVariant | None) -> str | None:
     """Return why `desired` may not replace what runs, or None."""
     if running is None or running.model != desired.model or desired.allow_downgrade:
         return None
-    if desired.package_version >= running.package_version:
+    if desired.version >= running.version:
         return None
     return (
-        f"version {desired.package_version} of {desired.model} is older than the running {running.package_version}: "
+        f"version {desired.version} of {desired.model} is older than the running {running.version}: "
         "a downgrade must be allowed by the rollout"
     )
 
@@ -108,8 +108,8 @@ def _exhausted(deployment: Deployment) -> str | None:
         return _restarted_too_often(deployment)
     if deployment.attempt > MAX_ATTEMPTS:
         return f"{MAX_ATTEMPTS} attempts failed: {deployment.reason}"
-    if deployment.online_s > desired.deadline_s:
-        return f"not running within {desired.deadline_s:g} s of being online: {deployment.reason}"
+    if deployment.online_s > desired.device_timeout_s:
+        return f"not running within {desired.device_timeout_s:g} s of being online: {deployment.reason}"
     return None
 
 

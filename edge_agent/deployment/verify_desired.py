@@ -11,12 +11,12 @@ from edge_agent.identity.identity import Identity
 from edge_agent.workers.orders import BeliefOrder
 from edge_agent.workers.worker import serve_order
 from edgewright.contracts import wire
-from edgewright.contracts.messages import Desired
+from edgewright.contracts.messages import DesiredState
 from edgewright.contracts.signing import DESIRED_TYPE, TrustedKeys
 from edgewright.errors import ConflictError, SignatureError
 
 
-def believe(envelope: bytes, *, device: str, cloud_key: TrustedKeys, accepted: int) -> Desired | None:
+def believe(envelope: bytes, *, device: str, cloud_key: TrustedKeys, accepted: int) -> DesiredState | None:
     """Return what the envelope wishes; None when it is the last accepted wish once more (a retained message, say).
 
     Raises:
@@ -24,17 +24,17 @@ def believe(envelope: bytes, *, device: str, cloud_key: TrustedKeys, accepted: i
         ConflictError: it is not newer than the last accepted version.
     """
     payload = cloud_key.verify(envelope, DESIRED_TYPE)
-    desired = wire.decode(payload, Desired, what="the desired state")
+    desired = wire.decode(payload, DesiredState, what="the desired state")
     if desired.device != device:
         raise SignatureError(f"desired state must be for {device}, but it is for {desired.device}")
-    if desired.desired_version == accepted:
+    if desired.desired_number == accepted:
         return None
-    if desired.desired_version < accepted:
-        raise ConflictError(f"desired versions only rise: {desired.desired_version} is below {accepted}")
+    if desired.desired_number < accepted:
+        raise ConflictError(f"desired versions only rise: {desired.desired_number} is below {accepted}")
     return desired
 
 
-def _believe_order(order: BeliefOrder) -> Desired | str:
+def _believe_order(order: BeliefOrder) -> DesiredState | str:
     identity = Identity.load(Path(order.state_directory))
     key = TrustedKeys.from_pem([identity.membership.response.cloud_key_pem])
     desired = believe(order.envelope, device=identity.device, cloud_key=key, accepted=order.accepted)

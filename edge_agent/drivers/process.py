@@ -48,7 +48,7 @@ class Runner:
     async def start(cls, record: SlotRecord, slot: Path, listening: socket.socket, options: RunnerOptions) -> Runner:
         """Start a runner; raise `OperationError` when it ends, or is not ready, within its time."""
         command = [sys.executable, "-m", _MODULE, "--slot", str(slot), "--socket", str(listening.fileno())]
-        command += ["--model", record.running.model, "--version", str(record.running.package_version)]
+        command += ["--model", record.running.model, "--version", str(record.running.version)]
         command += ["--backend", options.backend]
         command += [] if options.threads is None else ["--threads", str(options.threads)]
         process = await asyncio.create_subprocess_exec(
@@ -134,4 +134,4 @@ async def _listen(process: Process, said: deque[str]) -> None:
 
 
 def _name(record: SlotRecord) -> str:
-    return f"{record.running.model}:{record.running.package_version} ({record.running.variant})"
+    return f"{record.running.model}:{record.running.version} ({record.running.variant})"

@@ -53,10 +53,10 @@ def contenders(profile: HardwareProfile, package: Package, by_profile: Choice) -
     return (by_profile.variant, *others) if others else ()
 
 
-def choose_fastest(package: Package, by_profile: Choice, times: VariantTimes, package_version: int) -> Choice:
+def choose_fastest(package: Package, by_profile: Choice, times: VariantTimes, version: int) -> Choice:
     """Return the variant that was measured fastest; the profile's, where no other is faster beyond what times vary by."""
     chosen = _pick(times, by_profile.variant.config.variant)
-    when = "" if times.package_version == package_version else f" with version {times.package_version}"
+    when = "" if times.version == version else f" with version {times.version}"
     said = {variant: _why_not(variant, chosen, times, when) for variant in (*times.median_ms, *times.failures)}
     said[chosen] = _why(chosen, times, when)
     names = [variant.config.variant for variant in package.variants]

@@ -25,7 +25,7 @@ from edge_agent.storage.store import SlotRecord, Store, telling_full
 from edge_agent.workers.orders import FetchOrder, PulledBytes
 from edge_agent.workers.worker import serve_order
 from edgewright.contracts import wire
-from edgewright.contracts.messages import Desired, RunningVariant
+from edgewright.contracts.messages import DesiredState, RunningVariant
 from edgewright.contracts.names import Digest
 from edgewright.contracts.oci import Manifest
 from edgewright.contracts.package import SIGNATURE_TYPE, Package, PackagedVariant, read_index
@@ -40,7 +40,7 @@ def fetch(order: FetchOrder) -> SlotRecord:
     identity = Identity.load(Path(order.state_directory))
     publishers = TrustedKeys.from_pem(identity.membership.response.publisher_keys_pem)
     store, desired = Store(Path(order.state_directory)), order.desired
-    pulled = PulledBytes(store, desired.desired_version)
+    pulled = PulledBytes(store, desired.desired_number)
     with Registry(identity.url, desired.model, identity.tls_context(), store, pulled.add) as registry:
         registry.pull(desired.index)
         verify_signature(registry, desired, publishers, datetime.now(UTC))
@@ -53,7 +53,7 @@ def fetch(order: FetchOrder) -> SlotRecord:
     return record_of(desired, package, choice.variant, choice.sentences)
 
 
-def verify_signature(registry: Registry, desired: Desired, trusted: TrustedKeys, now: datetime) -> None:
+def verify_signature(registry: Registry, desired: DesiredState, trusted: TrustedKeys, now: datetime) -> None:
     """Raise `SignatureError` unless a trusted publisher signed this index as this version of this model."""
     failures: list[str] = []
     for entry in registry.referrers(desired.index.digest, SIGNATURE_TYPE):
@@ -64,27 +64,24 @@ def verify_signature(registry: Registry, desired: Desired, trusted: TrustedKeys,
             except SignatureError as wrong:
                 failures.append(str(wrong))
                 continue
-            if (signature.name, signature.version) == (desired.model, desired.package_version):
+            if (signature.name, signature.version) == (desired.model, desired.version):
                 return
             failures.append(
-                f"the signature must be for {desired.model}:{desired.package_version}, "
-                f"but it is for {signature.name}:{signature.version}"
+                f"the signature must be for {desired.model}:{desired.version}, but it is for {signature.name}:{signature.version}"
             )
     if not failures:
-        raise SignatureError(
-            f"{desired.model}:{desired.package_version} must be signed, but the registry has no signature for it"
-        )
+        raise SignatureError(f"{desired.model}:{desired.version} must be signed, but the registry has no signature for it")
     raise SignatureError("; ".join(failures))
 
 
-def record_of(desired: Desired, package: Package, variant: PackagedVariant, sentences: tuple[str, ...]) -> SlotRecord:
+def record_of(desired: DesiredState, package: Package, variant: PackagedVariant, sentences: tuple[str, ...]) -> SlotRecord:
     """Describe the slot: the config as `variant.json`, every layer under its own file name."""
     files = files_of(variant)
     return SlotRecord(
         desired=desired,
         running=RunningVariant(
             model=desired.model,
-            package_version=desired.package_version,
+            version=desired.version,
             index_digest=package.digest,
             variant=variant.config.variant,
             backend=variant.config.backend,

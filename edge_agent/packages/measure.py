@@ -29,7 +29,7 @@ from edge_agent.storage.store import Store
 from edge_agent.storage.variant_times import VariantTimes
 from edge_agent.workers.orders import FetchOrder
 from edgewright.contracts import wire
-from edgewright.contracts.messages import Desired
+from edgewright.contracts.messages import DesiredState
 from edgewright.contracts.names import Digest
 from edgewright.contracts.package import Package, PackagedVariant
 from edgewright.contracts.variant import VariantDirectory
@@ -63,7 +63,7 @@ def choose_by_measuring(
         except _NotMeasuredError as why:
             return unmeasured(by_profile, package, str(why))
         times = _remember(store, order.desired, basis, found)
-    return choose_fastest(package, by_profile, times, order.desired.package_version)
+    return choose_fastest(package, by_profile, times, order.desired.version)
 
 
 def basis_of(entrants: Sequence[PackagedVariant], backends: Sequence[Backend], threads: int | None) -> Digest:
@@ -129,10 +129,10 @@ def _pull_all(entrants: Sequence[PackagedVariant], registry: Registry, store: St
     return failures
 
 
-def _remember(store: Store, desired: Desired, basis: Digest, found: Fastest) -> VariantTimes:
+def _remember(store: Store, desired: DesiredState, basis: Digest, found: Fastest) -> VariantTimes:
     times = VariantTimes(
         model=desired.model,
-        package_version=desired.package_version,
+        version=desired.version,
         measured_at=datetime.now(UTC),
         basis=basis,
         fastest=found.variant,

@@ -86,7 +86,7 @@ class Supervisor:
             if old is not None and old.is_alive:
                 await old.drain(self._options.drain_timeout_s)
             self._answered_at = time.monotonic()
-            _log.info("scoring variant=%s version=%d pid=%d", record.running.variant, record.running.package_version, fresh.pid)
+            _log.info("scoring variant=%s version=%d pid=%d", record.running.variant, record.running.version, fresh.pid)
 
     async def stop(self) -> None:
         """End the runner; nothing should run any more."""

@@ -2,7 +2,7 @@
 
     blobs/sha256/<hex>        whole and verified, nothing else
     blobs/partial/<hex>       on its way; survives a kill and is resumed
-    slots/<desired_version>/  one variant, laid out as contracts.variant.VariantDirectory, hard links to blobs, slot.json
+    slots/<desired_number>/  one variant, laid out as contracts.variant.VariantDirectory, hard links to blobs, slot.json
     active -> slots/5         what runs
     last_good -> slots/4      what passed its trial, to return to
     measuring/<variant>/      while variants are measured: hard links to blobs
@@ -27,7 +27,7 @@ from edge_agent.storage.failpoints import failpoint
 from edge_agent.storage.variant_times import MEASURED
 from edgewright.contracts import wire
 from edgewright.contracts.files import write_atomically
-from edgewright.contracts.messages import Desired, RunningVariant
+from edgewright.contracts.messages import DesiredState, RunningVariant
 from edgewright.contracts.names import check_digest
 from edgewright.contracts.oci import Descriptor, check_bytes, describe_file
 from edgewright.errors import PackageError, StorageFullError
@@ -59,7 +59,7 @@ class SlotFile:
 class SlotRecord:
     """What a slot holds, why this variant, and every blob that it keeps alive."""
 
-    desired: Desired
+    desired: DesiredState
     running: RunningVariant
     choice: tuple[str, ...]
     files: tuple[SlotFile, ...]
@@ -172,14 +172,14 @@ class Store:
 
     # Slots
 
-    def slot_path(self, desired_version: int) -> Path:
+    def slot_path(self, desired_number: int) -> Path:
         """Return the folder of a slot, whether it is there or not."""
-        return self._slots / str(desired_version)
+        return self._slots / str(desired_number)
 
     def write_slot(self, record: SlotRecord) -> Path:
         """Make the slot of a fetched variant; raise `PackageError` when a blob has gone meanwhile."""
-        target = self.slot_path(record.desired.desired_version)
-        if self.slot(record.desired.desired_version) == record:
+        target = self.slot_path(record.desired.desired_number)
+        if self.slot(record.desired.desired_number) == record:
             return target
         with telling_full("a slot"):
             staging = Path(tempfile.mkdtemp(dir=self._slots, prefix=".staging-"))
@@ -195,13 +195,13 @@ class Store:
                 raise
         return target
 
-    def slot(self, desired_version: int) -> SlotRecord | None:
+    def slot(self, desired_number: int) -> SlotRecord | None:
         """Return the record of a slot; None when there is no whole slot of that version."""
-        return _read_record(self.slot_path(desired_version))
+        return _read_record(self.slot_path(desired_number))
 
-    def mark_committed(self, desired_version: int) -> None:
+    def mark_committed(self, desired_number: int) -> None:
         """Remember that this slot passed its trial, so that a lost link can find it."""
-        write_atomically(self.slot_path(desired_version) / COMMITTED, b"")
+        write_atomically(self.slot_path(desired_number) / COMMITTED, b"")
 
     # Links
 
@@ -213,12 +213,12 @@ class Store:
         """Return what the `last_good` link points to."""
         return _read_record(self.root / LAST_GOOD)
 
-    def point(self, link: str, desired_version: int) -> None:
+    def point(self, link: str, desired_number: int) -> None:
         """Let a link point to a slot, by one rename."""
         with telling_full("a link"):
             temporary = Path(tempfile.mkdtemp(dir=self.root, prefix=".link-"))
             try:
-                (temporary / link).symlink_to(Path("slots") / str(desired_version))
+                (temporary / link).symlink_to(Path("slots") / str(desired_number))
                 failpoint(f"{link}.before_rename")
                 (temporary / link).replace(self.root / link)
                 _sync(self.root)
@@ -237,7 +237,7 @@ class Store:
         repaired = []
         for link, found in ((LAST_GOOD, self.last_good()), (ACTIVE, self.active())):
             if found is None and committed:
-                version = committed[-1].desired.desired_version
+                version = committed[-1].desired.desired_number
                 self.point(link, version)
                 repaired.append(f"{link} was lost and points to slot {version} again")
         return tuple(repaired)
@@ -245,7 +245,7 @@ class Store:
     def collect(self) -> int:
         """Remove slots, blobs and partials that neither link reaches; return how many bytes came free."""
         kept = [record for record in (self.active(), self.last_good()) if record is not None]
-        versions = {str(record.desired.desired_version) for record in kept}
+        versions = {str(record.desired.desired_number) for record in kept}
         blobs = {_hex(digest) for record in kept for digest in record.blobs}
         failpoint("collect.before_unlink")
         unreached = [path for path in self._slots.iterdir() if path.name not in versions]
@@ -268,10 +268,10 @@ class Store:
 
     def _records(self) -> list[SlotRecord]:
         found = (_read_record(path) for path in self._slots.iterdir() if path.name.isdigit())
-        return sorted((record for record in found if record), key=lambda record: record.desired.desired_version)
+        return sorted((record for record in found if record), key=lambda record: record.desired.desired_number)
 
     def _path_of(self, record: SlotRecord) -> Path:
-        return self.slot_path(record.desired.desired_version)
+        return self.slot_path(record.desired.desired_number)
 
 
 @contextlib.contextmanager

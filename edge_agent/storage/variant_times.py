@@ -24,7 +24,7 @@ class VariantTimes:
     """What one sample took each variant of a model on this device, in milliseconds."""
 
     model: str
-    package_version: int
+    version: int
     """The version that was measured."""
     measured_at: datetime
     basis: Digest

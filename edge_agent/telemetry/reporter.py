@@ -17,7 +17,7 @@ from edge_agent.telemetry.metrics import read_metrics
 from edge_agent.telemetry.outbox import Outbox, decode_ack
 from edgewright import __version__
 from edgewright.contracts import wire
-from edgewright.contracts.messages import Reported
+from edgewright.contracts.messages import ReportedState
 from edgewright.errors import EdgewrightError, StorageFullError
 
 _log = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ def compose(
     boot_id: str,
     sequence: int,
     hindrance: str | None = None,
-) -> Reported:
+) -> ReportedState:
     """Put into words where the device is; `hindrance` is what keeps it from storing its next step."""
     reason = deployment.reason if deployment else "no version was wished yet"
-    return Reported(
+    return ReportedState(
         device=device,
-        desired_version=deployment.desired.desired_version if deployment else 0,
+        desired_number=deployment.desired.desired_number if deployment else 0,
         state=deployment.state if deployment else None,
         reason=hindrance or reason,
         since=deployment.since if deployment else datetime.now(UTC),
@@ -116,7 +116,7 @@ class Reporter:
         while True:
             await asyncio.sleep(self._settings.measure_every_s)
             running = self._supervisor.running
-            labels = {"model": running.running.model, "version": str(running.running.package_version)} if running else {}
+            labels = {"model": running.running.model, "version": str(running.running.version)} if running else {}
             try:
                 readings = read_metrics(
                     runner_pid=self._supervisor.runner_pid,
@@ -144,7 +144,7 @@ class Reporter:
                 _log.info("not delivered count=%d reason=%r", len(batch.measurements), str(failed) or "no acknowledgement")
                 await asyncio.sleep(self._settings.retry_base_s)
 
-    def _compose(self) -> Reported:
+    def _compose(self) -> ReportedState:
         self._sequence += 1
         return compose(
             self._journal.current(),

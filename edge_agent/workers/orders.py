@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edge_agent.settings import ChooseBy
 from edge_agent.storage.store import Store, telling_full
-from edgewright.contracts.messages import Desired
+from edgewright.contracts.messages import DesiredState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class FetchOrder:
     """What to fetch, where the state directory is, and how to choose: by what the agent's own settings run."""
 
     state_directory: str
-    desired: Desired
+    desired: DesiredState
     choose: ChooseBy = ChooseBy.PROFILE
     why_unmeasured: str = ""
     """Why the profile decides though measuring is asked for; empty where it is not, or is done."""
@@ -52,9 +52,9 @@ class RenewalOrder:
 class PulledBytes:
     """Bytes over the wire for one desired version, kept across kills: a number in a file, rewritten in place."""
 
-    def __init__(self, store: Store, desired_version: int) -> None:
-        self._path = store.partial / f"{desired_version}.pulled"
-        self.total = pulled_bytes(store, desired_version)
+    def __init__(self, store: Store, desired_number: int) -> None:
+        self._path = store.partial / f"{desired_number}.pulled"
+        self.total = pulled_bytes(store, desired_number)
         self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
 
     def add(self, count: int) -> None:
@@ -68,7 +68,7 @@ class PulledBytes:
         os.close(self._handle)
 
 
-def pulled_bytes(store: Store, desired_version: int) -> int:
+def pulled_bytes(store: Store, desired_number: int) -> int:
     """Return how many bytes came over the wire for a desired version so far."""
-    path = store.partial / f"{desired_version}.pulled"
+    path = store.partial / f"{desired_number}.pulled"
     return int(path.read_text() or 0) if path.is_file() else 0

@@ -21,7 +21,7 @@ from typing import TypeVar
 from edge_agent.storage.store import SlotRecord
 from edge_agent.workers.lifeline import end_with_the_agent
 from edgewright.contracts import wire
-from edgewright.contracts.messages import Desired
+from edgewright.contracts.messages import DesiredState
 from edgewright.errors import BadInputError, EdgewrightError, StorageFullError, UnreachableError
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class WorkerAnswer:
     failure: Failure | None = None
     reason: str = ""
     record: SlotRecord | None = None
-    desired: Desired | None = None
+    desired: DesiredState | None = None
 
 
 async def run_worker(module: str, order: object, *, timeout_s: float | None) -> WorkerAnswer:
@@ -93,7 +93,7 @@ def how_it_ended(code: int, said: str) -> str:
     return f"{how}: {last}" if last else how
 
 
-def serve_order(kind: type[Order], work: Callable[[Order], SlotRecord | Desired | str]) -> None:
+def serve_order(kind: type[Order], work: Callable[[Order], SlotRecord | DesiredState | str]) -> None:
     """Be a worker: read the order, work, answer. The answer of a `str` is its reason."""
     raw = _first_line()
     end_with_the_agent(gently=False)
@@ -107,10 +107,10 @@ def serve_order(kind: type[Order], work: Callable[[Order], SlotRecord | Desired 
     os.write(answers, wire.encode(answer) + b"\n")
 
 
-def _answer_with(result: SlotRecord | Desired | str) -> WorkerAnswer:
+def _answer_with(result: SlotRecord | DesiredState | str) -> WorkerAnswer:
     if isinstance(result, str):
         return WorkerAnswer(reason=result)
-    return WorkerAnswer(desired=result) if isinstance(result, Desired) else WorkerAnswer(record=result)
+    return WorkerAnswer(desired=result) if isinstance(result, DesiredState) else WorkerAnswer(record=result)
 
 
 def _first_line() -> bytes:

@@ -9,7 +9,7 @@ import click
 
 from edgewright.command_line import print_json, print_table
 from edgewright.commands.cloud_options import cloud_options, duration, label, labels_text, moment
-from edgewright.contracts.messages import DeploymentState, DeviceRecord, Reported, TokenRequest
+from edgewright.contracts.messages import DeploymentState, DeviceRecord, ReportedState, TokenRequest
 from edgewright.contracts.names import check_name
 from edgewright.sdk import CloudClient
 
@@ -72,7 +72,7 @@ def show(device: str, cloud: str | None, as_json: bool) -> None:
         ("running", _running(record)),
         ("state", _state(record)),
         ("agent", reported and reported.agent_version),
-        ("pulled", reported and f"{reported.bytes_pulled:,} bytes for desired version {reported.desired_version}"),
+        ("pulled", reported and f"{reported.bytes_pulled:,} bytes for desired version {reported.desired_number}"),
         ("telemetry", f"{record.telemetry_count:,} measurements"),
     ]
     print_table(("", ""), rows)
@@ -134,9 +134,9 @@ def explanation(record: DeviceRecord) -> Iterator[str]:
             yield from (f"          {sentence}" for sentence in record.reported.choice)
 
 
-def _last_word(reported: Reported, record: DeviceRecord) -> Iterator[str]:
+def _last_word(reported: ReportedState, record: DeviceRecord) -> Iterator[str]:
     state = _words(reported.state) if reported.state else "idle"
-    if record.desired is not None and reported.desired_version < record.desired.desired_version:
+    if record.desired is not None and reported.desired_number < record.desired.desired_number:
         yield f"state     offered: {'it has not answered yet' if record.online else 'it takes it when it is back online'}"
         yield f"before    {state}: {reported.reason or 'no reason given'}"
         return
@@ -145,7 +145,7 @@ def _last_word(reported: Reported, record: DeviceRecord) -> Iterator[str]:
     yield f"next      {_next(reported)}"
 
 
-def _next(reported: Reported) -> str:
+def _next(reported: ReportedState) -> str:
     if reported.next_retry_at is not None:
         return f"tries again at {moment(reported.next_retry_at)}"
     if reported.state is None or reported.state.is_final:
@@ -166,7 +166,7 @@ def _row(record: DeviceRecord) -> tuple[object, ...]:
         record.device,
         record.profile or None,
         _online(record),
-        running and f"{running.model}:{running.package_version}",
+        running and f"{running.model}:{running.version}",
         running and running.variant,
         _state(record),
         labels_text(record.labels),
@@ -182,7 +182,7 @@ def _online(record: DeviceRecord) -> str:
 
 def _desired(record: DeviceRecord) -> str | None:
     desired = record.desired
-    return None if desired is None else f"{desired.model}:{desired.package_version} (desired version {desired.desired_version})"
+    return None if desired is None else f"{desired.model}:{desired.version} (desired version {desired.desired_number})"
 
 
 def _running(record: DeviceRecord) -> str | None:
@@ -190,13 +190,13 @@ def _running(record: DeviceRecord) -> str | None:
     if running is None:
         return None
     built = f"variant {running.variant} ({running.precision}) on {running.backend}"
-    return f"{running.model}:{running.package_version}, {built}"
+    return f"{running.model}:{running.version}, {built}"
 
 
 def _state(record: DeviceRecord) -> str | None:
     """Return the state of what is desired now, not of what was desired before."""
     reported = record.reported
-    if record.desired is not None and (reported is None or reported.desired_version < record.desired.desired_version):
+    if record.desired is not None and (reported is None or reported.desired_number < record.desired.desired_number):
         return _words(DeploymentState.OFFERED)
     return _words(reported.state) if reported and reported.state else None
 

@@ -27,10 +27,14 @@ def group() -> None:
 @click.option("--device", "devices", multiple=True, help="Only these devices, in this order (repeat for more). [default: all]")
 @click.option("--label", "labels", type=label, multiple=True, help="Only devices with this label (repeat for more).")
 @click.option("--waves", default="1,25%,100%", show_default=True, help="How many have been offered it by the end of each wave.")
-@click.option("--min-success", type=share, default="100%", show_default=True, help="Share of a wave that must be running it.")
+@click.option(
+    "--success-threshold", type=share, default="100%", show_default=True, help="Share of a wave that must be running it."
+)
 @click.option("--soak", "soak_s", type=duration, default="0s", show_default=True, help="How long a passed wave is watched.")
 @click.option("--trial", "trial_s", type=duration, default="60s", show_default=True, help="How long a device tries it out.")
-@click.option("--deadline", "deadline_s", type=duration, default="1h", show_default=True, help="Silence that counts as failure.")
+@click.option(
+    "--device-timeout", "device_timeout_s", type=duration, default="1h", show_default=True, help="Silence that counts as failure."
+)
 @click.option("--keep-on-halt", is_flag=True, help="Let devices that run the version keep it when the rollout is halted.")
 @cloud_options
 def create(
@@ -38,10 +42,10 @@ def create(
     devices: tuple[str, ...],
     labels: tuple[tuple[str, str], ...],
     waves: str,
-    min_success: float,
+    success_threshold: float,
     soak_s: float,
     trial_s: float,
-    deadline_s: float,
+    device_timeout_s: float,
     keep_on_halt: bool,
     cloud: str | None,
     as_json: bool,
@@ -50,15 +54,15 @@ def create(
     reference = parse_reference(model)
     request = RolloutRequest(
         model=reference.name,
-        package_version=reference.version,
+        version=reference.version,
         devices=tuple(check_name(device, "device") for device in devices),
         labels=dict(labels),
         waves=tuple(wave.strip() for wave in waves.split(",")),
-        min_success=min_success,
+        success_threshold=success_threshold,
         soak_s=soak_s,
         trial_s=trial_s,
-        deadline_s=deadline_s,
-        reverse_on_halt=not keep_on_halt,
+        device_timeout_s=device_timeout_s,
+        rollback_on_halt=not keep_on_halt,
     )
     with CloudClient.connect(cloud) as client:
         record = client.create_rollout(request)
@@ -169,7 +173,7 @@ def _row(record: RolloutRecord) -> tuple[object, ...]:
 
 
 def _version(record: RolloutRecord) -> str:
-    return f"{record.model}:{record.package_version}"
+    return f"{record.model}:{record.version}"
 
 
 def _wave(record: RolloutRecord) -> str:

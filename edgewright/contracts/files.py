@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from edgewright.errors import PlaceError, StorageFullError
+from edgewright.errors import NotWritableError, StorageFullError
 
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
@@ -52,10 +52,10 @@ def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
 
 
 def _tell_if_refused(failed: OSError, path: Path) -> None:
-    """Raise `PlaceError` where the place itself is wrong: no permission, a file among its folders, a folder in its way."""
+    """Raise `NotWritableError` where the place itself is wrong: no permission, a file among its folders, a folder in its way."""
     if failed.errno in _REFUSALS:
         why = "a file is in the way" if failed.errno in (errno.EEXIST, errno.ENOTDIR) else str(failed.strerror)
-        raise PlaceError(f"{path} cannot be written ({why}): choose another place, or change its permissions") from failed
+        raise NotWritableError(f"{path} cannot be written ({why}): choose another place, or change its permissions") from failed
 
 
 def _tell_if_full(failed: OSError, path: Path) -> None:

@@ -48,30 +48,32 @@ _FINAL = _BAD | {DeploymentState.RUNNING, DeploymentState.SUPERSEDED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desired:
+class DesiredState:
     """What the cloud wants of one device: the payload of a DSSE envelope signed by the cloud's own key.
 
-    `desired_version` only ever rises, also for a rollback, where `package_version` falls and `allow_downgrade` says so.
+    `desired_number` only ever rises, also for a rollback, where `version` falls and `allow_downgrade` says so.
     """
 
     device: str
-    desired_version: int
+    desired_number: int
     model: str
-    package_version: int
+    version: int
     index: Descriptor
     allow_downgrade: bool = False
     trial_s: float = 60.0
     """How long the new version must run well before it is committed."""
-    deadline_s: float = 3600.0
+    device_timeout_s: float = 3600.0
     """How long the device may take from accepting to running, while it is online."""
 
     def __post_init__(self) -> None:
         check_name(self.device, "device")
         check_name(self.model, "model")
-        if self.desired_version < 1 or self.package_version < 1:
-            raise MessageError(f"versions must be whole numbers from 1, not {self.desired_version} and {self.package_version}")
-        if self.trial_s < 0 or self.deadline_s <= 0:
-            raise MessageError(f"trial_s must be 0 or more and deadline_s positive, not {self.trial_s}, {self.deadline_s}")
+        if self.desired_number < 1 or self.version < 1:
+            raise MessageError(f"versions must be whole numbers from 1, not {self.desired_number} and {self.version}")
+        if self.trial_s < 0 or self.device_timeout_s <= 0:
+            raise MessageError(
+                f"trial_s must be 0 or more and device_timeout_s positive, not {self.trial_s}, {self.device_timeout_s}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ class RunningVariant:
     """What a device is scoring with."""
 
     model: str
-    package_version: int
+    version: int
     index_digest: str
     variant: str
     backend: str
@@ -90,11 +92,11 @@ class RunningVariant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reported:
+class ReportedState:
     """What a device says of itself: always which step it is at, why, since when, and what comes next."""
 
     device: str
-    desired_version: int
+    desired_number: int
     """The desired version that `state` is about; 0 before the first."""
     state: DeploymentState | None
     """None before the first desired version."""
@@ -109,7 +111,7 @@ class Reported:
     sequence: int = 0
     """Rises with every report of a device, so that a late one is known as late."""
     bytes_pulled: int = 0
-    """Bytes fetched from the registry for `desired_version`, over all attempts."""
+    """Bytes fetched from the registry for `desired_number`, over all attempts."""
     choice: tuple[str, ...] = ()
     """Why this variant: one sentence per variant of the package."""
 
@@ -292,8 +294,8 @@ class DeviceRecord:
     last_seen_at: datetime | None
     online: bool
     revoked: bool
-    desired: Desired | None
-    reported: Reported | None
+    desired: DesiredState | None
+    reported: ReportedState | None
     telemetry_count: int = 0
 
 
@@ -312,7 +314,7 @@ class RolloutRequest:
     """Start a rollout: POST /v1/rollouts."""
 
     model: str
-    package_version: int | None = None
+    version: int | None = None
     """None means the newest."""
     devices: tuple[str, ...] = ()
     """These devices; empty with empty `labels` means all."""
@@ -320,14 +322,14 @@ class RolloutRequest:
     """Devices that carry all of these."""
     waves: tuple[str, ...] = ("1", "25%", "100%")
     """How many devices have been offered the version by the end of each wave: a count or a share of all."""
-    min_success: float = 1.0
+    success_threshold: float = 1.0
     """Share of a wave that must be running the version before the next one starts, and that must stay reachable."""
     soak_s: float = 0.0
     """How long a wave is watched after its gate is reached."""
     trial_s: float = 60.0
-    deadline_s: float = 3600.0
+    device_timeout_s: float = 3600.0
     """A device that is online and silent for this long counts as failed."""
-    reverse_on_halt: bool = True
+    rollback_on_halt: bool = True
     """When a gate says no, return the devices of this rollout to what they ran before."""
 
 
@@ -337,7 +339,7 @@ class RolloutDevice:
 
     device: str
     wave: int
-    desired_version: int | None
+    desired_number: int | None
     """None until it was offered the version."""
     state: DeploymentState | None
     reason: str
@@ -350,7 +352,7 @@ class RolloutRecord:
     rollout: int
     request: RolloutRequest
     model: str
-    package_version: int
+    version: int
     state: RolloutState
     reason: str
     wave: int

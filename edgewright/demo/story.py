@@ -183,7 +183,7 @@ def publish_bad_version(demo: Demo) -> dict[str, Any]:
     spoil_heads(demo.directory / "build-v3")
     demo.shell.run("package", "build", "build-v3", "-o", "package-v3", "--name", "digits", "--allow-mismatch")
     finished = wait_for_rollout(demo, start_rollout(demo, "v3"))
-    touched = [device for device in finished["devices"] if device["desired_version"] is not None]
+    touched = [device for device in finished["devices"] if device["desired_number"] is not None]
     refusals = [device["reason"] for device in touched if device["reason"]]
     say(f"rollout {finished['state']}: {finished['reason']}")
     return {
@@ -248,7 +248,7 @@ def device_summary(record: dict[str, Any], scores: DeviceScores) -> dict[str, An
         "id": record["device"],
         "profile": record["profile"],
         "variant": running["variant"],
-        "version": running["package_version"],
+        "version": running["version"],
         "state": record["reported"]["state"],
         "scored": scores.count,
         "agreement": scores.agreement,

@@ -44,7 +44,7 @@ def test_a_rollout_goes_on_after_the_cloud_was_killed_and_devices_never_stop_sco
     assert {device["state"] for device in record["devices"]} == {"running"}
     for device in ("one", "two"):
         reported = fleet.device(device)["reported"]
-        assert (reported["running"]["package_version"], reported["desired_version"]) == (2, 2)
+        assert (reported["running"]["version"], reported["desired_number"]) == (2, 2)
         assert fleet.answers(device)
 
 
@@ -67,7 +67,7 @@ def test_an_agent_killed_in_mid_pull_goes_on_where_it_was(fleet: SmallFleet, tmp
     fleet.wait_for_rollout(rollout, "completed")
 
     reported = fleet.device("one")["reported"]
-    assert reported["running"]["package_version"] == 1
+    assert reported["running"]["version"] == 1
     assert LARGE_BYTES < reported["bytes_pulled"] < 1.05 * LARGE_BYTES
 
 

@@ -127,7 +127,7 @@ def rollout(client: CloudClient, page: Page) -> Iterator[Callable[..., int]]:
     started: list[int] = []
 
     def start(version: int, *names: str, waves: tuple[str, ...] = ("1", "100%")) -> int:
-        request = RolloutRequest(model="digits", package_version=version, devices=names, waves=waves)
+        request = RolloutRequest(model="digits", version=version, devices=names, waves=waves)
         started.append(client.create_rollout(request).rollout)
         return started[-1]
 

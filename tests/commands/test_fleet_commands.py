@@ -90,10 +90,10 @@ def test_a_rollout_is_created_with_its_rules(
 ) -> None:
     publish("ruled")
     told(trusting_cloud, "ruled-1", tmp_path, labels={"site": "north"})
-    gate = ("--label", "site=north", "--waves", "1,100%", "--min-success", "90%", "--keep-on-halt")
-    times = ("--soak", "30s", "--trial", "5s", "--deadline", "2m")
+    gate = ("--label", "site=north", "--waves", "1,100%", "--success-threshold", "90%", "--keep-on-halt")
+    times = ("--soak", "30s", "--trial", "5s", "--device-timeout", "2m")
     record = edgewright.json("rollout", "create", "ruled:1", *gate, *times)
-    expected = {"min_success": 0.9, "soak_s": 30, "trial_s": 5, "deadline_s": 120, "reverse_on_halt": False}
+    expected = {"success_threshold": 0.9, "soak_s": 30, "trial_s": 5, "device_timeout_s": 120, "rollback_on_halt": False}
     assert {key: record["request"][key] for key in expected} == expected
     number = record["rollout"]
     assert "paused" in edgewright.ok("rollout", "pause", number)
@@ -151,8 +151,12 @@ def test_what_cannot_be_done_is_one_clear_line(edgewright: CommandLine, words: s
     ("words", "message"),
     [
         pytest.param("rollout create m --soak 30", "a number and a unit, as in 30s, 5m, 1h or 2d, not '30'", id="duration"),
-        pytest.param("rollout create m --min-success 0.9", "must be a share from 0% to 100%, as in 95%, not '0.9'", id="share"),
-        pytest.param("rollout create m --min-success 101%", "must be a share from 0% to 100%, as in 95%, not '101%'", id="over"),
+        pytest.param(
+            "rollout create m --success-threshold 0.9", "must be a share from 0% to 100%, as in 95%, not '0.9'", id="share"
+        ),
+        pytest.param(
+            "rollout create m --success-threshold 101%", "must be a share from 0% to 100%, as in 95%, not '101%'", id="over"
+        ),
         pytest.param("devices token --label site", "must be a name and a text, as in site=plant-2, not 'site'", id="label"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgewright.contracts.files import replace_directory, staging_beside, write_atomically, writing_atomically
-from edgewright.errors import PlaceError, StorageFullError
+from edgewright.errors import NotWritableError, StorageFullError
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
@@ -96,14 +96,14 @@ def test_a_file_has_the_mode_that_was_asked_for_cut_by_the_mask(tmp_path: Path) 
 def test_a_file_among_the_folders_of_a_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     told = r"cannot be written \(.+\): choose another place, or change its permissions$"
-    with pytest.raises(PlaceError, match=told):
+    with pytest.raises(NotWritableError, match=told):
         write_atomically(tmp_path / "file" / "report.html", b"")
-    with pytest.raises(PlaceError, match=told), staging_beside(tmp_path / "file" / "build"):
+    with pytest.raises(NotWritableError, match=told), staging_beside(tmp_path / "file" / "build"):
         pass
 
 
 def test_a_folder_where_a_file_should_be_is_told_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(PlaceError, match=r"report\.html cannot be written \(Is a directory\)"):
+    with pytest.raises(NotWritableError, match=r"report\.html cannot be written \(Is a directory\)"):
         write_atomically(tmp_path / "report.html", b"")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

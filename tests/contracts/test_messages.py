@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from edgewright.contracts import enrolment, topics, wire
 from edgewright.contracts.messages import (
     DeploymentState,
-    Desired,
+    DesiredState,
     EnrolmentToken,
     Measurement,
-    Reported,
+    ReportedState,
     RunningVariant,
     TelemetryBatch,
 )
@@ -31,29 +31,29 @@ descriptors = st.builds(
     Descriptor, mediaType=texts, digest=digests, size=counts, artifactType=st.none() | texts, platform=st.none()
 )
 desired = st.builds(
-    Desired,
+    DesiredState,
     device=names,
-    desired_version=counts,
+    desired_number=counts,
     model=names,
-    package_version=counts,
+    version=counts,
     index=descriptors,
     allow_downgrade=st.booleans(),
     trial_s=seconds,
-    deadline_s=seconds,
+    device_timeout_s=seconds,
 )
 running = st.builds(
     RunningVariant,
     model=names,
-    package_version=counts,
+    version=counts,
     index_digest=digests,
     variant=names,
     backend=texts,
     precision=texts,
 )
 reported = st.builds(
-    Reported,
+    ReportedState,
     device=names,
-    desired_version=counts,
+    desired_number=counts,
     state=st.none() | st.sampled_from(DeploymentState),
     reason=texts,
     since=instants,
@@ -76,13 +76,13 @@ batches = st.builds(TelemetryBatch, device=names, queue_id=texts, measurements=s
 
 
 @given(st.one_of(desired, reported, batches))
-def test_decoding_what_was_encoded_gives_the_same_message(message: Desired | Reported | TelemetryBatch) -> None:
+def test_decoding_what_was_encoded_gives_the_same_message(message: DesiredState | ReportedState | TelemetryBatch) -> None:
     assert wire.decode(wire.encode(message), type(message), what="message") == message
 
 
 @given(reported)
-def test_the_same_message_always_has_the_same_bytes(message: Reported) -> None:
-    again = wire.decode(wire.encode(message), Reported, what="message")
+def test_the_same_message_always_has_the_same_bytes(message: ReportedState) -> None:
+    again = wire.decode(wire.encode(message), ReportedState, what="message")
     assert wire.encode(again) == wire.encode(message)
 
 
@@ -92,8 +92,8 @@ def test_the_same_message_always_has_the_same_bytes(message: Reported) -> None:
         pytest.param(b"{", "the report cannot be read: Input data was truncated", id="truncated"),
         pytest.param(b"{}", "the report cannot be read: Object missing required field `device`", id="field missing"),
         pytest.param(
-            b'{"device":"a","desired_version":"1"}',
-            "the report cannot be read: Expected `int`, got `str` - at `$.desired_version`",
+            b'{"device":"a","desired_number":"1"}',
+            "the report cannot be read: Expected `int`, got `str` - at `$.desired_number`",
             id="wrong type",
         ),
         pytest.param(b"\xff", "the report cannot be read: JSON is malformed: invalid character (byte 0)", id="no text"),
@@ -101,7 +101,7 @@ def test_the_same_message_always_has_the_same_bytes(message: Reported) -> None:
 )
 def test_what_is_no_message_is_told_with_its_place(raw: bytes, message: str) -> None:
     with pytest.raises(MessageError) as refused:
-        wire.decode(raw, Reported, what="the report")
+        wire.decode(raw, ReportedState, what="the report")
     assert str(refused.value) == message
 
 
@@ -114,7 +114,7 @@ def test_fields_from_a_newer_sender_are_ignored() -> None:
 def test_a_desired_version_is_never_below_1(version: int) -> None:
     index = Descriptor(mediaType="x", digest="sha256:" + "0" * 64, size=1)
     with pytest.raises(MessageError, match="versions must be whole numbers from 1"):
-        Desired(device="a", desired_version=version, model="m", package_version=1, index=index)
+        DesiredState(device="a", desired_number=version, model="m", version=1, index=index)
 
 
 @given(names, st.text(string.ascii_lowercase + "/-", min_size=1))

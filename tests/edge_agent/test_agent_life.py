@@ -65,7 +65,7 @@ def test_offline_the_last_version_runs_and_telemetry_waits_and_arrives_without_a
     standing = running.standing()
     assert standing["agent_running"] is True
     assert standing["connection"].startswith("offline: the cloud must answer at")
-    assert standing["reported"]["running"]["package_version"] == 1
+    assert standing["reported"]["running"]["version"] == 1
     cloud.start()
     cloud.wait_until(lambda: len(cloud.measured) > 20, "telemetry did not arrive")
     assert sorted(cloud.measured) == list(range(1, len(cloud.measured) + 1))
@@ -99,7 +99,7 @@ def test_a_badly_signed_version_is_refused_with_the_reason_and_never_tried_again
     report = cloud.wait_for(S.REFUSED)
     assert told in report.reason
     assert report.running is not None
-    assert report.running.package_version == 1
+    assert report.running.version == 1
     running.stop()
     running.start()
     assert scores_like(running, v1)
@@ -147,15 +147,15 @@ def test_a_lower_wish_or_one_of_another_key_or_device_changes_nothing(
     cloud: FakeCloud, running: Device, v1: Built, v2: Built
 ) -> None:
     cloud.publish(v2, 2)
-    cloud.wish(v2, 2, key=generate_key(), desired_version=7)
+    cloud.wish(v2, 2, key=generate_key(), desired_number=7)
     running.wait_for_refused_wish("must be by a trusted key")
-    cloud.wish(v2, 2, device="cam-2", desired_version=8)
+    cloud.wish(v2, 2, device="cam-2", desired_number=8)
     running.wait_for_refused_wish("must be for cam-1, but it is for cam-2")
     told = [past for past in running.standing()["history"] if past["event"] == "refuse_wish"]
     reasons = " | ".join(past["reason"] for past in told)
     assert "must be by a trusted key" in reasons
     assert "must be for cam-1, but it is for cam-2" in reasons
-    assert running.standing()["reported"]["desired_version"] == 1
+    assert running.standing()["reported"]["desired_number"] == 1
     assert scores_like(running, v1)
 
 
@@ -179,7 +179,7 @@ def test_a_newer_wish_takes_the_place_of_a_pull_in_hand(cloud: FakeCloud, device
     cloud.wait_until(lambda: any("answered 503" in r.reason for r in cloud.reports), "the failure was not reported")
     cloud.wish(v2, 2)
     cloud.faults.fail_status = None
-    assert cloud.wait_for(S.RUNNING).desired_version == 2
+    assert cloud.wait_for(S.RUNNING).desired_number == 2
     assert any(past["event"] == "supersede" for past in device.standing()["history"])
 
 
@@ -210,7 +210,7 @@ def test_a_damaged_journal_is_rebuilt_from_what_runs(cloud: FakeCloud, running: 
     cloud.stop()
     running.start()
     assert scores_like(running, v1)
-    assert running.standing()["reported"]["desired_version"] == 1
+    assert running.standing()["reported"]["desired_number"] == 1
 
 
 def test_a_second_agent_on_the_same_state_is_refused(running: Device) -> None:

@@ -75,7 +75,7 @@ def home(settled: tuple[FakeCloud, Path], tmp_path: Path) -> Iterator[Device]:
     cloud, state = settled
     shutil.copytree(state, tmp_path / "device", symlinks=True)
     cloud.reports.clear()
-    cloud.desired_version, cloud.desired = 1, None
+    cloud.desired_number, cloud.desired = 1, None
     device = Device(tmp_path / "device", cloud.device)
     yield device
     device.stop()
@@ -102,7 +102,7 @@ def test_a_good_version_runs_in_the_end(
         die_at(home, failpoint)
     report = cloud.wait_for(S.RUNNING)
     assert report.running is not None
-    assert report.running.package_version == 2
+    assert report.running.version == 2
     assert np.allclose(home.score_patiently(v2.samples), v2.answers, rtol=1e-4, atol=1e-2)
     heads = [cloud.sent[blob.digest] / blob.size for blob in v2.package.blobs() if cloud.sent[blob.digest]]
     assert set(heads) == {1.0}, "nothing may be pulled twice"
@@ -172,7 +172,7 @@ def test_a_version_that_gave_way_stays_so(failpoint: str, settled: tuple[FakeClo
     assert home.wait_for_death() == -signal.SIGKILL
     cloud.wish(v2, 2)
     die_at(home, failpoint)
-    assert cloud.wait_for(S.RUNNING).desired_version == 3
+    assert cloud.wait_for(S.RUNNING).desired_number == 3
 
 
 def test_every_failpoint_named_here_exists() -> None:

@@ -43,7 +43,7 @@ def test_a_wish_that_finds_the_disk_full_waits_and_comes_true_when_there_is_room
     cloud.wait_until(lambda: any("free some space" in r.reason for r in cloud.reports), "the full disk was not reported")
     assert scores_like(cramped, v1)
     (tiny_disk / FILLER).unlink()
-    assert cloud.wait_for(S.RUNNING).desired_version == 2
+    assert cloud.wait_for(S.RUNNING).desired_number == 2
     assert scores_like(cramped, v2)
 
 

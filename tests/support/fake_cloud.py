@@ -27,11 +27,11 @@ from edgewright.contracts import wire
 from edgewright.contracts.enrolment import format_token
 from edgewright.contracts.messages import (
     DeploymentState,
-    Desired,
+    DesiredState,
     EnrolmentToken,
     EnrolRequest,
     EnrolResponse,
-    Reported,
+    ReportedState,
     TelemetryAck,
     TelemetryBatch,
 )
@@ -84,10 +84,10 @@ class FakeCloud:
         self.sent: Counter[str] = Counter()
         """Bytes of bodies sent, by digest."""
         self.requests: Counter[str] = Counter()
-        self.reports: list[Reported] = []
+        self.reports: list[ReportedState] = []
         self.measured: dict[int, Any] = {}
         self.desired: bytes | None = None
-        self.desired_version = 0
+        self.desired_number = 0
         self._manifests: dict[str, bytes] = {}
         self._blobs: dict[str, Path | bytes] = {}
         self._referrers: dict[str, list[Any]] = {}
@@ -139,34 +139,34 @@ class FakeCloud:
         entry = {"mediaType": MANIFEST_TYPE, "digest": wire.digest_of(raw), "size": len(raw), "artifactType": SIGNATURE_TYPE}
         self._referrers.setdefault(index.digest, []).append(entry)
 
-    def wish(self, built: Built, package_version: int, *, key: PrivateKey | None = None, **changes: Any) -> Desired:
+    def wish(self, built: Built, version: int, *, key: PrivateKey | None = None, **changes: Any) -> DesiredState:
         """Want a package of the device; `changes` go over the fields of the message."""
         fields: dict[str, Any] = {
             "device": self.device,
-            "desired_version": self.desired_version + 1,
+            "desired_number": self.desired_number + 1,
             "model": MODEL,
-            "package_version": package_version,
+            "version": version,
             "index": built.package.descriptor,
             "trial_s": 0.0,
         }
-        desired = Desired(**{**fields, **changes})
+        desired = DesiredState(**{**fields, **changes})
         with self._changed:
             self.desired = sign(wire.encode(desired), DESIRED_TYPE, key or self.cloud_key)
-            self.desired_version = desired.desired_version
+            self.desired_number = desired.desired_number
             self._changed.notify_all()
         return desired
 
-    def wait_for(self, state: DeploymentState, desired_version: int | None = None, timeout_s: float = 45.0) -> Reported:
+    def wait_for(self, state: DeploymentState, desired_number: int | None = None, timeout_s: float = 45.0) -> ReportedState:
         """Wait until the device reports `state` of a desired version, and return that report."""
 
-        def found() -> Reported | None:
-            wanted = desired_version or self.desired_version
-            return next((r for r in reversed(self.reports) if r.state is state and r.desired_version == wanted), None)
+        def found() -> ReportedState | None:
+            wanted = desired_number or self.desired_number
+            return next((r for r in reversed(self.reports) if r.state is state and r.desired_number == wanted), None)
 
-        report: Reported = self.wait_until(found, f"{state.value} was not reported", timeout_s)
+        report: ReportedState = self.wait_until(found, f"{state.value} was not reported", timeout_s)
         return report
 
-    def last_report(self) -> Reported:
+    def last_report(self) -> ReportedState:
         """Return what the device said last."""
         with self._changed:
             return self.reports[-1]
@@ -175,7 +175,7 @@ class FakeCloud:
         """Wait until `found()` is true after some change here."""
         with self._changed:
             assert self._changed.wait_for(lambda: found() is not None and found() is not False, timeout_s), (
-                f"{what}; last heard: {[(r.desired_version, r.state, r.reason) for r in self.reports[-5:]]}"
+                f"{what}; last heard: {[(r.desired_number, r.state, r.reason) for r in self.reports[-5:]]}"
             )
             return found()
 
@@ -201,15 +201,15 @@ class FakeCloud:
         server = self._server
 
         def newer() -> bool:
-            return self.desired_version > have or self._server is not server
+            return self.desired_number > have or self._server is not server
 
         with self._changed:
             self._changed.wait_for(newer, wait_s)
-            return self.desired if self.desired_version > have else None
+            return self.desired if self.desired_number > have else None
 
     def take_report(self, raw: bytes) -> None:
         with self._changed:
-            self.reports.append(wire.decode(raw, Reported, what="report"))
+            self.reports.append(wire.decode(raw, ReportedState, what="report"))
             self._changed.notify_all()
 
     def take_telemetry(self, raw: bytes) -> TelemetryAck:

@@ -14,7 +14,7 @@ from typing import Any
 import paho.mqtt.client as paho
 
 from edgewright.contracts import topics, wire
-from edgewright.contracts.messages import Measurement, Presence, Reported, TelemetryBatch
+from edgewright.contracts.messages import Measurement, Presence, ReportedState, TelemetryBatch
 from tests.support.running_cloud import Http, Member, RunningCloud
 
 WAIT_S = 15.0
@@ -83,9 +83,9 @@ def record_once(operator: Http, device: str, holds: Callable[[dict[str, Any]], b
         number = moved
 
 
-def report(device: str, sequence: int, reason: str = "all is well") -> Reported:
-    return Reported(
-        device=device, desired_version=0, state=None, reason=reason, since=datetime.now(UTC), boot_id="boot", sequence=sequence
+def report(device: str, sequence: int, reason: str = "all is well") -> ReportedState:
+    return ReportedState(
+        device=device, desired_number=0, state=None, reason=reason, since=datetime.now(UTC), boot_id="boot", sequence=sequence
     )
 
 

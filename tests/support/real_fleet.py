@@ -40,7 +40,7 @@ class Fleet:
         """Want something of the device, as the rollout engine does."""
         database = Database.open(f"sqlite:///{self.cloud.state / 'cloud.db'}")
         key = signing.load_private_key(self.cloud.state / "cloud.key")
-        wanted = Wanted(model=MODEL, package_version=version, index=built.package.descriptor, trial_s=0.0)
+        wanted = Wanted(model=MODEL, version=version, index=built.package.descriptor, trial_s=0.0)
         with database.transaction() as connection:
             set_desired(connection, key, NAME, wanted)
         database.close()
@@ -59,7 +59,7 @@ class Fleet:
 def runs(version: int) -> Callable[[dict[str, Any]], bool]:
     def holds(record: dict[str, Any]) -> bool:
         reported = record["reported"] or {}
-        return reported.get("state") == "running" and reported["running"]["package_version"] == version
+        return reported.get("state") == "running" and reported["running"]["version"] == version
 
     return holds
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.contracts import wire
-from edgewright.contracts.messages import DeploymentState, Desired, Measurement, Reported, RunningVariant, TelemetryBatch
+from edgewright.contracts.messages import (
+    DeploymentState,
+    DesiredState,
+    Measurement,
+    ReportedState,
+    RunningVariant,
+    TelemetryBatch,
+)
 from tests.support.running_cloud import Member, RunningCloud
 
 
@@ -26,23 +33,25 @@ class ToldDevice:
     def name(self) -> str:
         return self.member.device
 
-    def wait_for_desired(self, wait_s: float = 20) -> Desired:
+    def wait_for_desired(self, wait_s: float = 20) -> DesiredState:
         """Return the next desired state; the signature is the agent's concern and tested there."""
         answer = self.member.http.get(f"/v1/device/desired?have={self.seen}&wait_s={wait_s}")
         assert answer.status == 200, f"{self.name} was told nothing within {wait_s} s"
         payload = base64.b64decode(answer.json()["payload"])
-        desired = wire.decode(payload, Desired, what="desired state")
-        self.seen = desired.desired_version
+        desired = wire.decode(payload, DesiredState, what="desired state")
+        self.seen = desired.desired_number
         return desired
 
     def is_told_nothing(self, wait_s: float = 0) -> bool:
         return self.member.http.get(f"/v1/device/desired?have={self.seen}&wait_s={wait_s}").status == 204
 
-    def report(self, state: DeploymentState | None, reason: str = "", *, running: Desired | None = None, **more: Any) -> None:
+    def report(
+        self, state: DeploymentState | None, reason: str = "", *, running: DesiredState | None = None, **more: Any
+    ) -> None:
         self.sequence += 1
-        report = Reported(
+        report = ReportedState(
             device=self.name,
-            desired_version=self.seen,
+            desired_number=self.seen,
             state=state,
             reason=reason,
             since=datetime.now(UTC),
@@ -53,7 +62,7 @@ class ToldDevice:
         answer = self.member.http.post("/v1/device/reported", wire.to_plain(report))
         assert answer.status == 204, answer.body
 
-    def obey(self, wait_s: float = 20) -> Desired:
+    def obey(self, wait_s: float = 20) -> DesiredState:
         """Run what is desired next, and say so."""
         desired = self.wait_for_desired(wait_s)
         self.report(DeploymentState.RUNNING, "passed its trial", running=desired)
@@ -69,10 +78,10 @@ class ToldDevice:
         assert answer.status == 200, answer.body
 
 
-def variant_of(desired: Desired, variant: str = "int8") -> RunningVariant:
+def variant_of(desired: DesiredState, variant: str = "int8") -> RunningVariant:
     return RunningVariant(
         model=desired.model,
-        package_version=desired.package_version,
+        version=desired.version,
         index_digest=desired.index.digest,
         variant=variant,
         backend="onnxruntime",

@@ -61,7 +61,7 @@ def _devices() -> None:
     op.create_table(
         "twins",
         sa.Column("device", sa.String(length=64), nullable=False),
-        sa.Column("desired_version", sa.Integer(), nullable=False),
+        sa.Column("desired_number", sa.Integer(), nullable=False),
         sa.Column("desired", sa.LargeBinary(), nullable=True),
         sa.Column("desired_envelope", sa.LargeBinary(), nullable=True),
         sa.Column("desired_change", sa.BigInteger(), nullable=False),

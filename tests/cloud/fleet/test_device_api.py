@@ -14,13 +14,13 @@ import pytest
 from cloud.db.database import Database
 from cloud.fleet.twins import Wanted, set_desired
 from edgewright.contracts import signing, wire
-from edgewright.contracts.messages import Desired
+from edgewright.contracts.messages import DesiredState
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor
 from edgewright.errors import ConflictError
 from tests.support.running_cloud import Http, Member, RunningCloud
 
 INDEX = Descriptor(mediaType=INDEX_TYPE, digest=wire.digest_of(b"index"), size=5)
-WANTED = Wanted(model="digits", package_version=1, index=INDEX)
+WANTED = Wanted(model="digits", version=1, index=INDEX)
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +31,21 @@ def database(cloud: RunningCloud) -> Iterator[Database]:
     opened.close()
 
 
-def want(cloud: RunningCloud, database: Database, device: str) -> Desired:
+def want(cloud: RunningCloud, database: Database, device: str) -> DesiredState:
     key = signing.load_private_key(cloud.state / "cloud.key")
     with database.transaction() as connection:
         return set_desired(connection, key, device, WANTED)
 
 
-def opened(member: Member, envelope: bytes) -> Desired:
+def opened(member: Member, envelope: bytes) -> DesiredState:
     """Verify an envelope as the device does."""
     trusted = signing.TrustedKeys.from_pem([member.enrolment["cloud_key_pem"]])
-    return wire.decode(trusted.verify(envelope, signing.DESIRED_TYPE), Desired, what="desired")
+    return wire.decode(trusted.verify(envelope, signing.DESIRED_TYPE), DesiredState, what="desired")
 
 
 def report(device: str, sequence: int, reason: str, boot_id: str = "boot") -> dict[str, Any]:
     now = datetime.now(UTC).isoformat()
-    said = {"device": device, "desired_version": 0, "state": None, "reason": reason, "since": now}
+    said = {"device": device, "desired_number": 0, "state": None, "reason": reason, "since": now}
     return {**said, "boot_id": boot_id, "sequence": sequence}
 
 
@@ -65,7 +65,7 @@ def test_p30_desired_state_is_an_envelope_that_the_cloud_key_verifies(
     member = cloud.enrol("verifying", tmp_path)
     desired = want(cloud, database, "verifying")
     assert opened(member, member.http.get("/v1/device/desired?have=0").body) == desired
-    assert (desired.device, desired.desired_version) == ("verifying", 1)
+    assert (desired.device, desired.desired_number) == ("verifying", 1)
 
 
 def test_p31_a_waiting_device_gets_what_another_process_sets(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_p31_waiting_over_60_s_is_400(cloud: RunningCloud, tmp_path: Path) -> No
 
 def test_the_number_of_desired_state_rises_with_every_change(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:
     cloud.enrol("counting", tmp_path)
-    assert [want(cloud, database, "counting").desired_version for _ in range(3)] == [1, 2, 3]
+    assert [want(cloud, database, "counting").desired_number for _ in range(3)] == [1, 2, 3]
 
 
 def test_nothing_can_be_wanted_of_a_revoked_device_or_of_nobody(

@@ -14,7 +14,7 @@ import pytest
 from cloud.db.database import Database
 from cloud.fleet.twins import Wanted, set_desired
 from edgewright.contracts import signing, topics, wire
-from edgewright.contracts.messages import Desired, Presence, TelemetryAck
+from edgewright.contracts.messages import DesiredState, Presence, TelemetryAck
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor
 from tests.support.mqtt_devices import WAIT_S, Client, batch, connected, record_once, report
 from tests.support.running_cloud import Http, RunningCloud, running
@@ -54,11 +54,11 @@ def database(cloud: RunningCloud) -> Iterator[Database]:
     opened.close()
 
 
-def want(cloud: RunningCloud, database: Database, device: str) -> Desired:
+def want(cloud: RunningCloud, database: Database, device: str) -> DesiredState:
     """Want something of a device, as the rollout engine does."""
     key = signing.load_private_key(cloud.state / "cloud.key")
     with database.transaction() as connection:
-        return set_desired(connection, key, device, Wanted(model="digits", package_version=1, index=INDEX))
+        return set_desired(connection, key, device, Wanted(model="digits", version=1, index=INDEX))
 
 
 def test_p13_enrolment_tells_where_the_broker_is(cloud: RunningCloud, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_p31_desired_state_arrives_signed_and_is_there_again_at_the_next_connect
         desired = want(cloud, database, "wanted")
         topic, envelope = client.hear()
     assert topic == "edgewright/v1/default/wanted/d/desired"
-    assert wire.decode(trusted.verify(envelope, signing.DESIRED_TYPE), Desired, what="desired") == desired
+    assert wire.decode(trusted.verify(envelope, signing.DESIRED_TYPE), DesiredState, what="desired") == desired
     with connected(cloud, member) as client:
         client.subscribe(topics.topic("wanted", topics.DESIRED))
         assert client.hear() == (topic, envelope)

@@ -20,9 +20,9 @@ from cloud.rollouts.store import one_rollout
 from edgewright.contracts import signing, wire
 from edgewright.contracts.messages import (
     DeploymentState,
-    Desired,
+    DesiredState,
     ModelVersion,
-    Reported,
+    ReportedState,
     RolloutRecord,
     RolloutRequest,
     RolloutState,
@@ -62,7 +62,7 @@ class Fleet:
         }
         with self.database.transaction() as connection:
             connection.execute(insert(devices).values(row))
-            twin = {"device": name, "desired_version": 0, "desired_change": 0, "reported_sequence": 0}
+            twin = {"device": name, "desired_number": 0, "desired_change": 0, "reported_sequence": 0}
             connection.execute(insert(twin_rows).values(twin))
 
     def publish(self, version: int) -> None:
@@ -80,7 +80,7 @@ class Fleet:
             connection.execute(insert(model_versions).values(row))
 
     def create(self, version: int | None = None, **changes: object) -> int:
-        request = RolloutRequest(model="digits", package_version=version, **changes)  # type: ignore[arg-type]
+        request = RolloutRequest(model="digits", version=version, **changes)  # type: ignore[arg-type]
         with self.database.transaction() as connection:
             return rollouts.create(connection, request, self.now).number
 
@@ -91,23 +91,23 @@ class Fleet:
         with self.database.reading() as connection:
             return one_rollout(connection, number).record()
 
-    def desired(self, device: str) -> Desired | None:
+    def desired(self, device: str) -> DesiredState | None:
         with self.database.reading() as connection:
             return members.record(connection, device, self.now).desired
 
     def wanted(self) -> dict[str, int | None]:
         """Return which version every device is told to run."""
         found = {device: self.desired(device) for device in PROFILES}
-        return {device: None if desired is None else desired.package_version for device, desired in found.items()}
+        return {device: None if desired is None else desired.version for device, desired in found.items()}
 
     def report(self, device: str, state: DeploymentState, reason: str = "as told", *, running: int | None = None) -> None:
         desired = self.desired(device)
         assert desired is not None
         self.sequence[device] = self.sequence.get(device, 0) + 1
-        runs = desired.package_version if running is None and state is DeploymentState.RUNNING else running
-        report = Reported(
+        runs = desired.version if running is None and state is DeploymentState.RUNNING else running
+        report = ReportedState(
             device=device,
-            desired_version=desired.desired_version,
+            desired_number=desired.desired_number,
             state=state,
             reason=reason,
             since=self.now,
@@ -130,7 +130,7 @@ class Fleet:
 def a_variant(version: int) -> RunningVariant:
     return RunningVariant(
         model="digits",
-        package_version=version,
+        version=version,
         index_digest=index_of(version).digest,
         variant="fp32",
         backend="onnxruntime",
@@ -178,7 +178,7 @@ def test_a_bad_version_stops_at_the_canary_and_what_ran_before_is_desired_again(
     assert fleet.wanted() == {"cam-1": 2, "cam-2": 1, "gate-1": 1}
     returned = fleet.desired("cam-2")
     assert returned is not None
-    assert (returned.desired_version, returned.allow_downgrade) == (3, True)
+    assert (returned.desired_number, returned.allow_downgrade) == (3, True)
     assert [each.reason for each in halted.devices] == ["golden samples differ by 0.4", "returned to digits:1", ""]
 
 
@@ -210,7 +210,7 @@ def test_a_transaction_that_was_cut_off_is_done_again_from_the_tables(fleet: Fle
     assert set(fleet.wanted().values()) == {None}
     fleet.tick()
     assert fleet.wanted() == {"cam-1": 1, "cam-2": 1, "gate-1": 1}
-    assert {each.desired_version for each in fleet.show(number).devices} == {1}
+    assert {each.desired_number for each in fleet.show(number).devices} == {1}
 
 
 def test_only_the_holder_of_the_lease_acts_until_it_lapses(fleet: Fleet) -> None:
@@ -252,7 +252,7 @@ def test_a_device_that_has_the_version_is_not_told_again(fleet: Fleet) -> None:
     assert fleet.show(number).state is RolloutState.COMPLETED
     desired = fleet.desired("cam-1")
     assert desired is not None
-    assert desired.desired_version == 1
+    assert desired.desired_number == 1
 
 
 def test_a_rollback_by_rollout_allows_the_downgrade(fleet: Fleet) -> None:
@@ -262,7 +262,7 @@ def test_a_rollback_by_rollout_allows_the_downgrade(fleet: Fleet) -> None:
     fleet.tick()
     desired = fleet.desired("cam-1")
     assert desired is not None
-    assert (desired.package_version, desired.allow_downgrade, desired.desired_version) == (1, True, 2)
+    assert (desired.version, desired.allow_downgrade, desired.desired_number) == (1, True, 2)
 
 
 def test_a_paused_rollout_goes_no_further_until_it_is_resumed(fleet: Fleet) -> None:
@@ -331,7 +331,7 @@ def test_labels_choose_the_devices(fleet: Fleet) -> None:
 
 
 def test_the_newest_version_is_meant_when_none_is_named(fleet: Fleet) -> None:
-    assert fleet.show(fleet.create()).package_version == 3
+    assert fleet.show(fleet.create()).version == 3
 
 
 def test_a_revoked_device_is_left_out_unless_it_is_named(fleet: Fleet) -> None:

@@ -96,18 +96,18 @@ def worlds(draw: st.DrawFn) -> World:
         waves=draw(
             st.sampled_from([("100%",), ("1", "100%"), ("1", "25%", "100%"), ("10%", "20%", "60%", "100%"), ("2", "3", "99")])
         ),
-        min_success=draw(st.sampled_from([0.3, 0.5, 0.9, 1.0])),
+        success_threshold=draw(st.sampled_from([0.3, 0.5, 0.9, 1.0])),
         soak_s=draw(st.sampled_from([0, 30])),
-        deadline_s=100,
+        device_timeout_s=100,
     )
     rollout = Rollout(
         state=RolloutState.RUNNING,
         waves=plan_waves(request, candidates, draw(st.integers(1, 50))),
         wave=0,
-        min_success=request.min_success,
+        success_threshold=request.success_threshold,
         soak_s=request.soak_s,
-        deadline_s=request.deadline_s,
-        reverse_on_halt=True,
+        device_timeout_s=request.device_timeout_s,
+        rollback_on_halt=True,
     )
     barred = st.sampled_from(["", "", "", "failed before"])
     outcomes = {
@@ -168,7 +168,9 @@ def assert_gate_holds(world: World) -> None:
     counted = tally(world.rollout, world.rollout.waves[world.rollout.wave], world.outcomes, world.now)
     present = counted.total() - counted[Standing.AWAY]
     assert counted[Standing.RUNNING] >= 1
-    assert math.isclose(max(counted[Standing.RUNNING] / present, world.rollout.min_success), counted[Standing.RUNNING] / present)
+    assert math.isclose(
+        max(counted[Standing.RUNNING] / present, world.rollout.success_threshold), counted[Standing.RUNNING] / present
+    )
 
 
 @law

@@ -36,7 +36,13 @@ AWAY = replace(OFFERED, online=False)
 def a_rollout(*waves: tuple[str, ...], wave: int = 0, **changes: object) -> Rollout:
     """Return a running rollout that wants everybody and waits for nothing."""
     plain = Rollout(
-        state=RolloutState.RUNNING, waves=waves, wave=wave, min_success=1.0, soak_s=0, deadline_s=3600, reverse_on_halt=True
+        state=RolloutState.RUNNING,
+        waves=waves,
+        wave=wave,
+        success_threshold=1.0,
+        soak_s=0,
+        device_timeout_s=3600,
+        rollback_on_halt=True,
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -98,11 +104,11 @@ def test_named_devices_keep_their_order() -> None:
             id="too many",
         ),
         pytest.param({"waves": ()}, "a rollout needs at least one wave, as in 100%", id="no wave"),
-        pytest.param({"min_success": 0.0}, "min_success must be over 0 and at most 1 (100%), not 0.0", id="no gate"),
+        pytest.param({"success_threshold": 0.0}, "success_threshold must be over 0 and at most 1 (100%), not 0.0", id="no gate"),
         pytest.param({"soak_s": -1.0}, "soak_s and trial_s must be 0 or more, not -1 and 60", id="negative"),
         pytest.param(
-            {"deadline_s": 60.0},
-            "the deadline must be longer than the trial, or every device would be late: 60 s is not over 60 s",
+            {"device_timeout_s": 60.0},
+            "the device timeout must be longer than the trial: 60 s is not over 60 s",
             id="hasty",
         ),
         pytest.param(
@@ -162,13 +168,13 @@ def test_a_device_that_ran_nothing_before_is_not_returned() -> None:
 
 
 def test_a_bad_device_within_the_allowance_stops_nothing() -> None:
-    rollout = a_rollout(("a", "b", "c", "d"), min_success=0.75)
+    rollout = a_rollout(("a", "b", "c", "d"), success_threshold=0.75)
     step = next_step(rollout, {"a": REFUSED, "b": RUNNING, "c": RUNNING, "d": RUNNING}, LATER)
     assert step == Complete("3 of 4 devices run it; 1 failed, within what was allowed")
 
 
 def test_a_rollout_halts_as_soon_as_the_gate_is_out_of_reach() -> None:
-    rollout = a_rollout(("a", "b", "c", "d"), min_success=0.75)
+    rollout = a_rollout(("a", "b", "c", "d"), success_threshold=0.75)
     step = next_step(rollout, {"a": REFUSED, "b": REFUSED, "c": OFFERED, "d": OFFERED}, LATER)
     assert isinstance(step, Halt)
 
@@ -191,7 +197,7 @@ def test_a_wave_of_absent_devices_proves_nothing() -> None:
 
 
 def test_a_device_that_is_online_and_silent_past_the_deadline_is_bad() -> None:
-    rollout = a_rollout(("a",), deadline_s=100)
+    rollout = a_rollout(("a",), device_timeout_s=100)
     assert next_step(rollout, {"a": OFFERED}, LATER - timedelta(seconds=1)) == Wait("wave 1 of 1: 0 of 1 running, 1 under way")
     assert next_step(rollout, {"a": OFFERED}, LATER) == Halt(
         "wave 1 of 1 can no longer reach 100% running: 1 of 1 bad: a made no step for 100 s, last offered", give_back=("a",)
@@ -199,12 +205,12 @@ def test_a_device_that_is_online_and_silent_past_the_deadline_is_bad() -> None:
 
 
 def test_the_deadline_counts_from_when_a_device_came_online() -> None:
-    rollout = a_rollout(("a",), deadline_s=100)
+    rollout = a_rollout(("a",), device_timeout_s=100)
     assert isinstance(next_step(rollout, {"a": replace(OFFERED, online_since=START + timedelta(seconds=90))}, LATER), Wait)
 
 
 def test_a_device_that_vanished_in_the_middle_of_the_switch_is_bad_although_it_is_offline() -> None:
-    rollout = a_rollout(("a",), deadline_s=100)
+    rollout = a_rollout(("a",), device_timeout_s=100)
     vanished = replace(AWAY, state=DeploymentState.TRIAL, online_since=START + timedelta(seconds=50))
     assert isinstance(next_step(rollout, {"a": vanished}, LATER), Halt)
 
@@ -230,5 +236,5 @@ def test_a_revoked_device_is_offered_nothing_and_holds_nothing() -> None:
 
 
 def test_a_rollout_is_not_complete_while_somebody_is_under_way() -> None:
-    step = next_step(a_rollout(("a", "b"), min_success=0.5), {"a": RUNNING, "b": OFFERED}, LATER)
+    step = next_step(a_rollout(("a", "b"), success_threshold=0.5), {"a": RUNNING, "b": OFFERED}, LATER)
     assert step == Wait("every gate has held; 1 under way")

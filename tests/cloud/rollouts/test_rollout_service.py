@@ -61,10 +61,10 @@ def test_a_cloud_killed_during_a_rollout_goes_on_with_it_after_its_restart(publi
     try:
         assert restarted.url == cloud.url
         devices[1].report(DeploymentState.RUNNING, running=wanted)
-        assert devices[2].obey().desired_version == 1
+        assert devices[2].obey().desired_number == 1
         record = wait_until_ended(restarted, number)
         assert record["state"] == "completed"
-        assert [each["desired_version"] for each in record["devices"]] == [1, 1, 1]
+        assert [each["desired_number"] for each in record["devices"]] == [1, 1, 1]
         assert devices[0].is_told_nothing()
     finally:
         assert restarted.stop() == 0
@@ -83,10 +83,12 @@ def test_a_device_cannot_see_or_steer_rollouts(trusting_cloud: RunningCloud, tmp
     ("body", "status", "error"),
     [
         pytest.param({"model": "nobody"}, 404, "no model is called 'nobody'", id="model"),
-        pytest.param({"model": "asked", "package_version": 7}, 404, "model asked has no version 7", id="version"),
+        pytest.param({"model": "asked", "version": 7}, 404, "model asked has no version 7", id="version"),
         pytest.param({"model": "asked", "devices": ["ghost"]}, 404, "no device is called 'ghost'", id="device"),
         pytest.param({"model": "asked", "waves": ["half"]}, 400, "a wave must be a count of devices or a share", id="waves"),
-        pytest.param({"model": "asked", "min_success": 2.0}, 400, "min_success must be over 0 and at most 1", id="share"),
+        pytest.param(
+            {"model": "asked", "success_threshold": 2.0}, 400, "success_threshold must be over 0 and at most 1", id="share"
+        ),
         pytest.param({"waves": []}, 400, "the body cannot be read: Object missing required field `model`", id="no model"),
     ],
 )

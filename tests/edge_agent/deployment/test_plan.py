@@ -10,15 +10,15 @@ import pytest
 from edge_agent.deployment.journal import Deployment
 from edge_agent.deployment.plan import MAX_ATTEMPTS, MAX_RESUMES, Action, Situation, next_step
 from edge_agent.deployment.states import BEFORE_THE_SWITCH, MAX_TRANSITIONS
-from edgewright.contracts.messages import DeploymentState, Desired
+from edgewright.contracts.messages import DeploymentState, DesiredState
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor
 
 S = DeploymentState
 
 
-def desired(version: int = 5) -> Desired:
+def desired(version: int = 5) -> DesiredState:
     index = Descriptor(mediaType=INDEX_TYPE, digest="sha256:" + "0" * 64, size=1)
-    return Desired(device="cam-1", desired_version=version, model="digits", package_version=1, index=index, deadline_s=100)
+    return DesiredState(device="cam-1", desired_number=version, model="digits", version=1, index=index, device_timeout_s=100)
 
 
 def deployment(state: DeploymentState, **changes: Any) -> Deployment:

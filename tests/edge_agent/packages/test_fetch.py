@@ -82,7 +82,7 @@ def test_a_pull_that_is_cut_again_and_again_goes_on_where_it_was(store: Store, c
     digest, size = blob_of(v1, LayerKind.FEATURIZER_WEIGHTS)
     assert cuts == size // 100_000
     assert cloud.sent[digest] == size
-    assert pulled_bytes(store, desired.desired_version) == sum(cloud.sent.values())
+    assert pulled_bytes(store, desired.desired_number) == sum(cloud.sent.values())
 
 
 def test_a_registry_that_ignores_ranges_is_read_from_the_beginning(store: Store, cloud: FakeCloud, v1: Built) -> None:
@@ -135,7 +135,7 @@ def test_signatures_are_found_by_the_fallback_tag_where_the_registry_lacks_the_a
 ) -> None:
     cloud.publish(v1, 1)
     cloud.faults.without_referrers = True
-    assert pull(store, cloud, v1).running.package_version == 1
+    assert pull(store, cloud, v1).running.version == 1
 
 
 def forged(built: Built, cloud: FakeCloud) -> bytes:

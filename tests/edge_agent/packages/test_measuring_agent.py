@@ -58,9 +58,7 @@ def test_the_cloud_and_the_device_tell_what_was_measured_and_forget_it_on_demand
     assert record["reported"]["running"]["variant"] == "int8"
     assert record["reported"]["choice"][1].startswith("int8 is chosen: measured fastest here, ")
     assert standing["reported"]["choice"] == record["reported"]["choice"]
-    assert [(times["model"], times["package_version"], times["fastest"]) for times in standing["measured"]] == [
-        ("digits", 1, "int8")
-    ]
+    assert [(times["model"], times["version"], times["fastest"]) for times in standing["measured"]] == [("digits", 1, "int8")]
     assert "  int8 is chosen: measured fastest here, " in told
     assert "measured  with version" in told
     assert json.loads(forgotten) == {"forgotten": ["digits"]}

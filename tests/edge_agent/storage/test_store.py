@@ -31,7 +31,7 @@ def add_blob(store: Store, raw: bytes) -> Descriptor:
 def record(version: int, *blobs: Descriptor) -> SlotRecord:
     running = RunningVariant(
         model="digits",
-        package_version=version,
+        version=version,
         index_digest=wire.digest_of(b"index"),
         variant="fp32",
         backend="onnxruntime",

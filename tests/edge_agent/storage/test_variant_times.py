@@ -26,7 +26,7 @@ from tests.support.device_packages import Recipe, build
 BASIS = wire.digest_of(b"this machine")
 TIMES = VariantTimes(
     model="digits",
-    package_version=3,
+    version=3,
     measured_at=datetime(2026, 5, 4, tzinfo=UTC),
     basis=BASIS,
     fastest="int8",
@@ -94,7 +94,7 @@ def test_where_the_processor_is_preferred_only_its_variants_are_measured(package
 
 
 def test_each_variant_gets_a_sentence(package: Package, profile: HardwareProfile) -> None:
-    choice = choose_fastest(package, choose(profile, package), TIMES, package_version=3)
+    choice = choose_fastest(package, choose(profile, package), TIMES, version=3)
     assert choice.variant.config.variant == "int8"
     assert sorted(choice.sentences) == [
         "fp16 fits, but could not be measured here: it does not load.",
@@ -105,7 +105,7 @@ def test_each_variant_gets_a_sentence(package: Package, profile: HardwareProfile
 
 def test_the_profiles_choice_stays_where_no_other_is_clearly_faster(package: Package, profile: HardwareProfile) -> None:
     close = replace(TIMES, median_ms={"fp32": 4.1, "int8": 4.0}, fastest="int8")
-    choice = choose_fastest(package, choose(profile, package), close, package_version=3)
+    choice = choose_fastest(package, choose(profile, package), close, version=3)
     assert choice.variant.config.variant == "fp32"
     assert sorted(choice.sentences)[1:] == [
         "fp32 is chosen: the profile prefers it, and none was measured clearly faster here, 4.1 ms; int8 4.0 ms.",
@@ -114,7 +114,7 @@ def test_the_profiles_choice_stays_where_no_other_is_clearly_faster(package: Pac
 
 
 def test_of_another_version_the_sentences_say_with_which_it_was_measured(package: Package, profile: HardwareProfile) -> None:
-    choice = choose_fastest(package, choose(profile, package), TIMES, package_version=4)
+    choice = choose_fastest(package, choose(profile, package), TIMES, version=4)
     assert sorted(choice.sentences) == [
         "fp16 fits, but could not be measured here with version 3: it does not load.",
         "fp32 fits, but int8 was measured faster here with version 3 (0.410 ms against 9.0 ms).",
@@ -124,7 +124,7 @@ def test_of_another_version_the_sentences_say_with_which_it_was_measured(package
 
 def test_what_does_not_fit_keeps_its_reason(package: Package, profile: HardwareProfile) -> None:
     large = changed(package, "fp16", size_bytes=1 << 40)
-    choice = choose_fastest(large, choose(profile, large), replace(TIMES, failures={}), package_version=3)
+    choice = choose_fastest(large, choose(profile, large), replace(TIMES, failures={}), version=3)
     assert [one for one in choice.sentences if one.startswith("fp16 does not fit: it needs about")]
 
 
