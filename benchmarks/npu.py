@@ -27,9 +27,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.machines.board import Board
-from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
 from accel.npu.machines.port import Hardware
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.machines.simulated_board import simulated_board
 from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
@@ -86,11 +86,13 @@ def main() -> None:
         print("with weights in blocks:")
         show_accuracy(model, blocks, in_format, *read_images(chosen.evaluation))
     if chosen.rtl_images:
-        emulator = Emulator(find_profile("ulx3s-85f"))
-        show_hardware("RTL in a library, ResNet-8", emulator, compiled, images[: chosen.rtl_images])
-        show_hardware("RTL in a library, ResNet-8 in blocks", Emulator(format_profile), in_format, images[: chosen.rtl_images])
+        rtl_simulator = RtlSimulator(find_profile("ulx3s-85f"))
+        show_hardware("RTL in a library, ResNet-8", rtl_simulator, compiled, images[: chosen.rtl_images])
+        show_hardware(
+            "RTL in a library, ResNet-8 in blocks", RtlSimulator(format_profile), in_format, images[: chosen.rtl_images]
+        )
         small = compile_model(mobilenet, find_profile("ulx3s-85f"))
-        show_hardware("RTL in a library, small MobileNetV2", emulator, small, images[: chosen.rtl_images])
+        show_hardware("RTL in a library, small MobileNetV2", rtl_simulator, small, images[: chosen.rtl_images])
     if chosen.board_images:
         with simulated_board(find_profile("ulx3s-85f")) as device:
             board = Board(find_profile("ulx3s-85f"), device)

@@ -19,8 +19,8 @@ import numpy as np
 
 from accel.npu import isa
 from accel.npu.compiler.compile import compile_model
-from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.memory_timing import MemoryClock
 from accel.npu.model.report import Estimate, estimate
 from accel.npu.model.simulator import Simulator
@@ -60,7 +60,7 @@ def main() -> None:
     steps = np.abs(np.rint((expected - reference(quantized, image, [place.name])[0]) / place.scale))
     print(f"against onnxruntime's QDQ: {np.mean(steps == 0):.1%} of the outputs equal, {steps.max():.0f} steps apart at most")
     if chosen.rtl:
-        machine = Emulator(profile, plain=True)
+        machine = RtlSimulator(profile, plain=True)
         hardware = Session(machine, compiled.program)
         with _Took("RTL, one image"):
             answer = hardware.run({INPUT: image})[place.name]

@@ -130,9 +130,9 @@ def run(
     outputs: Tensors = dict(Session(Simulator(profile), program).run(inputs))
     checks: dict[str, dict[str, object]] = {}
     if rtl:
-        from accel.npu.machines.emulator import Emulator
+        from accel.npu.machines.rtl_simulator import RtlSimulator
 
-        checks["rtl"] = _check_hardware(Emulator(profile), program, inputs, outputs)
+        checks["rtl"] = _check_hardware(RtlSimulator(profile), program, inputs, outputs)
     if device is not None:
         checks["board"] = _run_on_board(find_board(profile, device, baud), program, inputs, outputs)
     if output is not None:
@@ -149,7 +149,7 @@ def run(
 @group.command()
 @PROFILE
 @click.option("--link", type=click.Path(path_type=Path), help="Make this link to the device, so that its name stays the same.")
-def emulate(profile_name: str, link: Path | None) -> None:
+def simulate(profile_name: str, link: Path | None) -> None:
     """Offer a simulated board on a pseudo-terminal until interrupted.
 
     Prints the device to open, which any program for serial ports can; what else one needs to know goes to the error stream.

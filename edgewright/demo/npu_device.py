@@ -1,6 +1,6 @@
 """The fourth device: a machine with an NPU board on a serial port, whose cable is pulled while it scores.
 
-The board is the RTL in simulation behind a pseudo-terminal (`edgewright npu emulate`), started first, because the simulator is
+The board is the RTL in simulation behind a pseudo-terminal (`edgewright npu simulate`), started first, because the simulator is
 built meanwhile. Where the tools for that are missing, the demo says so and goes on with three devices.
 """
 
@@ -61,7 +61,7 @@ def start_board(shell: Shell, processes: ExitStack, *, wanted: bool = True) -> N
         say(f"{missing} is not installed, so the demo goes on without an NPU board; sh scripts/system-packages.sh installs it")
         return None
     port = shell.directory / PORT
-    arguments = ("npu", "emulate", "--profile", PROFILE, "--link", str(port))
+    arguments = ("npu", "simulate", "--profile", PROFILE, "--link", str(port))
     return NpuBoard(processes.enter_context(shell.background("board", *arguments)), port)
 
 

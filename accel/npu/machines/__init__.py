@@ -2,7 +2,7 @@
 
     host               what a machine is; a session quantizes inputs, has it run, and reads the outputs back
     port               a real NPU behind a port: words in regions
-    emulator           the RTL, as a library in this process
+    rtl_simulator           the RTL, as a library in this process
     board              a board on a serial line
     simulated_board    the RTL with its serial line, as a process that looks like a board
     failover           a board while one answers, the functional model while none does

@@ -1,6 +1,6 @@
 """Run a program on a machine: quantize and lay out the inputs, execute, read the outputs back.
 
-A machine is the functional model (model/simulator.py), the RTL (emulator.py) or a board (board.py): nobody above this line
+A machine is the functional model (model/simulator.py), the RTL (rtl_simulator.py) or a board (board.py): nobody above this line
 can tell them apart, because their results are the same bits.
 """
 

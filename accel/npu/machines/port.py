@@ -1,4 +1,4 @@
-"""A real NPU as a machine, whatever lies between: a shared library (emulator.py) or a serial line (board.py).
+"""A real NPU as a machine, whatever lies between: a shared library (rtl_simulator.py) or a serial line (board.py).
 
 All of them offer the same port, words in regions (docs/spec/npu.md, N80-N83), so loading a program, feeding it and reading its
 results is written once.

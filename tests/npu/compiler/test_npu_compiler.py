@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from accel.npu.compiler.compile import Compiled, compile_model
-from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile
@@ -193,12 +193,12 @@ def test_n94_n95_a_whole_network_has_the_same_bits_and_the_predicted_cycles_in_t
     require("verilator")
     profile = find_profile(profile_name)
     result, _, images = compiled(WHOLE[network], profile)
-    emulator = Emulator(profile)
+    rtl_simulator = RtlSimulator(profile)
     name = result.program.description.outputs[0].name
-    rtl = Session(emulator, result.program).run({INPUT: images[:3]})[name]
+    rtl = Session(rtl_simulator, result.program).run({INPUT: images[:3]})[name]
     np.testing.assert_array_equal(rtl, Session(Simulator(profile), result.program).run({INPUT: images[:3]})[name])
-    assert emulator.counters == estimate(result.program, profile).counters
-    emulator.close()
+    assert rtl_simulator.counters == estimate(result.program, profile).counters
+    rtl_simulator.close()
 
 
 def test_n52_compiling_twice_gives_the_same_bytes() -> None:

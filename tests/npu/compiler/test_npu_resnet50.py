@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from accel.npu.compiler.compile import compile_model
-from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
@@ -31,7 +31,7 @@ def test_n94_n150_n154_resnet_50_has_the_same_bits_and_the_predicted_cycles_in_t
     expected = Session(Simulator(profile), compiled.program).run({INPUT: image})[place.name]
     (theirs,) = reference(quantized, image, [place.name])
     assert np.corrcoef(expected.ravel(), theirs.ravel())[0, 1] > 0.99
-    machine = Emulator(profile, plain=True)
+    machine = RtlSimulator(profile, plain=True)
     answer = Session(machine, compiled.program).run({INPUT: image})[place.name]
     np.testing.assert_array_equal(answer, expected)
     cost = estimate(compiled.program, profile)

@@ -14,8 +14,8 @@ from onnx import numpy_helper
 from accel.npu import isa
 from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.machines.board import Board
-from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.machines.simulated_board import simulated_board
 from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
@@ -91,7 +91,7 @@ def test_n94_n154_n159_the_rtl_runs_it_twice_with_the_predicted_cycles(require: 
     require("verilator")
     quantized, images = network_of(residual_network, 24, 24)
     streamed = compile_model(quantized, SMALL_CHIP)
-    machine = Emulator(SMALL_CHIP)
+    machine = RtlSimulator(SMALL_CHIP)
     name = streamed.program.description.outputs[0].name
     answers = Session(machine, streamed.program).run({INPUT: images})[name]
     np.testing.assert_array_equal(answers, result(streamed, SMALL_CHIP, images))

@@ -12,8 +12,8 @@ import pytest
 from accel.npu import isa
 from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.compiler.streaming import layer as one_layer
-from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.report import estimate
 from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile
@@ -97,7 +97,7 @@ def test_n94_the_rtl_runs_chains_and_sums_of_parts_with_the_predicted_cycles(req
     quantized, images = network_of(lambda network: end_of(network, bottlenecks(network)), 17, 15)
     streamed = compile_model(quantized, SMALL_CHIP)
     assert any("+" in layer.name for layer in streamed.program.description.layers)
-    machine = Emulator(SMALL_CHIP)
+    machine = RtlSimulator(SMALL_CHIP)
     name = streamed.program.description.outputs[0].name
     answers = Session(machine, streamed.program).run({INPUT: images[:2]})[name]
     np.testing.assert_array_equal(answers, result(streamed, SMALL_CHIP, images[:2]))

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accel.npu import isa, registers
-from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.checks import check_program
 from accel.npu.model.simulator import Simulator
 from accel.npu.model.timing import time_program
@@ -44,21 +44,23 @@ def program(*instructions: isa.Instruction) -> NpuProgram:
 
 
 @pytest.fixture(scope="module")
-def emulator(require: Callable[[str], Path]) -> Iterator[Emulator]:
+def rtl_simulator(require: Callable[[str], Path]) -> Iterator[RtlSimulator]:
     require("verilator")
-    machine = Emulator(PROFILE)
+    machine = RtlSimulator(PROFILE)
     yield machine
     machine.close()
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, (1 << 64) - 1))
-def test_n150_n151_n161_to_n164_random_programs_with_transfers_agree_in_rtl_and_models(emulator: Emulator, seed: int) -> None:
+def test_n150_n151_n161_to_n164_random_programs_with_transfers_agree_in_rtl_and_models(
+    rtl_simulator: RtlSimulator, seed: int
+) -> None:
     drawn, vectors = random_program(seed, PROFILE)
     memory = filled(vectors, PROFILE)
     expected = memory_after(Simulator(PROFILE), drawn, memory)
-    np.testing.assert_array_equal(memory_after(emulator, drawn, memory), expected)
-    assert emulator.counters == time_program(executed(drawn, PROFILE), PROFILE).counters
+    np.testing.assert_array_equal(memory_after(rtl_simulator, drawn, memory), expected)
+    assert rtl_simulator.counters == time_program(executed(drawn, PROFILE), PROFILE).counters
 
 
 @pytest.mark.parametrize(
@@ -86,22 +88,22 @@ def test_n150_n151_n161_to_n164_random_programs_with_transfers_agree_in_rtl_and_
     ],
 )
 def test_n161_to_n163_a_transfer_takes_the_cycles_that_the_rules_say(
-    emulator: Emulator, instructions: list[isa.Instruction], cycles: int
+    rtl_simulator: RtlSimulator, instructions: list[isa.Instruction], cycles: int
 ) -> None:
     made = program(*instructions)
-    memory_after(emulator, made, np.zeros((64, 8), np.int8))
+    memory_after(rtl_simulator, made, np.zeros((64, 8), np.int8))
     predicted = time_program(executed(made, PROFILE), PROFILE).counters
     assert predicted.cycles == cycles
-    assert emulator.counters == predicted
+    assert rtl_simulator.counters == predicted
 
 
-def test_n151_n158_a_seventeenth_transfer_waits_for_room_in_the_queue(emulator: Emulator) -> None:
+def test_n151_n158_a_seventeenth_transfer_waits_for_room_in_the_queue(rtl_simulator: RtlSimulator) -> None:
     made = program(*[replace(LOAD_WEIGHTS, local=16 * number) for number in range(17)])
-    memory_after(emulator, made, np.zeros((64, 8), np.int8))
+    memory_after(rtl_simulator, made, np.zeros((64, 8), np.int8))
     # The first is done in cycle 7 + 39 + 5; the seventeenth could have been issued in 2 + 16 x 3.
-    assert emulator.counters is not None
-    assert emulator.counters.transfer_stalls == 51 - 50
-    assert emulator.counters == time_program(executed(made, PROFILE), PROFILE).counters
+    assert rtl_simulator.counters is not None
+    assert rtl_simulator.counters.transfer_stalls == 51 - 50
+    assert rtl_simulator.counters == time_program(executed(made, PROFILE), PROFILE).counters
 
 
 def test_n152_halt_waits_for_transfers_and_a_machine_without_external_memory_refuses_them() -> None:
@@ -112,7 +114,7 @@ def test_n152_halt_waits_for_transfers_and_a_machine_without_external_memory_ref
     assert (after[:8] == 7).all()
 
 
-def test_n159_repeat_is_the_same_as_writing_it_out(emulator: Emulator) -> None:
+def test_n159_repeat_is_the_same_as_writing_it_out(rtl_simulator: RtlSimulator) -> None:
     load, gemm = isa.LoadW(address=3, rows=5), isa.Gemm(base=65532, accumulate=1, swap=1, top=-1)
     turns = [(replace(load, address=3 + turn * 5), replace(gemm, base=(65532 + turn * 9) & 0xFFFF)) for turn in range(6)]
     start, end = [SHAPE, isa.Gemm(base=0)], [isa.Sync(array=1), replace(VEC, count=16, destination=100)]
@@ -121,8 +123,8 @@ def test_n159_repeat_is_the_same_as_writing_it_out(emulator: Emulator) -> None:
     memory = np.random.default_rng(0).integers(-128, 128, (128, 8)).astype(np.int8)
     expected = memory_after(Simulator(PROFILE), written_out, memory)
     np.testing.assert_array_equal(memory_after(Simulator(PROFILE), repeated, memory), expected)
-    np.testing.assert_array_equal(memory_after(emulator, repeated, memory), expected)
-    assert emulator.counters == time_program(executed(repeated, PROFILE), PROFILE).counters
+    np.testing.assert_array_equal(memory_after(rtl_simulator, repeated, memory), expected)
+    assert rtl_simulator.counters == time_program(executed(repeated, PROFILE), PROFILE).counters
 
 
 @pytest.mark.parametrize(
@@ -196,10 +198,10 @@ def test_n51_n155_the_constants_come_back_from_the_file() -> None:
     np.testing.assert_array_equal(read_program(made.to_bytes()).external, CONSTANTS)
 
 
-def test_n156_a_tensor_outside_has_addresses_from_65536_on(emulator: Emulator) -> None:
+def test_n156_a_tensor_outside_has_addresses_from_65536_on(rtl_simulator: RtlSimulator) -> None:
     vectors = np.arange(64, dtype=np.int8).reshape(1, 8, 8)
     at = EXTERNAL_BASE + TENSORS // 2
-    for machine in (Simulator(PROFILE), emulator):
+    for machine in (Simulator(PROFILE), rtl_simulator):
         machine.load(program(LOAD, DONE, replace(STORE, external=TENSORS + 64)))
         left = machine.execute({at: vectors}, [(0, 8), (at + 32, 8)])
         np.testing.assert_array_equal(left, [vectors, vectors])
@@ -229,13 +231,15 @@ def changed(changes: dict[str, object]) -> NpuProfile:
     return replace(PROFILE, **changes)  # type: ignore[arg-type]
 
 
-def test_a_broken_protocol_of_the_memory_stops_the_run(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulator._port._library, "npu_violation", lambda _npu: b"tRCD: READ within 20 ns of ACTIVATE in cycle 5")
+def test_a_broken_protocol_of_the_memory_stops_the_run(rtl_simulator: RtlSimulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        rtl_simulator._port._library, "npu_violation", lambda _npu: b"tRCD: READ within 20 ns of ACTIVATE in cycle 5"
+    )
     with pytest.raises(OperationError, match=r"^the SDRAM's protocol must be kept, but it was broken: tRCD: .* in cycle 5; this"):
-        emulator.start()
+        rtl_simulator.start()
 
 
-def test_n158_the_registers_count_transfers(emulator: Emulator) -> None:
-    memory_after(emulator, program(LOAD), np.zeros((64, 8), np.int8))
-    stalls, cycles = map(int, emulator.port.read(registers.REGISTERS, 13, 2))
+def test_n158_the_registers_count_transfers(rtl_simulator: RtlSimulator) -> None:
+    memory_after(rtl_simulator, program(LOAD), np.zeros((64, 8), np.int8))
+    stalls, cycles = map(int, rtl_simulator.port.read(registers.REGISTERS, 13, 2))
     assert (stalls, cycles) == (0, 7 + (2 * 16 + 7) + 5 - 4)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from accel.npu import isa
 from accel.npu.hardware import verilate
 from accel.npu.hardware.sources import RTL
-from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.simulator import Simulator
 from accel.npu.model.timing import time_program
 from accel.npu.profile import NpuProfile, find_profile
@@ -27,21 +27,23 @@ PROFILES = (find_profile("npu-sim-4"), TALL, MICROSCALING, find_profile("npu-sim
 
 
 @pytest.fixture(scope="module", params=PROFILES, ids=lambda profile: profile.name)
-def emulator(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Emulator]:
+def rtl_simulator(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[RtlSimulator]:
     require("verilator")
-    machine = Emulator(request.param)
+    machine = RtlSimulator(request.param)
     yield machine
     machine.close()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, (1 << 64) - 1))
-def test_n73_a_random_program_leaves_the_same_memory_and_counters_in_rtl_and_models(emulator: Emulator, seed: int) -> None:
-    program, drawn = random_program(seed, emulator.profile)
-    memory = filled(drawn, emulator.profile)
-    expected = memory_after(Simulator(emulator.profile), program, memory)
-    np.testing.assert_array_equal(memory_after(emulator, program, memory), expected)
-    assert emulator.counters == time_program(isa.decode(program.instructions), emulator.profile).counters
+def test_n73_a_random_program_leaves_the_same_memory_and_counters_in_rtl_and_models(
+    rtl_simulator: RtlSimulator, seed: int
+) -> None:
+    program, drawn = random_program(seed, rtl_simulator.profile)
+    memory = filled(drawn, rtl_simulator.profile)
+    expected = memory_after(Simulator(rtl_simulator.profile), program, memory)
+    np.testing.assert_array_equal(memory_after(rtl_simulator, program, memory), expected)
+    assert rtl_simulator.counters == time_program(isa.decode(program.instructions), rtl_simulator.profile).counters
 
 
 @pytest.mark.slow
@@ -50,7 +52,7 @@ def test_n73_a_random_program_leaves_the_same_memory_and_counters_in_rtl_and_mod
 )
 def test_a_random_program_agrees_on_large_arrays_too(profile: NpuProfile, require: Callable[[str], Path]) -> None:
     require("verilator")
-    machine = Emulator(profile)
+    machine = RtlSimulator(profile)
     for seed in range(30):
         program, drawn = random_program(seed, profile)
         memory = filled(drawn, profile)
@@ -83,7 +85,7 @@ def test_a_fault_put_into_the_rtl_is_found(
     assert text.count(right) == 1
     (broken / source).write_text(text.replace(right, wrong), encoding="utf-8")
     monkeypatch.setattr(verilate, "RTL", broken)
-    machine = Emulator(MICROSCALING if source == "npu_shifts.sv" else TALL)
+    machine = RtlSimulator(MICROSCALING if source == "npu_shifts.sv" else TALL)
     drawn = (random_program(seed, machine.profile) for seed in range(40))
     runs = [(program, filled(memory, machine.profile)) for program, memory in drawn]
     differ = [

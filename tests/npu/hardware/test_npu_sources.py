@@ -13,7 +13,7 @@ import pytest
 
 from accel.npu.hardware.sources import RTL, rtl_parameters
 from accel.npu.hardware.verilate import build, library_path, runtime_headers, runtime_objects
-from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.profile import find_profile
 from edgewright.errors import OperationError
 
@@ -76,7 +76,7 @@ def test_without_verilator_one_line_says_what_to_install(monkeypatch: pytest.Mon
     with pytest.raises(
         OperationError, match=r"^the RTL simulation needs verilator, which is not on the PATH; .*apt-get install verilator"
     ):
-        Emulator(find_profile("npu-sim-4"))
+        RtlSimulator(find_profile("npu-sim-4"))
 
 
 def test_a_library_is_built_once_per_machine_whatever_its_name(require: Callable[[str], Path]) -> None:
@@ -90,7 +90,7 @@ def test_a_library_is_built_once_per_machine_whatever_its_name(require: Callable
 
 
 @pytest.mark.parametrize(
-    "module", ["program", "model.simulator", "model.report", "hardware.bitstream", "machines.emulator", "machines.failover"]
+    "module", ["program", "model.simulator", "model.report", "hardware.bitstream", "machines.rtl_simulator", "machines.failover"]
 )
 def test_what_runs_beside_a_board_never_loads_onnx(module: str) -> None:
     script = f"import accel.npu.{module}, sys; print('onnx' in sys.modules)"

@@ -1,4 +1,4 @@
-"""`edgewright npu emulate` and `npu run --device`: a board as its owner meets it, with what can be wrong on the way."""
+"""`edgewright npu simulate` and `npu run --device`: a board as its owner meets it, with what can be wrong on the way."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str], Path
     """A board that was started as a user would, behind a link of its own."""
     require("verilator")
     link = tmp_path_factory.mktemp("port") / "npu0"
-    command = [sys.executable, "-m", "edgewright", "npu", "emulate", "--profile", "npu-sim-4", "--link", str(link)]
+    command = [sys.executable, "-m", "edgewright", "npu", "simulate", "--profile", "npu-sim-4", "--link", str(link)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -72,11 +72,11 @@ def test_a_run_on_a_board_tells_compute_time_and_wire_time_apart(port: Path, fil
     assert board["repeated_frames"] >= 0  # how many is for the machine's load to say
 
 
-def test_emulate_ends_with_one_line_and_takes_its_link_away_when_its_board_is_gone(
+def test_simulate_ends_with_one_line_and_takes_its_link_away_when_its_board_is_gone(
     tmp_path: Path, require: Callable[[str], Path]
 ) -> None:
     require("verilator")
-    command = [sys.executable, "-m", "edgewright", "npu", "emulate", "--profile", "npu-sim-4", "--link", str(tmp_path / "npu0")]
+    command = [sys.executable, "-m", "edgewright", "npu", "simulate", "--profile", "npu-sim-4", "--link", str(tmp_path / "npu0")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

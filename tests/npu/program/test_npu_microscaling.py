@@ -21,8 +21,8 @@ from accel.npu.compiler.compile import compile_model
 from accel.npu.lowering.layers import ConvolutionLayer
 from accel.npu.lowering.lower import lower
 from accel.npu.lowering.microscaling import BLOCK, FEWEST_CHANNELS, LARGEST_SUM, shift_weights
-from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
@@ -35,17 +35,17 @@ SHAPE = isa.Shape(height=1, width=16, rows=1, columns=16, row_pitch=16)
 
 
 @pytest.fixture(scope="module", params=["functional", "rtl"])
-def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Simulator | Emulator]:
+def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Simulator | RtlSimulator]:
     if request.param == "functional":
         yield Simulator(PROFILE)
         return
     require("verilator")
-    emulator = Emulator(PROFILE)
-    yield emulator
-    emulator.close()
+    rtl_simulator = RtlSimulator(PROFILE)
+    yield rtl_simulator
+    rtl_simulator.close()
 
 
-def test_n141_n142_a_pass_adds_each_rows_product_times_a_power_of_two(machine: Simulator | Emulator) -> None:
+def test_n141_n142_a_pass_adds_each_rows_product_times_a_power_of_two(machine: Simulator | RtlSimulator) -> None:
     generator = np.random.default_rng(0)
     memory = generator.integers(-128, 128, (80, PROFILE.columns)).astype(np.int8)
     weights = generator.integers(-127, 128, (2, PROFILE.rows, PROFILE.columns)).astype(np.int8)
@@ -62,7 +62,7 @@ def test_n141_n142_a_pass_adds_each_rows_product_times_a_power_of_two(machine: S
     assert len(np.unique(result)) > 20
 
 
-def test_n142_a_depthwise_pass_takes_no_shift(machine: Simulator | Emulator) -> None:
+def test_n142_a_depthwise_pass_takes_no_shift(machine: Simulator | RtlSimulator) -> None:
     memory = np.random.default_rng(1).integers(-128, 128, (80, PROFILE.columns)).astype(np.int8)
     rows = np.concatenate([np.full((1, PROFILE.columns), 5), np.ones((PROFILE.rows, PROFILE.columns))]).astype(np.int8)
     depthwise = isa.Dw(base=0, tap_row_pitch=16, tap_column_pitch=1, swap=1)
@@ -218,13 +218,13 @@ def test_n140_n145_a_network_in_blocks_has_the_same_bits_and_the_predicted_cycle
     require("verilator")
     model, images = uneven(residual_block)
     program = compile_model(in_blocks(model, images), PROFILE).program
-    emulator = Emulator(PROFILE)
-    rtl = Session(emulator, program).run({INPUT: images[:2]})
+    rtl_simulator = RtlSimulator(PROFILE)
+    rtl = Session(rtl_simulator, program).run({INPUT: images[:2]})
     functional = Session(Simulator(PROFILE), program).run({INPUT: images[:2]})
     for name, values in rtl.items():
         np.testing.assert_array_equal(values, functional[name])
-    assert emulator.counters == estimate(program, PROFILE).counters
-    emulator.close()
+    assert rtl_simulator.counters == estimate(program, PROFILE).counters
+    rtl_simulator.close()
 
 
 def test_n140_a_machine_for_blocks_has_no_external_memory() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from accel.npu import isa, registers
-from accel.npu.machines.emulator import Emulator
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.timing import Counters, time_program
 from accel.npu.profile import find_profile
 from edgewright.errors import OperationError
@@ -23,44 +23,44 @@ SYNC = isa.Sync(array=1)
 
 
 @pytest.fixture(scope="module")
-def emulator(require: Callable[[str], Path]) -> Iterator[Emulator]:
+def rtl_simulator(require: Callable[[str], Path]) -> Iterator[RtlSimulator]:
     require("verilator")
-    machine = Emulator(PROFILE)
+    machine = RtlSimulator(PROFILE)
     yield machine
     machine.close()
 
 
-def test_n62_n80_the_hardware_says_what_it_is(emulator: Emulator) -> None:
-    magic, geometry, low, high = map(int, emulator.port.read(registers.REGISTERS, 0, 4))
+def test_n62_n80_the_hardware_says_what_it_is(rtl_simulator: RtlSimulator) -> None:
+    magic, geometry, low, high = map(int, rtl_simulator.port.read(registers.REGISTERS, 0, 4))
     assert magic.to_bytes(4, "little") == b"EWP1"
     assert geometry.to_bytes(4, "big") == bytes([PROFILE.rows, PROFILE.columns, PROFILE.vector_lanes, 1])
     assert low.to_bytes(4, "little") + high.to_bytes(4, "little") == PROFILE.hash[:8]
 
 
-def test_n81_n82_what_was_written_to_the_activations_is_read_back(emulator: Emulator) -> None:
+def test_n81_n82_what_was_written_to_the_activations_is_read_back(rtl_simulator: RtlSimulator) -> None:
     words = np.random.default_rng(0).integers(0, 1 << 32, 64, dtype=np.uint32)
-    emulator.port.write(registers.ACTIVATIONS, 100, words)
-    np.testing.assert_array_equal(emulator.port.read(registers.ACTIVATIONS, 100, 64), words)
+    rtl_simulator.port.write(registers.ACTIVATIONS, 100, words)
+    np.testing.assert_array_equal(rtl_simulator.port.read(registers.ACTIVATIONS, 100, 64), words)
 
 
-def test_n21_an_unknown_opcode_stops_the_hardware_with_the_failed_bit(emulator: Emulator) -> None:
-    emulator.port.write(registers.PROGRAM, 0, np.array([15, 0, 0, 0], np.uint32))
+def test_n21_an_unknown_opcode_stops_the_hardware_with_the_failed_bit(rtl_simulator: RtlSimulator) -> None:
+    rtl_simulator.port.write(registers.PROGRAM, 0, np.array([15, 0, 0, 0], np.uint32))
     with pytest.raises(
         OperationError, match=r"^the NPU stopped at an instruction that it does not know; load the program again$"
     ):
-        emulator.start()
-    assert int(emulator.port.read(registers.REGISTERS, registers.STATUS, 1)[0]) == 4
+        rtl_simulator.start()
+    assert int(rtl_simulator.port.read(registers.REGISTERS, registers.STATUS, 1)[0]) == 4
 
 
-def test_n25_all_weights_are_zero_when_a_program_starts(emulator: Emulator) -> None:
+def test_n25_all_weights_are_zero_when_a_program_starts(rtl_simulator: RtlSimulator) -> None:
     memory = np.full((80, PROFILE.columns), 100, np.int8)
     weights = np.full((8, PROFILE.columns), 127, np.int8)
     parameters = np.broadcast_to(np.array([0, 1 << 30, 30], np.int32), (PROFILE.lane_groups, PROFILE.vector_lanes, 3))
     finish = [SYNC, VEC]
     used = make_program(PROFILE, [isa.LoadW(address=0, rows=8), SHAPE, isa.Gemm(base=0, swap=1), *finish], weights, parameters)
     unused = make_program(PROFILE, [SHAPE, isa.Gemm(base=0, swap=1), *finish], weights, parameters)
-    assert memory_after(emulator, used, memory)[64:80].min() == 127
-    assert np.abs(memory_after(emulator, unused, memory)[64:80]).max() == 0
+    assert memory_after(rtl_simulator, used, memory)[64:80].min() == 127
+    assert np.abs(memory_after(rtl_simulator, unused, memory)[64:80]).max() == 0
 
 
 SETS_ACCUMULATORS = [SHAPE, isa.Pool(base=0)]
@@ -83,23 +83,23 @@ SETS_ACCUMULATORS = [SHAPE, isa.Pool(base=0)]
     ],
 )
 def test_n83_n90_to_n94_a_program_takes_the_cycles_that_the_rules_say(
-    emulator: Emulator, instructions: list[isa.Instruction], cycles: int
+    rtl_simulator: RtlSimulator, instructions: list[isa.Instruction], cycles: int
 ) -> None:
     parameters = np.ones((PROFILE.lane_groups, PROFILE.vector_lanes, 3), np.int32)
     program = make_program(PROFILE, instructions, np.ones((8, PROFILE.columns), np.int8), parameters)
     predicted = time_program(isa.decode(program.instructions), PROFILE).counters
-    memory_after(emulator, program, np.zeros((16, PROFILE.columns), np.int8))
+    memory_after(rtl_simulator, program, np.zeros((16, PROFILE.columns), np.int8))
     assert predicted.cycles == cycles
-    assert emulator.counters == predicted
+    assert rtl_simulator.counters == predicted
 
 
-def test_n23_n83_waits_are_counted_by_what_they_wait_for(emulator: Emulator) -> None:
+def test_n23_n83_waits_are_counted_by_what_they_wait_for(rtl_simulator: RtlSimulator) -> None:
     load = isa.LoadW(address=0, rows=8)
     program = [SHAPE, load, load, isa.Gemm(base=0, swap=1), isa.Gemm(base=0), SYNC, VEC, replace(VEC, destination=96)]
     parameters = np.ones((PROFILE.lane_groups, PROFILE.vector_lanes, 3), np.int32)
     made = make_program(PROFILE, program, np.ones((8, PROFILE.columns), np.int8), parameters)
-    memory_after(emulator, made, np.zeros((16, PROFILE.columns), np.int8))
-    assert emulator.counters == Counters(
+    memory_after(rtl_simulator, made, np.zeros((16, PROFILE.columns), np.int8))
+    assert rtl_simulator.counters == Counters(
         cycles=225,
         visits=32,
         vector_cycles=128,

@@ -19,8 +19,8 @@ from accel.npu.compiler.compile import compile_model
 from accel.npu.lowering.layers import ConvolutionLayer
 from accel.npu.lowering.lower import lower
 from accel.npu.lowering.microscaling import BLOCK
-from accel.npu.machines.emulator import Emulator
 from accel.npu.machines.host import Session
+from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.report import estimate
 from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
@@ -146,12 +146,12 @@ def test_the_rtl_has_the_bits_of_all_of_resnet_8_in_blocks(require: Callable[[st
     compiled = compile_model(graph, profile)
     program = compiled.program
     assert not compiled.on_host
-    emulator = Emulator(profile)
+    rtl_simulator = RtlSimulator(profile)
     try:
-        rtl = Session(emulator, program).run({INPUT: images[:2]})
-        assert emulator.counters == estimate(program, profile).counters
+        rtl = Session(rtl_simulator, program).run({INPUT: images[:2]})
+        assert rtl_simulator.counters == estimate(program, profile).counters
     finally:
-        emulator.close()
+        rtl_simulator.close()
     expected = Session(Simulator(profile), program).run({INPUT: images[:2]})
     np.testing.assert_array_equal(list(rtl.values()), list(expected.values()))
 
@@ -169,11 +169,11 @@ def check_rtl(build: BuildDirectory, source: str) -> None:
     program = read_program(build.variant(PROFILE.name).file(LayerKind.NPU_PROGRAM).read_bytes())
     (place,) = program.description.outputs
     graph = onnx.load(build.variant(source).file(LayerKind.GRAPH))
-    emulator = Emulator(PROFILE)
+    rtl_simulator = RtlSimulator(PROFILE)
     try:
-        rtl = Session(emulator, program).run({"x": IMAGES[:3]})[place.name]
+        rtl = Session(rtl_simulator, program).run({"x": IMAGES[:3]})[place.name]
     finally:
-        emulator.close()
+        rtl_simulator.close()
     np.testing.assert_array_equal(rtl, FunctionalGraph(graph).run({"x": IMAGES[:3]}, [place.name])[place.name])
 
 

@@ -58,7 +58,7 @@ class LibraryPort:
         self._library.npu_close(self._npu)
 
 
-class Emulator(Hardware):
+class RtlSimulator(Hardware):
     """The RTL as a machine; with `plain`, a paired multiplier is simulated as two (N14, N93), which is several times faster."""
 
     def __init__(self, profile: NpuProfile, *, plain: bool = False) -> None:
