@@ -31,8 +31,8 @@ from accel.npu.machines.host import Session
 from accel.npu.machines.port import Hardware
 from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.machines.simulated_board import simulated_board
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
-from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from edgewright.errors import BadInputError
 from quantize.npu.mxint8 import in_blocks
@@ -149,7 +149,7 @@ def show_accuracy(
     model: onnx.ModelProto, quantized: onnx.ModelProto, compiled: Compiled, images: Float, labels: npt.NDArray[np.int64] | None
 ) -> None:
     output = compiled.program.description.outputs[0]
-    session = Session(Simulator(find_profile(compiled.program.description.profile_name)), compiled.program)
+    session = Session(FunctionalModel(find_profile(compiled.program.description.profile_name)), compiled.program)
     session.run({"image": images[:16]})
     started = time.perf_counter()
     ours = session.run({"image": images})[output.name]
@@ -171,7 +171,7 @@ def show_hardware(what: str, hardware: Hardware, compiled: Compiled, images: Flo
     started = time.perf_counter()
     answers = Session(hardware, compiled.program).run({"image": images})[name]
     took = time.perf_counter() - started
-    same = np.array_equal(answers, Session(Simulator(hardware.profile), compiled.program).run({"image": images})[name])
+    same = np.array_equal(answers, Session(FunctionalModel(hardware.profile), compiled.program).run({"image": images})[name])
     exact = hardware.counters == estimate(compiled.program, hardware.profile).counters
     print(
         f"{what}: upload and {len(images)} images in {took:.1f} s; outputs equal: {same}; counters equal the cycle model: {exact}"

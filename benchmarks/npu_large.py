@@ -21,9 +21,9 @@ from accel.npu import isa
 from accel.npu.compiler.compile import compile_model
 from accel.npu.machines.host import Session
 from accel.npu.machines.rtl_simulator import RtlSimulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.memory_timing import MemoryClock
 from accel.npu.model.report import Estimate, estimate
-from accel.npu.model.simulator import Simulator
 from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import NpuProgram
@@ -54,9 +54,9 @@ def main() -> None:
         f"program file {cost.program_bytes / 1e6:.1f} MB; on the host: {[row.layer for row in compiled.on_host] or 'nothing'}"
     )
     place = compiled.program.description.outputs[0]
-    simulator = Session(Simulator(profile), compiled.program)
+    functional = Session(FunctionalModel(profile), compiled.program)
     with _Took("functional model, one image"):
-        expected = simulator.run({INPUT: image})[place.name]
+        expected = functional.run({INPUT: image})[place.name]
     steps = np.abs(np.rint((expected - reference(quantized, image, [place.name])[0]) / place.scale))
     print(f"against onnxruntime's QDQ: {np.mean(steps == 0):.1%} of the outputs equal, {steps.max():.0f} steps apart at most")
     if chosen.rtl:

@@ -21,8 +21,8 @@ from accel.npu.hardware.implementation import status
 from accel.npu.link.discovery import DEVICE_VARIABLE, resolve
 from accel.npu.machines.host import Session
 from accel.npu.machines.port import Hardware
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import Estimate, estimate, listing
-from accel.npu.model.simulator import Simulator
 from accel.npu.outputs import check_output
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.program import MAGIC, NpuProgram, read_program
@@ -127,7 +127,7 @@ def run(
     profile = find_profile(profile_name)
     program = _program(model, profile)
     inputs = _inputs(read_npz(samples_path), program.description.inputs)
-    outputs: Tensors = dict(Session(Simulator(profile), program).run(inputs))
+    outputs: Tensors = dict(Session(FunctionalModel(profile), program).run(inputs))
     checks: dict[str, dict[str, object]] = {}
     if rtl:
         from accel.npu.machines.rtl_simulator import RtlSimulator

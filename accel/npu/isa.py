@@ -1,7 +1,7 @@
 """The instruction set: one table from which encoding, decoding and the RTL's header all come.
 
 An instruction is one 128-bit word: the opcode in bits 3..0, then the fields of its layout from bit 4 upwards, then zeros
-(docs/spec/npu.md, N20-N29, N150, N159). What each instruction does is the functional model's business (model/simulator.py).
+(docs/spec/npu.md, N20-N29, N150, N159). The functional model (model/functional_model.py) defines what each does.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.lowering.inputs import AFFINE
 from accel.npu.lowering.qdq import has_blocks
 from accel.npu.machines.host import Session
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import NpuProfile
 from edgewright.command_line import progress
 from edgewright.contracts.build_directory import BuildDirectory
@@ -94,7 +94,7 @@ class FunctionalGraph:
         names = [name for node in inner for name in node.output if name not in known | _changed_by_host(watched.graph)]
         watched.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
         machine = roomy(model)
-        self._session = Session(Simulator(machine), compile_model(watched, machine).program)
+        self._session = Session(FunctionalModel(machine), compile_model(watched, machine).program)
         self.tensors = tuple(place.name for place in self._session.program.description.outputs)
 
     def run(self, inputs: Tensors, tensors: Sequence[str]) -> Tensors:
@@ -112,7 +112,7 @@ def _changed_by_host(graph: onnx.GraphProto) -> set[str]:
     return {name for node in affine for name in node.input if name not in constant}
 
 
-class FunctionalModel:
+class PartitionedModel:
     """A whole graph: the NPU's part on the functional model, the rest on onnxruntime."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -123,7 +123,7 @@ class FunctionalModel:
         """
         machine = roomy(model)
         self.compiled: Compiled = compile_model(model, machine)
-        self._session = Session(Simulator(machine), self.compiled.program)
+        self._session = Session(FunctionalModel(machine), self.compiled.program)
         self._outputs = [value.name for value in model.graph.output]
         self._rest = _rest(model, [place.name for place in self.compiled.program.description.outputs])
 
@@ -146,7 +146,7 @@ def evaluate_functional(
     variant: VariantDirectory, model: onnx.ModelProto, samples: Samples, reference: Tensors, by_onnxruntime: Tensors
 ) -> FunctionalEvaluation:
     """Measure a variant's graph on the functional model; large networks on some of the samples, evenly spread."""
-    functional = FunctionalModel(model)
+    functional = PartitionedModel(model)
     limit = max(FEWEST_SAMPLES, MULTIPLICATIONS // max(functional.multiplications, 1))
     places = some_of(Samples({"place": np.arange(samples.count)}), limit).inputs["place"]
     chosen = some_of(samples, limit)

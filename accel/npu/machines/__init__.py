@@ -7,5 +7,5 @@
     simulated_board    the RTL with its serial line, as a process that looks like a board
     failover           a board while one answers, the functional model while none does
 
-The functional model is a machine too (`model/simulator.py`). Nothing here compiles: what runs beside a board needs no ONNX.
+The functional model is a machine too (`model/functional_model.py`). Nothing here compiles, so a device needs no ONNX.
 """

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from accel.npu import isa
 from accel.npu.arithmetic import Int8
 from accel.npu.machines.board import Board
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.timing import time_program
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
@@ -58,7 +58,7 @@ class Failover:
         self._program = program
         self._devices = devices
         self._probe_s = probe_s
-        self._model = Simulator(profile)
+        self._model = FunctionalModel(profile)
         self._model.load(program)
         self._board: Board | None = None
         self._problem = "no serial port to ask"

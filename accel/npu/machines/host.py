@@ -1,7 +1,7 @@
 """Run a program on a machine: quantize and lay out the inputs, execute, read the outputs back.
 
-A machine is the functional model (model/simulator.py), the RTL (rtl_simulator.py) or a board (board.py): nobody above this line
-can tell them apart, because their results are the same bits.
+A machine is the functional model (model/functional_model.py), the RTL (rtl_simulator.py) or a board (board.py). Their results
+are the same bits, so callers need not distinguish them.
 """
 
 from __future__ import annotations

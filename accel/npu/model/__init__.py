@@ -4,7 +4,7 @@
     transfers        which transfers may still be under way, and what they touch
     checks           refuses a program that could go wrong on any machine
     plan             resolves a program into steps: addresses, weights, settings
-    simulator        the functional model: executes them on NumPy integers, and is the definition
+    functional_model executes them on NumPy integers; the definition of every result
     memory_timing    the time of transfers
     timing           the cycle model, equal to the RTL's own counters
     report           what a program costs, layer by layer, and its listing

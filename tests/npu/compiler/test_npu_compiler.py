@@ -14,8 +14,8 @@ import pytest
 from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.machines.host import Session
 from accel.npu.machines.rtl_simulator import RtlSimulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
-from accel.npu.model.simulator import Simulator
 from accel.npu.profile import NpuProfile, find_profile
 from edgewright.errors import SamplesError
 from tests.support.npu_networks import INPUT, Float, Network, quantize, reference
@@ -153,7 +153,7 @@ def compiled(build: NetworkOf, profile: NpuProfile, count: int = 40) -> tuple[Co
 def steps_apart(result: Compiled, quantized: onnx.ModelProto, images: Float, profile: NpuProfile) -> Float:
     """Return how many steps of the output's scale the functional model is from ONNX Runtime."""
     place = result.program.description.outputs[0]
-    ours = Session(Simulator(profile), result.program).run({INPUT: images})[place.name]
+    ours = Session(FunctionalModel(profile), result.program).run({INPUT: images})[place.name]
     final = quantized.graph.output[0].name
     assert place.name == final
     (theirs,) = reference(quantized, images, [final])
@@ -179,7 +179,7 @@ def test_n9_a_whole_network_agrees_with_onnxruntime_in_99_of_100_labels(profile_
     profile = find_profile(profile_name)
     result, quantized, images = compiled(WHOLE[network], profile, count=200)
     place = result.program.description.outputs[0]
-    ours = Session(Simulator(profile), result.program).run({INPUT: images})[place.name]
+    ours = Session(FunctionalModel(profile), result.program).run({INPUT: images})[place.name]
     (theirs,) = reference(quantized, images, [place.name])
     assert not result.on_host
     assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() >= 0.99
@@ -196,7 +196,7 @@ def test_n94_n95_a_whole_network_has_the_same_bits_and_the_predicted_cycles_in_t
     rtl_simulator = RtlSimulator(profile)
     name = result.program.description.outputs[0].name
     rtl = Session(rtl_simulator, result.program).run({INPUT: images[:3]})[name]
-    np.testing.assert_array_equal(rtl, Session(Simulator(profile), result.program).run({INPUT: images[:3]})[name])
+    np.testing.assert_array_equal(rtl, Session(FunctionalModel(profile), result.program).run({INPUT: images[:3]})[name])
     assert rtl_simulator.counters == estimate(result.program, profile).counters
     rtl_simulator.close()
 
@@ -221,7 +221,7 @@ def test_n27_the_depthwise_unit_gives_the_bits_of_diagonal_matrices_in_less_than
     _, quantized, images = compiled(lambda network: depthwise(network, kernel, pads=pads, strides=[step, step]), profile)
     fast, slow = (compile_model(quantized, profile, depthwise_unit=used).program for used in (True, False))
     (fast_result,), (slow_result,) = (
-        Session(Simulator(profile), program).run({INPUT: images}).values() for program in (fast, slow)
+        Session(FunctionalModel(profile), program).run({INPUT: images}).values() for program in (fast, slow)
     )
     np.testing.assert_array_equal(fast_result, slow_result)
     assert estimate(fast, profile).layers[1].cycles < estimate(slow, profile).layers[1].cycles / 2
@@ -311,13 +311,13 @@ def test_what_the_npu_lacks_stays_on_the_host_behind_it_and_is_listed_at_once() 
 def test_samples_of_another_shape_are_refused_with_both_shapes() -> None:
     result, _, _ = compiled(SMALL["conv 1x1"], PROFILE)
     with pytest.raises(SamplesError, match=r"^input image must have shape \[N, 3, 9, 11\], not \[2, 3, 4, 4\]$"):
-        Session(Simulator(PROFILE), result.program).run({INPUT: np.zeros((2, 3, 4, 4), np.float32)})
+        Session(FunctionalModel(PROFILE), result.program).run({INPUT: np.zeros((2, 3, 4, 4), np.float32)})
     with pytest.raises(SamplesError, match=r"^the program's input image is missing; found: x$"):
-        Session(Simulator(PROFILE), result.program).run({"x": np.zeros((2, 3, 4, 4), np.float32)})
+        Session(FunctionalModel(PROFILE), result.program).run({"x": np.zeros((2, 3, 4, 4), np.float32)})
 
 
 @pytest.mark.parametrize("images", [np.zeros((0, 3, 9, 11), np.float32), np.full((1, 3, 9, 11), np.nan, np.float32)])
 def test_no_samples_and_values_that_are_no_numbers_are_refused(images: Float) -> None:
     result, _, _ = compiled(SMALL["conv 1x1"], PROFILE)
     with pytest.raises(SamplesError, match=r"^input image must have at least one sample, and no value that is not a number$"):
-        Session(Simulator(PROFILE), result.program).run({INPUT: images})
+        Session(FunctionalModel(PROFILE), result.program).run({INPUT: images})

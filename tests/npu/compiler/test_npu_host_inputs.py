@@ -10,7 +10,7 @@ import pytest
 
 from accel.npu.compiler.compile import compile_model
 from accel.npu.machines.host import Session
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from edgewright.errors import ModelError
 from quantize.npu.functional import FunctionalGraph
 from tests.npu.compiler.test_npu_compiler import PROFILE, WIDE, steps_apart
@@ -130,7 +130,7 @@ def test_an_input_that_the_host_reads_too_is_not_folded() -> None:
     quantized = quantize(model, network.images(4), op_types_to_quantize=["Conv", "Identity"])
     result = compile_model(quantized, WIDE)
     images = network.images(2)
-    echoed = Session(Simulator(WIDE), result.program).run({INPUT: images})
+    echoed = Session(FunctionalModel(WIDE), result.program).run({INPUT: images})
     place = next(place for place in result.program.description.inputs if place.name == INPUT)
     assert place.fold is None
     outputs = [values for values in echoed.values() if values.shape == images.shape]

@@ -14,7 +14,7 @@ from onnxruntime.quantization import QuantType
 
 from accel.npu.compiler.compile import compile_model
 from accel.npu.machines.host import Session
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from edgewright.errors import ModelError
 from tests.npu.compiler.test_npu_compiler import PROFILE, steps_apart
 from tests.support.npu_networks import INPUT, Network, quantize
@@ -126,5 +126,5 @@ def test_n6_a_channel_of_zeros_keeps_its_bias_behind_large_inputs() -> None:
     float_biases = {"WeightSymmetric": True, "QuantizeBias": False}
     compiled = compile_model(quantize(network.model(result), images, extra_options=float_biases), PROFILE)
     (place,) = compiled.program.description.outputs
-    found = Session(Simulator(PROFILE), compiled.program).run({INPUT: images})[place.name]
+    found = Session(FunctionalModel(PROFILE), compiled.program).run({INPUT: images})[place.name]
     np.testing.assert_allclose(found[:, 5], -0.37, atol=place.scale)

@@ -11,8 +11,8 @@ import pytest
 from accel.npu.compiler.compile import compile_model
 from accel.npu.machines.host import Session
 from accel.npu.machines.rtl_simulator import RtlSimulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
-from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
 from tests.support.npu_networks import INPUT, quantize, reference, resnet50
 
@@ -28,7 +28,7 @@ def test_n94_n150_n154_resnet_50_has_the_same_bits_and_the_predicted_cycles_in_t
     compiled = compile_model(quantized, profile)
     assert not compiled.on_host
     place = compiled.program.description.outputs[0]
-    expected = Session(Simulator(profile), compiled.program).run({INPUT: image})[place.name]
+    expected = Session(FunctionalModel(profile), compiled.program).run({INPUT: image})[place.name]
     (theirs,) = reference(quantized, image, [place.name])
     assert np.corrcoef(expected.ravel(), theirs.ravel())[0, 1] > 0.99
     machine = RtlSimulator(profile, plain=True)

@@ -17,8 +17,8 @@ from accel.npu.machines.board import Board
 from accel.npu.machines.host import Session
 from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.machines.simulated_board import simulated_board
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
-from accel.npu.model.simulator import Simulator
 from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE
@@ -37,7 +37,7 @@ WHOLE = replace(
 
 def result(compiled: Compiled, profile: NpuProfile, images: Float) -> Float:
     place = compiled.program.description.outputs[0]
-    return Session(Simulator(profile), compiled.program).run({INPUT: images})[place.name]
+    return Session(FunctionalModel(profile), compiled.program).run({INPUT: images})[place.name]
 
 
 def network_of(build: Callable[[Network], str], height: int, width: int) -> tuple[onnx.ModelProto, Float]:

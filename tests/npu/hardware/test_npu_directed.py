@@ -14,7 +14,7 @@ from accel.npu import isa
 from accel.npu.arithmetic import MAX_TERMS, Int8, Int32
 from accel.npu.depthwise import depthwise_unit
 from accel.npu.machines.rtl_simulator import RtlSimulator
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import NpuProfile, find_profile
 from tests.support.random_programs import TALL, Machine, make_program
 
@@ -24,10 +24,10 @@ ONE_POSITION = isa.Shape(height=1, width=1, rows=1, columns=1, row_pitch=0)
 
 
 @pytest.fixture(scope="module", params=[f"{kind} {name}" for name in PROFILES for kind in ("functional", "rtl")])
-def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Simulator | RtlSimulator]:
+def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[FunctionalModel | RtlSimulator]:
     kind, _, name = request.param.partition(" ")
     if kind == "functional":
-        yield Simulator(PROFILES[name])
+        yield FunctionalModel(PROFILES[name])
         return
     require("verilator")
     rtl_simulator = RtlSimulator(PROFILES[name])
@@ -67,7 +67,7 @@ def full(profile: NpuProfile, value: int) -> Int8:
 
 @pytest.mark.parametrize(("offset", "expected"), [(0, 0), (1, 1), (-1, -1)])
 def test_n4_the_longest_safe_dot_product_of_extremes_is_exact(
-    machine: Simulator | RtlSimulator, offset: int, expected: int
+    machine: FunctionalModel | RtlSimulator, offset: int, expected: int
 ) -> None:
     profile = machine.profile
     visits = MAX_TERMS // profile.columns
@@ -99,7 +99,7 @@ def test_n4_the_longest_safe_dot_product_of_extremes_is_exact(
     ("value", "weight", "expected"), [(-128, 127, -128), (127, 127, 127), (-128, -127, 127), (127, -127, -128)]
 )
 def test_n8_sums_beyond_int8_saturate_on_both_sides(
-    machine: Simulator | RtlSimulator, value: int, weight: int, expected: int
+    machine: FunctionalModel | RtlSimulator, value: int, weight: int, expected: int
 ) -> None:
     profile = machine.profile
     weights = np.full((profile.rows, profile.columns), weight, np.int8)
@@ -112,7 +112,7 @@ def test_n8_sums_beyond_int8_saturate_on_both_sides(
 @pytest.mark.parametrize("padding", [-128, 127, 3])
 @pytest.mark.parametrize(("height", "width", "step"), [(3, 5, 1), (5, 3, 2), (1, 1, 1), (7, 1, 3)])
 def test_n13_n24_n28_n30_to_n34_a_window_over_an_odd_plane_reads_padding_on_every_side(
-    machine: Simulator | RtlSimulator, height: int, width: int, step: int, padding: int
+    machine: FunctionalModel | RtlSimulator, height: int, width: int, step: int, padding: int
 ) -> None:
     profile, memory = machine.profile, random_memory(machine.profile)
     rows, columns = (height + 1) // step + 1, (width + 1) // step + 1
@@ -138,7 +138,7 @@ def test_n13_n24_n28_n30_to_n34_a_window_over_an_odd_plane_reads_padding_on_ever
     np.testing.assert_array_equal(result, np.clip(np.rint(sums / 16), -128, 127).reshape(-1, profile.columns))
 
 
-def test_n12_a_maximum_pool_ignores_padding_of_minus_128(machine: Simulator | RtlSimulator) -> None:
+def test_n12_a_maximum_pool_ignores_padding_of_minus_128(machine: FunctionalModel | RtlSimulator) -> None:
     profile, memory = machine.profile, random_memory(machine.profile)
     shape = isa.Shape(height=4, width=4, rows=4, columns=4, row_pitch=4, padding=-128)
     pool = isa.Pool(
@@ -163,7 +163,7 @@ def test_n12_a_maximum_pool_ignores_padding_of_minus_128(machine: Simulator | Rt
     ],
 )
 def test_n27_n35_a_depthwise_window_sums_the_channels_by_themselves(
-    machine: Simulator | RtlSimulator, kernel: tuple[int, int], height: int, width: int, step: tuple[int, int], padded: int
+    machine: FunctionalModel | RtlSimulator, kernel: tuple[int, int], height: int, width: int, step: tuple[int, int], padded: int
 ) -> None:
     profile, memory = machine.profile, random_memory(machine.profile)
     kernel = (min(kernel[0], depthwise_unit(profile).rows), min(kernel[1], depthwise_unit(profile).columns))
@@ -207,7 +207,7 @@ def test_n27_n35_a_depthwise_window_sums_the_channels_by_themselves(
     np.testing.assert_array_equal(result, np.clip(np.rint(sums / 512), -128, 127).reshape(-1, profile.columns))
 
 
-def test_n26_a_pass_right_behind_another_still_uses_its_own_weights(machine: Simulator | RtlSimulator) -> None:
+def test_n26_a_pass_right_behind_another_still_uses_its_own_weights(machine: FunctionalModel | RtlSimulator) -> None:
     profile, memory = machine.profile, random_memory(machine.profile)
     weights = np.concatenate([np.eye(profile.rows, profile.columns), 2 * np.eye(profile.rows, profile.columns)]).astype(np.int8)
     shape = isa.Shape(height=8, width=8, rows=8, columns=8, row_pitch=8)
@@ -218,7 +218,7 @@ def test_n26_a_pass_right_behind_another_still_uses_its_own_weights(machine: Sim
     np.testing.assert_array_equal(result, np.rint(memory.astype(int) * 3 / 4))
 
 
-def test_n29_n72_a_residual_may_be_its_own_destination(machine: Simulator | RtlSimulator) -> None:
+def test_n29_n72_a_residual_may_be_its_own_destination(machine: FunctionalModel | RtlSimulator) -> None:
     profile = machine.profile
     memory = np.concatenate([random_memory(profile), random_memory(profile, seed=9)])
     shape = isa.Shape(height=8, width=8, rows=8, columns=8, row_pitch=8)

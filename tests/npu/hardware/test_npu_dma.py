@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from accel.npu import isa, registers
 from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.checks import check_program
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.timing import time_program
 from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
@@ -58,7 +58,7 @@ def test_n150_n151_n161_to_n164_random_programs_with_transfers_agree_in_rtl_and_
 ) -> None:
     drawn, vectors = random_program(seed, PROFILE)
     memory = filled(vectors, PROFILE)
-    expected = memory_after(Simulator(PROFILE), drawn, memory)
+    expected = memory_after(FunctionalModel(PROFILE), drawn, memory)
     np.testing.assert_array_equal(memory_after(rtl_simulator, drawn, memory), expected)
     assert rtl_simulator.counters == time_program(executed(drawn, PROFILE), PROFILE).counters
 
@@ -110,7 +110,7 @@ def test_n152_halt_waits_for_transfers_and_a_machine_without_external_memory_ref
     without = find_profile("npu-sim-8")
     with pytest.raises(PackageError, match=r"^instruction 0 \(DMA\): npu-sim-8 has no external memory$"):
         check_program(make_program(without, [LOAD], WEIGHTS, PARAMETERS), without)
-    after = memory_after(Simulator(PROFILE), program(LOAD), np.full((64, 8), 7, np.int8))
+    after = memory_after(FunctionalModel(PROFILE), program(LOAD), np.full((64, 8), 7, np.int8))
     assert (after[:8] == 7).all()
 
 
@@ -121,8 +121,8 @@ def test_n159_repeat_is_the_same_as_writing_it_out(rtl_simulator: RtlSimulator) 
     written_out = program(*start, *[instruction for turn in turns for instruction in turn], *end)
     repeated = program(*start, isa.Repeat(count=6, address_step=5, base_step=9), load, gemm, *end)
     memory = np.random.default_rng(0).integers(-128, 128, (128, 8)).astype(np.int8)
-    expected = memory_after(Simulator(PROFILE), written_out, memory)
-    np.testing.assert_array_equal(memory_after(Simulator(PROFILE), repeated, memory), expected)
+    expected = memory_after(FunctionalModel(PROFILE), written_out, memory)
+    np.testing.assert_array_equal(memory_after(FunctionalModel(PROFILE), repeated, memory), expected)
     np.testing.assert_array_equal(memory_after(rtl_simulator, repeated, memory), expected)
     assert rtl_simulator.counters == time_program(executed(repeated, PROFILE), PROFILE).counters
 
@@ -201,7 +201,7 @@ def test_n51_n155_the_constants_come_back_from_the_file() -> None:
 def test_n156_a_tensor_outside_has_addresses_from_65536_on(rtl_simulator: RtlSimulator) -> None:
     vectors = np.arange(64, dtype=np.int8).reshape(1, 8, 8)
     at = EXTERNAL_BASE + TENSORS // 2
-    for machine in (Simulator(PROFILE), rtl_simulator):
+    for machine in (FunctionalModel(PROFILE), rtl_simulator):
         machine.load(program(LOAD, DONE, replace(STORE, external=TENSORS + 64)))
         left = machine.execute({at: vectors}, [(0, 8), (at + 32, 8)])
         np.testing.assert_array_equal(left, [vectors, vectors])

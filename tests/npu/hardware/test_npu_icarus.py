@@ -14,7 +14,7 @@ import pytest
 from accel.npu import isa, registers
 from accel.npu.arithmetic import Int8
 from accel.npu.hardware.sources import RTL, rtl_parameters
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.timing import Counters, time_program
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import NpuProgram
@@ -52,7 +52,7 @@ def test_a_random_program_leaves_the_same_memory_and_counters_in_icarus(
     said = call([str(require("vvp")), "-n", str(built), f"+file={tmp_path / 'writes.hex'}", f"+count={len(lines)}"])
     words = [int(line, 16) for line in said.split()]
     left = np.array(words[:-COUNTERS], "<u4").view(np.int8).reshape(-1, profile.columns)
-    np.testing.assert_array_equal(left, memory_after(Simulator(profile), program, memory)[: len(left)])
+    np.testing.assert_array_equal(left, memory_after(FunctionalModel(profile), program, memory)[: len(left)])
     assert Counters(*words[-COUNTERS:]) == time_program(isa.decode(program.instructions), profile).counters
 
 

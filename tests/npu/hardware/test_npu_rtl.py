@@ -16,7 +16,7 @@ from accel.npu import isa
 from accel.npu.hardware import verilate
 from accel.npu.hardware.sources import RTL
 from accel.npu.machines.rtl_simulator import RtlSimulator
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.timing import time_program
 from accel.npu.profile import NpuProfile, find_profile
 from tests.support.random_programs import TALL, filled, memory_after, random_program
@@ -41,7 +41,7 @@ def test_n73_a_random_program_leaves_the_same_memory_and_counters_in_rtl_and_mod
 ) -> None:
     program, drawn = random_program(seed, rtl_simulator.profile)
     memory = filled(drawn, rtl_simulator.profile)
-    expected = memory_after(Simulator(rtl_simulator.profile), program, memory)
+    expected = memory_after(FunctionalModel(rtl_simulator.profile), program, memory)
     np.testing.assert_array_equal(memory_after(rtl_simulator, program, memory), expected)
     assert rtl_simulator.counters == time_program(isa.decode(program.instructions), rtl_simulator.profile).counters
 
@@ -56,7 +56,7 @@ def test_a_random_program_agrees_on_large_arrays_too(profile: NpuProfile, requir
     for seed in range(30):
         program, drawn = random_program(seed, profile)
         memory = filled(drawn, profile)
-        expected = memory_after(Simulator(profile), program, memory)
+        expected = memory_after(FunctionalModel(profile), program, memory)
         np.testing.assert_array_equal(memory_after(machine, program, memory), expected, err_msg=f"seed {seed}")
         assert machine.counters == time_program(isa.decode(program.instructions), profile).counters
     machine.close()
@@ -91,7 +91,9 @@ def test_a_fault_put_into_the_rtl_is_found(
     differ = [
         program
         for program, memory in runs
-        if not np.array_equal(memory_after(machine, program, memory), memory_after(Simulator(machine.profile), program, memory))
+        if not np.array_equal(
+            memory_after(machine, program, memory), memory_after(FunctionalModel(machine.profile), program, memory)
+        )
     ]
     machine.close()
     assert differ

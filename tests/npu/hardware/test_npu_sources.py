@@ -90,7 +90,8 @@ def test_a_library_is_built_once_per_machine_whatever_its_name(require: Callable
 
 
 @pytest.mark.parametrize(
-    "module", ["program", "model.simulator", "model.report", "hardware.bitstream", "machines.rtl_simulator", "machines.failover"]
+    "module",
+    ["program", "model.functional_model", "model.report", "hardware.bitstream", "machines.rtl_simulator", "machines.failover"],
 )
 def test_what_runs_beside_a_board_never_loads_onnx(module: str) -> None:
     script = f"import accel.npu.{module}, sys; print('onnx' in sys.modules)"

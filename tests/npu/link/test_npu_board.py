@@ -21,7 +21,7 @@ from accel.npu.link.frames import cobs_decode, cobs_encode
 from accel.npu.link.protocol import Link
 from accel.npu.machines.board import Board
 from accel.npu.machines.simulated_board import simulated_board
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import find_profile
 from accel.npu.tensors import TensorPlace
 from edgewright.cli import main
@@ -65,7 +65,9 @@ def test_a_board_behind_a_serial_line_gives_the_bits_of_the_functional_model(dev
     board = Board(PROFILE, device)
     for seed in range(3):
         program, memory = random_program(seed, PROFILE)
-        np.testing.assert_array_equal(memory_after(board, program, memory), memory_after(Simulator(PROFILE), program, memory))
+        np.testing.assert_array_equal(
+            memory_after(board, program, memory), memory_after(FunctionalModel(PROFILE), program, memory)
+        )
     board.close()
 
 
@@ -76,7 +78,7 @@ def test_n104_n105_dropped_doubled_and_corrupted_bytes_change_nothing_but_the_ti
         result = memory_after(board, program, memory)
         repeated = board.link.repeated
         board.close()
-    np.testing.assert_array_equal(result, memory_after(Simulator(PROFILE), program, memory))
+    np.testing.assert_array_equal(result, memory_after(FunctionalModel(PROFILE), program, memory))
     assert repeated > 0
 
 

@@ -17,7 +17,7 @@ from accel.npu.link.discovery import SerialPort, candidates, resolve
 from accel.npu.machines.board import Board
 from accel.npu.machines.failover import Failover
 from accel.npu.machines.simulated_board import simulated_board
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import find_profile
 from edgewright.errors import BadInputError, OperationError
 from tests.support.faulty_serial import bad_line, unharmed
@@ -31,7 +31,7 @@ WANTED = [(0, len(MEMORY))]
 def expected(first: int) -> Int8:
     memory = MEMORY.copy()
     memory[0, 0] = first
-    return memory_after(Simulator(PROFILE), PROGRAM, memory)
+    return memory_after(FunctionalModel(PROFILE), PROGRAM, memory)
 
 
 def asked(machine: Failover, first: int) -> Int8:

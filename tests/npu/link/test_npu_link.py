@@ -19,7 +19,7 @@ from accel.npu.link.window import WINDOW, LostProgramError
 from accel.npu.machines.board import Board
 from accel.npu.machines.port import memories_of
 from accel.npu.machines.simulated_board import running_board
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import find_profile
 from accel.npu.program import NpuProgram
 from accel.npu.registers import ACTIVATIONS, PROGRAM, REGISTERS, STATUS, WEIGHTS, Words
@@ -132,7 +132,7 @@ def test_n104_n109_a_noisy_line_changes_nothing_but_the_time(device: str, seed: 
         board = Board(PROFILE, path, answer_s=0.1)
         result = memory_after(board, program, memory)
         board.close()
-    np.testing.assert_array_equal(result, memory_after(Simulator(PROFILE), program, memory))
+    np.testing.assert_array_equal(result, memory_after(FunctionalModel(PROFILE), program, memory))
     assert board.link.repeated > 0
 
 
@@ -150,7 +150,7 @@ def test_n110_a_core_that_does_not_come_to_rest_is_reset_and_the_board_goes_on(d
     with pytest.raises(LostProgramError, match=r"must finish within 0\.2 s, but it did not: reset$"):
         memory_after(board, long_program(), np.ones((256, 4), np.int8))
     program, memory = random_program(3, PROFILE)
-    np.testing.assert_array_equal(memory_after(board, program, memory), memory_after(Simulator(PROFILE), program, memory))
+    np.testing.assert_array_equal(memory_after(board, program, memory), memory_after(FunctionalModel(PROFILE), program, memory))
     board.close()
 
 
@@ -171,7 +171,7 @@ def test_n111_a_board_that_is_reset_while_it_runs_gets_its_program_again(
     result = memory_after(board, program, memory)
     board.close()
     assert pressed.is_set()
-    np.testing.assert_array_equal(result, memory_after(Simulator(PROFILE), program, memory))
+    np.testing.assert_array_equal(result, memory_after(FunctionalModel(PROFILE), program, memory))
 
 
 def test_n111_a_board_that_is_reset_in_the_middle_of_an_upload_says_so(

@@ -23,8 +23,8 @@ from accel.npu.lowering.lower import lower
 from accel.npu.lowering.microscaling import BLOCK, FEWEST_CHANNELS, LARGEST_SUM, shift_weights
 from accel.npu.machines.host import Session
 from accel.npu.machines.rtl_simulator import RtlSimulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
-from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
 from edgewright.errors import ModelError, ProfileError
 from tests.support.npu_networks import INPUT, Float, Network, quantize, reference
@@ -35,9 +35,9 @@ SHAPE = isa.Shape(height=1, width=16, rows=1, columns=16, row_pitch=16)
 
 
 @pytest.fixture(scope="module", params=["functional", "rtl"])
-def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[Simulator | RtlSimulator]:
+def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> Iterator[FunctionalModel | RtlSimulator]:
     if request.param == "functional":
-        yield Simulator(PROFILE)
+        yield FunctionalModel(PROFILE)
         return
     require("verilator")
     rtl_simulator = RtlSimulator(PROFILE)
@@ -45,7 +45,7 @@ def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> I
     rtl_simulator.close()
 
 
-def test_n141_n142_a_pass_adds_each_rows_product_times_a_power_of_two(machine: Simulator | RtlSimulator) -> None:
+def test_n141_n142_a_pass_adds_each_rows_product_times_a_power_of_two(machine: FunctionalModel | RtlSimulator) -> None:
     generator = np.random.default_rng(0)
     memory = generator.integers(-128, 128, (80, PROFILE.columns)).astype(np.int8)
     weights = generator.integers(-127, 128, (2, PROFILE.rows, PROFILE.columns)).astype(np.int8)
@@ -62,7 +62,7 @@ def test_n141_n142_a_pass_adds_each_rows_product_times_a_power_of_two(machine: S
     assert len(np.unique(result)) > 20
 
 
-def test_n142_a_depthwise_pass_takes_no_shift(machine: Simulator | RtlSimulator) -> None:
+def test_n142_a_depthwise_pass_takes_no_shift(machine: FunctionalModel | RtlSimulator) -> None:
     memory = np.random.default_rng(1).integers(-128, 128, (80, PROFILE.columns)).astype(np.int8)
     rows = np.concatenate([np.full((1, PROFILE.columns), 5), np.ones((PROFILE.rows, PROFILE.columns))]).astype(np.int8)
     depthwise = isa.Dw(base=0, tap_row_pitch=16, tap_column_pitch=1, swap=1)
@@ -202,7 +202,7 @@ def test_n140_a_layer_in_blocks_is_within_one_step_of_onnxruntime_and_mostly_equ
     blocked = in_blocks(model, images)
     result = compile_model(blocked, PROFILE)
     (place,) = result.program.description.outputs
-    ours = Session(Simulator(PROFILE), result.program).run({INPUT: images})[place.name]
+    ours = Session(FunctionalModel(PROFILE), result.program).run({INPUT: images})[place.name]
     (theirs,) = reference(blocked, images, [place.name])
     apart = np.rint((ours - theirs) / place.scale)
     layers = [layer for layer in lower(blocked).layers if isinstance(layer, ConvolutionLayer)]
@@ -220,7 +220,7 @@ def test_n140_n145_a_network_in_blocks_has_the_same_bits_and_the_predicted_cycle
     program = compile_model(in_blocks(model, images), PROFILE).program
     rtl_simulator = RtlSimulator(PROFILE)
     rtl = Session(rtl_simulator, program).run({INPUT: images[:2]})
-    functional = Session(Simulator(PROFILE), program).run({INPUT: images[:2]})
+    functional = Session(FunctionalModel(PROFILE), program).run({INPUT: images[:2]})
     for name, values in rtl.items():
         np.testing.assert_array_equal(values, functional[name])
     assert rtl_simulator.counters == estimate(program, PROFILE).counters

@@ -11,7 +11,7 @@ import pytest
 
 import hardware_profiles
 from accel.npu import isa
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from accel.npu.program import LayerRecord, NpuProgram, read_program
 from accel.npu.tensors import ColumnFold, TensorPlace
@@ -77,7 +77,7 @@ def test_n54_a_program_for_another_machine_is_refused_before_it_is_loaded(progra
     with pytest.raises(
         ProfileError, match=r"^the program was compiled for NPU npu-sim-4 .* compile the model again for npu-sim-8$"
     ):
-        Simulator(find_profile("npu-sim-8")).load(program)
+        FunctionalModel(find_profile("npu-sim-8")).load(program)
 
 
 def test_n60_every_profile_has_its_own_hash_and_a_new_name_does_not_change_it() -> None:

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from accel.npu.compiler.compile import compile_model
 from accel.npu.machines.host import Session
-from accel.npu.model.simulator import Simulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import find_profile
 from convert.conversion import ConvertOptions, convert_model
 from edgewright.cli import main
@@ -23,7 +23,7 @@ from edgewright.contracts.samples import Samples, load_samples, write_npz
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import ModelError
 from edgewright.packing import PackOptions, pack
-from quantize.npu.functional import FunctionalGraph, FunctionalModel, functional_evaluation
+from quantize.npu.functional import FunctionalGraph, PartitionedModel, functional_evaluation
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.report.detail import read_details
 from quantize.scheme import Scheme
@@ -100,8 +100,8 @@ def test_inner_tensors_are_within_a_step_of_what_onnxruntime_computes(graph: onn
 
 def test_every_npu_computes_what_the_functional_model_says(graph: onnx.ModelProto, samples: Samples) -> None:
     program = compile_model(graph, SMALL).program
-    (small,) = Session(Simulator(SMALL), program).run(samples.inputs).values()
-    (roomy,) = FunctionalModel(graph)._session.run(samples.inputs).values()
+    (small,) = Session(FunctionalModel(SMALL), program).run(samples.inputs).values()
+    (roomy,) = PartitionedModel(graph)._session.run(samples.inputs).values()
     np.testing.assert_array_equal(small, roomy)
 
 
@@ -140,7 +140,7 @@ def test_a_unit_that_died_in_training_does_not_overflow_the_accumulators(tmp_pat
     nodes = [helper.make_node("Gemm", ["x", "a", "bias"], ["y"], name="only")]
     build = build_of(nodes, {"a": alive, "bias": np.ones(4)}, tmp_path, width=96)
     made = quantize(build, QuantizeOptions(scheme=Scheme.NPU_INT8, samples=tmp_path / "x.npz"))
-    found = FunctionalModel(onnx.load(made.file(LayerKind.GRAPH))).run({"x": noise(64, 96, seed=1)})["y"]
+    found = PartitionedModel(onnx.load(made.file(LayerKind.GRAPH))).run({"x": noise(64, 96, seed=1)})["y"]
     np.testing.assert_allclose(found[:, 2], 1.0, atol=0.2)
 
 

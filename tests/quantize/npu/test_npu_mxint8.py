@@ -21,8 +21,8 @@ from accel.npu.lowering.lower import lower
 from accel.npu.lowering.microscaling import BLOCK
 from accel.npu.machines.host import Session
 from accel.npu.machines.rtl_simulator import RtlSimulator
+from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
-from accel.npu.model.simulator import Simulator
 from accel.npu.profile import find_profile
 from accel.npu.program import read_program
 from convert.conversion import ConvertOptions, convert_model
@@ -36,7 +36,7 @@ from quantize.calibration.calibrate import tensor_ranges
 from quantize.calibration.noise import decibels
 from quantize.calibration.thresholds import Calibration
 from quantize.int8.qdq import Form, quantized_graph
-from quantize.npu.functional import FunctionalGraph, FunctionalModel, functional_evaluation
+from quantize.npu.functional import FunctionalGraph, PartitionedModel, functional_evaluation
 from quantize.npu.mxint8 import in_blocks
 from quantize.npu.overflow_guard import leave_headroom
 from quantize.quantization import QuantizeOptions, quantize
@@ -120,7 +120,7 @@ def test_channels_that_weigh_more_do_not_cost_the_others_their_bits(tmp_path: Pa
     plain = in_int8(model, Samples({"x": images}))
     noise_db = []
     for graph in (plain, in_blocks(plain, model)):
-        found = FunctionalModel(graph).run({"x": images})["y"]
+        found = PartitionedModel(graph).run({"x": images})["y"]
         noise_db.append(decibels(float((exact**2).sum()), float(((exact - found) ** 2).sum())))
     assert noise_db[1] > noise_db[0] + gain_db
 
@@ -152,7 +152,7 @@ def test_the_rtl_has_the_bits_of_all_of_resnet_8_in_blocks(require: Callable[[st
         assert rtl_simulator.counters == estimate(program, profile).counters
     finally:
         rtl_simulator.close()
-    expected = Session(Simulator(profile), program).run({INPUT: images[:2]})
+    expected = Session(FunctionalModel(profile), program).run({INPUT: images[:2]})
     np.testing.assert_array_equal(list(rtl.values()), list(expected.values()))
 
 
@@ -296,7 +296,7 @@ def test_onnxruntime_left_to_optimize_computes_the_functional_models_outputs(tmp
     session = onnxruntime.InferenceSession(blocked.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, samples.inputs)
     (step,) = (layer.result.scale for layer in lower(blocked).layers if layer.name == "narrow")
-    apart = np.abs(found - FunctionalModel(blocked).run(samples.inputs)["y"]) / step
+    apart = np.abs(found - PartitionedModel(blocked).run(samples.inputs)["y"]) / step
     assert apart.max() < 1.01
     assert (apart > 0.5).mean() < 0.01
 
@@ -312,7 +312,7 @@ def test_a_unit_that_died_in_training_does_not_overflow_the_accumulators(tmp_pat
     kernel = noise(96, 4)
     kernel[:, 2] *= 6e-7
     model, samples = one_layer(tmp_path / "m.onnx", kernel, np.ones(4)), Samples({"x": noise(64, 96, seed=1)})
-    found = FunctionalModel(in_blocks(in_int8(model, samples), model)).run(samples.inputs)["y"]
+    found = PartitionedModel(in_blocks(in_int8(model, samples), model)).run(samples.inputs)["y"]
     np.testing.assert_allclose(found[:, 2], 1.0, atol=0.2)
 
 
@@ -329,5 +329,5 @@ def test_a_unit_that_was_pruned_keeps_its_bias_behind_large_inputs(
     made = finish(in_int8(model, samples), model)
     session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     (step,) = (layer.result.scale for layer in lower(made).layers)
-    for found in (FunctionalModel(made).run(samples.inputs)["y"], session.run(None, samples.inputs)[0]):
+    for found in (PartitionedModel(made).run(samples.inputs)["y"], session.run(None, samples.inputs)[0]):
         np.testing.assert_allclose(found[:, 2], 0.37, atol=step)

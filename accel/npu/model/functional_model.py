@@ -21,7 +21,7 @@ BATCH = 16
 """Images per pass through the program: enough for NumPy, small enough for the processor's cache."""
 
 
-class Simulator:
+class FunctionalModel:
     """A machine (machines/host.py) made of NumPy."""
 
     def __init__(self, profile: NpuProfile) -> None:
