@@ -33,7 +33,7 @@ from convert.graph.shapes import check_shapes, fix_shapes
 from convert.passes.simplify import simplify
 from convert.source import parity
 from convert.source.identify import SourceKind, identify
-from convert.source.options import Reading
+from convert.source.options import SourceOptions
 from convert.source.resource_limits import Limits
 from convert.split import AUTO, Runs, split
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
@@ -93,9 +93,9 @@ class ConvertOptions:
     """Keep a graph that differs from its source by more than the tolerance."""
 
     @property
-    def reading(self) -> Reading:
+    def source_options(self) -> SourceOptions:
         """What the processes that read the source must know of these."""
-        return Reading(inputs=self.inputs, outputs=self.outputs, trust=self.trust, converters=self.converters)
+        return SourceOptions(inputs=self.inputs, outputs=self.outputs, trust=self.trust, converters=self.converters)
 
     def limits(self) -> Limits:
         """Return what a framework may use now."""
@@ -237,7 +237,7 @@ def _read_keras(source: Path, custom: CustomLayers, options: ConvertOptions) -> 
 def _read_tensorflow(kind: SourceKind, source: Path, options: ConvertOptions) -> ir.Model:
     from convert.from_tensorflow.reader import read_tensorflow
 
-    return read_tensorflow(kind, source, options.limits(), options.reading)
+    return read_tensorflow(kind, source, options.limits(), options.source_options)
 
 
 def _milliseconds(since: float) -> float:
@@ -309,7 +309,7 @@ def _prove(
     """Compare the written graph with its source, report it, and keep the golden samples."""
     names = [spec.name for spec in outputs]
     try:
-        expected = parity.run_source(kind, source, samples, names, options.reading, options.limits())
+        expected = parity.run_source(kind, source, samples, names, options.source_options, options.limits())
     except ModelError as refused:
         if options.samples is not None:
             raise

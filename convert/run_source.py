@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.source.identify import SourceKind
-from convert.source.options import PLAIN, Reading, reading_options
+from convert.source.options import DEFAULT_OPTIONS, SourceOptions, with_source_options
 from edgewright.contracts.samples import read_npz, write_npz
 from edgewright.errors import EdgewrightError
 
@@ -24,30 +24,30 @@ Arrays = list[npt.NDArray[Any]]
 BATCH_SIZE = 32
 
 
-def run_source(kind: SourceKind, source: Path, inputs: Arrays, reading: Reading = PLAIN) -> Arrays:
+def run_source(kind: SourceKind, source: Path, inputs: Arrays, options: SourceOptions = DEFAULT_OPTIONS) -> Arrays:
     """Return the outputs of the source model, in its own order."""
     if kind is SourceKind.KERAS:
-        return _run_keras(source, inputs, reading)
+        return _run_keras(source, inputs, options)
     if kind in (SourceKind.SKLEARN, SourceKind.PICKLE):
-        return _run_sklearn(source, inputs, pickled=kind is SourceKind.PICKLE, trust=reading.trust)
+        return _run_sklearn(source, inputs, pickled=kind is SourceKind.PICKLE, trust=options.trust)
     if kind in (SourceKind.LIGHTGBM, SourceKind.XGBOOST):
         return _run_boosting(kind, source, inputs)
     if kind in (SourceKind.SAVED_MODEL, SourceKind.FROZEN_GRAPH):
         from convert.from_tensorflow.reader import run_tensorflow
 
-        return run_tensorflow(kind, source, inputs, reading, batch_size=BATCH_SIZE)
+        return run_tensorflow(kind, source, inputs, options, batch_size=BATCH_SIZE)
     if kind is SourceKind.TORCH:
         from convert.from_torch import torch_outputs
 
-        return torch_outputs(source, inputs, trust=reading.trust, batch_size=BATCH_SIZE)
+        return torch_outputs(source, inputs, trust=options.trust, batch_size=BATCH_SIZE)
     return _run_onnx(source, inputs)
 
 
-def _run_keras(source: Path, inputs: Arrays, reading: Reading) -> Arrays:
+def _run_keras(source: Path, inputs: Arrays, options: SourceOptions) -> Arrays:
     from convert.from_keras.custom_layers import custom_layers
     from convert.from_keras.reader import as_argument, load_keras
 
-    model = load_keras(source, trust=reading.trust, custom=custom_layers(reading.converters))
+    model = load_keras(source, trust=options.trust, custom=custom_layers(options.converters))
     import keras
 
     found = model.predict(as_argument(model, inputs), batch_size=BATCH_SIZE, verbose=0)
@@ -82,13 +82,13 @@ def _run_onnx(source: Path, inputs: Arrays) -> Arrays:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("given", type=click.Path(path_type=Path))
 @click.argument("answer", type=click.Path(path_type=Path))
-@reading_options
-def main(kind: str, source: Path, given: Path, answer: Path, reading: Reading) -> None:
+@with_source_options
+def main(kind: str, source: Path, given: Path, answer: Path, options: SourceOptions) -> None:
     """Run SOURCE on the arrays in GIVEN and write ANSWER."""
     arrays = read_npz(given)
     ordered = [arrays[f"input_{place}"] for place in range(len(arrays))]
     try:
-        found = run_source(SourceKind(kind), source, ordered, reading)
+        found = run_source(SourceKind(kind), source, ordered, options)
     except EdgewrightError as error:
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)

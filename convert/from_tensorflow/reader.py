@@ -29,8 +29,8 @@ from convert.from_keras.tensorflow_settings import settle_tensorflow
 from convert.from_onnx import lifted
 from convert.graph.emit import IR_VERSION, named_shape
 from convert.source.identify import SourceKind
-from convert.source.options import PLAIN, Reading
-from convert.source.resource_limits import Limits, run_capped
+from convert.source.options import DEFAULT_OPTIONS, SourceOptions
+from convert.source.resource_limits import Limits, run_limited
 from edgewright.contracts.names import nearest
 from edgewright.errors import ModelError, NotFoundError
 from edgewright.graphs.lazy_weights import LazyWeight
@@ -65,7 +65,7 @@ class Frozen:
     outputs: dict[str, str]
 
 
-def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, reading: Reading = PLAIN) -> ir.Model:
+def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, options: SourceOptions = DEFAULT_OPTIONS) -> ir.Model:
     """Return the graph of a SavedModel, a frozen graph, or a Keras model whose code the user trusts.
 
     Raises:
@@ -82,9 +82,9 @@ def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, reading: Readi
             kind.value,
             str(path.resolve()),
             name,
-            *reading.arguments,
+            *options.arguments,
         ]
-        run_capped(command, limits, path)
+        run_limited(command, limits, path)
         proto = lifted(onnx.load(folder / "graph.onnx"), path)
         proto.ir_version = IR_VERSION
         proto.producer_name, proto.producer_version, proto.doc_string, proto.graph.name = "edgewright", "", "", "model"
@@ -94,13 +94,13 @@ def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, reading: Readi
     return model
 
 
-def run_tensorflow(kind: SourceKind, path: Path, inputs: Arrays, reading: Reading, *, batch_size: int) -> Arrays:
+def run_tensorflow(kind: SourceKind, path: Path, inputs: Arrays, options: SourceOptions, *, batch_size: int) -> Arrays:
     """Return what TensorFlow itself says, in the order of the graph's outputs."""
     tf = _tensorflow()
     function = None
-    if kind is SourceKind.SAVED_MODEL and not reading.inputs:
-        function = _signature_function(path, reading)  # its variables stay where they are: a quarter of the memory of freezing
-    function = function or _pruned(freeze(kind, path, reading))
+    if kind is SourceKind.SAVED_MODEL and not options.inputs:
+        function = _signature_function(path, options)  # its variables stay where they are: a quarter of the memory of freezing
+    function = function or _pruned(freeze(kind, path, options))
     parts = [
         [np.asarray(one) for one in function(*(tf.constant(array[start : start + batch_size]) for array in inputs))]
         for start in range(0, len(inputs[0]), batch_size)
@@ -119,14 +119,14 @@ def _pruned(frozen: Frozen) -> Callable[..., Sequence[Any]]:
     return function
 
 
-def _signature_function(path: Path, reading: Reading) -> Callable[..., Sequence[Any]] | None:
+def _signature_function(path: Path, options: SourceOptions) -> Callable[..., Sequence[Any]] | None:
     """Return a SavedModel's own function of its inputs, or None where they go by other names than its arguments."""
-    model, signature = _loaded(path, reading)
+    model, signature = _loaded(path, options)
     count = len(signature.inputs) - len(signature.captured_inputs)
     names = [tensor.name.split(":")[0] for tensor in signature.inputs[:count]]
     if set(names) != set(signature.structured_input_signature[1]):
         return None
-    outputs = _chosen(reading.outputs, {name: name for name in sorted(signature.structured_outputs)}, path)
+    outputs = _chosen(options.outputs, {name: name for name in sorted(signature.structured_outputs)}, path)
 
     def function(*tensors: Any, _alive: Any = model) -> Sequence[Any]:
         found = signature(**dict(zip(names, tensors, strict=True)))
@@ -135,13 +135,13 @@ def _signature_function(path: Path, reading: Reading) -> Callable[..., Sequence[
     return function
 
 
-def freeze(kind: SourceKind, path: Path, reading: Reading) -> Frozen:
+def freeze(kind: SourceKind, path: Path, options: SourceOptions) -> Frozen:
     """Return the graph of a source, its variables as constants."""
     if kind is SourceKind.FROZEN_GRAPH:
-        return _frozen_graph(path, reading)
+        return _frozen_graph(path, options)
     if kind is SourceKind.SAVED_MODEL:
-        return _frozen_saved_model(path, reading)
-    return _frozen_keras(path, reading)
+        return _frozen_saved_model(path, options)
+    return _frozen_keras(path, options)
 
 
 def convert_frozen(frozen: Frozen, path: Path, folder: Path) -> None:
@@ -169,7 +169,7 @@ def _tensorflow() -> Any:
     return tensorflow
 
 
-def _frozen_graph(path: Path, reading: Reading) -> Frozen:
+def _frozen_graph(path: Path, options: SourceOptions) -> Frozen:
     tf = _tensorflow()
     graph_def = tf.compat.v1.GraphDef()
     try:
@@ -178,28 +178,28 @@ def _frozen_graph(path: Path, reading: Reading) -> Frozen:
             tf.import_graph_def(graph_def, name="")
     except Exception as wrong:  # protobuf's and TensorFlow's errors share no base
         raise ModelError(f"{path} must be a whole frozen graph, but TensorFlow cannot load it: {_short(wrong)}") from wrong
-    _refuse_code([graph_def], path, trust=reading.trust)
+    _refuse_code([graph_def], path, trust=options.trust)
     used = {name.split(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
     found_inputs = [node.name for node in graph_def.node if node.op == "Placeholder"]
     found_outputs = [node.name for node in graph_def.node if node.name not in used and node.op not in _NO_OUTPUT]
     names = [node.name for node in graph_def.node]
-    inputs = _tensors(reading.inputs, names, path) or {name: f"{name}:0" for name in found_inputs}
-    outputs = _tensors(reading.outputs, names, path) or {name: f"{name}:0" for name in found_outputs}
+    inputs = _tensors(options.inputs, names, path) or {name: f"{name}:0" for name in found_inputs}
+    outputs = _tensors(options.outputs, names, path) or {name: f"{name}:0" for name in found_outputs}
     if not inputs or not outputs:
         raise ModelError(f"{path} must have inputs and outputs, but none were found: name them with --inputs and --outputs")
     return Frozen(graph_def, inputs, outputs)
 
 
-def _frozen_saved_model(path: Path, reading: Reading) -> Frozen:
-    _alive, signature = _loaded(path, reading)
+def _frozen_saved_model(path: Path, options: SourceOptions) -> Frozen:
+    _alive, signature = _loaded(path, options)
     frozen = _constant(signature)
     # A frozen function lists its inputs in the order of the signature's tensors, which carry the argument names.
     inputs = {tensor.name.split(":")[0]: tensor.name for tensor in frozen.inputs}
     outputs = dict(zip(sorted(signature.structured_outputs), (tensor.name for tensor in frozen.outputs), strict=True))
-    return Frozen(frozen.graph.as_graph_def(), _chosen(reading.inputs, inputs, path), _chosen(reading.outputs, outputs, path))
+    return Frozen(frozen.graph.as_graph_def(), _chosen(options.inputs, inputs, path), _chosen(options.outputs, outputs, path))
 
 
-def _loaded(path: Path, reading: Reading) -> tuple[Any, Any]:
+def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
     """Return a SavedModel and the function that it is served by, whose variables live as long as the model does."""
     tf = _tensorflow()
     from tensorflow.core.protobuf import saved_model_pb2
@@ -207,7 +207,7 @@ def _loaded(path: Path, reading: Reading) -> tuple[Any, Any]:
     content = saved_model_pb2.SavedModel()
     try:
         content.ParseFromString((path / "saved_model.pb").read_bytes())
-        _refuse_code([meta.graph_def for meta in content.meta_graphs], path, trust=reading.trust)
+        _refuse_code([meta.graph_def for meta in content.meta_graphs], path, trust=options.trust)
         loaded = tf.saved_model.load(str(path))
     except ModelError:
         raise
@@ -219,12 +219,12 @@ def _loaded(path: Path, reading: Reading) -> tuple[Any, Any]:
     return loaded, signatures.get("serving_default") or next(iter(signatures.values()))
 
 
-def _frozen_keras(path: Path, reading: Reading) -> Frozen:
+def _frozen_keras(path: Path, options: SourceOptions) -> Frozen:
     tf = _tensorflow()
     from convert.from_keras.custom_layers import custom_layers
     from convert.from_keras.reader import as_argument, load_keras, names_of_outputs
 
-    model = load_keras(path, trust=reading.trust, custom=custom_layers(reading.converters))
+    model = load_keras(path, trust=options.trust, custom=custom_layers(options.converters))
     import keras
 
     specs = [tf.TensorSpec([None, *one.shape[1:]], one.dtype) for one in model.inputs]

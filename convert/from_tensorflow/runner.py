@@ -13,7 +13,7 @@ import click
 
 from convert.from_tensorflow.reader import convert_frozen, freeze
 from convert.source.identify import SourceKind
-from convert.source.options import Reading, reading_options
+from convert.source.options import SourceOptions, with_source_options
 from edgewright.errors import EdgewrightError
 
 
@@ -21,12 +21,12 @@ from edgewright.errors import EdgewrightError
 @click.argument("kind", type=click.Choice([str(kind) for kind in SourceKind]))
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@reading_options
-def main(kind: str, source: Path, folder: Path, reading: Reading) -> None:
+@with_source_options
+def main(kind: str, source: Path, folder: Path, options: SourceOptions) -> None:
     """Write the graph of SOURCE into FOLDER."""
     logging.disable(logging.CRITICAL)  # tf2onnx logs as errors what is then told in one line
     try:
-        frozen = freeze(SourceKind(kind), source, reading)
+        frozen = freeze(SourceKind(kind), source, options)
         convert_frozen(frozen, source, folder)
     except EdgewrightError as error:
         click.echo(str(error), err=True)

@@ -12,7 +12,7 @@ import click
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class SourceOptions:
     """How a source is to be read."""
 
     inputs: tuple[str, ...] = ()
@@ -32,22 +32,22 @@ class Reading:
         return named if self.converters is None else [*named, "--converters", str(self.converters.resolve())]
 
 
-PLAIN = Reading()
+DEFAULT_OPTIONS = SourceOptions()
 """Nothing is said."""
 
 
-def reading_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a runner's command the options of `Reading.arguments`, as one parameter `reading`."""
+def with_source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a runner's command the options of `SourceOptions.arguments`, as one parameter `options`."""
 
     @click.option("--input", "inputs", multiple=True)
     @click.option("--output", "outputs", multiple=True)
     @click.option("--trust", is_flag=True)
     @click.option("--converters", type=click.Path(path_type=Path))
     @functools.wraps(command)
-    def with_reading(
+    def with_options(
         *arguments: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], trust: bool, converters: Path | None, **others: Any
     ) -> None:
-        reading = Reading(inputs=inputs, outputs=outputs, trust=trust, converters=converters)
-        command(*arguments, reading=reading, **others)
+        options = SourceOptions(inputs=inputs, outputs=outputs, trust=trust, converters=converters)
+        command(*arguments, options=options, **others)
 
-    return with_reading
+    return with_options

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.source.identify import SourceKind
-from convert.source.options import PLAIN, Reading
-from convert.source.resource_limits import Limits, run_capped
+from convert.source.options import DEFAULT_OPTIONS, SourceOptions
+from convert.source.resource_limits import Limits, run_limited
 from edgewright.contracts.samples import Samples, Tensors, read_npz, write_npz
 from edgewright.contracts.variant import LayerKind, Measured, TensorSpec, Tolerance
 from edgewright.errors import ParityError
@@ -72,7 +72,7 @@ def run_source(
     source: Path,
     samples: Samples,
     outputs: Sequence[str],
-    reading: Reading = PLAIN,
+    options: SourceOptions = DEFAULT_OPTIONS,
     limits: Limits | None = None,
 ) -> Tensors:
     """Return the source model's outputs, under the graph's names.
@@ -92,9 +92,9 @@ def run_source(
             str(source.resolve()),
             str(given),
             str(answer),
-            *reading.arguments,
+            *options.arguments,
         ]
-        run_capped(command, limits or Limits.of_this_machine(), source, doing="running it in its own framework")
+        run_limited(command, limits or Limits.of_this_machine(), source, doing="running it in its own framework")
         arrays = read_npz(answer)
     if len(arrays) != len(outputs):
         raise ParityError(f"{source} has {len(arrays)} outputs, but its graph has {len(outputs)}: {', '.join(outputs)}")

@@ -41,7 +41,7 @@ class Limits:
         return cls(memory_bytes=memory_bytes) if max_time_s is None else cls(memory_bytes=memory_bytes, time_s=max_time_s)
 
 
-def run_capped(command: Sequence[str], limits: Limits, source: Path, *, doing: str = "converting it") -> None:
+def run_limited(command: Sequence[str], limits: Limits, source: Path, *, doing: str = "converting it") -> None:
     """Run `command`, which is `doing` something with `source`, to its end; its last line of error output tells why it failed.
 
     Raises:

@@ -109,7 +109,7 @@ def test_verbose_tells_each_step_and_what_each_pass_did(tmp_path: Path) -> None:
     )
     ours = [re.sub(r"\d+", "#", line) for line in done.stderr.splitlines()]
     assert ours[0] == "I convert.conversion read source_kind=sklearn nodes=# took_ms=#"
-    assert [line for line in ours if re.fullmatch(r"I convert\.simplify pass name=\w+ did='.+' nodes=# took_ms=#", line)]
+    assert [line for line in ours if re.fullmatch(r"I convert\.passes\.simplify pass name=\w+ did='.+' nodes=# took_ms=#", line)]
     assert ours[-1] == "I convert.conversion compared with source samples=# took_ms=#"
     assert not [line for line in ours if "onnx_ir" in line]
 

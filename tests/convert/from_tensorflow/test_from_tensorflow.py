@@ -17,7 +17,7 @@ from convert.from_tensorflow.reader import read_tensorflow, run_tensorflow
 from convert.passes.simplify import simplify
 from convert.run_source import run_source
 from convert.source.identify import SourceKind, identify
-from convert.source.options import PLAIN, Reading
+from convert.source.options import DEFAULT_OPTIONS, SourceOptions
 from convert.source.resource_limits import Limits
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory
@@ -84,13 +84,13 @@ def test_an_inner_node_can_be_the_output_and_the_nearest_names_are_offered(tmp_p
     kind, path = SourceKind.FROZEN_GRAPH, frozen_graph()
     assert identify(path) is kind
     names = [node.name for node in _graph_def(path).node if node.op == "Relu6"]
-    inner = Reading(outputs=(names[0],))
+    inner = SourceOptions(outputs=(names[0],))
     graph = read_tensorflow(kind, path, AMPLE, inner)
     simplify(graph, check_each=True)
     expected = run_tensorflow(kind, path, [noise(3, 8, 8, 3)], inner, batch_size=2)
     assert relative_difference(run_graph(graph, noise(3, 8, 8, 3))[0], expected[0]) < 1e-5
     with pytest.raises(NotFoundError) as told:
-        run_tensorflow(kind, path, [], Reading(outputs=(names[0] + "x",)), batch_size=2)
+        run_tensorflow(kind, path, [], SourceOptions(outputs=(names[0] + "x",)), batch_size=2)
     assert str(told.value).startswith(f"{path} has no node {names[0] + 'x'!r}; known: {names[0]}")
 
 
@@ -104,7 +104,7 @@ def _graph_def(path: Path) -> Any:
 
 def test_an_output_that_does_not_exist_is_told() -> None:
     with pytest.raises(NotFoundError) as told:
-        run_tensorflow(SourceKind.SAVED_MODEL, saved_model(), [], Reading(outputs=("output_7",)), batch_size=1)
+        run_tensorflow(SourceKind.SAVED_MODEL, saved_model(), [], SourceOptions(outputs=("output_7",)), batch_size=1)
     assert str(told.value).startswith(f"{saved_model()} has no input or output 'output_7'; known: output_")
 
 
@@ -137,7 +137,7 @@ def test_at_the_time_limit_it_stops_with_a_clear_message() -> None:
 
 def refusal(kind: SourceKind, path: Path) -> str:
     with pytest.raises(ModelError) as told:
-        run_tensorflow(kind, path, [], PLAIN, batch_size=1)
+        run_tensorflow(kind, path, [], DEFAULT_OPTIONS, batch_size=1)
     return str(told.value)
 
 
@@ -188,8 +188,8 @@ def test_a_lambda_layer_is_traced_when_its_author_is_trusted(tmp_path: Path) -> 
     model = keras().Model(image, layers.Dense(3, name="y")(layers.Lambda(lambda x: x * x + 1)(image)))
     path = saved(shaken(model), tmp_path / "m.keras")
     assert holds_code(path)
-    graph = read_tensorflow(SourceKind.KERAS, path, AMPLE, Reading(trust=True))
-    expected = run_source(SourceKind.KERAS, path, [noise(6, 4)], Reading(trust=True))
+    graph = read_tensorflow(SourceKind.KERAS, path, AMPLE, SourceOptions(trust=True))
+    expected = run_source(SourceKind.KERAS, path, [noise(6, 4)], SourceOptions(trust=True))
     assert [str(value.name) for value in (*graph.graph.inputs, *graph.graph.outputs)] == ["x", "y"]
     assert relative_difference(run_graph(graph, noise(6, 4))[0], expected[0]) < 1e-5
 
