@@ -1,7 +1,7 @@
-"""`edgewright npu`: what a model costs on an NPU, what it answers, and the listing of its program.
+"""`edgewright npu`: compile a model for an NPU, estimate its cost, run it, and list its instructions.
 
-MODEL is a quantized ONNX file (QDQ, as `edgewright quantize` writes it), which is compiled for `--profile`, or a compiled
-program (`npu.program`).
+MODEL is a quantized ONNX file (QDQ, as `edgewright quantize` writes it), which is compiled for `--profile`; a compiled program
+(`npu.program`); or a build directory with a compiled NPU variant (program_source.py).
 """
 
 from __future__ import annotations
@@ -25,21 +25,26 @@ from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import Estimate, estimate, listing
 from accel.npu.outputs import check_output
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
-from accel.npu.program import MAGIC, NpuProgram, read_program
+from accel.npu.program import NpuProgram
+from accel.npu.program_source import DEFAULT_PROFILE, load_program, read_onnx
 from accel.npu.tensors import TensorPlace
 from edgewright.command_line import common_options, print_json, print_table, progress
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.samples import Tensors, read_npz, write_npz
-from edgewright.errors import BadInputError, EdgewrightError, ModelError, OperationError, SamplesError, UnreachableError
+from edgewright.errors import EdgewrightError, OperationError, SamplesError, UnreachableError
 
 if TYPE_CHECKING:
-    import onnx
-
     from accel.npu.machines.board import Board
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 SIMULATED = "simulated"
-PROFILE = click.option("--profile", "profile_name", default="ulx3s-85f", show_default=True, help="Which NPU (`npu profiles`).")
+PROFILE = click.option("--profile", "profile_name", default=DEFAULT_PROFILE, show_default=True, help="NPU (`npu profiles`).")
+PROFILE_OF_MODEL = click.option(
+    "--profile",
+    "profile_name",
+    show_default=f"the NPU of the build directory, else {DEFAULT_PROFILE}",
+    help="NPU (`npu profiles`).",
+)
 
 
 @click.group()
@@ -79,7 +84,7 @@ def compile_command(model: Path, profile_name: str, output: Path, as_json: bool)
     from accel.npu.compiler.compile import compile_model
 
     check_output(output)
-    compiled = compile_model(_read_onnx(model), find_profile(profile_name))
+    compiled = compile_model(read_onnx(model), find_profile(profile_name))
     write_atomically(output, compiled.program.to_bytes())
     if as_json:
         print_json(compiled.coverage)
@@ -90,12 +95,12 @@ def compile_command(model: Path, profile_name: str, output: Path, as_json: bool)
 
 @group.command(name="estimate")
 @MODEL
-@PROFILE
+@PROFILE_OF_MODEL
 @common_options
-def estimate_command(model: Path, profile_name: str, as_json: bool) -> None:
+def estimate_command(model: Path, profile_name: str | None, as_json: bool) -> None:
     """Show the cycles of every layer, from the cycle model."""
-    profile = find_profile(profile_name)
-    cost = estimate(_program(model, profile), profile)
+    program, profile = load_program(model, profile_name)
+    cost = estimate(program, profile)
     if as_json:
         print_json(cost)
         return
@@ -104,7 +109,7 @@ def estimate_command(model: Path, profile_name: str, as_json: bool) -> None:
 
 @group.command()
 @MODEL
-@PROFILE
+@PROFILE_OF_MODEL
 @click.option("--samples", "samples_path", type=click.Path(path_type=Path), required=True, help="A .npz with the inputs.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs as .npz.")
 @click.option("--device", help="Run on a board too, and compare: its serial port, its USB id (0403:6015), or auto.")
@@ -113,7 +118,7 @@ def estimate_command(model: Path, profile_name: str, as_json: bool) -> None:
 @common_options
 def run(
     model: Path,
-    profile_name: str,
+    profile_name: str | None,
     samples_path: Path,
     output: Path | None,
     device: str | None,
@@ -124,8 +129,7 @@ def run(
     """Run samples on the functional model, the RTL or a board."""
     if output is not None:
         check_output(output)
-    profile = find_profile(profile_name)
-    program = _program(model, profile)
+    program, profile = load_program(model, profile_name)
     inputs = _inputs(read_npz(samples_path), program.description.inputs)
     outputs: Tensors = dict(Session(FunctionalModel(profile), program).run(inputs))
     checks: dict[str, dict[str, object]] = {}
@@ -177,11 +181,11 @@ def simulate(profile_name: str, link: Path | None) -> None:
 
 @group.command()
 @MODEL
-@PROFILE
-def disasm(model: Path, profile_name: str) -> None:
+@PROFILE_OF_MODEL
+def disasm(model: Path, profile_name: str | None) -> None:
     """List the instructions of a program."""
-    profile = find_profile(profile_name)
-    for line in listing(_program(model, profile), profile):
+    program, profile = load_program(model, profile_name)
+    for line in listing(program, profile):
         click.echo(line)
 
 
@@ -193,38 +197,6 @@ def _array(profile: NpuProfile) -> str:
 
 def _fields(profile: NpuProfile) -> dict[str, object]:
     return {name: getattr(profile, name) for name in profile.__slots__}
-
-
-def _program(path: Path, profile: NpuProfile) -> NpuProgram:
-    """Read a program, or compile a model."""
-    if path.is_dir():
-        raise BadInputError(
-            f"{path} is a directory, but a model is one file: of a build directory take variants/NAME/npu.program or "
-            "variants/NAME/graph.onnx"
-        )
-    if not path.is_file():
-        raise BadInputError(f"{path}: no such file; it must be a quantized ONNX model or a compiled NPU program")
-    with path.open("rb") as stream:
-        is_program = stream.read(len(MAGIC)) == MAGIC
-    if is_program:
-        program = read_program(path.read_bytes(), str(path))
-        program.check_profile(profile)
-        return program
-    from accel.npu.compiler.compile import compile_model
-
-    return compile_model(_read_onnx(path), profile).program
-
-
-def _read_onnx(path: Path) -> onnx.ModelProto:
-    """Import onnx only where a model is compiled: a device has programs and no onnx."""
-    import onnx
-
-    if not path.is_file():
-        raise BadInputError(f"{path}: no such file; it must be a quantized ONNX model")
-    try:
-        return onnx.load(path)
-    except Exception as wrong:  # protobuf raises kinds of its own
-        raise ModelError(f"{path} must be an ONNX model or an NPU program, but it cannot be read as either") from wrong
 
 
 def _inputs(arrays: Tensors, places: Sequence[TensorPlace]) -> Tensors:

@@ -13,10 +13,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from accel.npu.outputs import check_output
+from accel.npu.profile import find_profile
 from accel.npu.program import read_program
 from edgewright.cli import main
+from edgewright.compiling import compile_variant
 from edgewright.errors import BadInputError
+from tests.support.npu_builds import make_npu_build
 from tests.support.npu_networks import INPUT, Network, quantize
+
+PROGRAM = "variants/npu-sim-4/npu.program"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +97,7 @@ def test_profiles_fit_a_terminal_with_what_place_and_route_said_below() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(None, "no such file; it must be a quantized ONNX model or a compiled NPU program", id="absent"),
+        pytest.param(None, "no such file; it must be a quantized ONNX model, an NPU program or a build directory", id="absent"),
         pytest.param(b"hello", "must be an ONNX model or an NPU program, but it cannot be read as either", id="no model"),
         pytest.param(
             b"EWNP" + bytes(10), "must start with 48 bytes of NPU program header; these 14 bytes do not", id="cut program"
@@ -152,10 +157,68 @@ def test_a_place_that_this_user_may_not_write_to_is_told(tmp_path: Path, monkeyp
         check_output(tmp_path / "a" / "b")
 
 
-def test_a_build_directory_in_place_of_a_model_is_told_what_to_take_of_it(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["npu", "estimate", str(tmp_path)])
+@pytest.fixture(scope="module")
+def compiled_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build directory with one compiled variant, for npu-sim-4."""
+    build, _ = make_npu_build(tmp_path_factory.mktemp("build") / "build")
+    compile_variant(build, find_profile("npu-sim-4"))
+    return build.path
+
+
+def test_estimate_takes_the_compiled_variant_of_a_build_directory(compiled_build: Path) -> None:
+    cost = json.loads(edgewright("estimate", compiled_build, "--json").stdout)
+    assert cost == json.loads(edgewright("estimate", compiled_build / PROGRAM, "--profile", "npu-sim-4", "--json").stdout)
+    assert cost["profile"] == "npu-sim-4"
+
+
+def test_run_takes_the_compiled_variant_of_a_build_directory(compiled_build: Path) -> None:
+    samples = compiled_build / "graph" / "golden_inputs.npz"
+    from_build = edgewright("run", compiled_build, "--samples", samples, "--json")
+    from_program = edgewright("run", compiled_build / PROGRAM, "--profile", "npu-sim-4", "--samples", samples, "--json")
+    assert from_build.exit_code == 0, from_build.output
+    assert from_build.stdout == from_program.stdout
+
+
+def test_disasm_takes_the_compiled_variant_of_a_build_directory(compiled_build: Path) -> None:
+    listing = edgewright("disasm", compiled_build).stdout
+    assert listing
+    assert listing == edgewright("disasm", compiled_build / PROGRAM, "--profile", "npu-sim-4").stdout
+
+
+def test_a_build_directory_without_a_program_for_the_profile_names_those_it_has(compiled_build: Path) -> None:
+    result = edgewright("estimate", compiled_build, "--profile", "npu-sim-8")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"edgewright: {tmp_path} is a directory, but a model is one file: of a build directory take variants/NAME/npu.program or "
-        "variants/NAME/graph.onnx\n"
+        f"edgewright: {compiled_build} has no program for the NPU npu-sim-8, only for npu-sim-4; "
+        f"run: edgewright compile {compiled_build} --profile npu-sim-8\n"
     )
+
+
+def test_a_build_directory_with_several_programs_asks_for_the_profile(tmp_path: Path) -> None:
+    build, _ = make_npu_build(tmp_path / "build")
+    for name in ("npu-sim-4", "npu-sim-8"):
+        compile_variant(build, find_profile(name))
+    result = edgewright("estimate", build.path)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"edgewright: {build.path} has programs for several NPUs; choose one with --profile: npu-sim-4, npu-sim-8\n"
+    )
+    chosen = edgewright("estimate", build.path, "--profile", "npu-sim-8", "--json")
+    assert json.loads(chosen.stdout)["profile"] == "npu-sim-8"
+
+
+def test_a_build_directory_without_a_compiled_variant_advises_to_compile(tmp_path: Path) -> None:
+    build, _ = make_npu_build(tmp_path / "build")
+    result = edgewright("run", build.path, "--samples", build.graph / "golden_inputs.npz")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"edgewright: {build.path} must hold a variant compiled for an NPU, but it has none; "
+        f"run: edgewright compile {build.path} --profile ulx3s-85f\n"
+    )
+
+
+def test_a_directory_that_is_not_a_build_directory_is_refused(tmp_path: Path) -> None:
+    result = edgewright("estimate", tmp_path)
+    assert result.exit_code == 2
+    assert "build.json" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,101 @@
+"""Load the program that a MODEL argument of `edgewright npu` names, and the NPU that it is for.
+
+a compiled program     its header names the NPU by hash; `--profile` must match
+a build directory      the program of its NPU variant; with several of them, `--profile` chooses
+a quantized graph      compiled for `--profile`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accel.npu.profile import NpuProfile, find_profile
+from accel.npu.program import MAGIC, NpuProgram, read_program
+from edgewright.contracts import wire
+from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.variant import LayerKind, VariantDirectory
+from edgewright.errors import BadInputError, ModelError, NotFoundError, PackageError
+from hardware_profiles.hardware_profile import NPU_HASH, NPU_RECORD
+
+if TYPE_CHECKING:
+    import onnx
+
+DEFAULT_PROFILE = "ulx3s-85f"
+
+
+def load_program(path: Path, profile_name: str | None) -> tuple[NpuProgram, NpuProfile]:
+    """Return the program and its NPU.
+
+    Args:
+        path: a compiled program, a quantized ONNX graph or a build directory.
+        profile_name: the NPU; None takes the NPU of the build directory's only compiled program, else `DEFAULT_PROFILE`.
+
+    Raises:
+        BadInputError: `path` does not exist, or is a build directory with several programs and no profile was given.
+        NotFoundError: `path` is a directory without a program for the NPU.
+        ProfileError: the program was compiled for another NPU.
+    """
+    if path.is_dir():
+        return _from_build(BuildDirectory.open(path), profile_name)
+    if not path.is_file():
+        raise BadInputError(f"{path}: no such file; it must be a quantized ONNX model, an NPU program or a build directory")
+    profile = find_profile(profile_name or DEFAULT_PROFILE)
+    with path.open("rb") as stream:
+        is_program = stream.read(len(MAGIC)) == MAGIC
+    if is_program:
+        return _read(path, profile), profile
+    from accel.npu.compiler.compile import compile_model
+
+    return compile_model(read_onnx(path), profile).program, profile
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file. The import is lazy: a device has compiled programs and no onnx."""
+    import onnx
+
+    if not path.is_file():
+        raise BadInputError(f"{path}: no such file; it must be a quantized ONNX model")
+    try:
+        return onnx.load(path)
+    except Exception as error:  # protobuf raises kinds of its own
+        raise ModelError(f"{path} must be an ONNX model or an NPU program, but it cannot be read as either") from error
+
+
+def _from_build(build: BuildDirectory, profile_name: str | None) -> tuple[NpuProgram, NpuProfile]:
+    compiled = [variant for variant in build.variants() if variant.file(LayerKind.NPU_PROGRAM).is_file()]
+    if not compiled:
+        raise NotFoundError(
+            f"{build.path} must hold a variant compiled for an NPU, but it has none; run: edgewright compile {build.path} "
+            f"--profile {profile_name or DEFAULT_PROFILE}"
+        )
+    profiles = [_profile(variant) for variant in compiled]
+    if profile_name is not None:
+        profile = find_profile(profile_name)
+        variants = [variant for variant in compiled if variant.config.properties.get(NPU_HASH) == profile.hash.hex()]
+        if not variants:
+            raise NotFoundError(
+                f"{build.path} has no program for the NPU {profile.name}, only for {_names(profiles)}; "
+                f"run: edgewright compile {build.path} --profile {profile_name}"
+            )
+        return _read(variants[0].file(LayerKind.NPU_PROGRAM), profile), profile
+    if len(compiled) > 1:
+        raise BadInputError(f"{build.path} has programs for several NPUs; choose one with --profile: {_names(profiles)}")
+    return _read(compiled[0].file(LayerKind.NPU_PROGRAM), profiles[0]), profiles[0]
+
+
+def _profile(variant: VariantDirectory) -> NpuProfile:
+    """Return the NPU from the variant's own record, so that it need not be a shipped one."""
+    record = variant.config.properties.get(NPU_RECORD, "")
+    what = f"the property {NPU_RECORD} of {variant.path}"
+    return wire.decode(record.encode(), NpuProfile, what=what, error=PackageError)
+
+
+def _names(profiles: list[NpuProfile]) -> str:
+    return ", ".join(profile.name for profile in profiles)
+
+
+def _read(path: Path, profile: NpuProfile) -> NpuProgram:
+    program = read_program(path.read_bytes(), str(path))
+    program.check_profile(profile)
+    return program
