@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from cloud.db import schema
+from edgewright.contracts.files import is_disk_full
 from edgewright.errors import BadInputError, StorageFullError, UnreachableError
 
 Listener = Callable[[Mapping["Counter", int]], None]
@@ -148,8 +149,8 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OperationalError as failed:
-        if getattr(failed.orig, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(failed.orig, "sqlstate", "") == "53100":
-            raise StorageFullError("the database's disk must have room, but it is full: free some space") from failed
+        if failed.orig is not None and is_disk_full(failed.orig):
+            raise StorageFullError("no room left to write the database: free some space and try again") from failed
         raise
 
 

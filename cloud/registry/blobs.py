@@ -11,7 +11,6 @@ Manifests, tags and referrers are the work of `oci_manifests.py`.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -26,14 +25,13 @@ from sqlalchemy import Connection, select
 
 from cloud.db.database import Database, insert_or_ignore
 from cloud.db.schema import repository_blobs
-from edgewright.contracts.files import write_atomically
+from edgewright.contracts.files import reporting_full_disk, sync_path, write_atomically
 from edgewright.contracts.names import check_digest, check_name
 from edgewright.contracts.oci import Descriptor, check_bytes, describe_file
 from edgewright.errors import BadInputError, ConflictError, NotFoundError, PackageError, StorageFullError
 
 MAX_DOCUMENT_BYTES = 4 << 20
 """What a registry must take of a manifest, and enough for any package."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -164,9 +162,9 @@ class OciStore:
         if found != digest:
             path.unlink(missing_ok=True)
             raise DigestInvalidError(f"the upload must have the digest {digest}, but its bytes have {found}: send it again")
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync_path(path)
         path.replace(self.path_of(digest))
+        sync_path(self._blobs)
         with self.database.transaction() as connection:
             link_blob(connection, repository, digest)
 
@@ -240,13 +238,13 @@ def link_blob(connection: Connection, repository: str, digest: str) -> None:
 
 @contextlib.contextmanager
 def _room_for(path: Path) -> Iterator[None]:
+    """Raise `StorageFullError`, and discard the upload, when the disk has no room for it."""
     try:
-        yield
-    except OSError as failed:
-        if failed.errno not in _FULL:
-            raise
+        with reporting_full_disk("the upload"):
+            yield
+    except StorageFullError:
         path.unlink(missing_ok=True)
-        raise StorageFullError("the registry's disk must have room for the upload, but it is full: free some space") from failed
+        raise
 
 
 def _lock(stream: IO[bytes], path: Path) -> None:

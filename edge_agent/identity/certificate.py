@@ -20,10 +20,10 @@ from edge_agent.identity.device_key import csr_for, make_key, read_key, store_ce
 from edge_agent.identity.identity import CERTIFICATE_FILE, Identity
 from edge_agent.link.https_client import Exchange
 from edge_agent.storage.failpoints import failpoint
-from edge_agent.storage.store import telling_full
 from edge_agent.workers.orders import RenewalOrder
 from edge_agent.workers.worker import serve_order
 from edgewright.contracts import signing, wire
+from edgewright.contracts.files import reporting_full_disk
 from edgewright.contracts.messages import IssuedCertificate, RenewalChallenge, RenewalProof, RenewalRequest
 from edgewright.errors import BadInputError, DeniedError, OperationError, UnreachableError
 
@@ -91,7 +91,7 @@ def _prove(identity: Identity, csr_pem: str) -> IssuedCertificate:
 def _renew_alone(order: RenewalOrder) -> str:
     """Renew with the lock held, once per slot: a worker of an agent that was killed may still be on its way."""
     identity = Identity.load(Path(order.state_directory))
-    with telling_full("the certificate"), (identity.folder / "renewal.lock").open("w") as lock:
+    with reporting_full_disk("the certificate"), (identity.folder / "renewal.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if identity.slot.name != order.slot:
             return ALREADY

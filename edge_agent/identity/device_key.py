@@ -17,9 +17,8 @@ from cryptography.x509.oid import NameOID
 
 from edge_agent.identity.identity import CERTIFICATE_FILE, CURRENT, KEY_FILE, VALIDITY_FILE, Validity
 from edge_agent.storage.failpoints import failpoint
-from edge_agent.storage.store import telling_full
 from edgewright.contracts import wire
-from edgewright.contracts.files import write_atomically
+from edgewright.contracts.files import reporting_full_disk, sync_path, write_atomically
 from edgewright.errors import MessageError
 
 Key = ec.EllipticCurvePrivateKey
@@ -29,7 +28,7 @@ def make_key(slot: Path) -> Key:
     """Make a key in a slot, readable by the agent's user only."""
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    with telling_full("the device's key"):
+    with reporting_full_disk("the device's key"):
         slot.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = slot / KEY_FILE
         path.unlink(missing_ok=True)
@@ -70,17 +69,13 @@ def store_certificate(slot: Path, pem: str, *, key: Key, device: str, authority:
 def use_slot(slot: Path) -> None:
     """Let `current` name a slot, by one rename."""
     folder = slot.parent
-    with telling_full("the link to the certificate"):
+    with reporting_full_disk("the link to the certificate"):
         link = folder / f".{CURRENT}"
         link.unlink(missing_ok=True)
         link.symlink_to(slot.name)
         failpoint("certificate.before_rename")
         link.replace(folder / CURRENT)
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_path(folder)
     failpoint("certificate.after_rename")
 
 

@@ -21,10 +21,11 @@ from edge_agent.packages.measure import choose_by_measuring
 from edge_agent.packages.oci_client import Registry
 from edge_agent.packages.pull import files_of, pull_missing
 from edge_agent.settings import ChooseBy
-from edge_agent.storage.store import SlotRecord, Store, telling_full
+from edge_agent.storage.store import SlotRecord, Store
 from edge_agent.workers.orders import FetchOrder, PulledBytes
 from edge_agent.workers.worker import serve_order
 from edgewright.contracts import wire
+from edgewright.contracts.files import reporting_full_disk
 from edgewright.contracts.messages import DesiredState, RunningVariant
 from edgewright.contracts.names import Digest
 from edgewright.contracts.oci import Manifest
@@ -103,7 +104,7 @@ def _choose(order: FetchOrder, profile: HardwareProfile, package: Package, regis
 def _fetch_alone(order: FetchOrder) -> SlotRecord:
     """Fetch with the lock held: a worker of an agent that was killed may still be on its way out."""
     lock_path = Path(order.state_directory) / "blobs" / "fetch.lock"
-    with telling_full("the store"), lock_path.open("w") as lock:
+    with reporting_full_disk("the store"), lock_path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if order.choose is ChooseBy.MEASURED:
             _go_first_when_memory_is_short()

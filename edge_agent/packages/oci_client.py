@@ -16,8 +16,9 @@ from urllib.parse import quote
 import urllib3
 
 from edge_agent.link.https_client import refusal
-from edge_agent.storage.store import Store, telling_full
+from edge_agent.storage.store import Store
 from edgewright.contracts import wire
+from edgewright.contracts.files import reporting_full_disk
 from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index
 from edgewright.errors import OperationError, PackageError, UnreachableError
 
@@ -106,7 +107,7 @@ class Registry:
             told = response.headers.get("Content-Length", "")
             if told.isdigit() and int(told) != descriptor.size - start:
                 return f"the registry has {int(told) + start} bytes of {descriptor.size}"
-            with telling_full("a blob"), partial.open("r+b" if start else "wb", buffering=0) as stream:
+            with reporting_full_disk("a blob"), partial.open("r+b" if start else "wb", buffering=0) as stream:
                 stream.seek(start)
                 for chunk in self._chunks(response, descriptor.size - start):
                     stream.write(chunk)

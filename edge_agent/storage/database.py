@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgewright.contracts.files import is_disk_full
 from edgewright.errors import StorageFullError
 
 BUSY_TIMEOUT_S = 5.0
@@ -57,8 +58,9 @@ def transaction(connection: sqlite3.Connection, what: str) -> Iterator[sqlite3.C
 
 def as_ours(failed: sqlite3.OperationalError, what: str) -> Exception:
     """Return `StorageFullError` where SQLite says that there is no room, else the error as it is."""
-    if "full" in str(failed) or "disk I/O" in str(failed):
-        return StorageFullError(f"no room left to write {what}: free some space; the agent tries again by itself")
+    # A full disk shows as an I/O error where SQLite extends its shared memory file.
+    if is_disk_full(failed) or "disk I/O" in str(failed):
+        return StorageFullError(f"no room left to write {what}: free some space and try again")
     return failed
 
 

@@ -15,7 +15,6 @@ link is found again from the slots. What nothing reaches from active, last good 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
@@ -26,7 +25,7 @@ from pathlib import Path
 from edge_agent.storage.failpoints import failpoint
 from edge_agent.storage.variant_times import MEASURED
 from edgewright.contracts import wire
-from edgewright.contracts.files import write_atomically
+from edgewright.contracts.files import reporting_full_disk, sync_path, write_atomically
 from edgewright.contracts.messages import DesiredState, RunningVariant
 from edgewright.contracts.names import check_digest
 from edgewright.contracts.oci import Descriptor, check_bytes, describe_file
@@ -80,7 +79,7 @@ class Store:
         """Make the folders, remove what a kill left half-written, and give up the ballast where the disk is full."""
         if shutil.disk_usage(self.root).free < BALLAST_BYTES:
             (self.root / BALLAST).unlink(missing_ok=True)
-        with telling_full("the store"):
+        with reporting_full_disk("the store"):
             for folder in (self.partial, self._blobs, self._slots):
                 folder.mkdir(parents=True, exist_ok=True)
         half_written = (*self._blobs.glob(".partial-*"), *(self.root / MEASURED).glob(".partial-*"))
@@ -127,12 +126,12 @@ class Store:
         if (found.digest, found.size) != (descriptor.digest, descriptor.size):
             partial.unlink()
             return False
-        with telling_full("a blob"):
-            _sync(partial)
+        with reporting_full_disk("a blob"):
+            sync_path(partial)
             partial.chmod(0o444)
             failpoint("blob.before_rename")
             partial.replace(self.blob_path(descriptor.digest))
-            _sync(self._blobs)
+            sync_path(self._blobs)
             failpoint("blob.after_rename")
         return True
 
@@ -162,7 +161,7 @@ class Store:
         """
         _remove(self.measuring)  # of a worker that was killed
         try:
-            with telling_full("what is measured"):
+            with reporting_full_disk("what is measured"):
                 for name, files in variants.items():
                     (self.measuring / name).mkdir(parents=True)
                     self._link(self.measuring / name, files)
@@ -181,14 +180,14 @@ class Store:
         target = self.slot_path(record.desired.desired_number)
         if self.slot(record.desired.desired_number) == record:
             return target
-        with telling_full("a slot"):
+        with reporting_full_disk("a slot"):
             staging = Path(tempfile.mkdtemp(dir=self._slots, prefix=".staging-"))
             try:
                 self._fill(staging, record)
                 failpoint("slot.before_rename")
                 _remove(target)
                 staging.rename(target)
-                _sync(self._slots)
+                sync_path(self._slots)
                 failpoint("slot.after_rename")
             except BaseException:
                 _remove(staging)
@@ -215,13 +214,13 @@ class Store:
 
     def point(self, link: str, desired_number: int) -> None:
         """Let a link point to a slot, by one rename."""
-        with telling_full("a link"):
+        with reporting_full_disk("a link"):
             temporary = Path(tempfile.mkdtemp(dir=self.root, prefix=".link-"))
             try:
                 (temporary / link).symlink_to(Path("slots") / str(desired_number))
                 failpoint(f"{link}.before_rename")
                 (temporary / link).replace(self.root / link)
-                _sync(self.root)
+                sync_path(self.root)
                 failpoint(f"{link}.after_rename")
             finally:
                 _remove(temporary)
@@ -229,7 +228,7 @@ class Store:
     def unpoint(self, link: str) -> None:
         """Remove a link: nothing is active, or nothing good is known."""
         (self.root / link).unlink(missing_ok=True)
-        _sync(self.root)
+        sync_path(self.root)
 
     def repair_links(self) -> tuple[str, ...]:
         """Point lost links to the newest committed slot again; return what was repaired, in words."""
@@ -274,17 +273,6 @@ class Store:
         return self.slot_path(record.desired.desired_number)
 
 
-@contextlib.contextmanager
-def telling_full(what: str) -> Iterator[None]:
-    """Turn "no space left" into `StorageFullError`, which the agent waits out."""
-    try:
-        yield
-    except OSError as failed:
-        if failed.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError(f"no room left to write {what}: free some space; the device tries again by itself") from failed
-        raise
-
-
 def _read_record(slot: Path) -> SlotRecord | None:
     """Read a slot's record; a slot that lacks a file is as good as none."""
     try:
@@ -297,14 +285,6 @@ def _read_record(slot: Path) -> SlotRecord | None:
 
 def _hex(digest: str) -> str:
     return check_digest(digest).removeprefix("sha256:")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 
 from edge_agent.settings import ChooseBy
-from edge_agent.storage.store import Store, telling_full
+from edge_agent.storage.store import Store
+from edgewright.contracts.files import reporting_full_disk
 from edgewright.contracts.messages import DesiredState
 
 
@@ -60,7 +61,7 @@ class PulledBytes:
     def add(self, count: int) -> None:
         """Count bytes; a kill right after loses none, a power cut perhaps the last."""
         self.total += count
-        with telling_full("the count of bytes"):
+        with reporting_full_disk("the count of bytes"):
             os.pwrite(self._handle, b"%020d" % self.total, 0)
 
     def close(self) -> None:

@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all, whenever the power goes: temporary file, fsync, rename, fsync of the directory."""
+"""Crash-safe files and directories, and one report of a full disk.
+
+A write goes to a temporary file, which is flushed and renamed; then the directory is flushed. After a power cut the path holds
+the old content or the new content, never a part.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,18 @@ from typing import IO
 
 from edgewright.errors import NotWritableError, StorageFullError
 
-_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def write_atomically(path: Path, raw: bytes, *, mode: int = 0o666) -> None:
-    """Write a file so that a crash leaves the old content or the new, never a part; raise `StorageFullError` on a full disk.
+    """Write a file so that a crash leaves the old content or the new.
 
-    `mode` is cut by the process's file mode mask, as open(2) does it.
+    `mode` is reduced by the process's umask, as open(2) does.
+
+    Raises:
+        StorageFullError: the disk is full.
+        NotWritableError: the path cannot be written.
     """
     with writing_atomically(path, mode=mode) as stream:
         stream.write(raw)
@@ -28,7 +37,7 @@ def write_atomically(path: Path, raw: bytes, *, mode: int = 0o666) -> None:
 
 @contextlib.contextmanager
 def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
-    """Give a stream whose bytes appear at `path` when the block ends well, and nowhere otherwise.
+    """Yield a stream whose bytes appear at `path` when the block succeeds, and nowhere otherwise.
 
     Temporary file, fsync, rename, fsync of the directory: the order that survives a power cut on ext4 and XFS.
     """
@@ -44,31 +53,15 @@ def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
             except BaseException:
                 Path(stream.name).unlink(missing_ok=True)
                 raise
-        _sync_directory(path.parent)
-    except OSError as failed:
-        _tell_if_full(failed, path)
-        _tell_if_refused(failed, path)
+        sync_path(path.parent)
+    except OSError as error:
+        _raise_if_full(error, path)
+        _raise_if_not_writable(error, path)
         raise
 
 
-def _tell_if_refused(failed: OSError, path: Path) -> None:
-    """Raise `NotWritableError` where the place itself is wrong: no permission, a file among its folders, a folder in its way."""
-    if failed.errno in _REFUSALS:
-        why = "a file is in the way" if failed.errno in (errno.EEXIST, errno.ENOTDIR) else str(failed.strerror)
-        raise NotWritableError(f"{path} cannot be written ({why}): choose another place, or change its permissions") from failed
-
-
-def _tell_if_full(failed: OSError, path: Path) -> None:
-    """Raise `StorageFullError` where a disk, a quota or a limit on files has no room for what is written to `path`."""
-    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise StorageFullError(f"no room left to write {path}: free some space and try again") from failed
-    if failed.errno == errno.EFBIG:
-        raise StorageFullError(
-            f"a file of {path} may not grow that large here: raise the limit (ulimit -f) and try again"
-        ) from failed
-
-
-def _sync_directory(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Flush a file, or the entries of a directory (a rename, a link), so that they survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -77,35 +70,71 @@ def _sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def reporting_full_disk(subject: str | Path) -> Iterator[None]:
+    """Raise `StorageFullError` when the block finds no room to write `subject`."""
+    try:
+        yield
+    except Exception as error:
+        _raise_if_full(error, subject)
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return True for the error of the operating system, SQLite or PostgreSQL that means a full disk or an exceeded quota.
+
+    SQLite names its error codes in `sqlite_errorname` (Python's sqlite3); 53100 is PostgreSQL's SQLSTATE disk_full.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(error, "sqlstate", "") == "53100"
+
+
+def _raise_if_full(error: BaseException, subject: str | Path) -> None:
+    if getattr(error, "errno", None) == errno.EFBIG:
+        raise StorageFullError(
+            f"{subject} exceeds the largest permitted file size: raise the limit (ulimit -f) and try again"
+        ) from error
+    if is_disk_full(error):
+        raise StorageFullError(f"no room left to write {subject}: free some space and try again") from error
+
+
+def _raise_if_not_writable(error: OSError, path: Path) -> None:
+    if error.errno in _NOT_WRITABLE:
+        reason = "a file is in the way" if error.errno in (errno.EEXIST, errno.ENOTDIR) else str(error.strerror)
+        raise NotWritableError(f"{path} cannot be written ({reason}): choose another path, or change its permissions") from error
+
+
+@contextlib.contextmanager
 def staging_beside(target: Path) -> Iterator[Path]:
-    """Give a temporary directory on the same file system as `target`, gone afterwards unless it was renamed.
+    """Yield a temporary directory on the file system of `target`; it is removed afterwards unless it was renamed.
 
     Raises:
         StorageFullError: the block ran out of room.
+        NotWritableError: no directory can be made there.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as failed:
-        _tell_if_refused(failed, target)
+    except OSError as error:
+        _raise_if_not_writable(error, target)
         raise
-    # The name comes first, so that an interrupt between the making of the directory and the next line leaves nothing.
+    # The name comes first, so that an interrupt between mkdir and the next line leaves nothing.
     staging = target.parent / f".{target.name}-{secrets.token_hex(8)}"
     try:
         staging.mkdir()
         yield staging
-    except OSError as failed:
-        _tell_if_full(failed, target)
-        if not staging.exists():  # what fails inside the block is the block's own
-            _tell_if_refused(failed, target)
+    except OSError as error:
+        _raise_if_full(error, target)
+        if not staging.exists():  # an error inside the block belongs to the block
+            _raise_if_not_writable(error, target)
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def replace_directory(staging: Path, target: Path) -> None:
-    """Put `staging` where `target` is; the old directory is removed only when the new one is in place.
+    """Move `staging` to `target`; the old directory is removed only when the new one is in place.
 
-    An interrupt in between puts the old one back; only the death of the process there can leave it under its retired name.
+    After an interrupt the old one is restored. Only a killed process can leave it under its retired name.
     """
     if not target.exists():
         staging.rename(target)
@@ -123,7 +152,7 @@ def replace_directory(staging: Path, target: Path) -> None:
 
 
 def _umask() -> int:
-    """Return the file mode mask as proc(5) shows it; os.umask could only tell by changing it for every thread."""
+    """Return the umask as proc(5) shows it; os.umask reads it only by changing it for all threads."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)

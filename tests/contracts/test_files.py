@@ -95,7 +95,7 @@ def test_a_file_has_the_mode_that_was_asked_for_cut_by_the_mask(tmp_path: Path) 
 
 def test_a_file_among_the_folders_of_a_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    told = r"cannot be written \(.+\): choose another place, or change its permissions$"
+    told = r"cannot be written \(.+\): choose another path, or change its permissions$"
     with pytest.raises(NotWritableError, match=told):
         write_atomically(tmp_path / "file" / "report.html", b"")
     with pytest.raises(NotWritableError, match=told), staging_beside(tmp_path / "file" / "build"):

@@ -122,7 +122,7 @@ def test_a_disk_without_room_for_the_weights(tmp_path: Path, build: Path) -> Non
     found = limited("RLIMIT_FSIZE", 500_000, matrix(tmp_path / "m.onnx", noise(WIDE, WIDE)), "-o", build)
     assert found.returncode == 1, found.stderr
     assert found.stderr == (
-        f"edgewright: a file of {build} may not grow that large here: raise the limit (ulimit -f) and try again\n"
+        f"edgewright: {build} exceeds the largest permitted file size: raise the limit (ulimit -f) and try again\n"
     )
     assert not list(build.parent.iterdir())
 
@@ -188,5 +188,5 @@ def test_an_output_that_is_a_file(tmp_path: Path, build: Path) -> None:
 def test_an_output_below_a_file(tmp_path: Path, build: Path) -> None:
     build.write_text("kept")
     assert told(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build / "deeper") == (
-        f"{build}/deeper cannot be written (a file is in the way): choose another place, or change its permissions"
+        f"{build}/deeper cannot be written (a file is in the way): choose another path, or change its permissions"
     )

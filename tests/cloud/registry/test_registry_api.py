@@ -257,7 +257,7 @@ def test_a_full_disk_is_507_and_leaves_nothing(tmp_path: Path) -> None:
         answer = operator.send("POST", f"/v2/big/blobs/uploads/?digest={wire.digest_of(raw)}", raw)
         assert (answer.status, json.loads(answer.body)["error"]) == (
             507,
-            "the registry's disk must have room for the upload, but it is full: free some space",
+            "the upload exceeds the largest permitted file size: raise the limit (ulimit -f) and try again",
         )
         assert list((cloud.state / "registry" / "uploads" / "big").iterdir()) == []
         assert push_blob(operator, "big", b"small") == wire.digest_of(b"small")
