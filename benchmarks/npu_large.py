@@ -27,7 +27,7 @@ from accel.npu.model.report import Estimate, estimate
 from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import NpuProgram
-from tests.support.npu_networks import INPUT, quantize, reference, resnet50
+from benchmarks.networks.npu_networks import INPUT, quantize, reference, resnet50
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ import pytest
 
 from accel.backends.choose import explain, load_session
 from accel.npu.profile import find_profile
+from benchmarks.networks.npu_networks import INPUT, Float, reference
 from edgewright.compiling import compile_variant
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import ModelError, SamplesError
 from tests.support.npu_builds import make_npu_build
-from tests.support.npu_networks import INPUT, Float, reference
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 from accel.npu.outputs import check_output
 from accel.npu.profile import find_profile
 from accel.npu.program import read_program
+from benchmarks.networks.npu_networks import INPUT, Network, quantize
 from edgewright.cli import main
 from edgewright.compiling import compile_variant
 from edgewright.errors import BadInputError
 from tests.support.npu_builds import make_npu_build
-from tests.support.npu_networks import INPUT, Network, quantize
 
 PROGRAM = "variants/npu-sim-4/npu.program"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from benchmarks.networks.npu_networks import INPUT, Float, Network, quantize, reference
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
 from edgewright.contracts.samples import write_npz
 from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, Tolerance, VariantConfig, VariantDirectory
-from tests.support.npu_networks import INPUT, Float, Network, quantize, reference
 
 CLASSES = 5
 TOLERANCE = Tolerance(max_relative_difference=0.2, min_agreement=0.5)

@@ -14,12 +14,12 @@ from click.testing import CliRunner, Result
 
 from accel.npu.profile import find_profile
 from accel.npu.program import read_program
+from benchmarks.networks.npu_networks import INPUT, Float, Network
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory, Cut, write_record
 from edgewright.contracts.samples import write_npz
 from edgewright.contracts.variant import LayerKind, Precision
 from tests.support.npu_builds import add_variant, make_npu_build
-from tests.support.npu_networks import INPUT, Float, Network
 
 PROFILE = "npu-sim-4"
 

@@ -17,8 +17,8 @@ from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
 from accel.npu.profile import NpuProfile, find_profile
+from benchmarks.networks.npu_networks import INPUT, Float, Network, quantize, reference
 from edgewright.errors import SamplesError
-from tests.support.npu_networks import INPUT, Float, Network, quantize, reference
 
 PROFILE = find_profile("npu-sim-4")
 WIDE = find_profile("colorlight-i9")

@@ -11,10 +11,10 @@ import pytest
 from accel.npu.compiler.compile import compile_model
 from accel.npu.machines.host import Session
 from accel.npu.model.functional_model import FunctionalModel
+from benchmarks.networks.npu_networks import INPUT, Network, quantize
 from edgewright.errors import ModelError
 from quantize.npu.functional import FunctionalGraph
 from tests.npu.compiler.test_npu_compiler import PROFILE, WIDE, steps_apart
-from tests.support.npu_networks import INPUT, Network, quantize
 
 
 def test_channels_last_images_are_turned_by_the_host() -> None:

@@ -15,9 +15,9 @@ from onnxruntime.quantization import QuantType
 from accel.npu.compiler.compile import compile_model
 from accel.npu.machines.host import Session
 from accel.npu.model.functional_model import FunctionalModel
+from benchmarks.networks.npu_networks import INPUT, Network, quantize
 from edgewright.errors import ModelError
 from tests.npu.compiler.test_npu_compiler import PROFILE, steps_apart
-from tests.support.npu_networks import INPUT, Network, quantize
 
 
 def test_scales_that_are_too_far_apart_are_refused_with_their_layer() -> None:

@@ -14,7 +14,7 @@ from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
 from accel.npu.profile import find_profile
-from tests.support.npu_networks import INPUT, quantize, reference, resnet50
+from benchmarks.networks.npu_networks import INPUT, quantize, reference, resnet50
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ from accel.npu.model.report import estimate
 from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import EXTERNAL_BASE
+from benchmarks.networks.npu_networks import INPUT, Float, Network, quantize, reference
 from edgewright.errors import ModelError
 from tests.npu.compiler.test_npu_compiler import SMALL, residual_network
-from tests.support.npu_networks import INPUT, Float, Network, quantize, reference
 
 SMALL_CHIP = find_profile("npu-sim-8-sdram")
 TINY_CHIP = replace(SMALL_CHIP, name="npu-sim-8-tiny", activation_vectors=128, weight_rows=64, parameter_groups=16)

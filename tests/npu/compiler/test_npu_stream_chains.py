@@ -17,8 +17,8 @@ from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.report import estimate
 from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile
+from benchmarks.networks.npu_networks import INPUT, Network
 from tests.npu.compiler.test_npu_stream import SMALL_CHIP, WHOLE, network_of, result
-from tests.support.npu_networks import INPUT, Network
 
 CHIP = replace(SMALL_CHIP, name="npu-sim-8-short", instructions=128)
 """Its program memory is too short for any of these networks, so all of them are streamed."""

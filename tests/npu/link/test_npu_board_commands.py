@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from accel.npu.link.serial_line import explained
+from benchmarks.networks.npu_networks import INPUT, Network, quantize
 from edgewright.cli import main
 from edgewright.errors import BadInputError, ConflictError, EdgewrightError, UnreachableError
-from tests.support.npu_networks import INPUT, Network, quantize
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
 from accel.npu.profile import find_profile
+from benchmarks.networks.npu_networks import INPUT, Float, Network, quantize, reference
 from edgewright.errors import ModelError, ProfileError
-from tests.support.npu_networks import INPUT, Float, Network, quantize, reference
 from tests.support.random_programs import make_program
 
 PROFILE = find_profile("npu-sim-8-mx")

@@ -25,6 +25,7 @@ from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
 from accel.npu.profile import find_profile
 from accel.npu.program import read_program
+from benchmarks.networks.npu_networks import INPUT, resnet8
 from convert.conversion import ConvertOptions, convert_model
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory
@@ -42,7 +43,6 @@ from quantize.npu.overflow_guard import leave_headroom
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from tests.support.convert_networks import noise
-from tests.support.npu_networks import INPUT, resnet8
 from tests.support.quantize_builds import onnx_file
 
 IMAGES = noise(128, 8, 6, 6, seed=6)

@@ -1,4 +1,4 @@
-"""Small networks for the tests: float ONNX graphs with random weights, quantized by ONNX Runtime's own quantizer."""
+"""Networks for NPU benchmarks and tests: float ONNX graphs with random weights, quantized by ONNX Runtime's own quantizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INPUT = "image"
 
 
 class Network:
-    """Adds one node after the other; weights come from a seeded generator."""
+    """A float graph under construction, from images [N, channels, height, width]; weights come from a seeded generator."""
 
     def __init__(self, channels: int, height: int, width: int, seed: int = 0) -> None:
         self.shape = (channels, height, width)
@@ -67,7 +67,7 @@ class Network:
 
 
 def resnet50(size: int = 224, seed: int = 0) -> tuple[Network, onnx.ModelProto]:
-    """Return ResNet-50 up to the average over the planes, with random weights, batch normalisation folded in."""
+    """Return ResNet-50 up to the average over the planes, with random weights, batch normalization folded in."""
     network = Network(3, size, size, seed)
     x = network.add("Relu", network.conv(INPUT, 3, 64, (7, 7), pads=[3, 3, 3, 3], strides=[2, 2]))
     x, channels = network.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), 64
@@ -104,8 +104,8 @@ class _Samples(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def quantize(model: onnx.ModelProto, images: Float, **changes: Any) -> onnx.ModelProto:
-    """Quantize as the NPU wants it: symmetric int8 weights per channel, int8 activations per tensor."""
+def quantize(model: onnx.ModelProto, images: Float, **overrides: Any) -> onnx.ModelProto:
+    """Quantize as the NPU requires: symmetric int8 weights per channel, int8 activations per tensor."""
     options: dict[str, Any] = {
         "quant_format": QuantFormat.QDQ,
         "per_channel": True,
@@ -116,15 +116,15 @@ def quantize(model: onnx.ModelProto, images: Float, **changes: Any) -> onnx.Mode
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
         onnx.save(model, before)
-        quantize_static(before, after, _Samples(images), **{**options, **changes})
+        quantize_static(before, after, _Samples(images), **{**options, **overrides})
         return onnx.load(after)
 
 
-def reference(model: onnx.ModelProto, images: Float, wanted: Sequence[str]) -> list[Float]:
-    """Run the quantized graph in ONNX Runtime as it is written, without fusions."""
+def reference(model: onnx.ModelProto, images: Float, names: Sequence[str]) -> list[Float]:
+    """Return the tensors `names` of a quantized graph, run by ONNX Runtime without fusions."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    results: list[Float] = session.run(list(wanted), {INPUT: images})
+    results: list[Float] = session.run(list(names), {INPUT: images})
     return results
