@@ -1,0 +1,97 @@
+"""The pages as they are written: commands and options that exist, and links that lead to a file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from edgewright.cli import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    path
+    for path in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "examples").glob("*.md"),
+        *(ROOT / "news").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+)
+SHELL_BLOCK = re.compile(r"^```(?:sh|console|shell)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(edgewright [^`]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+STOPS = {"|", "||", "&", "&&", ";", ")", ">", "<"}
+
+
+def page_id(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_command_on_a_page_exists(page: Path) -> None:
+    errors = [error for line in command_lines(page.read_text("utf-8")) for error in errors_of(line)]
+    assert errors == []
+
+
+def command_lines(text: str) -> Iterator[str]:
+    """Yield what follows each `edgewright` in the shell blocks of a page and in its prose, up to the end of that command."""
+    for block in SHELL_BLOCK.findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from re.findall(r"(?:^|[\s(])edgewright (.*)", line)
+    for inline in INLINE.findall(text):
+        yield " ".join(inline.split()).removeprefix("edgewright ")
+
+
+def errors_of(line: str) -> Iterator[str]:
+    """Yield what is wrong with one command line: an unknown command, or an option that the command lacks."""
+    words = words_of(line)
+    for name in words[0].split("|"):
+        command = root_command(name)
+        if command is None:
+            yield f"edgewright {line}: no command {name!r}"
+        else:
+            yield from errors_below(command, words[1:], line)
+
+
+def errors_below(command: click.Command, words: list[str], line: str) -> Iterator[str]:
+    """Follow `words` down a group of commands, then check the options."""
+    if isinstance(command, click.Group) and words and re.fullmatch(r"[a-z][a-z|-]*", words[0]):
+        for name in words[0].split("|"):
+            if name not in command.commands:
+                yield f"edgewright {line}: no command {name!r}"
+            else:
+                yield from errors_below(command.commands[name], words[1:], line)
+        return
+    options = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]} | {"--help"}
+    for word in words:
+        if word.startswith("--") and word.partition("=")[0] not in options:
+            yield f"edgewright {line}: no option {word!r}"
+
+
+def words_of(line: str) -> list[str]:
+    """Split a command line as a shell does, up to its end."""
+    lexer = shlex.shlex(line.rstrip(".,;:"), posix=True, punctuation_chars=";&()<>")
+    lexer.whitespace_split = True
+    lexer.commenters = "#"
+    words: list[str] = []
+    for word in lexer:
+        if word in STOPS:
+            break
+        words.append(word)
+    return words
+
+
+def root_command(name: str) -> click.Command | None:
+    """Return the command `edgewright NAME`."""
+    return main.get_command(click.Context(main), name) if name in COMMANDS else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    targets = [link.partition("#")[0] for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
+    assert [target for target in targets if target and not (page.parent / target).exists()] == []
