@@ -29,7 +29,7 @@ from edgewright.contracts.build_directory import RECORD_FILE, BuildDirectory
 from edgewright.contracts.names import nearest
 from edgewright.contracts.package import opened, read_package, unpack_variant
 from edgewright.contracts.variant import CONFIG_FILE, VariantDirectory
-from edgewright.errors import BadInputError, EdgewrightError, NotFoundError, OperationError, PackageError
+from edgewright.errors import BadInputError, EdgewrightError, NotFoundError, OperationError, PackageError, last_line
 from hardware_profiles.detect import read_machine
 
 START_LIMIT_S = 120.0
@@ -251,8 +251,8 @@ def _ask_worker(request: WorkerRequest) -> WorkerAnswer:
     except subprocess.TimeoutExpired as late:
         raise OperationError(f"{request.path}: a measurement must end within {limit_s:.0f} s; use fewer --runs") from late
     if finished.returncode != 0:
-        last_line = (finished.stderr.decode(errors="replace").strip() or "it said nothing").splitlines()[-1]
-        raise OperationError(f"{request.path}: the measuring process ended with {finished.returncode}: {last_line}")
+        last = last_line(finished.stderr.decode(errors="replace"))
+        raise OperationError(f"{request.path}: the measuring process ended with {finished.returncode}: {last}")
     answer = wire.decode(finished.stdout, WorkerAnswer, what="the measuring process's answer", error=OperationError)
     if answer.error is not None:
         kind, text = answer.error

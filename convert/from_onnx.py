@@ -14,7 +14,7 @@ import onnx.version_converter
 import onnx_ir as ir
 
 from convert.graph.emit import IR_VERSION, OPSET
-from edgewright.errors import ModelError
+from edgewright.errors import ModelError, one_line
 
 OLDEST = 7
 NEWEST = 22
@@ -44,7 +44,7 @@ def _loaded(path: Path) -> onnx.ModelProto:
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, FileNotFoundError, ValueError) as wrong:
-        raise ModelError(f"{path} is no valid ONNX model: {_short(wrong)}") from wrong
+        raise ModelError(f"{path} is no valid ONNX model: {one_line(wrong)}") from wrong
     return proto
 
 
@@ -95,9 +95,5 @@ def lifted(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(proto, OPSET)
     except (RuntimeError, ValueError) as wrong:
         raise ModelError(
-            f"{path} cannot be brought from operator set {version} to {OPSET}, export it with opset {OPSET}: {_short(wrong)}"
+            f"{path} cannot be brought from operator set {version} to {OPSET}, export it with opset {OPSET}: {one_line(wrong)}"
         ) from wrong
-
-
-def _short(wrong: Exception) -> str:
-    return " ".join(str(wrong).split())[:200]

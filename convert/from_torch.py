@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from convert.graph.emit import IR_VERSION, OPSET, named_shape
-from edgewright.errors import BadInputError, ModelError
+from edgewright.errors import BadInputError, ModelError, one_line
 
 Arrays = list[npt.NDArray[Any]]
 
@@ -54,7 +54,7 @@ def export_module(module: Any, example_inputs: Sequence[Any]) -> ir.Model:
         with _evaluating(module), _quiet():
             program = torch.export.export(module, doubled, dynamic_shapes=tuple({0: torch.export.Dim("N")} for _ in doubled))
     except Exception as wrong:  # torch's errors share no base
-        raise ModelError(f"{name} cannot be exported with a free batch: {_short(wrong)}") from wrong
+        raise ModelError(f"{name} cannot be exported with a free batch: {one_line(wrong)}") from wrong
     return _graph_of(program, name)
 
 
@@ -86,7 +86,7 @@ def _loaded(path: Path, *, trust: bool) -> Any:
         with _quiet():
             return torch.export.load(path)
     except Exception as wrong:  # torch's errors share no base
-        raise ModelError(f"{path}: PyTorch cannot load this program: {_short(wrong)}") from wrong
+        raise ModelError(f"{path}: PyTorch cannot load this program: {one_line(wrong)}") from wrong
 
 
 def _graph_of(program: Any, where: str) -> ir.Model:
@@ -96,7 +96,7 @@ def _graph_of(program: Any, where: str) -> ir.Model:
         with _quiet():
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
     except Exception as wrong:  # torch's errors share no base
-        raise ModelError(f"{where} cannot be expressed in ONNX: {_short(wrong)}") from wrong
+        raise ModelError(f"{where} cannot be expressed in ONNX: {one_line(wrong)}") from wrong
     model: ir.Model = exported.model
     _check_batch(model.graph, where)
     _clean(model)
@@ -152,7 +152,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _short(wrong: Exception) -> str:
-    return " ".join(str(wrong).split())[:200]

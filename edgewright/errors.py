@@ -1,44 +1,48 @@
-"""The errors that a caller or an operator can act on, and the exit code that each one ends a command with.
+"""Errors that a caller or an operator can act on, with the exit code of a command that ends with one.
 
     EdgewrightError                    1
     ├── BadInputError                  2   the user can correct it
-    │   ├── ModelError                     no model, truncated, an operator or layer that nothing here can express
+    │   ├── ModelError                     not a model, truncated, or an operator or layer that cannot be expressed
     │   ├── SamplesError                   samples that do not fit the model
-    │   ├── ProfileError                   a hardware profile that cannot be true
-    │   ├── PackageError                   a package whose bytes are not what they should be
-    │   │   └── SignatureError             unsigned, wrongly signed, signed by a stranger, or expired
+    │   ├── ProfileError                   a hardware profile with an impossible value
+    │   ├── PackageError                   a package whose bytes differ from its index
+    │   │   └── SignatureError             unsigned, wrongly signed, signed by an untrusted key, or expired
     │   ├── MessageError                   a message that does not follow the contract
-    │   ├── NotFoundError                  a model, version, variant or device that nobody knows
-    │   ├── ConflictError                  it exists already, or the state does not allow it
-    │   └── DeniedError                    a token or certificate that does not open this door
+    │   ├── NotFoundError                  an unknown model, version, variant or device
+    │   ├── ConflictError                  it exists already, or its state does not allow the step
+    │   └── DeniedError                    a credential that does not authorise the request
+    ├── NotWritableError               2   a path without write permission, or with a file in the way
     ├── OperationError                 1   the input was right, the work failed
     │   ├── ParityError                    the result differs from the source by more than the tolerance
     │   └── StorageFullError               no room left on a disk
-    └── UnreachableError               3   nobody answered
+    └── UnreachableError               3   no answer from an address
 
-The text of an error is one line: what must hold, what was found, what to do. Anything that is not an `EdgewrightError`
-is a bug of ours and keeps its traceback.
+The text of an error is one line: what must hold, what was found, what to do. Any other exception is a defect of ours and
+keeps its traceback. HTTP carries these errors by the map in `edgewright.contracts.http_errors`.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+LONGEST_LINE = 300
+"""Characters of a library's error that a message of ours repeats."""
+
 
 class EdgewrightError(Exception):
-    """Base of every error that reaches a user as one line, without a traceback."""
+    """Base of every error that a user sees as one line, without a traceback."""
 
     exit_code: ClassVar[int] = 1
 
 
 class BadInputError(EdgewrightError):
-    """The input cannot be used; the message says what must hold, what was found and what to do."""
+    """Input that cannot be used; the message states what must hold, what was found and what to do."""
 
     exit_code = 2
 
 
 class ModelError(BadInputError):
-    """A file that is no model, or a model that cannot be expressed."""
+    """A file that is not a model, or a model that cannot be expressed."""
 
 
 class SamplesError(BadInputError):
@@ -50,31 +54,37 @@ class ProfileError(BadInputError):
 
 
 class PackageError(BadInputError):
-    """A package whose bytes are not what its index says."""
+    """A package whose bytes differ from what its index states."""
 
 
 class SignatureError(PackageError):
-    """A package or envelope that no trusted key vouches for, now."""
+    """A package or envelope without a valid signature of a trusted key."""
 
 
 class MessageError(BadInputError):
-    """Bytes that do not decode to the message that was expected."""
+    """Bytes that do not decode to the expected message."""
 
 
 class NotFoundError(BadInputError):
-    """A name or number that nobody knows."""
+    """An unknown name or number."""
 
 
 class ConflictError(BadInputError):
-    """The thing exists already, or its state does not allow the step."""
+    """A thing that exists already, or whose state does not allow the step."""
 
 
 class DeniedError(BadInputError):
     """A credential that is missing, wrong, used up or expired."""
 
 
+class NotWritableError(EdgewrightError):
+    """A path without write permission, or with a file in the way. The content to be written may be right."""
+
+    exit_code = 2
+
+
 class OperationError(EdgewrightError):
-    """The input was right and the work failed."""
+    """A failure of the work although the input was right."""
 
 
 class ParityError(OperationError):
@@ -82,16 +92,31 @@ class ParityError(OperationError):
 
 
 class StorageFullError(OperationError):
-    """No room left on a disk; nothing half-written stays behind."""
-
-
-class NotWritableError(EdgewrightError):
-    """A place that cannot be written: no permission, or something in the way. What was to be written may be right."""
-
-    exit_code = 2
+    """No room left on a disk; no partial file is left there."""
 
 
 class UnreachableError(EdgewrightError):
-    """Nobody answered at an address."""
+    """No answer from an address."""
 
     exit_code = 3
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, cut after `LONGEST_LINE` characters; its class name if it has no text."""
+    return _cut(" ".join(str(error).split()) or type(error).__name__)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first non-blank line of an error, cut after `LONGEST_LINE` characters; its class name if it has no text."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return _cut(next((line for line in lines if line), type(error).__name__))
+
+
+def last_line(output: str) -> str:
+    """Return the last non-blank line of a program's output in full; "no message" if there is none."""
+    lines = (line.strip() for line in reversed(output.splitlines()))
+    return next((line for line in lines if line), "no message")
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"

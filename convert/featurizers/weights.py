@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgewright.errors import ModelError, NotFoundError
+from edgewright.errors import ModelError, NotFoundError, one_line
 
 _SUFFIXES = (".weights.h5", ".keras", ".h5", ".hdf5")
 
@@ -43,7 +43,7 @@ def load_weights(model: Any, path: Path, *, has_head: bool, published: Callable[
             return
     if has_head and _try(_without_last_layer(model), path) is None:
         return
-    raise ModelError(f"{path}: its weights must be those of {model.name} or of its featurizer: {_first_line(failure)}")
+    raise ModelError(f"{path}: its weights must be those of {model.name} or of its featurizer: {one_line(failure)}")
 
 
 def _try(model: Any, path: Path) -> Exception | None:
@@ -79,8 +79,3 @@ def _without_last_layer(model: Any) -> Any:
 def _copy_featurizer(source: Any, target: Any) -> None:
     for have, want in zip(source.layers[:-1], target.layers[:-1], strict=True):
         want.set_weights(have.get_weights())
-
-
-def _first_line(failure: Exception) -> str:
-    words = " ".join(str(failure).split())
-    return words if len(words) <= 160 else words[:159] + "…"

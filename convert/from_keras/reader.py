@@ -32,13 +32,12 @@ from convert.from_keras.operations import OPERATIONS
 from convert.from_keras.recurrent import RECURRENT
 from convert.from_keras.tensorflow_settings import settle_tensorflow
 from convert.graph.emit import Emitter, graph_input, named_shape
-from edgewright.errors import ModelError
+from edgewright.errors import ModelError, first_line
 
 log = logging.getLogger(__name__)
 
 _LAYER_RULES = {**RULES, **RECURRENT}
 NO_CUSTOM_LAYERS = CustomLayers()
-_LONGEST_REASON = 200
 
 
 def holds_code(path: Path, custom: CustomLayers = NO_CUSTOM_LAYERS) -> bool:
@@ -120,9 +119,9 @@ def load_keras(path: Path, *, trust: bool = False, custom: CustomLayers = NO_CUS
         with modernized(path) if is_legacy(path) else contextlib.nullcontext(path) as readable:
             return keras.models.load_model(readable, dict(custom.objects), compile=False, safe_mode=not trust)
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as wrong:
-        reason = str(wrong).strip().splitlines()[0] if str(wrong).strip() else type(wrong).__name__
+        reason = first_line(wrong)
         hint = "; give the file that defines it with --converters FILE.py --trust" if "Could not locate" in reason else ""
-        raise ModelError(f"{path}: Keras cannot load this model: {reason[:_LONGEST_REASON]}{hint}") from wrong
+        raise ModelError(f"{path}: Keras cannot load this model: {reason}{hint}") from wrong
 
 
 def as_argument(model: Any, tensors: Sequence[Any]) -> Any:

@@ -32,7 +32,7 @@ from convert.source.identify import SourceKind
 from convert.source.options import DEFAULT_OPTIONS, SourceOptions
 from convert.source.resource_limits import Limits, run_limited
 from edgewright.contracts.names import nearest
-from edgewright.errors import ModelError, NotFoundError
+from edgewright.errors import ModelError, NotFoundError, one_line
 from edgewright.graphs.lazy_weights import LazyWeight
 
 Arrays = list[npt.NDArray[Any]]
@@ -177,7 +177,7 @@ def _frozen_graph(path: Path, options: SourceOptions) -> Frozen:
         with tf.Graph().as_default():
             tf.import_graph_def(graph_def, name="")
     except Exception as wrong:  # protobuf's and TensorFlow's errors share no base
-        raise ModelError(f"{path} must be a whole frozen graph, but TensorFlow cannot load it: {_short(wrong)}") from wrong
+        raise ModelError(f"{path} must be a whole frozen graph, but TensorFlow cannot load it: {one_line(wrong)}") from wrong
     _refuse_code([graph_def], path, trust=options.trust)
     used = {name.split(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
     found_inputs = [node.name for node in graph_def.node if node.op == "Placeholder"]
@@ -212,7 +212,7 @@ def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
     except ModelError:
         raise
     except Exception as wrong:  # protobuf's and TensorFlow's errors share no base
-        raise ModelError(f"{path} must be a whole SavedModel, but TensorFlow cannot load it: {_short(wrong)}") from wrong
+        raise ModelError(f"{path} must be a whole SavedModel, but TensorFlow cannot load it: {one_line(wrong)}") from wrong
     signatures = {name: one for name, one in loaded.signatures.items() if not name.startswith("_")}
     if not signatures:
         raise ModelError(f"{path} must have a signature, but it has none: save it with signatures= or with model.export")
@@ -320,7 +320,3 @@ def _name_axes(graph: ir.Graph) -> None:
             raise ModelError(f"{value.name} must have a known number of axes: save the model with input shapes")
         sizes = [size if isinstance(size, int) else None for size in value.shape.dims]
         value.shape = named_shape(str(value.name), tuple(sizes)) if sizes and sizes[0] is None else ir.Shape(sizes)
-
-
-def _short(wrong: Exception) -> str:
-    return " ".join(str(wrong).split())[:200]

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from convert.from_trees.ensemble import Comparison, Ensemble, Link, TreeTable, graph_of, rounded_down
 from convert.from_trees.histogram_trees import histogram_ensemble
-from edgewright.errors import ModelError
+from edgewright.errors import ModelError, first_line
 
 Scores = npt.NDArray[np.float32]
 
@@ -155,7 +155,7 @@ def _lightgbm_booster(path: Path) -> Any:
     try:
         return lightgbm.Booster(model_file=str(path), params={"verbose": -1})
     except (lightgbm.basic.LightGBMError, ValueError, KeyError) as wrong:
-        raise ModelError(f"{path}: LightGBM cannot load this model: {_short(wrong)}") from wrong
+        raise ModelError(f"{path}: LightGBM cannot load this model: {first_line(wrong)}") from wrong
 
 
 def _xgboost_booster(path: Path) -> Any:
@@ -166,7 +166,7 @@ def _xgboost_booster(path: Path) -> Any:
             booster = xgboost.Booster()
             booster.load_model(bytearray(path.read_bytes()))
     except (xgboost.core.XGBoostError, ValueError) as wrong:
-        raise ModelError(f"{path}: XGBoost cannot load this model: {_short(wrong)}") from wrong
+        raise ModelError(f"{path}: XGBoost cannot load this model: {first_line(wrong)}") from wrong
     return booster
 
 
@@ -267,8 +267,3 @@ def _as_columns(answer: Any, link: Link) -> Scores:
 
 def _refuse(path: Path, what: str, remedy: str) -> NoReturn:
     raise ModelError(f"{path} has {what}, which this reader does not know: {remedy}")
-
-
-def _short(wrong: Exception) -> str:
-    lines = [line.strip() for line in str(wrong).splitlines() if line.strip()]
-    return (lines[0] if lines else type(wrong).__name__)[:200]

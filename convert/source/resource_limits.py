@@ -14,11 +14,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import psutil
 
-from edgewright.errors import ModelError, OperationError
+from edgewright.errors import ModelError, OperationError, last_line
 
 GB = 1e9
 _LOOK_EVERY_S = 0.05
@@ -59,7 +58,8 @@ def run_limited(command: Sequence[str], limits: Limits, source: Path, *, doing: 
             raise OperationError(f"{source}: {reached}")
         if process.returncode == 0:
             return
-        last = _last_line(errors)
+        errors.seek(0)
+        last = last_line(errors.read())
     if process.returncode == 2:
         raise ModelError(last)
     raise OperationError(f"{source}: {doing} failed (exit code {process.returncode}): {last}")
@@ -108,9 +108,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.Error):
             one.kill()
     process.wait()
-
-
-def _last_line(errors: IO[str]) -> str:
-    errors.seek(0)
-    lines = [line.strip() for line in errors if line.strip()]
-    return lines[-1] if lines else "no message (killed from outside?)"

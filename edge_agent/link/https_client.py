@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from edgewright.errors import BadInputError, DeniedError, EdgewrightError, OperationError, UnreachableError
+from edgewright.errors import BadInputError, DeniedError, EdgewrightError, OperationError, UnreachableError, one_line
 
 MAX_ANSWER_BYTES = 4 << 20
 CONNECT_TIMEOUT_S = 10.0
@@ -61,7 +61,7 @@ class Exchange:
             response = self._connection.getresponse()
             raw = response.read(MAX_ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as failed:
-            raise UnreachableError(f"the cloud must answer at {self._url}, but: {_one_line(failed)}") from failed
+            raise UnreachableError(f"the cloud must answer at {self._url}, but: {one_line(failed)}") from failed
         finally:
             self._connection.close()
         if len(raw) > MAX_ANSWER_BYTES:
@@ -97,7 +97,3 @@ def _line_of(raw: bytes) -> str:
         return ""
     text = told.get("error", "") if isinstance(told, dict) else ""
     return text.replace("\n", " ")[:500] if isinstance(text, str) else ""
-
-
-def _one_line(failed: BaseException) -> str:
-    return (str(failed) or type(failed).__name__).replace("\n", " ")[:300]

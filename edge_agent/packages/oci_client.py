@@ -20,7 +20,7 @@ from edge_agent.storage.store import Store
 from edgewright.contracts import wire
 from edgewright.contracts.files import reporting_full_disk
 from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index
-from edgewright.errors import OperationError, PackageError, UnreachableError
+from edgewright.errors import OperationError, PackageError, UnreachableError, one_line
 
 MAX_DOCUMENT_BYTES = 4 << 20
 MAX_TRIES_PER_BLOB = 3
@@ -124,7 +124,7 @@ class Registry:
                 if left <= 0:
                     return
         except urllib3.exceptions.HTTPError as cut:
-            raise UnreachableError(f"the connection to {self._base} must last, but: {_one_line(cut)}") from cut
+            raise UnreachableError(f"the connection to {self._base} must last, but: {one_line(cut)}") from cut
 
     @contextmanager
     def _request(self, path: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
@@ -132,7 +132,7 @@ class Registry:
         try:
             response = self._pool.request("GET", self._base + path, headers=plain, preload_content=False, redirect=False)
         except urllib3.exceptions.HTTPError as failed:
-            raise UnreachableError(f"the registry must answer at {self._base}, but: {_one_line(failed)}") from failed
+            raise UnreachableError(f"the registry must answer at {self._base}, but: {one_line(failed)}") from failed
         try:
             yield response
         finally:
@@ -156,7 +156,3 @@ class Registry:
     def _tries_path(self, descriptor: Descriptor) -> Path:
         partial = self._store.partial_path(descriptor.digest)
         return partial.with_name(f"{partial.name}.tries")
-
-
-def _one_line(failed: BaseException) -> str:
-    return (str(failed) or type(failed).__name__).replace("\n", " ")[:300]

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from accel.npu.link.discovery import DEVICE_VARIABLE, NO_DEVICE
-from edgewright.errors import OperationError
+from edgewright.errors import OperationError, last_line
 
 STOP_S = 15.0
 COMMAND_S = 300.0
@@ -34,8 +34,8 @@ class Shell:
         """Run a command to its end and return its output; raise `OperationError` with its last line when it fails."""
         finished = self.attempt(*arguments, secret=secret)
         if finished.returncode != 0:
-            lines = (finished.stderr or finished.stdout).strip().splitlines() or ["it said nothing"]
-            raise OperationError(f"'edgewright {arguments[0]}' ended with {finished.returncode}: {lines[-1]}")
+            last = last_line(finished.stderr or finished.stdout)
+            raise OperationError(f"'edgewright {arguments[0]}' ended with {finished.returncode}: {last}")
         return finished.stdout
 
     def attempt(
@@ -68,8 +68,7 @@ class Shell:
         command = [sys.executable, "-m", module, *arguments]
         finished = subprocess.run(command, cwd=self.directory, env=self.environment, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
-            lines = finished.stderr.strip().splitlines() or ["it said nothing"]
-            raise OperationError(f"'python -m {module}' ended with {finished.returncode}: {lines[-1]}")
+            raise OperationError(f"'python -m {module}' ended with {finished.returncode}: {last_line(finished.stderr)}")
         return finished.stdout
 
     @contextmanager
@@ -92,8 +91,7 @@ class Shell:
 
     def log_tail(self, name: str) -> str:
         """Return the last line that a background command wrote."""
-        lines = (self.log_directory / f"{name}.log").read_text("utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return last_line((self.log_directory / f"{name}.log").read_text("utf-8", errors="replace"))
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -21,6 +21,7 @@ from edgewright.errors import (
     OperationError,
     StorageFullError,
     UnreachableError,
+    one_line,
 )
 from edgewright.sdk.context import ClientContext
 
@@ -111,7 +112,7 @@ class Connection:
             raise UnreachableError(self._who_is_that(wrong)) from wrong
         except urllib3.exceptions.HTTPError as silent:
             raise UnreachableError(
-                f"the cloud at {self.context.url} must answer, but: {_short(silent)}; is 'edgewright cloud up' running there?"
+                f"the cloud at {self.context.url} must answer, but: {_cause(silent)}; is 'edgewright cloud up' running there?"
             ) from silent
         if 200 <= response.status < 300 or response.status in usable:
             return Answer(response.status, response.headers, response.data)
@@ -129,7 +130,7 @@ class Connection:
 
     def _who_is_that(self, wrong: Exception) -> str:
         believed = self.context.ca_file or "the authorities of this system"
-        return f"the certificate of {self.context.url} must come from {believed} and be for that name, but: {_short(wrong)}"
+        return f"the certificate of {self.context.url} must come from {believed} and be for that name, but: {_cause(wrong)}"
 
 
 def _refusal(method: str, path: str, status: int, body: bytes) -> EdgewrightError:
@@ -140,10 +141,9 @@ def _refusal(method: str, path: str, status: int, body: bytes) -> EdgewrightErro
         return kind(f"{method} {path.partition('?')[0]} must succeed, but the cloud answered {status}; see its log")
 
 
-def _short(error: Exception) -> str:
-    """Return the innermost cause in one line: urllib3 wraps it in several sentences of its own."""
+def _cause(error: Exception) -> str:
+    """Return the innermost cause on one line; urllib3 wraps it in several sentences."""
     innermost: BaseException = error
     while (cause := innermost.__cause__ or innermost.__context__) is not None:
         innermost = cause
-    text = str(innermost) or type(innermost).__name__
-    return " ".join(text.split())
+    return one_line(innermost)

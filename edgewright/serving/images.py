@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edgewright.contracts.preprocessing import normalize
 from edgewright.contracts.variant import Preprocessing, TensorSpec, VariantConfig
-from edgewright.errors import SamplesError
+from edgewright.errors import SamplesError, first_line
 from edgewright.serving.exchange import RefusedError
 
 Pixels = npt.NDArray[np.uint8]
@@ -144,9 +144,7 @@ def _decoded(raw: bytes, *, grey: bool) -> Pixels:
     except RefusedError:
         raise
     except Exception as wrong:  # Pillow's decoders share no base
-        raise SamplesError(
-            f"a picture must be a whole PNG, JPEG or other file that Pillow reads: {_first_line(wrong)}"
-        ) from wrong
+        raise SamplesError(f"a picture must be a whole PNG, JPEG or other file that Pillow reads: {first_line(wrong)}") from wrong
     return pixels[..., np.newaxis] if grey else pixels
 
 
@@ -156,7 +154,3 @@ def _resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
     image = image_module.fromarray(picture[..., 0] if grey else picture)
     pixels = np.asarray(image.resize((size[1], size[0]), image_module.Resampling.BILINEAR))
     return pixels[..., np.newaxis] if grey else pixels
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

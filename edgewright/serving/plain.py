@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec
-from edgewright.errors import SamplesError
+from edgewright.errors import SamplesError, first_line
 from edgewright.serving.exchange import JSON, NPY, Answer, RefusedError, Request, json_answer, parse_json
 from edgewright.serving.images import PictureInput
 from edgewright.serving.tensors import as_dtype, from_nested
@@ -99,7 +99,7 @@ def read_npy(body: bytes) -> _Array:
             raise ValueError(f"format version {version[0]}.{version[1]} is not known")
         shape, by_column, dtype = _HEADER_READERS[version](stream)
     except (ValueError, SyntaxError, TypeError) as wrong:
-        raise SamplesError(f"the body must be one array in the .npy format: {str(wrong).splitlines()[0]}") from wrong
+        raise SamplesError(f"the body must be one array in the .npy format: {first_line(wrong)}") from wrong
     if dtype.hasobject or dtype.kind not in "fiub":
         raise SamplesError(f"the .npy array must hold plain numbers, not {dtype}")
     content = memoryview(body)[stream.tell() :]

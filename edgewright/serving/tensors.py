@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgewright.contracts.variant import TensorSpec
-from edgewright.errors import SamplesError
+from edgewright.errors import SamplesError, first_line
 
 _Array = npt.NDArray[Any]
 
@@ -22,7 +22,7 @@ def from_nested(nested: Any, spec: TensorSpec) -> _Array:
     try:
         found = np.asarray(nested)
     except (ValueError, OverflowError) as ragged:
-        raise SamplesError(f"input {spec.name} must be regular nested lists of numbers: {_first_line(ragged)}") from ragged
+        raise SamplesError(f"input {spec.name} must be regular nested lists of numbers: {first_line(ragged)}") from ragged
     return as_dtype(found, spec)
 
 
@@ -66,7 +66,3 @@ def _as_text(found: _Array, spec: TensorSpec) -> _Array:
 def _kind(found: _Array) -> str:
     kinds = {"U": "text", "O": "a mixture with null, objects or numbers beyond 64 bits", "b": "bool"}
     return kinds.get(found.dtype.kind, found.dtype.name)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from accel.npu.program import NpuProgram
-from edgewright.errors import ModelError
+from edgewright.errors import ModelError, first_line
 
 OPERATOR = "EPContext"
 DOMAIN = "com.microsoft"
@@ -102,4 +102,4 @@ def _check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as wrong:
-        raise ModelError(f"the compiled graph must follow ONNX, but: {str(wrong).splitlines()[0]}") from wrong
+        raise ModelError(f"the compiled graph must follow ONNX, but: {first_line(wrong)}") from wrong

@@ -31,7 +31,7 @@ from accel.npu.hardware.sources import cache_directory
 from accel.npu.profile import NpuProfile
 from edgewright.contracts import wire
 from edgewright.contracts.files import replace_directory, staging_beside, write_atomically
-from edgewright.errors import OperationError
+from edgewright.errors import OperationError, last_line
 
 STAGE_LIMIT_S = 4 * 3600.0
 STOP_S = 10.0
@@ -228,7 +228,7 @@ def _wait(stage: Stage, process: subprocess.Popen[bytes], log: Path, watch: Watc
             process.wait(LOOK_S)
         except subprocess.TimeoutExpired:
             took = time.monotonic() - started
-            watch(stage.name, took, _last_line(log))
+            watch(stage.name, took, _last_line_of(log))
             if took > STAGE_LIMIT_S:
                 raise OperationError(
                     f"{stage.tool} must {stage.name} within {STAGE_LIMIT_S / 3600:g} hours, but it did not; try another --seed"
@@ -247,11 +247,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             process.wait(STOP_S)
 
 
-def _last_line(log: Path) -> str:
+def _last_line_of(log: Path) -> str:
     with log.open("rb") as said:
         said.seek(max(0, said.seek(0, os.SEEK_END) - 400))
-        lines = said.read().decode(errors="replace").splitlines()
-    return lines[-1].strip() if lines else ""
+        return last_line(said.read().decode(errors="replace"))
 
 
 def _first_error(log: Path) -> str:

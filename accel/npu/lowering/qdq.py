@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgewright.errors import ModelError
+from edgewright.errors import ModelError, first_line
 
 Array = npt.NDArray[Any]
 _FOLDED = ("Constant", "Cast", "Pow")
@@ -50,8 +50,7 @@ class QdqGraph:
         try:
             inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as wrong:
-            first = str(wrong).strip().splitlines()[0]
-            raise ModelError(f"the shapes in the graph must fit together: {first}") from wrong
+            raise ModelError(f"the shapes in the graph must fit together: {first_line(wrong)}") from wrong
         self.graph = inferred.graph
         self._initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self.producers = {name: node for node in self.graph.node for name in node.output}
