@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cloud.db.changes import Changes
 from cloud.db.database import Database
 from cloud.messaging.client import MqttLink
-from cloud.registry.blobs import OciStore
+from cloud.registry.blobs import BlobStore
 from cloud.state.certificates import DEVICE_DAYS
 from cloud.state.directory import StateDirectory
 from edgewright.contracts.messages import BrokerAddress
@@ -21,7 +21,7 @@ class Cloud:
     state: StateDirectory
     database: Database
     changes: Changes
-    store: OciStore
+    blobs: BlobStore
     url: str
     """The address that devices and clients are told."""
     device_days: float = DEVICE_DAYS

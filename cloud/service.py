@@ -20,7 +20,7 @@ from cloud.db.changes import Changes
 from cloud.db.database import Database
 from cloud.messaging.broker import Broker, end_orphan, find_mosquitto
 from cloud.messaging.client import MqttLink
-from cloud.registry.blobs import OciStore
+from cloud.registry.blobs import BlobStore
 from cloud.state import directory as state_directory
 from cloud.state.certificates import DEVICE_DAYS
 from cloud.state.directory import StateDirectory
@@ -94,10 +94,10 @@ async def _work(cloud: Cloud, broker: Broker | None, bound: socket.socket, annou
 
 
 def _cloud(settings: Settings, state: StateDirectory, database: Database, broker: Broker | None, url: str) -> Cloud:
-    store = OciStore(state.path / "registry", database)
-    store.prepare()
+    blobs = BlobStore(state.path / "registry", database)
+    blobs.prepare()
     cloud = Cloud(
-        state=state, database=database, changes=Changes(database), store=store, url=url, device_days=settings.device_days
+        state=state, database=database, changes=Changes(database), blobs=blobs, url=url, device_days=settings.device_days
     )
     if broker is not None:
         cloud.broker = BrokerAddress(host=_public_host(settings), port=broker.port)

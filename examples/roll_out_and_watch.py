@@ -30,9 +30,9 @@ def main() -> int:
     try:
         with CloudClient.connect() as client:
             version = client.publish(asked.package, load_private_key(asked.key))
-            print(f"published {version.name}:{version.version}, {version.size_bytes:,} bytes, for {', '.join(version.variants)}")
+            print(f"published {version.model}:{version.version}, {version.size_bytes:,} bytes, for {', '.join(version.variants)}")
             request = RolloutRequest(
-                model=version.name,
+                model=version.model,
                 version=version.version,
                 labels=dict(label.split("=", 1) for label in asked.label),
                 waves=("1", "100%"),

@@ -49,7 +49,7 @@ export function showDevices(devices) {
 export function showModels(models) {
   const columns = ["Model", "Version", "Variants", "Size", "Published"];
   const rows = models.flat().map((version) => [
-    element("strong", {}, version.name),
+    element("strong", {}, version.model),
     `v${version.version}`,
     labels(Object.fromEntries(version.variants.map((variant) => [variant, ""]))),
     size(version.size_bytes),

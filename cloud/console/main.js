@@ -30,9 +30,9 @@ async function load() {
 }
 
 // Versions never change, so a model is asked for again only when it has a newer one.
-async function versionsOf({ name, version }) {
-  if (versions.get(name)?.[0].version !== version) versions.set(name, (await ask(`/v1/models/${name}`)).reverse());
-  return versions.get(name);
+async function versionsOf({ model, version }) {
+  if (versions.get(model)?.[0].version !== version) versions.set(model, (await ask(`/v1/models/${model}`)).reverse());
+  return versions.get(model);
 }
 
 async function follow() {

@@ -133,7 +133,7 @@ telemetry = Table(
 model_versions = Table(
     "model_versions",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("model", String(64), primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("index_digest", String(71), nullable=False),
     Column("record", LargeBinary, nullable=False),

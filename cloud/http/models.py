@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint
-from cloud.registry import models as registry
+from cloud.registry import models
 from edgewright.contracts.messages import ModelVersion, PublishRequest
 from edgewright.contracts.signing import TrustedKeys
 
@@ -12,19 +12,19 @@ from edgewright.contracts.signing import TrustedKeys
 def list_models(call: Call) -> list[ModelVersion]:
     """Return the newest version of every model."""
     with call.cloud.database.reading() as connection:
-        return registry.newest_versions(connection)
+        return models.newest_versions(connection)
 
 
 def show_model(call: Call) -> list[ModelVersion]:
     """Return every version of a model."""
     with call.cloud.database.reading() as connection:
-        return registry.versions_of(connection, call.path("name"))
+        return models.list_versions(connection, call.path("model"))
 
 
 def publish(call: Call) -> ModelVersion:
-    """Make a pushed index the next version."""
+    """Publish a pushed index as the next version of a model."""
     trusted = TrustedKeys.from_pem(call.cloud.state.publisher_keys())
-    return registry.publish(call.cloud.store, call.path("name"), call.body, trusted, call.now)
+    return models.publish(call.cloud.blobs, call.path("model"), call.body, trusted, call.now)
 
 
 ENDPOINTS = (
@@ -38,7 +38,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         method="GET",
-        path="/v1/models/{name}",
+        path="/v1/models/{model}",
         access=Access.OPERATOR,
         summary="Every version of a model, oldest first.",
         handler=show_model,
@@ -46,7 +46,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         method="POST",
-        path="/v1/models/{name}/versions",
+        path="/v1/models/{model}/versions",
         access=Access.OPERATOR,
         summary="Publish a pushed and signed index as the next version.",
         handler=publish,

@@ -1,6 +1,6 @@
-"""The OCI distribution API 1.1 (`/v2/`): what docker, skopeo, oras and our own clients push to and pull from.
+"""The OCI distribution API 1.1 (`/v2/`) for docker, skopeo, oras, the SDK and the agent.
 
-Bodies are streamed to disk in pieces of a megabyte and never held whole in memory. Members pull, operators push, nobody deletes.
+Bodies are streamed to disk in pieces of 1 MiB. Devices and operators pull, operators push; there is no deletion.
 Source: https://github.com/opencontainers/distribution-spec (spec.md, release 1.1).
 """
 
@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response
 
 from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint, read_limited
-from cloud.registry import manifests as oci_manifests
+from cloud.registry import manifests
 from cloud.registry.blobs import MAX_DOCUMENT_BYTES, Upload
 from edgewright.contracts import wire
 from edgewright.contracts.names import check_digest, check_name
@@ -28,141 +28,138 @@ _DIGEST_HEADER = "Docker-Content-Digest"
 
 
 class BlobResponse(FileResponse):
-    """A blob, or the range of it that was asked for, in large pieces: each piece costs a hop to a thread."""
+    """A blob or a range of it, sent in large pieces: each piece costs a switch to a worker thread."""
 
     chunk_size = _PIECE_BYTES
 
 
 def support(_call: Call) -> Response:
-    """Say that this API is spoken here."""
+    """Advertise support of the OCI distribution API."""
     return Response(b"{}", media_type="application/json", headers={"Docker-Distribution-API-Version": "registry/2.0"})
 
 
 def get_blob(call: Call) -> Response:
-    """Give a blob or a range of it."""
+    """Return a blob or a range of it."""
     digest = call.path("digest")
-    path = call.cloud.store.blob_path(call.path("name"), digest)
+    path = call.cloud.blobs.blob_path(call.path("repository"), digest)
     headers = {_DIGEST_HEADER: digest, "ETag": f'"{digest}"', "Cache-Control": "private, max-age=31536000, immutable"}
     return BlobResponse(path, headers=headers, media_type="application/octet-stream", stat_result=path.stat())
 
 
 async def begin_upload(call: Call) -> Response:
-    """Begin an upload; or mount a blob that is here already; or take a whole blob at once."""
-    store, name, digest = call.cloud.store, call.path("name"), call.text("digest")
-    wanted = call.text("mount")
-    mounted = await to_thread.run_sync(_mount, call, wanted) if wanted else None
-    if mounted:
-        return _created(name, mounted)
-    identity = await to_thread.run_sync(store.begin_upload, name)
+    """Begin an upload, mount a blob of another repository, or receive a whole blob."""
+    blobs, repository, digest = call.cloud.blobs, call.path("repository"), call.text("digest")
+    mounted = call.text("mount")
+    if mounted is not None and await to_thread.run_sync(_mount, call, mounted):
+        return _created(repository, mounted)
+    upload_id = await to_thread.run_sync(blobs.begin_upload, repository)
     if digest is None:
-        return _accepted(name, identity, 0)
+        return _accepted(repository, upload_id, 0)
     try:
-        await _receive(call, identity, None)
+        await _receive(call, upload_id, None)
     except (ClientDisconnect, BadInputError):
-        await to_thread.run_sync(store.cancel_upload, name, identity)
+        await to_thread.run_sync(blobs.cancel_upload, repository, upload_id)
         raise
-    await to_thread.run_sync(store.finish_upload, name, identity, check_digest(digest))
-    return _created(name, digest)
+    await to_thread.run_sync(blobs.finish_upload, repository, upload_id, check_digest(digest))
+    return _created(repository, digest)
 
 
 def show_upload(call: Call) -> Response:
-    """Say how far an upload got, so that it can go on from there."""
-    name, identity = call.path("name"), call.path("upload")
-    response = _accepted(name, identity, call.cloud.store.upload_size(name, identity))
+    """Return the size of an upload, so that the client can continue it."""
+    repository, upload_id = call.path("repository"), call.path("upload")
+    response = _accepted(repository, upload_id, call.cloud.blobs.upload_size(repository, upload_id))
     response.status_code = 204
     return response
 
 
 async def continue_upload(call: Call) -> Response:
-    """Add a piece to an upload."""
+    """Append a piece to an upload."""
     size = await _receive(call, call.path("upload"), _start_of(call))
-    return _accepted(call.path("name"), call.path("upload"), size)
+    return _accepted(call.path("repository"), call.path("upload"), size)
 
 
 async def finish_upload(call: Call) -> Response:
-    """Add the last piece, if there is one, and make the upload a blob."""
-    name, identity, digest = call.path("name"), call.path("upload"), check_digest(call.text("digest") or "")
-    await _receive(call, identity, _start_of(call))
-    await to_thread.run_sync(call.cloud.store.finish_upload, name, identity, digest)
-    return _created(name, digest)
+    """Append the last piece, if the request has a body, and turn the upload into a blob."""
+    repository, upload_id, digest = call.path("repository"), call.path("upload"), check_digest(call.text("digest") or "")
+    await _receive(call, upload_id, _start_of(call))
+    await to_thread.run_sync(call.cloud.blobs.finish_upload, repository, upload_id, digest)
+    return _created(repository, digest)
 
 
 def cancel_upload(call: Call) -> None:
-    """Throw an upload away."""
-    call.cloud.store.upload_size(call.path("name"), call.path("upload"))
-    call.cloud.store.cancel_upload(call.path("name"), call.path("upload"))
+    """Remove an upload."""
+    call.cloud.blobs.upload_size(call.path("repository"), call.path("upload"))
+    call.cloud.blobs.cancel_upload(call.path("repository"), call.path("upload"))
 
 
 async def put_manifest(call: Call) -> Response:
     """Store a manifest under a tag or its digest."""
     raw = await read_limited(call.request, MAX_DOCUMENT_BYTES)
     pushed = await to_thread.run_sync(_store_manifest, call, raw)
-    name = call.path("name")
-    headers = {"Location": f"/v2/{name}/manifests/{pushed.digest}", _DIGEST_HEADER: pushed.digest}
+    headers = {"Location": f"/v2/{call.path('repository')}/manifests/{pushed.digest}", _DIGEST_HEADER: pushed.digest}
     if pushed.subject:
         headers["OCI-Subject"] = pushed.subject
     return Response(status_code=201, headers=headers)
 
 
 def get_manifest(call: Call) -> Response:
-    """Give a manifest by tag or digest."""
-    name = call.path("name")
+    """Return a manifest by tag or digest."""
     with call.cloud.database.reading() as connection:
-        found = oci_manifests.find(connection, name, call.path("reference"))
-    raw = call.cloud.store.path_of(found.digest).read_bytes()
-    headers = {_DIGEST_HEADER: found.digest, "ETag": f'"{found.digest}"'}
+        manifest = manifests.find(connection, call.path("repository"), call.path("reference"))
+    raw = call.cloud.blobs.path_of(manifest.digest).read_bytes()
+    headers = {_DIGEST_HEADER: manifest.digest, "ETag": f'"{manifest.digest}"'}
     response = Response(raw, headers=headers)
-    response.headers["Content-Type"] = found.media_type  # exactly as pushed, without a charset
+    response.headers["Content-Type"] = manifest.media_type  # exactly as pushed, without a charset
     return response
 
 
 def list_tags(call: Call) -> Response:
-    """List the tags of a repository, in pages when asked."""
-    name, limit = call.path("name"), call.whole("n", -1) if call.text("n") else None
+    """List the tags of a repository, in pages of `n` if the query asks for it."""
+    repository, limit = call.path("repository"), call.whole("n", -1) if call.text("n") else None
     with call.cloud.database.reading() as connection:
-        found = oci_manifests.list_tags(connection, name, None, call.text("last") or "")
-    page = found[:limit]
-    response = Response(wire.encode({"name": name, "tags": page}), media_type="application/json")
-    if page and len(page) < len(found):
+        tags = manifests.list_tags(connection, repository, call.text("last") or "")
+    page = tags[:limit]
+    response = Response(wire.encode({"name": repository, "tags": page}), media_type="application/json")
+    if page and len(page) < len(tags):
         query = urlencode({"n": limit, "last": page[-1]})
-        response.headers["Link"] = f'</v2/{name}/tags/list?{query}>; rel="next"'
+        response.headers["Link"] = f'</v2/{repository}/tags/list?{query}>; rel="next"'
     return response
 
 
 def list_referrers(call: Call) -> Response:
-    """List what refers to a manifest: its signatures, say."""
-    name = call.path("name")
-    wanted = (call.text("artifactType") or "").replace(" ", "+")  # a client that did not escape the + of "+json"
+    """List the manifests that refer to a manifest, such as its signatures."""
+    repository, subject = call.path("repository"), check_digest(call.path("digest"))
+    artifact_type = (call.text("artifactType") or "").replace(" ", "+")  # clients may leave the + of "+json" unescaped
     with call.cloud.database.reading() as connection:
-        index = oci_manifests.referrers(connection, name, check_digest(call.path("digest")), wanted or None)
+        index = manifests.referrers(connection, repository, subject, artifact_type or None)
     response = Response(encode_document(index))
     response.headers["Content-Type"] = INDEX_TYPE
-    if wanted:
+    if artifact_type:
         response.headers["OCI-Filters-Applied"] = "artifactType"
     return response
 
 
-def _mount(call: Call, digest: str) -> str | None:
-    mounted = call.cloud.store.mount(check_name(call.path("name"), "model"), check_digest(digest), call.text("from"))
-    return digest if mounted else None
+def _mount(call: Call, digest: str) -> bool:
+    repository = check_name(call.path("repository"), "model")
+    return call.cloud.blobs.mount(repository, check_digest(digest), call.text("from"))
 
 
-def _store_manifest(call: Call, raw: bytes) -> oci_manifests.PushedManifest:
+def _store_manifest(call: Call, raw: bytes) -> manifests.PushedManifest:
     media_type = call.request.headers.get("content-type", "").partition(";")[0].strip()
     with call.cloud.database.transaction() as connection:
-        return oci_manifests.put(
+        return manifests.put(
             connection,
-            call.cloud.store,
-            repository=call.path("name"),
+            call.cloud.blobs,
+            repository=call.path("repository"),
             reference=call.path("reference"),
             raw=raw,
             media_type=media_type,
         )
 
 
-async def _receive(call: Call, identity: str, start: int | None) -> int:
-    """Write the body to the upload as it comes and return how long the upload is now."""
-    with call.cloud.store.continuing(call.path("name"), identity, start) as upload:
+async def _receive(call: Call, upload_id: str, start: int | None) -> int:
+    """Append the body to the upload as it arrives; return the new size of the upload in bytes."""
+    with call.cloud.blobs.continuing(call.path("repository"), upload_id, start) as upload:
         piece = bytearray()
         async for received in call.request.stream():
             piece += received
@@ -181,59 +178,65 @@ def _start_of(call: Call) -> int | None:
     text = call.request.headers.get("content-range")
     if text is None:
         return None
-    found = _CONTENT_RANGE.fullmatch(text.strip())
-    if found is None:
+    match = _CONTENT_RANGE.fullmatch(text.strip())
+    if match is None:
         raise BadInputError(f"Content-Range must be like 0-1023, not {text[:64]!r}")
     length = call.request.headers.get("content-length")
-    start, end = int(found[1]), int(found[2])
+    start, end = int(match[1]), int(match[2])
     if length is not None and int(length) != end - start + 1:
         raise BadInputError(f"Content-Range {text[:64]} must be as long as the body, which has {length} bytes")
     return start
 
 
-def _accepted(name: str, identity: str, size: int) -> Response:
+def _accepted(repository: str, upload_id: str, size: int) -> Response:
     headers = {
-        "Location": f"/v2/{name}/blobs/uploads/{identity}",
+        "Location": f"/v2/{repository}/blobs/uploads/{upload_id}",
         "Range": f"0-{max(size - 1, 0)}",
-        "Docker-Upload-UUID": identity,
+        "Docker-Upload-UUID": upload_id,
     }
     return Response(status_code=202, headers=headers)
 
 
-def _created(name: str, digest: str) -> Response:
-    return Response(status_code=201, headers={"Location": f"/v2/{name}/blobs/{digest}", _DIGEST_HEADER: digest})
+def _created(repository: str, digest: str) -> Response:
+    return Response(status_code=201, headers={"Location": f"/v2/{repository}/blobs/{digest}", _DIGEST_HEADER: digest})
 
 
-_BLOB, _UPLOADS, _MANIFEST = "/v2/{name}/blobs/{digest}", "/v2/{name}/blobs/uploads/", "/v2/{name}/manifests/{reference}"
-_UPLOAD = "/v2/{name}/blobs/uploads/{upload}"
-_BEGIN_QUERY = {"digest": "of the whole blob in the body", "mount": "a blob that is here", "from": "the repository that has it"}
+_BLOB = "/v2/{repository}/blobs/{digest}"
+_UPLOADS = "/v2/{repository}/blobs/uploads/"
+_UPLOAD = "/v2/{repository}/blobs/uploads/{upload}"
+_MANIFEST = "/v2/{repository}/manifests/{reference}"
+_BEGIN_QUERY = {
+    "digest": "digest of the blob, if the body is the whole blob",
+    "mount": "digest of a blob of another repository",
+    "from": "repository of the blob to mount",
+}
 
 ENDPOINTS = (
     Endpoint(
         method="GET",
         path="/v2/",
         access=Access.MEMBER,
-        summary="Whether the OCI distribution API is spoken here.",
+        summary="Support of the OCI distribution API.",
         handler=support,
         gives=bytes,
     ),
-    Endpoint(method="GET", path=_BLOB, access=Access.MEMBER, summary="A blob; ranges work.", handler=get_blob, gives=bytes),
+    Endpoint(method="GET", path=_BLOB, access=Access.MEMBER, summary="A blob or a range of it.", handler=get_blob, gives=bytes),
     Endpoint(
         method="POST",
         path=_UPLOADS,
         access=Access.OPERATOR,
-        summary="Begin an upload, mount a blob, or send one whole.",
+        summary="Begin an upload, mount a blob, or push a whole blob.",
         handler=begin_upload,
         takes=bytes,
         status=202,
         query=_BEGIN_QUERY,
     ),
-    Endpoint(method="GET", path=_UPLOAD, access=Access.OPERATOR, summary="How far it got.", handler=show_upload, status=204),
+    Endpoint(method="GET", path=_UPLOAD, access=Access.OPERATOR, summary="Size of an upload.", handler=show_upload, status=204),
     Endpoint(
         method="PATCH",
         path=_UPLOAD,
         access=Access.OPERATOR,
-        summary="Add a piece to an upload.",
+        summary="Append a piece to an upload.",
         handler=continue_upload,
         takes=bytes,
         status=202,
@@ -246,9 +249,11 @@ ENDPOINTS = (
         handler=finish_upload,
         takes=bytes,
         status=201,
-        query={"digest": "what the upload must be"},
+        query={"digest": "digest of the whole upload"},
     ),
-    Endpoint(method="DELETE", path=_UPLOAD, access=Access.OPERATOR, summary="Drop an upload.", handler=cancel_upload, status=204),
+    Endpoint(
+        method="DELETE", path=_UPLOAD, access=Access.OPERATOR, summary="Cancel an upload.", handler=cancel_upload, status=204
+    ),
     Endpoint(
         method="PUT",
         path=_MANIFEST,
@@ -268,20 +273,20 @@ ENDPOINTS = (
     ),
     Endpoint(
         method="GET",
-        path="/v2/{name}/tags/list",
+        path="/v2/{repository}/tags/list",
         access=Access.MEMBER,
         summary="The tags of a repository.",
         handler=list_tags,
         gives=bytes,
-        query={"n": "at most so many", "last": "only tags after this one"},
+        query={"n": "maximum number of tags", "last": "only tags after this one"},
     ),
     Endpoint(
         method="GET",
-        path="/v2/{name}/referrers/{digest}",
+        path="/v2/{repository}/referrers/{digest}",
         access=Access.MEMBER,
-        summary="What refers to a manifest.",
+        summary="The manifests that refer to a manifest.",
         handler=list_referrers,
         gives=bytes,
-        query={"artifactType": "only of this type"},
+        query={"artifactType": "only manifests of this type"},
     ),
 )

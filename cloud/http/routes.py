@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from cloud.auth import Access
-from cloud.http import console, device, devices, enrolment, models, openapi, renewal, rollouts, system, telemetry
-from cloud.http import oci as registry
+from cloud.http import console, device, devices, enrolment, models, oci, openapi, renewal, rollouts, system, telemetry
 from cloud.http.endpoint import Call, Endpoint
 
 
@@ -31,5 +30,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *models.ENDPOINTS,
     *rollouts.ENDPOINTS,
     *telemetry.ENDPOINTS,
-    *registry.ENDPOINTS,
+    *oci.ENDPOINTS,
 )

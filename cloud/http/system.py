@@ -8,7 +8,7 @@ from cloud.auth import Access
 from cloud.db.database import Counter
 from cloud.fleet import devices, telemetry
 from cloud.http.endpoint import Call, Endpoint
-from cloud.registry import models as registry
+from cloud.registry import models
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,7 +26,7 @@ def metrics(call: Call) -> Response:
     cloud = call.cloud
     with cloud.database.reading() as connection:
         known = devices.records(connection, call.now)
-        versions = registry.newest_versions(connection)
+        versions = models.newest_versions(connection)
         measurements = telemetry.count(connection)
         issued, locked_out = devices.count_certificates(connection, call.now)
     values = [

@@ -1,11 +1,11 @@
-"""Blobs on disk, by digest: what the registry stores, and uploads on their way to becoming that.
+"""The blob store of the registry: files named by their digest, and uploads in progress.
 
-    ROOT/blobs/sha256/<hex>          shared by all repositories; a blob is there whole, or not at all
-    ROOT/uploads/<repository>/<id>   begun uploads; a start of the cloud clears them
+    ROOT/blobs/sha256/<hex>          shared by all repositories; a blob is complete or absent
+    ROOT/uploads/<repository>/<id>   unfinished uploads; cleared when the cloud starts
 
-Bytes go to an upload in pieces, its digest is computed over the finished file, and one rename makes it a blob. Which
-repository may show which blob is a row in the database: a repository shows only what was pushed or mounted there.
-Manifests, tags and referrers are the work of `oci_manifests.py`.
+A client appends pieces to an upload. The digest is computed over the finished file, and one rename turns it into a blob.
+Rows in the database decide which repository shows which blob: only blobs that were pushed or mounted there.
+`manifests.py` handles manifests, tags and referrers.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from edgewright.contracts.oci import Descriptor, check_bytes, describe_file
 from edgewright.errors import BadInputError, ConflictError, NotFoundError, PackageError, StorageFullError
 
 MAX_DOCUMENT_BYTES = 4 << 20
-"""What a registry must take of a manifest, and enough for any package."""
+"""Maximum size of a manifest or config: the size that the OCI distribution specification asks every registry to accept."""
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class BlobUnknownError(NotFoundError):
-    """A blob that this repository does not have."""
+    """A blob that the repository does not have."""
 
     oci_code: ClassVar[str] = "BLOB_UNKNOWN"
 
 
 class UploadUnknownError(NotFoundError):
-    """An upload that was never begun, was finished, or was cleared away."""
+    """An upload that does not exist, is finished, or was cleared."""
 
     oci_code: ClassVar[str] = "BLOB_UPLOAD_UNKNOWN"
 
 
 class DigestInvalidError(BadInputError):
-    """Bytes whose digest is not the one that was promised."""
+    """Bytes whose digest differs from the announced one."""
 
     oci_code: ClassVar[str] = "DIGEST_INVALID"
 
 
 class OutOfOrderError(ConflictError):
-    """A piece of an upload that does not begin where the last one ended: 416."""
+    """A piece of an upload that does not start at the end of the previous one (HTTP 416)."""
 
     oci_code: ClassVar[str] = "BLOB_UPLOAD_INVALID"
 
@@ -63,7 +63,7 @@ class OutOfOrderError(ConflictError):
         self.size = size
 
 
-class OciStore:
+class BlobStore:
     """Blobs and uploads below one directory."""
 
     def __init__(self, root: Path, database: Database) -> None:
@@ -71,7 +71,7 @@ class OciStore:
         self.database = database
 
     def prepare(self) -> None:
-        """Make the directories, and clear away what an earlier run had begun and not finished."""
+        """Make the directories and remove what an earlier run left unfinished."""
         self._blobs.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._uploads, ignore_errors=True)
         self._uploads.mkdir(parents=True)
@@ -87,7 +87,11 @@ class OciStore:
         return self.root / "uploads"
 
     def blob_path(self, repository: str, digest: str) -> Path:
-        """Return the file of a blob that `repository` has; raise `BlobUnknownError` when it has none such."""
+        """Return the file of a blob.
+
+        Raises:
+            BlobUnknownError: the repository does not have the blob.
+        """
         check_digest(digest)
         with self.database.reading() as connection:
             if not has_blob(connection, repository, digest):
@@ -95,11 +99,15 @@ class OciStore:
         return self.path_of(digest)
 
     def path_of(self, digest: str) -> Path:
-        """Return where the blob of `digest` lies, whether it is there or not."""
+        """Return the path of a blob, stored or not."""
         return self._blobs / check_digest(digest).removeprefix("sha256:")
 
     def mount(self, repository: str, digest: str, source: str | None) -> bool:
-        """Show a blob of `source` (of any repository, when None) in `repository` too; False when there is none such."""
+        """Show a blob of repository `source` in `repository` too; None stands for any source.
+
+        Returns:
+            False if the source does not have the blob.
+        """
         with self.database.transaction() as connection:
             if not has_blob(connection, source, digest):
                 return False
@@ -107,7 +115,7 @@ class OciStore:
         return True
 
     def put(self, connection: Connection, repository: str, raw: bytes, digest: str) -> None:
-        """Store a small blob whose digest is known to be right."""
+        """Store a small blob; the caller has computed `digest` from `raw`."""
         if not self.path_of(digest).is_file():
             write_atomically(self.path_of(digest), raw)
         link_blob(connection, repository, digest)
@@ -115,32 +123,32 @@ class OciStore:
     def begin_upload(self, repository: str) -> str:
         """Begin an upload and return its id."""
         check_name(repository, "model")
-        identity = secrets.token_hex(16)
-        path = self._uploads / repository / identity
-        with _room_for(path):
+        upload_id = secrets.token_hex(16)
+        path = self._uploads / repository / upload_id
+        with _removed_if_full(path):
             path.parent.mkdir(exist_ok=True)
             path.touch(mode=0o600)
-        return identity
+        return upload_id
 
-    def upload_size(self, repository: str, identity: str) -> int:
-        """Return how many bytes of an upload are here."""
+    def upload_size(self, repository: str, upload_id: str) -> int:
+        """Return the number of bytes that an upload has received."""
         try:
-            return self._upload_path(repository, identity).stat().st_size
-        except FileNotFoundError as missing:
-            raise _no_upload(identity) from missing
+            return self._upload_path(repository, upload_id).stat().st_size
+        except FileNotFoundError as error:
+            raise _unknown_upload(upload_id) from error
 
     @contextlib.contextmanager
-    def continuing(self, repository: str, identity: str, start: int | None) -> Iterator[Upload]:
-        """Give the upload to write on, to this writer alone; `start` is where the writer believes that it goes on.
+    def continuing(self, repository: str, upload_id: str, start: int | None) -> Iterator[Upload]:
+        """Open an upload for appending, locked against other writers; `start` is the offset that the client announced.
 
         Raises:
-            OutOfOrderError: the upload goes on elsewhere, or somebody else is writing on it.
+            OutOfOrderError: the upload ends at another offset, or another request is writing to it.
         """
-        path = self._upload_path(repository, identity)
+        path = self._upload_path(repository, upload_id)
         try:
             stream = path.open("r+b")
-        except FileNotFoundError as missing:
-            raise _no_upload(identity) from missing
+        except FileNotFoundError as error:
+            raise _unknown_upload(upload_id) from error
         with stream:
             _lock(stream, path)
             size = stream.seek(0, os.SEEK_END)
@@ -148,52 +156,56 @@ class OciStore:
                 raise OutOfOrderError(f"the next piece of the upload must begin at byte {size}, not at {start}", size)
             yield Upload(path, stream)
 
-    def finish_upload(self, repository: str, identity: str, digest: str) -> None:
-        """Make an upload a blob of `repository`; an upload of another digest is thrown away.
+    def finish_upload(self, repository: str, upload_id: str, digest: str) -> None:
+        """Turn an upload into a blob of `repository`.
 
         Raises:
-            DigestInvalidError: the bytes have another digest.
+            DigestInvalidError: the bytes have another digest; the upload is removed.
         """
-        path = self._upload_path(repository, identity)
+        path = self._upload_path(repository, upload_id)
         try:
-            found = describe_file(path, "application/octet-stream").digest
-        except FileNotFoundError as missing:
-            raise _no_upload(identity) from missing
-        if found != digest:
+            actual = describe_file(path, "application/octet-stream").digest
+        except FileNotFoundError as error:
+            raise _unknown_upload(upload_id) from error
+        if actual != digest:
             path.unlink(missing_ok=True)
-            raise DigestInvalidError(f"the upload must have the digest {digest}, but its bytes have {found}: send it again")
+            raise DigestInvalidError(f"the upload must have the digest {digest}, but its bytes have {actual}: send it again")
         sync_path(path)
         path.replace(self.path_of(digest))
         sync_path(self._blobs)
         with self.database.transaction() as connection:
             link_blob(connection, repository, digest)
 
-    def cancel_upload(self, repository: str, identity: str) -> None:
-        """Throw an upload away."""
-        self._upload_path(repository, identity).unlink(missing_ok=True)
+    def cancel_upload(self, repository: str, upload_id: str) -> None:
+        """Remove an upload."""
+        self._upload_path(repository, upload_id).unlink(missing_ok=True)
 
-    def _upload_path(self, repository: str, identity: str) -> Path:
+    def _upload_path(self, repository: str, upload_id: str) -> Path:
         check_name(repository, "model")
-        if not _UPLOAD_ID.fullmatch(identity):
-            raise _no_upload(identity)
-        return self._uploads / repository / identity
+        if not _UPLOAD_ID.fullmatch(upload_id):
+            raise _unknown_upload(upload_id)
+        return self._uploads / repository / upload_id
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload that is being written on."""
+    """An upload that is open for appending."""
 
     path: Path
     stream: IO[bytes]
 
     def write(self, piece: bytes) -> None:
-        """Add a piece; raise `StorageFullError`, and throw the upload away, when the disk has no room for it."""
-        with _room_for(self.path):
+        """Append a piece.
+
+        Raises:
+            StorageFullError: the disk is full; the upload is removed.
+        """
+        with _removed_if_full(self.path):
             self.stream.write(piece)
             self.stream.flush()
 
     def size(self) -> int:
-        """Return how many bytes are here."""
+        """Return the number of bytes received so far."""
         return self.stream.tell()
 
 
@@ -201,22 +213,26 @@ class Upload:
 class RepositoryBlobs:
     """A repository as a source of verified blobs (`edgewright.contracts.oci.BlobSource`)."""
 
-    store: OciStore
+    store: BlobStore
     repository: str
 
     def read_blob(self, descriptor: Descriptor) -> bytes:
-        """Return the bytes of a manifest or config, checked; raise `PackageError` when they are missing, other or too many."""
+        """Return the bytes of a manifest or config.
+
+        Raises:
+            PackageError: the blob is missing, is too large, or does not match its descriptor.
+        """
         if descriptor.size > MAX_DOCUMENT_BYTES:
             raise PackageError(f"a manifest or config must have at most {MAX_DOCUMENT_BYTES} bytes, not {descriptor.size}")
         try:
             path = self.store.blob_path(self.repository, descriptor.digest)
-        except NotFoundError as missing:
-            raise PackageError(str(missing)) from missing
+        except NotFoundError as error:
+            raise PackageError(str(error)) from error
         with path.open("rb") as stream:
             return check_bytes(stream.read(descriptor.size + 1), descriptor)
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Tell whether the repository has a blob of that digest and size."""
+        """Return True if the repository has a blob of this digest and size."""
         try:
             return self.store.blob_path(self.repository, descriptor.digest).stat().st_size == descriptor.size
         except NotFoundError:
@@ -224,7 +240,7 @@ class RepositoryBlobs:
 
 
 def has_blob(connection: Connection, repository: str | None, digest: str) -> bool:
-    """Tell whether `repository` (any, when None) has the blob."""
+    """Return True if `repository` has the blob; None stands for any repository."""
     statement = select(repository_blobs.c.digest).where(repository_blobs.c.digest == digest).limit(1)
     if repository is not None:
         statement = statement.where(repository_blobs.c.repository == repository)
@@ -237,8 +253,8 @@ def link_blob(connection: Connection, repository: str, digest: str) -> None:
 
 
 @contextlib.contextmanager
-def _room_for(path: Path) -> Iterator[None]:
-    """Raise `StorageFullError`, and discard the upload, when the disk has no room for it."""
+def _removed_if_full(path: Path) -> Iterator[None]:
+    """Remove the upload and raise `StorageFullError` if the disk is full."""
     try:
         with reporting_full_disk("the upload"):
             yield
@@ -250,9 +266,9 @@ def _room_for(path: Path) -> Iterator[None]:
 def _lock(stream: IO[bytes], path: Path) -> None:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as busy:
-        raise OutOfOrderError("another request is writing on this upload: wait for it", path.stat().st_size) from busy
+    except BlockingIOError as error:
+        raise OutOfOrderError("another request is writing to this upload: wait for it", path.stat().st_size) from error
 
 
-def _no_upload(identity: str) -> UploadUnknownError:
-    return UploadUnknownError(f"no upload is called {identity[:64]!r}: begin another")
+def _unknown_upload(upload_id: str) -> UploadUnknownError:
+    return UploadUnknownError(f"no upload is called {upload_id[:64]!r}: begin another")

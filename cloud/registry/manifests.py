@@ -1,7 +1,7 @@
 """Manifests, tags and referrers of the registry (OCI distribution specification 1.1).
 
-A manifest is a blob that the registry understands: it is accepted only when everything that it names is there already, so
-whatever can be pulled can be pulled whole. The tag of a published version belongs to the cloud and never moves.
+A manifest is a blob. It is accepted only if the repository already has everything that it refers to, so every manifest that
+can be pulled is complete. The tag of a published version is set by the cloud and never moves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from cloud.db.database import insert_or_ignore
 from cloud.db.schema import manifests, model_versions, tags
-from cloud.registry.blobs import DigestInvalidError, OciStore, has_blob
+from cloud.registry.blobs import BlobStore, DigestInvalidError, has_blob
 from edgewright.contracts import wire
 from edgewright.contracts.names import Digest, check_name
 from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index
@@ -35,20 +35,20 @@ class ManifestUnknownError(NotFoundError):
 
 
 class ManifestInvalidError(BadInputError):
-    """Bytes that are no manifest that we take."""
+    """A manifest that cannot be decoded or has an unsupported media type."""
 
     oci_code: ClassVar[str] = "MANIFEST_INVALID"
 
 
 class ManifestBlobUnknownError(BadInputError):
-    """A manifest that names something that is not there."""
+    """A manifest that refers to a blob or manifest that the repository does not have."""
 
     oci_code: ClassVar[str] = "MANIFEST_BLOB_UNKNOWN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredManifest:
-    """A manifest as it is served."""
+    """The stored digest, media type and size (bytes) of a manifest."""
 
     digest: Digest
     media_type: str
@@ -57,7 +57,7 @@ class StoredManifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushedManifest:
-    """What a push made: the manifest's digest, and what it refers to."""
+    """The digest of a pushed manifest, and the digest of its subject."""
 
     digest: Digest
     subject: str | None
@@ -65,7 +65,7 @@ class PushedManifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Document:
-    """What manifests and indexes of OCI and Docker have in common."""
+    """The fields shared by OCI and Docker manifests and indexes."""
 
     schemaVersion: int  # noqa: N815
     mediaType: str | None = None  # noqa: N815
@@ -78,14 +78,14 @@ class _Document:
 
 
 def put(
-    connection: Connection, store: OciStore, *, repository: str, reference: str, raw: bytes, media_type: str
+    connection: Connection, blobs: BlobStore, *, repository: str, reference: str, raw: bytes, media_type: str
 ) -> PushedManifest:
-    """Store a manifest under its digest and, when `reference` is a tag, under that.
+    """Store a manifest under its digest and, if `reference` is a tag, under that tag.
 
     Raises:
-        ManifestInvalidError: the bytes are no manifest, or of another type than they say.
+        ManifestInvalidError: the bytes are not a manifest, or their media type differs from `media_type`.
         DigestInvalidError: `reference` is a digest and the bytes have another.
-        ManifestBlobUnknownError: something that it names is not in the repository.
+        ManifestBlobUnknownError: a blob or manifest that it refers to is not in the repository.
         ConflictError: `reference` is the tag of a published version.
     """
     check_name(repository, "model")
@@ -97,7 +97,7 @@ def put(
         _check_tag(connection, repository, reference, digest)
     document = _read(raw, media_type)
     _check_references(connection, repository, document)
-    store.put(connection, repository, raw, digest)
+    blobs.put(connection, repository, raw, digest)
     row = _row(document, repository=repository, digest=digest, media_type=media_type, size=len(raw))
     connection.execute(insert_or_ignore(connection, manifests).values(row))
     if reference != digest:
@@ -106,39 +106,47 @@ def put(
 
 
 def find(connection: Connection, repository: str, reference: str) -> StoredManifest:
-    """Return what a tag or digest stands for; raise `ManifestUnknownError` when the repository has none such."""
+    """Return the manifest of a tag or digest.
+
+    Raises:
+        ManifestUnknownError: the repository has no such tag or digest.
+    """
     digest: str | None = reference
     if not reference.startswith("sha256:"):
-        named = tags.c.repository == repository, tags.c.tag == reference
-        digest = connection.execute(select(tags.c.digest).where(*named)).scalar_one_or_none()
-    wanted = manifests.c.repository == repository, manifests.c.digest == digest
-    row = connection.execute(select(manifests).where(*wanted)).one_or_none()
+        is_tag = tags.c.repository == repository, tags.c.tag == reference
+        digest = connection.execute(select(tags.c.digest).where(*is_tag)).scalar_one_or_none()
+    is_manifest = manifests.c.repository == repository, manifests.c.digest == digest
+    row = connection.execute(select(manifests).where(*is_manifest)).one_or_none()
     if row is None:
         raise ManifestUnknownError(f"repository {repository} has no manifest {reference[:128]!r}")
     return StoredManifest(digest=Digest(row.digest), media_type=row.media_type, size=row.size)
 
 
-def list_tags(connection: Connection, repository: str, limit: int | None, last: str) -> list[str]:
-    """Return the tags after `last`, in lexical order; raise `NotFoundError` when the repository is empty."""
+def list_tags(connection: Connection, repository: str, last: str) -> list[str]:
+    """Return the tags after `last` in lexical order.
+
+    Raises:
+        NotFoundError: the repository is empty.
+    """
     pushed = select(manifests.c.digest).where(manifests.c.repository == repository).limit(1)
     if connection.execute(pushed).one_or_none() is None:
         raise NotFoundError(f"no repository is called {repository[:128]!r}: push something to it first")
     # Sorted here: databases do not agree on the order of text.
-    known = sorted(connection.execute(select(tags.c.tag).where(tags.c.repository == repository)).scalars())
-    return [tag for tag in known if tag > last][:limit]
+    names = sorted(connection.execute(select(tags.c.tag).where(tags.c.repository == repository)).scalars())
+    return [tag for tag in names if tag > last]
 
 
 def referrers(connection: Connection, repository: str, subject: str, artifact_type: str | None) -> Index:
-    """Return the manifests that refer to `subject`, as an index; an empty one when there are none."""
-    wanted = manifests.c.repository == repository, manifests.c.subject == subject
-    rows = connection.execute(select(manifests).where(*wanted).order_by(manifests.c.digest))
+    """Return the manifests that refer to `subject` as an index, possibly empty."""
+    refers = manifests.c.repository == repository, manifests.c.subject == subject
+    rows = connection.execute(select(manifests).where(*refers).order_by(manifests.c.digest))
     return Index(manifests=tuple(_descriptor(row) for row in rows if artifact_type in (None, row.artifact_type)))
 
 
 def set_tag(connection: Connection, repository: str, tag: str, digest: str) -> None:
-    """Make a tag stand for a manifest, whatever it stood for before."""
-    named = tags.c.repository == repository, tags.c.tag == tag
-    if connection.execute(update(tags).where(*named).values(digest=digest)).rowcount == 0:
+    """Create a tag or move it to another manifest."""
+    is_tag = tags.c.repository == repository, tags.c.tag == tag
+    if connection.execute(update(tags).where(*is_tag).values(digest=digest)).rowcount == 0:
         connection.execute(insert(tags).values(repository=repository, tag=tag, digest=digest))
 
 
@@ -147,9 +155,9 @@ def _check_tag(connection: Connection, repository: str, tag: str, digest: Digest
         raise ManifestInvalidError(f"a tag must be letters, digits, '_', '.' and '-', at most 128, not {tag[:140]!r}")
     if not tag.isascii() or not tag.isdigit():
         return
-    published = model_versions.c.name == repository, model_versions.c.version == int(tag[:9])
-    known = connection.execute(select(model_versions.c.index_digest).where(*published)).scalar_one_or_none()
-    if known not in (None, digest):
+    is_version = model_versions.c.model == repository, model_versions.c.version == int(tag[:9])
+    published = connection.execute(select(model_versions.c.index_digest).where(*is_version)).scalar_one_or_none()
+    if published not in (None, digest):
         raise ConflictError(f"{repository}:{tag} is a published version and never changes; publish a new version instead")
 
 
@@ -158,15 +166,17 @@ def _read(raw: bytes, media_type: str) -> _Document:
         raise ManifestInvalidError(f"a manifest's Content-Type must be {' or '.join(_KNOWN_TYPES)}, not {media_type[:99]!r}")
     document = wire.decode(raw, _Document, what="the manifest", error=ManifestInvalidError)
     if document.mediaType not in (None, media_type):
-        raise ManifestInvalidError(f"the manifest says that it is {document.mediaType}, but its Content-Type is {media_type}")
+        raise ManifestInvalidError(f"the manifest's mediaType must be its Content-Type {media_type}, not {document.mediaType}")
     return document
 
 
 def _check_references(connection: Connection, repository: str, document: _Document) -> None:
-    named = [*document.layers, *document.manifests, *([document.config] if document.config else [])]
-    for descriptor in named:
+    referenced = [*document.layers, *document.manifests, *([document.config] if document.config else [])]
+    for descriptor in referenced:
         if not has_blob(connection, repository, descriptor.digest):
-            raise ManifestBlobUnknownError(f"the manifest names {descriptor.digest}, which {repository} has not: push it first")
+            raise ManifestBlobUnknownError(
+                f"the manifest needs {descriptor.digest}, which {repository} does not have: push it first"
+            )
 
 
 def _row(document: _Document, *, repository: str, digest: str, media_type: str, size: int) -> dict[str, Any]:
@@ -176,7 +186,7 @@ def _row(document: _Document, *, repository: str, digest: str, media_type: str, 
         "media_type": media_type,
         "size": size,
         "subject": document.subject.digest if document.subject else None,
-        # The specification's rule for the descriptor in a referrers list.
+        # OCI distribution specification 1.1, "Listing Referrers"
         "artifact_type": document.artifactType or (document.config.mediaType if document.config else None),
         "annotations": document.annotations,
     }

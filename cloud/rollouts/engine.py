@@ -26,7 +26,7 @@ from cloud.db.database import Counter, Database, insert_or_ignore, raise_counter
 from cloud.db.schema import bad_versions, leases
 from cloud.fleet import devices
 from cloud.fleet.twins import Wanted, set_desired
-from cloud.registry import models as registry
+from cloud.registry import models
 from cloud.rollouts.rules import Complete, Halt, Offer, OpenWave, Outcome, Wait, next_step
 from cloud.rollouts.store import (
     LEASE_NAME,
@@ -295,7 +295,7 @@ def _before(connection: Connection, record: DeviceRecord) -> Before | None:
     if running is None:
         return None
     try:
-        version = registry.model_version(connection, running.model, running.version)
+        version = models.find_version(connection, running.model, running.version)
     except NotFoundError:
         return None
     if version.index.digest != running.index_digest:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert
 from cloud.db.database import Counter, raise_counter
 from cloud.db.schema import rollout_devices, rollouts
 from cloud.fleet import devices
-from cloud.registry import models as registry
+from cloud.registry import models
 from cloud.rollouts.engine import outcomes_of, take_back
 from cloud.rollouts.rules import Candidate, check_request, give_back, plan_waves
 from cloud.rollouts.store import ACTIVE, StoredRollout, bad_profiles, busy_devices, change_rollout, lock_rollouts, one_rollout
@@ -34,7 +34,7 @@ def create(connection: Connection, request: RolloutRequest, now: datetime) -> St
     """
     check_request(request)
     lock_rollouts(connection)
-    version = registry.model_version(connection, request.model, request.version)
+    version = models.find_version(connection, request.model, request.version)
     chosen = _choose(connection, request, now)
     _check_free(connection, chosen)
     if not request.devices:  # naming a device is an operator's order to try again
@@ -120,15 +120,15 @@ def _check_not_known_bad(connection: Connection, version: ModelVersion, chosen: 
     for each in chosen:
         if each.profile in bad:
             raise ConflictError(
-                f"{version.name}:{version.version} is known to fail on {each.profile} ({bad[each.profile]}); "
-                "publish a better version, or name the devices that shall try it again"
+                f"{version.model}:{version.version} is known to fail on {each.profile} ({bad[each.profile]}); "
+                "publish a better version, or name the devices that retry it"
             )
 
 
 def _insert_rollout(connection: Connection, request: RolloutRequest, version: ModelVersion, now: datetime) -> int:
     row = {
         "request": wire.encode(request),
-        "model": version.name,
+        "model": version.model,
         "version": version.version,
         "package_index": wire.encode(version.index),
         "state": RolloutState.RUNNING,

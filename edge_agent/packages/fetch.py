@@ -65,10 +65,11 @@ def verify_signature(registry: Registry, desired: DesiredState, trusted: Trusted
             except SignatureError as wrong:
                 failures.append(str(wrong))
                 continue
-            if (signature.name, signature.version) == (desired.model, desired.version):
+            if (signature.model, signature.version) == (desired.model, desired.version):
                 return
             failures.append(
-                f"the signature must be for {desired.model}:{desired.version}, but it is for {signature.name}:{signature.version}"
+                f"the signature must be for {desired.model}:{desired.version}, "
+                f"but it is for {signature.model}:{signature.version}"
             )
     if not failures:
         raise SignatureError(f"{desired.model}:{desired.version} must be signed, but the registry has no signature for it")

@@ -50,7 +50,7 @@ def _print_versions(versions: Sequence[ModelVersion]) -> None:
         columns,
         [
             (
-                each.name,
+                each.model,
                 each.version,
                 moment(each.published_at),
                 size_text(each.size_bytes),

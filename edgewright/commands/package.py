@@ -84,7 +84,7 @@ def verify(path: Path, keys: tuple[Path, ...], as_json: bool) -> None:
         return
     click.echo(f"{len(found.blobs()) + 1} blobs of {found.name} ({found.digest}) are unchanged")
     if signed is not None:
-        click.echo(f"signed as {signed.name}:{signed.version}, until {signed.expires_at:%Y-%m-%d}")
+        click.echo(f"signed as {signed.model}:{signed.version}, until {signed.expires_at:%Y-%m-%d}")
     else:
         click.echo("signature not checked: name a trusted key with --key")
 
@@ -102,7 +102,7 @@ def sign(path: Path, key: Path, version: int, expires_days: int) -> None:
     packages.verify_blobs(layout, found)
     expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=expires_days)
     binding = signing.PackageSignature(
-        index_digest=found.digest, name=check_name(found.name, "model"), version=version, expires_at=expires_at
+        index_digest=found.digest, model=check_name(found.name, "model"), version=version, expires_at=expires_at
     )
     packages.attach_signature(layout, found, signing.sign_package(binding, private_key))
     click.echo(f"signed {found.name}:{version} ({found.digest}) until {expires_at:%Y-%m-%d}")

@@ -244,7 +244,7 @@ class IssuedCertificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishRequest:
-    """Make the pushed index the next version of a model: POST /v1/models/{name}/versions."""
+    """Make the pushed index the next version of a model: POST /v1/models/{model}/versions."""
 
     version: int
     index: Descriptor
@@ -256,7 +256,7 @@ class PublishRequest:
 class ModelVersion:
     """One published version of a model."""
 
-    name: str
+    model: str
     version: int
     index: Descriptor
     published_at: datetime

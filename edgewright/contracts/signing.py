@@ -38,13 +38,13 @@ class PackageSignature:
     """What a publisher vouches for: these bytes are that version of that model, until then."""
 
     index_digest: str
-    name: str
+    model: str
     version: int
     expires_at: datetime
 
     def __post_init__(self) -> None:
         check_digest(self.index_digest)
-        check_name(self.name, "model")
+        check_name(self.model, "model")
         if self.version < 1:
             raise SignatureError(f"a version must be a whole number from 1, not {self.version}")
         if self.expires_at.tzinfo is None:
@@ -208,7 +208,7 @@ def verify_package(raw_envelope: bytes, trusted: TrustedKeys, *, index_digest: D
         raise SignatureError(f"the signature is of another package: of {signature.index_digest}, not of {index_digest}")
     if now >= signature.expires_at:
         raise SignatureError(
-            f"the signature of {signature.name}:{signature.version} expired at "
+            f"the signature of {signature.model}:{signature.version} expired at "
             f"{signature.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: publish the package again"
         )
     return signature

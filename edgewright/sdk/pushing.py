@@ -71,7 +71,7 @@ def versions(connection: Connection, name: str) -> tuple[ModelVersion, ...]:
 
 
 def _publish_as(connection: Connection, package: Package, version: int, key: PrivateKey, expires_at: datetime) -> ModelVersion:
-    signature = PackageSignature(index_digest=package.digest, name=package.name, version=version, expires_at=expires_at)
+    signature = PackageSignature(index_digest=package.digest, model=package.name, version=version, expires_at=expires_at)
     envelope = wire.decode(sign_package(signature, key), dict, what="the signature")
     index = Descriptor(
         mediaType=INDEX_TYPE, digest=package.digest, size=package.descriptor.size, artifactType=package.descriptor.artifactType

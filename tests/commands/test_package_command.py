@@ -101,7 +101,7 @@ def let_it_expire(run: Run) -> None:
     layout = OciLayout.open(Path("package"))
     found = package.read_package(layout)
     binding = signing.PackageSignature(
-        index_digest=found.digest, name="tiny", version=3, expires_at=datetime.now(UTC) - timedelta(seconds=1)
+        index_digest=found.digest, model="tiny", version=3, expires_at=datetime.now(UTC) - timedelta(seconds=1)
     )
     package.attach_signature(layout, found, signing.sign_package(binding, signing.load_private_key(Path("publisher"))))
 

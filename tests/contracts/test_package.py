@@ -133,7 +133,7 @@ def test_a_signature_is_found_beside_its_package(tmp_path: Path) -> None:
     layout, written = pack(tmp_path)
     key = signing.generate_key()
     binding = signing.PackageSignature(
-        index_digest=written.digest, name="digits", version=1, expires_at=datetime.now(UTC) + timedelta(days=1)
+        index_digest=written.digest, model="digits", version=1, expires_at=datetime.now(UTC) + timedelta(days=1)
     )
     package.attach_signature(layout, written, signing.sign_package(binding, key))
     (envelope,) = package.signatures(layout, written)

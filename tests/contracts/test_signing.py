@@ -17,7 +17,7 @@ from edgewright.errors import BadInputError, ConflictError, SignatureError
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DIGEST = wire.digest_of(b"an index")
-SIGNATURE = PackageSignature(index_digest=DIGEST, name="digits", version=3, expires_at=NOW + timedelta(days=1))
+SIGNATURE = PackageSignature(index_digest=DIGEST, model="digits", version=3, expires_at=NOW + timedelta(days=1))
 
 
 @pytest.fixture(params=["ed25519", "p256"])

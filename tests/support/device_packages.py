@@ -55,7 +55,7 @@ class Built:
     def envelope(self, version: int, key: PrivateKey, *, name: str = MODEL, valid_s: float = 3600) -> bytes:
         """Sign the package as a version of a model."""
         expires_at = datetime.now(UTC) + timedelta(seconds=valid_s)
-        signature = PackageSignature(index_digest=self.package.digest, name=name, version=version, expires_at=expires_at)
+        signature = PackageSignature(index_digest=self.package.digest, model=name, version=version, expires_at=expires_at)
         return sign_package(signature, key)
 
 

@@ -24,7 +24,7 @@ class SmallPackage:
 
     def signed(self, key: signing.PrivateKey, number: int, **changes: Any) -> dict[str, Any]:
         """Return the body that publishes it as version `number`."""
-        promise = {"index_digest": self.package.digest, "name": self.package.name, "version": number}
+        promise = {"index_digest": self.package.digest, "model": self.package.name, "version": number}
         expires_at = datetime.now(UTC) + timedelta(days=1)
         signature = signing.PackageSignature(**{**promise, "expires_at": expires_at, **changes})
         envelope = wire.decode(signing.sign_package(signature, key), dict[str, Any], what="envelope")

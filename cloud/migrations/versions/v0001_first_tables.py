@@ -106,11 +106,11 @@ def _registry() -> None:
     op.create_index("ix_manifests_repository_subject", "manifests", ["repository", "subject"], unique=False)
     op.create_table(
         "model_versions",
-        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("model", sa.String(length=64), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("index_digest", sa.String(length=71), nullable=False),
         sa.Column("record", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("name", "version", name="pk_model_versions"),
+        sa.PrimaryKeyConstraint("model", "version", name="pk_model_versions"),
     )
     op.create_table(
         "repository_blobs",

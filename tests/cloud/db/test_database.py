@@ -53,7 +53,7 @@ def test_a_database_that_cannot_be_opened_is_unreachable(tmp_path: Path) -> None
 def test_a_full_disk_is_said_and_leaves_the_database_as_it_was(database: Database) -> None:
     with database.reading() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-    row = {"name": "huge", "version": 1, "index_digest": "sha256:0", "record": bytes(1 << 20)}
+    row = {"model": "huge", "version": 1, "index_digest": "sha256:0", "record": bytes(1 << 20)}
     with pytest.raises(StorageFullError, match="no room left to write the database"):
         store_within(database, pages, row)
     with database.reading() as connection:

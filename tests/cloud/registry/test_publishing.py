@@ -27,7 +27,7 @@ def test_p21_a_pushed_and_signed_package_becomes_version_1(operator: Http, publi
     answer = operator.post("/v1/models/digits/versions", small.signed(publisher, 1))
     assert answer.status == 201, answer.body
     version = answer.json()
-    assert (version["name"], version["version"], version["variants"]) == ("digits", 1, ["fp32"])
+    assert (version["model"], version["version"], version["variants"]) == ("digits", 1, ["fp32"])
     assert version["size_bytes"] == small.package.descriptor.size + sum(blob.size for blob in small.package.blobs())
     assert version["key_id"] == signing.key_id(publisher.public_key())
     assert operator.get("/v1/models/digits").json() == [version]
@@ -80,7 +80,7 @@ def test_p21_a_signature_of_a_stranger_is_409(operator: Http, publisher: signing
     ("changes", "reason"),
     [
         pytest.param({"version": 2}, "the signature is for promised:2", id="another version"),
-        pytest.param({"name": "other"}, "the signature is for other:1", id="another name"),
+        pytest.param({"model": "other"}, "the signature is for other:1", id="another name"),
         pytest.param({"index_digest": wire.digest_of(b"x")}, "the signature is of another package: of ", id="another package"),
         pytest.param(
             {"expires_at": datetime.now(UTC) - timedelta(days=1)}, "the signature of promised:1 expired at ", id="expired"

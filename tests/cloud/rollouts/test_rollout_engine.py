@@ -67,7 +67,7 @@ class Fleet:
 
     def publish(self, version: int) -> None:
         record = ModelVersion(
-            name="digits",
+            model="digits",
             version=version,
             index=index_of(version),
             published_at=self.now,
@@ -75,7 +75,7 @@ class Fleet:
             size_bytes=9,
             key_id="k",
         )
-        row = {"name": "digits", "version": version, "index_digest": record.index.digest, "record": wire.encode(record)}
+        row = {"model": "digits", "version": version, "index_digest": record.index.digest, "record": wire.encode(record)}
         with self.database.transaction() as connection:
             connection.execute(insert(model_versions).values(row))
 
