@@ -112,12 +112,12 @@ def ours(graph: Path, images: Path, method: str) -> Callable[[], int]:
 
     from edgewright.contracts.build_directory import BuildDirectory
     from edgewright.contracts.samples import load_samples
-    from quantize.calibration.activations import WatchedGraph
+    from quantize.calibration.activations import ObservedGraph
     from quantize.calibration.calibrate import tensor_ranges
     from quantize.calibration.thresholds import Calibration
 
     samples = load_samples(images, BuildDirectory.open(graph.parent.parent).record.inputs)
-    watched = WatchedGraph(onnx.load(graph))
+    watched = ObservedGraph(onnx.load(graph))
     return lambda: len(tensor_ranges(watched, samples, Calibration(method)))
 
 

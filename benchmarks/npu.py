@@ -35,7 +35,7 @@ from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import estimate
 from accel.npu.profile import NpuProfile, find_profile, npu_profiles
 from edgewright.errors import BadInputError
-from quantize.npu.mxint8 import in_blocks
+from quantize.npu.mxint8 import block_weights
 
 Float = npt.NDArray[np.float32]
 Weights = Callable[[str, str, tuple[int, ...]], Float]
@@ -73,7 +73,7 @@ def main() -> None:
         for profile in npu_profiles():
             show_costs(network, profile)
     print("== ResNet-8, weights in blocks (MXINT8)")
-    blocks, format_profile = in_blocks(quantized, model), find_profile("npu-sim-8-mx-large")
+    blocks, format_profile = block_weights(quantized, model), find_profile("npu-sim-8-mx-large")
     show_costs(blocks, format_profile)
     in_format = compile_model(blocks, format_profile)
     large = find_profile("ulx3s-85f")

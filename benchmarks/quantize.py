@@ -41,15 +41,15 @@ from edgewright.contracts.samples import Samples, load_samples, write_npz
 from edgewright.contracts.variant import FLOAT_VARIANT, LayerKind, Precision, VariantDirectory
 from hardware_profiles.catalog import load_profile
 from hardware_profiles.detect import read_machine
-from quantize.calibration.activations import WatchedGraph
-from quantize.calibration.noise import tensor_noise
+from quantize.calibration.activations import ObservedGraph
+from quantize.calibration.sqnr import tensor_sqnr
 from quantize.calibration.thresholds import Calibration
 from quantize.int8.int8 import Int8Settings
 from quantize.npu.functional import evaluate_functional
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 
-COLUMNS = ("network", "variant", "accuracy", "agreement", "snr_db", "snr_shaped_db", "npu", "same", "weights", "size", "p50_ms")
+COLUMNS = ("network", "variant", "accuracy", "agreement", "sqnr_db", "snr_shaped_db", "npu", "same", "weights", "size", "p50_ms")
 ON_NPU = (Precision.NPU_INT8, Precision.NPU_MXINT8)
 TOYCAR_INPUTS = 640
 
@@ -92,7 +92,7 @@ def resnet8(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict
     )
     made_all(build, data / "cifar10_calibration.npz", settings)
     held_out = load_samples(data / "cifar10_eval.npz", build.record.inputs)
-    return [row("ResNet-8", build, variant, held_out, {"snr_db": held_out}) for variant in build.variants()]
+    return [row("ResNet-8", build, variant, held_out, {"sqnr_db": held_out}) for variant in build.variants()]
 
 
 def toycar(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def toycar(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict[
     made_all(build, calibration, settings)
     name = build.record.inputs[0].name
     random, shaped = (Samples({name: next(iter(one.inputs.values()))}) for one in (random, shaped))
-    return [row("ToyCar", build, one, random, {"snr_db": random, "snr_shaped_db": shaped}) for one in build.variants()]
+    return [row("ToyCar", build, one, random, {"sqnr_db": random, "snr_shaped_db": shaped}) for one in build.variants()]
 
 
 def detectors(folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ def detectors(folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]
     write_npz(folder / "detectors.npz", samples.inputs)
     build = convert_model(folder / "detectors.onnx", folder / "detectors", ConvertOptions(samples=folder / "detectors.npz"))
     made_all(build, folder / "detectors.npz", settings)
-    return [row("Detectors", build, variant, samples, {"snr_db": samples}) for variant in build.variants()]
+    return [row("Detectors", build, variant, samples, {"sqnr_db": samples}) for variant in build.variants()]
 
 
 def made_all(build: BuildDirectory, samples: Path, settings: list[Int8Settings]) -> None:
@@ -151,10 +151,10 @@ def row(
     """Measure one variant."""
     before = build.variant(FLOAT_VARIANT)
     found = evaluate_variant(variant, samples, reference_outputs(before, samples), backend="onnxruntime")
-    graphs = [WatchedGraph.open(one.file(LayerKind.GRAPH)) for one in (before, variant)]
+    graphs = [ObservedGraph.open(one.file(LayerKind.GRAPH)) for one in (before, variant)]
     output = build.record.outputs[0].name
     ratios = {
-        name: round(tensor_noise(graphs[0], graphs[1], given, [output])[output], 1)
+        name: round(tensor_sqnr(graphs[0], graphs[1], given, [output])[output], 1)
         for name, given in noise.items()
         if variant.config.variant != FLOAT_VARIANT
     }

@@ -23,7 +23,7 @@ from edgewright.contracts.samples import Samples
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
 from edgewright.graphs.dead_code import remove_dead
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.scheme import float_graph, read_float_graph, write_variant_graph
 
@@ -59,7 +59,7 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path) -> None:
     Raises:
         ModelError: no operator of the graph can run in half precision.
     """
-    ranges = tensor_ranges(WatchedGraph.open(float_graph(build)), samples)
+    ranges = tensor_ranges(ObservedGraph.open(float_graph(build)), samples)
     names = [str(node.name) for node in read_float_graph(build).graph if _can_be_half(node, ranges)]
     if not names:
         found = sorted({node.op_type for node in read_float_graph(build).graph})

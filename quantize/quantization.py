@@ -44,13 +44,12 @@ from quantize.mx.mxint8 import make_mxint8
 from quantize.npu.functional import FUNCTIONAL_PREFIX, FunctionalEvaluation, evaluate_functional
 from quantize.npu.int8 import make_npu_int8
 from quantize.npu.mxint8 import make_npu_mxint8
-from quantize.outcome import Made
 from quantize.report.detail import PREFIX, describe, read_details, samples_digest
-from quantize.scheme import Scheme, check_source
+from quantize.scheme import QuantizationResult, Scheme, check_source
 
 log = logging.getLogger(__name__)
 
-Maker = Callable[[BuildDirectory, Samples, Path], Made | None]
+Maker = Callable[[BuildDirectory, Samples, Path], QuantizationResult | None]
 
 MAKERS: dict[Scheme, Maker] = {Scheme.FP16: make_fp16, Scheme.MXINT8: make_mxint8}
 
@@ -99,7 +98,7 @@ def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirector
     samples = samples_for(build, options)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
     with build.creating_variant(options.variant) as folder:
-        made = _maker(options)(build, samples, folder) or Made()
+        made = _maker(options)(build, samples, folder) or QuantizationResult()
         variant = VariantDirectory.write(folder, _config(build, options, folder))
         evaluation = evaluate_variant(variant, samples, reference, backend=options.backend)
         functional = _on_functional_model(variant, samples, reference)
@@ -184,7 +183,9 @@ def _describe_float(build: BuildDirectory, samples: Samples, reference: Tensors)
     if known is None or known.samples != samples_digest(samples):
         variant = build.variant(FLOAT_VARIANT)
         evaluation = evaluate_variant(variant, samples, reference, backend=NAME)
-        build.write_report(f"{PREFIX}{FLOAT_VARIANT}", describe(build, variant, evaluation, samples, reference, Made()))
+        build.write_report(
+            f"{PREFIX}{FLOAT_VARIANT}", describe(build, variant, evaluation, samples, reference, QuantizationResult())
+        )
 
 
 def _allowed_drop(options: QuantizeOptions) -> float | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from edgewright.contracts.build_directory import BuildDirectory
@@ -12,7 +14,7 @@ from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import ModelError
 from edgewright.graphs.files import read_graph, write_graph
 from edgewright.graphs.parts import parts_of
-from quantize.rewrites.minify import slim
+from quantize.rewrites.minify import minify
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 
@@ -36,6 +38,24 @@ class Scheme(enum.StrEnum):
     def needs_samples(self) -> bool:
         """Whether it learns from samples; one that does not can be measured on the golden ones."""
         return self is not Scheme.MXINT8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatFallback:
+    """An operator that stays in float32, and the reason."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationResult:
+    """Facts about a new variant that its files do not hold."""
+
+    float_fallbacks: tuple[FloatFallback, ...] = ()
+    reference_model: onnx.ModelProto | None = None
+    """The float graph to compare layers with; None is the build's own (equalization changes it)."""
 
 
 def float_graph(build: BuildDirectory) -> Path:
@@ -71,7 +91,7 @@ def write_variant_graph(build: BuildDirectory, model: ir.Model, folder: Path) ->
     head = head_nodes(build)
     featurizer = {node.name for node in read_float_graph(build).graph} - head
     sides = _sides(model.graph, head, featurizer)
-    slim(model, sides)
+    minify(model, sides)
     write_graph(folder, model, sides.__getitem__)
 
 

@@ -30,7 +30,7 @@ _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 _LOG_FATAL_ONLY = 4
 
 
-class WatchedGraph:
+class ObservedGraph:
     """A graph whose float tensors can be seen while samples flow through."""
 
     def __init__(self, model: onnx.ModelProto, *, weights: Path | None = None) -> None:
@@ -49,7 +49,7 @@ class WatchedGraph:
         self.tensors = tuple(name for name, kind in (inputs | outputs).items() if kind in _FLOATS)
 
     @classmethod
-    def open(cls, path: Path) -> WatchedGraph:
+    def open(cls, path: Path) -> ObservedGraph:
         """Watch a graph on disk; its weights stay there."""
         return cls(onnx.load(path, load_external_data=False), weights=path.parent)
 

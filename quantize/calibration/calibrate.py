@@ -19,7 +19,7 @@ from edgewright.contracts.stored_arrays import pieces
 from edgewright.contracts.variant import LayerKind
 from edgewright.contracts.wire import decode
 from edgewright.errors import PackageError, SamplesError
-from quantize.calibration.activations import BATCH_SIZE, WatchedGraph
+from quantize.calibration.activations import BATCH_SIZE, ObservedGraph
 from quantize.calibration.histograms import Range, collect_histograms, collect_ranges
 from quantize.calibration.thresholds import Calibration, best_range
 
@@ -27,7 +27,7 @@ RANGE_FACTOR = 50.0
 """Samples whose largest value is this many times that of the golden ones were scaled differently (255 for pixels)."""
 
 
-def tensor_ranges(graph: WatchedGraph, samples: Samples, method: Calibration = Calibration.MINMAX) -> dict[str, Range]:
+def tensor_ranges(graph: ObservedGraph, samples: Samples, method: Calibration = Calibration.MINMAX) -> dict[str, Range]:
     """Return the range that each float tensor of a graph should cover; min-max is what was seen, the others clip outliers."""
     ranges = collect_ranges(graph, samples)
     if method is Calibration.MINMAX:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgewright.contracts.samples import Samples
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 
 BINS = 4096
 """Sixteen for each of the 256 levels of int8: enough to place a threshold within a sixteenth of a step."""
@@ -37,7 +37,7 @@ class Histogram:
         return centers
 
 
-def collect_ranges(graph: WatchedGraph, samples: Samples) -> dict[str, Range]:
+def collect_ranges(graph: ObservedGraph, samples: Samples) -> dict[str, Range]:
     """Return the smallest and largest finite value of every float tensor."""
     ranges: dict[str, Range] = {}
     for extents in graph.extents(samples, "calibrating"):
@@ -47,7 +47,7 @@ def collect_ranges(graph: WatchedGraph, samples: Samples) -> dict[str, Range]:
     return ranges
 
 
-def collect_histograms(graph: WatchedGraph, samples: Samples, ranges: Mapping[str, Range]) -> dict[str, Histogram]:
+def collect_histograms(graph: ObservedGraph, samples: Samples, ranges: Mapping[str, Range]) -> dict[str, Histogram]:
     """Return the histogram of every tensor that takes more than one value."""
     wanted = [name for name, (low, high) in ranges.items() if high > low]
     counts = {name: np.zeros(BINS, np.int64) for name in wanted}

@@ -20,9 +20,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.contracts.samples import Samples, Tensors
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.histograms import Range
-from quantize.calibration.noise import Watched, some_of, tensor_noise
+from quantize.calibration.sqnr import Observed, evenly_spaced, tensor_sqnr
 from quantize.calibration.thresholds import LEVELS
 from quantize.int8.qdq import layers, quantized_graph, rounded_weight, set_weight, weight_of
 
@@ -37,11 +37,11 @@ Shift = dict[str, Array]
 
 def correct_biases(
     model: onnx.ModelProto,
-    watched: WatchedGraph,
+    watched: ObservedGraph,
     ranges: Mapping[str, Range],
     samples: Samples,
     rounding: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
-    watch: Callable[[onnx.ModelProto], Watched] = WatchedGraph,
+    watch: Callable[[onnx.ModelProto], Observed] = ObservedGraph,
 ) -> dict[str, Array]:
     """Correct the biases of `model` in place; return what the bias was before, of each layer whose noise fell.
 
@@ -52,12 +52,12 @@ def correct_biases(
         return {}
     rounding = rounding or partial(quantized_graph, ranges=ranges)
     plain = rounding(model)
-    shifts = _shifts(model, plain, candidates, watched, ranges, some_of(samples, SHIFT_SAMPLES))
+    shifts = _shifts(model, plain, candidates, watched, ranges, evenly_spaced(samples, SHIFT_SAMPLES))
     corrected = onnx.ModelProto()
     corrected.CopyFrom(model)
     _apply(corrected, candidates, shifts)
-    before = tensor_noise(watched, watch(plain), samples)
-    after = tensor_noise(watched, watch(rounding(corrected)), samples)
+    before = tensor_sqnr(watched, watch(plain), samples)
+    after = tensor_sqnr(watched, watch(rounding(corrected)), samples)
     helped = [node for node in candidates if _visible(model, node, after) > _visible(model, node, before)]
     originals = {node.name: weight_of(model, node.input[2]).copy() for node in helped}
     _apply(model, helped, shifts)
@@ -81,7 +81,7 @@ def _shifts(
     model: onnx.ModelProto,
     quantized: onnx.ModelProto,
     candidates: Sequence[onnx.NodeProto],
-    watched: WatchedGraph,
+    watched: ObservedGraph,
     ranges: Mapping[str, Range],
     samples: Samples,
 ) -> Shift:
@@ -98,7 +98,7 @@ def _shifts(
 
 
 def _means(
-    watched: WatchedGraph, samples: Samples, tensors: Sequence[str], ranges: Mapping[str, Range]
+    watched: ObservedGraph, samples: Samples, tensors: Sequence[str], ranges: Mapping[str, Range]
 ) -> dict[str, tuple[Array, Array]]:
     """Return the mean of each tensor over the samples, as it is and as the quantizer rounds it."""
     names = sorted(set(tensors))

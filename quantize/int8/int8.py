@@ -24,17 +24,16 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.errors import ModelError
 from hardware_profiles.hardware_profile import Int8Types
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.calibration.histograms import Range
 from quantize.calibration.thresholds import Calibration
 from quantize.int8.bias_correction import correct_biases
 from quantize.int8.equalize import equalize
-from quantize.int8.qdq import KEPT_FLOAT, Form, layers, quantized_graph, set_weight, with_followers
-from quantize.outcome import KeptFloat, Made
-from quantize.rewrites.space_to_depth import LARGEST_SHARE, pack_columns
-from quantize.rewrites.stride_hoisting import stride_early
-from quantize.scheme import float_graph, head_nodes, write_variant_graph
+from quantize.int8.qdq import KEPT_FLOAT, QdqFormat, layers, quantized_graph, set_weight, with_followers
+from quantize.rewrites.space_to_depth import LARGEST_SHARE, space_to_depth
+from quantize.rewrites.stride_hoisting import hoist_strides
+from quantize.scheme import FloatFallback, QuantizationResult, float_graph, head_nodes, write_variant_graph
 
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 
@@ -52,7 +51,7 @@ class Int8Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class CalibratedGraph:
     """A float graph that is ready to be quantized, with its weights inside, as often as a search needs."""
 
     model: onnx.ModelProto
@@ -64,7 +63,7 @@ class Prepared:
 
     def quantized(self, kept_float: Collection[str] = (), *, integer_biases: bool = False) -> onnx.ModelProto:
         """Return the int8 graph in which the layers called `kept_float` stay as they were trained."""
-        form = Form(types=self.types, integer_biases=integer_biases)
+        form = QdqFormat(types=self.types, integer_biases=integer_biases)
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for node in layers(model):
@@ -73,7 +72,7 @@ class Prepared:
         return quantized_graph(model, self.ranges, with_followers(model, kept_float), form)
 
 
-def make_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings | None = None) -> Made:
+def make_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings | None = None) -> QuantizationResult:
     """Write the int8 variant of a build's graph into `folder`.
 
     Raises:
@@ -81,20 +80,20 @@ def make_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: I
     """
     prepared = prepare(build, samples, settings or Int8Settings())
     write_int8(build, prepared.quantized(), folder)
-    return Made(reasons_of_int8(prepared.model), prepared.model)
+    return QuantizationResult(int8_fallbacks(prepared.model), prepared.model)
 
 
-def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> Prepared:
+def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> CalibratedGraph:
     """Calibrate, equalize and correct: all that is done before the integers are written."""
     model = onnx.load(float_graph(build))
-    stride_early(model)
+    hoist_strides(model)
     if settings.equalize:
         equalize(model, apart=head_nodes(build))
-    watched = WatchedGraph(model)
+    watched = ObservedGraph(model)
     ranges = tensor_ranges(watched, samples, settings.calibration)
-    rounding = partial(quantized_graph, ranges=ranges, form=Form(types=settings.types))
+    rounding = partial(quantized_graph, ranges=ranges, form=QdqFormat(types=settings.types))
     originals = correct_biases(model, watched, ranges, samples, rounding) if settings.correct_bias else {}
-    return Prepared(model, ranges, originals, settings.types)
+    return CalibratedGraph(model, ranges, originals, settings.types)
 
 
 def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, *, for_processors: bool = True) -> None:
@@ -107,15 +106,17 @@ def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, 
     graph.metadata_props.clear()
     graph.producer_name, graph.producer_version = "edgewright", None
     if for_processors:
-        pack_columns(graph.graph, largest_share=LARGEST_SHARE)
+        space_to_depth(graph.graph, largest_share=LARGEST_SHARE)
     write_variant_graph(build, graph, folder)
 
 
-def reasons_of_int8(model: onnx.ModelProto) -> tuple[KeptFloat, ...]:
+def int8_fallbacks(model: onnx.ModelProto) -> tuple[FloatFallback, ...]:
     """Return the operators that int8 never touches, and why."""
     why = "a quantized softmax has fixed steps of 1/256, too coarse for probabilities"
     return tuple(
-        KeptFloat(node=node.name, operator=node.op_type, reason=why) for node in model.graph.node if node.op_type in KEPT_FLOAT
+        FloatFallback(node=node.name, operator=node.op_type, reason=why)
+        for node in model.graph.node
+        if node.op_type in KEPT_FLOAT
     )
 
 

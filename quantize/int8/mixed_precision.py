@@ -29,12 +29,11 @@ from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.stored_arrays import digest_of_array
 from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import ModelError, PackageError, ParityError
-from quantize.calibration.activations import WatchedGraph
-from quantize.calibration.noise import tensor_noise
-from quantize.int8.int8 import Int8Settings, Prepared, prepare, reasons_of_int8, write_int8
+from quantize.calibration.activations import ObservedGraph
+from quantize.calibration.sqnr import tensor_sqnr
+from quantize.int8.int8 import CalibratedGraph, Int8Settings, int8_fallbacks, prepare, write_int8
 from quantize.int8.qdq import layers
-from quantize.outcome import KeptFloat, Made
-from quantize.scheme import float_graph
+from quantize.scheme import FloatFallback, QuantizationResult, float_graph
 
 JOURNAL = "mixed-journal"
 DEFAULT_MAX_DROP = 0.005
@@ -48,14 +47,14 @@ class Journal:
 
     key: str
     """What the measurements belong to."""
-    noise_db: dict[str, float] = field(default_factory=dict)
+    sqnr_db: dict[str, float] = field(default_factory=dict)
     """Of each layer: the ratio at the outputs when it alone is rounded."""
     scores: dict[str, float] = field(default_factory=dict)
     """Of each set of layers kept in float (joined by blanks): the share of right, or of equal, labels."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """The outcome of a search."""
 
     kept: tuple[str, ...]
@@ -65,7 +64,9 @@ class Found:
 Measure = Callable[[Sequence[str]], float]
 
 
-def make_mixed(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings, max_drop: float) -> Made:
+def make_mixed(
+    build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings, max_drop: float
+) -> QuantizationResult:
     """Write the mixed variant of a build's graph into `folder`.
 
     Raises:
@@ -73,19 +74,19 @@ def make_mixed(build: BuildDirectory, samples: Samples, folder: Path, settings: 
     """
     prepared = prepare(build, samples, settings)
     journal = open_journal(build, samples, settings)
-    noise_db = _sensitivities(build, prepared, samples, journal)
+    sqnr_db = _sensitivities(build, prepared, samples, journal)
     reference = run_all(load_graph(float_graph(build)), samples)
     measure = _recorded(build, journal, lambda kept: _score(build, prepared, samples, reference, kept))
     wanted = score_of(reference, reference, samples) - max_drop
-    order = sorted(noise_db, key=lambda name: noise_db[name])
+    order = sorted(sqnr_db, key=lambda name: sqnr_db[name])
     found = search(order, wanted, measure)
     write_int8(build, prepared.quantized(found.kept, integer_biases=True), folder)
     log.info("mixed kept_float=%d of=%d score=%.4f", len(found.kept), len(order), found.score)
-    reasons = _reasons(prepared.model, found, order, noise_db, measure)
-    return Made((*reasons, *reasons_of_int8(prepared.model)), prepared.model)
+    reasons = _reasons(prepared.model, found, order, sqnr_db, measure)
+    return QuantizationResult((*reasons, *int8_fallbacks(prepared.model)), prepared.model)
 
 
-def search(order: Sequence[str], wanted: float, measure: Measure) -> Found:
+def search(order: Sequence[str], wanted: float, measure: Measure) -> SearchResult:
     """Return the layers to keep in float: the first of `order` until `measure` reaches `wanted`, less those not needed.
 
     Raises:
@@ -103,7 +104,7 @@ def search(order: Sequence[str], wanted: float, measure: Measure) -> Found:
         fewer = [other for other in kept if other != name]
         if measure(fewer) >= wanted:
             kept = fewer
-    return Found(tuple(kept), measure(kept))
+    return SearchResult(tuple(kept), measure(kept))
 
 
 def open_journal(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> Journal:
@@ -113,7 +114,7 @@ def open_journal(build: BuildDirectory, samples: Samples, settings: Int8Settings
     if path.is_file():
         found = wire.decode(path.read_bytes(), Journal, what=str(path), error=PackageError)
         if found.key == key:
-            log.info("resumed layers=%d measurements=%d", len(found.noise_db), len(found.scores))
+            log.info("resumed layers=%d measurements=%d", len(found.sqnr_db), len(found.scores))
             return found
     return Journal(key=key)
 
@@ -133,20 +134,20 @@ def _key(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> str
     return wire.digest_of(wire.encode([__version__, digests, settings]))
 
 
-def _sensitivities(build: BuildDirectory, prepared: Prepared, samples: Samples, journal: Journal) -> dict[str, float]:
+def _sensitivities(build: BuildDirectory, prepared: CalibratedGraph, samples: Samples, journal: Journal) -> dict[str, float]:
     """Return the ratio at the outputs with one layer rounded, for each layer, measuring those that are not in the journal."""
     names = [node.name for node in layers(prepared.model)]
-    watched = WatchedGraph(prepared.model)
+    watched = ObservedGraph(prepared.model)
     outputs = [value.name for value in prepared.model.graph.output if value.name in watched.tensors]
     if not outputs:
         raise ModelError(f"{build.path}: mixed measures noise at the outputs, but none of them holds floats: give the scores too")
-    missing = [name for name in names if name not in journal.noise_db]
+    missing = [name for name in names if name not in journal.sqnr_db]
     for name in progress(missing, "sensitivity of layers"):
         others = [other for other in names if other != name]
-        alone = WatchedGraph(prepared.quantized(others))
-        journal.noise_db[name] = min(tensor_noise(watched, alone, samples, outputs, label=None).values())
+        alone = ObservedGraph(prepared.quantized(others))
+        journal.sqnr_db[name] = min(tensor_sqnr(watched, alone, samples, outputs, label=None).values())
         build.write_report(JOURNAL, journal)
-    return {name: journal.noise_db[name] for name in names}
+    return {name: journal.sqnr_db[name] for name in names}
 
 
 def _recorded(build: BuildDirectory, journal: Journal, score: Measure) -> Measure:
@@ -163,7 +164,7 @@ def _recorded(build: BuildDirectory, journal: Journal, score: Measure) -> Measur
     return measure
 
 
-def _score(build: BuildDirectory, prepared: Prepared, samples: Samples, reference: Tensors, kept: Sequence[str]) -> float:
+def _score(build: BuildDirectory, prepared: CalibratedGraph, samples: Samples, reference: Tensors, kept: Sequence[str]) -> float:
     quantized = prepared.quantized(kept, integer_biases=True)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         onnx.save_model(quantized, f"{folder}/graph.onnx", save_as_external_data=True)
@@ -171,14 +172,14 @@ def _score(build: BuildDirectory, prepared: Prepared, samples: Samples, referenc
 
 
 def _reasons(
-    model: onnx.ModelProto, found: Found, order: Sequence[str], noise_db: dict[str, float], measure: Measure
-) -> list[KeptFloat]:
+    model: onnx.ModelProto, found: SearchResult, order: Sequence[str], sqnr_db: dict[str, float], measure: Measure
+) -> list[FloatFallback]:
     operators = {node.name: node.op_type for node in model.graph.node}
     return [
-        KeptFloat(
+        FloatFallback(
             node=name,
             operator=operators[name],
-            reason=f"int8 here leaves {noise_db[name]:.1f} dB at the outputs, the {_ordinal(order.index(name) + 1)} least of "
+            reason=f"int8 here leaves {sqnr_db[name]:.1f} dB at the outputs, the {_ordinal(order.index(name) + 1)} least of "
             f"{len(order)} layers; all int8 scores {measure([]):.2%}, with the layers kept {found.score:.2%}",
         )
         for name in found.kept

@@ -42,10 +42,9 @@ from edgewright.contracts.variant import (
 from edgewright.errors import BadInputError, ModelError, OperationError
 from edgewright.graphs.files import write_graph
 from quantize.int8.qdq import KEPT_FLOAT, WEIGHTED
-from quantize.outcome import KeptFloat, Made
 from quantize.rewrites.opset import lower_opset
-from quantize.rewrites.stride_hoisting import stride_early
-from quantize.scheme import float_graph
+from quantize.rewrites.stride_hoisting import hoist_strides
+from quantize.scheme import FloatFallback, QuantizationResult, float_graph
 
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -79,24 +78,24 @@ def quantize_with_nncf(
         raise BadInputError(f"{float_variant.path}: int8 is made from an fp32 variant, but this one is {found}")
     source = float_variant.file(LayerKind.GRAPH)
     model = onnx.load(source)
-    stride_early(model)
+    hoist_strides(model)
     quantized = _plain_onnx(_quantized(model, float_variant, samples, options), source)
     write_graph(target, ir.from_proto(quantized), _side_of(ir.load(source)))
     return VariantDirectory.write(target, _config(float_variant.config, options, target))
 
 
-def make_openvino_int8(build: BuildDirectory, samples: Samples, folder: Path) -> Made:
+def make_openvino_int8(build: BuildDirectory, samples: Samples, folder: Path) -> QuantizationResult:
     """Write the int8 variant of a build's graph into `folder` as `quantize_with_nncf` does, and say what stayed in float."""
     made = quantize_with_nncf(build.variant(FLOAT_VARIANT), samples, folder)
     graph = onnx.load(made.file(LayerKind.GRAPH), load_external_data=False).graph
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     kept = tuple(
-        KeptFloat(node=node.name, operator=node.op_type, reason="NNCF knows no integer form of it that OpenVINO is faster at")
+        FloatFallback(node=node.name, operator=node.op_type, reason="NNCF knows no integer form of it that OpenVINO is faster at")
         for node in graph.node
         if node.op_type in WEIGHTED | KEPT_FLOAT and not dequantized & set(node.input)
     )
     compared = onnx.load(float_graph(build))
-    return Made(kept, compared if stride_early(compared) else None)
+    return QuantizationResult(kept, compared if hoist_strides(compared) else None)
 
 
 def check_installed() -> None:

@@ -28,7 +28,7 @@ WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class QdqFormat:
     """How the integers of a graph are written."""
 
     types: Int8Types = Int8Types.U8S8
@@ -38,7 +38,7 @@ class Form:
 
 
 def quantized_graph(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = (), form: Form | None = None
+    model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = (), form: QdqFormat | None = None
 ) -> onnx.ModelProto:
     """Return `model` (its weights inside) with quantizers; the nodes called `kept_float` keep float inputs and weights."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
@@ -47,7 +47,7 @@ def quantized_graph(
     from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-    form = form or Form()
+    form = form or QdqFormat()
     if any(not node.name for node in model.graph.node):  # an empty name would exclude every node without one, silently
         raise AssertionError("every node must have a name before quantization")
     excluded = {*kept_float, *(node.name for node in model.graph.node if node.op_type in KEPT_FLOAT)}

@@ -30,7 +30,7 @@ from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import VariantDirectory
 from edgewright.contracts.wire import decode
 from edgewright.errors import PackageError
-from quantize.calibration.noise import some_of
+from quantize.calibration.sqnr import evenly_spaced
 
 FUNCTIONAL_MODEL = "npu functional model"
 FUNCTIONAL_PREFIX = "functional-"
@@ -40,7 +40,7 @@ MULTIPLICATIONS = 10**11
 """What a measurement may cost, a few minutes: all samples of a network for a microcontroller, some of a ResNet-50."""
 FEWEST_SAMPLES = 16
 
-ROOMY = NpuProfile(
+UNBOUNDED_NPU = NpuProfile(
     name="functional-model",
     rows=32,
     columns=32,
@@ -55,9 +55,9 @@ ROOMY = NpuProfile(
 )
 
 
-def roomy(model: onnx.ModelProto) -> NpuProfile:
+def unbounded_npu(model: onnx.ModelProto) -> NpuProfile:
     """Return a machine with room for any `model`, of the number format that its weights need."""
-    return replace(ROOMY, number_format="mxint8") if has_blocks(model) else ROOMY
+    return replace(UNBOUNDED_NPU, number_format="mxint8") if has_blocks(model) else UNBOUNDED_NPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +81,8 @@ class FunctionalEvaluation:
     """Of a board, `edgewright npu estimate` tells; how long its model takes on this machine says nothing."""
 
 
-class FunctionalGraph:
-    """A quantized graph on the functional model; its inner tensors can be seen like those of a `WatchedGraph`."""
+class ObservedNpuGraph:
+    """A quantized graph on the functional model; its inner tensors can be seen like those of a `ObservedGraph`."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         """Compile `model`, which is not changed, with every dequantized tensor as an output."""
@@ -93,7 +93,7 @@ class FunctionalGraph:
         inner = [node for node in watched.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in weights]
         names = [name for node in inner for name in node.output if name not in known | _changed_by_host(watched.graph)]
         watched.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
-        machine = roomy(model)
+        machine = unbounded_npu(model)
         self._session = Session(FunctionalModel(machine), compile_model(watched, machine).program)
         self.tensors = tuple(place.name for place in self._session.program.description.outputs)
 
@@ -121,7 +121,7 @@ class PartitionedModel:
         Raises:
             ModelError: nothing of it can run on the NPU, or it is too large even for the functional model.
         """
-        machine = roomy(model)
+        machine = unbounded_npu(model)
         self.compiled: Compiled = compile_model(model, machine)
         self._session = Session(FunctionalModel(machine), self.compiled.program)
         self._outputs = [value.name for value in model.graph.output]
@@ -148,8 +148,8 @@ def evaluate_functional(
     """Measure a variant's graph on the functional model; large networks on some of the samples, evenly spread."""
     functional = PartitionedModel(model)
     limit = max(FEWEST_SAMPLES, MULTIPLICATIONS // max(functional.multiplications, 1))
-    places = some_of(Samples({"place": np.arange(samples.count)}), limit).inputs["place"]
-    chosen = some_of(samples, limit)
+    places = evenly_spaced(Samples({"place": np.arange(samples.count)}), limit).inputs["place"]
+    chosen = evenly_spaced(samples, limit)
     parts = [
         functional.run(chosen.slice(start, start + BATCH_SIZE).inputs)
         for start in progress(range(0, chosen.count, BATCH_SIZE), "measuring on the NPU's functional model")

@@ -22,26 +22,25 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.errors import ModelError
 from hardware_profiles.hardware_profile import Int8Types
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
-from quantize.calibration.noise import Watched
+from quantize.calibration.sqnr import Observed
 from quantize.int8.bias_correction import correct_biases
 from quantize.int8.equalize import equalize
 from quantize.int8.int8 import Int8Settings, write_int8
-from quantize.int8.qdq import Form, quantized_graph
-from quantize.npu.functional import FunctionalGraph
-from quantize.npu.overflow_guard import leave_headroom
-from quantize.outcome import KeptFloat, Made
-from quantize.scheme import float_graph, head_nodes
+from quantize.int8.qdq import QdqFormat, quantized_graph
+from quantize.npu.functional import ObservedNpuGraph
+from quantize.npu.overflow_guard import guard_accumulators
+from quantize.scheme import FloatFallback, QuantizationResult, float_graph, head_nodes
 
 
-def make_npu_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings) -> Made:
+def make_npu_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings) -> QuantizationResult:
     """Write the npu-int8 variant of a build's graph into `folder`.
 
     Raises:
         ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
     """
-    return make_for_npu(build, samples, folder, settings, lambda quantized, _model: leave_headroom(quantized))
+    return make_for_npu(build, samples, folder, settings, lambda quantized, _model: guard_accumulators(quantized))
 
 
 def make_for_npu(
@@ -50,7 +49,7 @@ def make_for_npu(
     folder: Path,
     settings: Int8Settings,
     finish: Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto],
-) -> Made:
+) -> QuantizationResult:
     """Write a variant with int8 activations; `finish` makes of the int8 graph, and of the float one, what the NPU multiplies.
 
     Raises:
@@ -60,16 +59,16 @@ def make_for_npu(
     head = {str(name) for name in head_nodes(build)} if _is_cut(build) else set()
     if settings.equalize:
         equalize(model, apart=head)
-    watched = WatchedGraph(model)
+    watched = ObservedGraph(model)
     ranges = tensor_ranges(watched, samples, settings.calibration)
 
     def rounding(given: onnx.ModelProto) -> onnx.ModelProto:
-        return finish(quantized_graph(given, ranges, head, Form(types=Int8Types.S8S8)), given)
+        return finish(quantized_graph(given, ranges, head, QdqFormat(types=Int8Types.S8S8)), given)
 
     if settings.correct_bias:
         correct_biases(model, watched, ranges, samples, rounding, _on_npu)
     quantized = rounding(model)
-    made = Made(_left_to_the_host(quantized, head), model)
+    made = QuantizationResult(_left_to_the_host(quantized, head), model)
     write_int8(build, quantized, folder, for_processors=False)
     return made
 
@@ -79,20 +78,20 @@ def _is_cut(build: BuildDirectory) -> bool:
     return build.record.cut is not None and build.record.cut.featurizer_nodes > 0
 
 
-def _on_npu(quantized: onnx.ModelProto) -> Watched:
+def _on_npu(quantized: onnx.ModelProto) -> Observed:
     """Return the graph on the functional model; one that is too large for it, on onnxruntime."""
     try:
-        return FunctionalGraph(quantized)
+        return ObservedNpuGraph(quantized)
     except ModelError as refused:
         logging.getLogger(__name__).warning("corrected biases by onnxruntime instead of the NPU's rounding: %s", refused)
-        return WatchedGraph(quantized)
+        return ObservedGraph(quantized)
 
 
-def _left_to_the_host(quantized: onnx.ModelProto, head: set[str]) -> tuple[KeptFloat, ...]:
+def _left_to_the_host(quantized: onnx.ModelProto, head: set[str]) -> tuple[FloatFallback, ...]:
     lowered = lower(quantized)
     check_something_runs(lowered)
     return tuple(
-        KeptFloat(
+        FloatFallback(
             node=row.layer,
             operator=row.operator,
             reason="it is behind the cut: the head runs on the host" if row.layer in head else f"on the host: {row.reason}",

@@ -35,26 +35,26 @@ from quantize.int8.qdq import weight_of
 from quantize.mx.encoding import BLOCK, LOWEST_EXPONENT, Blocks, encode
 from quantize.mx.graph import FEWEST_CHANNELS, IR_VERSION, OPSET, BlockWriter, Layout
 from quantize.npu.int8 import make_for_npu
-from quantize.npu.overflow_guard import LARGEST_BIAS, leave_headroom
-from quantize.outcome import Made
+from quantize.npu.overflow_guard import LARGEST_BIAS, guard_accumulators
+from quantize.scheme import QuantizationResult
 
 Float32 = npt.NDArray[np.float32]
 Exponents = npt.NDArray[np.int64]
 _Integer = TypeVar("_Integer", bound=np.integer[Any])
 
 
-def make_npu_mxint8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings) -> Made:
+def make_npu_mxint8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings) -> QuantizationResult:
     """Write the npu-mxint8 variant of a build's graph into `folder`.
 
     Raises:
         ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
     """
-    return make_for_npu(build, samples, folder, settings, in_blocks)
+    return make_for_npu(build, samples, folder, settings, block_weights)
 
 
-def in_blocks(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
+def block_weights(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
     """Return `quantized` (int8) with the weights of the float `model` in blocks, in every layer that the NPU multiplies."""
-    layers = {layer.name: layer for layer in lower(leave_headroom(quantized)).layers if isinstance(layer, ConvolutionLayer)}
+    layers = {layer.name: layer for layer in lower(guard_accumulators(quantized)).layers if isinstance(layer, ConvolutionLayer)}
     floats = {node.name: node for node in model.graph.node}
     made = ir.from_proto(quantized)
     writer = BlockWriter(made.graph)

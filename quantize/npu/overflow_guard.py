@@ -17,7 +17,7 @@ LARGEST_BIAS = 1 << 30
 """Counts of a bias; as many again are left for the products."""
 
 
-def leave_headroom(quantized: onnx.ModelProto) -> onnx.ModelProto:
+def guard_accumulators(quantized: onnx.ModelProto) -> onnx.ModelProto:
     """Coarsen the weights of such channels in place, in layers with a float bias, and return the graph."""
     makers = {name: node for node in quantized.graph.node for name in node.output}
     known = {tensor.name: tensor for tensor in quantized.graph.initializer}

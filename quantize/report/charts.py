@@ -28,7 +28,7 @@ def bars(values: Mapping[str, float], texts: Mapping[str, str], what: str) -> st
     return _svg(WIDTH // 2, len(values) * ROW, what, rows)
 
 
-def noise_plot(series: Mapping[str, Sequence[tuple[str, float]]], colors: Mapping[str, int], limit_db: float) -> str:
+def sqnr_plot(series: Mapping[str, Sequence[tuple[str, float]]], colors: Mapping[str, int], limit_db: float) -> str:
     """Draw the signal-to-noise ratio along the graph, one line per variant; each dot tells its operator when pointed at."""
     order = list(dict.fromkeys(name for points in series.values() for name, _ in points))
     top = _ceiling([value for points in series.values() for _, value in points])

@@ -20,10 +20,9 @@ from edgewright.contracts.stored_arrays import digest_of_array
 from edgewright.contracts.variant import FLOAT_VARIANT, LayerKind, VariantDirectory
 from edgewright.contracts.wire import decode, digest_of, encode
 from edgewright.errors import PackageError
-from quantize.calibration.activations import WatchedGraph
-from quantize.calibration.noise import LayerNoise, layer_noise
-from quantize.outcome import KeptFloat, Made
-from quantize.scheme import float_graph
+from quantize.calibration.activations import ObservedGraph
+from quantize.calibration.sqnr import LayerSqnr, layer_sqnr
+from quantize.scheme import FloatFallback, QuantizationResult, float_graph
 
 PREFIX = "detail-"
 LARGEST_CLASS_COUNT = 1000
@@ -62,13 +61,18 @@ class VariantDetail:
     classes: tuple[ClassAccuracy, ...]
     """Empty without labels."""
     changes: tuple[Change, ...]
-    layers: tuple[LayerNoise, ...]
+    layers: tuple[LayerSqnr, ...]
     """In the order of the graph; empty for the float variant."""
-    kept_float: tuple[KeptFloat, ...]
+    float_fallbacks: tuple[FloatFallback, ...]
 
 
 def describe(
-    build: BuildDirectory, variant: VariantDirectory, evaluation: Evaluation, samples: Samples, reference: Tensors, made: Made
+    build: BuildDirectory,
+    variant: VariantDirectory,
+    evaluation: Evaluation,
+    samples: Samples,
+    reference: Tensors,
+    made: QuantizationResult,
 ) -> VariantDetail:
     """Measure what the report shows of a variant."""
     session = load_session(variant, backend=evaluation.backend)
@@ -85,7 +89,7 @@ def describe(
         classes=_classes(after, samples, names),
         changes=_changes(before, after, samples, names) if names else (),
         layers=_layers(build, variant, samples, made),
-        kept_float=made.kept_float,
+        float_fallbacks=made.float_fallbacks,
     )
 
 
@@ -151,9 +155,11 @@ def _name(names: list[str], place: int) -> str:
     return names[place] if place < len(names) else str(place)
 
 
-def _layers(build: BuildDirectory, variant: VariantDirectory, samples: Samples, made: Made) -> tuple[LayerNoise, ...]:
+def _layers(
+    build: BuildDirectory, variant: VariantDirectory, samples: Samples, made: QuantizationResult
+) -> tuple[LayerSqnr, ...]:
     if variant.config.variant == FLOAT_VARIANT:
         return ()
-    model = made.compare_with or onnx.load(float_graph(build), load_external_data=False)
-    reference = WatchedGraph.open(float_graph(build)) if made.compare_with is None else WatchedGraph(model)
-    return tuple(layer_noise(model, reference, WatchedGraph.open(variant.file(LayerKind.GRAPH)), samples))
+    model = made.reference_model or onnx.load(float_graph(build), load_external_data=False)
+    reference = ObservedGraph.open(float_graph(build)) if made.reference_model is None else ObservedGraph(model)
+    return tuple(layer_sqnr(model, reference, ObservedGraph.open(variant.file(LayerKind.GRAPH)), samples))

@@ -16,7 +16,7 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import FLOAT_VARIANT
 from edgewright.errors import NotFoundError
 from hardware_profiles.detect import read_machine
-from quantize.report.charts import bars, noise_plot
+from quantize.report.charts import bars, sqnr_plot
 from quantize.report.detail import Change, ClassAccuracy, VariantDetail, read_details
 
 READABLE_DB = 20.0
@@ -59,7 +59,7 @@ def collect(build: BuildDirectory) -> Report:
 def page(report: Report) -> str:
     """Return the HTML page."""
     style = resources.files("quantize.report").joinpath("page.css").read_text(encoding="utf-8")
-    sections = (_header, _glance, _bars, _classes, _noise, _changes, _kept_float, _footer)
+    sections = (_header, _glance, _bars, _classes, _noise, _changes, _float_fallbacks, _footer)
     body = "\n".join(section(report) for section in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Quantization report</title>'
@@ -99,7 +99,7 @@ def _card(place: int, name: str, detail: VariantDetail, before: VariantDetail | 
         "agreement": f"{found.agreement:.2%}",
         "size": f"{detail.size_bytes / 1000:,.1f} kB",
         "latency": f"{found.latency_ms.p50:.3f} ms",
-        "output SNR": f"{detail.layers[-1].snr_db:.1f} dB" if detail.layers else "none",
+        "output SQNR": f"{detail.layers[-1].sqnr_db:.1f} dB" if detail.layers else "none",
     }
     if before is not None and before is not detail:
         rows["size"] += f" (1/{before.size_bytes / detail.size_bytes:.1f})"
@@ -177,7 +177,7 @@ def _class_cell(share: float, before: float) -> str:
 
 def _noise(report: Report) -> str:
     series = {
-        name: [(one.node, one.snr_db) for one in detail.layers] for name, detail in report.variants.items() if detail.layers
+        name: [(one.node, one.sqnr_db) for one in detail.layers] for name, detail in report.variants.items() if detail.layers
     }
     if not series:
         return ""
@@ -188,15 +188,15 @@ def _noise(report: Report) -> str:
         "<section><h2>Noise, layer by layer</h2>"
         "<p class='soft'>Signal-to-noise ratio behind each operator in dB: more is cleaner; "
         f"six decibels are a bit. At the dashed line ({READABLE_DB:g} dB) a tenth of the amplitude is noise.</p>"
-        f'<div class="legend">{legend}</div><div class="scroll">{noise_plot(series, colors, READABLE_DB)}</div>'
+        f'<div class="legend">{legend}</div><div class="scroll">{sqnr_plot(series, colors, READABLE_DB)}</div>'
         f"<details><summary>The {WORST_LAYERS} noisiest operators of each variant</summary>{worst}</details></section>"
     )
 
 
 def _worst_layers(name: str, detail: VariantDetail) -> str:
-    noisiest = sorted(detail.layers, key=lambda one: one.snr_db)[:WORST_LAYERS]
+    noisiest = sorted(detail.layers, key=lambda one: one.sqnr_db)[:WORST_LAYERS]
     rows = "".join(
-        f'<tr><td><code>{escape(one.node)}</code></td><td class="text">{escape(one.operator)}</td><td>{one.snr_db:.1f}</td></tr>'
+        f'<tr><td><code>{escape(one.node)}</code></td><td class="text">{escape(one.operator)}</td><td>{one.sqnr_db:.1f}</td></tr>'
         for one in noisiest
     )
     head = '<tr><th>operator</th><th class="text">kind</th><th>dB</th></tr>'
@@ -246,12 +246,12 @@ def _heat(count: int, largest: int) -> str:
     return f'<td style="background: rgb(var(--heat) / {0.15 + 0.5 * count / largest:.2f})">{count}</td>'
 
 
-def _kept_float(report: Report) -> str:
+def _float_fallbacks(report: Report) -> str:
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td class="text"><code>{escape(one.node)}</code></td>'
         f'<td class="text">{escape(one.operator)}</td><td class="text">{escape(one.reason)}</td></tr>'
         for name, detail in report.variants.items()
-        for one in detail.kept_float
+        for one in detail.float_fallbacks
     )
     if not rows:
         return ""

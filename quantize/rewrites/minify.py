@@ -45,7 +45,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def slim(model: ir.Model, sides: Mapping[ir.Node, bool]) -> None:
+def minify(model: ir.Model, sides: Mapping[ir.Node, bool]) -> None:
     """Make `model` small, in place; `sides` says of every node whether it is the head's."""
     graph = model.graph
     _forget(graph)

@@ -102,7 +102,7 @@ class Geometry:
         )
 
 
-def pack_columns(graph: ir.Graph, *, largest_share: float = math.inf) -> int:
+def space_to_depth(graph: ir.Graph, *, largest_share: float = math.inf) -> int:
     """Pack the columns of every convolution of few channels in a quantized graph, in place; return how many there were.
 
     Left alone is one whose packed kernel would have more than `largest_share` of the weights that the graph has now.

@@ -27,7 +27,7 @@ _RANK = 4
 Strides = tuple[int, int]
 
 
-def stride_early(model: onnx.ModelProto) -> int:
+def hoist_strides(model: onnx.ModelProto) -> int:
     """Move strides up in `model`, in place, wherever that saves a convolution work; return in how many places."""
     moved, graph = 0, _Graph(model.graph)
     for name in [output for node in reversed(model.graph.node) for output in node.output]:

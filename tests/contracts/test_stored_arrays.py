@@ -138,7 +138,7 @@ from onnx import TensorProto, helper, numpy_helper
 from accel.backends.onnxruntime_cpu import load_graph
 from accel.measure import measured, run_all
 from edgewright.contracts.samples import load_samples
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.report.detail import samples_digest
 
@@ -151,7 +151,7 @@ session = load_graph(folder / "graph.onnx", threads=1)
 found = run_all(session, samples)
 measured(found, run_all(session, samples), samples.labels)
 samples_digest(samples)
-ranges = tensor_ranges(WatchedGraph.open(folder / "graph.onnx"), samples)
+ranges = tensor_ranges(ObservedGraph.open(folder / "graph.onnx"), samples)
 print(samples.count, peak())
 """
 

@@ -13,7 +13,7 @@ from accel.npu.machines.host import Session
 from accel.npu.model.functional_model import FunctionalModel
 from benchmarks.networks.npu_networks import INPUT, Network, quantize
 from edgewright.errors import ModelError
-from quantize.npu.functional import FunctionalGraph
+from quantize.npu.functional import ObservedNpuGraph
 from tests.npu.compiler.test_npu_compiler import PROFILE, WIDE, steps_apart
 
 
@@ -92,7 +92,7 @@ def test_a_network_that_scales_its_input_runs_on_the_functional_model_with_its_i
     scaled = network.add("Mul", INPUT, network.constant(np.array(0.5, np.float32)))
     x = network.conv(network.add("Add", scaled, network.constant(np.array(-1, np.float32))), 3, 4)
     quantized = quantize(network.model(network.conv(x, 4, 4)), network.images(4))
-    assert len(FunctionalGraph(quantized).tensors) == 3
+    assert len(ObservedNpuGraph(quantized).tensors) == 3
 
 
 def test_n44_an_image_that_becomes_a_vector_is_reshaped_by_the_host() -> None:

@@ -15,7 +15,7 @@ from edgewright.contracts.samples import load_samples, write_npz
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ParityError, SamplesError
 from edgewright.graphs.files import read_graph
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
@@ -103,6 +103,6 @@ def test_a_variant_that_loses_too_much_is_not_kept(tmp_path: Path) -> None:
 
 def test_ranges_hold_every_value_that_flowed_whatever_the_batches() -> None:
     graph = digits_build().graph / LayerKind.GRAPH.file_name
-    ranges = tensor_ranges(WatchedGraph.open(graph), load_samples(training_samples(), digits_build().record.inputs))
+    ranges = tensor_ranges(ObservedGraph.open(graph), load_samples(training_samples(), digits_build().record.inputs))
     assert ranges["image"] == (0.0, 1.0)
     assert {str(value.name) for node in read_graph(graph).graph for value in node.outputs} <= set(ranges)

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.contracts.samples import Samples
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.calibration.histograms import collect_histograms, collect_ranges
 from quantize.calibration.thresholds import Calibration
@@ -42,13 +42,13 @@ def samples(count: int) -> Samples:
 def test_ranges_are_exact_whatever_the_batch(batch: int | str) -> None:
     given = samples(45)
     low, high = float(given.inputs["x"].min()), float(given.inputs["x"].max())
-    found = collect_ranges(WatchedGraph(small_network(batch)), given)
+    found = collect_ranges(ObservedGraph(small_network(batch)), given)
     assert found == {"x": (low, high), "conv": (-2 * high, max(high, -2 * low)), "y": (0.0, max(high, -2 * low))}
 
 
 def test_a_histogram_counts_every_value_once() -> None:
     given = samples(45)
-    graph = WatchedGraph(small_network())
+    graph = ObservedGraph(small_network())
     found = collect_histograms(graph, given, collect_ranges(graph, given))["x"]
     assert found.counts.sum() == given.inputs["x"].size
     expected, _ = np.histogram(given.inputs["x"], len(found.counts), (found.low, found.high))
@@ -58,12 +58,12 @@ def test_a_histogram_counts_every_value_once() -> None:
 def test_infinite_values_do_not_make_a_range_infinite() -> None:
     given = samples(8)
     given.inputs["x"][3, 0, 2, 2] = -np.inf
-    low, high = collect_ranges(WatchedGraph(small_network()), given)["x"]
+    low, high = collect_ranges(ObservedGraph(small_network()), given)["x"]
     assert np.isfinite([low, high]).all()
 
 
 def peak_bytes(count: int) -> int:
-    given, graph = samples(count), WatchedGraph(small_network())
+    given, graph = samples(count), ObservedGraph(small_network())
     tracemalloc.start()
     tensor_ranges(graph, given, Calibration.MSE)
     _, peak = tracemalloc.get_traced_memory()

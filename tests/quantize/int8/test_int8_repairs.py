@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.contracts.samples import Samples
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
-from quantize.calibration.noise import CEILING_DB, decibels, tensor_noise
+from quantize.calibration.sqnr import CEILING_DB, decibels, tensor_sqnr
 from quantize.int8.bias_correction import correct_biases
 from quantize.int8.equalize import equalize
 from quantize.int8.int8 import Int8Settings
@@ -53,15 +53,15 @@ def samples(count: int = 200) -> Samples:
 
 
 def noise_of(model: onnx.ModelProto) -> float:
-    watched = WatchedGraph(model)
+    watched = ObservedGraph(model)
     made = quantized_graph(model, tensor_ranges(watched, samples()))
-    return tensor_noise(watched, WatchedGraph(made), samples())["y"]
+    return tensor_sqnr(watched, ObservedGraph(made), samples())["y"]
 
 
 def test_equalizing_leaves_the_float_outputs_as_they_were() -> None:
     before, after = uneven_network(), uneven_network()
     assert equalize(after, apart=()) == 1
-    assert tensor_noise(WatchedGraph(before), WatchedGraph(after), samples())["y"] > 100
+    assert tensor_sqnr(ObservedGraph(before), ObservedGraph(after), samples())["y"] > 100
     assert not np.allclose(weight_of(before, "w1"), weight_of(after, "w1"))
 
 
@@ -80,11 +80,11 @@ def test_layers_that_must_stay_are_not_equalized(between: str, apart: tuple[str,
 
 def test_bias_correction_never_adds_noise_and_tells_what_it_changed() -> None:
     model = uneven_network()
-    watched = WatchedGraph(uneven_network())
+    watched = ObservedGraph(uneven_network())
     ranges = {name: (low * 0.6, high * 0.6) for name, (low, high) in tensor_ranges(watched, samples()).items()}
-    before = tensor_noise(watched, WatchedGraph(quantized_graph(model, ranges)), samples())
+    before = tensor_sqnr(watched, ObservedGraph(quantized_graph(model, ranges)), samples())
     changed = correct_biases(model, watched, ranges, samples())
-    after = tensor_noise(watched, WatchedGraph(quantized_graph(model, ranges)), samples())
+    after = tensor_sqnr(watched, ObservedGraph(quantized_graph(model, ranges)), samples())
     assert set(changed) == {"first", "second"}
     assert after["y"] > before["y"]
 

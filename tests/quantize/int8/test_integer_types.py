@@ -22,10 +22,10 @@ from edgewright.packing import PackOptions, pack
 from hardware_profiles.catalog import load_profile
 from hardware_profiles.hardware_profile import INT8_TYPES, Int8Types
 from hardware_profiles.match import match
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.int8.int8 import Int8Settings
-from quantize.int8.qdq import Form, quantized_graph
+from quantize.int8.qdq import QdqFormat, quantized_graph
 from quantize.quantization import QuantizeOptions, options_for, quantize
 from quantize.scheme import Scheme
 from tests.support.convert_networks import noise
@@ -90,7 +90,7 @@ def test_signed_activations_survive_a_float_transpose_behind_them(tmp_path: Path
     ends: dict[str, Any] = {"given": ("x", ["N", 8, 8, 3]), "wanted": ("y", ["N", 8, 8, 5])}
     model = onnx.load(onnx_file(tmp_path / "m.onnx", nodes, {"kernel": noise(5, 3, 1, 1)}, **ends))
     rows = Samples({"x": noise(40, 8, 8, 3, seed=2)})
-    made = quantized_graph(model, tensor_ranges(WatchedGraph(model), rows), ["head"], Form(types=Int8Types.S8S8))
+    made = quantized_graph(model, tensor_ranges(ObservedGraph(model), rows), ["head"], QdqFormat(types=Int8Types.S8S8))
     session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     assert np.asarray(session.run(None, rows.inputs)[0]).shape == (40, 8, 8, 5)
 

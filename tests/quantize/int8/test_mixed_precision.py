@@ -14,10 +14,10 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, load_samples
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ParityError
-from quantize.calibration.noise import tensor_noise
+from quantize.calibration.sqnr import tensor_sqnr
 from quantize.int8 import mixed_precision
 from quantize.int8.int8 import Int8Settings
-from quantize.int8.mixed_precision import Found, Journal, make_mixed, search
+from quantize.int8.mixed_precision import Journal, SearchResult, make_mixed, search
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from tests.support.quantize_builds import fresh_build, training_samples
@@ -30,11 +30,11 @@ def measured(kept: Sequence[str]) -> float:
 
 
 def test_the_search_keeps_what_the_budget_needs_and_gives_back_the_rest() -> None:
-    assert search(["b", "a", "c", "d"], 0.895, measured) == Found(("a", "c"), measured(["a", "c"]))
+    assert search(["b", "a", "c", "d"], 0.895, measured) == SearchResult(("a", "c"), measured(["a", "c"]))
 
 
 def test_nothing_is_kept_where_all_int8_is_within_the_budget() -> None:
-    assert search(list(COSTS), 0.8, measured) == Found((), measured([]))
+    assert search(list(COSTS), 0.8, measured) == SearchResult((), measured([]))
 
 
 def test_a_budget_that_cannot_hold_is_told() -> None:
@@ -73,9 +73,9 @@ def test_only_the_layer_that_eight_bits_cannot_hold_stays_in_float_and_the_reaso
     build = with_a_broken_layer(fresh_build(tmp_path / "build"))
     (tmp_path / "made").mkdir()
     made = make_mixed(build, given(build), tmp_path / "made", Int8Settings(), max_drop=0.01)
-    assert made.kept_float[0].node == "hidden/Gemm"
-    assert len(made.kept_float) == 2  # and the softmax
-    assert "dB at the outputs, the 1st least of 4 layers; all int8 scores" in made.kept_float[0].reason
+    assert made.float_fallbacks[0].node == "hidden/Gemm"
+    assert len(made.float_fallbacks) == 2  # and the softmax
+    assert "dB at the outputs, the 1st least of 4 layers; all int8 scores" in made.float_fallbacks[0].reason
     weights = {tensor.name for tensor in onnx.load(tmp_path / "made" / "graph.onnx").graph.initializer}
     assert "hidden/kernel" in weights
     assert "stem/Conv/kernel/q" in weights
@@ -84,7 +84,7 @@ def test_only_the_layer_that_eight_bits_cannot_hold_stays_in_float_and_the_reaso
 def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = fresh_build(tmp_path / "build")
     (tmp_path / "made").mkdir()
-    noise, calls = tensor_noise, []
+    noise, calls = tensor_sqnr, []
 
     def interrupted(*arguments: object, label: str | None) -> dict[str, float]:
         calls.append(arguments)
@@ -92,10 +92,10 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return noise(*arguments, label=label)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(mixed_precision, "tensor_noise", interrupted)
+    monkeypatch.setattr(mixed_precision, "tensor_sqnr", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_mixed(build, given(build), tmp_path / "made", Int8Settings(), max_drop=0.01)
-    assert len(journal_of(build).noise_db) == 2
+    assert len(journal_of(build).sqnr_db) == 2
     make_mixed(build, given(build), tmp_path / "made", Int8Settings(), max_drop=0.01)
     assert len(calls) == 3 + 2
     make_mixed(build, given(build), tmp_path / "made", Int8Settings(), max_drop=0.02)

@@ -83,8 +83,8 @@ def test_the_report_shows_its_noise_and_what_stayed_in_float(build: BuildDirecto
     page = tmp_path / "report.html"
     assert CliRunner().invoke(main, ["report", str(build.path), "-o", str(page)]).exit_code == 0
     told = json.loads((build.reports / f"detail-{NAME}.json").read_bytes())
-    assert [one["operator"] for one in told["kept_float"]] == ["Softmax"]
-    assert min(layer["snr_db"] for layer in told["layers"]) > 15
+    assert [one["operator"] for one in told["float_fallbacks"]] == ["Softmax"]
+    assert min(layer["sqnr_db"] for layer in told["layers"]) > 15
     assert NAME in page.read_text("utf-8")
 
 

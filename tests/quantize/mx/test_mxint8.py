@@ -16,7 +16,7 @@ from convert.conversion import ConvertOptions, convert_model
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import ModelError
-from quantize.calibration.noise import decibels
+from quantize.calibration.sqnr import decibels
 from quantize.mx.encoding import BLOCK
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme

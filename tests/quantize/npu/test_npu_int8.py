@@ -23,7 +23,7 @@ from edgewright.contracts.samples import Samples, load_samples, write_npz
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import ModelError
 from edgewright.packing import PackOptions, pack
-from quantize.npu.functional import FunctionalGraph, PartitionedModel, functional_evaluation
+from quantize.npu.functional import ObservedNpuGraph, PartitionedModel, functional_evaluation
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.report.detail import read_details
 from quantize.scheme import Scheme
@@ -67,7 +67,7 @@ def test_weights_are_symmetric_and_activations_signed(graph: onnx.ModelProto) ->
 def test_the_head_stays_as_it_was_trained(made: VariantDirectory) -> None:
     before = quantized_build().variant("fp32")
     assert made.file(LayerKind.HEAD_WEIGHTS).read_bytes() == before.file(LayerKind.HEAD_WEIGHTS).read_bytes()
-    kept = {one.node: one.reason for one in read_details(quantized_build())["npu-int8"].kept_float}
+    kept = {one.node: one.reason for one in read_details(quantized_build())["npu-int8"].float_fallbacks}
     assert kept["hidden/Gemm"] == "it is behind the cut: the head runs on the host"
 
 
@@ -81,7 +81,7 @@ def test_accuracy_is_measured_on_the_functional_model_too() -> None:
 
 
 def test_inner_tensors_are_within_a_step_of_what_onnxruntime_computes(graph: onnx.ModelProto, samples: Samples) -> None:
-    functional = FunctionalGraph(graph)
+    functional = ObservedNpuGraph(graph)
     exact = onnx.ModelProto()
     exact.CopyFrom(graph)
     exact.graph.output.extend([onnx.ValueInfoProto(name=name) for name in functional.tensors])

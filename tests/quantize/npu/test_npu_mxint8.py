@@ -32,14 +32,14 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, write_npz
 from edgewright.contracts.variant import LayerKind, Precision
 from hardware_profiles.hardware_profile import Int8Types
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
-from quantize.calibration.noise import decibels
+from quantize.calibration.sqnr import decibels
 from quantize.calibration.thresholds import Calibration
-from quantize.int8.qdq import Form, quantized_graph
-from quantize.npu.functional import FunctionalGraph, PartitionedModel, functional_evaluation
-from quantize.npu.mxint8 import in_blocks
-from quantize.npu.overflow_guard import leave_headroom
+from quantize.int8.qdq import QdqFormat, quantized_graph
+from quantize.npu.functional import ObservedNpuGraph, PartitionedModel, functional_evaluation
+from quantize.npu.mxint8 import block_weights
+from quantize.npu.overflow_guard import guard_accumulators
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from tests.support.convert_networks import noise
@@ -80,8 +80,8 @@ def detectors(path: Path, channels: int) -> Path:
 
 def in_int8(model: onnx.ModelProto, samples: Samples) -> onnx.ModelProto:
     """Quantize a whole graph as npu-int8 does, without correcting biases."""
-    ranges = tensor_ranges(WatchedGraph(model), samples, Calibration.MINMAX)
-    return quantized_graph(model, ranges, form=Form(types=Int8Types.S8S8))
+    ranges = tensor_ranges(ObservedGraph(model), samples, Calibration.MINMAX)
+    return quantized_graph(model, ranges, form=QdqFormat(types=Int8Types.S8S8))
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +118,11 @@ def test_channels_that_weigh_more_do_not_cost_the_others_their_bits(tmp_path: Pa
     model = onnx.load(detectors(tmp_path / "m.onnx", channels))
     (exact,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})
     plain = in_int8(model, Samples({"x": images}))
-    noise_db = []
-    for graph in (plain, in_blocks(plain, model)):
+    sqnr_db = []
+    for graph in (plain, block_weights(plain, model)):
         found = PartitionedModel(graph).run({"x": images})["y"]
-        noise_db.append(decibels(float((exact**2).sum()), float(((exact - found) ** 2).sum())))
-    assert noise_db[1] > noise_db[0] + gain_db
+        sqnr_db.append(decibels(float((exact**2).sum()), float(((exact - found) ** 2).sum())))
+    assert sqnr_db[1] > sqnr_db[0] + gain_db
 
 
 def test_from_the_float_network_to_the_bits_of_the_rtl(build: BuildDirectory, require: Callable[[str], Path]) -> None:
@@ -140,7 +140,7 @@ def test_the_rtl_has_the_bits_of_all_of_resnet_8_in_blocks(require: Callable[[st
     profile = find_profile("npu-sim-8-mx-large")
     network, model = resnet8()
     images = network.images(24)
-    graph = in_blocks(in_int8(model, Samples({INPUT: images})), model)
+    graph = block_weights(in_int8(model, Samples({INPUT: images})), model)
     convolutions = [layer for layer in lower(graph).layers if isinstance(layer, ConvolutionLayer)]
     assert sum(layer.shifts is not None and bool(layer.shifts.any()) for layer in convolutions) >= 4
     compiled = compile_model(graph, profile)
@@ -174,7 +174,7 @@ def check_rtl(build: BuildDirectory, source: str) -> None:
         rtl = Session(rtl_simulator, program).run({"x": IMAGES[:3]})[place.name]
     finally:
         rtl_simulator.close()
-    np.testing.assert_array_equal(rtl, FunctionalGraph(graph).run({"x": IMAGES[:3]}, [place.name])[place.name])
+    np.testing.assert_array_equal(rtl, ObservedNpuGraph(graph).run({"x": IMAGES[:3]}, [place.name])[place.name])
 
 
 def test_an_npu_without_the_format_says_what_to_do(build: BuildDirectory) -> None:
@@ -269,7 +269,7 @@ def held_by_the_array(layers: list[ConvolutionLayer]) -> dict[str, Array]:
 
 def test_the_array_holds_the_very_weights_that_onnxruntime_sees(tmp_path: Path) -> None:
     model, samples = onnx.load(every_layout(tmp_path / "m.onnx")), Samples({"x": noise(32, 3, 11, 11, seed=9)})
-    blocked = in_blocks(in_int8(model, samples), model)
+    blocked = block_weights(in_int8(model, samples), model)
     layers = [layer for layer in lower(blocked).layers if isinstance(layer, ConvolutionLayer)]
     seen, held = seen_by_onnxruntime(blocked, samples), held_by_the_array(layers)
     assert set(seen) == set(held) == {"few", "depthwise", "grouped", "short", "again", "planes", "turned", "narrow"}
@@ -281,7 +281,7 @@ def test_the_array_holds_the_very_weights_that_onnxruntime_sees(tmp_path: Path) 
 
 def test_biases_are_whole_units_of_the_accumulators(tmp_path: Path) -> None:
     model, samples = onnx.load(every_layout(tmp_path / "m.onnx")), Samples({"x": noise(32, 3, 11, 11, seed=9)})
-    blocked = in_blocks(in_int8(model, samples), model)
+    blocked = block_weights(in_int8(model, samples), model)
     known = {tensor.name: numpy_helper.to_array(tensor) for tensor in blocked.graph.initializer}
     biases = {node.name: known[node.input[2]] for node in blocked.graph.node if node.name in ("few", "turned")}
     for layer in (layer for layer in lower(blocked).layers if isinstance(layer, ConvolutionLayer) and layer.name in biases):
@@ -292,7 +292,7 @@ def test_biases_are_whole_units_of_the_accumulators(tmp_path: Path) -> None:
 
 def test_onnxruntime_left_to_optimize_computes_the_functional_models_outputs(tmp_path: Path) -> None:
     model, samples = onnx.load(every_layout(tmp_path / "m.onnx")), Samples({"x": noise(32, 3, 11, 11, seed=9)})
-    blocked = in_blocks(in_int8(model, samples), model)
+    blocked = block_weights(in_int8(model, samples), model)
     session = onnxruntime.InferenceSession(blocked.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, samples.inputs)
     (step,) = (layer.result.scale for layer in lower(blocked).layers if layer.name == "narrow")
@@ -312,13 +312,16 @@ def test_a_unit_that_died_in_training_does_not_overflow_the_accumulators(tmp_pat
     kernel = noise(96, 4)
     kernel[:, 2] *= 6e-7
     model, samples = one_layer(tmp_path / "m.onnx", kernel, np.ones(4)), Samples({"x": noise(64, 96, seed=1)})
-    found = PartitionedModel(in_blocks(in_int8(model, samples), model)).run(samples.inputs)["y"]
+    found = PartitionedModel(block_weights(in_int8(model, samples), model)).run(samples.inputs)["y"]
     np.testing.assert_allclose(found[:, 2], 1.0, atol=0.2)
 
 
 @pytest.mark.parametrize(
     "finish",
-    [pytest.param(lambda quantized, _: leave_headroom(quantized), id="npu-int8"), pytest.param(in_blocks, id="npu-mxint8")],
+    [
+        pytest.param(lambda quantized, _: guard_accumulators(quantized), id="npu-int8"),
+        pytest.param(block_weights, id="npu-mxint8"),
+    ],
 )
 def test_a_unit_that_was_pruned_keeps_its_bias_behind_large_inputs(
     tmp_path: Path, finish: Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto]

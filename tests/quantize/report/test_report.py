@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgewright.cli import main
-from quantize.report.charts import noise_plot
+from quantize.report.charts import sqnr_plot
 from quantize.report.detail import Change, ClassAccuracy, read_details
 from quantize.report.page import MOST_CLASSES, collect, page
 from tests.support.quantize_builds import fresh_build, quantized_build
@@ -84,19 +84,19 @@ def test_what_the_report_says_of_classes_and_changes_adds_up() -> None:
 def test_noise_is_known_of_every_layer_and_grows_with_rounding() -> None:
     details = read_details(quantized_build())
     assert details["fp32"].layers == ()
-    half, whole = ({one.node: one.snr_db for one in details[name].layers} for name in ("fp16", "int8"))
+    half, whole = ({one.node: one.sqnr_db for one in details[name].layers} for name in ("fp16", "int8"))
     assert {"hidden/Gemm", "classes/Gemm"} & set(whole)
     assert all(half[node] > whole[node] for node in set(half) & set(whole) if whole[node] < 100)
 
 
 def test_the_softmax_is_told_to_be_in_float_and_why() -> None:
-    kept = read_details(quantized_build())["int8"].kept_float
+    kept = read_details(quantized_build())["int8"].float_fallbacks
     assert [one.operator for one in kept] == ["Softmax"]
     assert "1/256" in kept[0].reason
 
 
 def test_a_name_from_the_model_cannot_become_markup() -> None:
-    drawn = noise_plot({"int8": [("<script>", 20.0), ("b", 30.0)]}, {"int8": 0}, 20.0)
+    drawn = sqnr_plot({"int8": [("<script>", 20.0), ("b", 30.0)]}, {"int8": 0}, 20.0)
     assert "<script>" not in drawn
     assert "&lt;script&gt;" in drawn
 

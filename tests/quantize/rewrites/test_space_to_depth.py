@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from quantize.rewrites.space_to_depth import COLUMNS, pack_columns
+from quantize.rewrites.space_to_depth import COLUMNS, space_to_depth
 
 Array = npt.NDArray[Any]
 HEIGHT = 6
@@ -92,7 +92,7 @@ def with_float_bias(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def packed(model: onnx.ModelProto, **limits: float) -> tuple[onnx.ModelProto, int]:
     graph = ir.from_proto(model)
-    count = pack_columns(graph.graph, **limits)
+    count = space_to_depth(graph.graph, **limits)
     made = ir.to_proto(graph)
     onnx.checker.check_model(made, full_check=True)
     return made, count

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from quantize.rewrites.stride_hoisting import stride_early
+from quantize.rewrites.stride_hoisting import hoist_strides
 
 Array = npt.NDArray[Any]
 CHANNELS = 3
@@ -88,7 +88,7 @@ def evaluated(model: onnx.ModelProto, images: Array) -> list[Array]:
 def strided(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    count = stride_early(changed)
+    count = hoist_strides(changed)
     onnx.checker.check_model(changed, full_check=True)
     return changed, count
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 
 from edgewright.contracts.samples import Samples, Tensors
-from quantize.calibration.activations import WatchedGraph
+from quantize.calibration.activations import ObservedGraph
 
 CEILING_DB = 150.0
 """Told for no difference at all: float32 itself has about this much."""
@@ -26,7 +26,7 @@ _READ_AS = ("{0}_DequantizeLinear_Output", "{0}/dq", "{0}/half", "{0}")
 """What stands for a tensor of the float graph in a variant: what the quantizers make of it, the halved one, or itself."""
 
 
-class Watched(Protocol):
+class Observed(Protocol):
     """A graph that runs somewhere and whose inner tensors can be seen."""
 
     @property
@@ -38,29 +38,29 @@ class Watched(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerNoise:
+class LayerSqnr:
     """How clean the output of one operator is in a variant."""
 
     node: str
     operator: str
     tensor: str
-    snr_db: float
+    sqnr_db: float
 
 
-def layer_noise(model: onnx.ModelProto, float_graph: WatchedGraph, variant: WatchedGraph, samples: Samples) -> list[LayerNoise]:
+def layer_sqnr(model: onnx.ModelProto, float_graph: ObservedGraph, variant: ObservedGraph, samples: Samples) -> list[LayerSqnr]:
     """Return the signal-to-noise ratio behind each operator of the float `model` that the variant still has, in graph order."""
-    measured = tensor_noise(float_graph, variant, samples)
+    measured = tensor_sqnr(float_graph, variant, samples)
     return [
-        LayerNoise(node=node.name, operator=node.op_type, tensor=name, snr_db=measured[name])
+        LayerSqnr(node=node.name, operator=node.op_type, tensor=name, sqnr_db=measured[name])
         for node in model.graph.node
         for name in node.output
         if name in measured
     ]
 
 
-def tensor_noise(
-    float_graph: WatchedGraph,
-    variant: Watched,
+def tensor_sqnr(
+    float_graph: ObservedGraph,
+    variant: Observed,
     samples: Samples,
     tensors: Collection[str] | None = None,
     *,
@@ -68,7 +68,7 @@ def tensor_noise(
 ) -> dict[str, float]:
     """Return the ratio of every tensor that both graphs have, or only of `tensors`; `label` None shows no progress."""
     pairs = {name: twin for name, twin in _pairs(float_graph, variant).items() if tensors is None or name in tensors}
-    chosen = some_of(samples)
+    chosen = evenly_spaced(samples)
     signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
     for inputs in float_graph.batches(chosen, list(pairs), label):
         expected = float_graph.run(inputs, list(pairs))
@@ -91,14 +91,14 @@ def decibels(signal: float, noise: float) -> float:
     return min(CEILING_DB, 10 * math.log10(signal / noise)) if signal > 0 else 0.0
 
 
-def some_of(samples: Samples, limit: int = SAMPLE_LIMIT) -> Samples:
+def evenly_spaced(samples: Samples, limit: int = SAMPLE_LIMIT) -> Samples:
     """Return at most `limit` samples, evenly spread: files are often sorted by label."""
     if samples.count <= limit:
         return samples
     return samples.take(np.linspace(0, samples.count - 1, limit).astype(int))
 
 
-def _pairs(float_graph: WatchedGraph, variant: Watched) -> Mapping[str, str]:
+def _pairs(float_graph: ObservedGraph, variant: Observed) -> Mapping[str, str]:
     """Return the tensors that can be compared, and what each is called in the variant."""
     there = set(variant.tensors)
     twins = {name: [form.format(name) for form in _READ_AS if form.format(name) in there] for name in float_graph.tensors}
