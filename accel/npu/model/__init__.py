@@ -1,13 +1,13 @@
-"""What a program does and how long it takes, known without any hardware.
+"""The results and the run time of a program, computed without hardware.
 
-    trace            the instructions that are executed, in order
-    transfers        which transfers may still be under way, and what they touch
-    checks           refuses a program that could go wrong on any machine
-    plan             resolves a program into steps: addresses, weights, settings
-    functional_model executes them on NumPy integers; the definition of every result
-    memory_timing    the time of transfers
-    timing           the cycle model, equal to the RTL's own counters
-    report           what a program costs, layer by layer, and its listing
+    trace             the executed instructions, in order
+    transfers         transfers in flight and the memory that they access
+    checks            rejects programs whose result depends on timing, or that leave a memory
+    plan              resolves a program into steps: addresses, weights, settings
+    functional_model  executes the steps on NumPy integers and defines every result
+    memory_timing     the time of transfers
+    timing            the cycle model, equal to the RTL's counters
+    report            cost per layer, and the listing
 
-Whoever makes a program (compiler) and whoever runs one (machines) is held to this.
+The compiler and the machines both use this package as their reference.
 """

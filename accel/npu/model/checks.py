@@ -1,8 +1,8 @@
-"""Refuse a program that could read or write where it must not, before any machine runs it.
+"""Reject invalid programs before a machine runs them.
 
-Two kinds of rule (docs/spec/npu.md, N70-N79): *limits* (every address inside its memory, every setting one that the hardware
-has) and *order*: the loader, the array, the vector unit and the DMA work side by side, so an instruction that touches what
-another unit still works on needs a SYNC before it. A program that passes has exactly one result, whatever the timing.
+There are two kinds of rule (docs/spec/npu.md, N70-N79). *Limits*: every address is inside its memory, and the hardware supports
+every setting. *Order*: the loader, the array, the vector unit and the DMA work in parallel, so an instruction needs a SYNC before
+it accesses memory that another unit still uses. The result of a valid program does not depend on timing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from accel.npu.arithmetic import MAX_SHIFT
 from accel.npu.depthwise import LINE_COLUMNS, depthwise_unit, walk
 from accel.npu.geometry import ADDRESS_MASK, visited_span
 from accel.npu.model.trace import trace
-from accel.npu.model.transfers import RuleBrokenError, TransfersInFlight, check_transfer, local_lines, require
+from accel.npu.model.transfers import RuleViolationError, TransfersInFlight, check_transfer, local_lines, require
 from accel.npu.profile import NpuProfile
 from accel.npu.program import EXTERNAL_BASE, NpuProgram
 from edgewright.errors import PackageError
@@ -28,8 +28,8 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
-    """What an instruction in flight reads and writes."""
+class MemoryAccess:
+    """The memory that a VEC in flight reads and writes."""
 
     reads: tuple[Span, ...] = ()
     writes: tuple[Span, ...] = ()
@@ -39,7 +39,11 @@ class Touched:
 
 @lru_cache(maxsize=2)
 def check_program(program: NpuProgram, profile: NpuProfile) -> tuple[isa.Instruction, ...]:
-    """Return the decoded instructions; raise `PackageError` naming the first instruction that breaks a rule."""
+    """Return the decoded instructions in order of execution.
+
+    Raises:
+        PackageError: an instruction violates a rule; the message names the first one.
+    """
     program.check_profile(profile)
     _check_memories(program, profile)
     _check_description(program, profile)
@@ -48,9 +52,9 @@ def check_program(program: NpuProgram, profile: NpuProfile) -> tuple[isa.Instruc
     checker = _Checker(program, profile)
     for number, (place, instruction) in enumerate(placed):
         try:
-            checker.take(instruction, place)
-        except RuleBrokenError as broken:
-            raise PackageError(f"instruction {number} ({instruction.opcode.name}): {broken}") from None
+            checker.check(instruction, place)
+        except RuleViolationError as error:
+            raise PackageError(f"instruction {number} ({instruction.opcode.name}): {error}") from None
     return tuple(instruction for _, instruction in placed)
 
 
@@ -78,7 +82,7 @@ def _check_description(program: NpuProgram, profile: NpuProfile) -> None:
         is_external = place.base >= EXTERNAL_BASE
         room = EXTERNAL_BASE + profile.external_words * 4 // profile.columns if is_external else profile.activation_vectors
         if min(sizes) < 1 or place.base < 0 or place.base + place.vectors(profile.columns) > room:
-            raise PackageError(f"{place.name} must lie within the {room} vectors of {profile.name}: the program is damaged")
+            raise PackageError(f"{place.name} must fit within the {room} vectors of {profile.name}: the program is damaged")
 
 
 def _check_layers(program: NpuProgram, instructions: int) -> None:
@@ -87,34 +91,38 @@ def _check_layers(program: NpuProgram, instructions: int) -> None:
         raise PackageError("the layers must follow one another within the instructions: the program is damaged")
 
 
-def _check_size(what: str, found: int, limit: int, profile: NpuProfile) -> None:
-    if found > limit:
-        raise PackageError(f"{profile.name} has room for {limit} {what}, but the program has {found}")
+def _check_size(unit: str, size: int, limit: int, profile: NpuProfile) -> None:
+    if size > limit:
+        raise PackageError(f"{profile.name} has room for {limit} {unit}, but the program has {size}")
 
 
 class _Checker:
-    """Walks through a program with what is set up and what may still be in flight."""
+    """State of the machine at one instruction: its settings and the work that may still be in flight."""
 
     def __init__(self, program: NpuProgram, profile: NpuProfile) -> None:
         self._profile = profile
         self._external = program.external
         self._last_place = len(program.instructions) - 1
         self._has_pages = False
-        self._known_weights = np.arange(profile.weight_rows) < len(program.weights)
-        self._known_parameters = np.arange(profile.parameter_groups) < len(program.parameters)
+        self._loaded_weights = np.arange(profile.weight_rows) < len(program.weights)
+        self._loaded_parameters = np.arange(profile.parameter_groups) < len(program.parameters)
         self._shape: isa.Shape | None = None
         self._has_residual = False
         self._written = np.zeros(2 * profile.accumulator_depth, np.bool_)
         self._loader_in_flight: Span = (0, -1)
         self._array_spans: list[Span] = []
         self._array_reads = np.zeros(profile.activation_vectors, np.bool_)
-        """Accumulators and activations that array passes in flight use."""
-        self._vector_in_flight: Touched | None = None
+        """The activations that array passes in flight read."""
+        self._vector_in_flight: MemoryAccess | None = None
         self._transfers = TransfersInFlight(profile)
 
-    def take(self, instruction: isa.Instruction, place: int) -> None:
-        """Check the instruction at `place` of the program memory, and remember what it sets up and starts."""
-        require(not self._transfers.fills(isa.Region.PROGRAM, (place, place)), "it may still be on its way; SYNC first")
+    def check(self, instruction: isa.Instruction, place: int) -> None:
+        """Check the instruction at `place` of the program memory, and record the settings and the work that it starts.
+
+        Raises:
+            RuleViolationError: the instruction violates a rule.
+        """
+        require(not self._transfers.writes(isa.Region.PROGRAM, (place, place)), "it may still be in transfer; SYNC first")
         if isinstance(instruction, isa.Halt):
             require(self._has_pages or place == self._last_place, "HALT must be the last instruction")
         elif isinstance(instruction, isa.Sync):
@@ -128,7 +136,7 @@ class _Checker:
         elif isinstance(instruction, isa.Residual):
             require(instruction.shift >= 1 and instruction.low <= instruction.high, "shift must be 1 or more, and low <= high")
             self._has_residual = True
-            self._vector_in_flight = None  # it waits for the vector unit
+            self._vector_in_flight = None  # RESIDUAL waits for the vector unit
         elif isinstance(instruction, isa.Vec):
             self._start_vector(instruction)
         elif isinstance(instruction, isa.Dma):
@@ -156,15 +164,15 @@ class _Checker:
     def _load(self, instruction: isa.LoadW) -> None:
         require(1 <= instruction.rows <= self._profile.rows, f"rows must be 1 to {self._profile.rows}, not {instruction.rows}")
         end = instruction.address + self._profile.shift_rows + instruction.rows
-        known = self._known_weights
-        if end > len(known) or not known[instruction.address : end].all():
-            raise RuleBrokenError(f"the program has {int(known.sum())} weight rows, but rows up to {end} are loaded")
-        self._loader_in_flight = instruction.address, end - 1  # it waited for the one before
-        self._require_filled(isa.Region.WEIGHTS, self._loader_in_flight)
+        loaded = self._loaded_weights
+        if end > len(loaded) or not loaded[instruction.address : end].all():
+            raise RuleViolationError(f"the program has {int(loaded.sum())} weight rows, but rows up to {end} are used")
+        self._loader_in_flight = instruction.address, end - 1  # LOADW waits for the previous one
+        self._require_complete(isa.Region.WEIGHTS, self._loader_in_flight)
 
     def _start_array(self, instruction: isa.ArrayPass) -> None:
         if self._shape is None:
-            raise RuleBrokenError("a SHAPE must come first")
+            raise RuleViolationError("a SHAPE must come first")
         taps = instruction.kernel_rows * instruction.kernel_columns
         require(taps >= 1, "a kernel must have at least one row and one column")
         _check_flags(instruction)
@@ -192,8 +200,8 @@ class _Checker:
             self._array_spans.append(accumulators)
 
     def _check_reads(self, span: Span) -> None:
-        """An array pass begins to read these activations."""
-        self._require_filled(isa.Region.ACTIVATIONS, span)
+        """Check the activations that an array pass reads, and record them."""
+        self._require_complete(isa.Region.ACTIVATIONS, span)
         written = self._vector_in_flight.writes if self._vector_in_flight is not None else ()
         require(not _any_overlap(written, (span,)), f"VEC writes activations {written} while the array reads {span}; SYNC first")
         self._array_reads[span[0] : span[1] + 1] = True
@@ -206,9 +214,9 @@ class _Checker:
         )
         require(instruction.low <= instruction.high, "low must not be over high")
         end = instruction.parameters + instruction.parts * profile.lane_groups
-        known = self._known_parameters
-        if end > len(known) or not known[instruction.parameters : end].all():
-            raise RuleBrokenError(f"the program has {int(known.sum())} parameter groups, {end} are used")
+        loaded = self._loaded_parameters
+        if end > len(loaded) or not loaded[instruction.parameters : end].all():
+            raise RuleViolationError(f"the program has {int(loaded.sum())} parameter groups, but groups up to {end} are used")
         require(self._has_residual or not instruction.add, "a RESIDUAL must come first")
         accumulators = self._bank_span(instruction.accumulator, instruction.count)
         require(bool(self._written[accumulators[0] : accumulators[1] + 1].all()), "the accumulators must be set first")
@@ -217,37 +225,38 @@ class _Checker:
         require(instruction.parts == 1 or instruction.part_pitch >= instruction.count, "part_pitch must be at least count")
         require(
             not instruction.add or instruction.residual == instruction.destination or not _any_overlap(reads, writes),
-            "the residual must be the destination or apart from it",
+            "the residual must be the destination, or must not overlap it",
         )
         parameters = (instruction.parameters, end - 1)
         for earlier in self._array_spans:
             self._check_banks(accumulators, earlier)
-        self._require_filled(isa.Region.PARAMETERS, parameters)
+        self._require_complete(isa.Region.PARAMETERS, parameters)
         for span in (*reads, *writes):
-            self._require_filled(isa.Region.ACTIVATIONS, span)
+            self._require_complete(isa.Region.ACTIVATIONS, span)
         for first, last in writes:
             is_read = bool(self._array_reads[first : last + 1].any())
             require(not is_read, f"VEC writes activations {(first, last)} while the array reads them; SYNC first")
-            require(not self._transfers.stores((first, last)), f"activations {(first, last)} may still be stored; SYNC first")
-        self._vector_in_flight = Touched(reads, writes, accumulators, parameters)  # it waited for the one before
+            is_stored = self._transfers.reads((first, last))
+            require(not is_stored, f"activations {(first, last)} may still be in transfer to memory; SYNC first")
+        self._vector_in_flight = MemoryAccess(reads, writes, accumulators, parameters)  # VEC waits for the previous one
 
     def _start_transfer(self, transfer: isa.Dma) -> None:
         check_transfer(transfer, self._profile, self._external)
         region = isa.Region(transfer.region)
         self._has_pages |= region is isa.Region.PROGRAM
-        used = list(self._in_use(region, reading=bool(transfer.store)))
+        in_use = list(self._in_use(region, reading=bool(transfer.store)))
         for lines in local_lines(transfer, self._profile):
             is_read = region is isa.Region.ACTIVATIONS and not transfer.store and self._array_reads[lines[0] : lines[1] + 1].any()
-            is_free = not is_read and not _any_overlap((lines,), used)
+            is_free = not is_read and not _any_overlap((lines,), in_use)
             require(is_free, f"lines {lines} of the {region.name.lower()} memory are in use; SYNC first")
             if region in (isa.Region.WEIGHTS, isa.Region.PARAMETERS):
-                known = self._known_weights if region is isa.Region.WEIGHTS else self._known_parameters
-                known[lines[0] : lines[1] + 1] = True
+                loaded = self._loaded_weights if region is isa.Region.WEIGHTS else self._loaded_parameters
+                loaded[lines[0] : lines[1] + 1] = True
         self._transfers.issue(transfer)
 
     def _in_use(self, region: isa.Region, *, reading: bool) -> Iterator[Span]:
-        """Yield what loader and VEC in flight write in a region and, unless a transfer only reads it too, what they read."""
-        vector = self._vector_in_flight or Touched()
+        """Yield the spans of a region that conflict with a transfer: a transfer that reads conflicts only with writes."""
+        vector = self._vector_in_flight or MemoryAccess()
         if region is isa.Region.WEIGHTS:
             yield self._loader_in_flight
         elif region is isa.Region.PARAMETERS:
@@ -257,11 +266,10 @@ class _Checker:
             if not reading:
                 yield from vector.reads
 
-    def _require_filled(self, region: isa.Region, span: Span) -> None:
-        name = region.name.lower()
-        require(
-            not self._transfers.fills(region, span), f"lines {span} of the {name} memory may still be on their way; SYNC first"
-        )
+    def _require_complete(self, region: isa.Region, span: Span) -> None:
+        """Require that no transfer in flight writes the span."""
+        is_written = self._transfers.writes(region, span)
+        require(not is_written, f"lines {span} of the {region.name.lower()} memory may still be in transfer; SYNC first")
 
     def _check_banks(self, vector: Span, array: Span) -> None:
         bank = vector[0] // self._profile.accumulator_depth
@@ -270,7 +278,7 @@ class _Checker:
 
     def _bank_span(self, first: int, count: int) -> Span:
         depth, last = self._profile.accumulator_depth, first + count - 1
-        require(last < 2 * depth and first // depth == last // depth, f"accumulators {first} to {last} must lie in one bank")
+        require(last < 2 * depth and first // depth == last // depth, f"accumulators {first} to {last} must be in one bank")
         return first, last
 
     def _part_spans(self, instruction: isa.Vec, start: int) -> tuple[Span, ...]:
@@ -283,29 +291,29 @@ class _Checker:
 
 def _check_flags(instruction: isa.ArrayPass) -> None:
     is_pool = isinstance(instruction, isa.Pool)
-    require(is_pool or not instruction.maximum, "only POOL takes a maximum")
+    require(is_pool or not instruction.maximum, "only POOL supports maximum")
     require(not is_pool or not instruction.swap, "POOL uses no weights to swap")
 
 
 def _check_window(instruction: isa.Dw, shape: isa.Shape, profile: NpuProfile) -> None:
-    """DW walks the input itself, row by row, so the grid and the kernel must agree with that walk (N27)."""
+    """Check that the grid and the kernel of a DW match the order in which the unit reads the input (N27)."""
     unit, kernel = depthwise_unit(profile), (instruction.kernel_rows, instruction.kernel_columns)
     require(
         kernel[0] <= unit.rows and kernel[1] <= unit.columns,
-        f"DW takes kernels of up to {unit.rows} x {unit.columns} in one pass, not {kernel[0]} x {kernel[1]}",
+        f"DW supports kernels of up to {unit.rows} x {unit.columns} in one pass, not {kernel[0]} x {kernel[1]}",
     )
     _require_walk(shape.row_step, instruction.row_dilation, shape.row_pitch, instruction.tap_row_pitch)
     _require_walk(shape.column_step, instruction.column_dilation, shape.column_pitch, instruction.tap_column_pitch)
     columns = walk(shape, instruction)[1]
-    require(columns <= LINE_COLUMNS, f"DW visits rows of up to {LINE_COLUMNS} vectors, not {columns}")
+    require(columns <= LINE_COLUMNS, f"DW reads rows of up to {LINE_COLUMNS} vectors, not {columns}")
 
 
 def _require_walk(step: int, dilation: int, pitch: int, tap_pitch: int) -> None:
     require(
         step >= 1 and dilation in (1, step),
-        f"DW takes a step of 1 or more, and a dilation of 1 or the step, not {step} and {dilation}",
+        f"DW supports a step of 1 or more, and a dilation of 1 or the step, not {step} and {dilation}",
     )
-    require((pitch - step // dilation * tap_pitch) & ADDRESS_MASK == 0, "the pitches of a DW pass must agree with its steps")
+    require((pitch - step // dilation * tap_pitch) & ADDRESS_MASK == 0, "the pitches of a DW pass must match its steps")
 
 
 def _overlap(one: Span, other: Span) -> bool:

@@ -1,8 +1,7 @@
-"""The functional model: it executes a program on NumPy integers, for many images at once, and is the definition.
+"""The functional model: executes a program on NumPy integers, for many images at once.
 
-Whatever the RTL, a board or a compiler does, this module says whether it is right. A program has no branch that depends on
-its input, so it is first *planned* (plan.py: addresses, weights and settings of every pass) and then executed on as many
-batches as one likes.
+It defines the correct result for the RTL, the boards and the compiler. A program has no branch that depends on its input. So it
+is *planned* once (plan.py: addresses, weights and settings of every pass) and then executed on any number of batches.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from accel.npu.profile import NpuProfile
 from accel.npu.program import EXTERNAL_BASE, NpuProgram
 
 BATCH = 16
-"""Images per pass through the program: enough for NumPy, small enough for the processor's cache."""
+"""Images per run of the program: enough for NumPy, few enough for the processor's cache."""
 
 
 class FunctionalModel:
-    """A machine (machines/host.py) made of NumPy."""
+    """Machine (machines/host.py) that computes in NumPy."""
 
     def __init__(self, profile: NpuProfile) -> None:
         self.profile = profile
@@ -32,19 +31,19 @@ class FunctionalModel:
         """Check and plan the program."""
         self._plan = plan(program, self.profile)
 
-    def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
-        """Write `inputs` (address: [count, vectors, columns]), run, and read `wanted` (address, vectors) back."""
+    def execute(self, inputs: Mapping[int, Int8], outputs: Sequence[tuple[int, int]]) -> list[Int8]:
+        """Write `inputs` (address: [count, vectors, columns]), run, and read `outputs` (address, vectors) back."""
         count = len(next(iter(inputs.values())))
         batches = [
-            self._execute({at: vectors[start : start + BATCH] for at, vectors in inputs.items()}, wanted)
+            self._execute({at: vectors[start : start + BATCH] for at, vectors in inputs.items()}, outputs)
             for start in range(0, count, BATCH)
         ]
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
-    def _execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
+    def _execute(self, inputs: Mapping[int, Int8], outputs: Sequence[tuple[int, int]]) -> list[Int8]:
         count = len(next(iter(inputs.values())))
-        touched = [(at, vectors.shape[1]) for at, vectors in inputs.items()] + list(wanted)
-        state = _State(self.profile, count, self._plan, max(at + length for at, length in touched))
+        spans = [(at, vectors.shape[1]) for at, vectors in inputs.items()] + list(outputs)
+        state = _State(self.profile, count, self._plan, max(at + length for at, length in spans))
         for at, vectors in inputs.items():
             state.memory(at, vectors.shape[1])[...] = vectors
         for step in self._plan.steps:
@@ -56,11 +55,11 @@ class FunctionalModel:
                 _transfer(step, state)
             else:
                 _finish_vectors(step, state)
-        return [state.memory(at, length).copy() for at, length in wanted]
+        return [state.memory(at, length).copy() for at, length in outputs]
 
 
 class _State:
-    """What the machine's memories hold, per image. Behind the activations lies one vector per padding value."""
+    """Contents of the memories, per image. One vector per padding value follows the activations."""
 
     def __init__(self, profile: NpuProfile, count: int, planned: Plan, end: int) -> None:
         depth = profile.activation_vectors
@@ -73,7 +72,7 @@ class _State:
         self.tensors = np.zeros((count, tensor_vectors, profile.columns), np.int8)
 
     def memory(self, at: int, length: int) -> Int8:
-        """Return the vectors behind a host's address, on the chip or outside of it."""
+        """Return the vectors at a host address, in the activation memory or in external memory."""
         if at < EXTERNAL_BASE:
             return self.activations[:, at : at + length]
         first = at - self._tensors_begin
@@ -81,7 +80,7 @@ class _State:
 
 
 def _multiply(step: MatrixStep, state: _State) -> None:
-    """GEMM: floats carry the sums exactly, because plan.py keeps every one of them in their mantissa; then they wrap (N4)."""
+    """Execute a GEMM in floating point: plan.py limits the sums to the mantissa, so they are exact before they wrap (N4)."""
     gathered = _gather(state, step.addresses)
     count, positions = len(gathered), step.addresses.shape[0]
     rows = gathered.reshape(count * positions, -1)
@@ -94,7 +93,7 @@ def _multiply(step: MatrixStep, state: _State) -> None:
 
 
 def _combine_taps(step: TapStep, state: _State) -> None:
-    """DW and POOL: channel by channel, so only the first `columns` lanes take part; the others see zeros."""
+    """Execute a DW or POOL, channel by channel: only the first `columns` lanes are used, the others get zeros."""
     gathered = _gather(state, step.addresses).astype(np.int32)
     if step.weights is not None:
         gathered *= step.weights
@@ -109,17 +108,17 @@ def _combine_taps(step: TapStep, state: _State) -> None:
 
 
 def _transfer(step: TransferStep, state: _State) -> None:
-    """DMA of activations, run by run."""
+    """Execute a DMA of activations, run by run."""
     for local, tensor in step.runs:
-        inside, outside = state.activations[:, local : local + step.count], state.tensors[:, tensor : tensor + step.count]
+        on_chip, off_chip = state.activations[:, local : local + step.count], state.tensors[:, tensor : tensor + step.count]
         if step.store:
-            outside[...] = inside
+            off_chip[...] = on_chip
         else:
-            inside[...] = outside
+            on_chip[...] = off_chip
 
 
 def _finish_vectors(step: VectorStep, state: _State) -> None:
-    """VEC: one part after the other, as the hardware writes them."""
+    """Execute a VEC, one part after another, as the hardware writes them."""
     columns = state.activations.shape[2]
     entries = _entries(state, step.accumulator, step.count)
     for part, settings in enumerate(step.parts):
@@ -132,7 +131,7 @@ def _finish_vectors(step: VectorStep, state: _State) -> None:
 
 
 def _gather(state: _State, addresses: npt.NDArray[np.int64]) -> Int8:
-    """Return [count, positions, taps, columns]."""
+    """Return the vectors at `addresses` as int8 [count, positions, taps, columns]."""
     gathered = state.activations.take(addresses.ravel(), axis=1)
     return gathered.reshape(len(gathered), *addresses.shape, gathered.shape[-1])
 

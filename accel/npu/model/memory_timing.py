@@ -1,8 +1,8 @@
-"""How long transfers take: the DMA engine and the SDRAM controller, cycle for cycle (docs/spec/npu.md, N160-N164).
+"""Cycle-exact timing of transfers: the DMA engine and the SDRAM controller (docs/spec/npu.md, N160-N164).
 
-The controller closes every row behind a burst, so a burst's time depends on its length alone; refreshes come at fixed times
-and go before whatever waits. No transfer ever waits for the array or the vector unit, so the whole schedule of the memory
-follows from when each transfer was issued.
+The controller closes the row after every burst, so the time of a burst depends only on its length. Refreshes are due at fixed
+times and have priority over requests. A transfer never waits for the array or the vector unit, so the issue times determine the
+whole schedule of the memory.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ QUEUE_DEPTH = 16
 REFRESH = 7
 """Cycles of one refresh."""
 AHEAD_OF_STORE = 8
-"""Cycles in which the first vectors of a run to store are fetched."""
+"""Cycles to read the first vectors of a stored run from the activation memory."""
 LAST = 4
-"""Cycles from the end of the last burst to the next transfer: by then its last word is in its memory."""
+"""Cycles from the end of the last burst until its last word is written and the next transfer may begin."""
 
 
 def burst_cycles(words: int, *, store: bool) -> int:
-    """From taking a request to the end of the burst: open the row, two halfwords per word, close it."""
+    """Return the cycles from accepting a request to the end of the burst: open the row, two halfwords per word, close it."""
     if store:
         return 2 * words + 5
     return max(2 * words, 3) + 7
 
 
 class MemoryClock:
-    """When the transfers issued so far are done."""
+    """Completion times of the transfers issued so far."""
 
     def __init__(self, refresh_cycles: int) -> None:
         self.done: list[int] = []
-        """For each transfer, the first cycle in which it no longer counts as outstanding."""
+        """Per transfer, the first cycle in which it no longer counts as outstanding."""
         self.busy_cycles = 0
         self._refresh_cycles = refresh_cycles
         self._next_refresh = 0
@@ -39,16 +39,16 @@ class MemoryClock:
         self._engine_free = 0
 
     def room_at(self) -> int:
-        """Return the first cycle in which the queue has room."""
+        """Return the first cycle in which the queue has a free entry."""
         return self.done[-QUEUE_DEPTH] if len(self.done) >= QUEUE_DEPTH else 0
 
     def pending_at(self, pending: int) -> int:
-        """Return the first cycle in which at most `pending` transfers are not done."""
+        """Return the first cycle in which at most `pending` transfers are outstanding."""
         return self.done[-pending - 1] if len(self.done) > pending else 0
 
     @property
     def at_rest(self) -> int:
-        """The first cycle in which every transfer is done."""
+        """The first cycle in which every transfer is complete."""
         return self._engine_free
 
     def issue(self, transfer: Dma, at: int) -> None:
@@ -63,19 +63,19 @@ class MemoryClock:
         self.done.append(self._engine_free)
 
     def _run(self, address: int, words: int, now: int, *, store: bool) -> int:
-        """Move one run, page by page; return when the next one may begin."""
+        """Transfer one run, page by page; return the cycle in which the next one may begin."""
         now += AHEAD_OF_STORE if store else 0
         while words:
             burst = min(words, PAGE_WORDS - address % PAGE_WORDS)
-            now = self._taken_at(now) + burst_cycles(burst, store=store)
+            now = self._accepted_at(now) + burst_cycles(burst, store=store)
             self._controller_free = now
             now += 1
             address += burst
             words -= burst
         return now
 
-    def _taken_at(self, requested: int) -> int:
-        """Return when the controller takes a request: all refreshes that are due go first."""
+    def _accepted_at(self, requested: int) -> int:
+        """Return the cycle in which the controller accepts a request, after all refreshes that are due."""
         while self._next_refresh <= max(requested, self._controller_free):
             self._controller_free = max(self._next_refresh, self._controller_free) + REFRESH
             self._next_refresh += self._refresh_cycles

@@ -1,6 +1,7 @@
-"""Resolve a program into steps that need no instruction decoding any more: addresses, weights, settings.
+"""Resolve a program into steps that need no more instruction decoding: addresses, weights, settings.
 
-Runs of GEMM passes onto the same accumulators become one matrix product over all their taps; integer addition does not care.
+Consecutive GEMM passes into the same accumulators become one matrix product over all their taps, because integer addition is
+associative.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from accel.npu.program import NpuProgram
 
 Weights = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 MAX_EXACT_TERMS = {np.float32: (1 << 24) // LARGEST_PRODUCT, np.float64: (1 << 53) // (LARGEST_PRODUCT << LARGEST_SHIFT)}
-"""The longest dot product that a float carries without rounding, in any order of the terms; float64 has room for shifts."""
+"""The longest dot product that a float type computes exactly, in any order of the terms; float64 includes the shifts."""
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class VectorStep:
 
 @dataclass(slots=True)
 class TransferStep:
-    """A DMA of activations: (local vector, tensor vector) where each run of `count` vectors begins."""
+    """A DMA of activations: each run of `count` vectors begins at (local vector, tensor vector)."""
 
     store: bool
     count: int
@@ -81,14 +82,14 @@ Step = MatrixStep | TapStep | VectorStep | TransferStep
 
 @dataclass(slots=True)
 class Plan:
-    """The steps, and the padding values whose vectors lie behind the activation memory."""
+    """The steps, and the padding values, whose vectors follow the activation memory."""
 
     steps: list[Step] = field(default_factory=list)
     paddings: list[int] = field(default_factory=list)
     tensors_begin: int = 0
-    """The external vector behind the program's constants; tensor vectors count from here."""
+    """The first external vector after the program's constants; tensor vectors count from it."""
     tensor_vectors: int = 0
-    """How many of them the program's transfers reach over."""
+    """Number of tensor vectors that the program's transfers access."""
 
 
 def plan(program: NpuProgram, profile: NpuProfile) -> Plan:
@@ -96,12 +97,12 @@ def plan(program: NpuProgram, profile: NpuProfile) -> Plan:
     instructions = check_program(program, profile)
     planner = _Planner(program, profile)
     for instruction in instructions:
-        planner.take(instruction)
+        planner.add(instruction)
     return planner.plan
 
 
 class _Planner:
-    """Follows what the set-up instructions, the weight registers and the memories for constants hold."""
+    """State of the settings, the weight registers and the constant memories at one instruction."""
 
     def __init__(self, program: NpuProgram, profile: NpuProfile) -> None:
         self._profile = profile
@@ -117,7 +118,8 @@ class _Planner:
         self._shadow_shifts: Int8 = np.zeros(profile.rows, np.int8)
         self._live_shifts: Int8 = self._shadow_shifts.copy()
 
-    def take(self, instruction: isa.Instruction) -> None:
+    def add(self, instruction: isa.Instruction) -> None:
+        """Update the state, and append the step of the instruction if it has one."""
         if isinstance(instruction, isa.Shape):
             self._shape = instruction
         elif isinstance(instruction, isa.Residual):
@@ -139,12 +141,12 @@ class _Planner:
             self._shadow_shifts = self._weights[instruction.address : first].reshape(-1) & LARGEST_SHIFT
 
     def _transfer(self, transfer: isa.Dma) -> None:
-        """Constants are known now; activations move when the program runs."""
+        """Load constants now, because they are known; activations are transferred when the program runs."""
         if transfer.region == isa.Region.ACTIVATIONS:
             self.plan.steps.append(self._activations(transfer))
             return
         if transfer.region == isa.Region.PROGRAM:
-            return  # trace.py followed it
+            return  # trace.py has resolved it
         for run in range(transfer.runs):
             external, local = transfer.external + run * transfer.external_pitch, transfer.local + run * transfer.local_pitch
             words = self._external[external : external + transfer.words]
@@ -219,22 +221,22 @@ class _Planner:
             first = instruction.parameters + part * groups
             lanes = self._parameters[first : first + groups].reshape(-1, 3)
             offset = part * instruction.part_pitch
-            bias, multiplier, shift = (np.ascontiguousarray(lanes[:, which]) for which in range(3))
+            bias, multiplier, shift = (np.ascontiguousarray(lanes[:, word]) for word in range(3))
             parts.append(VectorPart(bias, multiplier, shift, instruction.destination + offset, instruction.residual + offset))
         output = Range(instruction.zero, instruction.low, instruction.high)
         residual = self._residual_scale() if instruction.add else None
         return VectorStep(instruction.accumulator, instruction.count, parts, output, residual)
 
     def _residual_scale(self) -> ResidualScale:
-        set_up = self._residual
-        assert set_up is not None
+        residual = self._residual
+        assert residual is not None
         return ResidualScale(
-            main_zero=set_up.main_zero,
-            other_zero=set_up.other_zero,
-            main_multiplier=set_up.main_multiplier,
-            other_multiplier=set_up.other_multiplier,
-            shift=set_up.shift,
-            output=Range(set_up.zero, set_up.low, set_up.high),
+            main_zero=residual.main_zero,
+            other_zero=residual.other_zero,
+            main_multiplier=residual.main_multiplier,
+            other_multiplier=residual.other_multiplier,
+            shift=residual.shift,
+            output=Range(residual.zero, residual.low, residual.high),
         )
 
 

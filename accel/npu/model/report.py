@@ -1,4 +1,4 @@
-"""What a program costs, layer by layer, and its listing: the tables behind `edgewright npu estimate` and `disasm`."""
+"""The cost of a program per layer, and its listing: the output of `edgewright npu estimate` and `disasm`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
 
 SIMULATED_ROWS = 32
-"""The largest array that was simulated beside the cycle model (tests/npu/hardware/test_npu_rtl.py)."""
+"""The largest array for which the cycle model was compared with the RTL (tests/npu/hardware/test_npu_rtl.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
-    """One layer's share of the run. `mac_use` is the share of the array's multipliers that did the model's work."""
+    """One layer's share of the run. `mac_use` is the model's multiplications as a share of the array's capacity."""
 
     name: str
     operator: str
@@ -26,12 +26,12 @@ class LayerCost:
     macs: int
     mac_use: float
     moved_bytes: int
-    """Between the chip and its external memory, instructions included."""
+    """Bytes between the chip and its external memory, including instructions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A whole program on one machine, from the cycle model; no machine was asked."""
+    """The cost of a whole program on one machine, computed by the cycle model."""
 
     profile: str
     clock_mhz: float
@@ -39,14 +39,14 @@ class Estimate:
     layers: tuple[LayerCost, ...]
     mac_use: float
     array_use: float
-    """The share of cycles in which the array took a vector in."""
+    """The share of cycles in which the array accepted a vector."""
     compute_ms: float
     input_bytes: int
     output_bytes: int
     program_bytes: int
     moved_bytes: int
     basis: str
-    """What the cycles rest on."""
+    """The evidence for the cycle count: compared with the RTL, or extrapolated."""
 
 
 def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
@@ -74,22 +74,22 @@ def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
 
 
 def _basis(profile: NpuProfile) -> str:
-    """The cycle model was held against the RTL up to `SIMULATED_ROWS`; a larger array is an extrapolation, and says so."""
+    """Return the basis of an estimate: arrays of more than `SIMULATED_ROWS` rows are extrapolated."""
     if profile.rows > SIMULATED_ROWS:
         return f"extrapolated: the cycle model equals the RTL's counters up to {SIMULATED_ROWS} rows; nothing is built"
     return "cycle model, equal to the RTL's counters; clock from the profile"
 
 
 def listing(program: NpuProgram, profile: NpuProfile) -> Iterator[str]:
-    """Yield the instructions as text, pages that are fetched included, with the layers' names above them."""
+    """Yield the instructions as text, including fetched pages, each layer with a heading."""
     starts = {layer.first: layer for layer in program.description.layers}
-    executed_so_far = 0
+    executed_count = 0
     for count, (_, instruction) in enumerate(follow(program, profile)):
-        if executed_so_far in starts:
-            layer = starts[executed_so_far]
+        if executed_count in starts:
+            layer = starts[executed_count]
             yield f"; {layer.name} ({layer.operator})"
         yield f"{count:5d}  {instruction}"
-        executed_so_far += 1 + extra_turns(instruction)
+        executed_count += 1 + extra_turns(instruction)
 
 
 def _moved_bytes(instruction: isa.Instruction) -> int:
@@ -97,19 +97,19 @@ def _moved_bytes(instruction: isa.Instruction) -> int:
 
 
 def _layers(program: NpuProgram, profile: NpuProfile, timing: Timing, moved: Sequence[int]) -> Iterator[LayerCost]:
-    """A layer's cycles end where the next one's begin, so they add up to the whole run."""
+    """Yield the cost of each layer: it ends where the next layer begins, so the cycles add up to the whole run."""
     records = program.description.layers
     ends = [*(timing.issued[record.first] for record in records[1:]), timing.counters.cycles]
     begin = 0
     for record, end in zip(records, ends, strict=True):
-        spent = end - begin
+        cycles = end - begin
         yield LayerCost(
             name=record.name,
             operator=record.operator,
             instructions=record.last - record.first,
-            cycles=spent,
+            cycles=cycles,
             macs=record.macs,
-            mac_use=record.macs / (spent * profile.macs_per_cycle) if spent else 0.0,
+            mac_use=record.macs / (cycles * profile.macs_per_cycle) if cycles else 0.0,
             moved_bytes=sum(moved[record.first : record.last]),
         )
         begin = end

@@ -1,8 +1,7 @@
-"""The cycle model: how long a program takes, equal to the RTL's own counters, cycle for cycle.
+"""The cycle model: the run time of a program, equal to the RTL's counters cycle for cycle.
 
-The machine issues in order and its units work side by side, so a program's time follows from a few rules per instruction
-(docs/spec/npu.md, N90-N95); no value of any tensor matters. Only because it is exact may it speak of machines that nobody has
-simulated.
+The machine issues in order and its units work in parallel, so a few rules per instruction determine the time (docs/spec/npu.md,
+N90-N95). Tensor values have no influence. The model is exact, so it may be extrapolated to machines that were not simulated.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ VECTOR_DEPTH = 12
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What the hardware counts in one run, in cycles, in the order of its registers (docs/spec/npu.md, N83)."""
+    """The hardware counters of one run, in cycles, in the order of the registers (docs/spec/npu.md, N83)."""
 
     cycles: int
     visits: int
@@ -47,7 +46,7 @@ class Timing:
 
 
 def time_program(instructions: Iterable[isa.Instruction], profile: NpuProfile) -> Timing:
-    """Follow the sequencer through `instructions`, which end with HALT."""
+    """Return the counters and issue times of `instructions`, which end with HALT."""
     clock = Clock(profile)
     for instruction in instructions:
         clock.issue(instruction)
@@ -55,7 +54,7 @@ def time_program(instructions: Iterable[isa.Instruction], profile: NpuProfile) -
 
 
 class Clock:
-    """When each unit is free again, and what was counted so far."""
+    """State of the cycle model: the cycle in which each unit is free, and the counters."""
 
     def __init__(self, profile: NpuProfile) -> None:
         self.issued: list[int] = []
@@ -69,7 +68,7 @@ class Clock:
         self._stalls = {"loader": 0, "array": 0, "vector": 0, "sync": 0, "transfer": 0}
 
     def issue(self, instruction: isa.Instruction) -> None:
-        """Wait for what the instruction needs, then start it."""
+        """Wait until the units that the instruction needs are free, then start it."""
         self.at += FETCH_CYCLES
         if isinstance(instruction, isa.Shape):
             self._wait("array", self._array_ready)
@@ -92,11 +91,11 @@ class Clock:
 
     @property
     def at_rest(self) -> int:
-        """The first cycle in which array and vector unit are done with what they were given."""
+        """The first cycle in which the array and the vector unit are idle."""
         return max(self._array_idle, self._vector_free)
 
     def counters(self) -> Counters:
-        """Return the counters as they stand after the last instruction."""
+        """Return the counters after the last instruction."""
         stalls = self._stalls
         waits = (stalls["loader"], stalls["array"], stalls["vector"], stalls["sync"], stalls["transfer"])
         return Counters(self.at + 1, self._visits, self._vector_cycles, *waits, self.memory.busy_cycles)
@@ -124,7 +123,7 @@ class Clock:
         self._vector_cycles += groups
 
     def _rest_of(self, instruction: isa.Instruction) -> int:
-        """When the units that SYNC names, or all of them for HALT, are at rest."""
+        """Return the cycle in which the units that SYNC names are idle; HALT waits for all units."""
         named = instruction if isinstance(instruction, isa.Sync) else isa.Sync(loader=1, array=1, vector=1, transfers=1)
         transfers = self.memory.pending_at(named.pending) if named.transfers else 0
         free = (named.loader * self._loader_free, named.array * self._array_idle, named.vector * self._vector_free, transfers)
@@ -132,14 +131,14 @@ class Clock:
 
 
 def _tap_pass(shape: isa.Shape, instruction: isa.ArrayPass) -> tuple[int, int, int]:
-    """GEMM and POOL sweep the positions once per tap: visits, cycles up to the last one, cycles until the next pass."""
+    """Return visits, cycles to the last visit and cycles to the next pass of a GEMM or POOL: it sweeps the positions per tap."""
     positions, taps = shape.rows * shape.columns, instruction.kernel_rows * instruction.kernel_columns
     sweep = max(positions, SWEEP_MIN)
     return taps * positions, (taps - 1) * sweep + positions, taps * sweep
 
 
 def _window_pass(shape: isa.Shape, instruction: isa.ArrayPass) -> tuple[int, int, int]:
-    """DW visits each vector under the windows once: visits, cycles up to the last one, cycles until the next pass."""
+    """Return visits, cycles to the last visit and cycles to the next pass of a DW: it visits each vector once."""
     rows, columns = walk(shape, instruction)
     length = max(columns, instruction.kernel_columns + ROW_OVERHEAD)
     return rows * columns, (rows - 1) * length + columns, rows * length + REST_CYCLES

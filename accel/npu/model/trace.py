@@ -1,8 +1,8 @@
-"""Which instructions a program executes, in order: repeated ones as often as they are done, fetched ones where they are fetched.
+"""List the executed instructions of a program in order, with REPEAT unrolled and fetched pages resolved.
 
-The program memory is a ring. A program longer than the memory fetches its pages while it runs (docs/spec/npu.md, N154); REPEAT
-does a LOADW and a pass again and again (N159). No instruction depends on a value, so following a program once tells everything
-that it will ever do.
+The program memory is a ring buffer. A program longer than the memory fetches its pages while it runs (docs/spec/npu.md, N154).
+REPEAT executes a LOADW and a pass several times (N159). No instruction depends on a tensor value, so every run executes the same
+instructions.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from edgewright.errors import PackageError
 
 WORDS = isa.WORD_BITS // 32
 Placed = tuple[int, isa.Instruction]
-"""An instruction with its place in the program memory."""
+"""The address of an instruction in the program memory, and the instruction."""
 
 
 def executed(program: NpuProgram, profile: NpuProfile) -> list[isa.Instruction]:
-    """Return the instructions up to the first HALT; raise `PackageError` when a word is none, or no HALT comes."""
+    """Return the executed instructions up to the first HALT.
+
+    Raises:
+        PackageError: a word is not an instruction, or the program has no HALT.
+    """
     return [instruction for _, instruction in trace(program, profile)]
 
 
 def trace(program: NpuProgram, profile: NpuProfile) -> list[Placed]:
-    """Return what `executed` does, each instruction with its place."""
+    """Return the executed instructions like `executed`, each with its address."""
     placed = list(_repeated(follow(program, profile)))
     if not placed or not isinstance(placed[-1][1], isa.Halt):
         raise PackageError("an NPU program must end with HALT")
@@ -35,7 +39,7 @@ def trace(program: NpuProgram, profile: NpuProfile) -> list[Placed]:
 
 
 def follow(program: NpuProgram, profile: NpuProfile) -> Iterator[Placed]:
-    """Yield the instructions as they stand, page after page, up to the first HALT."""
+    """Yield the instructions without unrolling REPEAT, page after page, up to the first HALT."""
     depth = profile.instructions
     memory: list[isa.Instruction] = isa.decode(program.instructions)
     memory += [isa.Halt()] * (depth - len(memory))
@@ -57,7 +61,7 @@ def follow(program: NpuProgram, profile: NpuProfile) -> Iterator[Placed]:
 def _fetched(program: NpuProgram, transfer: isa.Dma) -> list[isa.Instruction]:
     words = program.external[transfer.external : transfer.external + transfer.words]
     if transfer.runs != 1 or len(words) < transfer.words or transfer.words % WORDS or transfer.local % WORDS:
-        raise PackageError("instructions must be fetched whole, in one run, from the program's constants: the program is damaged")
+        raise PackageError("a fetch must be whole instructions in one run of the program's constants: the program is damaged")
     return isa.decode(words.reshape(-1, WORDS))
 
 
@@ -67,7 +71,7 @@ def _repeated(placed: Iterator[Placed]) -> Iterator[Placed]:
         if isinstance(instruction, isa.Repeat):
             (load_at, load), (pass_at, array_pass) = next(placed, (0, isa.Halt())), next(placed, (0, isa.Halt()))
             if not isinstance(load, isa.LoadW) or not isinstance(array_pass, isa.ArrayPass) or not instruction.count:
-                raise PackageError(f"REPEAT at {at} must stand before a LOADW and an array pass, and do them once or more")
+                raise PackageError(f"REPEAT at {at} must precede a LOADW and an array pass, and its count must be 1 or more")
             for turn in range(instruction.count):
                 base = array_pass.base + turn * instruction.base_step & ADDRESS_MASK
                 yield load_at, replace(load, address=load.address + turn * instruction.address_step)
@@ -75,5 +79,5 @@ def _repeated(placed: Iterator[Placed]) -> Iterator[Placed]:
 
 
 def extra_turns(instruction: isa.Instruction) -> int:
-    """Return how many instructions more than stand in the program are executed because of this one."""
+    """Return the number of instructions that a REPEAT executes in addition to those in the program."""
     return 2 * (instruction.count - 1) if isinstance(instruction, isa.Repeat) else 0

@@ -1,7 +1,7 @@
-"""Which transfers may still be under way at a point of a program, and what they touch (docs/spec/npu.md, N151-N156).
+"""Track the DMA transfers in flight and the memory that they access (docs/spec/npu.md, N151-N156).
 
-Transfers are done in the order of issue, and at most 16 are not done, so a SYNC that leaves `pending` of them, or the issue of a
-seventeenth, tells exactly which ones are finished.
+Transfers complete in order of issue, and at most 16 are in flight. So a SYNC that leaves `pending` transfers, or the issue of a
+seventeenth one, determines which transfers are complete.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Lines = tuple[int, int]
 
 
 def line_words(region: int, profile: NpuProfile) -> int:
-    """Return how many 32-bit words a line of the region has."""
+    """Return the number of 32-bit words in a line of the region."""
     if region == isa.Region.PROGRAM:
         return isa.WORD_BITS // 32
     return 4 * profile.vector_lanes if region == isa.Region.PARAMETERS else profile.columns // 4
 
 
 def region_lines(region: int, profile: NpuProfile) -> int:
-    """Return how many lines the region has."""
+    """Return the number of lines in the region."""
     depths = {
         isa.Region.PROGRAM: profile.instructions,
         isa.Region.WEIGHTS: profile.weight_rows,
@@ -39,26 +39,29 @@ def region_lines(region: int, profile: NpuProfile) -> int:
 
 
 def local_lines(transfer: isa.Dma, profile: NpuProfile) -> Iterator[Lines]:
-    """Yield the lines of each run inside the NPU."""
+    """Yield the on-chip lines of each run."""
     words = line_words(transfer.region, profile)
     for run in range(transfer.runs):
         first = transfer.local + run * transfer.local_pitch
         yield first // words, (first + transfer.words - 1) // words
 
 
-class RuleBrokenError(Exception):
-    """The text of a broken rule, before the place is known."""
+class RuleViolationError(Exception):
+    """A violated rule, without the position of the instruction."""
 
 
-def require(holds: bool, otherwise: str) -> None:
-    """Raise `RuleBrokenError` unless the rule holds."""
-    if not holds:
-        raise RuleBrokenError(otherwise)
+def require(condition: bool, message: str) -> None:
+    """Raise `RuleViolationError` with `message` unless the condition holds."""
+    if not condition:
+        raise RuleViolationError(message)
 
 
 def check_transfer(transfer: isa.Dma, profile: NpuProfile, external: npt.NDArray[np.uint32]) -> None:
-    """Raise `RuleBrokenError` when a transfer leaves a memory, cuts a line, mixes constants (`external`) with tensors, or brings
-    in weights or parameters that the hardware cannot use.
+    """Check the addresses and the values of one transfer; `external` holds the program's constants.
+
+    Raises:
+        RuleViolationError: the transfer leaves a memory, splits a line, mixes constants with tensors, or loads weights or
+            parameters that the hardware does not support.
     """
     constants = len(external)
     require(profile.external_memory_mib > 0, f"{profile.name} has no external memory")
@@ -77,12 +80,13 @@ def check_transfer(transfer: isa.Dma, profile: NpuProfile, external: npt.NDArray
     last = transfer.local + (transfer.runs - 1) * transfer.local_pitch + transfer.words
     room = region_lines(region, profile) * line
     require(last <= room, f"the {region.name.lower()} memory ends at word {room}, but {last} is used")
-    apart = transfer.runs == 1 or transfer.local_pitch >= transfer.words
-    require(apart and (transfer.runs == 1 or transfer.external_pitch >= transfer.words), "runs must not overlap")
+    require(transfer.runs == 1 or min(pitches) >= transfer.words, "runs must not overlap")
     end = transfer.external + (transfer.runs - 1) * transfer.external_pitch + transfer.words
     require(end <= profile.external_words, f"the external memory ends at word {profile.external_words}, but {end} is used")
     fits = transfer.external >= constants if is_tensor else end <= constants
-    require(fits, f"the program's constants are words 0 to {constants - 1}: tensors lie behind them, all else within them")
+    require(
+        fits, f"the program's constants are words 0 to {constants - 1}: only tensors may be stored after them, and nothing else"
+    )
     if region in (isa.Region.WEIGHTS, isa.Region.PARAMETERS):
         _check_values(transfer, region, external)
 
@@ -98,41 +102,41 @@ def _check_values(transfer: isa.Dma, region: isa.Region, external: npt.NDArray[n
 
 
 def check_parameters(parameters: npt.NDArray[np.int32]) -> None:
-    """Raise `RuleBrokenError` unless multipliers and shifts ([..., bias, multiplier, shift, …]) are such as the hardware has."""
+    """Raise `RuleViolationError` unless the hardware supports all multipliers and shifts ([..., bias, multiplier, shift, …])."""
     multipliers, shifts = parameters[..., 1], parameters[..., 2]
     holds = not np.any(multipliers < 0) and not np.any((shifts < 1) | (shifts > MAX_SHIFT))
     require(holds, f"multipliers must not be negative, and shifts must be between 1 and {MAX_SHIFT}")
 
 
 class TransfersInFlight:
-    """The transfers that may not be done, as marks on the lines that they read and write."""
+    """Queue of incomplete transfers, with counters on the lines that they read and write."""
 
     def __init__(self, profile: NpuProfile) -> None:
         self._profile = profile
         self._queue: list[isa.Dma] = []
-        self._filled = {region: np.zeros(region_lines(region, profile), np.uint8) for region in isa.Region}
-        self._stored = np.zeros(profile.activation_vectors, np.uint8)
+        self._writers = {region: np.zeros(region_lines(region, profile), np.uint8) for region in isa.Region}
+        self._readers = np.zeros(profile.activation_vectors, np.uint8)
 
     def issue(self, transfer: isa.Dma) -> None:
-        """Queue a transfer; the oldest one is done when the queue was full."""
+        """Queue a transfer; a full queue completes its oldest transfer first."""
         self.leave(QUEUE_DEPTH - 1)
         self._queue.append(transfer)
         self._mark(transfer, 1)
 
     def leave(self, pending: int) -> None:
-        """All but the last `pending` transfers are done."""
+        """Complete all transfers except the last `pending` ones."""
         while len(self._queue) > pending:
             self._mark(self._queue.pop(0), -1)
 
-    def fills(self, region: int, lines: Lines) -> bool:
-        """Tell whether any of the lines may still be written."""
-        return bool(self._queue) and bool(self._filled[isa.Region(region)][lines[0] : lines[1] + 1].any())
+    def writes(self, region: int, lines: Lines) -> bool:
+        """Return true if a transfer in flight may write any of the lines."""
+        return bool(self._queue) and bool(self._writers[isa.Region(region)][lines[0] : lines[1] + 1].any())
 
-    def stores(self, lines: Lines) -> bool:
-        """Tell whether any of the activations may still be read."""
-        return bool(self._queue) and bool(self._stored[lines[0] : lines[1] + 1].any())
+    def reads(self, lines: Lines) -> bool:
+        """Return true if a transfer in flight may read any of the activations."""
+        return bool(self._queue) and bool(self._readers[lines[0] : lines[1] + 1].any())
 
     def _mark(self, transfer: isa.Dma, change: int) -> None:
-        marks = self._stored if transfer.store else self._filled[isa.Region(transfer.region)]
+        marks = self._readers if transfer.store else self._writers[isa.Region(transfer.region)]
         for first, last in local_lines(transfer, self._profile):
             marks[first : last + 1] += np.uint8(change & 0xFF)

@@ -131,7 +131,7 @@ def test_n159_repeat_is_the_same_as_writing_it_out(rtl_simulator: RtlSimulator) 
     ("instructions", "message"),
     [
         pytest.param(
-            [SHAPE, LOAD, POOL], "lines .* of the activations memory may still be on their way", id="read before it is there"
+            [SHAPE, LOAD, POOL], "lines .* of the activations memory may still be in transfer", id="read before it is there"
         ),
         pytest.param([SHAPE, POOL, LOAD], "lines .* of the activations memory are in use", id="loaded over what the array reads"),
         pytest.param(
@@ -141,7 +141,9 @@ def test_n159_repeat_is_the_same_as_writing_it_out(rtl_simulator: RtlSimulator) 
             [isa.LoadW(address=0, rows=8), LOAD_WEIGHTS], "lines .* of the weights memory are in use", id="weights too late"
         ),
         pytest.param(
-            [SHAPE, POOL, isa.Sync(array=1), STORE, VEC], "activations .* may still be stored", id="overwritten while stored"
+            [SHAPE, POOL, isa.Sync(array=1), STORE, VEC],
+            "activations .* may still be in transfer to memory",
+            id="overwritten while stored",
         ),
         pytest.param([SHAPE, POOL, isa.Sync(array=1), VEC, STORE], "lines .* are in use", id="stored while written"),
         pytest.param(
@@ -151,7 +153,7 @@ def test_n159_repeat_is_the_same_as_writing_it_out(rtl_simulator: RtlSimulator) 
         ),
         pytest.param(
             [SHAPE, LOAD, LOAD_WEIGHTS, isa.Sync(transfers=1, pending=2), POOL],
-            "may still be on their way",
+            "may still be in transfer",
             id="waited for too few",
         ),
         pytest.param([replace(LOAD_WEIGHTS, store=1)], "only activations can be stored", id="weights stored"),
@@ -164,10 +166,14 @@ def test_n159_repeat_is_the_same_as_writing_it_out(rtl_simulator: RtlSimulator) 
             [replace(LOAD, external=(1 << 23) - 2)], "the external memory ends at word 8388608", id="past the outside's end"
         ),
         pytest.param(
-            [replace(LOAD, external=0)], "the program's constants are words 0 to 383: tensors lie behind", id="constants read"
+            [replace(LOAD, external=0)],
+            "the program's constants are words 0 to 383: only tensors may be stored after them",
+            id="constants read",
         ),
         pytest.param(
-            [replace(LOAD_WEIGHTS, external=380)], "tensors lie behind them, all else within them", id="weights from tensors"
+            [replace(LOAD_WEIGHTS, external=380)],
+            "only tensors may be stored after them, and nothing else",
+            id="weights from tensors",
         ),
         pytest.param([replace(LOAD, runs=2, external_pitch=16)], "runs must not overlap", id="runs on each other"),
         pytest.param(

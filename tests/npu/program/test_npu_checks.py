@@ -44,15 +44,15 @@ def parameters() -> Int32:
             [replace(SHAPE, rows=100)], r"0 \(SHAPE\): rows x columns must be 1 to 256 positions, not 400", id="too many rows"
         ),
         pytest.param(
-            [isa.LoadW(address=5, rows=4)], "the program has 8 weight rows, but rows up to 9 are loaded", id="weights beyond"
+            [isa.LoadW(address=5, rows=4)], "the program has 8 weight rows, but rows up to 9 are used", id="weights beyond"
         ),
         pytest.param([isa.LoadW(address=0, rows=5)], "rows must be 1 to 4, not 5", id="too many weight rows"),
         pytest.param([SHAPE, replace(GEMM, base=4090)], "activations end at 4096, but 4105 is read", id="reads beyond"),
         pytest.param([SHAPE, replace(GEMM, kernel_rows=0)], "a kernel must have at least one row", id="no taps"),
-        pytest.param([SHAPE, replace(GEMM, maximum=1)], "only POOL takes a maximum", id="gemm maximum"),
+        pytest.param([SHAPE, replace(GEMM, maximum=1)], "only POOL supports maximum", id="gemm maximum"),
         pytest.param([SHAPE, isa.Pool(base=0, swap=1)], "POOL uses no weights to swap", id="pool swap"),
         pytest.param(
-            [SHAPE, replace(GEMM, accumulator=DEPTH - 8)], "accumulators 248 to 263 must lie in one bank", id="across banks"
+            [SHAPE, replace(GEMM, accumulator=DEPTH - 8)], "accumulators 248 to 263 must be in one bank", id="across banks"
         ),
         pytest.param([SHAPE, replace(GEMM, accumulate=1)], "must be set before they are added to", id="accumulate unset"),
         pytest.param([VEC], "the accumulators must be set first", id="vec unset"),
@@ -68,14 +68,20 @@ def parameters() -> Int32:
             "VEC writes activations .* while the array reads",
             id="reads what is written",
         ),
-        pytest.param([SHAPE, replace(DW, kernel_rows=2)], "DW takes kernels of up to 1 x 4 in one pass, not 2 x 3", id="kernel"),
-        pytest.param([SHAPE, replace(DW, row_dilation=2)], "a dilation of 1 or the step, not 1 and 2", id="dilation"),
-        pytest.param([replace(SHAPE, row_step=0), DW], "DW takes a step of 1 or more", id="no step"),
-        pytest.param([SHAPE, replace(DW, tap_row_pitch=5)], "the pitches of a DW pass must agree with its steps", id="pitch"),
         pytest.param(
-            [replace(SHAPE, rows=1, columns=63), DW], "DW visits rows of up to 64 vectors, not 65", id="beyond the line buffer"
+            [SHAPE, replace(DW, kernel_rows=2)], "DW supports kernels of up to 1 x 4 in one pass, not 2 x 3", id="kernel"
         ),
-        pytest.param([SHAPE, GEMM, SYNC, replace(VEC, parameters=3)], "has 4 parameter groups, 5 are used", id="parameters"),
+        pytest.param([SHAPE, replace(DW, row_dilation=2)], "a dilation of 1 or the step, not 1 and 2", id="dilation"),
+        pytest.param([replace(SHAPE, row_step=0), DW], "DW supports a step of 1 or more", id="no step"),
+        pytest.param([SHAPE, replace(DW, tap_row_pitch=5)], "the pitches of a DW pass must match its steps", id="pitch"),
+        pytest.param(
+            [replace(SHAPE, rows=1, columns=63), DW], "DW reads rows of up to 64 vectors, not 65", id="beyond the line buffer"
+        ),
+        pytest.param(
+            [SHAPE, GEMM, SYNC, replace(VEC, parameters=3)],
+            "has 4 parameter groups, but groups up to 5 are used",
+            id="parameters",
+        ),
         pytest.param(
             [SHAPE, GEMM, SYNC, replace(VEC, destination=4090)], "activations end at 4096, but 4105", id="writes beyond"
         ),
@@ -84,7 +90,7 @@ def parameters() -> Int32:
         pytest.param([SHAPE, GEMM, SYNC, replace(VEC, low=5, high=4)], "low must not be over high", id="clamp"),
         pytest.param(
             [SHAPE, GEMM, RESIDUAL, SYNC, replace(VEC, add=1, residual=60)],
-            "the residual must be the destination or apart from it",
+            "the residual must be the destination, or must not overlap it",
             id="residual overlaps",
         ),
     ],
@@ -120,7 +126,7 @@ def test_n22_a_program_without_halt_is_refused() -> None:
 def test_n70_an_input_outside_the_memory_is_refused(base: int, channels: int) -> None:
     place = TensorPlace(name="image", channels=channels, height=4, width=4, scale=1.0, zero_point=0, base=base)
     program = make_program(PROFILE, [], weights(), parameters())
-    with pytest.raises(PackageError, match=r"^image must lie within the 4096 vectors of npu-sim-4: the program is damaged$"):
+    with pytest.raises(PackageError, match=r"^image must fit within the 4096 vectors of npu-sim-4: the program is damaged$"):
         check_program(replace(program, description=replace(program.description, inputs=(place,))), PROFILE)
 
 
