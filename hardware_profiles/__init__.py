@@ -1,1 +1,1 @@
-"""What kinds of machine there are, which one this is, and which variant fits it."""
+"""Hardware profiles: the catalogue, detection of this machine's profile, and the choice of a variant for a profile."""

@@ -1,7 +1,7 @@
-"""Find a profile: the shipped ones by name, your own by path.
+"""Find a hardware profile: a shipped one by name, or your own by path.
 
-A profile is read strictly, because a misspelt field that is silently ignored would put the wrong variant on a fleet: an unknown
-field, a wrong type or an impossible value is a `ProfileError` that names the file and the field.
+Profiles are read strictly, because silently ignoring a misspelt field would put the wrong variant on a fleet. An unknown field,
+a wrong type or an impossible value raises `ProfileError` with the file and the field.
 """
 
 from __future__ import annotations
@@ -38,34 +38,34 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
     """Return a shipped profile by name, or the one in a TOML file; a name with a slash or `.toml` is a path.
 
     Raises:
-        NotFoundError: no such name (the nearest are told) or no such file.
-        ProfileError: the file is no profile.
+        NotFoundError: there is no profile of that name (the message lists the nearest ones), or no such file.
+        ProfileError: the file is not a valid profile.
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or "/" in text or text.endswith(SUFFIX):
         return read_profile(Path(text))
-    known = {profile.name: profile for profile in shipped_profiles()}
-    if text not in known:
-        raise NotFoundError(f"no hardware profile is called {text!r}{nearest(text, known)}, or the path of a {SUFFIX} file")
-    return known[text]
+    profiles = {profile.name: profile for profile in shipped_profiles()}
+    if text not in profiles:
+        raise NotFoundError(f"no hardware profile is called {text!r}{nearest(text, profiles)}, or the path of a {SUFFIX} file")
+    return profiles[text]
 
 
 def read_profile(path: Path) -> HardwareProfile:
     """Read and check one TOML file."""
     try:
         return parse_profile(path.read_text(encoding="utf-8"), where=str(path))
-    except UnicodeDecodeError as wrong:
-        raise ProfileError(f"{path}: a profile must be TOML in UTF-8: {wrong}") from wrong
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as missing:
-        raise NotFoundError(f"{path}: no profile can be read there: {missing.strerror}") from missing
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"{path}: a profile must be TOML in UTF-8: {error}") from error
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise NotFoundError(f"{path}: the profile cannot be read: {error.strerror}") from error
 
 
 def parse_profile(text: str, *, where: str) -> HardwareProfile:
-    """Check TOML into a profile; `where` opens every error."""
+    """Parse and check the TOML text of a profile; every error message starts with `where`."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as wrong:
-        raise ProfileError(f"{where}: a profile must be TOML: {wrong}") from wrong
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"{where}: a profile must be TOML: {error}") from error
     _check_fields(table, HardwareProfile, where, "")
     if isinstance(table.get("npu"), dict):
         table["npu"].setdefault("name", table["name"])
@@ -76,15 +76,15 @@ def parse_profile(text: str, *, where: str) -> HardwareProfile:
 
 
 def _check_fields(table: dict[str, Any], kind: type[Any], where: str, prefix: str) -> None:
-    known = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(table) - known)
+    names = {field.name for field in dataclasses.fields(kind)}
+    unknown = sorted(set(table) - names)
     if unknown:
-        raise ProfileError(f"{where}: unknown field {prefix}{unknown[0]}{nearest(unknown[0], known)}")
-    needed = [
+        raise ProfileError(f"{where}: unknown field {prefix}{unknown[0]}{nearest(unknown[0], names)}")
+    required = [
         field.name
         for field in dataclasses.fields(kind)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
-    missing = [name for name in needed if name not in table]
+    missing = [name for name in required if name not in table]
     if missing:
-        raise ProfileError(f"{where}: the field {prefix}{missing[0]} is missing; a profile must have {', '.join(needed)}")
+        raise ProfileError(f"{where}: the field {prefix}{missing[0]} is missing; a profile must have {', '.join(required)}")

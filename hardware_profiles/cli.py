@@ -1,4 +1,4 @@
-"""`edgewright profiles`: list, show, detect, check."""
+"""`edgewright profiles`: list, show, detect and check hardware profiles."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def list_profiles(as_json: bool) -> None:
     if as_json:
         print_json(profiles)
         return
-    columns = ("PROFILE", "ARCHITECTURE", "CORES", "MEMORY_MIB", "PRECISIONS (BEST FIRST)", "BACKENDS")
-    print_table(columns, [_row(profile) for profile in profiles])
+    headings = ("profile", "architecture", "cores", "memory MiB", "precisions (best first)", "backends")
+    print_table(headings, [_row(profile) for profile in profiles])
 
 
 @group.command()
@@ -42,20 +42,20 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json({**_plain(profile), "npu_hash": profile.npu.hash.hex() if profile.npu else None})
         return
-    print_table(("FIELD", "VALUE"), _fields(profile))
+    print_table(("field", "value"), _fields(profile))
 
 
 @group.command()
 @common_options
 def detect(as_json: bool) -> None:
-    """Say what this machine is and which profile describes it best."""
-    found = detect_profile(read_machine(), shipped_profiles())
+    """Describe this machine and name the profile that fits it best."""
+    detection = detect_profile(read_machine(), shipped_profiles())
     if as_json:
-        print_json(_detection(found))
+        print_json(_as_json(detection))
         return
-    machine = found.machine
-    click.echo(f"{_described(machine)}\nprofile: {found.profile.name if found.profile else 'none of the shipped ones'}\n")
-    for sentence in found.sentences:
+    name = detection.profile.name if detection.profile else "none of the shipped ones"
+    click.echo(f"{_describe(detection.machine)}\nprofile: {name}\n")
+    for sentence in detection.sentences:
         click.echo(f"  {sentence}")
 
 
@@ -64,23 +64,23 @@ def detect(as_json: bool) -> None:
 @common_options
 @click.pass_context
 def check(context: click.Context, files: Sequence[Path], as_json: bool) -> None:
-    """Check profiles of your own; every FILE is checked, and one that is wrong makes the exit code 2."""
-    results = [(str(path), *_checked(path)) for path in files]
+    """Check profiles of your own; the exit code is 2 if any FILE is not valid."""
+    results = [(str(path), *_check(path)) for path in files]
     if as_json:
         print_json([{"file": path, "profile": name, "error": error} for path, name, error in results])
     else:
         for path, name, error in results:
-            click.echo(f"edgewright: {error}" if error else f"{path}: profile {name} is right", err=bool(error))
+            click.echo(f"edgewright: {error}" if error else f"{path}: profile {name} is valid", err=bool(error))
     if any(error for _, _, error in results):
         context.exit(2)
 
 
-def _checked(path: Path) -> tuple[str | None, str | None]:
-    """Return the profile's name and no error, or no name and the error."""
+def _check(path: Path) -> tuple[str | None, str | None]:
+    """Return (profile name, None) for a valid profile, else (None, error message)."""
     try:
         return read_profile(path).name, None
-    except EdgewrightError as wrong:
-        return None, str(wrong)
+    except EdgewrightError as error:
+        return None, str(error)
 
 
 def _row(profile: HardwareProfile) -> tuple[object, ...]:
@@ -100,7 +100,7 @@ def _plain(profile: HardwareProfile) -> dict[str, object]:
 
 
 def _fields(profile: HardwareProfile) -> list[tuple[str, object]]:
-    """Return the profile's fields as rows, tables with a dot, lists as words."""
+    """Return the profile's fields as (name, value) rows; fields of tables get dotted names, lists are joined."""
     rows: list[tuple[str, object]] = []
     for name, value in _plain(profile).items():
         if isinstance(value, dict):
@@ -112,10 +112,10 @@ def _fields(profile: HardwareProfile) -> list[tuple[str, object]]:
     return rows
 
 
-def _detection(found: Detection) -> dict[str, object]:
-    machine = found.machine
+def _as_json(detection: Detection) -> dict[str, object]:
+    machine = detection.machine
     return {
-        "profile": found.profile.name if found.profile else None,
+        "profile": detection.profile.name if detection.profile else None,
         "machine": {
             "architecture": machine.architecture,
             "cpu_model": machine.cpu_model,
@@ -124,11 +124,11 @@ def _detection(found: Detection) -> dict[str, object]:
             "board": machine.board,
             "isa_extensions": sorted(machine.isa_extensions),
         },
-        "sentences": found.sentences,
+        "sentences": detection.sentences,
     }
 
 
-def _described(machine: Machine) -> str:
+def _describe(machine: Machine) -> str:
     board = f", {machine.board}" if machine.board else ""
     cores = "1 core" if machine.cpu_cores == 1 else f"{machine.cpu_cores} cores"
     return f"machine: {machine.cpu_model} ({machine.architecture}), {cores}, {machine.memory_mib} MiB of memory{board}"

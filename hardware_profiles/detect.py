@@ -1,10 +1,10 @@
-"""What this machine is, and which shipped profile describes it best.
+"""Identify this machine and choose the shipped profile that describes it best.
 
     read_machine     /proc and /sys (or a recorded copy below another root) -> Machine
-    detect           Machine -> the best profile, and a sentence for each
+    detect           Machine -> the best profile, and one sentence per profile
 
-A board's own name decides where it is known; else the profile whose instruction set extensions are the most that this machine
-all has. Profiles of boards on a serial line are never detected here: nothing in /proc tells of them.
+A profile that names the board wins; otherwise the profile with the most instruction set extensions, all of which the machine
+must have. Profiles of boards on a serial line are never detected here, because /proc does not show such boards.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What a machine says of itself."""
+    """The properties of one machine, as its operating system reports them."""
 
     architecture: str
-    """In Go's names where we know one (`amd64`, `arm64`)."""
+    """Go's name where there is one (`amd64`, `arm64`), else the operating system's."""
     cpu_model: str
     cpu_cores: int
     memory_mib: int
     isa_extensions: frozenset[str]
     board: str | None = None
-    """The device tree's model; None where there is none."""
+    """The model in the device tree; None without a device tree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """The profile that describes a machine best (None: none does), and one sentence per profile that was considered."""
+    """The profile that describes a machine best (None if no profile does), and one sentence per profile considered."""
 
     machine: Machine
     profile: HardwareProfile | None
@@ -45,50 +45,50 @@ class Detection:
 
 
 def read_machine(root: Path = Path("/"), *, architecture: str | None = None) -> Machine:
-    """Read what the machine below `root` says of itself; `architecture` None asks the running system."""
-    processor = _read(root / "proc/cpuinfo")
-    own = architecture or platform.machine()
+    """Read the machine's properties from proc and sys below `root`; `architecture` None means the running system's."""
+    cpuinfo = _read(root / "proc/cpuinfo")
+    machine_type = architecture or platform.machine()
     return Machine(
-        architecture=_ARCHITECTURES.get(own.lower(), own.lower()),
-        cpu_model=_cpu_model(processor) or own,
-        cpu_cores=len(re.findall(r"^processor\s*:", processor, re.MULTILINE)) or os.cpu_count() or 1,
+        architecture=_ARCHITECTURES.get(machine_type.lower(), machine_type.lower()),
+        cpu_model=_cpu_model(cpuinfo) or machine_type,
+        cpu_cores=len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE)) or os.cpu_count() or 1,
         memory_mib=_memory_mib(_read(root / "proc/meminfo")),
-        isa_extensions=_isa_extensions(processor),
+        isa_extensions=_isa_extensions(cpuinfo),
         board=_board(root),
     )
 
 
 def detect(machine: Machine, profiles: Sequence[HardwareProfile]) -> Detection:
-    """Choose the profile that describes `machine` best, and say why for each."""
+    """Choose the profile that describes `machine` best, and give a reason for each profile."""
     candidates = [profile for profile in profiles if profile.architecture is not Architecture.ANY]
     reasons = {profile.name: mismatch(profile, machine) for profile in candidates}
     fitting = [profile for profile in candidates if reasons[profile.name] is None]
-    best = max(fitting, key=_how_specific, default=None)
+    best = max(fitting, key=_specificity, default=None)
     return Detection(machine, best, tuple(_sentence(profile, reasons[profile.name], best) for profile in candidates))
 
 
 def mismatch(profile: HardwareProfile, machine: Machine) -> str | None:
-    """Return why `profile` does not describe `machine`, or None when it does."""
+    """Return the reason why `profile` does not describe `machine`, or None if it does."""
     if profile.architecture != machine.architecture:
-        return f"it is for {profile.architecture}, and this is {machine.architecture}"
+        return f"it is for {profile.architecture}, but this machine is {machine.architecture}"
     if profile.boards and not (machine.board or "").startswith(profile.boards):
-        return f"it is for {profile.boards[0]}, and this is {machine.board or 'no board that is known by name'}"
+        return f"it is for {profile.boards[0]}, but this is {machine.board or 'a machine without a board name'}"
     missing = [name for name in profile.isa_extensions if not _has(machine, name)]
     if missing:
-        return f"it counts on {missing[0]}, which this processor does not have"
+        return f"it requires {missing[0]}, which this processor does not have"
     if machine.cpu_cores < profile.cpu_cores:
-        return f"it counts on {profile.cpu_cores} cores, and this machine has {machine.cpu_cores}"
-    if machine.memory_mib < profile.memory_mib * 0.8:  # firmware and a shared GPU keep a part from Linux
-        return f"it counts on {profile.memory_mib} MiB of memory, and this machine has {machine.memory_mib}"
+        return f"it requires {profile.cpu_cores} cores, but this machine has {machine.cpu_cores}"
+    if machine.memory_mib < profile.memory_mib * 0.8:  # firmware and a shared GPU reserve part of the memory
+        return f"it requires {profile.memory_mib} MiB of memory, but this machine has {machine.memory_mib}"
     return None
 
 
 def _has(machine: Machine, extension: str) -> bool:
-    """Tell whether one of the alternatives in `a | b` is there: processors name the same ability differently."""
+    """Return whether the machine has one of the alternatives in `a | b`: processors use different names for one extension."""
     return any(name.strip() in machine.isa_extensions for name in extension.split("|"))
 
 
-def _how_specific(profile: HardwareProfile) -> tuple[bool, int, str]:
+def _specificity(profile: HardwareProfile) -> tuple[bool, int, str]:
     return bool(profile.boards), len(profile.isa_extensions), profile.name
 
 
@@ -97,21 +97,21 @@ def _sentence(profile: HardwareProfile, reason: str | None, best: HardwareProfil
         return f"{profile.name} does not describe this machine: {reason}."
     if best is None or profile.name == best.name:
         return f"{profile.name} describes this machine best."
-    return f"{profile.name} describes this machine too, but {best.name} says more about it."
+    return f"{profile.name} describes this machine too, but {best.name} is more specific."
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not every system has every file; what is not told is not known
+    except OSError:  # not every system has every file
         return ""
 
 
 def _cpu_model(cpuinfo: str) -> str | None:
-    """Return the processor's name; ARM kernels give numbers of implementer and part instead of a name."""
-    named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    if named:
-        return named.group(1).strip()
+    """Return the processor's name; ARM kernels report part numbers instead of names."""
+    name = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    if name:
+        return name.group(1).strip()
     part = re.search(r"^CPU part\s*:\s*(\S+)$", cpuinfo, re.MULTILINE)
     return _ARM_PARTS.get(part.group(1).lower(), f"ARM part {part.group(1)}") if part else None
 
@@ -130,13 +130,13 @@ _ARM_PARTS = {
 
 
 def _isa_extensions(cpuinfo: str) -> frozenset[str]:
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return frozenset(found.group(1).split()) if found else frozenset()
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return frozenset(flags.group(1).split()) if flags else frozenset()
 
 
 def _memory_mib(meminfo: str) -> int:
-    found = re.search(r"^MemTotal:\s*(\d+) kB$", meminfo, re.MULTILINE)
-    return int(found.group(1)) // 1024 if found else 0
+    total = re.search(r"^MemTotal:\s*(\d+) kB$", meminfo, re.MULTILINE)
+    return int(total.group(1)) // 1024 if total else 0
 
 
 def _board(root: Path) -> str | None:

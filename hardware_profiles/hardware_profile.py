@@ -1,8 +1,7 @@
-"""What one kind of machine can do, as plain data that is true by construction.
+"""The hardware profile: the capabilities of one kind of machine, as checked data.
 
-A profile is written in TOML (`profiles/*.toml`) and read by `catalog.py`. An object of these types that
-exists has been checked: positive sizes, known precisions, and for an FPGA board a complete record of its accelerator
-(`npu_profile.py`).
+A profile is written in TOML (`profiles/*.toml`) and read by `catalog.py`. Construction checks it: positive sizes, supported
+precisions, and for an FPGA board a complete record of its accelerator (`npu_profile.py`).
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from edgewright.errors import ProfileError
 from hardware_profiles.npu_profile import NpuProfile
 
 NPU_HASH = "npu.profile"
-"""The property of a variant's config that names the accelerator of its program: `NpuProfile.hash` in hexadecimal."""
+"""The property of a variant's config that names the NPU of its program: `NpuProfile.hash` in hexadecimal."""
 
 NPU_RECORD = "npu.record"
-"""The property that holds that accelerator's whole record as JSON, so that a device needs no catalogue to simulate it."""
+"""The property that holds the whole record of that NPU as JSON, so that a device can simulate an NPU that is not shipped."""
 
 
 class Architecture(enum.StrEnum):
-    """Processor architectures in Go's names, as OCI platforms use them; `any` for boards that hang on any host."""
+    """Processor architectures in Go's names, as OCI platforms use them; `any` for boards that any host can drive."""
 
     AMD64 = "amd64"
     ARM64 = "arm64"
@@ -31,32 +30,32 @@ class Architecture(enum.StrEnum):
 
 
 INT8_TYPES = "int8.types"
-"""The property of a variant's config that names the integers its kernels multiply (`Int8Types`)."""
+"""The property of a variant's config that names the integer types its kernels multiply (`Int8Types`)."""
 
 
 class Int8Types(enum.StrEnum):
-    """Types of activations and weights: which pair is exact and fast differs from processor to processor.
+    """Integer types of activations and weights; each processor has one pair that is both exact and fast.
 
-    The facts are onnxruntime's (its documentation, "Quantize ONNX models", on data type selection).
+    Source: the onnxruntime documentation, "Quantize ONNX models", section on data type selection.
     """
 
     U8S8 = "u8s8"
-    """Unsigned activations, signed weights: what x86 multiplies; VNNI sums the products in 32 bits."""
+    """Unsigned activations, signed weights: the pair that x86 multiplies; VNNI sums the products in 32 bits."""
     U8S7 = "u8s7"
-    """The same with weights of seven bits: without VNNI, x86 sums pairs of products in 16 bits, which eight bits overflow.
+    """As U8S8 with 7-bit weights. Without VNNI, x86 sums pairs of products in 16 bits, which 8-bit weights overflow.
 
-    Unsigned weights of eight bits would be exact there too, but slower than float32 (1.4 times on ResNet-8).
+    Unsigned 8-bit weights would be exact there too, but slower than float32 (1.4 times on ResNet-8).
     """
     S8S8 = "s8s8"
-    """Both signed: what ARM multiplies (sdot); on x86 the same graph is over twice as slow as U8S8."""
+    """Both signed: the pair that ARM multiplies (sdot); on x86 the same graph is over twice as slow as U8S8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What such a machine should not be asked for, though it might be able to; None means no limit."""
+    """Limits that the operator sets below what the machine could run; None means no limit."""
 
     max_variant_mib: int | None = None
-    """The largest graph and weights together."""
+    """Largest size of a variant's graph and weights together."""
 
     def __post_init__(self) -> None:
         _check_positive(max_variant_mib=self.max_variant_mib)
@@ -72,16 +71,16 @@ class HardwareProfile:
     cpu_cores: int
     memory_mib: int
     precisions: tuple[Precision, ...]
-    """What it can run, best first."""
+    """Supported precisions, best first."""
     backends: tuple[str, ...]
-    """What it can run it with, best first."""
+    """Supported backends, best first."""
     os: str = "linux"
     storage_mib: int | None = None
-    """None means not known."""
+    """None if not known."""
     isa_extensions: tuple[str, ...] = ()
-    """Instruction set extensions that its precisions count on, in Linux's names (/proc/cpuinfo)."""
+    """Instruction set extensions that its precisions require, in Linux's names (/proc/cpuinfo)."""
     boards: tuple[str, ...] = ()
-    """What such machines call themselves: the beginning of a device tree's model, or of a serial board's name."""
+    """Board names: prefixes of the model in the device tree, or of the name of a board on a serial line."""
     limits: Limits = field(default_factory=Limits)
     npu: NpuProfile | None = None
 
@@ -89,13 +88,13 @@ class HardwareProfile:
         check_name(self.name, "profile")
         _check_positive(cpu_cores=self.cpu_cores, memory_mib=self.memory_mib, storage_mib=self.storage_mib)
         if not self.description.strip():
-            raise ProfileError("description must say in a sentence what this machine is, but it is empty")
+            raise ProfileError("description must be a sentence about the machine, but it is empty")
         _check_listed("precisions", self.precisions)
         _check_listed("backends", self.backends)
         if self.os != "linux":
             raise ProfileError(f"os must be linux, not {self.os!r}")
         if ("npu" in self.backends) != (self.npu is not None):
-            raise ProfileError("a profile with the backend npu must have an [npu] table, and only such a profile")
+            raise ProfileError("the backend npu and the [npu] table must occur together, but the profile has only one of them")
         if self.architecture is Architecture.ANY and self.npu is None:
             raise ProfileError("architecture must be amd64 or arm64; any is for boards with an [npu] table")
         if self.npu is not None and self.npu.name != self.name:
@@ -103,7 +102,7 @@ class HardwareProfile:
 
     @property
     def int8_types(self) -> Int8Types | None:
-        """The pair of integer types that its processor multiplies exactly and fast; None for a board without one of its own."""
+        """The pair of integer types that the processor multiplies exactly and fast; None for a board without a processor."""
         if self.architecture is Architecture.ANY:
             return None
         if self.architecture is Architecture.ARM64:
@@ -119,6 +118,6 @@ def _check_positive(**sizes: int | None) -> None:
 
 def _check_listed(name: str, values: tuple[str, ...]) -> None:
     if not values:
-        raise ProfileError(f"{name} must name at least one, best first, but it is empty")
+        raise ProfileError(f"{name} must have at least one entry, best first, but it is empty")
     if len(set(values)) != len(values):
-        raise ProfileError(f"{name} must name each once, but it is {', '.join(values)}")
+        raise ProfileError(f"{name} must have each entry once, not {', '.join(values)}")

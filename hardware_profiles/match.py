@@ -1,10 +1,10 @@
-"""Which variant of a package a machine should run, and why: pure, so that a device, a cloud and a test decide alike.
+"""Choose the variant of a package that a machine should run, and explain the choice.
 
-    fits     one variant on one profile: None, or the reason why not
-    match    all variants: what does not fit falls out, then the profile's order of preference decides, then the integers that
-             its processor multiplies, then the smaller one
+    fits     one variant on one profile: None, or the reason why it does not fit
+    match    all variants: of those that fit, the profile's order of precisions and backends decides, then the integer types
+             that its processor multiplies best, then the size
 
-Every variant gets one plain sentence, the chosen one and the others, so that nobody has to guess.
+Every variant gets one sentence, chosen or not. The functions are pure, so device and cloud make the same choice.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from edgewright.contracts.variant import Precision, VariantConfig
 from hardware_profiles.hardware_profile import INT8_TYPES, NPU_HASH, Architecture, HardwareProfile
 
 RUNTIME_MIB = 96
-"""What Python, NumPy and the runtime need before the first weight (measured: 65 to 90 MiB)."""
+"""Memory of Python, NumPy and the runtime before any weights are loaded (measured: 65 to 90 MiB)."""
 COPIES_OF_WEIGHTS = 2
-"""The runtime repacks weights for its kernels and may hold both forms."""
+"""The runtime repacks weights for its kernels and may hold both copies."""
 EXPANSION_OF_MXINT8 = 4
 """The runtime expands blocks to float32 on loading."""
 
@@ -28,14 +28,14 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The variant for a machine (None: no variant fits), and one sentence per variant, in the order given."""
+    """The variant for a machine (None if no variant fits), and one sentence per variant, in the order given."""
 
     chosen: str | None
     sentences: tuple[str, ...]
 
 
 def match(profile: HardwareProfile, variants: Sequence[VariantConfig]) -> Match:
-    """Choose the variant for `profile`: its precision first, then its backend, then its integer types, then the smaller one."""
+    """Choose the variant for `profile` by precision, then backend, then integer types, then size (the smallest wins)."""
     reasons = {variant.variant: fits(profile, variant) for variant in variants}
     fitting = sorted(
         (variant for variant in variants if reasons[variant.variant] is None),
@@ -49,7 +49,7 @@ def match(profile: HardwareProfile, variants: Sequence[VariantConfig]) -> Match:
 
 
 def fits(profile: HardwareProfile, config: VariantConfig) -> str | None:
-    """Return why a variant cannot run on `profile`, or None when it can."""
+    """Return the reason why a variant cannot run on `profile`, or None if it can."""
     if config.backend not in profile.backends:
         return f"needs the backend {config.backend}, and {profile.name} has {', '.join(profile.backends)}"
     if config.precision not in profile.precisions:
@@ -58,26 +58,22 @@ def fits(profile: HardwareProfile, config: VariantConfig) -> str | None:
 
 
 def platforms_of(profile: HardwareProfile) -> tuple[Platform, ...]:
-    """Return the OCI platforms of `profile`: one, or both architectures for a board that hangs on any host."""
+    """Return the OCI platforms of `profile`: one, or both architectures for a board that any host can drive."""
     if profile.architecture is not Architecture.ANY:
         return (Platform(os=profile.os, architecture=profile.architecture.value),)
     return tuple(Platform(os=profile.os, architecture=choice.value) for choice in (Architecture.AMD64, Architecture.ARM64))
-
-
-def platform_of(profile: HardwareProfile) -> Platform:
-    """Return the first of `platforms_of`."""
-    return platforms_of(profile)[0]
 
 
 def _npu_reason(profile: HardwareProfile, config: VariantConfig) -> str | None:
     if profile.npu is None or config.backend != "npu":
         return None
     built_for = config.properties.get(NPU_HASH)
-    own = profile.npu.hash.hex()
-    if built_for == own:
+    profile_hash = profile.npu.hash.hex()
+    if built_for == profile_hash:
         return None
-    theirs = built_for[:12] if built_for else "of no profile"
-    return f"was compiled for the NPU {theirs}, and {profile.name} has the NPU {own[:12]}"
+    if built_for is None:
+        return f"does not name the NPU that it was compiled for, and {profile.name} has the NPU {profile_hash[:12]}"
+    return f"was compiled for the NPU {built_for[:12]}, and {profile.name} has the NPU {profile_hash[:12]}"
 
 
 def _memory_reason(profile: HardwareProfile, config: VariantConfig) -> str | None:
@@ -103,7 +99,7 @@ def _preference(profile: HardwareProfile, config: VariantConfig) -> tuple[int, i
 
 
 def _has_other_integers(profile: HardwareProfile, config: VariantConfig) -> bool:
-    """Tell whether a variant multiplies integers of other types than the processor does best."""
+    """Return whether a variant multiplies integer types other than those that the processor multiplies best."""
     types = config.properties.get(INT8_TYPES)
     return types is not None and types != profile.int8_types
 
@@ -113,14 +109,15 @@ def _sentence(profile: HardwareProfile, config: VariantConfig, reason: str | Non
         return f"{config.variant} does not fit: it {reason}."
     if best is None or config.variant == best.variant:
         first = config.precision == profile.precisions[0]
-        among = "" if first else ", of the variants that fit"
-        return f"{config.variant} is chosen: {profile.name} prefers {config.precision} most{among}."
+        scope = "" if first else ", of the variants that fit"
+        return f"{config.variant} is chosen: {profile.name} prefers {config.precision} most{scope}."
     if config.precision != best.precision:
         return f"{config.variant} fits, but {profile.name} prefers {best.precision} to {config.precision}."
     if config.backend != best.backend:
         return f"{config.variant} fits, but {profile.name} prefers the backend {best.backend} to {config.backend}."
     if _has_other_integers(profile, config) and not _has_other_integers(profile, best):
-        return f"{config.variant} fits, but {profile.name} multiplies {profile.int8_types} best, and that is {best.variant}."
+        types = config.properties[INT8_TYPES]
+        return f"{config.variant} fits, but its integer types, {types}, suit {profile.name} less than those of {best.variant}."
     if config.size_bytes == best.size_bytes:
         return f"{config.variant} fits equally well; {best.variant} comes first by name."
     return f"{config.variant} fits, but {best.variant} is smaller ({best.size_bytes} against {config.size_bytes} bytes)."

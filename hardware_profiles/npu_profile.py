@@ -1,8 +1,8 @@
-"""What one build of the NPU is: array, memories, clock, pairing. One record, one hash, known to host, compiler and hardware.
+"""The NPU profile: the parameters of one NPU build (array, memories, clock, multiplier pairing) and their hash.
 
-The hash stands in the hardware's ID registers, in every program's header and in the properties of a compiled variant, so a
-program for another machine is refused before a byte of it is uploaded (docs/spec/npu.md, N60-N62). The record is written as the
-`[npu]` table of a profile (`profiles/*.toml`); its name is the profile's.
+The hash is in the ID registers of the hardware, in the header of every program and in the properties of a compiled variant, so
+a program for another NPU is refused before any upload (docs/spec/npu.md, N60-N62). The record is the `[npu]` table of a
+hardware profile (`profiles/*.toml`) and takes its name from that profile.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from edgewright.contracts.names import check_name
 from edgewright.errors import ProfileError
 
 ISA_VERSION = 2
-"""The instruction set that this edgewright speaks; whatever changes the meaning of an instruction raises it."""
+"""Version of the instruction set; raised whenever the meaning of an instruction changes."""
 PARTS_LIMIT = 16
-"""A vector pass counts its parts in 4 bits."""
+"""Exclusive limit of rows / columns: a vector pass counts its parts in 4 bits."""
 ROWS_LIMIT = 128
-"""LOADW and register 1 count rows in 8 bits, and the number is a power of two."""
+"""Limit of rows: LOADW and register 1 count them in 8 bits, and the number is a power of two."""
 EXTERNAL_LIMIT_MIB = 32
-"""A 16-bit SDRAM of 4 banks, 8192 rows and 512 columns."""
+"""Size of the supported SDRAM: 16 bits wide, 4 banks, 8192 rows, 512 columns."""
 EXTERNAL_CLOCK_LIMIT_MHZ = 100
-"""The SDRAM's grade at CAS latency 2."""
+"""Speed grade of the SDRAM at CAS latency 2."""
 NUMBER_FORMATS = ("int8", "mxint8")
-"""Of the weights; mxint8: blocks of 32 share a power of two (OCP Microscaling), which the array applies."""
+"""Number formats of the weights. In mxint8 (OCP Microscaling) blocks of 32 share a power of two, which the array applies."""
 
 _NOT_HASHED = ("name", "part", "status")
 _ADDRESS_LIMITS = {
@@ -45,7 +45,7 @@ class NpuProfile:
     rows: int
     columns: int
     vector_lanes: int
-    """How many outputs the vector unit finishes per cycle."""
+    """Outputs that the vector unit finishes per cycle."""
     paired: bool
     """Two multiplications share one 18x18 multiplier."""
     instructions: int
@@ -60,12 +60,15 @@ class NpuProfile:
     """Depth of the parameter memory: entries of `vector_lanes` x (bias, multiplier, shift)."""
     clock_mhz: float
     external_memory_mib: int = 0
-    """Memory outside the FPGA that DMA reaches; 0 is none."""
+    """Size of the memory outside the FPGA that DMA reaches; 0 means that there is no such memory."""
     external_bandwidth_mb_per_s: int = 0
     number_format: str = "int8"
+    """Number format of the weights, one of `NUMBER_FORMATS`."""
     isa_version: int = ISA_VERSION
     part: str = ""
+    """FPGA part; empty for an NPU that exists only in simulation."""
     status: str = "simulated"
+    """How far the NPU was verified, as `edgewright npu profiles` shows it."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "NPU profile")
@@ -87,7 +90,7 @@ class NpuProfile:
         )
         self._require(
             self.isa_version == ISA_VERSION,
-            f"isa_version must be {ISA_VERSION}, the one that this edgewright speaks, not {self.isa_version}",
+            f"isa_version must be {ISA_VERSION}, the version that this edgewright supports, not {self.isa_version}",
         )
         for name, limit in (("rows", ROWS_LIMIT), *_ADDRESS_LIMITS.items()):
             self._require(getattr(self, name) <= limit, f"{name} must be at most {limit}, not {getattr(self, name)}")
@@ -105,7 +108,7 @@ class NpuProfile:
         )
         if not size:
             return
-        self._require(self.number_format == "int8", f"external memory goes with number_format int8, not {self.number_format}")
+        self._require(self.number_format == "int8", f"external memory requires number_format int8, not {self.number_format}")
         self._require(
             size <= EXTERNAL_LIMIT_MIB,
             f"external_memory_mib must be at most {EXTERNAL_LIMIT_MIB}, the size of its SDRAM, not {size}",
@@ -115,36 +118,37 @@ class NpuProfile:
             f"external_bandwidth_mb_per_s must be {int(2 * self.clock_mhz)}, two bytes per cycle of the clock, not {bandwidth}",
         )
         self._require(
-            self.clock_mhz <= EXTERNAL_CLOCK_LIMIT_MHZ, f"external memory takes a clock of up to {EXTERNAL_CLOCK_LIMIT_MHZ} MHz"
+            self.clock_mhz <= EXTERNAL_CLOCK_LIMIT_MHZ,
+            f"clock_mhz must be at most {EXTERNAL_CLOCK_LIMIT_MHZ} with external memory, not {self.clock_mhz:g}",
         )
         self._require(
             self.columns >= 8 and self.lane_groups >= 4,
-            "external memory asks for 8 columns or more, and vector_lanes of at most a quarter of them, "
+            "external memory requires 8 columns or more, and vector_lanes of at most a quarter of them, "
             f"not {self.columns} and {self.vector_lanes}",
         )
 
-    def _require(self, holds: bool, otherwise: str) -> None:
-        if not holds:
-            raise ProfileError(f"{self.name}: {otherwise}")
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ProfileError(f"{self.name}: {message}")
 
     @property
     def shift_rows(self) -> int:
-        """How many rows of shifts stand before the weight rows of one load: none but in number format mxint8."""
+        """Rows of shifts before the weight rows of one load: 0 except in number format mxint8."""
         return self.rows // self.columns if self.number_format == "mxint8" else 0
 
     @property
     def lane_groups(self) -> int:
-        """How many cycles the vector unit spends on one vector of `columns` outputs."""
+        """Cycles that the vector unit spends on one vector of `columns` outputs."""
         return self.columns // self.vector_lanes
 
     @property
     def refresh_cycles(self) -> int:
-        """Cycles between two refreshes of the external memory: 7.5 us, where 64 ms / 8192 rows = 7.8 us are allowed."""
+        """Cycles between two refreshes of the external memory: 7.5 us, where the SDRAM allows 64 ms / 8192 rows = 7.8 us."""
         return int(7.5 * self.clock_mhz)
 
     @property
     def external_words(self) -> int:
-        """The size of the external memory in words of 32 bits."""
+        """Size of the external memory in 32-bit words."""
         return self.external_memory_mib << 18
 
     @property
@@ -154,6 +158,6 @@ class NpuProfile:
 
     @property
     def hash(self) -> bytes:
-        """The 32 bytes that tell this machine from every other one."""
+        """SHA-256 of all fields but name, part and status: 32 bytes that identify the NPU."""
         record = {name: value for name, value in asdict(self).items() if name not in _NOT_HASHED}
         return hashlib.sha256(wire.encode(record)).digest()

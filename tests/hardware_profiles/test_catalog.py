@@ -1,4 +1,4 @@
-"""Profiles: the shipped ones are right, and what is wrong in your own is named."""
+"""The profile catalogue: shipped profiles are valid, and an error in a profile of your own names file and field."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_shipped_profiles_are_these() -> None:
         ("colorlight-i9", "npu-int8"),
     ],
 )
-def test_each_machine_prefers_what_it_is_good_at(name: str, first: str) -> None:
+def test_each_profile_prefers_the_precision_that_suits_its_machine(name: str, first: str) -> None:
     assert load_profile(name).precisions[0] == first
 
 
@@ -97,8 +97,8 @@ def test_an_unknown_name_offers_the_nearest() -> None:
         load_profile("raspberry-pi-6")
 
 
-def test_a_file_that_is_not_there_is_said() -> None:
-    with pytest.raises(NotFoundError, match=r"nowhere\.toml: no profile can be read there: No such file"):
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(NotFoundError, match=r"nowhere\.toml: the profile cannot be read: No such file"):
         load_profile("nowhere.toml")
 
 
@@ -114,13 +114,15 @@ def test_a_file_that_is_not_there_is_said() -> None:
         pytest.param(changed('"fp32"', '"fp31"'), "Invalid enum value 'fp31' - at `$.precisions[1]`", id="unknown precision"),
         pytest.param(changed("arm64", "arm"), "Invalid enum value 'arm' - at `$.architecture`", id="unknown architecture"),
         pytest.param(changed("arm64", "any"), "p.toml: architecture must be amd64 or arm64", id="any without npu"),
-        pytest.param(changed('["int8", "fp32"]', "[]"), "precisions must name at least one, best first", id="no precision"),
-        pytest.param(changed('"fp32"', '"int8"'), "precisions must name each once, but it is int8, int8", id="twice"),
+        pytest.param(changed('["int8", "fp32"]', "[]"), "precisions must have at least one entry, best first", id="no precision"),
+        pytest.param(changed('"fp32"', '"int8"'), "precisions must have each entry once, not int8, int8", id="twice"),
         pytest.param(changed("my-board", "My Board"), "p.toml: a profile's name must be lower-case letters", id="name"),
-        pytest.param(changed("A board of mine.", " "), "p.toml: description must say in a sentence", id="no description"),
+        pytest.param(changed("A board of mine.", " "), "p.toml: description must be a sentence", id="no description"),
         pytest.param(changed("memory_mib = 512", ""), "p.toml: the field memory_mib is missing", id="missing field"),
-        pytest.param(changed('"onnxruntime"', '"npu"'), "the backend npu must have an [npu] table", id="npu without table"),
-        pytest.param(GOOD + NPU, "the backend npu must have an [npu] table, and only such", id="table without npu"),
+        pytest.param(
+            changed('"onnxruntime"', '"npu"'), "the backend npu and the [npu] table must occur together", id="npu without table"
+        ),
+        pytest.param(GOOD + NPU, "the backend npu and the [npu] table must occur together", id="table without npu"),
         pytest.param(
             GOOD + NPU.replace("\nrows = 4", "\nrows = 0"),
             "p.toml: my-board: rows must be a power of two over 1, not 0",
@@ -137,16 +139,16 @@ def test_a_file_that_is_not_there_is_said() -> None:
         pytest.param("", "p.toml: the field name is missing; a profile must have name, description, ", id="empty"),
     ],
 )
-def test_a_wrong_profile_names_file_and_field(text: str, message: str) -> None:
+def test_an_invalid_profile_names_file_and_field(text: str, message: str) -> None:
     with pytest.raises(ProfileError, match=re.escape(message)) as refused:
         parse_profile(text, where="p.toml")
     assert "\n" not in str(refused.value)
 
 
-def test_a_binary_file_is_no_profile(tmp_path: Path) -> None:
-    path = tmp_path / "picture.toml"
+def test_a_binary_file_is_not_a_profile(tmp_path: Path) -> None:
+    path = tmp_path / "image.toml"
     path.write_bytes(b"\x89PNG\xff")
-    with pytest.raises(ProfileError, match=r"picture\.toml: a profile must be TOML in UTF-8"):
+    with pytest.raises(ProfileError, match=r"image\.toml: a profile must be TOML in UTF-8"):
         read_profile(path)
 
 

@@ -1,4 +1,4 @@
-"""Which machine this is, from recorded /proc and device trees."""
+"""Detection of the machine and its profile from recorded /proc files and device trees."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from tests.support import machines
         pytest.param(machines.x86_without_vnni, "generic-x86-64", id="no VNNI"),
     ],
 )
-def test_a_known_machine_is_recognised(tmp_path: Path, record: Callable[[Path], Machine], profile: str) -> None:
-    found = detect(record(tmp_path), shipped_profiles()).profile
-    assert found is not None
-    assert found.name == profile
+def test_a_known_machine_gets_its_profile(tmp_path: Path, record: Callable[[Path], Machine], profile: str) -> None:
+    detected = detect(record(tmp_path), shipped_profiles()).profile
+    assert detected is not None
+    assert detected.name == profile
 
 
-def test_a_board_that_nobody_described_is_not_taken_for_another(tmp_path: Path) -> None:
-    found = detect(machines.unknown_arm_board(tmp_path), shipped_profiles())
-    assert found.profile is None
+def test_a_board_without_a_profile_gets_no_other_boards_profile(tmp_path: Path) -> None:
+    detection = detect(machines.unknown_arm_board(tmp_path), shipped_profiles())
+    assert detection.profile is None
     assert (
-        "raspberry-pi-4 does not describe this machine: it is for Raspberry Pi 4, and this is Some Vendor Board."
-        in found.sentences
+        "raspberry-pi-4 does not describe this machine: it is for Raspberry Pi 4, but this is Some Vendor Board."
+        in detection.sentences
     )
 
 
 def test_every_profile_that_could_be_detected_gets_a_sentence(tmp_path: Path) -> None:
-    found = detect(machines.x86_without_vnni(tmp_path), shipped_profiles())
-    assert found.sentences == (
+    detection = detect(machines.x86_without_vnni(tmp_path), shipped_profiles())
+    assert detection.sentences == (
         "generic-x86-64 describes this machine best.",
-        "jetson-orin-nano does not describe this machine: it is for arm64, and this is amd64.",
-        "raspberry-pi-4 does not describe this machine: it is for arm64, and this is amd64.",
-        "raspberry-pi-5 does not describe this machine: it is for arm64, and this is amd64.",
-        "x86-64-vnni does not describe this machine: it counts on avx512_vnni | avx_vnni, which this processor does not have.",
+        "jetson-orin-nano does not describe this machine: it is for arm64, but this machine is amd64.",
+        "raspberry-pi-4 does not describe this machine: it is for arm64, but this machine is amd64.",
+        "raspberry-pi-5 does not describe this machine: it is for arm64, but this machine is amd64.",
+        "x86-64-vnni does not describe this machine: it requires avx512_vnni | avx_vnni, which this processor does not have.",
     )
 
 
-def test_what_a_pi_says_of_itself_is_read(tmp_path: Path) -> None:
+def test_the_properties_of_a_raspberry_pi_are_read(tmp_path: Path) -> None:
     assert machines.raspberry_pi_4(tmp_path) == Machine(
         architecture="arm64",
         cpu_model="Cortex-A72",
@@ -60,11 +60,11 @@ def test_what_a_pi_says_of_itself_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_the_processors_own_name_is_read_where_it_has_one(tmp_path: Path) -> None:
+def test_the_model_name_of_the_processor_is_read_where_cpuinfo_has_one(tmp_path: Path) -> None:
     assert machines.x86_without_vnni(tmp_path).cpu_model == "Intel(R) Core(TM) i5-7200U CPU @ 2.50GHz"
 
 
-def test_a_board_named_only_by_the_firmware_is_read(tmp_path: Path) -> None:
+def test_a_board_name_that_only_the_firmware_provides_is_read(tmp_path: Path) -> None:
     machines.unknown_arm_board(tmp_path)
     (tmp_path / "proc/device-tree/model").unlink()
     model = tmp_path / "sys/firmware/devicetree/base/model"
@@ -73,15 +73,15 @@ def test_a_board_named_only_by_the_firmware_is_read(tmp_path: Path) -> None:
     assert read_machine(tmp_path, architecture="aarch64").board == "Raspberry Pi 5 Model B Rev 1.1"
 
 
-def test_a_system_without_proc_is_still_a_machine(tmp_path: Path) -> None:
+def test_a_system_without_proc_still_gives_a_machine(tmp_path: Path) -> None:
     machine = read_machine(tmp_path, architecture="riscv64")
     assert (machine.architecture, machine.memory_mib, machine.board) == ("riscv64", 0, None)
     assert detect(machine, shipped_profiles()).profile is None
 
 
-def test_too_little_memory_is_a_reason(tmp_path: Path) -> None:
+def test_too_little_memory_is_a_mismatch(tmp_path: Path) -> None:
     machines.x86_without_vnni(tmp_path)
     (tmp_path / "proc/meminfo").write_text("MemTotal:        512000 kB\n")
-    found = detect(read_machine(tmp_path, architecture="x86_64"), shipped_profiles())
-    assert found.profile is None
-    assert "it counts on 1024 MiB of memory, and this machine has 500." in found.sentences[0]
+    detection = detect(read_machine(tmp_path, architecture="x86_64"), shipped_profiles())
+    assert detection.profile is None
+    assert "it requires 1024 MiB of memory, but this machine has 500." in detection.sentences[0]

@@ -1,4 +1,4 @@
-"""Which variant a machine gets, and what is said of the others."""
+"""The variant that a profile gets, and the sentence that each variant gets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from edgewright.contracts.oci import Platform
 from edgewright.contracts.variant import Precision, TensorSpec, Tolerance, VariantConfig
 from hardware_profiles.catalog import load_profile, shipped_profiles
 from hardware_profiles.hardware_profile import INT8_TYPES, NPU_HASH, HardwareProfile, Limits
-from hardware_profiles.match import Match, fits, match, platform_of, platforms_of
+from hardware_profiles.match import Match, fits, match, platforms_of
 
 MIB = 1 << 20
 
 
-def variant(name: str, precision: Precision, size_bytes: int = MIB, **changes: Any) -> VariantConfig:
+def variant(name: str, precision: Precision, size_bytes: int = MIB, **overrides: Any) -> VariantConfig:
     fields: dict[str, Any] = {
         "variant": name,
         "backend": "onnxruntime",
@@ -28,7 +28,7 @@ def variant(name: str, precision: Precision, size_bytes: int = MIB, **changes: A
         "tolerance": Tolerance(max_relative_difference=0.1, min_agreement=0.9),
         "size_bytes": size_bytes,
     }
-    return VariantConfig(**{**fields, **changes})
+    return VariantConfig(**{**fields, **overrides})
 
 
 FP32 = variant("fp32", Precision.FP32, 4 * MIB)
@@ -52,7 +52,7 @@ def npu_variant(built_for: str | None) -> VariantConfig:
         ("npu-sim-4", None),
     ],
 )
-def test_each_shipped_profile_gets_what_it_prefers(profile: str, chosen: str | None) -> None:
+def test_each_shipped_profile_gets_its_preferred_variant(profile: str, chosen: str | None) -> None:
     assert match(load_profile(profile), [FP32, FP16, INT8]).chosen == chosen
 
 
@@ -80,36 +80,36 @@ INTEGERS = [
         ("jetson-orin-nano", "int8-arm64"),
     ],
 )
-def test_of_two_in_the_same_precision_the_one_with_the_processors_own_integers_is_taken(profile: str, chosen: str) -> None:
+def test_of_two_in_the_same_precision_the_one_with_the_processors_integer_types_is_chosen(profile: str, chosen: str) -> None:
     assert match(load_profile(profile), INTEGERS).chosen == chosen
 
 
-def test_why_other_integers_are_not_taken_is_told() -> None:
+def test_a_variant_with_other_integer_types_is_explained() -> None:
     assert match(load_profile("raspberry-pi-5"), INTEGERS).sentences[0] == (
-        "int8 fits, but raspberry-pi-5 multiplies s8s8 best, and that is int8-arm64."
+        "int8 fits, but its integer types, u8s8, suit raspberry-pi-5 less than those of int8-arm64."
     )
 
 
-def test_blocks_are_counted_as_the_floats_that_they_become_in_memory() -> None:
+def test_mxint8_weights_count_as_the_floats_that_the_runtime_expands_them_to() -> None:
     large = variant("mxint8", Precision.MXINT8, 120 * MIB)
     assert fits(load_profile("raspberry-pi-4"), large) == "needs about 1056 MiB of memory, and raspberry-pi-4 has 1024 MiB"
     assert fits(load_profile("raspberry-pi-4"), replace(large, precision=Precision.INT8)) is None
 
 
-def test_of_two_in_the_same_precision_the_smaller_is_taken() -> None:
+def test_of_two_in_the_same_precision_the_smaller_is_chosen() -> None:
     small, large = variant("small", Precision.INT8, 10), variant("large", Precision.INT8, 20)
-    found = match(load_profile("x86-64-vnni"), [large, small])
-    assert found.chosen == "small"
-    assert found.sentences[0] == "large fits, but small is smaller (10 against 20 bytes)."
+    result = match(load_profile("x86-64-vnni"), [large, small])
+    assert result.chosen == "small"
+    assert result.sentences[0] == "large fits, but small is smaller (10 against 20 bytes)."
 
 
-def test_of_two_equals_the_first_by_name_is_taken() -> None:
-    found = match(load_profile("x86-64-vnni"), [variant("b", Precision.INT8), variant("a", Precision.INT8)])
-    assert found.chosen == "a"
-    assert found.sentences[0] == "b fits equally well; a comes first by name."
+def test_of_two_equals_the_first_by_name_is_chosen() -> None:
+    result = match(load_profile("x86-64-vnni"), [variant("b", Precision.INT8), variant("a", Precision.INT8)])
+    assert result.chosen == "a"
+    assert result.sentences[0] == "b fits equally well; a comes first by name."
 
 
-def test_without_the_best_precision_the_next_one_is_taken() -> None:
+def test_without_the_best_precision_the_next_one_is_chosen() -> None:
     assert match(load_profile("jetson-orin-nano"), [FP32]) == Match(
         "fp32", ("fp32 is chosen: jetson-orin-nano prefers fp32 most, of the variants that fit.",)
     )
@@ -132,11 +132,11 @@ def test_without_variants_nothing_is_chosen() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_has_a_reason(config: VariantConfig, reason: str | None) -> None:
+def test_a_variant_that_does_not_fit_has_a_reason(config: VariantConfig, reason: str | None) -> None:
     assert fits(load_profile("raspberry-pi-4"), config) == reason
 
 
-def test_a_limit_of_the_profile_holds() -> None:
+def test_a_variant_over_the_limit_of_the_profile_does_not_fit() -> None:
     pi = load_profile("raspberry-pi-4")
     fields = {name: getattr(pi, name) for name in HardwareProfile.__slots__}
     limited = HardwareProfile(**{**fields, "limits": Limits(max_variant_mib=3)})
@@ -146,19 +146,19 @@ def test_a_limit_of_the_profile_holds() -> None:
 def test_a_program_fits_only_the_npu_that_it_was_compiled_for() -> None:
     board = load_profile("npu-sim-4")
     assert board.npu is not None
-    own = board.npu.hash.hex()
-    assert fits(board, npu_variant(own)) is None
-    reason = fits(board, npu_variant("00" * 32))
-    assert reason == f"was compiled for the NPU 000000000000, and npu-sim-4 has the NPU {own[:12]}"
-    assert fits(board, npu_variant(None)) == f"was compiled for the NPU of no profile, and npu-sim-4 has the NPU {own[:12]}"
+    profile_hash = board.npu.hash.hex()
+    here = f"npu-sim-4 has the NPU {profile_hash[:12]}"
+    assert fits(board, npu_variant(profile_hash)) is None
+    assert fits(board, npu_variant("00" * 32)) == f"was compiled for the NPU 000000000000, and {here}"
+    assert fits(board, npu_variant(None)) == f"does not name the NPU that it was compiled for, and {here}"
 
 
-def test_platforms_are_in_the_names_of_oci() -> None:
-    assert platform_of(load_profile("raspberry-pi-5")) == Platform(os="linux", architecture="arm64")
-    assert platform_of(load_profile("x86-64-vnni")) == Platform(os="linux", architecture="amd64")
+def test_platforms_have_oci_names() -> None:
+    assert platforms_of(load_profile("raspberry-pi-5")) == (Platform(os="linux", architecture="arm64"),)
+    assert platforms_of(load_profile("x86-64-vnni")) == (Platform(os="linux", architecture="amd64"),)
 
 
-def test_a_board_on_a_serial_line_belongs_to_both_platforms() -> None:
+def test_a_board_on_a_serial_line_has_both_platforms() -> None:
     assert [platform.architecture for platform in platforms_of(load_profile("ulx3s-85f"))] == ["amd64", "arm64"]
 
 
@@ -171,11 +171,11 @@ configs = st.builds(
 )
 
 
-@settings(deadline=None)  # a busy machine is no reason to fail
+@settings(deadline=None)  # a busy machine must not fail the test
 @given(st.sampled_from(shipped_profiles()), st.lists(configs, unique_by=lambda config: config.variant))
 def test_law_the_choice_fits_and_does_not_depend_on_the_order(profile: HardwareProfile, variants: list[VariantConfig]) -> None:
-    found = match(profile, variants)
+    result = match(profile, variants)
     fitting = {config.variant for config in variants if fits(profile, config) is None}
-    assert found.chosen in fitting or (found.chosen is None and not fitting)
-    assert match(profile, variants[::-1]).chosen == found.chosen
-    assert len(found.sentences) == len(variants)
+    assert result.chosen in fitting or (result.chosen is None and not fitting)
+    assert match(profile, variants[::-1]).chosen == result.chosen
+    assert len(result.sentences) == len(variants)

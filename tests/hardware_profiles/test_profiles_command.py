@@ -44,29 +44,29 @@ def test_an_unknown_profile_is_one_line_and_exit_code_2() -> None:
 
 
 def test_this_machine_is_described() -> None:
-    found = json.loads(run("detect", "--json").output)
-    assert found["machine"]["cpu_cores"] >= 1
-    assert len(found["sentences"]) == 5
+    detected = json.loads(run("detect", "--json").output)
+    assert detected["machine"]["cpu_cores"] >= 1
+    assert len(detected["sentences"]) == 5
 
 
 def test_this_machine_is_described_to_people() -> None:
     assert run("detect").output.startswith("machine: ")
 
 
-def test_every_file_is_checked_and_each_wrong_one_named(tmp_path: Path) -> None:
-    good, wrong, missing = tmp_path / "good.toml", tmp_path / "wrong.toml", tmp_path / "missing.toml"
+def test_every_file_is_checked_and_each_invalid_one_is_named(tmp_path: Path) -> None:
+    good, invalid, missing = tmp_path / "good.toml", tmp_path / "invalid.toml", tmp_path / "missing.toml"
     good.write_text(GOOD)
-    wrong.write_text(GOOD.replace("512", "-5"))
-    result = run("check", str(good), str(wrong), str(missing))
+    invalid.write_text(GOOD.replace("512", "-5"))
+    result = run("check", str(good), str(invalid), str(missing))
     assert result.exit_code == 2
-    assert result.stdout == f"{good}: profile my-board is right\n"
+    assert result.stdout == f"{good}: profile my-board is valid\n"
     assert result.stderr.splitlines() == [
-        f"edgewright: {wrong}: memory_mib must be positive, not -5",
-        f"edgewright: {missing}: no profile can be read there: No such file or directory",
+        f"edgewright: {invalid}: memory_mib must be positive, not -5",
+        f"edgewright: {missing}: the profile cannot be read: No such file or directory",
     ]
 
 
-def test_right_files_end_well(tmp_path: Path) -> None:
+def test_valid_files_give_exit_code_0(tmp_path: Path) -> None:
     good = tmp_path / "good.toml"
     good.write_text(GOOD)
     result = run("check", str(good), "--json")

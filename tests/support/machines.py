@@ -1,4 +1,4 @@
-"""What /proc and the device tree say on real machines, shortened to the lines that matter."""
+"""Recorded /proc files and device trees of real machines, shortened to the lines that detection reads."""
 
 from __future__ import annotations
 

@@ -221,10 +221,10 @@ def test_n156_a_tensor_outside_has_addresses_from_65536_on(rtl_simulator: RtlSim
             {"external_bandwidth_mb_per_s": 99},
             "external_bandwidth_mb_per_s must be 120, two bytes per cycle of the clock, not 99",
         ),
-        ({"clock_mhz": 120.0, "external_bandwidth_mb_per_s": 240}, "external memory takes a clock of up to 100 MHz"),
+        ({"clock_mhz": 120.0, "external_bandwidth_mb_per_s": 240}, "clock_mhz must be at most 100 with external memory, not 120"),
         (
             {"vector_lanes": 4},
-            "external memory asks for 8 columns or more, and vector_lanes of at most a quarter .*, not 8 and 4",
+            "external memory requires 8 columns or more, and vector_lanes of at most a quarter .*, not 8 and 4",
         ),
     ],
 )

@@ -228,7 +228,7 @@ def test_n140_n145_a_network_in_blocks_has_the_same_bits_and_the_predicted_cycle
 
 
 def test_n140_a_machine_for_blocks_has_no_external_memory() -> None:
-    with pytest.raises(ProfileError, match=r"^npu-sim-8-mx: external memory goes with number_format int8, not mxint8$"):
+    with pytest.raises(ProfileError, match=r"^npu-sim-8-mx: external memory requires number_format int8, not mxint8$"):
         replace(PROFILE, external_memory_mib=32, external_bandwidth_mb_per_s=120)
 
 

@@ -95,7 +95,7 @@ def test_n60_every_profile_has_its_own_hash_and_a_new_name_does_not_change_it() 
         ("clock_mhz", -1.0, "clock_mhz must be positive, not -1.0"),
         ("number_format", "fp8", "number_format must be int8 or mxint8, not 'fp8'"),
         ("external_memory_mib", 32, "external_memory_mib and .* must both be positive or both 0, not 32 and 0"),
-        ("isa_version", 99, "isa_version must be 2, the one that this edgewright speaks, not 99"),
+        ("isa_version", 99, "isa_version must be 2, the version that this edgewright supports, not 99"),
         ("activation_vectors", 1 << 17, "activation_vectors must be at most 65536, not 131072"),
     ],
 )
