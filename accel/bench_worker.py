@@ -16,12 +16,12 @@ import onnxruntime
 
 from accel.backends.backend import Session
 from accel.backends.choose import AUTO, load_session
-from accel.backends.onnxruntime_cpu import NAME, load_graph
+from accel.backends.onnxruntime_cpu import load_graph
 from accel.bench import WorkerAnswer, WorkerRequest
 from accel.latency import measure_latency, synthetic_inputs
 from edgewright.contracts import wire
 from edgewright.contracts.samples import Tensors
-from edgewright.contracts.variant import VariantDirectory
+from edgewright.contracts.variant import BackendName, VariantDirectory
 from edgewright.errors import BadInputError, EdgewrightError
 
 
@@ -61,8 +61,10 @@ def _load(request: WorkerRequest) -> tuple[Session, Tensors]:
         variant = VariantDirectory.open(Path(request.path))
         session = load_session(variant, backend=request.backend, threads=request.threads)
         return session, synthetic_inputs(variant.config.inputs, request.batch)
-    if request.backend not in (AUTO, NAME):
-        raise BadInputError(f"an .onnx file runs on {NAME} only, not on {request.backend!r}; package it for others")
+    if request.backend not in (AUTO, BackendName.ONNXRUNTIME):
+        raise BadInputError(
+            f"an .onnx file runs on {BackendName.ONNXRUNTIME} only, not on {request.backend!r}; package it for others"
+        )
     graph = load_graph(Path(request.path), threads=request.threads)
     return graph, synthetic_inputs(graph.inputs, request.batch)
 

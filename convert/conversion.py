@@ -21,7 +21,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from accel.backends.onnxruntime_cpu import NAME, load_graph
+from accel.backends.onnxruntime_cpu import load_graph
 from accel.measure import measured, run_all
 from convert.featurizers.networks import NetworkNotes
 from convert.featurizers.saving import read_notes
@@ -41,6 +41,7 @@ from edgewright.contracts.names import Digest
 from edgewright.contracts.samples import Samples, load_samples
 from edgewright.contracts.variant import (
     FLOAT_VARIANT,
+    BackendName,
     LayerKind,
     Measured,
     Precision,
@@ -344,7 +345,7 @@ def _write_float_variant(staging: Path, record: BuildRecord, numbers: Measured) 
             shutil.copyfile(staging / "graph" / kind.file_name, folder / kind.file_name)
     config = VariantConfig(
         variant=FLOAT_VARIANT,
-        backend=NAME,
+        backend=BackendName.ONNXRUNTIME,
         precision=Precision.FP32,
         inputs=record.inputs,
         outputs=record.outputs,

@@ -29,6 +29,7 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import load_samples
 from edgewright.contracts.variant import (
     FLOAT_VARIANT,
+    BackendName,
     LayerKind,
     Measured,
     Precision,
@@ -38,7 +39,6 @@ from edgewright.contracts.variant import (
 from edgewright.errors import BadInputError, ModelError, NotFoundError, ParityError
 from hardware_profiles.hardware_profile import NPU_HASH, NPU_RECORD
 
-BACKEND = "npu"
 PREFIX = "npu-"
 SOURCES = {"int8": (Precision.NPU_INT8,), "mxint8": (Precision.NPU_MXINT8, Precision.NPU_INT8)}
 """The variants that are compiled when none is named, by the NPU's number format, best first: one that shifts the products of
@@ -102,7 +102,7 @@ def _source(build: BuildDirectory, name: str | None, profile: NpuProfile) -> Var
     wanted = SOURCES[profile.number_format]
     if name is not None:
         variant = build.variant(name)
-        if variant.config.backend == BACKEND:
+        if variant.config.backend == BackendName.NPU:
             raise BadInputError(f"{name} is compiled already; name the quantized variant that it came from, such as {wanted[0]}")
         return variant
     known = {variant.config.variant: variant for variant in build.variants()}
@@ -142,7 +142,7 @@ def _write_config(folder: Path, source: VariantDirectory, name: str, profile: Np
     config = replace(
         source.config,
         variant=name,
-        backend=BACKEND,
+        backend=BackendName.NPU,
         precision=_precision(source, profile),
         size_bytes=size_of_weights_and_graph(folder),
         measured=None,
@@ -162,7 +162,7 @@ def _check_golden(variant: VariantDirectory, build: BuildDirectory) -> None:
     """Run the golden samples on the functional model: what is not right here is right nowhere."""
     if not (build.graph / LayerKind.GOLDEN_INPUTS.file_name).is_file():
         return
-    session = load_session(variant, backend=BACKEND)
+    session = load_session(variant, backend=BackendName.NPU)
     try:
         result = check_golden(session, variant, build.graph)
     finally:
@@ -177,4 +177,4 @@ def _check_golden(variant: VariantDirectory, build: BuildDirectory) -> None:
 def _measure(build: BuildDirectory, variant: VariantDirectory, path: Path) -> Measured:
     samples = load_samples(path, build.record.inputs)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
-    return evaluate_variant(variant, samples, reference, backend=BACKEND).as_measured()
+    return evaluate_variant(variant, samples, reference, backend=BackendName.NPU).as_measured()

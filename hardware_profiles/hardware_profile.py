@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass, field
 
 from edgewright.contracts.names import check_name
-from edgewright.contracts.variant import Precision
+from edgewright.contracts.variant import BackendName, Precision
 from edgewright.errors import ProfileError
 from hardware_profiles.npu_profile import NpuProfile
 
@@ -93,7 +93,7 @@ class HardwareProfile:
         _check_listed("backends", self.backends)
         if self.os != "linux":
             raise ProfileError(f"os must be linux, not {self.os!r}")
-        if ("npu" in self.backends) != (self.npu is not None):
+        if (BackendName.NPU in self.backends) != (self.npu is not None):
             raise ProfileError("the backend npu and the [npu] table must occur together, but the profile has only one of them")
         if self.architecture is Architecture.ANY and self.npu is None:
             raise ProfileError("architecture must be amd64 or arm64; any is for boards with an [npu] table")

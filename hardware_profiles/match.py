@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewright.contracts.oci import Platform
-from edgewright.contracts.variant import Precision, VariantConfig
+from edgewright.contracts.variant import BackendName, Precision, VariantConfig
 from hardware_profiles.hardware_profile import INT8_TYPES, NPU_HASH, Architecture, HardwareProfile
 
 RUNTIME_MIB = 96
@@ -65,7 +65,7 @@ def platforms_of(profile: HardwareProfile) -> tuple[Platform, ...]:
 
 
 def _npu_reason(profile: HardwareProfile, config: VariantConfig) -> str | None:
-    if profile.npu is None or config.backend != "npu":
+    if profile.npu is None or config.backend != BackendName.NPU:
         return None
     built_for = config.properties.get(NPU_HASH)
     profile_hash = profile.npu.hash.hex()

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 
-from accel.backends.onnxruntime_cpu import NAME
-from accel.backends.openvino_cpu import NAME as OPENVINO
 from accel.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
-from edgewright.contracts.variant import FLOAT_VARIANT
+from edgewright.contracts.variant import FLOAT_VARIANT, BackendName
 from edgewright.errors import BadInputError
 from hardware_profiles.catalog import load_profile
 from quantize.calibration.thresholds import Calibration
@@ -47,9 +45,9 @@ from quantize.scheme import Scheme
 )
 @click.option(
     "--backend",
-    default=NAME,
+    default=BackendName.ONNXRUNTIME.value,
     show_default=True,
-    type=click.Choice([NAME, OPENVINO]),
+    type=click.Choice([BackendName.ONNXRUNTIME.value, BackendName.OPENVINO.value]),
     help="The runtime to tune for; for openvino, NNCF makes the variant int8-openvino.",
 )
 @click.option(

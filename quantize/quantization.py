@@ -18,14 +18,13 @@ from pathlib import Path
 import onnx
 
 from accel.backends.choose import load_session
-from accel.backends.onnxruntime_cpu import NAME
-from accel.backends.openvino_cpu import NAME as OPENVINO
 from accel.evaluate import Evaluation, evaluate_variant, reference_outputs
 from accel.measure import accuracy, measured, run_all
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors, load_samples, read_npz
 from edgewright.contracts.variant import (
     FLOAT_VARIANT,
+    BackendName,
     LayerKind,
     Precision,
     Tolerance,
@@ -69,7 +68,7 @@ class QuantizeOptions:
     scheme: Scheme
     samples: Path | None
     """Real samples: they calibrate, and they measure what was lost; None where the scheme learns nothing from them."""
-    backend: str = NAME
+    backend: str = BackendName.ONNXRUNTIME
     """The runtime that the variant is tuned for and measured on; only int8 is made for another than onnxruntime."""
     int8: Int8Settings = field(default_factory=Int8Settings)
     """How integers are made, for the schemes that make some."""
@@ -79,7 +78,7 @@ class QuantizeOptions:
     @property
     def variant(self) -> str:
         """The name of what is made: the scheme's, then the backend or the processor where it is not what most have."""
-        if self.backend != NAME:
+        if self.backend != BackendName.ONNXRUNTIME:
             return f"{self.scheme.value}-{self.backend}"
         return self.scheme.value + (_SUFFIXES[self.int8.types] if self.scheme in INTEGER_SCHEMES else "")
 
@@ -118,15 +117,19 @@ def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirector
 
 
 def _check_backend(options: QuantizeOptions) -> None:
-    if options.backend == NAME:
+    if options.backend == BackendName.ONNXRUNTIME:
         return
-    if options.backend != OPENVINO or options.scheme is not Scheme.INT8:
+    if options.backend != BackendName.OPENVINO or options.scheme is not Scheme.INT8:
         raise BadInputError(
-            f"--backend must be {NAME}, or {OPENVINO} with --scheme {Scheme.INT8}, "
-            f"not {options.backend} with --scheme {options.scheme}: {OPENVINO} runs what is made for {NAME} as well"
+            f"--backend must be {BackendName.ONNXRUNTIME}, or {BackendName.OPENVINO} with --scheme {Scheme.INT8}, "
+            f"not {options.backend} with --scheme {options.scheme}: "
+            f"{BackendName.OPENVINO} runs what is made for {BackendName.ONNXRUNTIME} as well"
         )
     if options.int8 != Int8Settings():
-        raise BadInputError(f"--calibration and --equalize are for --backend {NAME}: {OPENVINO}'s int8 covers all values seen")
+        raise BadInputError(
+            f"--calibration and --equalize are for --backend {BackendName.ONNXRUNTIME}: "
+            f"{BackendName.OPENVINO}'s int8 covers all values seen"
+        )
     check_installed()
 
 
@@ -141,7 +144,7 @@ def options_for(options: QuantizeOptions, profiles: Sequence[HardwareProfile]) -
         told = "; ".join(f"{profile.name} runs {', '.join(profile.precisions)}" for profile in profiles)
         raise BadInputError(f"--profile must name hardware that runs {options.scheme}, but {told}")
     types = dict.fromkeys(profile.int8_types for profile in fitting if profile.int8_types is not None)
-    if options.scheme not in INTEGER_SCHEMES or options.backend != NAME or not types:
+    if options.scheme not in INTEGER_SCHEMES or options.backend != BackendName.ONNXRUNTIME or not types:
         return [options]
     return [replace(options, int8=replace(options.int8, types=one)) for one in types]
 
@@ -165,7 +168,7 @@ def _on_functional_model(variant: VariantDirectory, samples: Samples, reference:
     """Measure a variant for the NPU by the NPU's own rounding; one too large for the functional model is not measured so."""
     if variant.config.precision not in (Precision.NPU_INT8, Precision.NPU_MXINT8):
         return None
-    session = load_session(variant, backend=NAME)
+    session = load_session(variant, backend=BackendName.ONNXRUNTIME)
     try:
         by_onnxruntime = run_all(session, samples)
     finally:
@@ -182,7 +185,7 @@ def _describe_float(build: BuildDirectory, samples: Samples, reference: Tensors)
     known = read_details(build).get(FLOAT_VARIANT)
     if known is None or known.samples != samples_digest(samples):
         variant = build.variant(FLOAT_VARIANT)
-        evaluation = evaluate_variant(variant, samples, reference, backend=NAME)
+        evaluation = evaluate_variant(variant, samples, reference, backend=BackendName.ONNXRUNTIME)
         build.write_report(
             f"{PREFIX}{FLOAT_VARIANT}", describe(build, variant, evaluation, samples, reference, QuantizationResult())
         )
@@ -194,7 +197,7 @@ def _allowed_drop(options: QuantizeOptions) -> float | None:
 
 
 def _maker(options: QuantizeOptions) -> Maker:
-    if options.backend == OPENVINO:
+    if options.backend == BackendName.OPENVINO:
         return make_openvino_int8
     if options.scheme is Scheme.INT8:
         return partial(make_int8, settings=options.int8)
@@ -225,7 +228,7 @@ def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> Va
 
 def _properties(options: QuantizeOptions) -> dict[str, str]:
     """Return which integers are inside, where they are of our choosing."""
-    ours = options.scheme in INTEGER_SCHEMES and options.backend == NAME
+    ours = options.scheme in INTEGER_SCHEMES and options.backend == BackendName.ONNXRUNTIME
     return {INT8_TYPES: options.int8.types.value} if ours else {}
 
 

@@ -20,17 +20,17 @@ from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.names import nearest
-from edgewright.contracts.variant import VariantDirectory
+from edgewright.contracts.variant import BackendName, VariantDirectory
 from edgewright.errors import EdgewrightError, ModelError, NotFoundError, NotWritableError, OperationError, StorageFullError
 from hardware_profiles.detect import read_machine
 
 AUTO = "auto"
 
-BACKENDS = {
-    "onnxruntime": "accel.backends.onnxruntime_cpu:OnnxRuntime",
-    "openvino": "accel.backends.openvino_cpu:OpenVino",
-    "openvino-bf16": "accel.backends.openvino_cpu:OpenVinoBf16",
-    "npu": "accel.backends.npu_board:Npu",
+BACKENDS: dict[str, str] = {
+    BackendName.ONNXRUNTIME: "accel.backends.onnxruntime_cpu:OnnxRuntime",
+    BackendName.OPENVINO: "accel.backends.openvino_cpu:OpenVino",
+    BackendName.OPENVINO_BF16: "accel.backends.openvino_cpu:OpenVinoBf16",
+    BackendName.NPU: "accel.backends.npu_board:Npu",
 }
 """Where each backend lives; the module is imported on use."""
 

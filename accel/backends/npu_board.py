@@ -23,17 +23,15 @@ from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram, read_program
 from edgewright import __version__
 from edgewright.contracts import wire
-from edgewright.contracts.variant import LayerKind, TensorSpec, VariantConfig, VariantDirectory
+from edgewright.contracts.variant import BackendName, LayerKind, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import ModelError, PackageError
 from hardware_profiles.hardware_profile import NPU_RECORD
-
-NAME = "npu"
 
 
 class Npu:
     """The FPGA NPU, or its functional model."""
 
-    name = NAME
+    name = BackendName.NPU
 
     def unavailable(self) -> str | None:
         """Return why it cannot be used on this machine, or None when it can: without a board, the model stands in."""
@@ -41,7 +39,7 @@ class Npu:
 
     def runs(self, config: VariantConfig) -> bool:
         """Tell whether a variant was compiled for an NPU."""
-        return config.backend == NAME
+        return config.backend == BackendName.NPU
 
     def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
         """Load program and head and start to look for the board; raise `ModelError` when the files do not fit together."""
@@ -79,7 +77,13 @@ class NpuSession:
         """Return what runs here, in words; `featurizer` tells whether it is a board or the functional model now."""
         head = {"head": "none"} if self._head is None else {"head": "onnxruntime {version}".format(**self._head.describe())}
         threads = "none" if self._head is None else self._head.describe()["threads"]
-        return {"backend": NAME, "version": __version__, "threads": threads, "featurizer": self._machine.describe(), **head}
+        return {
+            "backend": BackendName.NPU,
+            "version": __version__,
+            "threads": threads,
+            "featurizer": self._machine.describe(),
+            **head,
+        }
 
     def close(self) -> None:
         """Give the board back."""

@@ -14,12 +14,11 @@ from typing import Any
 
 from accel.backends.backend import Session, Tensors, check_inputs
 from accel.backends.batches import fixed_batch, run_in_pieces
-from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
+from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, ModelError, OperationError
 
-NAME = "onnxruntime"
-
-_RUNS_GRAPHS_OF = frozenset({NAME, "openvino"})  # both load plain ONNX; a variant names the one that it was tuned for
+# Both load plain ONNX; a variant names the backend that it was tuned for.
+_RUNS_GRAPHS_OF = frozenset({BackendName.ONNXRUNTIME, BackendName.OPENVINO})
 _LOG_FATAL_ONLY = 4
 _DEQUANTIZE_ON_LOADING = "session.disable_quant_qdq"
 """The runtime then fuses no quantizers, and so folds those of constants; else blocked weights are expanded on every run."""
@@ -47,7 +46,7 @@ _DTYPES = {
 class OnnxRuntime:
     """ONNX Runtime on the processor."""
 
-    name = NAME
+    name = BackendName.ONNXRUNTIME
 
     def unavailable(self) -> str | None:
         """Return why it cannot be used on this machine, or None when it can."""
@@ -92,7 +91,7 @@ class OnnxRuntimeSession:
         import onnxruntime
 
         return {
-            "backend": NAME,
+            "backend": BackendName.ONNXRUNTIME,
             "version": onnxruntime.__version__,
             "providers": ", ".join(self._runtime.get_providers()),
             "threads": "chosen by the runtime" if self._threads is None else str(self._threads),

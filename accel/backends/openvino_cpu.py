@@ -25,18 +25,15 @@ import numpy as np
 
 from accel.backends.backend import Session, Tensors, check_inputs
 from accel.backends.batches import fixed_batch, run_in_pieces
-from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
+from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, ModelError, OperationError
 from hardware_profiles.detect import read_machine
-
-NAME = "openvino"
-BF16_NAME = "openvino-bf16"
 
 BF16_DIFFERENCE = 0.1
 BF16_AGREEMENT = 0.99
 """What a tolerance must allow before bfloat16 is tried: on a trained ResNet-8 it was 0.08 off and changed 3 labels of 400."""
 
-_RUNS_GRAPHS_OF = frozenset({"onnxruntime", NAME})
+_RUNS_GRAPHS_OF = frozenset({BackendName.ONNXRUNTIME, BackendName.OPENVINO})
 _PRECISIONS = frozenset({Precision.FP32, Precision.FP16, Precision.INT8, Precision.MIXED})
 _FLOATS = frozenset({Precision.FP32, Precision.FP16})
 _BF16_EXTENSIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -47,7 +44,7 @@ _NOISE = re.compile(r"Exception from \S+:|Check '.*?' failed at \S+:|FrontEnd AP
 class OpenVino:
     """OpenVINO on the processor, computing floats in float32."""
 
-    name = NAME
+    name = BackendName.OPENVINO
 
     def unavailable(self) -> str | None:
         """Return why it cannot be used on this machine, or None when it can."""
@@ -59,13 +56,13 @@ class OpenVino:
 
     def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
         """Load a variant's graph and check it against the variant's config; raise `ModelError` when they differ."""
-        return _load(variant, threads, name=NAME, float_type="f32")
+        return _load(variant, threads, name=BackendName.OPENVINO, float_type="f32")
 
 
 class OpenVinoBf16:
     """OpenVINO on a processor with bfloat16, for float variants whose tolerance allows it."""
 
-    name = BF16_NAME
+    name = BackendName.OPENVINO_BF16
 
     def unavailable(self) -> str | None:
         """Return why it cannot be used on this machine, or None when it can."""
@@ -81,7 +78,7 @@ class OpenVinoBf16:
 
     def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
         """Load a variant's graph and check it against the variant's config; raise `ModelError` when they differ."""
-        return _load(variant, threads, name=BF16_NAME, float_type="bf16")
+        return _load(variant, threads, name=BackendName.OPENVINO_BF16, float_type="bf16")
 
 
 class OpenVinoSession:

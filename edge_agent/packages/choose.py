@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 
 from edge_agent.storage.variant_times import VariantTimes, in_ms
 from edgewright.contracts.package import Package, PackagedVariant
+from edgewright.contracts.variant import BackendName
 from edgewright.errors import PackageError
 from hardware_profiles.hardware_profile import HardwareProfile
 from hardware_profiles.match import fits, match
-
-NPU = "npu"
-"""The backend whose variants are never measured against others."""
 
 WORTH_A_CHANGE = 1.03
 """How many times as long as the fastest the profile's variant may take and still be chosen: contests differ by a few percent."""
@@ -43,12 +41,12 @@ def contenders(profile: HardwareProfile, package: Package, by_profile: Choice) -
     A variant for the NPU is chosen by the profile or not at all. A serial line can be opened by one process, and while the
     version before runs, that is its runner: what a contest would time is the functional model that stands in for the board.
     """
-    if by_profile.variant.config.backend == NPU:
+    if by_profile.variant.config.backend == BackendName.NPU:
         return ()
     others = [
         variant
         for variant in package.variants
-        if variant != by_profile.variant and variant.config.backend != NPU and fits(profile, variant.config) is None
+        if variant != by_profile.variant and variant.config.backend != BackendName.NPU and fits(profile, variant.config) is None
     ]
     return (by_profile.variant, *others) if others else ()
 

@@ -43,6 +43,15 @@ class LayerKind(enum.Enum):
         return self.value[1]
 
 
+class BackendName(enum.StrEnum):
+    """Names of the backends that run variants; a package may also name one that this version does not have."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+    OPENVINO_BF16 = "openvino-bf16"
+    NPU = "npu"
+
+
 class Precision(enum.StrEnum):
     """Number formats of weights (and, for int8, activations)."""
 

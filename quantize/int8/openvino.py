@@ -26,12 +26,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from accel.backends.openvino_cpu import NAME, without_telemetry
+from accel.backends.openvino_cpu import without_telemetry
 from edgewright.command_line import progress
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import (
     FLOAT_VARIANT,
+    BackendName,
     LayerKind,
     Precision,
     Tolerance,
@@ -202,7 +203,7 @@ def _file_of_weights(node: ir.Node) -> str | None:
 def _config(source: VariantConfig, options: NncfOptions, target: Path) -> VariantConfig:
     return VariantConfig(
         variant=options.name,
-        backend=NAME,
+        backend=BackendName.OPENVINO,
         precision=Precision.INT8,
         inputs=source.inputs,
         outputs=source.outputs,
