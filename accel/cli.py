@@ -89,7 +89,7 @@ def _row(result: BenchResult) -> tuple[object, ...]:
 
 
 def _told(best: Fastest) -> str:
-    times = ", ".join(f"{name} {time_ms:.3g} ms" for name, time_ms in sorted(best.final_ms.items(), key=lambda one: one[1]))
+    times = ", ".join(f"{name} {time_ms:.3g} ms" for name, time_ms in sorted(best.shortlist_ms.items(), key=lambda one: one[1]))
     return f"fastest here: {best.variant} on {best.backend} (measured in turns: {times})"
 
 

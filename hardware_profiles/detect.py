@@ -34,6 +34,11 @@ class Machine:
     board: str | None = None
     """The model in the device tree; None without a device tree."""
 
+    @property
+    def fingerprint(self) -> tuple[str, str, int, tuple[str, ...]]:
+        """The properties that measured times depend on: architecture, CPU model, CPU cores and sorted ISA extensions."""
+        return self.architecture, self.cpu_model, self.cpu_cores, tuple(sorted(self.isa_extensions))
+
 
 @dataclass(frozen=True, slots=True)
 class Detection:

@@ -3,7 +3,7 @@
     remember   times of an earlier version on the same basis decide, and nothing but the chosen variant is pulled
     pull       else every variant that fits, when the disk has room for all
     lay out    each as a variant's directory of hard links, outside of the slots
-    contest    `accel.backends.choose`: each in a process of its own, in turns
+    benchmark  `accel.backends.choose`: each in a process of its own, in turns
     record     the times, for the next version
 
 Whatever keeps it from measuring, the profile's order decides as if nothing had been asked, and the sentence says why. What lost
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from accel.backends.backend import Backend
-from accel.backends.choose import Fastest, backends_called, find_fastest, versions_of
+from accel.backends.choose import Fastest, backend_versions, find_backends, find_fastest
 from edge_agent.packages.choose import Choice, choose, choose_fastest, contenders, unmeasured
 from edge_agent.packages.oci_client import Registry
 from edge_agent.packages.pull import bytes_missing, files_of, pull_missing
@@ -50,36 +50,35 @@ def choose_by_measuring(
         OperationError: the registry refused.
     """
     by_profile = choose(profile, package)
-    entrants = contenders(profile, package, by_profile)
-    if not entrants:
+    candidates = contenders(profile, package, by_profile)
+    if not candidates:
         return by_profile
-    backends = backends_called(order.backend)
-    basis = basis_of(entrants, backends, order.threads)
+    backends = find_backends(order.backend)
+    basis = basis_of(candidates, backends, order.threads)
     times = variant_times.recall(store.root, package.name, basis)
     if times is None:
-        contest = partial(find_fastest, threads=order.threads, backends=backends, anew=True)
+        benchmark = partial(find_fastest, threads=order.threads, backends=backends, ignore_cache=True)
         try:
-            found = _measure(entrants, registry, store, contest)
+            found = _measure(candidates, registry, store, benchmark)
         except _NotMeasuredError as why:
             return unmeasured(by_profile, package, str(why))
         times = _remember(store, order.desired, basis, found)
     return choose_fastest(package, by_profile, times, order.desired.version)
 
 
-def basis_of(entrants: Sequence[PackagedVariant], backends: Sequence[Backend], threads: int | None) -> Digest:
+def basis_of(candidates: Sequence[PackagedVariant], backends: Sequence[Backend], threads: int | None) -> Digest:
     """Return the digest of what times depend on, but for the weights: the same for the next training of the same network.
 
     Of a variant's size only the power of two counts, so that another network under the same name is measured anew.
     """
-    machine = read_machine()
-    configs = sorted((variant.config for variant in entrants), key=lambda config: config.variant)
+    configs = sorted((variant.config for variant in candidates), key=lambda config: config.variant)
     basis = {
         "variants": [
             [one.variant, one.precision, one.backend, [str(spec) for spec in one.inputs], one.size_bytes.bit_length()]
             for one in configs
         ],
-        "machine": [machine.architecture, machine.cpu_model, machine.cpu_cores, sorted(machine.isa_extensions)],
-        "software": versions_of(backends),
+        "machine": read_machine().fingerprint,
+        "software": backend_versions(backends),
         "threads": threads,
     }
     return wire.digest_of(wire.encode(basis))
@@ -90,14 +89,17 @@ class _NotMeasuredError(Exception):
 
 
 def _measure(
-    entrants: Sequence[PackagedVariant], registry: Registry, store: Store, contest: Callable[[list[VariantDirectory]], Fastest]
+    candidates: Sequence[PackagedVariant],
+    registry: Registry,
+    store: Store,
+    benchmark: Callable[[list[VariantDirectory]], Fastest],
 ) -> Fastest:
-    failures = _pull_all(entrants, registry, store)
-    able = {one.config.variant: files_of(one) for one in entrants if one.config.variant not in failures}
+    failures = _pull_all(candidates, registry, store)
+    able = {one.config.variant: files_of(one) for one in candidates if one.config.variant not in failures}
     try:
         with store.laid_out(able) as folder:
             failpoint("measure.after_layout")
-            found = contest([VariantDirectory.open(folder / name) for name in able])
+            found = benchmark([VariantDirectory.open(folder / name) for name in able])
     except EdgewrightError as failed:
         raise _NotMeasuredError(_without_place(str(failed), store)) from failed
     told = {name: _without_place(reason, store) for name, reason in found.failures.items()}
@@ -109,22 +111,22 @@ def _without_place(reason: str, store: Store) -> str:
     return reason.replace(f"{store.measuring}/", "")
 
 
-def _pull_all(entrants: Sequence[PackagedVariant], registry: Registry, store: Store) -> dict[str, str]:
-    """Pull every entrant; return those whose bytes are wrong, with the reason."""
+def _pull_all(candidates: Sequence[PackagedVariant], registry: Registry, store: Store) -> dict[str, str]:
+    """Pull every candidate; return those whose bytes are wrong, with the reason."""
     failures: dict[str, str] = {}
-    needed = bytes_missing(store, entrants)
+    needed = bytes_missing(store, candidates)
     try:
         store.require_room(needed)
-        for variant in entrants:
+        for variant in candidates:
             try:
                 pull_missing(registry, store, variant)
             except PackageError as damaged:
                 failures[variant.config.variant] = str(damaged)
     except StorageFullError as full:
-        kept = {layer.digest for layer in entrants[0].layers.values()}
-        store.drop({layer.digest for other in entrants[1:] for layer in other.layers.values()} - kept)
+        kept = {layer.digest for layer in candidates[0].layers.values()}
+        store.drop({layer.digest for other in candidates[1:] for layer in other.layers.values()} - kept)
         raise _NotMeasuredError(f"the disk has no room for the {needed} bytes of all variants that fit") from full
-    if len(failures) == len(entrants):
+    if len(failures) == len(candidates):
         raise _NotMeasuredError("; ".join(failures.values()))
     return failures
 

@@ -1,4 +1,4 @@
-"""Which backend `auto` takes, what it remembers, and what it says of it; how the times come about is test_contest.py's."""
+"""The choice of `auto`, its cache and its explanation; test_benchmark.py covers the measurement."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from accel.backends import choose
 from accel.backends.backend import Backend, Session
-from accel.backends.choose import explain, find_fastest, load_session, versions_of
-from accel.backends.contest import Entrant
+from accel.backends.benchmark import Candidate
+from accel.backends.choose import backend_versions, explain, find_fastest, load_session
 from accel.backends.onnxruntime_cpu import OnnxRuntime
 from edgewright.contracts.variant import VariantConfig, VariantDirectory
 from edgewright.errors import ModelError, NotFoundError, OperationError
@@ -19,7 +19,7 @@ from tests.support.tiny_variants import make_config, make_variant, tiny_samples
 
 
 class Named:
-    """A backend that obeys the protocol under another name, and runs on onnxruntime."""
+    """An onnxruntime backend with another name."""
 
     def __init__(self, name: str = "slow", reason: str | None = None) -> None:
         self.name = name
@@ -43,16 +43,16 @@ class NamedSession:
         return {"backend": self._name, "version": "1", "threads": "1"}
 
 
-class Contests:
-    """Contests with known times, by variant and backend; remembers who took part."""
+class KnownBenchmarks:
+    """Benchmarks with fixed times by variant and backend; records the candidates."""
 
     def __init__(self) -> None:
         self.times_ms = {"fp32 on slow": 9.0, "fp32 on onnxruntime": 3.0, "int8 on slow": 2.0, "int8 on onnxruntime": 2.5}
-        self.held: list[list[str]] = []
+        self.runs: list[list[str]] = []
 
-    def hold(self, entrants: Sequence[Entrant], *, threads: int | None) -> dict[Entrant, float]:
-        self.held.append([entrant.name for entrant in entrants])
-        return {entrant: self.times_ms[entrant.name] for entrant in entrants if entrant.name in self.times_ms}
+    def run(self, candidates: Sequence[Candidate], *, threads: int | None) -> dict[Candidate, float]:
+        self.runs.append([candidate.name for candidate in candidates])
+        return {candidate: self.times_ms[candidate.name] for candidate in candidates if candidate.name in self.times_ms}
 
 
 BOTH: Sequence[Backend] = (Named(), OnnxRuntime())
@@ -65,10 +65,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def contests(monkeypatch: pytest.MonkeyPatch) -> Contests:
-    found = Contests()
-    monkeypatch.setattr(choose, "hold_contest", found.hold)
-    return found
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> KnownBenchmarks:
+    known = KnownBenchmarks()
+    monkeypatch.setattr(choose, "benchmark_candidates", known.run)
+    return known
 
 
 @pytest.fixture
@@ -89,23 +89,23 @@ def test_auto_takes_the_faster_backend(variant: VariantDirectory) -> None:
 
 
 def test_auto_shows_its_numbers(variant: VariantDirectory) -> None:
-    found = explain(variant, threads=1, backends=BOTH)
-    assert found.chosen == "onnxruntime"
-    assert found.median_ms == {"slow": 9.0, "onnxruntime": 3.0}
+    explanation = explain(variant, threads=1, backends=BOTH)
+    assert explanation.chosen == "onnxruntime"
+    assert explanation.median_ms == {"slow": 9.0, "onnxruntime": 3.0}
 
 
-def test_what_was_measured_is_remembered(variant: VariantDirectory, contests: Contests) -> None:
+def test_a_benchmark_is_cached(variant: VariantDirectory, benchmarks: KnownBenchmarks) -> None:
     first = explain(variant, threads=1, backends=BOTH)
     second = explain(variant, threads=1, backends=BOTH)
-    assert (first.remembered, second.remembered) == (False, True)
+    assert (first.cached, second.cached) == (False, True)
     assert second.median_ms == first.median_ms
-    assert contests.held == [["fp32 on slow", "fp32 on onnxruntime"]]
+    assert benchmarks.runs == [["fp32 on slow", "fp32 on onnxruntime"]]
 
 
-def test_another_config_is_measured_anew(variant: VariantDirectory) -> None:
+def test_another_config_is_benchmarked_again(variant: VariantDirectory) -> None:
     explain(variant, threads=1, backends=BOTH)
     changed = VariantDirectory.write(variant.path, make_config(size_bytes=4))
-    assert not explain(changed, threads=1, backends=BOTH).remembered
+    assert not explain(changed, threads=1, backends=BOTH).cached
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ def test_another_config_is_measured_anew(variant: VariantDirectory) -> None:
         pytest.param(b"\xff\xfe", id="no text"),
     ],
 )
-def test_a_broken_memory_is_ignored(variant: VariantDirectory, cache: Path, content: bytes) -> None:
+def test_a_broken_cache_file_is_ignored(variant: VariantDirectory, cache: Path, content: bytes) -> None:
     explain(variant, threads=1, backends=BOTH)
     next(cache.rglob("*.json")).write_bytes(content)
-    found = explain(variant, threads=1, backends=BOTH)
-    assert (found.chosen, found.remembered) == ("onnxruntime", False)
+    explanation = explain(variant, threads=1, backends=BOTH)
+    assert (explanation.chosen, explanation.cached) == ("onnxruntime", False)
 
 
-def test_a_home_that_cannot_be_written_costs_nothing_but_the_memory(
+def test_a_home_that_cannot_be_written_only_disables_the_cache(
     variant: VariantDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -133,7 +133,7 @@ def test_a_home_that_cannot_be_written_costs_nothing_but_the_memory(
     assert explain(variant, threads=1, backends=BOTH).chosen == "onnxruntime"
 
 
-def test_a_user_without_a_home_gets_a_backend_all_the_same(variant: VariantDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_still_gets_a_backend(variant: VariantDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -142,56 +142,56 @@ def test_a_user_without_a_home_gets_a_backend_all_the_same(variant: VariantDirec
     assert explain(variant, threads=1, backends=BOTH).chosen == "onnxruntime"
 
 
-def test_with_one_candidate_nothing_is_measured(variant: VariantDirectory, contests: Contests) -> None:
+def test_a_single_candidate_is_not_benchmarked(variant: VariantDirectory, benchmarks: KnownBenchmarks) -> None:
     load_session(variant, threads=1, backends=[Named()])
-    assert contests.held == []
+    assert benchmarks.runs == []
 
 
-def test_a_backend_that_could_not_be_measured_is_passed_over(variant: VariantDirectory, contests: Contests) -> None:
-    del contests.times_ms["fp32 on onnxruntime"]
+def test_a_backend_whose_benchmark_failed_is_not_chosen(variant: VariantDirectory, benchmarks: KnownBenchmarks) -> None:
+    del benchmarks.times_ms["fp32 on onnxruntime"]
     assert backend_of(load_session(variant, threads=1, backends=BOTH)) == "slow"
 
 
-def test_the_fastest_variant_is_found_in_a_final_of_the_best(
-    tmp_path: Path, variant: VariantDirectory, contests: Contests
+def test_the_fastest_variant_is_found_in_a_benchmark_of_the_shortlist(
+    tmp_path: Path, variant: VariantDirectory, benchmarks: KnownBenchmarks
 ) -> None:
     int8 = make_variant(tmp_path / "int8", variant="int8")
-    found = find_fastest([variant, int8], threads=1, backends=BOTH)
-    assert (found.variant, found.backend) == ("int8", "slow")
-    assert found.final_ms == {"int8 on slow": 2.0, "fp32 on onnxruntime": 3.0}
-    assert contests.held[-1] == ["int8 on slow", "fp32 on onnxruntime"]
+    fastest = find_fastest([variant, int8], threads=1, backends=BOTH)
+    assert (fastest.variant, fastest.backend) == ("int8", "slow")
+    assert fastest.shortlist_ms == {"int8 on slow": 2.0, "fp32 on onnxruntime": 3.0}
+    assert benchmarks.runs[-1] == ["int8 on slow", "fp32 on onnxruntime"]
 
 
-def test_a_variant_that_is_far_behind_takes_no_part_in_the_final(
-    tmp_path: Path, variant: VariantDirectory, contests: Contests
+def test_a_much_slower_variant_is_not_on_the_shortlist(
+    tmp_path: Path, variant: VariantDirectory, benchmarks: KnownBenchmarks
 ) -> None:
-    contests.times_ms["fp32 on onnxruntime"] = 3.1
+    benchmarks.times_ms["fp32 on onnxruntime"] = 3.1
     int8 = make_variant(tmp_path / "int8", variant="int8")
-    assert list(find_fastest([variant, int8], threads=1, backends=BOTH).final_ms) == ["int8 on slow"]
+    assert list(find_fastest([variant, int8], threads=1, backends=BOTH).shortlist_ms) == ["int8 on slow"]
 
 
-def test_the_final_decides_where_it_turns_out_otherwise(
-    tmp_path: Path, variant: VariantDirectory, contests: Contests, monkeypatch: pytest.MonkeyPatch
+def test_the_benchmark_of_the_shortlist_overrides_the_earlier_times(
+    tmp_path: Path, variant: VariantDirectory, benchmarks: KnownBenchmarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def final_turns_out_otherwise(entrants: Sequence[Entrant], *, threads: int | None) -> dict[Entrant, float]:
-        if len({entrant.variant.path for entrant in entrants}) > 1:
-            contests.times_ms["int8 on slow"] = 3.5
-        return contests.hold(entrants, threads=threads)
+    def different_order(candidates: Sequence[Candidate], *, threads: int | None) -> dict[Candidate, float]:
+        if len({candidate.variant.path for candidate in candidates}) > 1:
+            benchmarks.times_ms["int8 on slow"] = 3.5
+        return benchmarks.run(candidates, threads=threads)
 
-    monkeypatch.setattr(choose, "hold_contest", final_turns_out_otherwise)
+    monkeypatch.setattr(choose, "benchmark_candidates", different_order)
     int8 = make_variant(tmp_path / "int8", variant="int8")
     assert find_fastest([variant, int8], threads=1, backends=BOTH).variant == "fp32"
 
 
-def test_a_variant_that_nothing_here_runs_takes_no_part(tmp_path: Path, variant: VariantDirectory) -> None:
+def test_a_variant_without_a_backend_here_is_excluded(tmp_path: Path, variant: VariantDirectory) -> None:
     foreign = make_variant(tmp_path / "npu", backend="npu", variant="npu")
-    found = find_fastest([variant, foreign], threads=1, backends=[OnnxRuntime()])
-    assert (found.variant, list(found.explanations)) == ("fp32", ["fp32"])
+    fastest = find_fastest([variant, foreign], threads=1, backends=[OnnxRuntime()])
+    assert (fastest.variant, list(fastest.explanations)) == ("fp32", ["fp32"])
 
 
-def test_a_backend_that_is_not_available_is_no_candidate_and_the_reason_is_told(variant: VariantDirectory) -> None:
-    found = explain(variant, threads=1, backends=[Named(reason="no board answers"), OnnxRuntime()])
-    assert found.refused == {"slow": "no board answers"}
+def test_an_unavailable_backend_is_excluded_with_its_reason(variant: VariantDirectory) -> None:
+    explanation = explain(variant, threads=1, backends=[Named(reason="no board answers"), OnnxRuntime()])
+    assert explanation.excluded == {"slow": "no board answers"}
 
 
 def test_a_backend_by_name_is_taken_even_when_slower(variant: VariantDirectory) -> None:
@@ -203,61 +203,61 @@ def test_an_unknown_backend_offers_the_nearest(variant: VariantDirectory) -> Non
         load_session(variant, backend="onnxrutime")
 
 
-def test_a_backend_by_name_that_cannot_be_used_here_says_why(variant: VariantDirectory) -> None:
+def test_loading_with_an_unavailable_backend_reports_the_reason(variant: VariantDirectory) -> None:
     with pytest.raises(OperationError, match=r"^the backend slow cannot be used on this machine: no board answers$"):
         load_session(variant, backend="slow", backends=[Named(reason="no board answers")])
 
 
-def test_a_backend_by_name_that_does_not_run_the_variant_says_why(tmp_path: Path) -> None:
+def test_loading_with_a_backend_that_does_not_run_the_variant_reports_the_reason(tmp_path: Path) -> None:
     foreign = make_variant(tmp_path / "npu", backend="npu")
     with pytest.raises(ModelError, match="onnxruntime does not run fp32 for npu"):
         load_session(foreign, backend="onnxruntime")
 
 
-def test_a_variant_that_nothing_runs_here_names_every_reason(tmp_path: Path) -> None:
+def test_the_error_for_a_variant_without_a_backend_has_every_reason(tmp_path: Path) -> None:
     foreign = make_variant(tmp_path / "npu", backend="unknown")
     with pytest.raises(OperationError, match=r"no backend can run variant fp32 on this machine \(onnxruntime: does not run"):
         load_session(foreign, backends=[OnnxRuntime()])
 
 
-def test_a_variant_that_cannot_be_loaded_falls_out_with_its_reason(
-    tmp_path: Path, variant: VariantDirectory, contests: Contests, monkeypatch: pytest.MonkeyPatch
+def test_a_variant_that_cannot_be_loaded_is_excluded_with_its_reason(
+    tmp_path: Path, variant: VariantDirectory, benchmarks: KnownBenchmarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hold(entrants: Sequence[Entrant], *, threads: int | None) -> dict[Entrant, float]:
-        if entrants[0].variant.config.variant == "int8":
+    def run(candidates: Sequence[Candidate], *, threads: int | None) -> dict[Candidate, float]:
+        if candidates[0].variant.config.variant == "int8":
             raise ModelError("int8: the graph is cut off")
-        return contests.hold(entrants, threads=threads)
+        return benchmarks.run(candidates, threads=threads)
 
-    monkeypatch.setattr(choose, "hold_contest", hold)
+    monkeypatch.setattr(choose, "benchmark_candidates", run)
     int8 = make_variant(tmp_path / "int8", variant="int8")
-    found = find_fastest([int8, variant], threads=1, backends=BOTH)
-    assert (found.variant, found.best_ms) == ("fp32", {"fp32": 3.0})
-    assert found.failures == {"int8": "int8: the graph is cut off"}
+    fastest = find_fastest([int8, variant], threads=1, backends=BOTH)
+    assert (fastest.variant, fastest.best_ms) == ("fp32", {"fp32": 3.0})
+    assert fastest.failures == {"int8": "int8: the graph is cut off"}
 
 
-def test_a_finalist_that_fails_beside_the_others_is_not_the_fastest(
-    tmp_path: Path, variant: VariantDirectory, contests: Contests, monkeypatch: pytest.MonkeyPatch
+def test_a_candidate_of_the_shortlist_that_fails_beside_the_others_is_not_the_fastest(
+    tmp_path: Path, variant: VariantDirectory, benchmarks: KnownBenchmarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_memory_for_two(entrants: Sequence[Entrant], *, threads: int | None) -> dict[Entrant, float]:
-        if len({entrant.variant.path for entrant in entrants}) > 1:
-            del contests.times_ms["int8 on slow"]
-        return contests.hold(entrants, threads=threads)
+    def no_memory_for_two(candidates: Sequence[Candidate], *, threads: int | None) -> dict[Candidate, float]:
+        if len({candidate.variant.path for candidate in candidates}) > 1:
+            del benchmarks.times_ms["int8 on slow"]
+        return benchmarks.run(candidates, threads=threads)
 
-    monkeypatch.setattr(choose, "hold_contest", no_memory_for_two)
+    monkeypatch.setattr(choose, "benchmark_candidates", no_memory_for_two)
     int8 = make_variant(tmp_path / "int8", variant="int8")
-    found = find_fastest([variant, int8], threads=1, backends=BOTH)
-    assert (found.variant, found.best_ms) == ("fp32", {"fp32": 3.0})
-    assert found.failures == {"int8": "int8 on slow ran by itself, but failed beside the other variants"}
+    fastest = find_fastest([variant, int8], threads=1, backends=BOTH)
+    assert (fastest.variant, fastest.best_ms) == ("fp32", {"fp32": 3.0})
+    assert fastest.failures == {"int8": "int8 on slow ran alone, but failed beside the other variants"}
 
 
-def test_measured_anew_nothing_remembered_counts(tmp_path: Path, variant: VariantDirectory, contests: Contests) -> None:
+def test_ignoring_the_cache_benchmarks_again(tmp_path: Path, variant: VariantDirectory, benchmarks: KnownBenchmarks) -> None:
     int8 = make_variant(tmp_path / "int8", variant="int8")
     find_fastest([variant, int8], threads=1, backends=BOTH)
-    contests.times_ms |= {"fp32 on slow": 1.0, "fp32 on onnxruntime": 1.5}
+    benchmarks.times_ms |= {"fp32 on slow": 1.0, "fp32 on onnxruntime": 1.5}
     assert find_fastest([variant, int8], threads=1, backends=BOTH).variant == "int8"
-    assert find_fastest([variant, int8], threads=1, backends=BOTH, anew=True).best_ms == {"fp32": 1.0, "int8": 2.0}
+    assert find_fastest([variant, int8], threads=1, backends=BOTH, ignore_cache=True).best_ms == {"fp32": 1.0, "int8": 2.0}
 
 
-def test_the_versions_are_those_of_what_can_be_used_here() -> None:
-    found = versions_of([Named(reason="no board answers"), OnnxRuntime()])
-    assert found == {"onnxruntime": metadata.version("onnxruntime")}
+def test_versions_are_those_of_available_backends() -> None:
+    versions = backend_versions([Named(reason="no board answers"), OnnxRuntime()])
+    assert versions == {"onnxruntime": metadata.version("onnxruntime")}

@@ -202,7 +202,7 @@ def test_auto_really_measures_both_runtimes(variant: VariantDirectory, tmp_path:
     found = explain(variant, threads=1)
     assert set(found.median_ms) == {"onnxruntime", "openvino"}
     assert found.chosen == min(found.median_ms, key=lambda name: found.median_ms[name])
-    assert "openvino-bf16" in found.refused
+    assert "openvino-bf16" in found.excluded
     assert load_session(variant, threads=1).describe()["backend"] == found.chosen
 
 

@@ -72,7 +72,7 @@ def test_an_agent_that_is_killed_while_measuring_leaves_no_process_and_measures_
     cloud.publish(slow_fp32, 1)
     cloud.wish(slow_fp32, 1)
     measuring.start()
-    contestant = wait_for(lambda: next(iter(contestants_of(measuring)), None), measuring.log)
+    contestant = wait_for(lambda: next(iter(benchmark_workers_of(measuring)), None), measuring.log)
     assert Path(f"/proc/{contestant.pid}/oom_score_adj").read_text() == "1000\n", "what scores must outlive it"
     assert measuring.process is not None
     family = [*psutil.Process(measuring.process.pid).children(recursive=True), contestant]
@@ -120,13 +120,13 @@ def nothing_is_left(device: Device) -> bool:
     return not (device.state / "measuring").exists() and not list((device.state / "measured").glob(".*"))
 
 
-def contestants_of(device: Device) -> list[psutil.Process]:
+def benchmark_workers_of(device: Device) -> list[psutil.Process]:
     """The processes in which this device's variants are measured now."""
     assert device.process is not None
     found = []
     for process in psutil.Process(device.process.pid).children(recursive=True):
         try:
-            if "accel.backends.contestant" in process.cmdline():
+            if "accel.backends.benchmark_worker" in process.cmdline():
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
