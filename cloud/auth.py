@@ -11,6 +11,7 @@ import binascii
 import enum
 import hmac
 from dataclasses import dataclass
+from typing import ClassVar
 
 from cryptography import x509
 
@@ -39,7 +40,9 @@ class Role(enum.Enum):
 
 
 class NoCredentialError(DeniedError):
-    """Nothing was shown that opens any door: 401."""
+    """A request without a valid credential."""
+
+    http_status: ClassVar[int] = 401
 
 
 @dataclass(frozen=True, slots=True)

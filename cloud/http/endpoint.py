@@ -15,44 +15,29 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from anyio import to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cloud import auth
-from cloud.auth import Access, Caller, NoCredentialError
+from cloud.auth import Access, Caller
 from cloud.context import Cloud
 from cloud.registry.blobs import OutOfOrderError
 from edgewright.contracts import wire
-from edgewright.errors import (
-    BadInputError,
-    ConflictError,
-    DeniedError,
-    EdgewrightError,
-    NotFoundError,
-    StorageFullError,
-    UnreachableError,
-)
+from edgewright.contracts.http_errors import body_of, status_of
+from edgewright.errors import BadInputError, EdgewrightError
 
 MAX_BODY_BYTES = 8 << 20
 MAX_STRANGERS_BODY_BYTES = 64 << 10
 _LOG = logging.getLogger("edgewright.cloud")
 
-_STATUS: tuple[tuple[type[EdgewrightError], int], ...] = (  # the first that fits counts
-    (NoCredentialError, 401),
-    (OutOfOrderError, 416),
-    (DeniedError, 403),
-    (NotFoundError, 404),
-    (ConflictError, 409),
-    (StorageFullError, 507),
-    (UnreachableError, 503),
-)
-
 
 class TooLargeError(BadInputError):
-    """A body over the limit: 413."""
+    """A body over the limit."""
+
+    http_status: ClassVar[int] = 413
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,27 +113,18 @@ async def answer(endpoint: Endpoint, cloud: Cloud, request: Request) -> Response
 
 def refusal(error: EdgewrightError, request: Request) -> Response:
     """Return the answer to a request that cannot be served."""
-    status = 413 if isinstance(error, TooLargeError) else status_of(error)
-    text = " ".join(str(error).split())
-    plain: dict[str, Any] = {"error": text}
+    status = status_of(error)
+    body: dict[str, Any] = {**body_of(error)}
     headers = {}
     if request.url.path.startswith("/v2/"):
-        plain["errors"] = [{"code": _oci_code(error, status), "message": text}]
+        body["errors"] = [{"code": _oci_code(error, status), "message": body["error"]}]
         headers["Docker-Distribution-API-Version"] = "registry/2.0"
     if status == 401:
         headers["WWW-Authenticate"] = 'Basic realm="edgewright"' if request.url.path.startswith("/v2/") else "Bearer"
     if isinstance(error, OutOfOrderError):
         headers["Range"] = f"0-{max(error.size - 1, 0)}"
-    _LOG.info("refused method=%s path=%s status=%d error=%s", request.method, request.url.path, status, text)
-    return Response(wire.encode(plain), status, headers, "application/json")
-
-
-def status_of(error: EdgewrightError) -> int:
-    """Return the HTTP status of an error."""
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            return status
-    return 400 if isinstance(error, BadInputError) else 500
+    _LOG.info("refused method=%s path=%s status=%d error=%s", request.method, request.url.path, status, body["error"])
+    return Response(wire.encode(body), status, headers, "application/json")
 
 
 async def read_limited(request: Request, limit_bytes: int) -> bytes:

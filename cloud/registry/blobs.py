@@ -54,8 +54,9 @@ class DigestInvalidError(BadInputError):
 
 
 class OutOfOrderError(ConflictError):
-    """A piece of an upload that does not start at the end of the previous one (HTTP 416)."""
+    """A piece of an upload that does not start at the end of the previous one."""
 
+    http_status: ClassVar[int] = 416
     oci_code: ClassVar[str] = "BLOB_UPLOAD_INVALID"
 
     def __init__(self, message: str, size: int) -> None:

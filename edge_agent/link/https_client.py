@@ -6,14 +6,14 @@ A request may wait for a minute (a long-poll), so it can be called off from anot
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from edgewright.errors import BadInputError, DeniedError, EdgewrightError, OperationError, UnreachableError, one_line
+from edgewright.contracts.http_errors import error_of
+from edgewright.errors import BadInputError, EdgewrightError, OperationError, StorageFullError, UnreachableError, one_line
 
 MAX_ANSWER_BYTES = 4 << 20
 CONNECT_TIMEOUT_S = 10.0
@@ -45,9 +45,9 @@ class Exchange:
         """Return the answer of success; raise what the refusal means.
 
         Raises:
-            UnreachableError: nobody answered, or not in time.
-            DeniedError: the cloud does not let this device in.
-            BadInputError: the cloud did not accept the request.
+            UnreachableError: no answer in time, or a cloud that is not available.
+            DeniedError: the cloud does not authorise this device.
+            NotFoundError, ConflictError, BadInputError: the cloud rejected the request.
             OperationError: the cloud failed.
         """
         headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -67,7 +67,7 @@ class Exchange:
         if len(raw) > MAX_ANSWER_BYTES:
             raise OperationError(f"an answer of {self._url}{path} must be at most {MAX_ANSWER_BYTES} bytes, but it is longer")
         if response.status >= 400:
-            raise refusal(response.status, raw, f"{self._url}{path}")
+            raise error_from(response.status, raw, f"{self._url}{path}")
         return Answer(response.status, raw)
 
     def cancel(self) -> None:
@@ -79,21 +79,7 @@ class Exchange:
                 sock.shutdown(socket.SHUT_RDWR)
 
 
-def refusal(status: int, raw: bytes, where: str) -> EdgewrightError:
-    """Return the error that a status of 400 or more means, with the cloud's own line."""
-    line = _line_of(raw) or f"{where} answered {status}"
-    if status in (401, 403):
-        return DeniedError(line)
-    if status < 500 and status not in (408, 425, 429):
-        return BadInputError(line)
-    return OperationError(line)
-
-
-def _line_of(raw: bytes) -> str:
-    """Return the `error` of a refusal (P3); empty when it has none."""
-    try:
-        told = json.loads(raw)
-    except ValueError:
-        return ""
-    text = told.get("error", "") if isinstance(told, dict) else ""
-    return text.replace("\n", " ")[:500] if isinstance(text, str) else ""
+def error_from(status: int, body: bytes, url: str) -> EdgewrightError:
+    """Return the error of an answer; a full disk of the cloud is not a full disk of the device."""
+    error = error_of(status, body, url)
+    return OperationError(str(error)) if isinstance(error, StorageFullError) else error

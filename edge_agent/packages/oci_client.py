@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import urllib3
 
-from edge_agent.link.https_client import refusal
+from edge_agent.link.https_client import error_from
 from edge_agent.storage.store import Store
 from edgewright.contracts import wire
 from edgewright.contracts.files import reporting_full_disk
@@ -140,7 +140,7 @@ class Registry:
 
     def _require_success(self, response: urllib3.BaseHTTPResponse, path: str) -> None:
         if response.status not in (200, 206):
-            said = refusal(response.status, response.read(4096), self._base + path)
+            said = error_from(response.status, response.read(4096), self._base + path)
             raise OperationError(f"the registry must give {path.lstrip('/')}, but it answered {response.status}: {said}")
 
     def _spend_try(self, descriptor: Descriptor, why_wrong: str) -> None:

@@ -11,32 +11,11 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
 
-from edgewright.contracts import wire
-from edgewright.errors import (
-    BadInputError,
-    ConflictError,
-    DeniedError,
-    EdgewrightError,
-    NotFoundError,
-    OperationError,
-    StorageFullError,
-    UnreachableError,
-    one_line,
-)
+from edgewright.contracts.http_errors import error_of
+from edgewright.errors import BadInputError, OperationError, UnreachableError, one_line
 from edgewright.sdk.context import ClientContext
 
 TIMEOUT_S = 30.0
-
-_ERRORS: Mapping[int, type[EdgewrightError]] = {
-    400: BadInputError,
-    401: DeniedError,
-    403: DeniedError,
-    404: NotFoundError,
-    409: ConflictError,
-    413: BadInputError,
-    503: UnreachableError,
-    507: StorageFullError,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +25,6 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    error: str
 
 
 class Connection:
@@ -116,7 +90,7 @@ class Connection:
             ) from silent
         if 200 <= response.status < 300 or response.status in usable:
             return Answer(response.status, response.headers, response.data)
-        raise _refusal(method, path, response.status, response.data)
+        raise error_of(response.status, response.data, f"{method} {url}")
 
     def _address(self, path: str, query: Mapping[str, str | int | float | None]) -> str:
         """Return the full address; a `Location` that leads elsewhere is refused, for the token must not follow it."""
@@ -131,14 +105,6 @@ class Connection:
     def _who_is_that(self, wrong: Exception) -> str:
         believed = self.context.ca_file or "the authorities of this system"
         return f"the certificate of {self.context.url} must come from {believed} and be for that name, but: {_cause(wrong)}"
-
-
-def _refusal(method: str, path: str, status: int, body: bytes) -> EdgewrightError:
-    kind = _ERRORS.get(status, OperationError)
-    try:
-        return kind(wire.decode(body, _Refusal, what="the refusal").error)
-    except BadInputError:
-        return kind(f"{method} {path.partition('?')[0]} must succeed, but the cloud answered {status}; see its log")
 
 
 def _cause(error: Exception) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from edgewright.errors import BadInputError, EdgewrightError, NotFoundError
+from edgewright.contracts.http_errors import body_of, status_of
+from edgewright.errors import BadInputError, EdgewrightError
 
 JSON = "application/json"
 NPY = "application/x-npy"
@@ -20,7 +21,7 @@ class RefusedError(BadInputError):
 
     def __init__(self, status: int, text: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(text)
-        self.status = status
+        self.http_status = status
         self.headers = headers
 
 
@@ -55,12 +56,8 @@ def json_answer(value: Any, status: int = 200) -> Answer:
 
 def error_answer(error: EdgewrightError) -> Answer:
     """Answer with the one line that the error is."""
-    body = orjson.dumps({"error": str(error)})
-    if isinstance(error, RefusedError):
-        return Answer(error.status, body, headers=error.headers)
-    if isinstance(error, NotFoundError):
-        return Answer(404, body)
-    return Answer(400 if isinstance(error, BadInputError) else 500, body)
+    headers = error.headers if isinstance(error, RefusedError) else ()
+    return Answer(status_of(error), orjson.dumps(body_of(error)), headers=headers)
 
 
 def parse_json(raw: bytes, what: str) -> Any:
