@@ -30,7 +30,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.state.certificates import CLOUD_NAME, Authority, Key, certificate_pem, key_pem, new_key, serves
-from edgewright.contracts import signing, wire
+from edgewright.contracts import signing
+from edgewright.contracts.client_context import CONTEXT_FILE, write_context_file
 from edgewright.contracts.files import write_atomically
 from edgewright.errors import BadInputError, ConflictError
 
@@ -39,15 +40,6 @@ OWNER_ONLY = 0o600
 
 _ALWAYS_NAMED = ("localhost", "127.0.0.1", "::1")
 _RENEW_BEFORE = timedelta(days=60)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientContext:
-    """`client.json`: how a client finds this cloud and is believed by it."""
-
-    url: str
-    ca_file: str
-    token_file: str
 
 
 @dataclass(frozen=True)
@@ -82,12 +74,11 @@ class StateDirectory:
     @property
     def client_file(self) -> Path:
         """Where clients find this cloud."""
-        return self.path / "client.json"
+        return self.path / CONTEXT_FILE
 
     def write_client_context(self, url: str) -> None:
         """Write `client.json` for the address that the cloud answers at."""
-        context = ClientContext(url=url, ca_file=str(self.ca_file), token_file=str(self.token_file))
-        write_atomically(self.client_file, wire.encode_readable(context), mode=OWNER_ONLY)
+        write_context_file(self.client_file, url=url, ca_file=self.ca_file, token_file=self.token_file)
 
     def publisher_keys(self) -> tuple[str, ...]:
         """Return the PEM of every trusted publisher key."""

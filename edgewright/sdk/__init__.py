@@ -13,7 +13,8 @@ the server that refused. `client.py` has the methods, `pushing.py` moves package
 `context.py` finds out where the cloud is.
 """
 
+from edgewright.contracts.client_context import ClientContext
 from edgewright.sdk.client import CloudClient
-from edgewright.sdk.context import ClientContext, find_context
+from edgewright.sdk.context import find_context
 
 __all__ = ["ClientContext", "CloudClient", "find_context"]

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 from urllib.parse import quote
 
 from edgewright.contracts import wire
+from edgewright.contracts.client_context import ClientContext
 from edgewright.contracts.messages import (
     ChangeNumber,
     DeviceRecord,
@@ -26,7 +27,7 @@ from edgewright.contracts.signing import PrivateKey
 from edgewright.errors import NotFoundError, OperationError
 from edgewright.sdk import pushing
 from edgewright.sdk.connection import TIMEOUT_S, Connection
-from edgewright.sdk.context import ClientContext, find_context
+from edgewright.sdk.context import find_context
 
 T = TypeVar("T")
 

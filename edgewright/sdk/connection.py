@@ -11,9 +11,9 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
 
+from edgewright.contracts.client_context import ClientContext
 from edgewright.contracts.http_errors import error_of
 from edgewright.errors import BadInputError, OperationError, UnreachableError, one_line
-from edgewright.sdk.context import ClientContext
 
 TIMEOUT_S = 30.0
 
