@@ -68,7 +68,7 @@ class NpuProfile:
     part: str = ""
     """FPGA part; empty for an NPU that exists only in simulation."""
     status: str = "simulated"
-    """How far the NPU was verified, as `edgewright npu profiles` shows it."""
+    """Verification status of the NPU, as `edgewright npu profiles` shows it."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "NPU profile")

@@ -1,21 +1,22 @@
-"""The NPU: from a quantized graph to an answer, on NumPy integers, on the RTL, or on a board.
+"""The NPU: from a quantized graph to results, on NumPy integers, on the RTL or on a board.
 
-The modules right here are the language that all packages speak, in reading order:
+The modules in this folder are the language that all packages share, in reading order:
 
-    profile, arithmetic     one machine's sizes; every rounding
-    isa, registers          what a program and a host can say to it
-    geometry, depthwise     what an instruction of the array visits, and what the depthwise unit takes in one pass
-    tensors, program        how tensors lie in its memories; the file that carries a program
+    profile, arithmetic     the sizes of one NPU; every rounding
+    isa, registers          the instructions of a program; the regions and registers that a host accesses
+    geometry, depthwise     the vectors that an array pass visits; the kernels that the depthwise unit supports
+    tensors, program        the layout of tensors in memory; the file format of a program
 
 The packages, each with its own list:
 
     lowering    ONNX -> layers
-    compiler    layers -> a program; what does not fit the chip is streamed
-    model       what a program does and how long it takes: checks, the functional model, the cycle model
-    hardware    what is built from the RTL: simulations and bitstreams
-    link        speaking with a board over a serial line
-    machines    what runs a program: the RTL, a board, or whichever answers
+    compiler    layers -> a program; streams layers that exceed the on-chip memories
+    model       result and run time of a program: checks, the functional model, the cycle model
+    hardware    builds from the RTL: simulations and bitstreams
+    link        the protocol of a board on a serial line
+    machines    execution of a program: the RTL simulator, a board, or a board with the functional model as fallback
 
-cli.py is `edgewright npu`. Imports point down only, and the compiler and the machines know nothing of one another, so what runs
-beside a board needs no ONNX (docs/adr/0012). `rtl/` and `constraints/` hold the hardware's own sources.
+cli.py is `edgewright npu`; program_source.py loads the programs that it works on. Imports point down only, and compiler and
+machines do not import each other, so the code that runs beside a board needs no ONNX (docs/adr/0012). `rtl/` and
+`constraints/` hold the sources of the hardware.
 """

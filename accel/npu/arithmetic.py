@@ -1,7 +1,7 @@
-"""Every rounding of the NPU, in NumPy integers; the RTL does the same, bit for bit.
+"""Arithmetic of the NPU, in NumPy integers; the RTL computes the same bits.
 
-There is one way to round: to the nearest, half to even, as ONNX defines QuantizeLinear. A value is rounded once on its way
-from accumulator to int8, and once more where a residual is added (docs/spec/npu.md, N1-N15).
+All rounding is to nearest, half to even, as ONNX defines QuantizeLinear. A value is rounded once on its way from accumulator to
+int8, and once more where a residual is added (docs/spec/npu.md, N1-N15).
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ MAX_SHIFT = 62
 RESIDUAL_MULTIPLIER_BITS = 15
 MAX_RESIDUAL_SHIFT = 31
 LARGEST_PRODUCT = 127 * 128
+"""Largest magnitude of weight times activation."""
 LARGEST_SHIFT = 15
-"""How far number format mxint8 moves a dot product to the left at most."""
-MAX_TERMS = (1 << 31) // LARGEST_PRODUCT
-"""The longest dot product of weights in [-127, 127] and activations in [-128, 127] that fits an int32 accumulator for sure."""
+"""Largest left shift of a dot product in number format mxint8."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The zero point of an output, and the values it is clamped to."""
+    """Zero point of an output, and the values it is clamped to."""
 
     zero: int = 0
     low: int = -128
@@ -37,7 +36,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidualScale:
-    """How two int8 tensors are brought to one scale and added."""
+    """Parameters of the addition of two int8 tensors of different scales (N10-N12)."""
 
     main_zero: int
     other_zero: int
@@ -48,7 +47,10 @@ class ResidualScale:
 
 
 def requantize(accumulators: Int32, bias: Int32, multiplier: Int32, shift: Int32, output: Range) -> Int8:
-    """Bias (modulo 2^32), multiply in 64 bits, round once, add the zero point, saturate, clamp (N5-N9)."""
+    """Convert accumulators to int8 (N5-N9).
+
+    Adds the bias modulo 2^32, multiplies in 64 bits, rounds once, adds the zero point, saturates and clamps.
+    """
     with np.errstate(over="ignore"):
         biased = accumulators + bias
     product = biased.astype(np.int64) * multiplier
@@ -63,11 +65,11 @@ def add_residual(main: Int8, other: Int8, scale: ResidualScale) -> Int8:
 
 
 def _shift_half_to_even(values: npt.NDArray[np.signedinteger], shift: Int32 | np.int32) -> npt.NDArray[np.signedinteger]:
-    # `doubled` keeps one bit behind the point; it counts if anything follows it, or if that makes the result even.
+    # `doubled` keeps one fraction bit, which rounds up if a lower bit is set (`sticky`) or if that makes the result even.
     one = values.dtype.type(1)
     doubled = values >> (shift - 1)
-    follows = (values & ((one << (shift - 1)) - one)) != 0
-    rounded: npt.NDArray[np.signedinteger] = (doubled + (follows | ((doubled & 2) != 0))) >> 1
+    sticky = (values & ((one << (shift - 1)) - one)) != 0
+    rounded: npt.NDArray[np.signedinteger] = (doubled + (sticky | ((doubled & 2) != 0))) >> 1
     return rounded
 
 
@@ -78,9 +80,12 @@ def _finish(values: npt.NDArray[np.signedinteger], output: Range) -> Int8:
 
 
 def quantize_multiplier(scale: float) -> tuple[int, int]:
-    """Return (multiplier, shift) with multiplier / 2^shift nearest to `scale`; a scale under 2^-32 or so gives (0, 1).
+    """Return (multiplier, shift) with multiplier / 2^shift nearest to `scale` (N6).
 
-    The multiplier is in [2^30, 2^31) wherever the shift allows it (N6).
+    The multiplier is in [2^30, 2^31) wherever the shift allows it; a scale under about 2^-62 gives (0, 1).
+
+    Raises:
+        OverflowError: the scale is over 2^30.
     """
     fraction, exponent = math.frexp(scale)
     multiplier, shift = round(math.ldexp(fraction, MULTIPLIER_BITS)), MULTIPLIER_BITS - exponent
@@ -96,7 +101,11 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
 
 
 def residual_scale(main: tuple[float, int], other: tuple[float, int], output_scale: float, output: Range) -> ResidualScale:
-    """Return how to add tensors of (scale, zero point) `main` and `other`: the larger factor gets 15 bits (N11)."""
+    """Return the parameters that add tensors of (scale, zero point) `main` and `other`; the larger factor gets 15 bits (N11).
+
+    Raises:
+        OverflowError: a factor is over 2^14.
+    """
     factors = (main[0] / output_scale, other[0] / output_scale)
     shift = min(RESIDUAL_MULTIPLIER_BITS - math.frexp(max(factors))[1], MAX_RESIDUAL_SHIFT)
     largest = (1 << RESIDUAL_MULTIPLIER_BITS) - 1

@@ -90,7 +90,7 @@ def compile_command(model: Path, profile_name: str, output: Path, as_json: bool)
         print_json(compiled.coverage)
         return
     rows = [(row.layer, row.operator, "npu" if row.on_npu else "host", row.reason or None) for row in compiled.coverage]
-    print_table(("layer", "operator", "runs on", "why"), rows)
+    print_table(("layer", "operator", "runs on", "reason"), rows)
 
 
 @group.command(name="estimate")
@@ -113,7 +113,7 @@ def estimate_command(model: Path, profile_name: str | None, as_json: bool) -> No
 @click.option("--samples", "samples_path", type=click.Path(path_type=Path), required=True, help="A .npz with the inputs.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs as .npz.")
 @click.option("--device", help="Run on a board too, and compare: its serial port, its USB id (0403:6015), or auto.")
-@click.option("--baud", type=click.IntRange(min=1), default=3_000_000, show_default=True, help="The speed of the serial line.")
+@click.option("--baud", type=click.IntRange(min=1), default=3_000_000, show_default=True, help="Speed of the serial line.")
 @click.option("--rtl", is_flag=True, help="Run the RTL (Verilator) and check it against the functional model and cycle model.")
 @common_options
 def run(
@@ -138,7 +138,7 @@ def run(
 
         checks["rtl"] = _check_hardware(RtlSimulator(profile), program, inputs, outputs)
     if device is not None:
-        checks["board"] = _run_on_board(find_board(profile, device, baud), program, inputs, outputs)
+        checks["board"] = _run_on_board(open_board(profile, device, baud), program, inputs, outputs)
     if output is not None:
         write_npz(output, outputs)
     shapes = {name: list(array.shape) for name, array in outputs.items()}
@@ -146,37 +146,37 @@ def run(
         print_json({"outputs": shapes, **checks})
         return
     print_table(("output", "shape"), list(shapes.items()))
-    for where, found in checks.items():
-        click.echo(f"{where}: " + ", ".join(f"{what} {value}" for what, value in found.items()))
+    for machine, results in checks.items():
+        click.echo(f"{machine}: " + ", ".join(f"{name} {value}" for name, value in results.items()))
 
 
 @group.command()
 @PROFILE
-@click.option("--link", type=click.Path(path_type=Path), help="Make this link to the device, so that its name stays the same.")
+@click.option("--link", type=click.Path(path_type=Path), help="Symbolic link to the device, for a fixed name.")
 def simulate(profile_name: str, link: Path | None) -> None:
-    """Offer a simulated board on a pseudo-terminal until interrupted.
+    """Run a simulated board on a pseudo-terminal until interrupted.
 
-    Prints the device to open, which any program for serial ports can; what else one needs to know goes to the error stream.
+    Prints the device that a program for serial ports opens; further hints go to the error stream.
     """
     from accel.npu.machines.simulated_board import serve_board
 
     if link is not None:
         check_output(link)
     profile = find_profile(profile_name)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the link goes too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the link is removed
     click.echo(f"building and starting {profile.name}; the first time takes a minute", err=True)
 
-    def tell(device: str) -> None:
+    def announce(device: str) -> None:
         click.echo(device)
         click.echo(
             f"{profile.name}: {profile.rows}x{profile.columns}, hash {profile.hash.hex()[:16]}, RTL in simulation, "
-            f"far slower than its {profile.clock_mhz:g} MHz\n"
+            f"far slower than {profile.clock_mhz:g} MHz\n"
             f"edgewright npu run MODEL --profile {profile.name} --samples X.npz --device {device}\n"
-            f"{DEVICE_VARIABLE}={device} lets the backend npu use it; Ctrl-C ends it",
+            f"{DEVICE_VARIABLE}={device} makes the backend npu use it; Ctrl-C ends it",
             err=True,
         )
 
-    serve_board(profile, link, tell)
+    serve_board(profile, link, announce)
 
 
 @group.command()
@@ -190,7 +190,7 @@ def disasm(model: Path, profile_name: str | None) -> None:
 
 
 def _array(profile: NpuProfile) -> str:
-    """Return rows and columns, and what is special about the multipliers."""
+    """Return rows and columns, `paired` for paired multipliers, and a number format other than int8."""
     number_format = "" if profile.number_format == "int8" else profile.number_format
     return " ".join([f"{profile.rows}x{profile.columns}", *(["paired"] if profile.paired else []), number_format]).strip()
 
@@ -200,7 +200,7 @@ def _fields(profile: NpuProfile) -> dict[str, object]:
 
 
 def _inputs(arrays: Tensors, places: Sequence[TensorPlace]) -> Tensors:
-    """A single array may have any name."""
+    """Return the arrays of the program's inputs by name; the single array of a single input may have any name."""
     arrays.pop("labels", None)
     if len(arrays) == 1 and len(places) == 1:
         return {places[0].name: next(iter(arrays.values()))}
@@ -211,7 +211,11 @@ def _inputs(arrays: Tensors, places: Sequence[TensorPlace]) -> Tensors:
 
 
 def _check_hardware(hardware: Hardware, program: NpuProgram, inputs: Tensors, outputs: Tensors) -> dict[str, object]:
-    """Run the same samples on real logic; it must give the models' bits in the models' cycles."""
+    """Run the samples on hardware, one at a time.
+
+    Raises:
+        OperationError: outputs differ from the functional model's, or cycles from the cycle model's.
+    """
     session, count = Session(hardware, program), len(next(iter(inputs.values())))
     images = [
         session.run({name: array[image : image + 1] for name, array in inputs.items()})
@@ -224,45 +228,45 @@ def _check_hardware(hardware: Hardware, program: NpuProgram, inputs: Tensors, ou
     return {"outputs": "equal to the functional model", "cycles": expected.cycles}
 
 
-def find_board(profile: NpuProfile, told: str, baud: int) -> Board:
-    """Open the board at one of the ports that `told` means (link/discovery.py): the first behind which such a board answers.
+def open_board(profile: NpuProfile, selection: str, baud: int) -> Board:
+    """Open the first board of `profile` at the ports that `selection` names (link/discovery.py).
 
     Raises:
-        UnreachableError: no port has such a board; each port's reason is told.
-        EdgewrightError: there is one port to ask, and this is what is wrong with it.
+        UnreachableError: none of several ports has such a board; the message gives the reason for each port.
+        EdgewrightError: the only port does not have such a board.
     """
     from accel.npu.machines.board import Board
 
-    ports = resolve(told)
+    ports = resolve(selection)
     if len(ports) == 1:
         return Board(profile, ports[0], baud)
     reasons = []
     for port in ports:
         try:
             return Board(profile, port, baud)
-        except EdgewrightError as absent:
-            reasons.append(str(absent))
+        except EdgewrightError as error:
+            reasons.append(str(error))
     raise UnreachableError(
-        f"no serial port ({told}) has a board {profile.name}: {'; '.join(reasons) or 'there is no such port'}; "
+        f"no serial port ({selection}) has a board {profile.name}: {'; '.join(reasons) or 'there is no such port'}; "
         "plug it in, or name its port with --device"
     )
 
 
 def _run_on_board(board: Board, program: NpuProgram, inputs: Tensors, outputs: Tensors) -> dict[str, object]:
-    """Run the samples; wire time and compute time are told apart."""
+    """Run the samples and measure upload time, compute time, and the remaining time of a sample (serial line and waiting)."""
     try:
         started = time.monotonic()
         _upload(board, program)
         uploaded = time.monotonic()
-        found = _check_hardware(board, program, inputs, outputs)
+        results = _check_hardware(board, program, inputs, outputs)
         count = len(next(iter(inputs.values())))
-        whole_ms = 1e3 * (time.monotonic() - uploaded) / count
+        total_ms = 1e3 * (time.monotonic() - uploaded) / count
         compute_ms = estimate(program, board.profile).compute_ms
         return {
-            **found,
+            **results,
             "upload_s": round(uploaded - started, 3),
             "compute_ms": round(compute_ms, 3),
-            "wire_and_wait_ms": round(max(0.0, whole_ms - compute_ms), 3),
+            "wire_and_wait_ms": round(max(0.0, total_ms - compute_ms), 3),
             "repeated_frames": board.link.repeated,
         }
     finally:
@@ -270,12 +274,12 @@ def _run_on_board(board: Board, program: NpuProgram, inputs: Tensors, outputs: T
 
 
 def _upload(board: Board, program: NpuProgram) -> None:
-    """Show how far it is, on a terminal."""
+    """Upload the program, with a progress bar on a terminal."""
     with click.progressbar(length=1, label="upload", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
 
-        def watch(there: int, total: int) -> None:
+        def watch(uploaded: int, total: int) -> None:
             bar.length = max(1, total)
-            bar.update(there - bar.pos)
+            bar.update(uploaded - bar.pos)
 
         board.load(program, watch)
 

@@ -1,7 +1,7 @@
-"""Which activation vectors an array pass visits, in which order, and which of them are padding.
+"""Addresses of the activation vectors that an array pass visits, in order, and which of them are padding.
 
-The address generator is four nested counters: tap row, tap column, output row, output column. It knows for every visit
-whether it falls outside the input plane, so neither im2col nor padding is ever stored (docs/spec/npu.md, N30-N34).
+The address generator is four nested counters: tap row, tap column, output row, output column. For every visit it determines
+whether it is outside the input plane, so neither im2col nor padding is ever stored (docs/spec/npu.md, N30-N34).
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ ADDRESS_MASK = 0xFFFF
 
 @dataclass(frozen=True, slots=True)
 class Visits:
-    """Addresses as [taps, positions], and which of them are inside the input plane."""
+    """Addresses [taps, positions], and a mask of those inside the input plane."""
 
     addresses: npt.NDArray[np.int64]
     inside: npt.NDArray[np.bool_]
 
     @property
     def span(self) -> tuple[int, int] | None:
-        """The first and the last address that is read, or None when all is padding."""
+        """The first and the last address that is read, or None if all visits are padding."""
         read = self.addresses[self.inside]
         return (int(read.min()), int(read.max())) if read.size else None
 
 
 def visits(shape: Shape, instruction: ArrayPass) -> Visits:
-    """Walk the counters of one pass."""
+    """Return all visits of one pass, in the order of the counters."""
     tap_rows, tap_columns = np.arange(instruction.kernel_rows), np.arange(instruction.kernel_columns)
     rows, columns = np.arange(shape.rows), np.arange(shape.columns)
     row_address = _grid(tap_rows * instruction.tap_row_pitch, rows * shape.row_pitch)
@@ -46,7 +46,7 @@ def visits(shape: Shape, instruction: ArrayPass) -> Visits:
 
 
 def visited_span(shape: Shape, instruction: ArrayPass) -> tuple[int, int] | None:
-    """Return `visits(...).span` without walking: addresses rise along both axes, so the ends are at the corners."""
+    """Return `visits(...).span` without computing all visits: addresses rise along both axes, so the corners suffice."""
     rows = _inside(instruction.top, instruction.row_dilation, instruction.kernel_rows, shape.row_step, shape.rows, shape.height)
     columns = _inside(
         instruction.left, instruction.column_dilation, instruction.kernel_columns, shape.column_step, shape.columns, shape.width
@@ -57,12 +57,12 @@ def visited_span(shape: Shape, instruction: ArrayPass) -> tuple[int, int] | None
     across = [tap * instruction.tap_column_pitch + at * shape.column_pitch for tap, at in columns]
     first, last = instruction.base + min(down) + min(across), instruction.base + max(down) + max(across)
     if first // (ADDRESS_MASK + 1) != last // (ADDRESS_MASK + 1):
-        return visits(shape, instruction).span  # around the end of the addresses
+        return visits(shape, instruction).span  # the addresses wrap around
     return first & ADDRESS_MASK, last & ADDRESS_MASK
 
 
 def _inside(start: int, dilation: int, taps: int, step: int, count: int, size: int) -> list[tuple[int, int]]:
-    """Return (tap, position) pairs of one axis that lie in the plane; for each tap the first and the last position suffice."""
+    """Return (tap, position) pairs of one axis inside the plane: for each tap the first and the last position."""
     pairs = []
     for tap in range(taps):
         at = start + tap * dilation

@@ -1,7 +1,7 @@
-"""The instruction set: one table from which encoding, decoding and the RTL's header all come.
+"""The instruction set: one table that defines encoding, decoding and the header of the RTL.
 
 An instruction is one 128-bit word: the opcode in bits 3..0, then the fields of its layout from bit 4 upwards, then zeros
-(docs/spec/npu.md, N20-N29, N150, N159). The functional model (model/functional_model.py) defines what each does.
+(docs/spec/npu.md, N20-N29, N150, N159). The functional model (model/functional_model.py) defines their effects.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Words = npt.NDArray[np.uint32]
 
 
 class Opcode(enum.IntEnum):
-    """Zero is HALT, so that a machine with an empty program memory stops at once."""
+    """Opcodes; zero is HALT, so that an NPU with an empty program memory stops at once."""
 
     HALT = 0
     SYNC = 1
@@ -39,7 +39,7 @@ class Opcode(enum.IntEnum):
 
 
 class Region(enum.IntEnum):
-    """The memories inside the NPU, as host and DMA number them."""
+    """Numbers of the memories inside the NPU, for host and DMA."""
 
     PROGRAM = 1
     WEIGHTS = 2
@@ -141,7 +141,7 @@ _LIMITS = {opcode: tuple((field.name, field.low, field.high) for field in layout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
-    """Base of all instructions; the fields are those of `LAYOUTS[opcode]`, checked to fit."""
+    """Base class of all instructions; the fields are those of `LAYOUTS[opcode]`, and their ranges are checked."""
 
     opcode: ClassVar[Opcode]
 
@@ -159,14 +159,14 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Halt(Instruction):
-    """Wait for every unit, then stop."""
+    """Instruction that waits for every unit, then stops."""
 
     opcode = Opcode.HALT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sync(Instruction):
-    """Wait until the named units are idle; with `transfers`, until at most `pending` of the DMA's transfers are not done."""
+    """Instruction that waits until the named units are idle; with `transfers`, until at most `pending` transfers are left."""
 
     opcode = Opcode.SYNC
     loader: int = 0
@@ -178,7 +178,7 @@ class Sync(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape(Instruction):
-    """Set the geometry of the array passes that follow: the input plane, and the grid of positions to visit."""
+    """Instruction that sets the geometry of the array passes after it: the input plane and the grid of positions."""
 
     opcode = Opcode.SHAPE
     height: int
@@ -194,7 +194,7 @@ class Shape(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadW(Instruction):
-    """Load weight rows into the shadow set, behind the work of the array."""
+    """Instruction that loads weight rows into the shadow set while the array works."""
 
     opcode = Opcode.LOADW
     address: int
@@ -203,7 +203,7 @@ class LoadW(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayPass(Instruction):
-    """What GEMM, DW and POOL share: a window over every position of the shape."""
+    """Base class of GEMM, DW and POOL: a window over every position of the shape."""
 
     base: int
     top: int = 0
@@ -222,28 +222,28 @@ class ArrayPass(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemm(ArrayPass):
-    """Add the matrix product of the live weights and the activation vector."""
+    """Instruction that adds the matrix product of the live weights and the activation vector."""
 
     opcode = Opcode.GEMM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dw(ArrayPass):
-    """Add, per channel, the products of the window and the kernel (depthwise.py says how large it may be)."""
+    """Instruction that adds, per channel, the products of the window and the kernel (sizes: depthwise.py)."""
 
     opcode = Opcode.DW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool(ArrayPass):
-    """Add the activations, or keep their maximum, per channel."""
+    """Instruction that adds the activations, or keeps their maximum, per channel."""
 
     opcode = Opcode.POOL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual(Instruction):
-    """Set how the vector passes that follow add a second tensor."""
+    """Instruction that sets the parameters with which the vector passes after it add a second tensor."""
 
     opcode = Opcode.RESIDUAL
     main_zero: int
@@ -258,7 +258,7 @@ class Residual(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vec(Instruction):
-    """Bias, requantise, clamp, add the residual if asked, and write vectors to the activation memory."""
+    """Instruction that biases, requantizes and clamps, adds the residual if `add` is set, and writes activation vectors."""
 
     opcode = Opcode.VEC
     accumulator: int
@@ -276,7 +276,7 @@ class Vec(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dma(Instruction):
-    """Queue a transfer of `runs` x `words` 32-bit words between the external memory and a region, in the order of issue."""
+    """Instruction that queues a transfer of `runs` x `words` 32-bit words between the external memory and a region."""
 
     opcode = Opcode.DMA
     store: int = 0
@@ -291,7 +291,7 @@ class Dma(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat(Instruction):
-    """Do the two instructions behind it, a LOADW and an array pass, `count` times; their addresses step on each time."""
+    """Instruction that repeats the two after it, a LOADW and an array pass, `count` times with stepped addresses."""
 
     opcode = Opcode.REPEAT
     count: int
@@ -311,7 +311,11 @@ def encode(instructions: Iterable[Instruction]) -> Words:
 
 
 def decode(words: Words) -> list[Instruction]:
-    """Read [count, 4] words back; raise `PackageError` for an unknown opcode or a bit set outside the layout."""
+    """Decode [count, 4] words.
+
+    Raises:
+        PackageError: a word has an unknown opcode, or a bit outside the layout is set.
+    """
     raw = np.ascontiguousarray(words, dtype="<u4").tobytes()
     step = WORD_BITS // 8
     return [_from_word(int.from_bytes(raw[at : at + step], "little"), at // step) for at in range(0, len(raw), step)]
@@ -325,17 +329,17 @@ def _to_word(instruction: Instruction) -> int:
     return word
 
 
-def _from_word(word: int, place: int) -> Instruction:
+def _from_word(word: int, index: int) -> Instruction:
     code = word & ((1 << OPCODE_BITS) - 1)
     if code not in CLASSES:
-        raise PackageError(f"instruction {place}: the opcode must be one of 0 to {max(Opcode)}, not {code}")
+        raise PackageError(f"instruction {index}: the opcode must be one of 0 to {max(Opcode)}, not {code}")
     values, rest = {}, word >> OPCODE_BITS
     for field in LAYOUTS[Opcode(code)]:
         value = rest & ((1 << field.bits) - 1)
         values[field.name] = value - (1 << field.bits) if value > field.high else value
         rest >>= field.bits
     if rest:
-        raise PackageError(f"instruction {place}: the bits behind the last field of {Opcode(code).name} must be 0")
+        raise PackageError(f"instruction {index}: the bits after the last field of {Opcode(code).name} must be 0")
     return CLASSES[Opcode(code)](**values)
 
 
@@ -347,20 +351,20 @@ def rtl_header() -> str:
         "`define NPU_ISA_SVH",
     ]
     lines += [f"`define NPU_OP_{opcode.name} 4'd{int(opcode)}" for opcode in Opcode]
-    for name, layout in (("ARRAY", _ARRAY_LAYOUT), *_own_layouts()):
+    for name, layout in (("ARRAY", _ARRAY_LAYOUT), *_unshared_layouts()):
         lines += _ranges(name, layout)
     return "\n".join([*lines, "`endif", ""])
 
 
-def _own_layouts() -> list[tuple[str, Sequence[Field]]]:
+def _unshared_layouts() -> list[tuple[str, Sequence[Field]]]:
     return [(opcode.name, layout) for opcode, layout in LAYOUTS.items() if layout and layout is not _ARRAY_LAYOUT]
 
 
 def _ranges(name: str, layout: Sequence[Field]) -> list[str]:
     lines, at = [], OPCODE_BITS
     for field in layout:
-        where = f"{at}" if field.bits == 1 else f"{at + field.bits - 1}:{at}"
-        lines.append(f"`define NPU_{name}_{field.name.upper()} {where}")
+        bits = f"{at}" if field.bits == 1 else f"{at + field.bits - 1}:{at}"
+        lines.append(f"`define NPU_{name}_{field.name.upper()} {bits}")
         if field.bits > 1:
             lines.append(f"`define NPU_{name}_{field.name.upper()}_LOW {at}")
         at += field.bits

@@ -1,4 +1,4 @@
-"""Say before the work begins that what comes out of it cannot be written: a bitstream takes an hour."""
+"""Check an output path before long work begins: a bitstream takes an hour."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from edgewright.errors import BadInputError
 
 
 def check_output(path: Path) -> None:
-    """Raise `BadInputError` unless a file can be made at `path`, with the directories above it that are not there yet."""
+    """Raise `BadInputError` unless a file, and its missing parent directories, can be created at `path`."""
     if _is(path, Path.is_dir):
         raise BadInputError(f"{path} must be a file to write, but it is a directory; name a file in it")
-    above = next(parent for parent in path.absolute().parents if _is(parent, Path.exists))
-    if not _is(above, Path.is_dir):
-        raise BadInputError(f"{path} must be a file to write, but {above} is no directory; choose another place")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise BadInputError(f"{path} cannot be written: this user may not write to {above}; choose another place")
+    parent = next(parent for parent in path.absolute().parents if _is(parent, Path.exists))
+    if not _is(parent, Path.is_dir):
+        raise BadInputError(f"{path} must be a file to write, but {parent} is not a directory; choose another path")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInputError(f"{path} must be writable, but this user may not write to {parent}; choose another path")
 
 
-def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
-    """Ask about a path; what lies in a directory that this user may not enter is nothing to it."""
+def _is(path: Path, check: Callable[[Path], bool]) -> bool:
+    """Return `check(path)`, or False if this user may not enter a directory on the way."""
     try:
-        return kind(path)
+        return check(path)
     except PermissionError:
         return False

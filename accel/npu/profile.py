@@ -1,6 +1,6 @@
-"""The NPUs that programs can be compiled for: the `[npu]` tables of the hardware profiles, by the profile's name or file.
+"""Find an NPU profile: the `[npu]` table of a hardware profile, by the profile's name or file.
 
-The record itself, its checks and its hash are `hardware_profiles.npu_profile`'s; this module only finds one.
+`hardware_profiles.npu_profile` defines the record, its checks and its hash.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def find_profile(name: str) -> NpuProfile:
     """Return a shipped NPU by name, or the one in a profile of your own by the path of its TOML file.
 
     Raises:
-        NotFoundError: no NPU has that name (the nearest are told), no such file, or a profile without an `[npu]` table.
-        ProfileError: the file is no profile.
+        NotFoundError: no NPU has that name (the message lists the nearest ones), or the file is missing or has no `[npu]` table.
+        ProfileError: the file is not a valid profile.
     """
     if "/" in name or name.endswith(SUFFIX):
         record = load_profile(name).npu
         if record is None:
             raise NotFoundError(f"{name}: the profile must have an [npu] table, but it describes a machine without an NPU")
         return record
-    known = {profile.name: profile for profile in npu_profiles()}
-    if name not in known:
-        raise NotFoundError(f"there is no NPU profile {name!r}{nearest(name, known)}")
-    return known[name]
+    profiles = {profile.name: profile for profile in npu_profiles()}
+    if name not in profiles:
+        raise NotFoundError(f"there is no NPU profile {name!r}{nearest(name, profiles)}")
+    return profiles[name]

@@ -1,7 +1,7 @@
-"""The compiled program: what is uploaded to an NPU, and the binary file that carries it.
+"""The compiled program: the memory contents that are uploaded to an NPU, and their binary file format.
 
 The file is a header (magic, version, section count, profile hash, length, CRC32), then the sections, each with its kind and
-length. Whoever reads one gets a whole program or one clear error: truncated, damaged, newer, or for another machine
+length. Reading gives a whole program or one error: the file is truncated, damaged, of a newer version, or for another NPU
 (docs/spec/npu.md, N50-N54).
 """
 
@@ -25,13 +25,13 @@ from edgewright.errors import PackageError, ProfileError
 MAGIC = b"EWNP"
 VERSION = 2
 EXTERNAL_BASE = 1 << 16
-"""A host's vector address from here on is a vector of the external memory (docs/spec/npu.md, N156)."""
+"""First vector address of the external memory, as a host counts; lower ones are activations (docs/spec/npu.md, N156)."""
 _HEADER = struct.Struct("<4sHH32sII")
 _SECTION = struct.Struct("<II")
 
 
 class Section(enum.IntEnum):
-    """What a section of the file holds."""
+    """Kinds of section in a program file."""
 
     INSTRUCTIONS = 1
     WEIGHTS = 2
@@ -42,7 +42,7 @@ class Section(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRecord:
-    """Which instructions, counted as they are executed, one layer became: `first` up to, not including, `last`."""
+    """The range of executed instructions of one layer: `first` up to, not including, `last`."""
 
     name: str
     operator: str
@@ -53,7 +53,7 @@ class LayerRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a host must know to feed the program and to read its results."""
+    """Inputs, outputs and layers of a program, for the host that runs it."""
 
     inputs: tuple[TensorPlace, ...]
     outputs: tuple[TensorPlace, ...]
@@ -63,10 +63,11 @@ class Description:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NpuProgram:
-    """Instructions [count, 4] words, weights [rows, columns], parameters [groups, lanes, 3] (bias, multiplier, shift).
+    """Contents of the NPU's memories when the program starts.
 
-    These are what the memories hold when the program starts. `external` [words] are the constants in the external memory, from
-    its address 0 on: more of all three, which the program itself fetches (model/trace.py follows it).
+    Instructions are [count, 4] words, weights [rows, columns], parameters [groups, lanes, 3] (bias, multiplier, shift).
+    `external` [words] are the constants in the external memory from address 0 on: further instructions, weights and parameters,
+    which the program itself fetches (model/trace.py follows it).
     """
 
     profile_hash: bytes
@@ -77,7 +78,7 @@ class NpuProgram:
     description: Description
 
     def check_profile(self, profile: NpuProfile) -> None:
-        """Raise `ProfileError` unless the program was built for this machine."""
+        """Raise `ProfileError` unless the program was compiled for this NPU."""
         if self.profile_hash != profile.hash:
             raise ProfileError(
                 f"the program was compiled for NPU {self.description.profile_name} ({self.profile_hash.hex()[:12]}), but this is "
@@ -85,11 +86,11 @@ class NpuProgram:
             )
 
     def to_bytes(self) -> bytes:
-        """Return the file's bytes; the same program gives the same bytes."""
+        """Return the bytes of the program file; equal programs give equal bytes."""
         contents = {
             Section.INSTRUCTIONS: self.instructions.astype("<u4").tobytes(),
-            Section.WEIGHTS: _shaped(self.weights.shape) + self.weights.tobytes(),
-            Section.PARAMETERS: _shaped(self.parameters.shape) + self.parameters.astype("<i4").tobytes(),
+            Section.WEIGHTS: _pack_shape(self.weights.shape) + self.weights.tobytes(),
+            Section.PARAMETERS: _pack_shape(self.parameters.shape) + self.parameters.astype("<i4").tobytes(),
             Section.DESCRIPTION: wire.encode(self.description),
         }
         if len(self.external):
@@ -101,39 +102,41 @@ class NpuProgram:
 
 
 def read_program(raw: bytes, what: str = "the program") -> NpuProgram:
-    """Read a program file; raise `PackageError` with the one thing that is wrong with it."""
+    """Return the program in the bytes of a program file; `what` names the file in messages.
+
+    Raises:
+        PackageError: the file is truncated, damaged, of a newer version or not a program.
+    """
     if len(raw) < _HEADER.size or not raw.startswith(MAGIC):
         raise PackageError(f"{what} must start with {_HEADER.size} bytes of NPU program header; these {len(raw)} bytes do not")
     magic, version, section_count, profile_hash, length, crc = _HEADER.unpack_from(raw)
     if version > VERSION:
         raise PackageError(f"{what} has format version {version}, newer than {VERSION}: update edgewright on this machine")
     if len(raw) != length:
-        raise PackageError(
-            f"{what} must have {length} bytes, but {len(raw)} are here: it is truncated or damaged, fetch it again"
-        )
+        raise PackageError(f"{what} must have {length} bytes, but it has {len(raw)}: it is truncated or damaged, fetch it again")
     unsigned = _HEADER.pack(magic, version, section_count, profile_hash, length, 0)
     if zlib.crc32(unsigned + raw[_HEADER.size :]) != crc:
         raise PackageError(f"{what} does not match its checksum: it is damaged, fetch it again")
     try:
         return _from_sections(profile_hash, _sections(raw, section_count), what)
-    except (KeyError, ValueError, struct.error) as wrong:
-        raise PackageError(f"{what} matches its checksum, but its sections cannot be read: {wrong}") from wrong
+    except (KeyError, ValueError, struct.error) as error:
+        raise PackageError(f"{what} matches its checksum, but its sections cannot be read: {error}") from error
 
 
 def _sections(raw: bytes, count: int) -> dict[int, bytes]:
-    found, at = {}, _HEADER.size
+    sections, at = {}, _HEADER.size
     for _ in range(count):
         kind, length = _SECTION.unpack_from(raw, at)
         at += _SECTION.size
-        found[kind] = raw[at : at + length]
+        sections[kind] = raw[at : at + length]
         at += length
-    return found
+    return sections
 
 
 def _from_sections(profile_hash: bytes, sections: dict[int, bytes], what: str) -> NpuProgram:
     instructions = np.frombuffer(sections[Section.INSTRUCTIONS], "<u4").reshape(-1, 4).astype(np.uint32)
-    weight_shape, weights = _unshaped(sections[Section.WEIGHTS], 2)
-    parameter_shape, parameters = _unshaped(sections[Section.PARAMETERS], 3)
+    weight_shape, weights = _unpack_shape(sections[Section.WEIGHTS], 2)
+    parameter_shape, parameters = _unpack_shape(sections[Section.PARAMETERS], 3)
     return NpuProgram(
         profile_hash=profile_hash,
         instructions=instructions,
@@ -146,10 +149,10 @@ def _from_sections(profile_hash: bytes, sections: dict[int, bytes], what: str) -
     )
 
 
-def _shaped(shape: tuple[int, ...]) -> bytes:
+def _pack_shape(shape: tuple[int, ...]) -> bytes:
     return struct.pack(f"<{len(shape)}I", *shape)
 
 
-def _unshaped(content: bytes, axes: int) -> tuple[tuple[int, ...], bytes]:
+def _unpack_shape(content: bytes, axes: int) -> tuple[tuple[int, ...], bytes]:
     layout = struct.Struct(f"<{axes}I")
     return layout.unpack_from(content), content[layout.size :]

@@ -33,7 +33,7 @@ def load_program(path: Path, profile_name: str | None) -> tuple[NpuProgram, NpuP
 
     Raises:
         BadInputError: `path` does not exist, or is a build directory with several programs and no profile was given.
-        NotFoundError: `path` is a directory without a program for the NPU.
+        NotFoundError: `path` is a directory without a program for the NPU, or there is no such profile.
         ProfileError: the program was compiled for another NPU.
     """
     if path.is_dir():

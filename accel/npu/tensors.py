@@ -1,8 +1,8 @@
-"""How a tensor lies in the activation memory, and the way there and back.
+"""The layout of tensors in the activation memory, and the conversion from and to the user's arrays.
 
-A tensor of C channels is cut into blocks of `columns` channels; each block is a plane of vectors, row by row, and the planes
-follow one another. A narrow input (an RGB image) may be *folded*: the host lays the pixels under each row of the kernel side
-by side in one vector, so that a 3x3 convolution of 3 channels needs 3 visits of the memory, not 9 (docs/spec/npu.md, N40-N43).
+A tensor of C channels is split into blocks of `columns` channels; each block is a plane of vectors, row by row, and the planes
+follow one another. A narrow input (an RGB image) may be *folded*: the host puts the pixels under each row of the kernel side
+by side into one vector. A 3x3 convolution of 3 channels then needs 3 visits of the memory, not 9 (docs/spec/npu.md, N40-N43).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgewright.errors import SamplesError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnFold:
-    """The kernel columns that the host lays side by side, and the columns of the result."""
+    """Parameters of a folded input: the kernel columns that the host puts side by side, and the width of the result."""
 
     kernel: int
     step: int
@@ -30,7 +30,7 @@ class ColumnFold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorPlace:
-    """One input or output: what it means and where it lies."""
+    """One input or output of a program: its shape, quantization and address."""
 
     name: str
     channels: int
@@ -46,10 +46,10 @@ class TensorPlace:
     fold: ColumnFold | None = None
     gain: float | tuple[float, ...] = 1.0
     offset: float | tuple[float, ...] = 0.0
-    """The user's numbers are multiplied by the one, and the other is added, before they are quantized (inputs only): one number
-    for all channels, or one for each."""
+    """The user's values are multiplied by `gain`, then `offset` is added, before they are quantized (inputs only): one number
+    for all channels, or one per channel."""
     given_shape: tuple[int, ...] = ()
-    """The user's array is [count, *given_shape], and one axis is made of it (inputs only); empty: as `flat` says."""
+    """The user's array is [count, *given_shape] and is flattened (inputs only); if empty, `flat` decides the shape."""
 
     @property
     def stored_channels(self) -> int:
@@ -62,12 +62,12 @@ class TensorPlace:
         return self.fold.width if self.fold else self.width
 
     def vectors(self, columns: int) -> int:
-        """How many vectors it takes in an NPU with so many columns."""
+        """Return the number of vectors that the tensor occupies in an NPU with `columns` columns."""
         return -(-self.stored_channels // columns) * self.height * self.stored_width
 
 
 def quantize(values: npt.NDArray[np.floating[Any]], place: TensorPlace) -> Int8:
-    """Quantize a float tensor as ONNX QuantizeLinear does (half to even, in float32): the host's part of the work."""
+    """Apply gain and offset, then quantize as ONNX QuantizeLinear does (half to even, in float32); the shape stays."""
     gained = values.astype(np.float32) * _by_channel(place.gain, place) + _by_channel(place.offset, place)
     scaled = np.rint(gained / np.float32(place.scale)) + np.float32(place.zero_point)
     quantized: Int8 = np.clip(scaled, -128, 127).astype(np.int8)
@@ -75,18 +75,22 @@ def quantize(values: npt.NDArray[np.floating[Any]], place: TensorPlace) -> Int8:
 
 
 def _by_channel(numbers: float | tuple[float, ...], place: TensorPlace) -> npt.NDArray[np.float32]:
-    """Return numbers so that they meet the channels of the user's array."""
+    """Return the numbers in a shape that broadcasts over the channels of the user's array."""
     row = np.asarray(numbers, np.float32)
     return row if row.size == 1 or place.channels_last or place.flat else row.reshape(-1, 1, 1)
 
 
 def dequantize(values: Int8, place: TensorPlace) -> npt.NDArray[np.float32]:
-    """Return the real values that int8 values stand for."""
+    """Return the real values of int8 values, in the same shape."""
     return (values.astype(np.float32) - np.float32(place.zero_point)) * np.float32(place.scale)
 
 
 def pack(values: Int8, place: TensorPlace, columns: int) -> Int8:
-    """Lay the user's array out as [count, vectors, columns]; unused channels hold the zero point."""
+    """Return the user's array as [count, vectors, columns]; unused channels hold the zero point.
+
+    Raises:
+        SamplesError: the array does not have the input's shape.
+    """
     planes_first = _channels_first(values, place)
     stored = _fold(planes_first, place) if place.fold else planes_first
     count, channels, height, width = stored.shape
@@ -98,7 +102,7 @@ def pack(values: Int8, place: TensorPlace, columns: int) -> Int8:
 
 
 def unpack(vectors: Int8, place: TensorPlace, columns: int) -> Int8:
-    """Read [count, vectors, columns] back as [count, channels, height, width], or flat where the user takes it so."""
+    """Return [count, vectors, columns] as [count, channels, height, width], or as [count, values] if `place.flat`."""
     blocks = -(-place.channels // columns)
     planes = vectors.reshape(len(vectors), blocks, place.height * place.width, columns).transpose(0, 1, 3, 2)
     whole = planes.reshape(len(vectors), blocks * columns, place.height, place.width)
@@ -109,11 +113,11 @@ def unpack(vectors: Int8, place: TensorPlace, columns: int) -> Int8:
 def _channels_first(values: Int8, place: TensorPlace) -> Int8:
     channels, height, width = place.channels, place.height, place.width
     shape = (height, width, channels) if place.channels_last else (channels, height, width)
-    wanted = place.given_shape or ((channels * height * width,) if place.flat else shape)
-    if values.shape[1:] != wanted:
-        raise SamplesError(f"input {place.name} must have shape [N, {', '.join(map(str, wanted))}], not {list(values.shape)}")
-    apart = values.reshape(len(values), *shape)
-    return apart.transpose(0, 3, 1, 2) if place.channels_last else apart
+    expected = place.given_shape or ((channels * height * width,) if place.flat else shape)
+    if values.shape[1:] != expected:
+        raise SamplesError(f"input {place.name} must have shape [N, {', '.join(map(str, expected))}], not {list(values.shape)}")
+    planes = values.reshape(len(values), *shape)
+    return planes.transpose(0, 3, 1, 2) if place.channels_last else planes
 
 
 def _fold(values: Int8, place: TensorPlace) -> Int8:

@@ -78,7 +78,7 @@ def test_a_truncated_program_is_refused(variant: VariantDirectory, tmp_path: Pat
     spoilt = broken(variant, tmp_path)
     program = spoilt.file(LayerKind.NPU_PROGRAM)
     program.write_bytes(program.read_bytes()[:-9])
-    with pytest.raises(ModelError, match=r"npu\.program must have \d+ bytes, but \d+ are here: it is truncated or damaged"):
+    with pytest.raises(ModelError, match=r"npu\.program must have \d+ bytes, but it has \d+: it is truncated or damaged"):
         load_session(spoilt, backend="npu")
 
 

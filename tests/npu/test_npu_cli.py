@@ -1,4 +1,4 @@
-"""`edgewright npu`: what it prints for people and programs, and how it refuses."""
+"""`edgewright npu`: output for people and programs, and refusals."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_disasm_golden(model: Path, golden: Callable[[str, str], None]) -> None:
     golden("npu_disasm.txt", edgewright("disasm", model, "--profile", "npu-sim-4").stdout)
 
 
-def test_run_writes_what_the_rtl_gives_too(model: Path, tmp_path: Path, require: Callable[[str], Path]) -> None:
+def test_run_writes_outputs_that_the_rtl_equals(model: Path, tmp_path: Path, require: Callable[[str], Path]) -> None:
     require("verilator")
     samples, outputs = tmp_path / "samples.npz", tmp_path / "outputs.npz"
     np.savez(samples, x=np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32))
@@ -86,12 +86,12 @@ def test_profiles_lists_every_npu_with_its_hash() -> None:
     assert all(len(profile["hash"]) == 64 for profile in listed)
 
 
-def test_profiles_fit_a_terminal_with_what_place_and_route_said_below() -> None:
-    table, _, told = edgewright("profiles").stdout.partition("\n\n")
+def test_profiles_fit_a_terminal_with_the_figures_of_place_and_route_below() -> None:
+    table, _, figures = edgewright("profiles").stdout.partition("\n\n")
     assert max(map(len, table.splitlines())) <= 80
     assert "npu-sim-8-mx        8x8 mxint8" in table
-    assert "brainwave-class: extrapolated: cycle model only" in told
-    assert "\ncolorlight-i9: simulated; placed and routed: " in told
+    assert "brainwave-class: extrapolated: cycle model only" in figures
+    assert "\ncolorlight-i9: simulated; placed and routed: " in figures
 
 
 @pytest.mark.parametrize(
@@ -123,16 +123,16 @@ def test_a_program_for_another_npu_is_refused(model: Path, tmp_path: Path) -> No
     assert "the program was compiled for NPU npu-sim-4" in result.stderr
 
 
-def test_the_cost_on_a_machine_that_nobody_simulated_is_called_extrapolated(model: Path) -> None:
-    told = json.loads(edgewright("estimate", model, "--profile", "brainwave-class", "--json").stdout)
-    assert told["basis"] == "extrapolated: the cycle model equals the RTL's counters up to 32 rows; nothing is built"
+def test_the_cost_on_an_npu_that_was_never_simulated_is_called_extrapolated(model: Path) -> None:
+    cost = json.loads(edgewright("estimate", model, "--profile", "brainwave-class", "--json").stdout)
+    assert cost["basis"] == "extrapolated: the cycle model equals the RTL's counters up to 32 rows; nothing is built"
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "message"),
     [
         pytest.param(".", "must be a file to write, but it is a directory; name a file in it", id="directory"),
-        pytest.param("file/program", "is no directory; choose another place", id="below a file"),
+        pytest.param("file/program", "is not a directory; choose another path", id="below a file"),
     ],
 )
 @pytest.mark.parametrize(
@@ -141,19 +141,21 @@ def test_the_cost_on_a_machine_that_nobody_simulated_is_called_extrapolated(mode
     ids=["compile", "run"],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(
-    model: Path, tmp_path: Path, command: list[str], output: str, told: str
+    model: Path, tmp_path: Path, command: list[str], output: str, message: str
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     words = [str(model) if word == "MODEL" else word for word in command]
     result = CliRunner().invoke(main, ["npu", *words, "--profile", "npu-sim-4", "-o", str(tmp_path / output)])
     assert result.exit_code == 2
     assert result.stderr.startswith(f"edgewright: {tmp_path}")
-    assert result.stderr.endswith(f"{told}\n")
+    assert result.stderr.endswith(f"{message}\n")
 
 
-def test_a_place_that_this_user_may_not_write_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may write everywhere
-    with pytest.raises(BadInputError, match=rf"^{tmp_path}/a/b cannot be written: this user may not write to {tmp_path}; choose"):
+def test_a_path_that_this_user_may_not_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, which may write everywhere
+    with pytest.raises(
+        BadInputError, match=rf"^{tmp_path}/a/b must be writable, but this user may not write to {tmp_path}; choose"
+    ):
         check_output(tmp_path / "a" / "b")
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from accel.npu import isa
-from accel.npu.arithmetic import MAX_TERMS, Int8, Int32
+from accel.npu.arithmetic import LARGEST_PRODUCT, Int8, Int32
 from accel.npu.depthwise import depthwise_unit
 from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.functional_model import FunctionalModel
@@ -20,6 +20,8 @@ from tests.support.random_programs import TALL, Machine, make_program
 
 PROFILES = {profile.name: profile for profile in (find_profile("npu-sim-4"), find_profile("npu-sim-8-paired"), TALL)}
 WORST = -127 * 128
+LONGEST = ((1 << 31) - 1) // LARGEST_PRODUCT
+"""Terms of the longest dot product whose sum fits an int32 accumulator whatever its values."""
 ONE_POSITION = isa.Shape(height=1, width=1, rows=1, columns=1, row_pitch=0)
 
 
@@ -70,7 +72,7 @@ def test_n4_the_longest_safe_dot_product_of_extremes_is_exact(
     machine: FunctionalModel | RtlSimulator, offset: int, expected: int
 ) -> None:
     profile = machine.profile
-    visits = MAX_TERMS // profile.columns
+    visits = LONGEST // profile.columns
     whole, rest = divmod(visits, 63 * 63)
     rows, single = divmod(rest, 63)
     weights = np.full((profile.rows, profile.columns), 127, np.int8)

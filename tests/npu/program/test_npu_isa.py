@@ -44,8 +44,8 @@ def test_n21_an_unknown_opcode_is_refused() -> None:
         isa.decode(np.array([[1, 0, 0, 0], [15, 0, 0, 0]], np.uint32))
 
 
-def test_n21_a_bit_behind_the_last_field_is_refused() -> None:
-    with pytest.raises(PackageError, match=r"^instruction 0: the bits behind the last field of HALT must be 0$"):
+def test_n21_a_bit_after_the_last_field_is_refused() -> None:
+    with pytest.raises(PackageError, match=r"^instruction 0: the bits after the last field of HALT must be 0$"):
         isa.decode(np.array([[0, 0, 0, 1 << 31]], np.uint32))
 
 
