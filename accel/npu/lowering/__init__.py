@@ -1,12 +1,12 @@
-"""From ONNX to layers: what the NPU computes, before anybody asks where it lies.
+"""Lower a quantized ONNX graph to NPU layers.
 
-    layers          the two kinds of layer that there are; what all others here make
+    layers          the two kinds of layer
     qdq             reads a quantized graph
-    microscaling    weights in blocks with a scale of their own, as the array takes them
+    microscaling    block-scaled weights in the form that the array executes
     operators       the arithmetic of single operators
-    inputs          what the host does to an input by constants, as it hands it over
-    coverage        where each operator runs: a row of the report
-    lower           walks the graph, and says of every operator where it runs and why
+    inputs          preprocessing of inputs on the host
+    coverage        one row of the coverage report
+    lower           walks the graph and assigns every operator to the NPU or the host, with the reason
 
-Nothing here knows a profile or a memory, but for the channels of a vector, where a Concat asks; that is the compiler's work.
+Layers are independent of the profile and of memory addresses; only Concat depends on the number of channels in a vector.
 """

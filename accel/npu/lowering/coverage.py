@@ -1,4 +1,4 @@
-"""Where each operator of a model runs: one row of the coverage report."""
+"""One row of the coverage report: the assignment of an operator to the NPU or the host."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageRow:
-    """Where one operator of the model runs, and why not on the NPU if it does not."""
+    """Assignment of one operator to the NPU or the host."""
 
     layer: str
     operator: str
     on_npu: bool
     reason: str = ""
-    """Why it stays on the host, or how it needs no work of the NPU."""
+    """The reason why the operator stays on the host, or needs no instructions on the NPU."""

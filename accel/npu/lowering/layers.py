@@ -1,8 +1,8 @@
-"""A network as the NPU sees it: two kinds of layer, each with the same way of finishing its outputs.
+"""The NPU's intermediate representation: two kinds of layer with a common output stage.
 
-A convolution (also a fully connected layer: a convolution whose kernel is the whole plane) or a pooling (also a copy, and
-through it an addition: a pooling over one pixel) fills accumulators; an `OutputStage` says how they become int8.
-lower.py makes these from ONNX; they know nothing of ONNX and nothing of memories.
+A `ConvolutionLayer` or a `PoolingLayer` computes accumulators, and its `OutputStage` converts them to int8. A fully connected
+layer is a convolution whose kernel is the whole plane. A copy, also one with an addition, is a pooling over one pixel.
+lower.py creates layers from ONNX; they refer neither to ONNX nor to memory addresses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from accel.npu.arithmetic import Int8, Range
 
 PerChannel = float | tuple[float, ...]
-"""One number for all channels, or one for each."""
+"""One number for all channels, or one per channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,26 +29,26 @@ class QuantizedTensor:
     scale: float
     zero_point: int
     channels_last: bool = False
-    """The host hands it over as [height, width, channels] (inputs only)."""
+    """The host's array is [height, width, channels] (inputs only)."""
     flat: bool = False
-    """The host takes it as one axis of channels x height x width."""
+    """The host's array has one axis of channels x height x width."""
     gain: PerChannel = 1.0
     offset: PerChannel = 0.0
-    """The host multiplies it by the one and adds the other before it quantizes it (inputs only)."""
+    """The host computes x * gain + offset before it quantizes (inputs only)."""
     part: Part | None = None
-    """The tensor that it is some channels of, if any (results only): nobody reads a part by its own name."""
+    """The larger tensor that this one is a part of (results only). No layer reads a part by its own name."""
     given_shape: tuple[int, ...] = ()
-    """What the host gets, without the first axis, where it makes one axis of it (inputs only)."""
+    """The shape of the user's array without the batch axis, if the host flattens it (inputs only)."""
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
+        """Number of elements."""
         return self.channels * self.height * self.width
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a tensor lies in a larger one: from a channel on that begins a block of the activation memory."""
+    """Position of a tensor in a larger one: `first_channel` begins a channel block of the activation memory."""
 
     whole: QuantizedTensor
     first_channel: int
@@ -56,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """How a kernel moves over the input plane."""
+    """Kernel size, stride (step), dilation and padding over the input plane."""
 
     rows: int = 1
     columns: int = 1
@@ -70,7 +70,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addend:
-    """A second tensor that is added to what the layer itself produced (`main`: an int8 value never stored)."""
+    """A second tensor that is added to the layer's own result (`main`: an int8 value that is not stored)."""
 
     name: str
     tensor: QuantizedTensor
@@ -81,7 +81,7 @@ class Addend:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OutputStage:
-    """Per output channel: bias (with the input's zero point folded in) and real factor; then one range for all."""
+    """Requantization: bias (including the input's zero point) and real factor per output channel, and one output range."""
 
     bias: npt.NDArray[np.int64]
     factors: npt.NDArray[np.float64]
@@ -91,7 +91,7 @@ class OutputStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ConvolutionLayer:
-    """`weights` are [output channels, input channels, rows, columns]; depthwise: [channels, 1, rows, columns]."""
+    """Convolution; int8 `weights` are [outputs, inputs, rows, columns], of a depthwise layer [channels, 1, rows, columns]."""
 
     name: str
     operator: str
@@ -102,17 +102,17 @@ class ConvolutionLayer:
     depthwise: bool
     stage: OutputStage
     shifts: Int8 | None = None
-    """Of weights in blocks: how far the products of each block of 32 input channels go to the left, as
-    [output channels, blocks, rows, columns] of 0 to 15 (microscaling.py)."""
+    """Block-scaled weights only: left shift, 0 to 15, of the products of each block of 32 input channels, as
+    [output channels, blocks, rows, columns] (microscaling.py)."""
 
     @property
     def macs(self) -> int:
-        """Multiplications that the layer asks for."""
+        """Number of multiplications per image."""
         return int(self.weights.size) * self.result.height * self.result.width
 
     @property
     def padding(self) -> int:
-        """What is read outside of the source's plane."""
+        """The padding value: the integer read outside of the source plane."""
         return self.source.zero_point
 
 
@@ -128,16 +128,16 @@ class PoolingLayer:
     maximum: bool
     stage: OutputStage
     border: int | None = None
-    """What is read outside of the source's plane, if it is not what changes nothing: a zero in a sum, the least as a maximum."""
+    """The padding value, if it is not the neutral one: the zero point for a sum, -128 for a maximum."""
 
     @property
     def macs(self) -> int:
-        """A pooling multiplies nothing."""
+        """Number of multiplications per image: none."""
         return 0
 
     @property
     def padding(self) -> int:
-        """What is read outside of the source's plane."""
+        """The padding value: the integer read outside of the source plane."""
         if self.border is not None:
             return self.border
         return -128 if self.maximum else self.source.zero_point

@@ -1,8 +1,8 @@
-"""Turn a quantized ONNX graph into NPU layers, and say of every operator where it runs and why.
+"""Lower a quantized ONNX graph to NPU layers, and assign every operator to the NPU or the host.
 
-The walk goes once through the nodes in order and remembers which int8 tensor stands behind each float name. A computing node
-is taken together with the Relu or Clip and the QuantizeLinear behind it; a node that cannot be taken is written down with its
-reason, and so is whatever depends on it: those stay on the host, behind the NPU.
+One pass over the nodes in order records the int8 tensor of each float name. A computing node is lowered together with the Relu or
+Clip and the QuantizeLinear after it. An unsupported node, and every node that depends on it, stays on the host and is reported
+with the reason.
 """
 
 from __future__ import annotations
@@ -35,69 +35,75 @@ from accel.npu.lowering.qdq import QdqGraph, UnsupportedError, attribute, node_n
 from edgewright.errors import ModelError
 
 NOT_ON_NPU = "its input is not on the NPU"
-BY_HOST = "the host does it while it hands the input over"
-IN_HEAD = "it is the head, which stays on the host"
+BY_HOST = "the host applies it when it quantizes the input"
+IN_HEAD = "it is part of the head, which stays on the host"
 SKIPPED = ("QuantizeLinear", "DequantizeLinear")
 AT_INPUTS = ("Transpose", "Mul", "Div", "Sub")
-"""What the host does while it hands an input over, and nobody does elsewhere."""
+"""Operators that the host applies to graph inputs; elsewhere they are not supported."""
 ALIASES = ("Flatten", "Reshape", "Squeeze", "Identity", "Dropout")
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Where a computing node's result is quantized: the int8 tensor, its range, and the nodes taken on the way."""
+    """The quantized result of a computing node: int8 tensor, range, and the nodes lowered together."""
 
     result: QuantizedTensor
     output: Range
-    taken: tuple[onnx.NodeProto, ...]
+    nodes: tuple[onnx.NodeProto, ...]
 
 
 @dataclass(slots=True)
 class Lowered:
-    """What became of the graph."""
+    """The lowered graph and its coverage."""
 
     inputs: list[QuantizedTensor] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     outputs: dict[str, QuantizedTensor] = field(default_factory=dict)
-    """By the name of the float tensor that the host goes on with."""
+    """By the name of the float tensor that the host reads."""
     coverage: list[CoverageRow] = field(default_factory=list)
 
 
 def lower(model: onnx.ModelProto, cut: Collection[str] = (), *, columns: int = 1) -> Lowered:
-    """Return layers, inputs, outputs and the coverage of every operator; what comes behind the tensors `cut` is the head.
+    """Return layers, inputs, outputs and the coverage of every operator.
 
-    `columns` are the channels of a vector of the NPU, if that is known: parts of a Concat begin where a vector does.
+    Args:
+        model: the quantized graph.
+        cut: tensors at which the head begins; it stays on the host.
+        columns: channels per vector of the NPU; the operands of a Concat must begin at a vector.
+
+    Raises:
+        ModelError: the graph is not quantized, a weight is -128, or an accumulator could overflow.
     """
     graph = QdqGraph(model)
     if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
         raise ModelError(f"the NPU runs quantized graphs, but this one has {why_float(model)}")
     walk = _Walk(graph, cut, columns)
     for node in graph.graph.node:
-        walk.take(node)
+        walk.lower_node(node)
     walk.find_outputs()
     return walk.lowered
 
 
 class _Walk:
-    """What is known on the way through the graph."""
+    """State of the pass over the graph."""
 
     def __init__(self, graph: QdqGraph, cut: Collection[str], columns: int) -> None:
         self.graph = graph
         self._columns = columns
-        self._behind = set(cut)  # float and int8 names of what enters the head
+        self._head_inputs = set(cut)  # float and int8 names of tensors that enter the head
         self.lowered = Lowered()
         self._integers: dict[str, QuantizedTensor] = {}  # output of QuantizeLinear -> tensor
         self._reals: dict[str, QuantizedTensor] = {}  # output of DequantizeLinear -> tensor
-        self._handed_over: set[str] = set()  # outputs of nodes that the host does while it hands an input over
-        self._done: set[str] = set()  # outputs of nodes that were taken with an earlier one
-        self._raw_inputs = {name: RawInput(name) for name in graph.inputs()}  # by the float tensor that is made of them
-        self._taken: dict[str, RawInput] = {}  # by the name of the input that was quantized
+        self._applied_by_host: set[str] = set()  # outputs of nodes that the host applies to an input
+        self._done: set[str] = set()  # outputs of nodes that were lowered with an earlier one
+        self._raw_inputs = {name: RawInput(name) for name in graph.inputs()}  # float tensor -> input that it is computed from
+        self._quantized: dict[str, RawInput] = {}  # name of a quantized input -> input
 
-    def take(self, node: onnx.NodeProto) -> None:
-        """Lower one node, or write down why not."""
-        enters_head = bool(self._behind.intersection(node.input))
-        if enters_head and node.op_type in SKIPPED:  # quantizing what enters the head is still the featurizer's work
-            self._behind.update(node.output)
+    def lower_node(self, node: onnx.NodeProto) -> None:
+        """Lower one node, or record the reason why it stays on the host."""
+        enters_head = bool(self._head_inputs.intersection(node.input))
+        if enters_head and node.op_type in SKIPPED:  # the featurizer quantizes the inputs of the head
+            self._head_inputs.update(node.output)
         if node.output[0] in self._done or self.graph.is_constant(node.output[0]):
             return
         lower_node = _LOWER.get(node.op_type)
@@ -110,31 +116,31 @@ class _Walk:
             reason = ""
         except UnsupportedError as unsupported:
             reason = str(unsupported)
-        except ModelError as wrong:
-            raise ModelError(f"layer {node_name(node)}: {wrong}") from wrong
+        except ModelError as error:
+            raise ModelError(f"layer {node_name(node)}: {error}") from error
         if node.op_type not in SKIPPED or reason not in ("", NOT_ON_NPU):
-            told = BY_HOST if node.output[0] in self._handed_over else reason
-            row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=told)
+            note = BY_HOST if node.output[0] in self._applied_by_host else reason
+            row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=note)
             self.lowered.coverage.append(row)
 
-    # -- the ends of the integers' world ------------------------------------------------------------------------------
+    # -- inputs, outputs, quantization --------------------------------------------------------------------------------
 
     def _quantize(self, node: onnx.NodeProto) -> None:
         name = node.input[0]
         scale, zero_point = self.graph.scale(node).per_tensor()
         if name in self._raw_inputs:
             raw = self._raw_inputs[name]
-            made = self._tensor(name, scale, zero_point)
-            raw.check_axis(flat=made.flat)
+            plain = self._tensor(name, scale, zero_point)
+            raw.check_axis(flat=plain.flat)
             tensor = replace(
-                made,
+                plain,
                 name=raw.name,
                 channels_last=raw.channels_last,
                 gain=raw.gain,
                 offset=raw.offset,
                 given_shape=raw.shape,
             )
-            self._taken[raw.name] = raw
+            self._quantized[raw.name] = raw
             self.lowered.inputs.append(tensor)
         else:
             source = self._source(name)
@@ -151,66 +157,66 @@ class _Walk:
         self._reals[node.output[0]] = self._integers[node.input[0]]
 
     def _transpose(self, node: onnx.NodeProto) -> None:
-        """Only where the host can do it while it hands an input over."""
+        """Move a transpose of an input to the host."""
         name, permutation = node.input[0], list(attribute(node, "perm", []))
         if permutation != [0, 3, 1, 2]:
-            raise UnsupportedError(f"the NPU transposes inputs from channels-last only, not by {permutation}")
+            raise UnsupportedError(f"only inputs can be transposed, and from channels-last only, not by {permutation}")
         if name in self._raw_inputs:
-            self._hand_over(node, replace(self._raw_inputs[name], channels_last=True))
+            self._apply_on_host(node, replace(self._raw_inputs[name], channels_last=True))
             return
         source = self._source(name)
         if source not in self.lowered.inputs or source.channels_last or len(self.graph.consumers(name)) > 1:
-            raise UnsupportedError("only an input that nothing else reads can be transposed, by the host")
-        turned = replace(source, channels=source.width, height=source.channels, width=source.height, channels_last=True)
-        self.lowered.inputs[self.lowered.inputs.index(source)] = turned
-        self._taken[source.name] = replace(self._taken[source.name], channels_last=True)
-        self._reals[node.output[0]] = turned
-        self._handed_over.add(node.output[0])
+            raise UnsupportedError("only an input without other readers can be transposed, by the host")
+        transposed = replace(source, channels=source.width, height=source.channels, width=source.height, channels_last=True)
+        self.lowered.inputs[self.lowered.inputs.index(source)] = transposed
+        self._quantized[source.name] = replace(self._quantized[source.name], channels_last=True)
+        self._reals[node.output[0]] = transposed
+        self._applied_by_host.add(node.output[0])
 
     def _scale(self, node: onnx.NodeProto) -> None:
-        """Only where the host can do it as it hands an input over; one that was quantized before is quantized once, after it."""
-        found = affine(self.graph, node)
-        if found is None:
+        """Move an affine step on an input to the host; an input that was quantized before it is quantized after it instead."""
+        step = affine(self.graph, node)
+        if step is None:
             raise UnsupportedError(f"the NPU has no {node.op_type} of two tensors")
-        self._hand_over(node, self._raw(found.name).after(found))
+        self._apply_on_host(node, self._raw(step.name).after(step))
 
     def _raw(self, name: str) -> RawInput:
-        """Return an input as it is before it is quantized; the quantization of one that nothing else reads is taken back."""
+        """Return an input before quantization; if it was quantized and has no other readers, undo the quantization."""
         if name in self._raw_inputs:
             return self._raw_inputs[name]
         source = self._source(name)
         if source not in self.lowered.inputs or not self._only_reader(name):
-            raise UnsupportedError("only an input that nothing else reads can be changed by a constant, by the host")
+            raise UnsupportedError("only an input without other readers can be scaled or shifted, by the host")
         self.lowered.inputs.remove(source)
-        return self._taken[source.name]
+        return self._quantized[source.name]
 
-    def _hand_over(self, node: onnx.NodeProto, raw: RawInput) -> None:
+    def _apply_on_host(self, node: onnx.NodeProto, raw: RawInput) -> None:
         self._raw_inputs[node.output[0]] = raw
         self._done.add(node.output[0])
-        self._handed_over.add(node.output[0])
+        self._applied_by_host.add(node.output[0])
 
     def _alias(self, node: onnx.NodeProto) -> None:
         shape, raw = self.graph.shape(node.output[0]), self._raw_inputs.get(node.input[0])
         if raw is not None and not raw.channels_last and len(shape) == 1:
-            self._hand_over(node, replace(raw, shape=raw.shape or self.graph.shape(node.input[0])))
+            self._apply_on_host(node, replace(raw, shape=raw.shape or self.graph.shape(node.input[0])))
             return
         source = self._source(node.input[0])
         if int(np.prod(shape)) != source.size or len(shape) not in (1, 3):
-            raise UnsupportedError(f"a reshape to {list(shape)} moves numbers")
+            raise UnsupportedError(f"a reshape to {list(shape)} changes the layout")
         keeps_planes = shape == (source.channels, source.height, source.width)
         if len(shape) == 3 and not keeps_planes:
-            raise UnsupportedError(f"a reshape to {list(shape)} moves numbers")
+            raise UnsupportedError(f"a reshape to {list(shape)} changes the layout")
         self._reals[node.output[0]] = replace(source, flat=len(shape) == 1)
 
     def find_outputs(self) -> None:
-        """Find the float tensors that leave the NPU: graph outputs, and what nodes on the host read."""
+        """Collect the float tensors that leave the NPU: graph outputs, and inputs of nodes on the host."""
         on_host = {name for node in self.graph.graph.node for name in node.input if self._is_on_host(node)}
-        wanted = [name for name in self._reals if name in self.graph.outputs or name in on_host]
-        self.lowered.outputs = {name: self._reals[name] for name in wanted}
+        names = [name for name in self._reals if name in self.graph.outputs or name in on_host]
+        self.lowered.outputs = {name: self._reals[name] for name in names}
 
     def _is_on_host(self, node: onnx.NodeProto) -> bool:
-        taken = node.output[0] in self._reals or node.output[0] in self._integers or node.output[0] in self._done
-        return not taken and not self.graph.is_constant(node.output[0])
+        is_lowered = node.output[0] in self._reals or node.output[0] in self._integers or node.output[0] in self._done
+        return not is_lowered and not self.graph.is_constant(node.output[0])
 
     # -- computing nodes ----------------------------------------------------------------------------------------------
 
@@ -250,12 +256,12 @@ class _Walk:
         self._append(layer, finish)
 
     def _copy(self, node: onnx.NodeProto) -> None:
-        source, finish = self._source(node.input[0]), self._finish(node, with_itself=True)
+        source, finish = self._source(node.input[0]), self._finish(node, with_own_limits=True)
         stage = copy_stage(source, finish.result, finish.output)
         self._append(pooling(node, source, finish.result, Window(), stage), finish)
 
     def _add(self, node: onnx.NodeProto) -> None:
-        """Add where the later of the two tensors is made, if nobody else wants that one; else copy one and add."""
+        """Merge the addition into the layer that computes the later operand, if it has no other readers; else copy and add."""
         if any(self.graph.is_constant(name) for name in node.input):
             self._scale(node)
             return
@@ -263,11 +269,11 @@ class _Walk:
         shapes = {(tensor.channels, tensor.height, tensor.width) for tensor in (*tensors, finish.result)}
         if len(shapes) > 1:
             raise UnsupportedError("it adds tensors of different shapes")
-        made = {
+        layer_of = {
             (layer.result.part.whole if layer.result.part else layer.result).name: place
             for place, layer in enumerate(self.lowered.layers)
         }
-        places = [made.get(tensor.name, -1) for tensor in tensors]
+        places = [layer_of.get(tensor.name, -1) for tensor in tensors]
         late = int(places[1] > places[0])
         main, other = tensors[late], tensors[1 - late]
         addend = Addend(
@@ -284,7 +290,7 @@ class _Walk:
         self._append(pooling(node, main, finish.result, Window(), stage), finish)
 
     def _pad(self, node: onnx.NodeProto) -> None:
-        """Copy to a larger plane; what is read outside of the smaller one is the border."""
+        """Copy to a larger plane; reads outside of the smaller plane return the padding value."""
         source, finish = self._source(node.input[0]), self._finish(node)
         window, border = padded(self.graph, node, source)
         stage = copy_stage(source, finish.result, finish.output)
@@ -308,39 +314,39 @@ class _Walk:
             return False
         return len(self.graph.consumers(real)) == 1 and len(self.graph.consumers(dequantize.input[0])) == 1
 
-    # -- what they share ----------------------------------------------------------------------------------------------
+    # -- shared steps -------------------------------------------------------------------------------------------------
 
     def _source(self, name: str) -> QuantizedTensor:
         if name not in self._reals:
             raise UnsupportedError(NOT_ON_NPU)
         return self._reals[name]
 
-    def _finish(self, node: onnx.NodeProto, *, with_itself: bool = False) -> Finish:
+    def _finish(self, node: onnx.NodeProto, *, with_own_limits: bool = False) -> Finish:
         """Follow the output through Relu or Clip to its QuantizeLinear."""
-        limits = clamp_limits(self.graph, node) if with_itself else (-np.inf, np.inf)
-        taken = [node]
-        behind = self._next(node.output[0])
-        while behind.op_type in ("Relu", "Clip"):
-            low, high = clamp_limits(self.graph, behind)
+        limits = clamp_limits(self.graph, node) if with_own_limits else (-np.inf, np.inf)
+        nodes = [node]
+        follower = self._next(node.output[0])
+        while follower.op_type in ("Relu", "Clip"):
+            low, high = clamp_limits(self.graph, follower)
             limits = (min(max(limits[0], low), high), max(min(limits[1], high), low))
-            taken.append(behind)
-            behind = self._next(behind.output[0])
-        if behind.op_type != "QuantizeLinear":
-            raise UnsupportedError(f"its output goes to {behind.op_type} without being quantized")
-        scale, zero_point = self.graph.scale(behind).per_tensor()
-        result = self._tensor(behind.input[0], scale, zero_point, named=behind.output[0])
+            nodes.append(follower)
+            follower = self._next(follower.output[0])
+        if follower.op_type != "QuantizeLinear":
+            raise UnsupportedError(f"its output goes to {follower.op_type} without being quantized")
+        scale, zero_point = self.graph.scale(follower).per_tensor()
+        result = self._tensor(follower.input[0], scale, zero_point, named=follower.output[0])
         low, high = (int(np.clip(np.rint(limit / scale) + zero_point, -128, 127)) for limit in limits)
-        return Finish(result, Range(zero_point, low, high), (*taken, behind))
+        return Finish(result, Range(zero_point, low, high), (*nodes, follower))
 
     def _append(self, layer: Layer, finish: Finish) -> None:
         self.lowered.layers.append(layer)
         self._commit(finish)
 
     def _commit(self, finish: Finish) -> None:
-        """The nodes that were taken together are done."""
-        self._integers[finish.taken[-1].output[0]] = finish.result
-        self._done.update(node.output[0] for node in finish.taken)
-        for node in finish.taken[1:-1]:
+        """Record the result, and mark the nodes that were lowered together as done."""
+        self._integers[finish.nodes[-1].output[0]] = finish.result
+        self._done.update(node.output[0] for node in finish.nodes)
+        for node in finish.nodes[1:-1]:
             self.lowered.coverage.append(CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=True))
 
     def _next(self, name: str) -> onnx.NodeProto:
@@ -354,7 +360,7 @@ class _Walk:
     def _tensor(self, name: str, scale: float, zero_point: int, *, named: str | None = None) -> QuantizedTensor:
         shape = self.graph.shape(name)
         if len(shape) not in (1, 3):
-            raise UnsupportedError(f"the NPU takes images [channels, height, width] or vectors, not {list(shape)}")
+            raise UnsupportedError(f"the NPU supports images [channels, height, width] and vectors, not {list(shape)}")
         channels, height, width = (*shape, 1, 1)[:3]
         return QuantizedTensor(
             name=named or name,
@@ -389,4 +395,4 @@ _LOWER: dict[str, Callable[[_Walk, onnx.NodeProto], None]] = {
     "Clip": _Walk._copy,
 }
 OPERATORS = frozenset(_LOWER).difference(SKIPPED, AT_INPUTS)
-"""What may become the NPU's work anywhere in a graph, as far as the operator alone decides."""
+"""Operators that the NPU supports anywhere in a graph, depending on their attributes."""

@@ -1,7 +1,7 @@
-"""The arithmetic of single ONNX operators, brought into the form that the array and the vector unit execute.
+"""Lower single ONNX operators to the arithmetic of the array and the vector unit.
 
 Zero points: the array multiplies raw integers, so the sum over a window of (q - zero) x w becomes the sum of q x w plus a
-constant, and the constant goes into the bias; padding is the zero point itself (docs/spec/npu.md, N3, N33).
+constant. The constant is added to the bias, and the padding value is the zero point (docs/spec/npu.md, N3, N33).
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ from edgewright.errors import ModelError
 
 _HIGHEST = {field.name: field.high for layout in LAYOUTS.values() for field in layout}
 BIAS_OF_PRUNED = 1 << 30
-"""Units of the accumulator that a bias is made where no weights say what a unit is."""
+"""The bias of a pruned channel, in units of the accumulator; no weight determines its unit."""
 _LARGEST_PLANE = _HIGHEST["height"]
 
 
 def convolution(
     graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, output: Range
 ) -> ConvolutionLayer:
-    """Lower Conv; groups other than depthwise become a dense kernel with zeros between the groups."""
+    """Lower Conv; groups that are not depthwise become a dense kernel with zeros between the groups.
+
+    Raises:
+        UnsupportedError: the NPU does not support its attributes or weights.
+        ModelError: a weight is -128, or an accumulator could overflow.
+    """
     kernel = _kernel(graph, node, lambda weights: weights)
     if kernel.elements.ndim != 4:
         raise UnsupportedError(f"the NPU convolves over two axes, not {kernel.elements.ndim - 2}")
@@ -56,9 +61,9 @@ def convolution(
 def batch_normalization(
     graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, output: Range
 ) -> ConvolutionLayer:
-    """Lower BatchNormalization, where no convolution took it in: each channel times one number, a depthwise kernel of 1 x 1.
+    """Lower a BatchNormalization that is not folded into a convolution: a depthwise kernel of 1 x 1.
 
-    All weights are 127, or -127 where the channel is turned over, so that nothing but the bias is rounded.
+    All weights are 127, or -127 for a negative gain, so only the bias is rounded.
     """
     constants = [graph.numbers(name) for name in node.input[1:5]]
     if any(values is None for values in constants):
@@ -83,9 +88,9 @@ def batch_normalization(
 def fully_connected(
     graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, output: Range
 ) -> ConvolutionLayer:
-    """Lower Gemm or MatMul: a convolution whose kernel is as large as its input."""
+    """Lower Gemm or MatMul to a convolution whose kernel is the whole input plane."""
     if float(attribute(node, "alpha", 1.0)) != 1.0 or float(attribute(node, "beta", 1.0)) != 1.0 or attribute(node, "transA", 0):
-        raise UnsupportedError("the NPU takes a Gemm with alpha 1, beta 1 and no transA only")
+        raise UnsupportedError("the NPU supports Gemm with alpha 1, beta 1 and without transA only")
 
     def as_windows(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if weights.ndim != 2 or not source.flat:
@@ -109,15 +114,15 @@ def fully_connected(
 
 
 def pooling_window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor) -> Window:
-    """Lower the geometry of MaxPool or AveragePool."""
+    """Return the window of a MaxPool or AveragePool; raise `UnsupportedError` for unsupported attributes."""
     if attribute(node, "ceil_mode", 0):
-        raise UnsupportedError("ceil_mode lets windows reach beyond the padding")
+        raise UnsupportedError("the NPU does not support ceil_mode, whose windows extend beyond the padding")
     kernel = attribute(node, "kernel_shape", [])
     if len(kernel) != 2:
         raise UnsupportedError(f"the NPU pools over two axes, not {len(kernel)}")
     window = _window(node, source, result, (kernel[0], kernel[1]))
     if node.op_type == "AveragePool" and not attribute(node, "count_include_pad", 0) and _reaches_padding(window, source, result):
-        raise UnsupportedError("its windows leave padding out of the count, so they divide by different numbers")
+        raise UnsupportedError("the NPU does not support count_include_pad 0 with padding, because the divisors differ")
     return window
 
 
@@ -143,7 +148,7 @@ def pooling(
 
 
 def clamp_limits(graph: QdqGraph, node: onnx.NodeProto) -> tuple[float, float]:
-    """Return the least and the largest number that a Relu or Clip lets through."""
+    """Return the lower and the upper limit of a Relu or Clip, real values."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     bounds = []
@@ -157,22 +162,22 @@ def clamp_limits(graph: QdqGraph, node: onnx.NodeProto) -> tuple[float, float]:
 
 
 def padded(graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor) -> tuple[Window, int]:
-    """Return a Pad as the window of a copy, and the integer that stands around the plane."""
+    """Return a Pad as the window of a copy, and the int8 padding value; raise `UnsupportedError` for unsupported attributes."""
     if attribute(node, "mode", "constant") != "constant" or (len(node.input) > 3 and node.input[3]):
-        raise UnsupportedError("the NPU pads with a constant, all axes at once")
+        raise UnsupportedError("the NPU supports Pad with a constant and without axes only")
     pads = graph.constant(node.input[1])
     value = graph.number(node.input[2]) if len(node.input) > 2 and node.input[2] else 0.0
     if pads is None or value is None:
         raise UnsupportedError("its padding is computed, not a constant")
     around = [int(count) for count in pads]
     if len(around) != 8 or min(around) < 0 or any(around[axis] for axis in (0, 1, 4, 5)):
-        raise UnsupportedError(f"the NPU pads rows and columns of a plane, not by {around}")
+        raise UnsupportedError(f"the NPU pads rows and columns by 0 or more, not by {around}")
     border = np.clip(np.rint(value / source.scale) + source.zero_point, -128, 127)
     return Window(top=around[2], left=around[3]), int(border)
 
 
 def with_border(layer: PoolingLayer, pad: Layer) -> PoolingLayer | None:
-    """Return a pooling that reads the border itself, which a Pad before it makes; None where it is no more than one window."""
+    """Merge a Pad into the pooling that follows; return None if they do not form one window."""
     window = layer.window
     if not isinstance(pad, PoolingLayer) or pad.border is None or pad.result.name != layer.source.name:
         return None
@@ -186,12 +191,16 @@ def with_border(layer: PoolingLayer, pad: Layer) -> PoolingLayer | None:
 
 
 def first_channels(node: onnx.NodeProto, sources: Sequence[QuantizedTensor], whole: QuantizedTensor, columns: int) -> list[int]:
-    """Return the channel at which each tensor of a Concat begins, which must begin a vector of `columns`."""
+    """Return the first channel of each operand of a Concat.
+
+    Raises:
+        UnsupportedError: the axis is not the channels, the planes differ, or a first channel is not a multiple of `columns`.
+    """
     axis, rank = int(attribute(node, "axis", 1)), 2 if whole.flat else 4
     if axis not in (1, 1 - rank) or any(source.flat != whole.flat for source in sources):
         raise UnsupportedError("the NPU concatenates channels only")
     if any((source.height, source.width) != (whole.height, whole.width) for source in sources):
-        raise UnsupportedError("the NPU concatenates planes of one size, or vectors")
+        raise UnsupportedError("the NPU concatenates planes of equal size, or vectors")
     firsts = [sum(before.channels for before in sources[:number]) for number in range(len(sources))]
     if any(first % columns for first in firsts):
         raise UnsupportedError(
@@ -201,18 +210,18 @@ def first_channels(node: onnx.NodeProto, sources: Sequence[QuantizedTensor], who
 
 
 def average_stage(source: QuantizedTensor, result: QuantizedTensor, window: Window, output: Range) -> OutputStage:
-    """A sum over the window, divided with the one rounding of the requantisation."""
+    """Return the stage of an average: a sum over the window; the requantization divides, with one rounding."""
     count = window.rows * window.columns
     return _uniform_stage(source, result, output, bias=-count * source.zero_point, factor=source.scale / (count * result.scale))
 
 
 def maximum_stage(source: QuantizedTensor, result: QuantizedTensor, output: Range) -> OutputStage:
-    """The largest value, rescaled where the scales differ."""
+    """Return the stage of a maximum: the value is rescaled if the scales differ."""
     return _uniform_stage(source, result, output, bias=-source.zero_point, factor=source.scale / result.scale)
 
 
 def copy_stage(source: QuantizedTensor, result: QuantizedTensor, output: Range) -> OutputStage:
-    """The value itself, rescaled where the scales differ: a window of one position, so its largest value is it."""
+    """Return the stage of a copy: the maximum of a window of one position."""
     return maximum_stage(source, result, output)
 
 
@@ -238,7 +247,7 @@ def _weighted_stage(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kernel:
-    """Weights: int8 elements, the integers they stand for, shifts where they have blocks, and the real factor per channel."""
+    """Weights: int8 elements, their shifted integers, the shifts of block-scaled weights, and the real factor per channel."""
 
     elements: Int8
     integers: npt.NDArray[np.int64]
@@ -247,7 +256,7 @@ class _Kernel:
 
 
 def _kernel(graph: QdqGraph, node: onnx.NodeProto, arrange: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> _Kernel:
-    """Read a layer's weights, int8 per channel or in blocks, arranged as [outputs, inputs, rows, columns]."""
+    """Read a layer's weights, int8 per channel or block-scaled, arranged as [outputs, inputs, rows, columns]."""
     blocks = graph.blocked_weights(node.input[1])
     if blocks is None:
         weights, scale = graph.weights(node.input[1])
@@ -264,7 +273,7 @@ def _checked_weights(weights: npt.NDArray[np.integer], scale: Scale) -> Int8:
     if weights.dtype != np.int8 or np.any(scale.zero_point != 0):
         raise UnsupportedError(
             f"its weights are {weights.dtype} with zero points up to {int(np.abs(scale.zero_point.astype(int)).max())}; "
-            "the NPU takes symmetric int8"
+            "the NPU supports symmetric int8"
         )
     return _checked_elements(weights)
 
@@ -293,10 +302,10 @@ def _real_bias(graph: QdqGraph, node: onnx.NodeProto, channels: int) -> npt.NDAr
 
 
 def _biased(kernel: _Kernel, bias: npt.NDArray[np.float64]) -> tuple[_Kernel, npt.NDArray[np.int64]]:
-    """Return the bias (given in steps of the input) in units of the accumulators, and the kernel with the units that it needs.
+    """Convert the bias from steps of the input to units of the accumulators; return the adjusted kernel and the bias.
 
-    What a unit is worth is a matter of the weights, except where they are all zero, as in a filter that was pruned: nobody chose
-    it then, and it may be much coarser than the bias.
+    The scale of the weights determines the unit. In a pruned filter, all of whose weights are zero, that scale is arbitrary and
+    may be much coarser than the bias, so another factor is chosen.
     """
     pruned = ~kernel.elements.reshape(len(bias), -1).any(axis=1) & (bias != 0)
     factors = np.where(pruned, np.abs(bias) / BIAS_OF_PRUNED, kernel.factors)
@@ -304,9 +313,9 @@ def _biased(kernel: _Kernel, bias: npt.NDArray[np.float64]) -> tuple[_Kernel, np
 
 
 def _dense(kernel: _Kernel, groups: int) -> _Kernel:
-    """Turn groups into a dense kernel with zeros between them."""
+    """Return a grouped kernel as a dense one, with zeros between the groups."""
     if kernel.shifts is not None and kernel.shifts.any():
-        raise UnsupportedError("its weights have blocks within groups; the NPU takes blocks without groups, or depthwise")
+        raise UnsupportedError("the NPU does not support block-scaled weights in groups that are not depthwise")
     elements = kernel.elements
     outputs, inputs = len(elements) // groups, elements.shape[1]
     dense = np.zeros((len(elements), inputs * groups, *elements.shape[2:]), np.int8)
@@ -327,8 +336,8 @@ def _window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTens
         or max(*steps, *dilations) > _HIGHEST["row_step"]
     ):
         raise UnsupportedError(
-            f"planes may have up to {_LARGEST_PLANE} rows, kernels {_HIGHEST['kernel_rows']}, "
-            f"strides and dilations {_HIGHEST['row_step']}"
+            f"the NPU supports planes of up to {_LARGEST_PLANE} rows, kernels of up to {_HIGHEST['kernel_rows']}, "
+            f"strides and dilations of up to {_HIGHEST['row_step']}"
         )
     return Window(
         rows=kernel[0],
@@ -351,7 +360,7 @@ def _pad_before(
     steps: list[int],
     dilations: list[int],
 ) -> int:
-    """Padding behind the plane need not be known: whatever a window reads outside the plane is padding."""
+    """Return the padding before the plane; padding after it is not needed, because all reads outside the plane are padding."""
     mode = attribute(node, "auto_pad", "NOTSET")
     if mode == "NOTSET":
         return int(attribute(node, "pads", [0, 0, 0, 0])[axis])

@@ -1,4 +1,4 @@
-"""Read a quantized ONNX graph (QDQ form): nodes in order, constants, shapes, and which integers stand behind a float name."""
+"""Read a quantized ONNX graph (QDQ form): nodes in order, constants, shapes, scales and quantized weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOLDED = ("Constant", "Cast", "Pow")
 
 
 class UnsupportedError(Exception):
-    """Why a node cannot run on the NPU; the text goes into the coverage report."""
+    """The reason why a node cannot run on the NPU, as the coverage report shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,15 @@ class Scale:
     axis: int
 
     def per_tensor(self) -> tuple[float, int]:
-        """Return scale and zero point of an activation, as int8: a uint8 tensor is the same one, 128 higher."""
+        """Return scale and zero point of an activation in int8; the zero point of a uint8 tensor is 128 higher.
+
+        Raises:
+            UnsupportedError: the scale is per channel or not positive, or the type is neither int8 nor uint8.
+        """
         if self.scale.size != 1:
-            raise UnsupportedError("its activations are quantized per channel; the NPU takes one scale per tensor")
+            raise UnsupportedError("its activations are quantized per channel; the NPU supports one scale per tensor")
         if self.zero_point.dtype not in (np.int8, np.uint8):
-            raise UnsupportedError(f"its activations are {self.zero_point.dtype}; the NPU takes int8 or uint8")
+            raise UnsupportedError(f"its activations are {self.zero_point.dtype}; the NPU supports int8 and uint8")
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise UnsupportedError(f"its scale must be a positive number, not {self.scale.reshape(-1)[0]}")
         shift = 128 if self.zero_point.dtype == np.uint8 else 0
@@ -44,13 +48,13 @@ class Scale:
 
 
 class QdqGraph:
-    """An ONNX graph with indexes; it changes nothing."""
+    """Read-only view of an ONNX graph with indexes of its nodes, constants and shapes."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         try:
             inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as wrong:
-            raise ModelError(f"the shapes in the graph must fit together: {first_line(wrong)}") from wrong
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"the shapes in the graph must be consistent: {first_line(error)}") from error
         self.graph = inferred.graph
         self._initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self.producers = {name: node for node in self.graph.node for name in node.output}
@@ -60,11 +64,11 @@ class QdqGraph:
                 self._consumers[name].append(node)
         self.outputs = [output.name for output in self.graph.output]
         self._constants = _constant_names(self.graph, self._initializers)
-        known = (*self.graph.value_info, *self.graph.input, *self.graph.output)
-        self._shapes = {value.name: _dimensions(value) for value in known}
+        values = (*self.graph.value_info, *self.graph.input, *self.graph.output)
+        self._shapes = {value.name: _dimensions(value) for value in values}
 
     def inputs(self) -> Iterator[str]:
-        """Yield the names of the graph's inputs that are no constants."""
+        """Yield the names of the graph inputs without an initializer."""
         return (value.name for value in self.graph.input if value.name not in self._initializers)
 
     def consumers(self, name: str) -> list[onnx.NodeProto]:
@@ -72,18 +76,18 @@ class QdqGraph:
         return self._consumers.get(name, [])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of one image of `name`: without the batch axis."""
+        """Return the shape of `name` without the batch axis; raise `UnsupportedError` if it is not static."""
         shape = self._shapes.get(name)
         if not shape or any(size is None for size in shape[1:]):
-            raise UnsupportedError(f"the shape of {name} is not known but for the batch axis")
+            raise UnsupportedError(f"the shape of {name} must be static, except for the batch axis")
         return tuple(int(size or 0) for size in shape[1:])
 
     def is_constant(self, name: str) -> bool:
-        """Whether `name` depends on no input of the graph."""
+        """Return true if `name` depends on no input of the graph."""
         return name in self._constants
 
     def constant(self, name: str) -> Array | None:
-        """Return the value of an initializer, or of what Constant, Cast and Pow make of some; None when `name` is neither."""
+        """Return the value of an initializer, or of Constant, Cast and Pow applied to initializers; None for other tensors."""
         if name in self._initializers:
             return numpy_helper.to_array(self._initializers[name])
         node = self.producers.get(name)
@@ -96,7 +100,7 @@ class QdqGraph:
         return np.asarray(folded)
 
     def numbers(self, name: str) -> Array | None:
-        """Return the numbers that `name` holds, quantized per tensor or not, or None when they are computed."""
+        """Return a constant as float64, dequantized if it is quantized per tensor, or None if `name` is not constant."""
         value = self.constant(name)
         node = self.producers.get(name)
         if value is None and node is not None and node.op_type == "DequantizeLinear":
@@ -107,21 +111,25 @@ class QdqGraph:
         return None if value is None else value.astype(np.float64)
 
     def number(self, name: str) -> float | None:
-        """Return the one number that `name` holds, quantized or not, or None when it holds several, or is computed."""
+        """Return the value of a constant with one element, dequantized, or None for other tensors."""
         value = self.numbers(name)
         return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
     def scale(self, node: onnx.NodeProto) -> Scale:
-        """Return the parameters of a QuantizeLinear or DequantizeLinear node."""
+        """Return the parameters of a (De)QuantizeLinear node; raise `UnsupportedError` if the scale is not constant."""
         scale = self.constant(node.input[1])
         if scale is None:
             raise UnsupportedError("its scale is computed, not a constant")
-        given = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        zero_point = np.zeros(1, np.uint8) if given is None else given
+        zero_point = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        zero_point = np.zeros(1, np.uint8) if zero_point is None else zero_point
         return Scale(np.atleast_1d(scale), np.atleast_1d(zero_point), attribute(node, "axis", 1))
 
     def weights(self, name: str) -> tuple[Array, Scale]:
-        """Return the int8 constant, and its scale, behind the float name `name` (a DequantizeLinear of an initializer)."""
+        """Return the int8 constant and the scale of `name`, the output of a DequantizeLinear.
+
+        Raises:
+            UnsupportedError: `name` is not a dequantized constant.
+        """
         node = self.producers.get(name)
         integers = self.constant(node.input[0]) if node is not None and node.op_type == "DequantizeLinear" else None
         if node is None or integers is None:
@@ -130,9 +138,12 @@ class QdqGraph:
         return integers, scale
 
     def blocked_weights(self, name: str) -> tuple[Array, npt.NDArray[np.int64]] | None:
-        """Return elements and exponents (both of the weight's shape) behind `name`, or None when it has no blocks.
+        """Return elements and exponents of block-scaled weights, both of the weight's shape, or None for other weights.
 
-        That is a DequantizeLinear with a block_size, and perhaps a Reshape behind it, as scheme mxint8 writes.
+        Scheme mxint8 writes them as a DequantizeLinear with a block_size, optionally followed by a Reshape.
+
+        Raises:
+            UnsupportedError: elements or scales are not constant, or a scale is not a power of two.
         """
         node = self.producers.get(name)
         shape = self.constant(node.input[1]) if node is not None and node.op_type == "Reshape" else None
@@ -143,15 +154,15 @@ class QdqGraph:
             return None
         elements, scales = self.constant(node.input[0]), self.constant(node.input[1])
         if elements is None or scales is None or len(node.input) > 2:
-            raise UnsupportedError("its weights in blocks must be constants without zero points")
+            raise UnsupportedError("its block-scaled weights must be constants without zero points")
         axis = int(attribute(node, "axis", 1))
         mantissas, exponents = np.frexp(scales.astype(np.float64))
         if np.any(mantissas != 0.5):
             raise UnsupportedError("the scales of its blocks must be powers of two")
         spread = np.repeat(exponents.astype(np.int64) - 1, size, axis=axis)
         spread = np.take(spread, np.arange(elements.shape[axis]), axis=axis)
-        wanted = elements.shape if shape is None else shape
-        return elements.reshape(wanted), spread.reshape(wanted)
+        target = elements.shape if shape is None else shape
+        return elements.reshape(target), spread.reshape(target)
 
     def _bare_scale(self, node: onnx.NodeProto, integers: Array) -> tuple[Array, Array]:
         scale = self.constant(node.input[1])
@@ -169,15 +180,15 @@ def _constant_names(graph: onnx.GraphProto, initializers: Iterable[str]) -> set[
 
 
 def has_blocks(model: onnx.ModelProto) -> bool:
-    """Tell whether a graph has weights in blocks."""
+    """Return true if a graph has block-scaled weights."""
     return any(node.op_type == "DequantizeLinear" and attribute(node, "block_size", 0) for node in model.graph.node)
 
 
 def why_float(model: onnx.ModelProto) -> str:
-    """Return what a graph has in place of quantized activations, and what to do."""
+    """Return the part of an error message that explains why a graph is not quantized, and how to quantize it."""
     if has_blocks(model):
         return (
-            "weights in blocks between activations in float: quantize it with scheme npu-mxint8 for an NPU of number_format "
+            "block-scaled weights and float activations: quantize it with scheme npu-mxint8 for an NPU of number_format "
             "mxint8, with npu-int8 for any"
         )
     return "no QuantizeLinear: quantize it with scheme npu-int8"
@@ -185,15 +196,15 @@ def why_float(model: onnx.ModelProto) -> str:
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """Return an attribute's value, or `default`."""
-    for found in node.attribute:
-        if found.name == name:
-            value = onnx.helper.get_attribute_value(found)
+    for entry in node.attribute:
+        if entry.name == name:
+            value = onnx.helper.get_attribute_value(entry)
             return value.decode() if isinstance(value, bytes) else value
     return default
 
 
 def node_name(node: onnx.NodeProto) -> str:
-    """Return what to call a node in a report."""
+    """Return the node's name for reports."""
     return node.name or f"{node.op_type} of {node.output[0]}"
 
 

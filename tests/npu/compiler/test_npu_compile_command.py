@@ -39,7 +39,7 @@ def test_the_featurizer_goes_to_the_npu_and_the_head_stays_on_the_host(build: tu
     rows = json.loads(result.stdout)["coverage"]
     assert [row["operator"] for row in rows if row["on_npu"]] == ["Conv", "Conv", "Add", "GlobalAveragePool", "Flatten"]
     assert [(row["operator"], row["reason"]) for row in rows if not row["on_npu"]] == [
-        ("Gemm", "it is the head, which stays on the host"),
+        ("Gemm", "it is part of the head, which stays on the host"),
         ("Softmax", "the NPU has no Softmax"),
     ]
     assert json.loads((build[0].reports / f"compile-{PROFILE}.json").read_bytes())["coverage"] == rows

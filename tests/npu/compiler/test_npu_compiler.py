@@ -249,7 +249,7 @@ def test_layer_costs_add_up_to_the_whole_run() -> None:
         ),
         pytest.param(
             lambda n: bordered(n, n.conv(INPUT, 3, 4), (0, -1, 0, 0)),
-            "the NPU pads rows and columns of a plane, not by [0, 0, 0, -1, 0, 0, 0, 0]",
+            "the NPU pads rows and columns by 0 or more, not by [0, 0, 0, -1, 0, 0, 0, 0]",
             id="pad that crops",
         ),
     ],
@@ -292,7 +292,7 @@ def test_what_comes_behind_the_cut_is_the_head_and_stays_on_the_host() -> None:
     features = network.add("Relu", network.conv(INPUT, 3, 4))
     model = network.model(network.conv(features, 4, 4))
     result = compile_model(quantize(model, network.images(4)), PROFILE, [features])
-    assert [(row.operator, row.reason) for row in result.on_host] == [("Conv", "it is the head, which stays on the host")]
+    assert [(row.operator, row.reason) for row in result.on_host] == [("Conv", "it is part of the head, which stays on the host")]
 
 
 def test_what_the_npu_lacks_stays_on_the_host_behind_it_and_is_listed_at_once() -> None:

@@ -38,7 +38,7 @@ def test_n44_images_are_scaled_by_the_host_as_the_graph_does_it(quantized_first:
     result = compile_model(quantized, PROFILE)
     assert not result.on_host
     assert result.program.description.inputs[0].gain == pytest.approx(1 / 255, rel=1e-2)
-    assert result.coverage[0].reason == "the host does it while it hands the input over"
+    assert result.coverage[0].reason == "the host applies it when it quantizes the input"
     apart = steps_apart(result, quantized, images, PROFILE)
     assert np.abs(apart).max() <= (2 if quantized_first else 1)
     assert (apart != 0).mean() < (0.1 if quantized_first else 0.005)
@@ -109,9 +109,12 @@ def test_n44_an_image_that_becomes_a_vector_is_reshaped_by_the_host() -> None:
 @pytest.mark.parametrize(
     ("operator", "constant", "told"),
     [
-        pytest.param("Mul", -1.0, "an input can be scaled by positive numbers, by the host, not by -1", id="negative"),
+        pytest.param("Mul", -1.0, "the host can scale an input by positive numbers only, not by -1", id="negative"),
         pytest.param(
-            "Add", np.arange(11), "an input can be changed by one number, or by one per channel, by the host", id="per column"
+            "Add",
+            np.arange(11),
+            "the host can scale or shift an input by one number, or by one number per channel, only",
+            id="per column",
         ),
     ],
 )

@@ -50,7 +50,7 @@ def test_a_graph_with_int16_activations_is_refused_with_the_reason() -> None:
     quantized = changed_constant("image_zero_point", lambda values: values.astype(np.int16), onnx.TensorProto.INT16)
     quantized.opset_import[0].version = 21
     with pytest.raises(
-        ModelError, match=r"but none can: .* its activations are int16; the NPU takes int8 or uint8; conv_0 \(Conv\):"
+        ModelError, match=r"but none can: .* its activations are int16; the NPU supports int8 and uint8; conv_0 \(Conv\):"
     ):
         compile_model(quantized, PROFILE)
 
@@ -58,7 +58,7 @@ def test_a_graph_with_int16_activations_is_refused_with_the_reason() -> None:
 def test_a_graph_with_asymmetric_weights_is_refused_with_the_reason() -> None:
     quantized = changed_constant("constant_0_zero_point", lambda values: np.full_like(values, 3))
     with pytest.raises(
-        ModelError, match=r"conv_0 \(Conv\): its weights are int8 with zero points up to 3; the NPU takes symmetric"
+        ModelError, match=r"conv_0 \(Conv\): its weights are int8 with zero points up to 3; the NPU supports symmetric"
     ):
         compile_model(quantized, PROFILE)
 

@@ -192,7 +192,7 @@ def test_scheme_mxint8_is_refused_with_the_schemes_to_use(build: BuildDirectory,
     result = edgewright("compile", build.path, "--profile", profile, "--variant", "mxint8")
     assert result.exit_code == 2
     assert result.stderr == (
-        "edgewright: the NPU runs quantized graphs, but this one has weights in blocks between activations in float: "
+        "edgewright: the NPU runs quantized graphs, but this one has block-scaled weights and float activations: "
         "quantize it with scheme npu-mxint8 for an NPU of number_format mxint8, with npu-int8 for any\n"
     )
 
