@@ -6,6 +6,8 @@ REQUIREMENTS := requirements/dev.txt
 TORCH := requirements/torch.txt
 STAMP := $(VENV)/.installed
 TORCH_STAMP := $(VENV)/.torch
+# Processes that share the tests; more than four would each load TensorFlow for little gain.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 
 .PHONY: setup components demo test check fix bench docs golden pins system-packages clean
 
@@ -27,7 +29,7 @@ demo: setup
 	@$(BIN)/edgewright demo $(DEMO_ARGS)
 
 test: setup components
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder $(TEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
 OFF_THE_PATH = (Path("/usr/sbin"), Path("/sbin"), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
 """Where Debian has programs that not everybody's PATH shows."""
 
@@ -20,6 +21,23 @@ def pytest_configure() -> None:
     """Hear Ctrl-C, and let children hear it: a shell's background jobs start with it ignored, and so would theirs."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LONGEST_FIRST = (
+    "tests/acceptance/test_demo.py",
+    "tests/edge_agent/test_renewal_of_a_device.py",
+    "tests/npu/hardware/test_npu_tops.py",
+)
+"""Files that take the longest start first, so that no worker waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one worker of pytest-xdist, because a file shares its fixtures and what its helpers cache."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+    rank = {ROOT / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The walls of the house: sizes, layers, and what may be loaded where. `make check` runs these with the linters."""
+"""Sizes, layers, and which modules may be loaded where. `make check` runs these with the linters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("edgewright", "convert", "quantize", "accel", "edge_agent", "cloud",
 MAX_FUNCTION_LINES = 60
 MAX_MODULE_LINES = 400
 
-# Each with its reason; an entry that is no longer needed fails the test.
+# Each entry has its reason; an entry that is no longer needed fails the test.
 LONG_MODULES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 
@@ -83,3 +83,48 @@ def test_the_resident_agent_loads_no_framework_and_no_runtime() -> None:
         "convert",
         "quantize",
     }
+
+
+MAX_FILES_PER_FOLDER = 15
+MORE_FILES = {"accel/npu": "its stages have folders; the modules here are the language that all of them speak"}
+MAX_ARROWS = {"edge_agent": 59, "cloud": 48, "convert": 46, "quantize": 46}
+"""Half of the imports between modules that each package had while its modules were side by side in one folder."""
+
+
+def test_no_folder_of_the_product_holds_more_files_than_a_reader_takes_in() -> None:
+    folders = {path.parent for path in python_files() if path.relative_to(ROOT).parts[0] in PACKAGES}
+    crowded = {str(folder.relative_to(ROOT)) for folder in folders if len(modules_in(folder)) > MAX_FILES_PER_FOLDER}
+    assert crowded <= set(MORE_FILES)
+
+
+def modules_in(folder: Path) -> list[Path]:
+    """Return the modules that are directly in a folder."""
+    return [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("package", MAX_ARROWS)
+def test_a_package_keeps_few_imports_between_its_folders_and_modules(package: str) -> None:
+    assert len(arrows(package)) <= MAX_ARROWS[package]
+
+
+def arrows(package: str) -> set[tuple[str, str]]:
+    """Return each pair of a package's direct children, folder or module, of which the first imports the second."""
+    pairs = set()
+    for path in (ROOT / package).rglob("*.py"):
+        child = path.relative_to(ROOT / package).with_suffix("").parts[0]
+        pairs |= {(child, target) for target in imported_children(path, package) if child not in ("__init__", target)}
+    return pairs
+
+
+def imported_children(path: Path, package: str) -> set[str]:
+    """Return the direct children of `package` that a file imports from."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            names |= {f"{package}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    parts = [name.split(".") for name in names]
+    return {part[1] for part in parts if part[0] == package and len(part) > 1}
