@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -50,6 +53,8 @@ def command_lines(text: str) -> Iterator[str]:
 def errors_of(line: str) -> Iterator[str]:
     """Yield what is wrong with one command line: an unknown command, or an option that the command lacks."""
     words = words_of(line)
+    if words[0].startswith("-"):
+        return
     for name in words[0].split("|"):
         command = root_command(name)
         if command is None:
@@ -95,3 +100,49 @@ def root_command(name: str) -> click.Command | None:
 def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
     targets = [link.partition("#")[0] for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
     assert [target for target in targets if target and not (page.parent / target).exists()] == []
+
+
+FIELDS = re.compile(r"^Fields of `([\w.]+)\.(\w+)`:\n\n((?:\|.*\n)+)", re.MULTILINE)
+REFERENCES = sorted((ROOT / "docs/reference").glob("*.md"))
+DOCUMENTED = [
+    pytest.param(module, name, table, id=f"{path.stem}: {name}")
+    for path in REFERENCES
+    for module, name, table in FIELDS.findall(path.read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize(("module", "name", "table"), DOCUMENTED)
+def test_the_table_of_a_format_has_exactly_the_fields_that_the_code_has(module: str, name: str, table: str) -> None:
+    rows = table.splitlines()[2:]
+    documented = [field for row in rows for field in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(documented) == sorted(field.name for field in dataclasses.fields(getattr(import_module(module), name)))
+
+
+SOURCE_PATH = re.compile(
+    r"\b(?:edgewright|convert|quantize|accel|edge_agent|cloud|hardware_profiles|tests|benchmarks|examples|docs|scripts)"
+    r"/[\w./-]*(?:\.(?:py|md|toml|sh|lpf|svh?)\b|/(?=[`\s]))"
+)
+DRAWINGS = sorted((ROOT / "docs/images").glob("*.svg"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *DRAWINGS], ids=page_id)
+def test_every_source_file_that_a_page_or_drawing_names_exists(page: Path) -> None:
+    paths = SOURCE_PATH.findall(page.read_text("utf-8"))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OURS = ("edgewright", "convert", "quantize", "accel", "edge_agent", "cloud", "hardware_profiles")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_name_that_an_example_imports_exists(page: Path) -> None:
+    imports = [name for block in PYTHON_BLOCK.findall(page.read_text("utf-8")) for name in imported_names(block)]
+    assert [f"{module}.{name}" for module, name in imports if not hasattr(import_module(module), name)] == []
+
+
+def imported_names(code: str) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) for every import of this project in `code`."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in OURS:
+            yield from ((str(node.module), alias.name) for alias in node.names)
