@@ -146,3 +146,10 @@ def imported_names(code: str) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in OURS:
             yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def test_the_groups_of_the_glossary_are_in_alphabetical_order() -> None:
+    groups = re.findall(r"```\{glossary\}\n(.*?)```", (ROOT / "docs/glossary.md").read_text("utf-8"), re.DOTALL)
+    terms = [re.findall(r"^\S.*$", group, re.MULTILINE) for group in groups]
+    assert terms == [sorted(group, key=str.casefold) for group in terms]
+    assert len({term for group in terms for term in group}) == sum(map(len, terms))
