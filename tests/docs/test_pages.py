@@ -153,3 +153,21 @@ def test_the_groups_of_the_glossary_are_in_alphabetical_order() -> None:
     terms = [re.findall(r"^\S.*$", group, re.MULTILINE) for group in groups]
     assert terms == [sorted(group, key=str.casefold) for group in terms]
     assert len({term for group in terms for term in group}) == sum(map(len, terms))
+
+
+MESSAGE_TABLE = re.compile(r"^\| message \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if MESSAGE_TABLE.search(page.read_text("utf-8"))], ids=page_id)
+def test_every_message_that_a_page_explains_is_one_of_the_products(page: Path) -> None:
+    rows = [row for table in MESSAGE_TABLE.findall(page.read_text("utf-8")) for row in table.splitlines()]
+    parts = [part.strip(" ,") for row in rows for part in re.findall(r"`(.*?)`", row)[0].split("…")]
+    texts = "\n".join(text for folder in OURS for path in (ROOT / folder).rglob("*.py") for text in string_constants(path))
+    assert [part for part in parts if part not in texts] == []
+
+
+def string_constants(path: Path) -> Iterator[str]:
+    """Yield the text of every string in a module, those inside f-strings included."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
