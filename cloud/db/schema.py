@@ -1,7 +1,7 @@
-"""The tables, as SQLAlchemy Core sees them; `cloud/migrations` makes them, and a test holds the two together.
+"""The tables as SQLAlchemy Core definitions; `cloud/migrations` creates them, and a test compares the two.
 
-Large or signed things are stored as the bytes that were received or signed. `counters` are the clocks of the service: a
-number that rises in the same transaction as the change that it counts (`cloud/db/database.py`).
+Signed documents and whole records are stored as the bytes that were received or signed. Each row of `counters` rises in the
+same transaction as the changes that it counts (`cloud/db/database.py`).
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ metadata = MetaData(
 
 
 class Instant(TypeDecorator[datetime]):
-    """An aware UTC instant; SQLite keeps no time zone, so it is put back on the way out."""
+    """An aware UTC instant; SQLite stores no time zone, so UTC is added when a value is read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Store as UTC; a naive instant is our own mistake."""
+        """Convert to UTC for the database."""
         if value is None:
             return None
         assert value.tzinfo is not None, "an instant must be aware"
@@ -55,7 +55,7 @@ class Instant(TypeDecorator[datetime]):
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
-        """Give an aware instant."""
+        """Return an aware UTC instant."""
         if value is None:
             return None
         instant: datetime = value
@@ -87,7 +87,7 @@ devices = Table(
     Column("profile", String(64), nullable=False),
     Column("enrolled_at", Instant, nullable=False),
     Column("last_seen_at", Instant),
-    Column("said_offline", Boolean, nullable=False),
+    Column("reported_offline", Boolean, nullable=False),
     Column("revoked", Boolean, nullable=False),
     Column("telemetry_count", BigInteger, nullable=False),
 )
@@ -189,18 +189,18 @@ rollout_devices = Table(
     Column("rollout", ForeignKey("rollouts.rollout"), primary_key=True),
     Column("device", ForeignKey("devices.device"), primary_key=True),
     Column("wave", Integer, nullable=False),
-    Column("place", Integer, nullable=False),
+    Column("position", Integer, nullable=False),
     Column("desired_number", Integer),
     Column("state", String(16), index=True),
     Column("since", Instant, nullable=False),
     Column("online", Boolean, nullable=False),
     Column("online_since", Instant, nullable=False),
     Column("reason", Text, nullable=False),
-    Column("before", LargeBinary),
+    Column("previous", LargeBinary),
 )
 
-bad_versions = Table(
-    "bad_versions",
+known_failures = Table(
+    "known_failures",
     metadata,
     Column("index_digest", String(71), primary_key=True),
     Column("profile", String(64), primary_key=True),

@@ -1,13 +1,13 @@
-"""Devices: how one becomes a member, what is known of it, and how it stops being one.
+"""Devices: enrolment, certificates, presence, labels, revocation.
 
-    issue_token      an operator makes a token that works once
-    enrol            a device shows it with a CSR and becomes a member
-    renew            a member gets its next certificate; those that it has stay good until they expire
-    revoke           its certificates stop opening doors, on HTTPS at once, on MQTT through the broker
-    records          what the cloud knows of every device
+    issue_token      make a token that enrols one device
+    enrol            exchange the token and a CSR for a certificate
+    renew            issue the next certificate; earlier ones stay valid until they expire
+    revoke           revoke all certificates of a device; HTTPS refuses them at once, MQTT through the broker
+    records          return every device with both sides of its twin
 
-A revoked name can be enrolled again with a token bound to it; the old certificates stay revoked and the desired version
-goes on rising.
+A revoked name can be enrolled again with a token that is bound to it. Its old certificates stay revoked, and the number of its
+desired state continues to rise.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from edgewright.contracts.names import check_name, nearest
 from edgewright.errors import BadInputError, ConflictError, DeniedError, NotFoundError
 
 ONLINE_WITHIN = timedelta(seconds=150)
-"""A device reports every 60 s and polls at most 60 s long; after twice that and a margin it counts as away."""
+"""A device reports every 60 s and polls for at most 60 s; after twice that time and a margin it counts as offline."""
 MAX_TOKEN_S = 30 * 24 * 3600.0
 MAX_LABELS = 32
 
 Issue = Callable[[str], x509.Certificate]
-"""Makes the certificate for a device of this name."""
+"""Issues a certificate to the device of this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A new member and its certificate."""
+    """An enrolled device and its new certificate."""
 
     device: str
     certificate: x509.Certificate
 
 
 def issue_token(connection: Connection, request: TokenRequest, now: datetime) -> tuple[str, datetime]:
-    """Return a secret that enrols one device, and when it expires; only its hash is kept."""
+    """Return a secret that enrols one device, and its expiry; only the hash of the secret is stored."""
     if request.device is not None:
         _check_device_name(request.device)
     if not 0 < request.valid_s <= MAX_TOKEN_S:
@@ -68,37 +68,37 @@ def issue_token(connection: Connection, request: TokenRequest, now: datetime) ->
 def enrol(
     connection: Connection, request: EnrolRequest, authority: Authority, now: datetime, *, days: float = DEVICE_DAYS
 ) -> Enrolled:
-    """Make a device a member.
+    """Enrol a device and issue its first certificate.
 
     Raises:
-        DeniedError: the token is unknown, used, expired or another device's, or the name is taken.
-        BadInputError: the name or the CSR cannot be used; the token stays good.
+        DeniedError: the token is unknown, used, expired or for another device, or the name is taken.
+        BadInputError: the name or the CSR is invalid; the token can be used again.
     """
     _check_device_name(request.device)
     certificate = authority.issue_device(request.csr_pem, request.device, now, days)
     token = _use_token(connection, request, now)
-    known = connection.execute(select(devices).where(devices.c.device == request.device)).one_or_none()
-    if known is None:
+    existing = connection.execute(select(devices).where(devices.c.device == request.device)).one_or_none()
+    if existing is None:
         _insert(connection, request, token.labels, now)
     else:
-        _admit_again(connection, request, token, known)
+        _enrol_again(connection, request, token, existing)
     _record_certificate(connection, request.device, certificate)
     raise_counter(connection, Counter.CHANGES)
     return Enrolled(request.device, certificate)
 
 
 def renew(connection: Connection, present: x509.Certificate, issue: Issue) -> Enrolled:
-    """Give the member that holds `present` what `issue` makes for it.
+    """Issue the next certificate to the device of certificate `present`.
 
-    Whether the member is who it says, and whether `present` may still be used for this, is the caller's to know.
+    The caller has verified the device's identity and that `present` may be renewed.
 
     Raises:
-        DeniedError: the device or this certificate was revoked, or it is no device's.
-        BadInputError: the CSR cannot be used, or is for the key that the member has.
+        DeniedError: the device or this certificate was revoked, or the certificate is not a device's.
+        BadInputError: the CSR is invalid, or is for the key of the present certificate.
         ConflictError: a certificate with this serial number was issued already.
     """
     device = device_of_certificate(connection, present)
-    # The row is held until the end, so that a revocation comes before all of this or after it, and then ends this one too.
+    # The row lock orders this against a revocation: a later one also revokes the new certificate.
     revoked = connection.execute(select(devices.c.revoked).where(devices.c.device == device).with_for_update()).scalar_one()
     if revoked:
         raise DeniedError(f"device {device} was revoked: ask the operator")
@@ -110,87 +110,91 @@ def renew(connection: Connection, present: x509.Certificate, issue: Issue) -> En
 
 
 def device_of_certificate(connection: Connection, certificate: x509.Certificate) -> str:
-    """Return whose certificate this is; raise `DeniedError` when it was revoked or is no device's."""
+    """Return the device of a certificate.
+
+    Raises:
+        DeniedError: the certificate was revoked, or this cloud did not issue it to a device.
+    """
     row = connection.execute(
         select(certificates.c.device, certificates.c.revoked_at).where(certificates.c.serial == serial_of(certificate))
     ).one_or_none()
     if row is None:
-        raise DeniedError("the client certificate must be a device's that this cloud knows: enrol the device")
+        raise DeniedError("the client certificate must be issued by this cloud to a device, but it was not: enrol the device")
     if row.revoked_at is not None:
         raise DeniedError(f"device {row.device} was revoked at {row.revoked_at:%Y-%m-%d %H:%M} UTC: ask the operator")
     device: str = row.device
     return device
 
 
-def has_moved_on(connection: Connection, certificate: x509.Certificate) -> bool:
-    """Tell whether the device of an expired certificate has a later one, and was heard of since this one expired.
+def has_later_certificate(connection: Connection, certificate: x509.Certificate) -> bool:
+    """Return True if the device of an expired certificate has a later one and was seen after this one expired.
 
-    A later one alone says nothing: the answer that carried it may have been lost.
+    A later certificate alone is not enough: the response that carried it may have been lost.
     """
     expired_at = certificate.not_valid_after_utc
     of_device = certificates.c.device == device_of_certificate(connection, certificate)
     later = select(certificates.c.device).where(of_device, certificates.c.expires_at > expired_at)
-    heard_since = devices.c.device.in_(later), devices.c.last_seen_at > expired_at
-    return connection.execute(select(devices.c.device).where(*heard_since)).first() is not None
+    seen_since = devices.c.device.in_(later), devices.c.last_seen_at > expired_at
+    return connection.execute(select(devices.c.device).where(*seen_since)).first() is not None
 
 
 def revoke(connection: Connection, device: str, now: datetime) -> None:
-    """Close every door to a device; doing it twice is the same as once."""
-    _known(connection, device)
-    connection.execute(update(devices).where(devices.c.device == device).values(revoked=True))  # first: `renew` waits for it
-    open_ones = certificates.c.device == device, certificates.c.revoked_at.is_(None)
-    connection.execute(update(certificates).where(*open_ones).values(revoked_at=now))
+    """Revoke a device and its certificates; revoking twice has no further effect."""
+    _check_exists(connection, device)
+    connection.execute(update(devices).where(devices.c.device == device).values(revoked=True))  # first: locks `renew` out
+    not_revoked = certificates.c.device == device, certificates.c.revoked_at.is_(None)
+    connection.execute(update(certificates).where(*not_revoked).values(revoked_at=now))
     raise_counter(connection, Counter.CHANGES)
-    raise_counter(connection, Counter.DESIRED)  # a long-poll of this device ends now, not after a minute
+    raise_counter(connection, Counter.DESIRED)  # ends a long-poll of this device at once
 
 
 def is_revoked(connection: Connection, device: str) -> bool:
-    """Tell whether `device` is no member: revoked, or never enrolled."""
+    """Return True if `device` was revoked or never enrolled."""
     revoked = connection.execute(select(devices.c.revoked).where(devices.c.device == device)).scalar_one_or_none()
     return revoked is not False
 
 
 def revoked_certificates(connection: Connection, now: datetime) -> list[tuple[str, datetime]]:
-    """Return (serial, when) of the revoked certificates that have not expired: what a revocation list holds."""
-    wanted = certificates.c.revoked_at.is_not(None), certificates.c.expires_at > now
-    rows = connection.execute(select(certificates.c.serial, certificates.c.revoked_at).where(*wanted))
+    """Return (serial, time of revocation) of revoked certificates that have not expired, for a revocation list."""
+    listed = certificates.c.revoked_at.is_not(None), certificates.c.expires_at > now
+    rows = connection.execute(select(certificates.c.serial, certificates.c.revoked_at).where(*listed))
     return [(row.serial, row.revoked_at) for row in rows]
 
 
 def count_certificates(connection: Connection, now: datetime) -> tuple[int, int]:
-    """Return how many certificates were issued in all, and how many members have none left that is good at `now`."""
+    """Return the number of certificates issued, and of enrolled devices without a certificate valid at `now`."""
     issued = connection.execute(select(func.count()).select_from(certificates)).scalar_one()
-    good = select(certificates.c.device).where(certificates.c.expires_at > now, certificates.c.revoked_at.is_(None))
-    locked_out = devices.c.revoked.is_(False), devices.c.device.not_in(good)
-    return issued, connection.execute(select(func.count()).select_from(devices).where(*locked_out)).scalar_one()
+    valid = select(certificates.c.device).where(certificates.c.expires_at > now, certificates.c.revoked_at.is_(None))
+    expired = devices.c.revoked.is_(False), devices.c.device.not_in(valid)
+    return issued, connection.execute(select(func.count()).select_from(devices).where(*expired)).scalar_one()
 
 
 def set_labels(connection: Connection, device: str, labels: dict[str, str]) -> None:
     """Replace the labels of a device."""
     check_labels(labels)
-    _known(connection, device)
+    _check_exists(connection, device)
     connection.execute(update(devices).where(devices.c.device == device).values(labels=labels))
     raise_counter(connection, Counter.CHANGES)
 
 
-def saw(connection: Connection, device: str, now: datetime, *, offline: bool = False) -> None:
-    """Note that a device was heard of just now, or that it (or its last will) said that it is gone.
+def mark_seen(connection: Connection, device: str, now: datetime, *, offline: bool = False) -> None:
+    """Store that a device was seen at `now`, or that it (or its MQTT last will) reported itself offline.
 
-    Only what changes whether it counts as online is a change that others wait for.
+    `Counter.CHANGES` is raised only if the device comes online or goes offline.
     """
-    known = devices.c.device == device
-    seen = connection.execute(select(devices.c.last_seen_at, devices.c.said_offline).where(known)).one_or_none()
-    if seen is None:
+    is_device = devices.c.device == device
+    row = connection.execute(select(devices.c.last_seen_at, devices.c.reported_offline).where(is_device)).one_or_none()
+    if row is None:
         return
-    was_online = _is_online(seen.last_seen_at, now, said_offline=seen.said_offline)
-    heard = {"said_offline": True} if offline else {"said_offline": False, "last_seen_at": now}
-    connection.execute(update(devices).where(known).values(heard))
+    was_online = _is_online(row.last_seen_at, now, reported_offline=row.reported_offline)
+    presence = {"reported_offline": True} if offline else {"reported_offline": False, "last_seen_at": now}
+    connection.execute(update(devices).where(is_device).values(presence))
     if was_online is offline:
         raise_counter(connection, Counter.CHANGES)
 
 
 def records(connection: Connection, now: datetime, *, only: str | None = None) -> list[DeviceRecord]:
-    """Return what is known of all devices (or of one), sorted by name."""
+    """Return all devices, or only device `only`, sorted by name."""
     statement = select(devices, twins.c.desired, twins.c.reported).outerjoin(twins).order_by(devices.c.device)
     if only is not None:
         statement = statement.where(devices.c.device == only)
@@ -198,15 +202,19 @@ def records(connection: Connection, now: datetime, *, only: str | None = None) -
 
 
 def record(connection: Connection, device: str, now: datetime) -> DeviceRecord:
-    """Return what is known of one device; raise `NotFoundError` offering the nearest names."""
-    found = records(connection, now, only=device)
-    if not found:
+    """Return one device.
+
+    Raises:
+        NotFoundError: no device has this name; the message offers the nearest names.
+    """
+    matches = records(connection, now, only=device)
+    if not matches:
         raise _unknown(connection, device)
-    return found[0]
+    return matches[0]
 
 
 def check_labels(labels: dict[str, str]) -> None:
-    """Raise `BadInputError` unless the labels are few and short."""
+    """Raise `BadInputError` for more than 32 labels, an invalid name, or a value over 128 characters."""
     if len(labels) > MAX_LABELS:
         raise BadInputError(f"a device may have at most {MAX_LABELS} labels, not {len(labels)}")
     for name, text in labels.items():
@@ -218,15 +226,15 @@ def check_labels(labels: dict[str, str]) -> None:
 def _check_device_name(device: str) -> None:
     check_name(device, "device")
     if device == CLOUD_NAME:
-        raise BadInputError(f"a device must not be called {CLOUD_NAME}: that is the cloud's own name; choose another")
+        raise BadInputError(f"a device must not be called {CLOUD_NAME}, which is the name of the cloud: choose another")
 
 
 def _use_token(connection: Connection, request: EnrolRequest, now: datetime) -> Row[tuple[str | None, dict[str, str]]]:
-    """Mark the token used; one statement, so that of two devices with the same token one is refused."""
+    """Mark the token as used; a single statement refuses the second of two devices with the same token."""
     table, key = enrolment_tokens, enrolment_tokens.c.secret_sha256 == _hash(request.secret)
     row = connection.execute(select(table.c.device, table.c.labels, table.c.expires_at).where(key)).one_or_none()
     if row is None:
-        raise DeniedError("the enrolment token is not one of this cloud's: ask the operator for one")
+        raise DeniedError("the enrolment token was not issued by this cloud: ask the operator for one")
     if row.expires_at <= now:
         raise DeniedError(f"the enrolment token expired at {row.expires_at:%Y-%m-%d %H:%M} UTC: ask the operator for another")
     if row.device not in (None, request.device):
@@ -234,7 +242,7 @@ def _use_token(connection: Connection, request: EnrolRequest, now: datetime) -> 
     used = connection.execute(update(table).where(key, table.c.used_at.is_(None)).values(used_at=now))
     if used.rowcount != 1:
         raise DeniedError("the enrolment token was used before: ask the operator for another")
-    return row  # type: ignore[return-value]  # the expiry has done its work
+    return row  # type: ignore[return-value]  # expires_at was only needed for the check above
 
 
 def _insert(connection: Connection, request: EnrolRequest, labels: dict[str, str], now: datetime) -> None:
@@ -243,7 +251,7 @@ def _insert(connection: Connection, request: EnrolRequest, labels: dict[str, str
         "labels": labels,
         "profile": request.profile[:64],
         "enrolled_at": now,
-        "said_offline": False,
+        "reported_offline": False,
         "revoked": False,
         "telemetry_count": 0,
     }
@@ -252,27 +260,30 @@ def _insert(connection: Connection, request: EnrolRequest, labels: dict[str, str
     connection.execute(insert(twins).values(twin))
 
 
-def _admit_again(
-    connection: Connection, request: EnrolRequest, token: Row[tuple[str | None, dict[str, str]]], known: Row[tuple[object, ...]]
+def _enrol_again(
+    connection: Connection,
+    request: EnrolRequest,
+    token: Row[tuple[str | None, dict[str, str]]],
+    existing: Row[tuple[object, ...]],
 ) -> None:
-    if not known.revoked:
+    if not existing.revoked:
         raise DeniedError(f"the name {request.device} is taken by another device: choose another name, or revoke that one first")
     if token.device != request.device:
         raise DeniedError(f"{request.device} was revoked: it needs a token made for its name (devices token --device)")
-    changed = {"revoked": False, "labels": token.labels or known.labels, "profile": request.profile[:64]}
-    connection.execute(update(devices).where(devices.c.device == request.device).values(changed))
-    change = raise_counter(connection, Counter.DESIRED)  # what is wanted of it was cleared from the broker: send it again
+    values = {"revoked": False, "labels": token.labels or existing.labels, "profile": request.profile[:64]}
+    connection.execute(update(devices).where(devices.c.device == request.device).values(values))
+    change = raise_counter(connection, Counter.DESIRED)  # revocation cleared the retained message: publish it again
     connection.execute(update(twins).where(twins.c.device == request.device).values(desired_change=change))
 
 
 def _record_certificate(connection: Connection, device: str, certificate: x509.Certificate) -> None:
     row = {"serial": serial_of(certificate), "device": device, "expires_at": certificate.not_valid_after_utc}
     recorded = insert_or_ignore(connection, certificates).values(row).returning(certificates.c.serial)
-    if connection.execute(recorded).one_or_none() is None:  # a row count is what psycopg does not give for this
-        raise ConflictError("a nonce makes one certificate, and this one was used: ask for another with GET /v1/renew")
+    if connection.execute(recorded).one_or_none() is None:  # psycopg returns no row count for this statement
+        raise ConflictError("a nonce must be used once, but this one was used before: request another with GET /v1/renew")
 
 
-def _known(connection: Connection, device: str) -> None:
+def _check_exists(connection: Connection, device: str) -> None:
     if connection.execute(select(devices.c.device).where(devices.c.device == device)).one_or_none() is None:
         raise _unknown(connection, device)
 
@@ -289,7 +300,7 @@ def _record(row: Row[tuple[object, ...]], now: datetime) -> DeviceRecord:
         profile=row.profile,
         enrolled_at=row.enrolled_at,
         last_seen_at=row.last_seen_at,
-        online=_is_online(row.last_seen_at, now, said_offline=row.said_offline) and not row.revoked,
+        online=_is_online(row.last_seen_at, now, reported_offline=row.reported_offline) and not row.revoked,
         revoked=row.revoked,
         desired=None if row.desired is None else wire.decode(row.desired, DesiredState, what="stored desired state"),
         reported=None if row.reported is None else wire.decode(row.reported, ReportedState, what="stored report"),
@@ -297,8 +308,8 @@ def _record(row: Row[tuple[object, ...]], now: datetime) -> DeviceRecord:
     )
 
 
-def _is_online(last_seen_at: datetime | None, now: datetime, *, said_offline: bool) -> bool:
-    return last_seen_at is not None and now - last_seen_at <= ONLINE_WITHIN and not said_offline
+def _is_online(last_seen_at: datetime | None, now: datetime, *, reported_offline: bool) -> bool:
+    return last_seen_at is not None and now - last_seen_at <= ONLINE_WITHIN and not reported_offline
 
 
 def _hash(secret: str) -> str:

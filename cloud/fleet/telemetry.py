@@ -1,6 +1,6 @@
-"""Telemetry: measurements stored once, however often they come, and acknowledged only when they are committed.
+"""Telemetry: each measurement is stored once, however often it is sent, and acknowledged after the commit.
 
-A measurement is known by (device, queue_id, sequence). Storing one changes no state: it is evidence, not a command.
+A measurement is identified by (device, queue_id, sequence).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from sqlalchemy import Connection, func, select, update
 
 from cloud.db.database import Counter, insert_or_ignore, raise_counter
 from cloud.db.schema import devices, telemetry
-from cloud.fleet.devices import is_revoked, saw
-from cloud.fleet.twins import MAX_SEQUENCE, check_author
+from cloud.fleet.devices import is_revoked, mark_seen
+from cloud.fleet.twins import MAX_SEQUENCE, check_sender
 from edgewright.contracts.messages import Measurement, StoredMeasurement, TelemetryAck, TelemetryBatch
 from edgewright.errors import BadInputError, DeniedError, MessageError
 
 MAX_QUERY_ROWS = 10_000
-_ROWS_PER_INSERT = 500  # eight values each; SQLite takes at most 32 766 in one statement
+_ROWS_PER_INSERT = 500  # eight values each; SQLite accepts at most 32 766 in one statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Which measurements to return: the newest `limit`, oldest of them first."""
+    """A filter of measurements; the newest `limit` matches are returned, oldest first."""
 
     device: str | None = None
     name: str | None = None
@@ -38,25 +38,25 @@ class Query:
 
 
 def store(connection: Connection, device: str, batch: TelemetryBatch, now: datetime) -> TelemetryAck:
-    """Store a batch; what was stored before is left alone. The acknowledgement is true once the transaction is committed."""
-    check_author(device, batch.device)
+    """Store the new measurements of a batch; the acknowledgement is valid once the transaction is committed."""
+    check_sender(device, batch.device)
     _check(batch)
     if is_revoked(connection, device):
-        raise DeniedError(f"device {device} is no member: it was revoked or never enrolled")
+        raise DeniedError(f"device {device} must be enrolled, but it was revoked or never enrolled: enrol it first")
     new_rows = 0
-    for rows in _pieces([_row(batch, measurement) for measurement in batch.measurements]):
+    for rows in _chunks([_row(batch, measurement) for measurement in batch.measurements]):
         inserted = insert_or_ignore(connection, telemetry).values(rows).returning(telemetry.c.sequence)
-        new_rows += len(connection.execute(inserted).all())  # psycopg gives no rowcount for this
-    saw(connection, device, now)
-    counted = devices.c.telemetry_count + new_rows
-    connection.execute(update(devices).where(devices.c.device == device).values(telemetry_count=counted))
+        new_rows += len(connection.execute(inserted).all())  # psycopg returns no row count for this statement
+    mark_seen(connection, device, now)
+    total = devices.c.telemetry_count + new_rows
+    connection.execute(update(devices).where(devices.c.device == device).values(telemetry_count=total))
     if new_rows:
         raise_counter(connection, Counter.CHANGES)
     return TelemetryAck(queue_id=batch.queue_id, sequence=batch.measurements[-1].sequence)
 
 
 def find(connection: Connection, query: Query) -> list[StoredMeasurement]:
-    """Return the measurements that fit, in the order of time."""
+    """Return the matching measurements, oldest first."""
     statement = select(telemetry).order_by(telemetry.c.at.desc(), telemetry.c.sequence.desc()).limit(query.limit)
     if query.device is not None:
         statement = statement.where(telemetry.c.device == query.device)
@@ -69,7 +69,7 @@ def find(connection: Connection, query: Query) -> list[StoredMeasurement]:
 
 
 def count(connection: Connection) -> int:
-    """Return how many measurements were ever stored."""
+    """Return the number of measurements ever stored."""
     total: int = connection.execute(select(func.coalesce(func.sum(devices.c.telemetry_count), 0))).scalar_one()
     return total
 
@@ -79,16 +79,18 @@ def _check(batch: TelemetryBatch) -> None:
         raise MessageError("a telemetry batch must hold at least one measurement, but it is empty")
     sequences = [measurement.sequence for measurement in batch.measurements]
     if sequences != sorted(set(sequences)) or sequences[0] < 0 or sequences[-1] > MAX_SEQUENCE:
-        raise MessageError("the measurements of a batch must be in the order of their sequence, each from 0 and once")
-    too_long = [
+        raise MessageError(
+            "the measurements of a batch must be in order of sequence, without duplicates, and each sequence must be 0 or more"
+        )
+    invalid = [
         measurement.name
         for measurement in batch.measurements
         if len(measurement.name) > 128 or len(measurement.unit) > 32 or measurement.at.tzinfo is None
     ]
-    if too_long or not 1 <= len(batch.queue_id) <= 64:
+    if invalid or not 1 <= len(batch.queue_id) <= 64:
         raise MessageError(
             "a measurement needs a name of at most 128 characters, a unit of at most 32, an instant in UTC, "
-            f"and a queue_id of 1 to 64: see {', '.join(too_long[:3])[:200] or 'queue_id'}"
+            f"and a queue_id of 1 to 64: see {', '.join(invalid[:3])[:200] or 'queue_id'}"
         )
 
 
@@ -105,7 +107,7 @@ def _row(batch: TelemetryBatch, measurement: Measurement) -> dict[str, object]:
     }
 
 
-def _pieces(rows: Sequence[dict[str, object]]) -> Iterator[list[dict[str, object]]]:
+def _chunks(rows: Sequence[dict[str, object]]) -> Iterator[list[dict[str, object]]]:
     remaining = iter(rows)
-    while piece := list(islice(remaining, _ROWS_PER_INSERT)):
-        yield piece
+    while chunk := list(islice(remaining, _ROWS_PER_INSERT)):
+        yield chunk

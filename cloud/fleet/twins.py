@@ -1,7 +1,7 @@
-"""Twins: what the cloud wants of each device, beside what the device last said.
+"""Twins: the desired state of each device beside the state that the device last reported.
 
-Desired state has one writer, the rollout engine, through `set_desired`. Its version rises with every change and is never
-used twice, also for a rollback. It is signed once, when it is set, and the signed bytes are what is stored and sent.
+Desired state has one writer, the rollout engine, through `set_desired`. Its number rises with every change and is never
+reused, not even for a rollback. It is signed once, when it is set; the signed bytes are stored and sent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, or_, select, update
 
 from cloud.db.database import Counter, raise_counter
 from cloud.db.schema import devices, twins
-from cloud.fleet.devices import is_revoked, saw
+from cloud.fleet.devices import is_revoked, mark_seen
 from edgewright.contracts import signing, wire
 from edgewright.contracts.messages import DesiredState, ReportedState
 from edgewright.contracts.oci import Descriptor
@@ -23,8 +23,8 @@ MAX_SEQUENCE = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a device should run: `Desired` without the device and the number, which `set_desired` adds."""
+class DesiredSpec:
+    """A `DesiredState` without the device and the number, which `set_desired` adds."""
 
     model: str
     version: int
@@ -36,24 +36,26 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class SignedDesired:
-    """The envelope of a device's desired state, and its number."""
+    """The signed envelope and the number of a device's desired state."""
 
     device: str
     desired_number: int
     envelope: bytes
 
 
-def set_desired(connection: Connection, key: signing.PrivateKey, device: str, wanted: Wanted) -> DesiredState:
-    """Want something else of a device, under the next number; it is sent when the transaction is committed.
+def set_desired(connection: Connection, key: signing.PrivateKey, device: str, spec: DesiredSpec) -> DesiredState:
+    """Set a new desired state under the next number; it is sent after the transaction is committed.
 
     Raises:
-        ConflictError: the device is no member.
+        ConflictError: the device is not enrolled.
     """
     if is_revoked(connection, device):
-        raise ConflictError(f"device {device} is no member: it was revoked or never enrolled; nothing can be wanted of it")
+        raise ConflictError(
+            f"device {device} must be enrolled to get a desired state, but it was revoked or never enrolled: enrol it first"
+        )
     change = raise_counter(connection, Counter.DESIRED)
     raise_counter(connection, Counter.CHANGES)
-    raised = (
+    next_number = (
         update(twins)
         .where(twins.c.device == device)
         .values(desired_number=twins.c.desired_number + 1, desired_change=change)
@@ -61,13 +63,13 @@ def set_desired(connection: Connection, key: signing.PrivateKey, device: str, wa
     )
     desired = DesiredState(
         device=device,
-        desired_number=connection.execute(raised).scalar_one(),
-        model=wanted.model,
-        version=wanted.version,
-        index=wanted.index,
-        allow_downgrade=wanted.allow_downgrade,
-        trial_s=wanted.trial_s,
-        device_timeout_s=wanted.device_timeout_s,
+        desired_number=connection.execute(next_number).scalar_one(),
+        model=spec.model,
+        version=spec.version,
+        index=spec.index,
+        allow_downgrade=spec.allow_downgrade,
+        trial_s=spec.trial_s,
+        device_timeout_s=spec.device_timeout_s,
     )
     payload = wire.encode(desired)
     envelope = signing.sign(payload, signing.DESIRED_TYPE, key)
@@ -76,15 +78,19 @@ def set_desired(connection: Connection, key: signing.PrivateKey, device: str, wa
 
 
 def desired_after(connection: Connection, device: str, have: int) -> bytes | None:
-    """Return the envelope for `device` when its number is over `have`; raise `DeniedError` when it was revoked meanwhile."""
+    """Return the envelope of a desired state whose number is greater than `have`, or None.
+
+    Raises:
+        DeniedError: the device was revoked.
+    """
     if is_revoked(connection, device):
         raise DeniedError(f"device {device} was revoked: ask the operator")
-    wanted = twins.c.device == device, twins.c.desired_number > have
-    return connection.execute(select(twins.c.desired_envelope).where(*wanted)).scalar_one_or_none()
+    newer = twins.c.device == device, twins.c.desired_number > have
+    return connection.execute(select(twins.c.desired_envelope).where(*newer)).scalar_one_or_none()
 
 
 def desired_changed_after(connection: Connection, change: int) -> list[SignedDesired]:
-    """Return the members' envelopes set after the `change`-th change of desired state: what the MQTT publisher sends."""
+    """Return the envelopes of enrolled devices that were set after counter value `change`, for the MQTT publisher."""
     columns = twins.c.device, twins.c.desired_number, twins.c.desired_envelope
     newer = twins.c.desired_change > change, twins.c.desired_envelope.is_not(None), devices.c.revoked.is_(False)
     rows = connection.execute(select(*columns).join(devices).where(*newer).order_by(twins.c.desired_change))
@@ -92,30 +98,30 @@ def desired_changed_after(connection: Connection, change: int) -> list[SignedDes
 
 
 def store_report(connection: Connection, device: str, report: ReportedState, now: datetime, *, live: bool = True) -> bool:
-    """Keep what a device says of itself; return False when it is older than what is stored (P41) and changes nothing.
+    """Store a device's report; return False if it is older than the stored one (P41), which then stays.
 
-    `live` False is a report that a broker kept: it says nothing about whether the device is there now.
+    `live` is False for a report that a broker retained: it does not show that the device is online.
     """
-    check_author(device, report.device)
+    check_sender(device, report.device)
     if not 0 <= report.sequence <= MAX_SEQUENCE or len(report.boot_id) > 128:
         raise MessageError(f"a report's sequence must be 0 to {MAX_SEQUENCE} and its boot_id at most 128 characters")
     if is_revoked(connection, device):
-        raise DeniedError(f"device {device} is no member: it was revoked or never enrolled")
+        raise DeniedError(f"device {device} must be enrolled, but it was revoked or never enrolled: enrol it first")
     if live:
-        saw(connection, device, now)
+        mark_seen(connection, device, now)
     newer = or_(
         twins.c.reported.is_(None),
         twins.c.reported_boot_id != report.boot_id,
         twins.c.reported_sequence < report.sequence,
     )
     values = {"reported": wire.encode(report), "reported_boot_id": report.boot_id, "reported_sequence": report.sequence}
-    stored = connection.execute(update(twins).where(twins.c.device == device, newer).values(values))
-    if stored.rowcount == 1:
+    is_stored = connection.execute(update(twins).where(twins.c.device == device, newer).values(values)).rowcount == 1
+    if is_stored:
         raise_counter(connection, Counter.CHANGES)
-    return stored.rowcount == 1
+    return is_stored
 
 
-def check_author(device: str, named: str) -> None:
-    """Raise `DeniedError` when a body speaks for another device than the one whose certificate or topic carried it."""
+def check_sender(device: str, named: str) -> None:
+    """Raise `DeniedError` unless a body names the device of the certificate or topic that carried it."""
     if named != device:
-        raise DeniedError(f"device {device} must speak for itself, but the body names {named}")
+        raise DeniedError(f"a message of device {device} must name that device, but it names {named}")

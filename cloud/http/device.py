@@ -57,7 +57,7 @@ def store_telemetry(call: Call) -> TelemetryAck:
 
 def _note_presence(call: Call) -> None:
     with call.cloud.database.transaction() as connection:
-        devices.saw(connection, call.caller.device, call.now)
+        devices.mark_seen(connection, call.caller.device, call.now)
 
 
 def _find(call: Call, have: int) -> bytes | None:

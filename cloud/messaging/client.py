@@ -158,7 +158,7 @@ class MqttLink:
         elif topic.suffix == topics.PRESENCE and not retained:
             presence = wire.decode(payload, Presence, what=f"the presence of {device}")
             with self._database.transaction() as connection:
-                devices.saw(connection, device, now, offline=not presence.online)
+                devices.mark_seen(connection, device, now, offline=not presence.online)
 
     def _store_telemetry(self, device: str, payload: bytes, now: datetime) -> None:
         batch = wire.decode(payload, TelemetryBatch, what=f"the telemetry of {device}")

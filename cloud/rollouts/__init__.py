@@ -1,4 +1,9 @@
-"""Rollouts: pure rules, their store, the engine that advances them, and the operations that the HTTP API offers.
+"""Rollouts of a model version to devices in guarded waves. Read rules.py first.
 
-Read rules.py first: it plans waves and decides the next step. engine.py may be killed between any two statements.
+rules         pure functions: plan the waves, decide the next step
+store         rows of the database as values
+observation   the devices' reports as states of a rollout
+deployments   offer a version to devices, restore the previous one
+engine        the loop that observes, asks the rules and acts; it may be killed between any two statements
+operations    create, pause, resume and abort, as the HTTP API offers them
 """

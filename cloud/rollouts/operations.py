@@ -1,11 +1,11 @@
-"""Rollouts: what an operator does with them. The rules are `rollout_rules.py`, what happens by itself `rollout_engine.py`.
+"""The operations of an operator on rollouts: create, pause, resume, abort. `engine.py` advances them.
 
-A device belongs to one active rollout at most, because it runs one version and desired state has one writer.
+A device belongs to at most one active rollout, because it runs one version and its desired state has one writer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, insert
@@ -14,9 +14,10 @@ from cloud.db.database import Counter, raise_counter
 from cloud.db.schema import rollout_devices, rollouts
 from cloud.fleet import devices
 from cloud.registry import models
-from cloud.rollouts.engine import outcomes_of, take_back
-from cloud.rollouts.rules import Candidate, check_request, give_back, plan_waves
-from cloud.rollouts.store import ACTIVE, StoredRollout, bad_profiles, busy_devices, change_rollout, lock_rollouts, one_rollout
+from cloud.rollouts.deployments import Tick, restore
+from cloud.rollouts.observation import outcomes_of
+from cloud.rollouts.rules import Candidate, check_request, devices_to_restore, plan_waves
+from cloud.rollouts.store import ACTIVE, StoredRollout, busy_devices, change_rollout, failing_profiles, lock_rollouts, one_rollout
 from edgewright.contracts import wire
 from edgewright.contracts.messages import DeviceRecord, ModelVersion, RolloutRequest, RolloutState
 from edgewright.contracts.names import nearest
@@ -25,58 +26,43 @@ from edgewright.errors import ConflictError, NotFoundError
 
 
 def create(connection: Connection, request: RolloutRequest, now: datetime) -> StoredRollout:
-    """Plan a rollout and store it; the engine takes it from there.
+    """Plan a rollout and store it; the engine advances it from there.
 
     Raises:
         NotFoundError: the model, the version or a device is unknown.
         ConflictError: a device is revoked or in another rollout, or the package is known to fail on its hardware.
-        BadInputError: the request makes no sense, or nobody matches it.
+        BadInputError: the request is invalid, or no device matches it.
     """
     check_request(request)
     lock_rollouts(connection)
     version = models.find_version(connection, request.model, request.version)
-    chosen = _choose(connection, request, now)
-    _check_free(connection, chosen)
-    if not request.devices:  # naming a device is an operator's order to try again
-        _check_not_known_bad(connection, version, chosen)
-    waves = plan_waves(request, [Candidate(each.device, each.online) for each in chosen], version.version)
+    selected = _select(connection, request, now)
+    _check_free(connection, selected)
+    if not request.devices:  # an operator who names a device asks for another attempt
+        _check_no_known_failure(connection, version, selected)
+    waves = plan_waves(request, [Candidate(each.device, each.online) for each in selected], version.version)
     number = _insert_rollout(connection, request, version, now)
-    online = {each.device: each.online for each in chosen}
-    members = [(device, wave) for wave, names in enumerate(waves) for device in names]
-    rows = [
-        {
-            "rollout": number,
-            "device": device,
-            "wave": wave,
-            "place": place,
-            "since": now,
-            "online": online[device],
-            "online_since": now,
-            "reason": "",
-        }
-        for place, (device, wave) in enumerate(members)
-    ]
-    connection.execute(insert(rollout_devices), rows)
+    _insert_devices(connection, number, waves, {each.device: each.online for each in selected}, now)
     raise_counter(connection, Counter.CHANGES)
     return one_rollout(connection, number)
 
 
 def pause(connection: Connection, number: int, now: datetime) -> StoredRollout:
-    """Offer the version to nobody further; doing it twice is the same as once."""
+    """Stop offering the version to further devices; pausing twice has no further effect."""
     return _switch(connection, number, RolloutState.PAUSED, "paused by an operator", now)
 
 
 def resume(connection: Connection, number: int, now: datetime) -> StoredRollout:
-    """Go on with a paused rollout."""
+    """Continue a paused rollout."""
     return _switch(connection, number, RolloutState.RUNNING, "resumed by an operator", now)
 
 
 def abort(connection: Connection, key: PrivateKey, number: int, now: datetime) -> StoredRollout:
-    """End a rollout: offers that were not carried out are withdrawn, devices that run the version keep it."""
+    """End a rollout: withdraw open offers; devices that run the version keep it."""
     stored = _switch(connection, number, RolloutState.ABORTED, "aborted by an operator", now)
-    known = {each.device: each for each in devices.records(connection, now)}
-    returning = give_back(stored.rules(), outcomes_of(connection, stored, known), reverse=False)
-    take_back(connection, key, stored, returning, now)
+    tick = Tick.begin(connection, key, now)
+    outcomes = outcomes_of(connection, stored, tick.records)
+    restore(tick, stored, devices_to_restore(stored.rules(), outcomes, rollback=False))
     return one_rollout(connection, number)
 
 
@@ -84,44 +70,44 @@ def _switch(connection: Connection, number: int, state: RolloutState, reason: st
     lock_rollouts(connection)
     stored = one_rollout(connection, number)
     if stored.state not in ACTIVE:
-        raise ConflictError(f"rollout {number} must be running or paused for that, but it is {stored.state}; start another one")
+        raise ConflictError(f"rollout {number} must be running or paused for that, but it is {stored.state}: create another one")
     if stored.state is not state:
         change_rollout(connection, number, now, state=state, reason=reason)
     return one_rollout(connection, number)
 
 
-def _choose(connection: Connection, request: RolloutRequest, now: datetime) -> list[DeviceRecord]:
-    """Return the devices that the request names, or those with its labels, or all; revoked ones only matter if named."""
-    known = {each.device: each for each in devices.records(connection, now)}
+def _select(connection: Connection, request: RolloutRequest, now: datetime) -> list[DeviceRecord]:
+    """Return the devices that the request names, else those with its labels, else all; revoked devices only raise if named."""
+    records = {each.device: each for each in devices.records(connection, now)}
     if not request.devices:
-        wanted = request.labels.items()
-        return [each for each in known.values() if wanted <= each.labels.items() and not each.revoked]
+        labels = request.labels.items()
+        return [each for each in records.values() if labels <= each.labels.items() and not each.revoked]
     for name in request.devices:
-        if name not in known:
-            raise NotFoundError(f"no device is called {name[:64]!r}{nearest(name, known)}")
-        if known[name].revoked:
-            raise ConflictError(f"device {name} was revoked and takes nothing more; leave it out, or enrol it again")
-    return [known[name] for name in request.devices]
+        if name not in records:
+            raise NotFoundError(f"no device is called {name[:64]!r}{nearest(name, records)}")
+        if records[name].revoked:
+            raise ConflictError(f"device {name} must be enrolled, but it was revoked: leave it out, or enrol it again")
+    return [records[name] for name in request.devices]
 
 
-def _check_free(connection: Connection, chosen: Sequence[DeviceRecord]) -> None:
+def _check_free(connection: Connection, selected: Sequence[DeviceRecord]) -> None:
     busy = busy_devices(connection)
-    for each in chosen:
+    for each in selected:
         if each.device in busy:
             number = busy[each.device]
             raise ConflictError(
-                f"device {each.device} is in rollout {number}, which has not ended; wait for it, "
-                f"or end it with 'edgewright rollout abort {number}'"
+                f"device {each.device} must not be in an active rollout, but it is in rollout {number}: wait until it ends, "
+                f"or abort it with 'edgewright rollout abort {number}'"
             )
 
 
-def _check_not_known_bad(connection: Connection, version: ModelVersion, chosen: Sequence[DeviceRecord]) -> None:
-    bad = bad_profiles(connection, version.index.digest)
-    for each in chosen:
-        if each.profile in bad:
+def _check_no_known_failure(connection: Connection, version: ModelVersion, selected: Sequence[DeviceRecord]) -> None:
+    failing = failing_profiles(connection, version.index.digest)
+    for each in selected:
+        if each.profile in failing:
             raise ConflictError(
-                f"{version.model}:{version.version} is known to fail on {each.profile} ({bad[each.profile]}); "
-                "publish a better version, or name the devices that retry it"
+                f"{version.model}:{version.version} is known to fail on {each.profile} ({failing[each.profile]}): "
+                "publish a fixed version, or name the devices that should try it again"
             )
 
 
@@ -139,3 +125,23 @@ def _insert_rollout(connection: Connection, request: RolloutRequest, version: Mo
     }
     number: int = connection.execute(insert(rollouts).values(row).returning(rollouts.c.rollout)).scalar_one()
     return number
+
+
+def _insert_devices(
+    connection: Connection, number: int, waves: Sequence[Sequence[str]], online: Mapping[str, bool], now: datetime
+) -> None:
+    in_order = [(device, wave) for wave, names in enumerate(waves) for device in names]
+    rows = [
+        {
+            "rollout": number,
+            "device": device,
+            "wave": wave,
+            "position": position,
+            "since": now,
+            "online": online[device],
+            "online_since": now,
+            "reason": "",
+        }
+        for position, (device, wave) in enumerate(in_order)
+    ]
+    connection.execute(insert(rollout_devices), rows)

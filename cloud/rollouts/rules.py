@@ -1,21 +1,22 @@
-"""The rules of a rollout: who is offered a version, when the next ones are, and when it stops. Read from top to bottom.
+"""The rules of a rollout: the order of the devices, the next step, and the conditions for a halt.
 
-    plan_waves(request, candidates)     once, at the start: who is in which wave
-    next_step(rollout, outcomes, now)   again and again: Offer | Wait | OpenWave | Halt | Complete
+    plan_waves(request, candidates)     once, at the start: divide the devices into waves
+    next_step(rollout, outcomes, now)   repeatedly: Offer | Wait | OpenWave | Halt | Complete
 
 A wave's gate holds when enough of its devices run the version (`success_threshold`). Every device of an open wave is one of:
 
-    running     it runs the version
-    bad         it refused the version, failed or rolled back, or it has been silent past the deadline
-    under way   it is working on it, or is about to be offered it
-    away        it is offline: it holds no wave, it is counted apart, and it takes the version when it returns
+    running       it runs the version
+    failed        it refused the version, failed or rolled back, or it made no progress within the device timeout
+    blocked       the package failed on its hardware before, so it is not offered the version; it counts as failed
+    in progress   it is installing the version, or is about to be offered it
+    offline       it does not delay the wave, is counted separately, and installs the version when it is back online
 
-The share is taken over the devices that are not away, and one device at least must run the version: nothing is proven by a
-wave of absent devices. Once the bad ones leave a gate out of reach the rollout is halted, for good, and nobody further is
-touched. Devices that vanish in the middle of the switch count as bad too, for that is what a broken device looks like.
+The share is taken over the devices that are not offline, and at least one device must run the version: a wave of offline
+devices proves nothing. When failures put a gate out of reach, the rollout is halted permanently and no further device is
+changed. A device that goes offline during the switch also fails after the timeout, because a broken device looks the same.
 
-Everything here is a pure function of values: the engine (`cloud/rollouts/engine.py`) reads them from its tables and may be
-killed between any two steps, because the same tables always give the same next step.
+Everything here is a pure function of values. The engine (`cloud/rollouts/engine.py`) reads the values from its tables and may
+be killed between any two steps, because the same tables always give the same next step.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A device that a rollout is about to include."""
+    """A device that a rollout will include."""
 
     device: str
     online: bool
@@ -48,12 +49,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """What the rules need to know of a rollout."""
+    """The plan and state of a rollout."""
 
     state: RolloutState
     waves: tuple[tuple[str, ...], ...]
     wave: int
-    """The wave that is open now, from 0."""
+    """Index of the open wave, from 0."""
     success_threshold: float
     soak_s: float
     device_timeout_s: float
@@ -61,32 +62,32 @@ class Rollout:
 
     @property
     def is_active(self) -> bool:
-        """Tell whether anything can still happen."""
+        """Return True unless the rollout has ended."""
         return self.state in _ACTIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How far one device has got, by the cloud's clock: a device's own may be wrong."""
+    """The progress of one device, timed by the cloud's clock, because a device's clock may be wrong."""
 
     state: DeploymentState | None
-    """None until it was offered the version."""
+    """None until the device is offered the version."""
     since: datetime
-    """When it was first seen in this state."""
+    """Time at which the cloud first saw this state."""
     online: bool
     online_since: datetime
-    """When `online` last changed."""
+    """Time of the last change of `online`."""
     reason: str = ""
-    barred: str = ""
-    """Why it must not be offered the version (it failed on this device's hardware before); empty when it may."""
+    blocked_reason: str = ""
+    """Earlier failure of the package on this hardware, which blocks the offer; empty if there was none."""
     revoked: bool = False
-    can_return: bool = True
-    """Whether it ran anything before, to which it can be returned."""
+    can_be_restored: bool = True
+    """True if the device ran a version before, which can be restored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Make the version desired on these devices."""
+    """Make the version the desired state of these devices."""
 
     devices: tuple[str, ...]
 
@@ -100,22 +101,22 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class OpenWave:
-    """The gate of the open wave has held long enough: open this one."""
+    """Open this wave: the gate of the previous one has held for the soak time."""
 
     wave: int
 
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Stop for good, and make what they ran before desired again on `give_back`."""
+    """End the rollout after failures, and restore the previous version on `devices_to_restore`."""
 
     reason: str
-    give_back: tuple[str, ...]
+    devices_to_restore: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """Every gate has held and nobody is under way."""
+    """End the rollout successfully: every gate has held and no device is in progress."""
 
     reason: str
 
@@ -124,35 +125,43 @@ Step = Offer | Wait | OpenWave | Halt | Complete
 Outcomes = Mapping[str, Outcome]
 
 
-class Standing(enum.StrEnum):
-    """What a device of an open wave counts as."""
+class DeviceStatus(enum.StrEnum):
+    """The status of a device in an open wave."""
 
     RUNNING = "running"
-    BAD = "bad"
-    UNDER_WAY = "under way"
-    AWAY = "away"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    IN_PROGRESS = "in progress"
+    OFFLINE = "offline"
+
+
+_FAILURES = (DeviceStatus.FAILED, DeviceStatus.BLOCKED)
+_NOT_RUNNING = (DeviceStatus.IN_PROGRESS, *_FAILURES, DeviceStatus.OFFLINE)
 
 
 def plan_waves(request: RolloutRequest, candidates: Sequence[Candidate], version: int) -> tuple[tuple[str, ...], ...]:
-    """Divide the devices into waves; raise `BadInputError` when the request cannot be carried out.
+    """Divide the devices into waves.
 
-    Devices that were named keep their order, so an operator chooses the canary by naming it first. Otherwise those that are
-    online come first (an absent canary proves nothing), in the order of a hash of version and name: the same each time for
-    one version, another for the next, so that it is not always the same machine that takes the risk.
+    Named devices keep the order of the request, so an operator chooses the canary by naming it first. Otherwise devices that
+    are online come first, because an offline canary proves nothing. They are sorted by a hash of version and device name: the
+    order is stable for one version and differs for the next, so different devices take the risk.
+
+    Raises:
+        BadInputError: the request is invalid, no device matches, or the waves do not end at all devices.
     """
     check_request(request)
     if not candidates:
         raise BadInputError("a rollout needs at least one device, but none matches; see 'edgewright devices list'")
     ordered = [each.device for each in candidates]
     if not request.devices:
-        ordered = [each.device for each in sorted(candidates, key=lambda each: _place(each, request.model, version))]
-    ends = [min(_devices_by(wave, len(ordered)), len(ordered)) for wave in request.waves]
+        ordered = [each.device for each in sorted(candidates, key=lambda each: _sort_key(each, request.model, version))]
+    ends = [min(_cumulative_count(wave, len(ordered)), len(ordered)) for wave in request.waves]
     if ends != sorted(ends):
-        raise BadInputError(f"waves are counted from the start and must not fall, but {','.join(request.waves)} does")
+        raise BadInputError(f"waves are cumulative and must not decrease, but {','.join(request.waves)} does")
     if ends[-1] != len(ordered):
         raise BadInputError(
             f"the last wave must reach all {len(ordered)} devices, but {request.waves[-1]} ends at {ends[-1]}; "
-            "let it be 100%, or choose fewer devices"
+            "use 100%, or select fewer devices"
         )
     bounds = [0, *ends]
     waves = [tuple(ordered[start:end]) for start, end in itertools.pairwise(bounds)]
@@ -160,83 +169,84 @@ def plan_waves(request: RolloutRequest, candidates: Sequence[Candidate], version
 
 
 def next_step(rollout: Rollout, outcomes: Outcomes, now: datetime) -> Step:
-    """Decide what happens next; without news the answer stays the same."""
+    """Return the next step; the same values give the same step."""
     if not rollout.is_active:
         return Wait(f"the rollout is {rollout.state}")
     opened = rollout.waves[: rollout.wave + 1]
     for number, wave in enumerate(opened):
         if _is_out_of_reach(rollout, tally(rollout, wave, outcomes, now)):
-            return Halt(
-                _why_halted(rollout, number, outcomes, now), give_back(rollout, outcomes, reverse=rollout.rollback_on_halt)
-            )
+            restored = devices_to_restore(rollout, outcomes, rollback=rollout.rollback_on_halt)
+            return Halt(_halt_reason(rollout, number, outcomes, now), restored)
     if rollout.state is RolloutState.PAUSED:
-        return Wait("paused: nobody further is offered the version until the rollout is resumed")
-    if offered_now := [device for wave in opened for device in wave if _may_be_offered(outcomes[device])]:
-        return Offer(tuple(offered_now))
+        return Wait("paused: no further device is offered the version until the rollout is resumed")
+    if offered := [device for wave in opened for device in wave if _can_be_offered(outcomes[device])]:
+        return Offer(tuple(offered))
     if not _gate_holds(rollout, tally(rollout, opened[-1], outcomes, now)):
         return Wait(_describe(rollout, outcomes, now))
-    if (watched_until := _watched_until(rollout, outcomes, now)) > now:
-        return Wait(f"wave {rollout.wave + 1} of {len(rollout.waves)} passed; watched until {watched_until:%H:%M:%S} UTC")
+    if (soak_ends_at := _soak_ends_at(rollout, outcomes, now)) > now:
+        return Wait(f"wave {rollout.wave + 1} of {len(rollout.waves)} passed; soak ends at {soak_ends_at:%H:%M:%S} UTC")
     if rollout.wave + 1 < len(rollout.waves):
         return OpenWave(rollout.wave + 1)
-    everyone = tally(rollout, [device for wave in opened for device in wave], outcomes, now)
-    if everyone[Standing.UNDER_WAY]:
-        return Wait(f"every gate has held; {everyone[Standing.UNDER_WAY]} under way")
-    return Complete(_closing_line(everyone))
+    counts = tally(rollout, [device for wave in opened for device in wave], outcomes, now)
+    if counts[DeviceStatus.IN_PROGRESS]:
+        return Wait(f"all waves passed; {counts[DeviceStatus.IN_PROGRESS]} in progress")
+    return Complete(_summary(counts))
 
 
-def give_back(rollout: Rollout, outcomes: Outcomes, *, reverse: bool) -> tuple[str, ...]:
-    """Return the devices from which the version is taken back when a rollout is halted or aborted.
+def devices_to_restore(rollout: Rollout, outcomes: Outcomes, *, rollback: bool) -> tuple[str, ...]:
+    """Return the devices whose previous version is restored when a rollout is halted or aborted.
 
-    An offer that was not carried out is withdrawn in any case: a device that is away must not take the version later.
-    Those that run it return to what they ran before if `reverse`. Those that refused it or rolled back run the old one already.
+    Open offers are always withdrawn: a device that is offline must not install the version later. Devices that run the version
+    are included if `rollback`. Devices that refused it or rolled back run their previous version already.
     """
-    taken = []
+    restored = []
     for device in (device for wave in rollout.waves for device in wave):
         outcome = outcomes[device]
-        if outcome.state is None or outcome.state.is_bad or outcome.state is DeploymentState.SUPERSEDED:
+        if outcome.state is None or outcome.state.is_failure or outcome.state is DeploymentState.SUPERSEDED:
             continue
-        keeps = outcome.state is DeploymentState.RUNNING and not reverse
-        if outcome.can_return and not keeps and not outcome.revoked:
-            taken.append(device)
-    return tuple(taken)
+        keeps_version = outcome.state is DeploymentState.RUNNING and not rollback
+        if outcome.can_be_restored and not keeps_version and not outcome.revoked:
+            restored.append(device)
+    return tuple(restored)
 
 
-def standing(rollout: Rollout, outcome: Outcome, now: datetime) -> Standing:
-    """Say what a device of an open wave counts as."""
+def device_status(rollout: Rollout, outcome: Outcome, now: datetime) -> DeviceStatus:
+    """Return the status of a device in an open wave."""
     if outcome.state is DeploymentState.RUNNING:
-        return Standing.RUNNING
-    if _is_bad(rollout, outcome, now):
-        return Standing.BAD
-    gone = outcome.revoked or not outcome.online or outcome.state is DeploymentState.SUPERSEDED
-    return Standing.AWAY if gone else Standing.UNDER_WAY
+        return DeviceStatus.RUNNING
+    if outcome.state is None and outcome.blocked_reason:
+        return DeviceStatus.BLOCKED
+    if outcome.state is not None and (outcome.state.is_failure or is_overdue(rollout, outcome, now)):
+        return DeviceStatus.FAILED
+    absent = outcome.revoked or not outcome.online or outcome.state is DeploymentState.SUPERSEDED
+    return DeviceStatus.OFFLINE if absent else DeviceStatus.IN_PROGRESS
 
 
-def tally(rollout: Rollout, devices: Sequence[str], outcomes: Outcomes, now: datetime) -> Counter[Standing]:
-    """Count the standings of some devices."""
-    return Counter(standing(rollout, outcomes[device], now) for device in devices)
+def tally(rollout: Rollout, devices: Sequence[str], outcomes: Outcomes, now: datetime) -> Counter[DeviceStatus]:
+    """Count the devices of each status."""
+    return Counter(device_status(rollout, outcomes[device], now) for device in devices)
 
 
 def is_overdue(rollout: Rollout, outcome: Outcome, now: datetime) -> bool:
-    """Tell whether a device has made no step for the deadline.
+    """Return True if a device has made no progress for the device timeout.
 
-    The time that it spends offline does not count, unless it went away in the middle of the switch.
+    Time spent offline does not count, unless the device went offline during the switch.
     """
     if outcome.state is None or outcome.state.is_final:
         return False
     mid_switch = outcome.state in _MID_SWITCH
-    waited_since = outcome.since if mid_switch else max(outcome.since, outcome.online_since)
-    return (outcome.online or mid_switch) and now - waited_since >= timedelta(seconds=rollout.device_timeout_s)
+    idle_since = outcome.since if mid_switch else max(outcome.since, outcome.online_since)
+    return (outcome.online or mid_switch) and now - idle_since >= timedelta(seconds=rollout.device_timeout_s)
 
 
 def check_request(request: RolloutRequest) -> None:
-    """Raise `BadInputError` for a request that makes no sense for any fleet."""
+    """Raise `BadInputError` for a request that is invalid for every fleet."""
     if request.devices and request.labels:
-        raise BadInputError("a rollout is for named devices or for those with certain labels, not both; leave one out")
+        raise BadInputError("a rollout must select devices by name or by label, not both: leave one out")
     if len(set(request.devices)) != len(request.devices):
-        raise BadInputError("a rollout must name each device once; remove the one that is there twice")
+        raise BadInputError("a rollout must name each device once: remove the duplicate")
     if not request.waves:
-        raise BadInputError("a rollout needs at least one wave, as in 100%")
+        raise BadInputError("a rollout needs at least one wave, such as 100%")
     if not 0 < request.success_threshold <= 1:
         raise BadInputError(f"success_threshold must be over 0 and at most 1 (100%), not {request.success_threshold}")
     if request.soak_s < 0 or request.trial_s < 0:
@@ -247,85 +257,83 @@ def check_request(request: RolloutRequest) -> None:
         )
 
 
-def _place(candidate: Candidate, model: str, version: int) -> tuple[bool, bytes]:
-    shuffled = hashlib.sha256(f"{model}:{version}/{candidate.device}".encode()).digest()
-    return not candidate.online, shuffled
+def _sort_key(candidate: Candidate, model: str, version: int) -> tuple[bool, bytes]:
+    digest = hashlib.sha256(f"{model}:{version}/{candidate.device}".encode()).digest()
+    return not candidate.online, digest
 
 
-def _devices_by(wave: str, count: int) -> int:
-    """Return how many of `count` devices have been offered the version by the end of a wave: `3`, `25%`, `0.5%`."""
+def _cumulative_count(wave: str, count: int) -> int:
+    """Return the number of devices, out of `count`, up to the end of a wave such as `3`, `25%` or `0.5%`."""
     if re.fullmatch(r"[1-9][0-9]{0,8}", wave):
         return int(wave)
     if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", wave) and 0 < Fraction(wave[:-1]) <= 100:
         return math.ceil(Fraction(wave[:-1]) * count / 100)
-    raise BadInputError(f"a wave must be a count of devices or a share of them, as in 1 or 25%, not {wave!r}")
+    raise BadInputError(f"a wave must be a number or a percentage of devices, such as 1 or 25%, not {wave!r}")
 
 
-def _may_be_offered(outcome: Outcome) -> bool:
-    return outcome.state is None and not outcome.barred and not outcome.revoked
+def _can_be_offered(outcome: Outcome) -> bool:
+    return outcome.state is None and not outcome.blocked_reason and not outcome.revoked
 
 
-def _is_bad(rollout: Rollout, outcome: Outcome, now: datetime) -> bool:
-    if outcome.state is None:
-        return bool(outcome.barred)
-    return outcome.state.is_bad or is_overdue(rollout, outcome, now)
-
-
-def _needed(rollout: Rollout, counted: Counter[Standing]) -> int:
-    present = counted.total() - counted[Standing.AWAY]
+def _required(rollout: Rollout, counts: Counter[DeviceStatus]) -> int:
+    present = counts.total() - counts[DeviceStatus.OFFLINE]
     return max(1, math.ceil(rollout.success_threshold * present - 1e-9))  # 0.07 * 100 is a little over 7
 
 
-def _gate_holds(rollout: Rollout, counted: Counter[Standing]) -> bool:
-    return counted[Standing.RUNNING] >= _needed(rollout, counted)
+def _gate_holds(rollout: Rollout, counts: Counter[DeviceStatus]) -> bool:
+    return counts[DeviceStatus.RUNNING] >= _required(rollout, counts)
 
 
-def _is_out_of_reach(rollout: Rollout, counted: Counter[Standing]) -> bool:
-    if not counted[Standing.BAD]:
+def _is_out_of_reach(rollout: Rollout, counts: Counter[DeviceStatus]) -> bool:
+    if not any(counts[status] for status in _FAILURES):
         return False
-    return counted[Standing.RUNNING] + counted[Standing.UNDER_WAY] < _needed(rollout, counted)
+    return counts[DeviceStatus.RUNNING] + counts[DeviceStatus.IN_PROGRESS] < _required(rollout, counts)
 
 
-def _watched_until(rollout: Rollout, outcomes: Outcomes, now: datetime) -> datetime:
-    """Return when the open wave has been watched long enough: counted from when the last device that its gate needs ran."""
+def _soak_ends_at(rollout: Rollout, outcomes: Outcomes, now: datetime) -> datetime:
+    """Return the end of the open wave's soak, which starts when the last device that its gate requires is running."""
     wave = rollout.waves[rollout.wave]
     running_since = sorted(outcomes[device].since for device in wave if outcomes[device].state is DeploymentState.RUNNING)
-    reached_at = running_since[_needed(rollout, tally(rollout, wave, outcomes, now)) - 1]
+    reached_at = running_since[_required(rollout, tally(rollout, wave, outcomes, now)) - 1]
     return reached_at + timedelta(seconds=rollout.soak_s)
 
 
 def _describe(rollout: Rollout, outcomes: Outcomes, now: datetime) -> str:
     wave = rollout.waves[rollout.wave]
-    counted = tally(rollout, wave, outcomes, now)
-    parts = [f"{counted[Standing.RUNNING]} of {len(wave)} running"]
-    parts += [f"{counted[each]} {each}" for each in (Standing.UNDER_WAY, Standing.BAD, Standing.AWAY) if counted[each]]
-    waiting = "; waiting for one to come online" if counted[Standing.AWAY] == len(wave) else ""
+    counts = tally(rollout, wave, outcomes, now)
+    parts = [f"{counts[DeviceStatus.RUNNING]} of {len(wave)} running"]
+    parts += [f"{counts[status]} {status}" for status in _NOT_RUNNING if counts[status]]
+    waiting = "; waiting for a device to come online" if counts[DeviceStatus.OFFLINE] == len(wave) else ""
     return f"wave {rollout.wave + 1} of {len(rollout.waves)}: {', '.join(parts)}{waiting}"
 
 
-def _why_halted(rollout: Rollout, number: int, outcomes: Outcomes, now: datetime) -> str:
+def _halt_reason(rollout: Rollout, number: int, outcomes: Outcomes, now: datetime) -> str:
     wave = rollout.waves[number]
-    bad = [device for device in wave if standing(rollout, outcomes[device], now) is Standing.BAD]
-    shown = "; ".join(f"{device} {_what_went_wrong(rollout, outcomes[device])}" for device in bad[:3])
-    more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+    counts = tally(rollout, wave, outcomes, now)
+    totals = ", ".join(f"{counts[status]} of {len(wave)} {status}" for status in _FAILURES if counts[status])
+    failures = [device for device in wave if device_status(rollout, outcomes[device], now) in _FAILURES]
+    details = "; ".join(f"{device} {_failure(rollout, outcomes[device])}" for device in failures[:3])
+    more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
     return (
         f"wave {number + 1} of {len(rollout.waves)} can no longer reach {rollout.success_threshold:.0%} running: "
-        f"{len(bad)} of {len(wave)} bad: {shown}{more}"
+        f"{totals}: {details}{more}"
     )
 
 
-def _what_went_wrong(rollout: Rollout, outcome: Outcome) -> str:
+def _failure(rollout: Rollout, outcome: Outcome) -> str:
     if outcome.state is None:
-        return f"must not have it: {outcome.barred}"
-    if outcome.state.is_bad:
-        return f"{outcome.state.value.replace('_', ' ')}: {outcome.reason}"
-    return f"made no step for {rollout.device_timeout_s:g} s, last {outcome.state.value.replace('_', ' ')}"
+        return f"blocked: {outcome.blocked_reason}"
+    state = outcome.state.value.replace("_", " ")
+    if outcome.state.is_failure:
+        return f"{state}: {outcome.reason}"
+    return f"made no progress for {rollout.device_timeout_s:g} s, last state {state}"
 
 
-def _closing_line(everyone: Counter[Standing]) -> str:
-    line = f"{everyone[Standing.RUNNING]} of {everyone.total()} devices run it"
-    if everyone[Standing.BAD]:
-        line += f"; {everyone[Standing.BAD]} failed, within what was allowed"
-    if everyone[Standing.AWAY]:
-        line += f"; {everyone[Standing.AWAY]} away, to take it on return"
+def _summary(counts: Counter[DeviceStatus]) -> str:
+    line = f"{counts[DeviceStatus.RUNNING]} of {counts.total()} devices running"
+    failures = ", ".join(f"{counts[status]} {status}" for status in _FAILURES if counts[status])
+    if failures:
+        line += f"; {failures} (allowed by the success threshold)"
+    if counts[DeviceStatus.OFFLINE]:
+        line += f"; {counts[DeviceStatus.OFFLINE]} offline, will install it when back online"
     return line

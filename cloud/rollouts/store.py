@@ -1,4 +1,4 @@
-"""Rollouts in the database: rows to the values of the rules, and back to what clients read."""
+"""Rollouts in the database: convert rows to the values of the rules and to the records of the API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Row, RowMapping, Select, select, update
 
 from cloud.db.database import Counter, raise_counter
-from cloud.db.schema import bad_versions, leases, rollout_devices, rollouts
+from cloud.db.schema import known_failures, leases, rollout_devices, rollouts
 from cloud.rollouts.rules import Rollout
 from edgewright.contracts import wire
 from edgewright.contracts.messages import DeploymentState, RolloutDevice, RolloutRecord, RolloutRequest, RolloutState
@@ -23,15 +23,15 @@ _OPEN = [state for state in DeploymentState if not state.is_final]
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who drives the rollouts, and until when."""
+    """The worker that drives the rollouts, and the expiry of its lease."""
 
     holder: str
     until: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Before:
-    """What a device ran before it was offered the version: to this it can be returned."""
+class PreviousVersion:
+    """The version that a device ran before it was offered the rollout's version."""
 
     model: str
     version: int
@@ -39,8 +39,8 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One device of a rollout, as its row says."""
+class StoredDevice:
+    """One device of a rollout."""
 
     device: str
     wave: int
@@ -50,10 +50,10 @@ class Member:
     online: bool
     online_since: datetime
     reason: str
-    before: Before | None
+    previous: PreviousVersion | None
 
     def record(self) -> RolloutDevice:
-        """Return what clients read."""
+        """Return the device as the API shows it."""
         return RolloutDevice(
             device=self.device, wave=self.wave, desired_number=self.desired_number, state=self.state, reason=self.reason
         )
@@ -72,13 +72,13 @@ class StoredRollout:
     wave: int
     created_at: datetime
     changed_at: datetime
-    members: tuple[Member, ...]
+    devices: tuple[StoredDevice, ...]
 
     def rules(self) -> Rollout:
-        """Return what the rules need to know."""
-        waves: list[list[str]] = [[] for _ in range(1 + max(member.wave for member in self.members))]
-        for member in self.members:
-            waves[member.wave].append(member.device)
+        """Return the rollout as the rules see it."""
+        waves: list[list[str]] = [[] for _ in range(1 + max(each.wave for each in self.devices))]
+        for each in self.devices:
+            waves[each.wave].append(each.device)
         return Rollout(
             state=self.state,
             waves=tuple(tuple(wave) for wave in waves),
@@ -90,13 +90,7 @@ class StoredRollout:
         )
 
     def record(self) -> RolloutRecord:
-        """Return what clients read."""
-        devices = tuple(
-            RolloutDevice(
-                device=each.device, wave=each.wave, desired_number=each.desired_number, state=each.state, reason=each.reason
-            )
-            for each in self.members
-        )
+        """Return the rollout as the API shows it."""
         return RolloutRecord(
             rollout=self.number,
             request=self.request,
@@ -107,14 +101,14 @@ class StoredRollout:
             wave=self.wave,
             created_at=self.created_at,
             changed_at=self.changed_at,
-            devices=devices,
+            devices=tuple(each.record() for each in self.devices),
         )
 
 
 def lock_rollouts(connection: Connection) -> Lease:
-    """Let no other transaction decide about rollouts before this one ends; return who drives them, and until when.
+    """Lock the rollouts until the transaction ends, and return the current lease.
 
-    SQLite has one writer anyway; elsewhere it is the row that is locked.
+    The lease's row is locked where the database locks rows; SQLite has a single writer.
     """
     lease = select(leases.c.holder, leases.c.until).where(leases.c.name == LEASE_NAME)
     row = connection.execute(lease.with_for_update()).one()
@@ -127,59 +121,63 @@ def all_rollouts(connection: Connection) -> list[StoredRollout]:
 
 
 def one_rollout(connection: Connection, number: int) -> StoredRollout:
-    """Return one rollout; raise `NotFoundError` when there is none of that number."""
-    found = _load(connection, select(rollouts).where(rollouts.c.rollout == number))
-    if not found:
+    """Return one rollout.
+
+    Raises:
+        NotFoundError: no rollout has this number.
+    """
+    stored = _load(connection, select(rollouts).where(rollouts.c.rollout == number))
+    if not stored:
         newest = connection.execute(select(rollouts.c.rollout).order_by(rollouts.c.rollout.desc()).limit(1)).scalar_one_or_none()
-        hint = "there is none yet" if newest is None else f"the newest is {newest}"
+        hint = "no rollout exists yet" if newest is None else f"the newest is {newest}"
         raise NotFoundError(f"no rollout has the number {number}; {hint}")
-    return found[0]
+    return stored[0]
 
 
 def unfinished_rollouts(connection: Connection) -> list[int]:
-    """Return the rollouts that something can still happen to: the active ones, and ended ones with devices under way."""
-    under_way = select(rollout_devices.c.rollout).where(rollout_devices.c.state.in_(_OPEN))
-    wanted = rollouts.c.state.in_(ACTIVE) | rollouts.c.rollout.in_(under_way)
-    return list(connection.execute(select(rollouts.c.rollout).where(wanted).order_by(rollouts.c.rollout)).scalars())
+    """Return the numbers of active rollouts and of ended rollouts whose devices are still in progress."""
+    in_progress = select(rollout_devices.c.rollout).where(rollout_devices.c.state.in_(_OPEN))
+    unfinished = rollouts.c.state.in_(ACTIVE) | rollouts.c.rollout.in_(in_progress)
+    return list(connection.execute(select(rollouts.c.rollout).where(unfinished).order_by(rollouts.c.rollout)).scalars())
 
 
 def busy_devices(connection: Connection) -> dict[str, int]:
-    """Return which devices belong to an active rollout, and to which."""
+    """Return the devices of active rollouts, each with the number of its rollout."""
     both = rollout_devices.join(rollouts, rollouts.c.rollout == rollout_devices.c.rollout)
     columns = rollout_devices.c.device, rollout_devices.c.rollout
     rows = connection.execute(select(*columns).select_from(both).where(rollouts.c.state.in_(ACTIVE)))
     return {row.device: row.rollout for row in rows}
 
 
-def bad_profiles(connection: Connection, digest: str) -> dict[str, str]:
-    """Return the hardware profiles on which a package is known to fail, each with how."""
-    rows = connection.execute(select(bad_versions).where(bad_versions.c.index_digest == digest))
+def failing_profiles(connection: Connection, digest: str) -> dict[str, str]:
+    """Return the hardware profiles on which a package is known to fail, each with the reason."""
+    rows = connection.execute(select(known_failures).where(known_failures.c.index_digest == digest))
     return {row.profile: row.reason for row in rows}
 
 
 def change_rollout(connection: Connection, number: int, now: datetime, **values: object) -> None:
-    """Change some columns of a rollout."""
+    """Update columns of a rollout."""
     connection.execute(update(rollouts).where(rollouts.c.rollout == number).values(changed_at=now, **values))
     raise_counter(connection, Counter.CHANGES)
 
 
-def change_member(connection: Connection, number: int, device: str, **values: object) -> None:
-    """Change some columns of one device of a rollout; who changes many tells the watchers once (`raise_counter`)."""
-    mine = rollout_devices.c.rollout == number, rollout_devices.c.device == device
-    connection.execute(update(rollout_devices).where(*mine).values(**values))
+def change_device(connection: Connection, number: int, device: str, **values: object) -> None:
+    """Update columns of one device of a rollout; the caller raises `Counter.CHANGES` once for all devices."""
+    row = rollout_devices.c.rollout == number, rollout_devices.c.device == device
+    connection.execute(update(rollout_devices).where(*row).values(**values))
 
 
-def _load(connection: Connection, wanted: Select[tuple[object, ...]]) -> list[StoredRollout]:
-    rows = connection.execute(wanted).all()
+def _load(connection: Connection, statement: Select[tuple[object, ...]]) -> list[StoredRollout]:
+    rows = connection.execute(statement).all()
     numbers = [row.rollout for row in rows]
-    members: dict[int, list[Member]] = {number: [] for number in numbers}
-    mine = select(rollout_devices).where(rollout_devices.c.rollout.in_(numbers)).order_by(rollout_devices.c.place)
-    for row in connection.execute(mine).mappings():
-        members[row["rollout"]].append(_member(row))
-    return [_rollout(row, members[row.rollout]) for row in rows]
+    devices: dict[int, list[StoredDevice]] = {number: [] for number in numbers}
+    in_order = select(rollout_devices).where(rollout_devices.c.rollout.in_(numbers)).order_by(rollout_devices.c.position)
+    for row in connection.execute(in_order).mappings():
+        devices[row["rollout"]].append(_device(row))
+    return [_rollout(row, devices[row.rollout]) for row in rows]
 
 
-def _rollout(row: Row[tuple[object, ...]], members: Sequence[Member]) -> StoredRollout:
+def _rollout(row: Row[tuple[object, ...]], devices: Sequence[StoredDevice]) -> StoredRollout:
     return StoredRollout(
         number=row.rollout,
         request=wire.decode(row.request, RolloutRequest, what="a stored rollout"),
@@ -190,13 +188,13 @@ def _rollout(row: Row[tuple[object, ...]], members: Sequence[Member]) -> StoredR
         wave=row.wave,
         created_at=row.created_at,
         changed_at=row.changed_at,
-        members=tuple(members),
+        devices=tuple(devices),
     )
 
 
-def _member(row: RowMapping) -> Member:
-    before = row["before"]
-    return Member(
+def _device(row: RowMapping) -> StoredDevice:
+    previous = row["previous"]
+    return StoredDevice(
         device=row["device"],
         wave=row["wave"],
         desired_number=row["desired_number"],
@@ -205,5 +203,5 @@ def _member(row: RowMapping) -> Member:
         online=row["online"],
         online_since=row["online_since"],
         reason=row["reason"],
-        before=None if before is None else wire.decode(before, Before, what="what a device ran before"),
+        previous=None if previous is None else wire.decode(previous, PreviousVersion, what="a stored previous version"),
     )

@@ -38,13 +38,13 @@ class DeploymentState(enum.StrEnum):
         return self in _FINAL
 
     @property
-    def is_bad(self) -> bool:
-        """Tell whether the device ended without running the desired version."""
-        return self in _BAD
+    def is_failure(self) -> bool:
+        """Return True if the device ended without running the desired version."""
+        return self in _FAILURES
 
 
-_BAD = frozenset({DeploymentState.REFUSED, DeploymentState.ROLLED_BACK, DeploymentState.FAILED})
-_FINAL = _BAD | {DeploymentState.RUNNING, DeploymentState.SUPERSEDED}
+_FAILURES = frozenset({DeploymentState.REFUSED, DeploymentState.ROLLED_BACK, DeploymentState.FAILED})
+_FINAL = _FAILURES | {DeploymentState.RUNNING, DeploymentState.SUPERSEDED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,7 +193,7 @@ def test_a_rollout_is_followed_live_from_wave_to_wave(
 ) -> None:
     page.open_as_operator()
     number = rollout(1, "cam-1", "cam-2")
-    page.wait_for(f"[aria-label='Rollout {number}'] .reason", "wave 1 of 2: 0 of 1 running, 1 under way")
+    page.wait_for(f"[aria-label='Rollout {number}'] .reason", "wave 1 of 2: 0 of 1 running, 1 in progress")
     devices["cam-1"].obey()
     page.wait_for(f"[aria-label='Rollout {number}'] [aria-label='Wave 1 of 2'] .wave-head", "1 of 1 running")
     page.wait_for("#device-table", "digits:1")

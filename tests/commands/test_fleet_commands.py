@@ -113,7 +113,7 @@ def test_watching_a_rollout_that_is_halted_ends_with_one(
     assert result.exit_code == 1
     assert result.stderr == (
         f"edgewright: rollout {number} of halting:1 was halted: wave 1 of 1 can no longer reach 100% running: "
-        "1 of 1 bad: halting-1 refused: golden samples differ\n"
+        "1 of 1 failed: halting-1 refused: golden samples differ\n"
     )
     assert "halting-1  refused  golden samples differ" in edgewright.ok("rollout", "show", number)
 
@@ -126,7 +126,7 @@ def test_a_watched_rollout_that_completes_ends_with_zero(
     number = edgewright.json("rollout", "create", "good", "--device", "good-1")["rollout"]
     device.obey()
     assert edgewright.ok("rollout", "watch", number).splitlines()[-1] == (
-        f"rollout {number}  good:1  completed  wave 1/1  1 of 1 running  1 of 1 devices run it"
+        f"rollout {number}  good:1  completed  wave 1/1  1 of 1 running  1 of 1 devices running"
     )
     assert edgewright.ok("rollout", "list").splitlines()[1].startswith(f"{number:>7}  good:1 ")
 

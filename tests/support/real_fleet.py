@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.db.database import Database
-from cloud.fleet.twins import Wanted, set_desired
+from cloud.fleet.twins import DesiredSpec, set_desired
 from edgewright.contracts import signing
 from tests.edge_agent.conftest import Device
 from tests.support.device_packages import MODEL, Built
@@ -40,9 +40,9 @@ class Fleet:
         """Want something of the device, as the rollout engine does."""
         database = Database.open(f"sqlite:///{self.cloud.state / 'cloud.db'}")
         key = signing.load_private_key(self.cloud.state / "cloud.key")
-        wanted = Wanted(model=MODEL, version=version, index=built.package.descriptor, trial_s=0.0)
+        spec = DesiredSpec(model=MODEL, version=version, index=built.package.descriptor, trial_s=0.0)
         with database.transaction() as connection:
-            set_desired(connection, key, NAME, wanted)
+            set_desired(connection, key, NAME, spec)
         database.close()
 
     def record_when(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The first tables: tokens, devices, twins, telemetry, the registry, and the counters that waiters follow."""
+"""The first tables: tokens, devices, twins, telemetry, the registry, and change counters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     _counters()
     _devices()
     _telemetry()
@@ -34,7 +34,7 @@ def _devices() -> None:
         sa.Column("profile", sa.String(length=64), nullable=False),
         sa.Column("enrolled_at", Instant, nullable=False),
         sa.Column("last_seen_at", Instant, nullable=True),
-        sa.Column("said_offline", sa.Boolean(), nullable=False),
+        sa.Column("reported_offline", sa.Boolean(), nullable=False),
         sa.Column("revoked", sa.Boolean(), nullable=False),
         sa.Column("telemetry_count", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("device", name="pk_devices"),

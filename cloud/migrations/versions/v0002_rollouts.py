@@ -1,4 +1,4 @@
-"""Rollouts: their plan, how far each device got, what is known to fail where, and the lease of whoever drives them."""
+"""Rollouts: their plans, the progress of each device, known failures by hardware profile, and the lease of the driver."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     _rollouts()
     _devices()
     op.create_table(
-        "bad_versions",
+        "known_failures",
         sa.Column("index_digest", sa.String(length=71), nullable=False),
         sa.Column("profile", sa.String(length=64), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("at", Instant, nullable=False),
-        sa.PrimaryKeyConstraint("index_digest", "profile", name="pk_bad_versions"),
+        sa.PrimaryKeyConstraint("index_digest", "profile", name="pk_known_failures"),
     )
     leases = op.create_table(
         "leases",
@@ -59,14 +59,14 @@ def _devices() -> None:
         sa.Column("rollout", sa.Integer(), nullable=False),
         sa.Column("device", sa.String(length=64), nullable=False),
         sa.Column("wave", sa.Integer(), nullable=False),
-        sa.Column("place", sa.Integer(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("desired_number", sa.Integer(), nullable=True),
         sa.Column("state", sa.String(length=16), nullable=True),
         sa.Column("since", Instant, nullable=False),
         sa.Column("online", sa.Boolean(), nullable=False),
         sa.Column("online_since", Instant, nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("before", sa.LargeBinary(), nullable=True),
+        sa.Column("previous", sa.LargeBinary(), nullable=True),
         sa.ForeignKeyConstraint(["device"], ["devices.device"], name="fk_rollout_devices_device"),
         sa.ForeignKeyConstraint(["rollout"], ["rollouts.rollout"], name="fk_rollout_devices_rollout"),
         sa.PrimaryKeyConstraint("rollout", "device", name="pk_rollout_devices"),

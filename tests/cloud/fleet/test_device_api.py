@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cloud.db.database import Database
-from cloud.fleet.twins import Wanted, set_desired
+from cloud.fleet.twins import DesiredSpec, set_desired
 from edgewright.contracts import signing, wire
 from edgewright.contracts.messages import DesiredState
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor
@@ -20,7 +20,7 @@ from edgewright.errors import ConflictError
 from tests.support.running_cloud import Http, Member, RunningCloud
 
 INDEX = Descriptor(mediaType=INDEX_TYPE, digest=wire.digest_of(b"index"), size=5)
-WANTED = Wanted(model="digits", version=1, index=INDEX)
+SPEC = DesiredSpec(model="digits", version=1, index=INDEX)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def database(cloud: RunningCloud) -> Iterator[Database]:
 def want(cloud: RunningCloud, database: Database, device: str) -> DesiredState:
     key = signing.load_private_key(cloud.state / "cloud.key")
     with database.transaction() as connection:
-        return set_desired(connection, key, device, WANTED)
+        return set_desired(connection, key, device, SPEC)
 
 
 def opened(member: Member, envelope: bytes) -> DesiredState:
@@ -106,9 +106,9 @@ def test_nothing_can_be_wanted_of_a_revoked_device_or_of_nobody(
 ) -> None:
     cloud.enrol("gone", tmp_path)
     operator.post("/v1/devices/gone/revoke")
-    with pytest.raises(ConflictError, match="device gone is no member: it was revoked or never enrolled"):
+    with pytest.raises(ConflictError, match="device gone must be enrolled to get a desired state, but it was revoked"):
         want(cloud, database, "gone")
-    with pytest.raises(ConflictError, match="device nobody is no member"):
+    with pytest.raises(ConflictError, match="device nobody must be enrolled"):
         want(cloud, database, "nobody")
 
 
@@ -141,7 +141,7 @@ def test_p41_a_late_report_changes_nothing_until_the_device_boots_again(
 
 def test_a_device_cannot_report_for_another(cloud: RunningCloud, tmp_path: Path) -> None:
     answer = cloud.enrol("ventriloquist", tmp_path).http.post("/v1/device/reported", report("puppet", 1, "hello"))
-    assert (answer.status, answer.error) == (403, "device ventriloquist must speak for itself, but the body names puppet")
+    assert (answer.status, answer.error) == (403, "a message of device ventriloquist must name that device, but it names puppet")
 
 
 def test_a_sequence_that_no_database_holds_is_400(cloud: RunningCloud, tmp_path: Path) -> None:

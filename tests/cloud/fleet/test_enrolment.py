@@ -92,7 +92,7 @@ def test_p12_a_token_works_once(cloud: RunningCloud, tmp_path: Path) -> None:
 
 def test_p12_a_forged_token_is_refused(cloud: RunningCloud, tmp_path: Path) -> None:
     answer = try_to_enrol(cloud, tmp_path, "forged", "forger")
-    assert (answer.status, answer.error) == (403, "the enrolment token is not one of this cloud's: ask the operator for one")
+    assert (answer.status, answer.error) == (403, "the enrolment token was not issued by this cloud: ask the operator for one")
 
 
 def test_p12_a_token_for_another_name_is_refused_and_stays_good(cloud: RunningCloud, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_p12_a_taken_name_is_refused_and_the_token_stays_good(cloud: RunningClou
 def test_p12_the_clouds_own_name_is_refused(cloud: RunningCloud, tmp_path: Path) -> None:
     answer = try_to_enrol(cloud, tmp_path, cloud.secret(), "edgewright-cloud")
     assert answer.status == 400
-    assert answer.error == "a device must not be called edgewright-cloud: that is the cloud's own name; choose another"
+    assert answer.error == "a device must not be called edgewright-cloud, which is the name of the cloud: choose another"
 
 
 def test_p12_a_csr_that_is_none_is_refused_and_the_token_stays_good(cloud: RunningCloud, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_certificate_of_the_authority_that_is_no_devices_is_refused(cloud: Run
     answer = own.get("/v1/device/desired")
     assert (answer.status, answer.error) == (
         403,
-        "the client certificate must be a device's that this cloud knows: enrol the device",
+        "the client certificate must be issued by this cloud to a device, but it was not: enrol the device",
     )
 
 

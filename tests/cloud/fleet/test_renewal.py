@@ -198,7 +198,7 @@ def test_p15_an_answer_that_was_lost_can_be_asked_for_again_until_the_device_was
     assert with_certificate(cloud, answer, tmp_path / "next.key").get("/v1/device/desired").status == 204
     too_late = device.ask(device.proof())
     assert too_late.status == 403
-    assert too_late.error.startswith("only a device's last certificate leads back, but this one was replaced")
+    assert too_late.error.startswith("the expired certificate must be the device's last one, but it was replaced")
 
 
 def test_p15_a_proof_that_was_used_is_refused(sleeper: Sleeper) -> None:
@@ -207,14 +207,14 @@ def test_p15_a_proof_that_was_used_is_refused(sleeper: Sleeper) -> None:
     answer = sleeper.ask(proof)
     assert (answer.status, answer.error) == (
         409,
-        "a nonce makes one certificate, and this one was used: ask for another with GET /v1/renew",
+        "a nonce must be used once, but this one was used before: request another with GET /v1/renew",
     )
 
 
 def test_p15_a_signature_by_another_key_is_refused(sleeper: Sleeper) -> None:
     answer = sleeper.ask(sleeper.proof(), key=new_key())
     assert answer.status == 403
-    assert answer.error.startswith("the key of the expired certificate must have signed the renewal, but: the signature must be")
+    assert answer.error.startswith("the renewal must be signed by the key of the expired certificate: the signature must be")
 
 
 def test_p15_a_changed_payload_under_a_good_signature_is_refused(sleeper: Sleeper, cloud: RunningCloud) -> None:
@@ -243,7 +243,7 @@ def test_p15_a_certificate_of_another_authority_is_refused(sleeper: Sleeper) -> 
     answer = sleeper.ask(sleeper.proof(certificate_pem=certificate_pem(foreign).decode()))
     assert (answer.status, answer.error) == (
         403,
-        "the expired certificate must be of this cloud's authority, but it is not: enrol the device",
+        "the expired certificate must be issued by this cloud, but it was not: enrol the device",
     )
 
 
@@ -269,7 +269,7 @@ def test_p15_a_name_that_was_revoked_and_enrolled_again_is_not_won_back_by_the_o
     [
         pytest.param(729.5, 201, "", id="within two years"),
         pytest.param(731.0, 403, "must have expired at most 730 days ago", id="longer ago"),
-        pytest.param(-1.0, 409, "renew it over TLS, POST /v1/device/certificate", id="not yet"),
+        pytest.param(-1.0, 409, "renew it over TLS with POST /v1/device/certificate", id="not yet"),
     ],
 )
 def test_p15_the_way_back_is_open_for_two_years(
@@ -292,12 +292,12 @@ def test_p15_a_nonce_is_good_for_two_minutes_and_only_at_the_cloud_that_made_it(
     authority = Authority.create(NOW)
     nonce = challenge(authority, NOW).nonce
     assert serial_of_nonce(authority, nonce, NOW + timedelta(seconds=CHALLENGE_S - 1)).bit_length() <= 159
-    with pytest.raises(DeniedError, match="the nonce was good until 2030-01-01 00:02:00 UTC"):
+    with pytest.raises(DeniedError, match="the nonce must not be expired, but it expired at 2030-01-01 00:02:00 UTC"):
         serial_of_nonce(authority, nonce, NOW + timedelta(seconds=CHALLENGE_S))
     for wrong in ("", "nonsense", "ümlaut", "A" + nonce[1:] if nonce[0] != "A" else "B" + nonce[1:]):
-        with pytest.raises(DeniedError, match="the nonce must be one of this cloud's"):
+        with pytest.raises(DeniedError, match="the nonce must be issued by this cloud"):
             serial_of_nonce(authority, wrong, NOW)
-    with pytest.raises(DeniedError, match="the nonce must be one of this cloud's"):
+    with pytest.raises(DeniedError, match="the nonce must be issued by this cloud"):
         serial_of_nonce(Authority.create(NOW), nonce, NOW)
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cloud.db.database import Database
-from cloud.fleet.twins import Wanted, set_desired
+from cloud.fleet.twins import DesiredSpec, set_desired
 from edgewright.contracts import signing, topics, wire
 from edgewright.contracts.messages import DesiredState, Presence, TelemetryAck
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor
@@ -58,7 +58,7 @@ def want(cloud: RunningCloud, database: Database, device: str) -> DesiredState:
     """Want something of a device, as the rollout engine does."""
     key = signing.load_private_key(cloud.state / "cloud.key")
     with database.transaction() as connection:
-        return set_desired(connection, key, device, Wanted(model="digits", version=1, index=INDEX))
+        return set_desired(connection, key, device, DesiredSpec(model="digits", version=1, index=INDEX))
 
 
 def test_p13_enrolment_tells_where_the_broker_is(cloud: RunningCloud, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The engine on a real database: devices report through the twins, desired state comes out signed."""
+"""The rollout engine on a real database: devices report through their twins, and desired state is signed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import insert, select
 
+from cloud.db import schema
 from cloud.db.database import Database
-from cloud.db.schema import devices, model_versions, rollout_devices
-from cloud.db.schema import twins as twin_rows
-from cloud.fleet import devices as members
-from cloud.fleet import twins
-from cloud.rollouts import engine as rollout_engine
-from cloud.rollouts import operations as rollouts
+from cloud.fleet import devices, twins
+from cloud.rollouts import engine, operations
+from cloud.rollouts.deployments import Tick
 from cloud.rollouts.store import one_rollout
 from edgewright.contracts import signing, wire
 from edgewright.contracts.messages import (
@@ -41,7 +39,7 @@ def index_of(version: int) -> Descriptor:
 
 @dataclass
 class Fleet:
-    """A cloud without a network, and devices that say what the test tells them to."""
+    """A cloud without a network, and devices whose reports the test writes."""
 
     database: Database
     key: signing.PrivateKey
@@ -56,14 +54,14 @@ class Fleet:
             "profile": PROFILES[name],
             "enrolled_at": self.now,
             "last_seen_at": self.now,
-            "said_offline": False,
+            "reported_offline": False,
             "revoked": False,
             "telemetry_count": 0,
         }
         with self.database.transaction() as connection:
-            connection.execute(insert(devices).values(row))
+            connection.execute(insert(schema.devices).values(row))
             twin = {"device": name, "desired_number": 0, "desired_change": 0, "reported_sequence": 0}
-            connection.execute(insert(twin_rows).values(twin))
+            connection.execute(insert(schema.twins).values(twin))
 
     def publish(self, version: int) -> None:
         record = ModelVersion(
@@ -77,15 +75,15 @@ class Fleet:
         )
         row = {"model": "digits", "version": version, "index_digest": record.index.digest, "record": wire.encode(record)}
         with self.database.transaction() as connection:
-            connection.execute(insert(model_versions).values(row))
+            connection.execute(insert(schema.model_versions).values(row))
 
     def create(self, version: int | None = None, **changes: object) -> int:
         request = RolloutRequest(model="digits", version=version, **changes)  # type: ignore[arg-type]
         with self.database.transaction() as connection:
-            return rollouts.create(connection, request, self.now).number
+            return operations.create(connection, request, self.now).number
 
     def tick(self, *, holder: str | None = None) -> None:
-        rollout_engine.tick(self.database, self.key, holder or self.holder, self.now)
+        engine.tick(self.database, self.key, holder or self.holder, self.now)
 
     def show(self, number: int) -> RolloutRecord:
         with self.database.reading() as connection:
@@ -93,14 +91,14 @@ class Fleet:
 
     def desired(self, device: str) -> DesiredState | None:
         with self.database.reading() as connection:
-            return members.record(connection, device, self.now).desired
+            return devices.record(connection, device, self.now).desired
 
-    def wanted(self) -> dict[str, int | None]:
-        """Return which version every device is told to run."""
-        found = {device: self.desired(device) for device in PROFILES}
-        return {device: None if desired is None else desired.version for device, desired in found.items()}
+    def desired_versions(self) -> dict[str, int | None]:
+        """Return the desired version of every device."""
+        states = {device: self.desired(device) for device in PROFILES}
+        return {device: None if desired is None else desired.version for device, desired in states.items()}
 
-    def report(self, device: str, state: DeploymentState, reason: str = "as told", *, running: int | None = None) -> None:
+    def report(self, device: str, state: DeploymentState, reason: str = "scripted", *, running: int | None = None) -> None:
         desired = self.desired(device)
         assert desired is not None
         self.sequence[device] = self.sequence.get(device, 0) + 1
@@ -118,10 +116,10 @@ class Fleet:
             twins.store_report(connection, device, report, self.now)
 
     def obey(self) -> None:
-        """Let every device run what it was told, until nothing more happens."""
+        """Let every device run its desired version until all rollouts have ended."""
         for _ in range(4):
             self.tick()
-            for device, version in self.wanted().items():
+            for device, version in self.desired_versions().items():
                 if version is not None:
                     self.report(device, DeploymentState.RUNNING)
         self.tick()
@@ -141,29 +139,29 @@ def a_variant(version: int) -> RunningVariant:
 @pytest.fixture
 def fleet(database_url: str) -> Iterator[Fleet]:
     database = Database.open(database_url)
-    made = Fleet(database, signing.generate_key())
+    fleet = Fleet(database, signing.generate_key())
     for device in PROFILES:
-        made.add_device(device, site="east" if device.startswith("cam") else "west")
+        fleet.add_device(device, site="east" if device.startswith("cam") else "west")
     for version in (1, 2, 3):
-        made.publish(version)
-    yield made
+        fleet.publish(version)
+    yield fleet
     database.close()
 
 
-def test_a_good_version_reaches_everybody_wave_by_wave(fleet: Fleet) -> None:
+def test_a_good_version_reaches_all_devices_wave_by_wave(fleet: Fleet) -> None:
     number = fleet.create(1, devices=("cam-1", "cam-2", "gate-1"), waves=("1", "100%"))
     fleet.tick()
-    assert fleet.wanted() == {"cam-1": 1, "cam-2": None, "gate-1": None}
+    assert fleet.desired_versions() == {"cam-1": 1, "cam-2": None, "gate-1": None}
     fleet.report("cam-1", DeploymentState.RUNNING)
     fleet.tick()
-    assert fleet.wanted() == {"cam-1": 1, "cam-2": 1, "gate-1": 1}
+    assert fleet.desired_versions() == {"cam-1": 1, "cam-2": 1, "gate-1": 1}
     fleet.report("cam-2", DeploymentState.RUNNING)
     fleet.report("gate-1", DeploymentState.RUNNING)
     fleet.tick()
-    assert (fleet.show(number).state, fleet.show(number).reason) == (RolloutState.COMPLETED, "3 of 3 devices run it")
+    assert (fleet.show(number).state, fleet.show(number).reason) == (RolloutState.COMPLETED, "3 of 3 devices running")
 
 
-def test_a_bad_version_stops_at_the_canary_and_what_ran_before_is_desired_again(fleet: Fleet) -> None:
+def test_a_version_that_fails_on_the_canary_halts_the_rollout_and_the_previous_version_is_restored(fleet: Fleet) -> None:
     fleet.create(1)
     fleet.obey()
     number = fleet.create(2, devices=("cam-1", "cam-2", "gate-1"), waves=("2", "100%"))
@@ -175,14 +173,14 @@ def test_a_bad_version_stops_at_the_canary_and_what_ran_before_is_desired_again(
     halted = fleet.show(number)
     assert halted.state is RolloutState.HALTED
     assert "cam-1 refused: golden samples differ by 0.4" in halted.reason
-    assert fleet.wanted() == {"cam-1": 2, "cam-2": 1, "gate-1": 1}
-    returned = fleet.desired("cam-2")
-    assert returned is not None
-    assert (returned.desired_number, returned.allow_downgrade) == (3, True)
-    assert [each.reason for each in halted.devices] == ["golden samples differ by 0.4", "returned to digits:1", ""]
+    assert fleet.desired_versions() == {"cam-1": 2, "cam-2": 1, "gate-1": 1}
+    restored = fleet.desired("cam-2")
+    assert restored is not None
+    assert (restored.desired_number, restored.allow_downgrade) == (3, True)
+    assert [each.reason for each in halted.devices] == ["golden samples differ by 0.4", "restored digits:1", ""]
 
 
-def test_a_package_that_failed_on_some_hardware_is_not_tried_there_again_but_by_order(fleet: Fleet) -> None:
+def test_a_package_that_failed_on_a_hardware_profile_is_blocked_there_unless_devices_are_named(fleet: Fleet) -> None:
     fleet.create(2, devices=("cam-1",), waves=("100%",))
     fleet.tick()
     fleet.report("cam-1", DeploymentState.ROLLED_BACK, "p95 latency over the limit")
@@ -196,55 +194,55 @@ def test_a_package_that_failed_on_some_hardware_is_not_tried_there_again_but_by_
 def test_a_tick_without_news_changes_nothing(fleet: Fleet) -> None:
     number = fleet.create(1)
     fleet.tick()
-    before, wanted = fleet.show(number), fleet.wanted()
+    before, versions = fleet.show(number), fleet.desired_versions()
     fleet.now += timedelta(seconds=1)
     fleet.tick()
-    assert (fleet.show(number), fleet.wanted()) == (before, wanted)
+    assert (fleet.show(number), fleet.desired_versions()) == (before, versions)
 
 
-def test_a_transaction_that_was_cut_off_is_done_again_from_the_tables(fleet: Fleet) -> None:
+def test_an_interrupted_transaction_is_repeated_from_the_tables(fleet: Fleet) -> None:
     number = fleet.create(1, waves=("100%",))
     with pytest.raises(ZeroDivisionError), fleet.database.transaction() as connection:
-        rollout_engine.advance_all(connection, fleet.key, fleet.now)
+        engine.advance_all(Tick.begin(connection, fleet.key, fleet.now))
         raise ZeroDivisionError
-    assert set(fleet.wanted().values()) == {None}
+    assert set(fleet.desired_versions().values()) == {None}
     fleet.tick()
-    assert fleet.wanted() == {"cam-1": 1, "cam-2": 1, "gate-1": 1}
+    assert fleet.desired_versions() == {"cam-1": 1, "cam-2": 1, "gate-1": 1}
     assert {each.desired_number for each in fleet.show(number).devices} == {1}
 
 
-def test_only_the_holder_of_the_lease_acts_until_it_lapses(fleet: Fleet) -> None:
+def test_only_the_holder_of_the_lease_acts_until_it_expires(fleet: Fleet) -> None:
     fleet.create(1, devices=("cam-1", "cam-2"), waves=("1", "100%"))
     fleet.tick(holder="worker-1")
     fleet.report("cam-1", DeploymentState.RUNNING)
     fleet.tick(holder="worker-2")
-    assert fleet.wanted()["cam-2"] is None
-    fleet.now += rollout_engine.LEASE
+    assert fleet.desired_versions()["cam-2"] is None
+    fleet.now += engine.LEASE_DURATION
     fleet.tick(holder="worker-2")
-    assert fleet.wanted()["cam-2"] == 1
+    assert fleet.desired_versions()["cam-2"] == 1
 
 
-def test_a_worker_that_ends_hands_the_lease_over(fleet: Fleet) -> None:
+def test_a_worker_that_ends_releases_the_lease(fleet: Fleet) -> None:
     fleet.create(1)
     fleet.tick(holder="worker-1")
-    rollout_engine.give_up_lease(fleet.database, "worker-1")
+    engine.release_lease(fleet.database, "worker-1")
     for device in PROFILES:
-        if fleet.wanted()[device]:
+        if fleet.desired_versions()[device]:
             fleet.report(device, DeploymentState.RUNNING)
     fleet.tick(holder="worker-2")
-    assert [version for version in fleet.wanted().values() if version] == [1, 1, 1]
+    assert [version for version in fleet.desired_versions().values() if version] == [1, 1, 1]
 
 
-def test_a_device_that_claims_to_run_something_else_is_not_believed(fleet: Fleet) -> None:
+def test_a_device_that_runs_another_package_does_not_count_as_running(fleet: Fleet) -> None:
     number = fleet.create(2, devices=("cam-1",))
     fleet.tick()
     fleet.report("cam-1", DeploymentState.RUNNING, running=1)
     fleet.tick()
-    found = fleet.show(number)
-    assert (found.state, found.devices[0].reason) == (RolloutState.RUNNING, "says that it is running, but not this package")
+    record = fleet.show(number)
+    assert (record.state, record.devices[0].reason) == (RolloutState.RUNNING, "reported running, but with another package")
 
 
-def test_a_device_that_has_the_version_is_not_told_again(fleet: Fleet) -> None:
+def test_a_device_that_has_the_version_is_not_notified_again(fleet: Fleet) -> None:
     fleet.create(1)
     fleet.obey()
     number = fleet.create(1)
@@ -265,18 +263,18 @@ def test_a_rollback_by_rollout_allows_the_downgrade(fleet: Fleet) -> None:
     assert (desired.version, desired.allow_downgrade, desired.desired_number) == (1, True, 2)
 
 
-def test_a_paused_rollout_goes_no_further_until_it_is_resumed(fleet: Fleet) -> None:
+def test_a_paused_rollout_offers_nothing_until_it_is_resumed(fleet: Fleet) -> None:
     number = fleet.create(1, devices=("cam-1", "cam-2"), waves=("1", "100%"))
     fleet.tick()
     with fleet.database.transaction() as connection:
-        rollouts.pause(connection, number, fleet.now)
+        operations.pause(connection, number, fleet.now)
     fleet.report("cam-1", DeploymentState.RUNNING)
     fleet.tick()
-    assert fleet.wanted()["cam-2"] is None
+    assert fleet.desired_versions()["cam-2"] is None
     with fleet.database.transaction() as connection:
-        rollouts.resume(connection, number, fleet.now)
+        operations.resume(connection, number, fleet.now)
     fleet.tick()
-    assert fleet.wanted()["cam-2"] == 1
+    assert fleet.desired_versions()["cam-2"] == 1
 
 
 def test_an_abort_withdraws_open_offers_and_leaves_running_devices_alone(fleet: Fleet) -> None:
@@ -287,68 +285,70 @@ def test_an_abort_withdraws_open_offers_and_leaves_running_devices_alone(fleet: 
     fleet.report("cam-1", DeploymentState.RUNNING)
     fleet.tick()
     with fleet.database.transaction() as connection:
-        rollouts.abort(connection, fleet.key, number, fleet.now)
+        operations.abort(connection, fleet.key, number, fleet.now)
     fleet.tick()
-    assert fleet.wanted() == {"cam-1": 2, "cam-2": 1, "gate-1": 1}
+    assert fleet.desired_versions() == {"cam-1": 2, "cam-2": 1, "gate-1": 1}
     assert fleet.show(number).state is RolloutState.ABORTED
     with fleet.database.transaction() as connection, pytest.raises(ConflictError, match="rollout 2 must be running or paused"):
-        rollouts.resume(connection, number, fleet.now)
+        operations.resume(connection, number, fleet.now)
 
 
 def test_a_device_is_in_one_active_rollout_at_most(fleet: Fleet) -> None:
     fleet.create(1, devices=("cam-1",))
-    with pytest.raises(ConflictError, match=r"device cam-1 is in rollout 1, which has not ended; .* rollout abort 1"):
+    with pytest.raises(
+        ConflictError, match=r"device cam-1 must not be in an active rollout, but it is in rollout 1: .* rollout abort 1"
+    ):
         fleet.create(2)
 
 
 def test_a_late_device_is_still_followed_after_the_rollout_is_complete(fleet: Fleet) -> None:
     with fleet.database.transaction() as connection:
-        members.saw(connection, "gate-1", fleet.now, offline=True)
+        devices.mark_seen(connection, "gate-1", fleet.now, offline=True)
     number = fleet.create(1, waves=("100%",))
     fleet.tick()
     fleet.report("cam-1", DeploymentState.RUNNING)
     fleet.report("cam-2", DeploymentState.RUNNING)
     fleet.tick()
-    assert fleet.show(number).reason == "2 of 3 devices run it; 1 away, to take it on return"
+    assert fleet.show(number).reason == "2 of 3 devices running; 1 offline, will install it when back online"
     fleet.report("gate-1", DeploymentState.RUNNING)
     fleet.tick()
     assert {each.state for each in fleet.show(number).devices} == {DeploymentState.RUNNING}
 
 
 def test_a_large_offer_is_made_in_short_transactions(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout_engine, "OFFERS_AT_ONCE", 2)
+    monkeypatch.setattr(engine, "MAX_OFFERS", 2)
     fleet.create(1, waves=("100%",))
     with fleet.database.transaction() as connection:
-        rollout_engine.advance_all(connection, fleet.key, fleet.now)
-    assert sorted(fleet.wanted().values(), key=str) == [1, 1, None]
+        engine.advance_all(Tick.begin(connection, fleet.key, fleet.now))
+    assert sorted(fleet.desired_versions().values(), key=str) == [1, 1, None]
     fleet.tick()
-    assert set(fleet.wanted().values()) == {1}
+    assert set(fleet.desired_versions().values()) == {1}
 
 
-def test_labels_choose_the_devices(fleet: Fleet) -> None:
+def test_labels_select_the_devices(fleet: Fleet) -> None:
     number = fleet.create(1, labels={"site": "east"})
     assert {each.device for each in fleet.show(number).devices} == {"cam-1", "cam-2"}
 
 
-def test_the_newest_version_is_meant_when_none_is_named(fleet: Fleet) -> None:
+def test_a_request_without_a_version_rolls_out_the_newest(fleet: Fleet) -> None:
     assert fleet.show(fleet.create()).version == 3
 
 
 def test_a_revoked_device_is_left_out_unless_it_is_named(fleet: Fleet) -> None:
     with fleet.database.transaction() as connection:
-        members.revoke(connection, "cam-1", fleet.now)
+        devices.revoke(connection, "cam-1", fleet.now)
     assert len(fleet.show(fleet.create(1)).devices) == 2
-    with pytest.raises(ConflictError, match="device cam-1 was revoked and takes nothing more"):
+    with pytest.raises(ConflictError, match="device cam-1 must be enrolled, but it was revoked"):
         fleet.create(1, devices=("cam-1",))
 
 
-def test_a_device_revoked_in_mid_rollout_hinders_nothing(fleet: Fleet) -> None:
+def test_a_device_revoked_during_a_rollout_does_not_delay_it(fleet: Fleet) -> None:
     number = fleet.create(1, waves=("100%",))
     fleet.tick()
     fleet.report("cam-1", DeploymentState.RUNNING)
     fleet.report("cam-2", DeploymentState.FAILED, "no answer from the registry")
     with fleet.database.transaction() as connection:
-        members.revoke(connection, "gate-1", fleet.now)
+        devices.revoke(connection, "gate-1", fleet.now)
     fleet.tick()
     assert fleet.show(number).state is RolloutState.HALTED
 
@@ -358,13 +358,13 @@ def test_a_device_revoked_in_mid_rollout_hinders_nothing(fleet: Fleet) -> None:
     [
         pytest.param({"devices": ("cam-3",)}, NotFoundError, "no device is called 'cam-3'; known: cam-2, cam-1", id="device"),
         pytest.param({"version": 9}, NotFoundError, "model digits has no version 9; its newest is 3", id="version"),
-        pytest.param({"labels": {"site": "north"}}, BadInputError, "a rollout needs at least one device", id="nobody"),
+        pytest.param({"labels": {"site": "north"}}, BadInputError, "a rollout needs at least one device", id="no device"),
     ],
 )
-def test_a_request_that_names_what_nobody_knows_stores_nothing(
+def test_a_request_with_unknown_names_stores_nothing(
     fleet: Fleet, changes: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         fleet.create(**changes)  # type: ignore[arg-type]
     with fleet.database.reading() as connection:
-        assert connection.execute(select(rollout_devices)).all() == []
+        assert connection.execute(select(schema.rollout_devices)).all() == []

@@ -1,4 +1,4 @@
-"""Rollouts through the running service: routes, prompt offers, and what a killed cloud does after its restart."""
+"""Rollouts in the running service: routes, prompt offers, and a restart after a kill."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def wait_until_ended(cloud: RunningCloud, number: int) -> Any:
         if record["state"] not in ("running", "paused"):
             return record
         seen = operator.get(f"/v1/changes?after={seen}&wait_s=5").json()["number"]
-    raise AssertionError(f"rollout {number} never ended: {record}")
+    raise AssertionError(f"rollout {number} has not ended within 30 s: {record}")
 
 
 def test_an_offer_reaches_a_waiting_device_at_once(trusting_cloud: RunningCloud, publisher: Path, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_an_offer_reaches_a_waiting_device_at_once(trusting_cloud: RunningCloud,
     assert wait_until_ended(trusting_cloud, answer.json()["rollout"])["state"] == "completed"
 
 
-def test_a_cloud_killed_during_a_rollout_goes_on_with_it_after_its_restart(publisher: Path, tmp_path: Path) -> None:
+def test_a_cloud_killed_during_a_rollout_continues_it_after_the_restart(publisher: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with running(state, "--no-broker", "--trust", f"{publisher}.pub") as cloud:
         publish(cloud, publisher, tmp_path, "lasting")
@@ -55,12 +55,12 @@ def test_a_cloud_killed_during_a_rollout_goes_on_with_it_after_its_restart(publi
         request = {"model": "lasting", "devices": [each.name for each in devices], "waves": ["1", "2", "3"]}
         number = cloud.operator().post("/v1/rollouts", request).json()["rollout"]
         devices[0].obey()
-        wanted = devices[1].wait_for_desired()
+        desired = devices[1].wait_for_desired()
         cloud.kill()
     restarted = start(state, "--no-broker")
     try:
         assert restarted.url == cloud.url
-        devices[1].report(DeploymentState.RUNNING, running=wanted)
+        devices[1].report(DeploymentState.RUNNING, running=desired)
         assert devices[2].obey().desired_number == 1
         record = wait_until_ended(restarted, number)
         assert record["state"] == "completed"
@@ -72,7 +72,7 @@ def test_a_cloud_killed_during_a_rollout_goes_on_with_it_after_its_restart(publi
         restarted.process.stdout.close()
 
 
-def test_a_device_cannot_see_or_steer_rollouts(trusting_cloud: RunningCloud, tmp_path: Path) -> None:
+def test_a_device_cannot_see_or_change_rollouts(trusting_cloud: RunningCloud, tmp_path: Path) -> None:
     device = told(trusting_cloud, "curious-1", tmp_path).member.http
     assert device.get("/v1/rollouts").status == 403
     assert device.post("/v1/rollouts", {"model": "prompt"}).status == 403
@@ -85,14 +85,16 @@ def test_a_device_cannot_see_or_steer_rollouts(trusting_cloud: RunningCloud, tmp
         pytest.param({"model": "nobody"}, 404, "no model is called 'nobody'", id="model"),
         pytest.param({"model": "asked", "version": 7}, 404, "model asked has no version 7", id="version"),
         pytest.param({"model": "asked", "devices": ["ghost"]}, 404, "no device is called 'ghost'", id="device"),
-        pytest.param({"model": "asked", "waves": ["half"]}, 400, "a wave must be a count of devices or a share", id="waves"),
+        pytest.param(
+            {"model": "asked", "waves": ["half"]}, 400, "a wave must be a number or a percentage of devices", id="waves"
+        ),
         pytest.param(
             {"model": "asked", "success_threshold": 2.0}, 400, "success_threshold must be over 0 and at most 1", id="share"
         ),
         pytest.param({"waves": []}, 400, "the body cannot be read: Object missing required field `model`", id="no model"),
     ],
 )
-def test_a_request_that_cannot_be_carried_out_is_one_clear_line(
+def test_an_invalid_request_is_answered_in_one_line(
     trusting_cloud: RunningCloud, publisher: Path, tmp_path: Path, body: dict[str, Any], status: int, error: str
 ) -> None:
     operator = trusting_cloud.operator()

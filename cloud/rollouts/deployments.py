@@ -1,0 +1,169 @@
+"""Deployments of a rollout: offer its version to devices, store what they report, and restore the previous version.
+
+Every function works within one `Tick`: an open transaction with the devices as they are at one instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from cloud.db.database import Counter, insert_or_ignore, raise_counter
+from cloud.db.schema import known_failures
+from cloud.fleet import devices
+from cloud.fleet.twins import DesiredSpec, set_desired
+from cloud.registry import models
+from cloud.rollouts.observation import Records, observe
+from cloud.rollouts.store import PreviousVersion, StoredDevice, StoredRollout, change_device, one_rollout
+from edgewright.contracts import wire
+from edgewright.contracts.messages import DeploymentState, DeviceRecord
+from edgewright.contracts.signing import PrivateKey
+from edgewright.errors import NotFoundError
+
+_HARDWARE_FAILURES = frozenset({DeploymentState.REFUSED, DeploymentState.ROLLED_BACK})
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One pass over the rollouts: an open transaction, the key that signs desired states, the devices, and the time."""
+
+    connection: Connection
+    key: PrivateKey
+    records: Records
+    now: datetime
+
+    @classmethod
+    def begin(cls, connection: Connection, key: PrivateKey, now: datetime) -> Tick:
+        """Read the devices as they are at `now`."""
+        return cls(connection, key, {each.device: each for each in devices.records(connection, now)}, now)
+
+
+def store_observation(tick: Tick, stored: StoredRollout) -> None:
+    """Store the devices whose observed state differs, and the failures that depend on the hardware."""
+    observed = observe(stored, tick.records, tick.now)
+    changes = [pair for pair in zip(stored.devices, observed.devices, strict=True) if pair[0] != pair[1]]
+    if changes:
+        raise_counter(tick.connection, Counter.CHANGES)
+    for before, after in changes:
+        change_device(
+            tick.connection,
+            stored.number,
+            after.device,
+            state=after.state,
+            reason=after.reason,
+            since=after.since,
+            online=after.online,
+            online_since=after.online_since,
+        )
+        if after.state is not before.state and after.state in _HARDWARE_FAILURES:
+            _store_failure(tick, stored, after)
+
+
+def offer(tick: Tick, stored: StoredRollout, names: Collection[str]) -> None:
+    """Make the rollout's version the desired state of the named devices."""
+    for device in stored.devices:
+        if device.device in names:
+            _offer(tick, stored, device)
+    raise_counter(tick.connection, Counter.CHANGES)
+    store_observation(tick, one_rollout(tick.connection, stored.number))
+
+
+def restore(tick: Tick, stored: StoredRollout, names: Collection[str]) -> None:
+    """Make the previous version the desired state of the named devices, under a higher number."""
+    for device in stored.devices:
+        if device.device in names and device.previous is not None:
+            _restore(tick, stored, device, device.previous)
+
+
+def _offer(tick: Tick, stored: StoredRollout, device: StoredDevice) -> None:
+    """Offer the version; a device that already has it as its desired state, and has not failed, is not notified again."""
+    record = tick.records[device.device]
+    if _is_desired_already(record, stored):
+        assert record.desired is not None
+        number, previous = record.desired.desired_number, None
+    else:
+        previous = _previous_version(tick.connection, record)
+        spec = DesiredSpec(
+            model=stored.request.model,
+            version=stored.version,
+            index=stored.index,
+            allow_downgrade=_is_downgrade(record, stored),
+            trial_s=stored.request.trial_s,
+            device_timeout_s=stored.request.device_timeout_s,
+        )
+        number = set_desired(tick.connection, tick.key, device.device, spec).desired_number
+    change_device(
+        tick.connection,
+        stored.number,
+        device.device,
+        desired_number=number,
+        state=DeploymentState.OFFERED,
+        since=tick.now,
+        previous=None if previous is None else wire.encode(previous),
+    )
+
+
+def _is_desired_already(record: DeviceRecord, stored: StoredRollout) -> bool:
+    desired, report = record.desired, record.reported
+    if desired is None or (desired.model, desired.index.digest) != (stored.request.model, stored.index.digest):
+        return False
+    if desired.version != stored.version:
+        return False
+    is_current = report is not None and report.desired_number == desired.desired_number
+    return not (is_current and report is not None and report.state is not None and report.state.is_failure)
+
+
+def _is_downgrade(record: DeviceRecord, stored: StoredRollout) -> bool:
+    """Return True if the rollout's version is older than the running one; creating the rollout permits the downgrade."""
+    running = record.reported.running if record.reported else None
+    return running is not None and running.model == stored.request.model and running.version > stored.version
+
+
+def _previous_version(connection: Connection, record: DeviceRecord) -> PreviousVersion | None:
+    """Return the version that a device runs, or None unless this cloud published it: only then can it be restored."""
+    running = record.reported.running if record.reported else None
+    if running is None:
+        return None
+    try:
+        version = models.find_version(connection, running.model, running.version)
+    except NotFoundError:
+        return None
+    if version.index.digest != running.index_digest:
+        return None
+    return PreviousVersion(model=running.model, version=running.version, index=version.index)
+
+
+def _restore(tick: Tick, stored: StoredRollout, device: StoredDevice, previous: PreviousVersion) -> None:
+    spec = DesiredSpec(
+        model=previous.model,
+        version=previous.version,
+        index=previous.index,
+        allow_downgrade=True,
+        trial_s=stored.request.trial_s,
+        device_timeout_s=stored.request.device_timeout_s,
+    )
+    set_desired(tick.connection, tick.key, device.device, spec)
+    change_device(
+        tick.connection,
+        stored.number,
+        device.device,
+        state=DeploymentState.SUPERSEDED,
+        since=tick.now,
+        reason=f"restored {previous.model}:{previous.version}",
+    )
+
+
+def _store_failure(tick: Tick, stored: StoredRollout, device: StoredDevice) -> None:
+    """Store that this package fails on this hardware profile; a failed download or a silent device does not show that."""
+    profile = tick.records[device.device].profile
+    if profile:
+        row = {
+            "index_digest": stored.index.digest,
+            "profile": profile,
+            "reason": f"{device.device}: {device.reason}",
+            "at": tick.now,
+        }
+        tick.connection.execute(insert_or_ignore(tick.connection, known_failures).values(row))

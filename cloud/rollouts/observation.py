@@ -1,0 +1,75 @@
+"""Observe the devices of a rollout: turn what they reported into the state that the rules see.
+
+Everything here computes values from values, except `outcomes_of`, which also reads the known failures of the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from cloud.rollouts.rules import Outcome
+from cloud.rollouts.store import StoredDevice, StoredRollout, failing_profiles
+from edgewright.contracts.messages import DeploymentState, DeviceRecord
+
+Records = Mapping[str, DeviceRecord]
+"""All enrolled and revoked devices, by name."""
+
+
+def observe(stored: StoredRollout, records: Records, now: datetime) -> StoredRollout:
+    """Return the rollout with the current states of its devices; changes are timed by the cloud's clock."""
+    digest = stored.index.digest
+    return replace(stored, devices=tuple(_observe_device(each, records[each.device], digest, now) for each in stored.devices))
+
+
+def state_for_rollout(device: StoredDevice, record: DeviceRecord, digest: str) -> tuple[DeploymentState | None, str]:
+    """Return the current state of a device with regard to this rollout, and the reason.
+
+    A device counts as running only if it reports the digest of the rollout's package.
+    """
+    report = record.reported
+    unchanged = device.state, device.reason
+    if device.desired_number is None or report is None or device.state is DeploymentState.SUPERSEDED:
+        return unchanged
+    if report.desired_number > device.desired_number:
+        has_ended = device.state is not None and device.state.is_final
+        return unchanged if has_ended else (DeploymentState.SUPERSEDED, "a newer desired state replaced this one")
+    if report.desired_number < device.desired_number or report.state is None:
+        return unchanged
+    if report.state is DeploymentState.RUNNING and (report.running is None or report.running.index_digest != digest):
+        return device.state, "reported running, but with another package"
+    return report.state, report.reason
+
+
+def outcomes_of(connection: Connection, stored: StoredRollout, records: Records) -> dict[str, Outcome]:
+    """Return the outcome of each device for the rules; known failures block only devices that were not named."""
+    failing = {} if stored.request.devices else failing_profiles(connection, stored.index.digest)
+    return {each.device: _outcome(each, records[each.device], failing) for each in stored.devices}
+
+
+def _observe_device(device: StoredDevice, record: DeviceRecord, digest: str, now: datetime) -> StoredDevice:
+    state, reason = state_for_rollout(device, record, digest)
+    return replace(
+        device,
+        state=state,
+        reason=reason,
+        since=device.since if state is device.state else now,
+        online=record.online,
+        online_since=device.online_since if record.online is device.online else now,
+    )
+
+
+def _outcome(device: StoredDevice, record: DeviceRecord, failing: Mapping[str, str]) -> Outcome:
+    return Outcome(
+        state=device.state,
+        since=device.since,
+        online=device.online,
+        online_since=device.online_since,
+        reason=device.reason,
+        blocked_reason=failing.get(record.profile, ""),
+        revoked=record.revoked,
+        can_be_restored=device.previous is not None,
+    )
