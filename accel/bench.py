@@ -2,7 +2,7 @@
 
     subjects(path)       what there is to measure: an ONNX file, or the variants of a build or a package
     fastest(subjects)    which variant and backend `auto` takes here, measured in turns
-    measure(subject)     start a worker, let it load and run, read its one line of JSON
+    measure(subject)     have a worker process load and run it
     bench_worker.py      the worker
 
 The times are those of `latency.py`; the machine is told with them, because a latency without its machine means nothing.
@@ -11,8 +11,6 @@ The times are those of `latency.py`; the machine is told with them, because a la
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,13 +21,14 @@ from platform import python_version
 
 from accel.backends.choose import AUTO, Fastest, choose_backend, find_fastest
 from accel.latency import Latency
-from edgewright import __version__, errors
+from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import RECORD_FILE, BuildDirectory
 from edgewright.contracts.names import nearest
 from edgewright.contracts.package import opened, read_package, unpack_variant
 from edgewright.contracts.variant import CONFIG_FILE, VariantDirectory
-from edgewright.errors import BadInputError, EdgewrightError, NotFoundError, OperationError, PackageError, last_line
+from edgewright.errors import BadInputError, NotFoundError, OperationError, PackageError
+from edgewright.worker_process import WorkerProcess
 from hardware_profiles.detect import read_machine
 
 START_LIMIT_S = 120.0
@@ -67,7 +66,7 @@ class BenchSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRequest:
-    """What a worker is asked, on its standard input."""
+    """The request to a worker process (`bench_worker.py`)."""
 
     path: str
     is_variant: bool
@@ -79,17 +78,16 @@ class WorkerRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerAnswer:
-    """What a worker says, on its standard output: a measurement, or the kind and text of an error."""
+class WorkerMeasurement:
+    """The result of a worker process."""
 
-    backend: str = ""
-    load_ms: float = 0.0
-    latency: Latency | None = None
-    runtime_mib: float = 0.0
+    backend: str
+    load_ms: float
+    latency: Latency
+    runtime_mib: float
     """Resident memory before the variant was loaded."""
-    peak_mib: float = 0.0
-    """The most that the process ever held."""
-    error: tuple[str, str] | None = None
+    peak_mib: float
+    """The highest resident memory of the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,21 +165,22 @@ def measure(subject: Subject, settings: BenchSettings) -> BenchResult:
         OperationError: no backend can run it here, or the worker ended without an answer.
     """
     request = _request(subject, settings)
-    answer = _ask_worker(request)
-    assert answer.latency is not None
+    with WorkerProcess("accel.bench_worker", subject=request.path) as worker:
+        answer = worker.ask(wire.encode(request), limit_s=START_LIMIT_S + request.time_limit_s)
+    measurement = wire.decode(answer, WorkerMeasurement, what="the measurement", error=OperationError)
     config = subject.variant.config if subject.variant else None
     return BenchResult(
         variant=subject.name,
-        backend=answer.backend,
+        backend=measurement.backend,
         precision=config.precision.value if config else None,
         size_bytes=config.size_bytes if config else None,
         threads=settings.threads,
         batch=settings.batch,
-        load_ms=answer.load_ms,
-        latency_ms=answer.latency,
-        throughput_per_s=1000 * settings.batch / answer.latency.mean_ms,
-        peak_memory_mib=answer.peak_mib,
-        variant_memory_mib=max(0.0, answer.peak_mib - answer.runtime_mib),
+        load_ms=measurement.load_ms,
+        latency_ms=measurement.latency,
+        throughput_per_s=1000 * settings.batch / measurement.latency.mean_ms,
+        peak_memory_mib=measurement.peak_mib,
+        variant_memory_mib=max(0.0, measurement.peak_mib - measurement.runtime_mib),
     )
 
 
@@ -240,22 +239,3 @@ def _request(subject: Subject, settings: BenchSettings) -> WorkerRequest:
         runs=settings.runs,
         time_limit_s=settings.time_limit_s,
     )
-
-
-def _ask_worker(request: WorkerRequest) -> WorkerAnswer:
-    limit_s = START_LIMIT_S + request.time_limit_s
-    try:
-        finished = subprocess.run(
-            [sys.executable, "-P", "-m", "accel.bench_worker"], input=wire.encode(request), capture_output=True, timeout=limit_s
-        )
-    except subprocess.TimeoutExpired as late:
-        raise OperationError(f"{request.path}: a measurement must end within {limit_s:.0f} s; use fewer --runs") from late
-    if finished.returncode != 0:
-        last = last_line(finished.stderr.decode(errors="replace"))
-        raise OperationError(f"{request.path}: the measuring process ended with {finished.returncode}: {last}")
-    answer = wire.decode(finished.stdout, WorkerAnswer, what="the measuring process's answer", error=OperationError)
-    if answer.error is not None:
-        kind, text = answer.error
-        raise_as: type[EdgewrightError] = getattr(errors, kind)
-        raise raise_as(text)
-    return answer

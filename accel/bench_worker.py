@@ -1,13 +1,11 @@
-"""The process that `bench` starts for one variant: load, run, say what it took, end.
+"""Worker process of `bench`: load one variant, run it, return its times and its memory.
 
-It reads a `WorkerRequest` from its standard input and writes a `WorkerAnswer` to its standard output, one JSON document each.
+The request is a `WorkerRequest`, the result a `WorkerMeasurement` (edgewright/worker_process.py).
 """
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -17,28 +15,21 @@ import onnxruntime
 from accel.backends.backend import Session
 from accel.backends.choose import AUTO, load_session
 from accel.backends.onnxruntime_cpu import load_graph
-from accel.bench import WorkerAnswer, WorkerRequest
+from accel.bench import WorkerMeasurement, WorkerRequest
 from accel.latency import measure_latency, synthetic_inputs
 from edgewright.contracts import wire
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import BackendName, VariantDirectory
-from edgewright.errors import BadInputError, EdgewrightError
+from edgewright.errors import BadInputError
+from edgewright.worker_process import serve
 
 
 def main() -> None:
     """Answer the one request on standard input."""
-    answers = os.fdopen(os.dup(1), "wb")  # whatever a library prints must not end up inside the answer
-    os.dup2(2, 1)
-    request = wire.decode(sys.stdin.buffer.read(), WorkerRequest, what="the request", error=BadInputError)
-    try:
-        answer = measured(request)
-    except EdgewrightError as failed:
-        answer = WorkerAnswer(error=(type(failed).__name__, str(failed)))
-    with answers:
-        answers.write(wire.encode(answer))
+    serve(lambda request: wire.encode(measured(wire.decode(request, WorkerRequest, what="the request"))))
 
 
-def measured(request: WorkerRequest) -> WorkerAnswer:
+def measured(request: WorkerRequest) -> WorkerMeasurement:
     """Load what the request names, run it, and return what it took."""
     onnxruntime.set_default_logger_severity(4)
     np.ones((64, 64)) @ np.ones((64, 64))  # NumPy's own threads and buffers are not the variant's
@@ -47,7 +38,7 @@ def measured(request: WorkerRequest) -> WorkerAnswer:
     session, inputs = _load(request)
     load_ms = (time.perf_counter() - started) * 1000
     latency = measure_latency(lambda: session.run(inputs), runs=request.runs, time_limit_s=request.time_limit_s)
-    return WorkerAnswer(
+    return WorkerMeasurement(
         backend=session.describe()["backend"],
         load_ms=load_ms,
         latency=latency,

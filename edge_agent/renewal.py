@@ -23,7 +23,7 @@ from edge_agent.link.connection import Connection
 from edge_agent.settings import Settings
 from edge_agent.state_directory import House
 from edge_agent.workers.orders import RenewalOrder
-from edge_agent.workers.worker import Failure, WorkerAnswer, run_worker
+from edge_agent.workers.worker import Failure, WorkerResult, run_worker
 from edgewright.errors import StorageFullError
 
 _log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Renewer:
         self._connection.begin_anew("the certificate was renewed")
         return None
 
-    def _tell_failure(self, answer: WorkerAnswer) -> None:
+    def _tell_failure(self, answer: WorkerResult) -> None:
         """Log every failure; the history keeps one line for one reason."""
         _log.warning("not renewed reason=%r", answer.reason)
         if answer.reason != self._problem:

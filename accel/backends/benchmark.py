@@ -13,21 +13,15 @@ the remaining rounds and keeps its times.
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 from accel.backends.backend import Backend
-from edgewright import errors
 from edgewright.contracts import wire
 from edgewright.contracts.variant import VariantDirectory
 from edgewright.errors import EdgewrightError, OperationError
+from edgewright.worker_process import WorkerProcess
 
 ROUNDS = 5
 ROUNDS_BEFORE_SKIPPING = 2
@@ -36,7 +30,7 @@ SKIP_FACTOR = 1.5
 RUNS_PER_ROUND = 20
 ROUND_LIMIT_S = 0.8
 """Time after which a round ends early; it has at least three runs."""
-REPLY_LIMIT_S = 120.0
+RESULT_LIMIT_S = 120.0
 """Time limit for a worker to load and warm up, and for one round."""
 
 
@@ -55,7 +49,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkRequest:
-    """The first line that a worker reads; every further line requests a round."""
+    """The first request to a worker; every further one requests a round."""
 
     variant: str
     """The path of the variant's directory."""
@@ -67,11 +61,10 @@ class BenchmarkRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkReply:
-    """A line that a worker writes: ready (both fields None), the median time of a round, or an error as (class, text)."""
+class BenchmarkResult:
+    """The result of a worker's request: ready (None), or the median time of a round."""
 
     median_ms: float | None = None
-    error: tuple[str, str] | None = None
 
 
 def benchmark_candidates(candidates: Sequence[Candidate], *, threads: int | None) -> dict[Candidate, float]:
@@ -104,14 +97,10 @@ def _taking_part(workers: Sequence[Worker], round_number: int) -> list[Worker]:
 class Worker:
     """The parent's handle to the process of one candidate."""
 
-    def __init__(self, candidate: Candidate, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    def __init__(self, candidate: Candidate, process: WorkerProcess) -> None:
         self.candidate = candidate
         self.failure: EdgewrightError | None = None
         self._process = process
-        self._requests: IO[bytes] = process.stdin
-        self._replies: IO[bytes] = process.stdout
         self._times_ms: list[float] = []
 
     @property
@@ -119,48 +108,30 @@ class Worker:
         """The median of all rounds so far."""
         return statistics.median(self._times_ms)
 
-    def send(self, line: bytes) -> None:
-        """Write a line; the next read detects a process that has ended."""
-        with contextlib.suppress(BrokenPipeError):
-            self._requests.write(line + b"\n")
-            self._requests.flush()
-
     def wait_until_ready(self) -> None:
         """Wait until the worker has loaded its variant and warmed up, or has failed."""
         self._receive()
 
     def run_round(self) -> None:
         """Request one round and keep its time."""
-        self.send(b"round")
+        self._process.send(b"{}")
         median_ms = self._receive()
         if median_ms is not None:
             self._times_ms.append(median_ms)
 
     def _receive(self) -> float | None:
-        """Wait for a reply; an error, or the end of the process, becomes `failure`."""
-        timer = threading.Timer(REPLY_LIMIT_S, self._process.kill)
-        timer.start()
+        """Wait for a result; an error, or the end of the process, becomes `failure`."""
         try:
-            line = self._replies.readline()
-        finally:
-            timer.cancel()
-        if not line:
-            self.failure = OperationError(
-                f"{self.candidate.name}: the benchmark worker must reply within {REPLY_LIMIT_S:.0f} s, "
-                f"but it ended with {self._process.wait()}"
-            )
+            result = self._process.receive(limit_s=RESULT_LIMIT_S)
+        except EdgewrightError as error:
+            self.failure = error
             return None
-        reply = wire.decode(line, BenchmarkReply, what="the benchmark worker's reply", error=OperationError)
-        if reply.error is not None:
-            kind, text = reply.error
-            error_class: type[EdgewrightError] = getattr(errors, kind, OperationError)
-            self.failure = error_class(text)
-        return reply.median_ms
+        return wire.decode(result, BenchmarkResult, what="the benchmark result", error=OperationError).median_ms
 
 
 @contextlib.contextmanager
 def _started(candidate: Candidate, threads: int | None) -> Iterator[Worker]:
-    """Start a candidate's worker with the import path of this process; kill it when the block ends."""
+    """Start a candidate's worker and let it load its variant; end it when the block ends."""
     kind = type(candidate.backend)
     request = BenchmarkRequest(
         variant=str(candidate.variant.path.absolute()),
@@ -169,17 +140,6 @@ def _started(candidate: Candidate, threads: int | None) -> Iterator[Worker]:
         runs_per_round=RUNS_PER_ROUND,
         round_limit_s=ROUND_LIMIT_S,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "accel.backends.benchmark_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(place).absolute()) for place in sys.path if place)},
-    )
-    worker = Worker(candidate, process)
-    try:
-        worker.send(wire.encode(request))
-        yield worker
-    finally:
-        process.kill()
-        process.communicate()
+    with WorkerProcess("accel.backends.benchmark_worker", subject=candidate.name) as process:
+        process.send(wire.encode(request))
+        yield Worker(candidate, process)

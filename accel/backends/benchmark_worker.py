@@ -1,25 +1,23 @@
 """The process that `benchmark.py` starts for one candidate: load, warm up, and run one round per request.
 
-It reads a `BenchmarkRequest` from the first line of its standard input; each further line requests a round. It writes one
-`BenchmarkReply` per line and ends with its input.
+The first request is a `BenchmarkRequest`, each further one requests a round; the results are `BenchmarkResult`
+(edgewright/worker_process.py).
 """
 
 from __future__ import annotations
 
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 from accel.backends.backend import Backend
-from accel.backends.benchmark import BenchmarkReply, BenchmarkRequest
+from accel.backends.benchmark import BenchmarkRequest, BenchmarkResult
 from accel.latency import measure_latency, synthetic_inputs
 from edgewright.contracts import wire
 from edgewright.contracts.variant import VariantDirectory
-from edgewright.errors import EdgewrightError
+from edgewright.worker_process import serve
 
 SETTLING_RUNS = 2
 """Uncounted runs at the start of a round: threads wake up, and caches refill after the rounds of the others."""
@@ -28,18 +26,24 @@ WARM_UP_LIMIT_S = 5.0
 
 
 def main() -> None:
-    """Reply to every line of standard input."""
-    replies = os.fdopen(os.dup(1), "wb", buffering=0)  # libraries print to descriptor 1, which must not mix with the replies
-    os.dup2(2, 1)
-    requests = sys.stdin.buffer
-    request = wire.decode(requests.readline(), BenchmarkRequest, what="the benchmark request")
-    try:
-        run = _warmed_up(request)
-        replies.write(_line(BenchmarkReply()))
-        for _ in requests:
-            replies.write(_line(BenchmarkReply(median_ms=_round(run, request))))
-    except EdgewrightError as error:
-        replies.write(_line(BenchmarkReply(error=(type(error).__name__, str(error)))))
+    """Answer every request on standard input."""
+    serve(Rounds().handle, once=False)
+
+
+class Rounds:
+    """The variant that the first request loads; every further request runs one round of it."""
+
+    def __init__(self) -> None:
+        self._request: BenchmarkRequest | None = None
+        self._run: Callable[[], object]
+
+    def handle(self, raw: bytes) -> bytes:
+        """Answer one request with a `BenchmarkResult`."""
+        if self._request is not None:
+            return wire.encode(BenchmarkResult(median_ms=_round(self._run, self._request)))
+        self._request = wire.decode(raw, BenchmarkRequest, what="the benchmark request")
+        self._run = _warmed_up(self._request)
+        return wire.encode(BenchmarkResult())
 
 
 def _warmed_up(request: BenchmarkRequest) -> Callable[[], object]:
@@ -64,10 +68,6 @@ def _round(run: Callable[[], object], request: BenchmarkRequest) -> float:
         run()
         times_ms.append((time.perf_counter() - started) * 1000)
     return statistics.median(times_ms)
-
-
-def _line(reply: BenchmarkReply) -> bytes:
-    return wire.encode(reply) + b"\n"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import ChooseBy, Settings
 from edge_agent.storage.store import ACTIVE, LAST_GOOD, Store
 from edge_agent.workers.orders import CheckOrder, FetchOrder, pulled_bytes
-from edge_agent.workers.worker import Failure, WorkerAnswer, run_worker
+from edge_agent.workers.worker import Failure, WorkerResult, run_worker
 from edgewright.contracts.messages import DeploymentState, DesiredState
 from edgewright.contracts.scoring_statistics import ScoringStatistics
 from edgewright.errors import OperationError, PackageError
@@ -142,7 +142,7 @@ class Deployer:
         try:
             self._store.write_slot(answer.record)
         except PackageError as gone:
-            self._failed(deployment, WorkerAnswer(failure=Failure.FAILED, reason=str(gone)))
+            self._failed(deployment, WorkerResult(failure=Failure.FAILED, reason=str(gone)))
             return
         reason = f"variant {answer.record.running.variant} is here and every byte is verified"
         self._step(Event.VERIFY, reason, attempt=1, choice=answer.record.choice)
@@ -242,7 +242,7 @@ class Deployer:
             before=self._before,
         )
 
-    def _failed(self, deployment: Deployment, answer: WorkerAnswer) -> None:
+    def _failed(self, deployment: Deployment, answer: WorkerResult) -> None:
         if answer.failure is Failure.REFUSED:
             self._refuse(answer.reason)
         elif answer.failure in (Failure.OFFLINE, Failure.FULL):

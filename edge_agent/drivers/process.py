@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 
 from edge_agent.storage.store import SlotRecord
-from edge_agent.workers.worker import how_it_ended
 from edgewright.errors import OperationError
+from edgewright.worker_process import describe_end
 
 _log = logging.getLogger(__name__)
 _MODULE = "edge_agent.scoring.runner"
@@ -84,7 +84,7 @@ class Runner:
         """Wait for the end, and say in words how it came."""
         code = await self._process.wait()
         await self._listening
-        return how_it_ended(code, self._said[-1] if self._said else "")
+        return describe_end(code, self._said[-1] if self._said else "")
 
     async def drain(self, timeout_s: float) -> None:
         """Ask the runner to finish its requests and end; kill it after `timeout_s`."""

@@ -31,7 +31,7 @@ from edge_agent.settings import Settings
 from edge_agent.state_directory import House, entered
 from edge_agent.storage.failpoints import RENEWAL_FAILPOINTS, VARIABLE
 from edge_agent.workers.orders import RenewalOrder
-from edge_agent.workers.worker import Failure, WorkerAnswer, run_worker
+from edge_agent.workers.worker import Failure, WorkerResult, run_worker
 from edgewright.contracts import wire
 from edgewright.errors import DeniedError, MessageError, OperationError, UnreachableError
 from tests.support.device_packages import Built
@@ -55,7 +55,7 @@ class Member:
         path = "/v1/device/desired?have=0&wait_s=0"
         return Exchange(identity.url, identity.tls_context()).run("GET", path).status == 204
 
-    def work(self, slot: str = "a") -> WorkerAnswer:
+    def work(self, slot: str = "a") -> WorkerResult:
         """Have a worker of its own renew."""
         order = RenewalOrder(state_directory=str(self.state), slot=slot)
         return asyncio.run(run_worker("edge_agent.identity.certificate", order, timeout_s=60))
