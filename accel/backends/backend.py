@@ -6,14 +6,10 @@ the samples, whatever batch the graph was built for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from edgewright.contracts.samples import Tensors, fit
-from edgewright.contracts.variant import TensorSpec, VariantConfig, VariantDirectory
-from edgewright.errors import SamplesError
-
-__all__ = ["Backend", "Session", "Tensors", "check_inputs"]
+from edgewright.contracts.samples import Tensors
+from edgewright.contracts.variant import VariantConfig, VariantDirectory
 
 
 class Session(Protocol):
@@ -60,16 +56,3 @@ class Backend(Protocol):
             ModelError: the files are no variant that this backend can load.
         """
         ...
-
-
-def check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
-    """Return the arrays as the dtypes of `specs`; raise `SamplesError` when something is missing, unknown or does not fit."""
-    names = [spec.name for spec in specs]
-    unknown = [name for name in inputs if name not in names]
-    if unknown:
-        raise SamplesError(f"unknown input {', '.join(unknown)}: the model's inputs are {', '.join(map(str, specs))}")
-    fitted = {spec.name: fit(inputs.get(spec.name), spec, "request", tuple(inputs)) for spec in specs}
-    counts = {name: len(array) for name, array in fitted.items()}
-    if len(set(counts.values())) > 1:
-        raise SamplesError(f"request: every input must have the same number of samples, not {counts}")
-    return fitted

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accel.backends.backend import Tensors
+from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from accel.backends.backend import Session, Tensors, check_inputs
+from accel.backends.backend import Session
 from accel.backends.onnxruntime_cpu import OnnxRuntimeSession, load_graph
 from accel.npu.link.discovery import devices
 from accel.npu.machines.failover import Failover
@@ -23,6 +23,7 @@ from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram, read_program
 from edgewright import __version__
 from edgewright.contracts import wire
+from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import ModelError, PackageError
 from hardware_profiles.hardware_profile import NPU_RECORD

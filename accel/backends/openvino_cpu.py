@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from accel.backends.backend import Session, Tensors, check_inputs
+from accel.backends.backend import Session
 from accel.backends.batches import fixed_batch, run_in_pieces
+from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, ModelError, OperationError
 from hardware_profiles.detect import read_machine

@@ -1,8 +1,7 @@
 """Samples: a `.npz` with one array per graph input (a single array may have any name) and optional `labels`.
 
-Everything that reads samples (parity, calibration, evaluation, the golden check on a device) reads them here, so that a
-shape or dtype that does not fit is told in the same words everywhere. Many samples stay on disk until a batch of them is
-asked for (stored_arrays.py).
+Parity, calibration, evaluation, the golden check of a device and the scoring server check their inputs here, so that a shape or
+dtype that does not fit gives the same message everywhere. Large sets stay on disk until a batch is read (stored_arrays.py).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from edgewright.contracts.stored_arrays import Tensors, cast, let_go, read_array
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import SamplesError
 
-__all__ = ["LABELS", "Samples", "Tensors", "fit", "load_samples", "read_npz", "write_npz"]
+__all__ = ["LABELS", "Samples", "Tensors", "check_inputs", "fit", "load_samples", "read_npz", "write_npz"]
 
 LABELS = "labels"
 
@@ -30,9 +29,9 @@ _DAMAGED = (ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError)
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Arrays whose first axis counts the samples, one per graph input, and the true labels when known (integers, [count]).
+    """One array per graph input, whose first axis counts the samples, and the true labels if known (int64, [count]).
 
-    Take batches of them: what `slice` and `take` give is in memory, the whole may be on disk.
+    `batches`, `slice` and `take` return arrays in memory; the whole set may be on disk.
     """
 
     inputs: Tensors
@@ -40,7 +39,7 @@ class Samples:
 
     @property
     def count(self) -> int:
-        """How many samples there are."""
+        """The number of samples."""
         return len(next(iter(self.inputs.values())))
 
     def batches(self, size: int) -> Iterator[Samples]:
@@ -52,12 +51,12 @@ class Samples:
         """Return samples `start` to `stop` (exclusive)."""
         return self.take(np.arange(*slice(start, stop).indices(self.count)))
 
-    def take(self, places: npt.NDArray[np.integer]) -> Samples:
-        """Return the samples at `places`, in that order."""
-        taken = {name: array[places] for name, array in self.inputs.items()}
+    def take(self, indices: npt.NDArray[np.integer]) -> Samples:
+        """Return the samples at `indices`, in that order."""
+        taken = {name: array[indices] for name, array in self.inputs.items()}
         for array in self.inputs.values():
             let_go(array)
-        return Samples(taken, None if self.labels is None else self.labels[places])
+        return Samples(taken, None if self.labels is None else self.labels[indices])
 
 
 def load_samples(path: Path, inputs: Sequence[TensorSpec]) -> Samples:
@@ -66,7 +65,7 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec]) -> Samples:
     Integer images are cast to a float input's dtype by value (0..255 stays 0..255).
 
     Raises:
-        SamplesError: the file is no `.npz`, an input is missing, or a shape or dtype does not fit; both sides are told.
+        SamplesError: the file is not a `.npz`, an input is missing, or a shape or dtype does not fit.
     """
     arrays = _read_mapped(path)
     labels = arrays.pop(LABELS, None)
@@ -81,27 +80,52 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec]) -> Samples:
     return Samples(fitted, None if labels is None else _as_class_indices(labels, path))
 
 
-def fit(array: npt.NDArray[Any] | None, spec: TensorSpec, where: object, found: Sequence[str] = ()) -> npt.NDArray[Any]:
-    """Return `array` as the dtype of `spec`; raise `SamplesError` when missing or when shape or dtype do not fit."""
+def check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
+    """Return the arrays of a scoring request in the dtypes of `specs`.
+
+    Raises:
+        SamplesError: an input is missing or unknown, a shape or dtype does not fit, or the sample counts differ.
+    """
+    names = [spec.name for spec in specs]
+    unknown = [name for name in inputs if name not in names]
+    if unknown:
+        raise SamplesError(f"unknown input {', '.join(unknown)}: the model's inputs are {', '.join(map(str, specs))}")
+    fitted = {spec.name: fit(inputs.get(spec.name), spec, "request", tuple(inputs)) for spec in specs}
+    counts = {name: len(array) for name, array in fitted.items()}
+    if len(set(counts.values())) > 1:
+        raise SamplesError(f"request: every input must have the same number of samples, not {counts}")
+    return fitted
+
+
+def fit(array: npt.NDArray[Any] | None, spec: TensorSpec, source: object, names: Sequence[str] = ()) -> npt.NDArray[Any]:
+    """Return `array` in the dtype of `spec`; `source` and `names` (of all arrays there) are for the message.
+
+    Raises:
+        SamplesError: the array is missing or empty, or its shape or dtype does not fit.
+    """
     if array is None:
-        raise SamplesError(f"{where}: the model's input {spec} is missing; found arrays: {', '.join(found) or 'none'}")
+        raise SamplesError(f"{source}: the model's input {spec} is missing; found arrays: {', '.join(names) or 'none'}")
     if not _shape_fits(array.shape, spec.shape):
         raise SamplesError(
-            f"{where}: input {spec.name} must have shape [{', '.join(map(str, spec.shape))}], "
+            f"{source}: input {spec.name} must have shape [{', '.join(map(str, spec.shape))}], "
             f"but the samples have shape [{', '.join(map(str, array.shape))}]"
         )
     if len(array) == 0:
-        raise SamplesError(f"{where}: at least one sample is needed, but {spec.name} has none")
-    wanted = np.dtype(spec.dtype)
-    if array.dtype == wanted:
+        raise SamplesError(f"{source}: at least one sample is needed, but {spec.name} has none")
+    dtype = np.dtype(spec.dtype)
+    if array.dtype == dtype:
         return array
-    if wanted.kind == "f" and array.dtype.kind in "fiu":
-        return cast(array, wanted)
-    raise SamplesError(f"{where}: input {spec.name} must be {spec.dtype}, but the samples are {array.dtype}")
+    if dtype.kind == "f" and array.dtype.kind in "fiu":
+        return cast(array, dtype)
+    raise SamplesError(f"{source}: input {spec.name} must be {spec.dtype}, but the samples are {array.dtype}")
 
 
 def read_npz(path: Path) -> Tensors:
-    """Read all arrays of a `.npz`, never unpickling; raise `SamplesError` when it is none."""
+    """Read all arrays of a `.npz` without unpickling.
+
+    Raises:
+        SamplesError: the file is missing, damaged or not a `.npz`, or holds Python objects.
+    """
     if not path.is_file():
         raise SamplesError(f"{path}: no such file; samples are a .npz with one array per input and optional labels")
     try:
@@ -109,25 +133,25 @@ def read_npz(path: Path) -> Tensors:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise SamplesError(f"{path}: samples must be a .npz archive, but this is a single .npy array")
             return {name: archive[name] for name in archive.files}
-    except _DAMAGED as wrong:
-        raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {_in_our_words(wrong)}") from wrong
+    except _DAMAGED as error:
+        raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {_reason(error)}") from error
 
 
 def _read_mapped(path: Path) -> Tensors:
-    """Read as `read_npz` does, and leave on disk what is large."""
+    """Read as `read_npz` does, but leave large arrays on disk."""
     if not zipfile.is_zipfile(path):
         return read_npz(path)
     try:
         return read_arrays(path)
-    except _DAMAGED as wrong:
-        raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {_in_our_words(wrong)}") from wrong
+    except _DAMAGED as error:
+        raise SamplesError(f"{path}: samples must be a .npz of plain arrays: {_reason(error)}") from error
 
 
-def _in_our_words(wrong: Exception) -> str:
-    """NumPy advises `allow_pickle`, which would run code from the file, also for what is no archive at all."""
-    if "pickle" in str(wrong):
-        return "this holds Python objects, or is no .npz; write it with numpy.savez(path, name=array), with numbers or text"
-    return str(wrong)
+def _reason(error: Exception) -> str:
+    """Replace NumPy's advice to use `allow_pickle`, which would run code from the file; NumPy gives it for any other file too."""
+    if "pickle" in str(error):
+        return "it holds Python objects, or is not a .npz; write it with numpy.savez(path, name=array), with numbers or text"
+    return str(error)
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -137,11 +161,11 @@ def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         np.savez(stream, **ordered)
 
 
-def _shape_fits(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
-    """The first axis counts samples, whatever the graph's batch is; named axes fit any size."""
-    if len(found) != len(wanted):
+def _shape_fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
+    """Compare all axes but the first, which counts samples; a named axis fits any size."""
+    if len(shape) != len(expected):
         return False
-    return all(isinstance(want, str) or have == want for have, want in zip(found[1:], wanted[1:], strict=True))
+    return all(isinstance(axis, str) or size == axis for size, axis in zip(shape[1:], expected[1:], strict=True))
 
 
 def _as_class_indices(labels: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int64]:

@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from accel.backends.backend import Session, check_inputs
+from accel.backends.backend import Session
 from edgewright import __version__
 from edgewright.contracts import wire
-from edgewright.contracts.samples import Tensors
+from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import VariantConfig
 from edgewright.errors import BadInputError, EdgewrightError, NotFoundError
 from edgewright.serving import open_inference, openapi, plain

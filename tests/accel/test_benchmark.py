@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from accel.backends import benchmark
-from accel.backends.backend import Session, Tensors
+from accel.backends.backend import Session
 from accel.backends.benchmark import Candidate, benchmark_candidates
 from accel.backends.onnxruntime_cpu import OnnxRuntime
+from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import VariantConfig, VariantDirectory
 from edgewright.errors import ModelError, OperationError
 from tests.support.tiny_variants import make_variant

@@ -85,7 +85,7 @@ ONE = np.ones((1, 2, 2), np.float32)
             id="labels",
         ),
         pytest.param({"image": np.ones((0, 2, 2), np.float32)}, "at least one sample is needed, but image has none", id="empty"),
-        pytest.param({"image": np.array([{}])}, "this holds Python objects, or is no .npz", id="pickled objects"),
+        pytest.param({"image": np.array([{}])}, "it holds Python objects, or is not a .npz", id="pickled objects"),
     ],
 )
 def test_samples_that_do_not_fit_are_told_with_both_sides(

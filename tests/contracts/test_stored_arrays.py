@@ -124,7 +124,7 @@ def test_damage_is_found_before_a_number_is_used(damage: Callable[[Path], None],
 @pytest.mark.parametrize("make", [lambda path: path.write_text("hello"), lambda path: np.savez(path, image=np.array([{}]))])
 def test_what_would_need_a_pickle_is_refused_without_advice_to_allow_it(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "x.npz")
-    with pytest.raises(SamplesError, match=r"plain arrays: this holds Python objects, or is no \.npz; write it with") as refused:
+    with pytest.raises(SamplesError, match=r"plain arrays: it holds Python objects, or is not a \.npz; write it with") as refused:
         load_samples(tmp_path / "x.npz", [IMAGE])
     assert "allow_pickle" not in str(refused.value)
 

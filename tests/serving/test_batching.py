@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 
-from accel.backends.backend import Tensors
+from edgewright.contracts.samples import Tensors
 from edgewright.errors import OperationError
 from edgewright.serving.batching import BRIEF_S, LAST_RUNS, MAX_SAMPLES_PER_RUN, MIN_BRIEF_RUNS, Batcher
 

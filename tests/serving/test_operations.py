@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from openapi_spec_validator import validate
 
-from accel.backends.backend import Tensors
 from accel.backends.onnxruntime_cpu import OnnxRuntime
+from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec, VariantDirectory
 from edgewright.errors import BadInputError, OperationError
 from edgewright.serving import openapi
