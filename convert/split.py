@@ -52,7 +52,7 @@ _FOLLOWS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Runs:
+class SupportedOperators:
     """Operators that an accelerator runs."""
 
     anywhere: Collection[str]
@@ -60,7 +60,7 @@ class Runs:
     """Those that it runs on what comes from the user alone."""
 
 
-def split(model: ir.Model, head_from: str, accelerators: Collection[Runs] = ()) -> tuple[Cut, Parts]:
+def split(model: ir.Model, head_from: str, accelerators: Collection[SupportedOperators] = ()) -> tuple[Cut, Parts]:
     """Cut `model` before the node or layer `head_from`, or where `auto` says for all of `accelerators`.
 
     Raises:
@@ -73,7 +73,7 @@ def split(model: ir.Model, head_from: str, accelerators: Collection[Runs] = ()) 
     return Cut(tensors=tensors, featurizer_nodes=len(parts.featurizer), head_nodes=len(parts.head)), parts
 
 
-def _auto(graph: ir.Graph, accelerators: Collection[Runs]) -> set[ir.Node]:
+def _auto(graph: ir.Graph, accelerators: Collection[SupportedOperators]) -> set[ir.Node]:
     possible = set(graph)
     for accelerator in accelerators:
         possible &= _reached(graph, accelerator)
@@ -85,7 +85,7 @@ def _auto(graph: ir.Graph, accelerators: Collection[Runs]) -> set[ir.Node]:
     return featurizer
 
 
-def _reached(graph: ir.Graph, accelerator: Runs) -> set[ir.Node]:
+def _reached(graph: ir.Graph, accelerator: SupportedOperators) -> set[ir.Node]:
     """Return the nodes that the accelerator runs with all that they need."""
     reached: set[ir.Node] = set()
     for node in graph:

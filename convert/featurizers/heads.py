@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from convert.featurizers.networks import BuiltNetwork, import_keras, without_head
+from convert.featurizers.networks import BuiltNetwork, without_head
+from convert.frameworks import import_keras
 from edgewright.errors import BadInputError, ModelError, OperationError, SamplesError
 
 Array = npt.NDArray[Any]

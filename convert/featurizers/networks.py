@@ -9,7 +9,6 @@ because what follows (softmax, decoding, non-maximum suppression) runs on the ho
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from convert.featurizers.preprocessing import caffe, for_image_size, plain, signed, torch_style
 from convert.featurizers.weights import load_weights
+from convert.frameworks import import_keras
 from edgewright.contracts.names import nearest
 from edgewright.contracts.variant import Preprocessing
 from edgewright.errors import BadInputError, NotFoundError
@@ -195,16 +195,6 @@ def without_head(built: BuiltNetwork) -> BuiltNetwork:
     first_of_head = built.model.get_layer(built.notes.head_layers[0])
     featurizer = keras.Model(built.model.inputs, first_of_head.input, name=f"{built.model.name}_featurizer")
     return BuiltNetwork(featurizer, replace(built.notes, head_layers=()))
-
-
-def import_keras() -> Any:
-    """Import Keras with TensorFlow's greetings turned off."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Plain kernels: the same bits on every run. Who trains for long sets it to 1 for speed.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import keras
-
-    return keras
 
 
 def _checked_image_size(network: Network, image_size: int | None) -> int:

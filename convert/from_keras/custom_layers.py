@@ -19,9 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from convert.frameworks import configure_tensorflow
 from convert.from_keras.call import Call
 from convert.from_keras.layouts import Layout, Tensor
-from convert.from_keras.tensorflow_settings import settle_tensorflow
 from edgewright.errors import BadInputError
 
 __all__ = ["Call", "Converter", "CustomLayers", "Layout", "Tensor", "custom_layers"]
@@ -65,7 +65,7 @@ def custom_layers(path: Path | None) -> CustomLayers:
     Raises:
         BadInputError: the file or a package's table cannot be used.
     """
-    settle_tensorflow()  # both a package and the user's file may import Keras
+    configure_tensorflow()  # both a package and the user's file may import Keras
     table: dict[Any, Converter] = {}
     for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         table |= _table(point.load(), f"the entry point {point.value}")

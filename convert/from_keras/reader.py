@@ -12,10 +12,8 @@ layers that are in neither are refused by name, and traced after all where they 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,98 +21,37 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from convert.frameworks import import_keras
 from convert.from_keras.call import Call, Numbers
 from convert.from_keras.custom_layers import CustomLayers, registered_name
+from convert.from_keras.keras_file import NO_CUSTOM_LAYERS, KerasFile
 from convert.from_keras.layers import RULES
 from convert.from_keras.layouts import Layouts, Tensor
-from convert.from_keras.legacy import is_legacy, modernized, read_legacy_config
+from convert.from_keras.legacy import is_legacy, modernized
 from convert.from_keras.operations import OPERATIONS
 from convert.from_keras.recurrent import RECURRENT
-from convert.from_keras.tensorflow_settings import settle_tensorflow
 from convert.graph.emit import Emitter, graph_input, named_shape
 from edgewright.errors import ModelError, first_line
 
 log = logging.getLogger(__name__)
 
 _LAYER_RULES = {**RULES, **RECURRENT}
-NO_CUSTOM_LAYERS = CustomLayers()
 
 
-def holds_code(path: Path, custom: CustomLayers = NO_CUSTOM_LAYERS) -> bool:
-    """Tell whether a layer of the file is code, or one that neither Keras nor `custom` knows."""
-    try:
-        refuse_code(read_config(path), path, custom)
-    except ModelError:
-        return True
-    return False
-
-
-def read_keras(path: Path, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
-    """Return the graph of a `.keras` or legacy `.h5` file, its weights still in Keras's hands.
+def read_keras(file: KerasFile, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
+    """Return the graph of a Keras file; its weights are fetched from Keras when they are written.
 
     Raises:
-        UnsupportedLayerError: a layer is covered by no rule.
+        UnsupportedLayerError: a layer has no rule.
         ModelError: the file cannot be loaded, or holds code.
     """
-    refuse_code(read_config(path), path, custom)
-    return graph_of(load_keras(path, custom=custom), custom)
-
-
-def half_precision_in(path: Path) -> str | None:
-    """Return the half precision that layers of the file compute in (`float16`, `bfloat16`), or None."""
-    text = json.dumps(read_config(path))
-    return next((kind for kind in ("bfloat16", "float16") if f'"{kind}"' in text or f'"mixed_{kind}"' in text), None)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the model's configuration without loading Keras."""
-    if is_legacy(path):
-        return read_legacy_config(path)
-    with zipfile.ZipFile(path) as archive:
-        config: dict[str, Any] = json.loads(archive.read("config.json"))
-    return config
-
-
-def refuse_code(config: dict[str, Any], path: Path, custom: CustomLayers = NO_CUSTOM_LAYERS) -> None:
-    """Raise `ModelError` at the first layer that is code or that neither Keras nor `custom` knows."""
-    for position, entry in enumerate(_layers(config), start=1):
-        kind, name = entry.get("class_name"), entry.get("config", {}).get("name", "?")
-        if kind == "Lambda":
-            raise ModelError(
-                f"{path}: layer {name!r} (Lambda, layer {position}) is Python code, which is not run: "
-                "replace it by layers, or add --trust if you made it"
-            )
-        if _is_custom(entry) and not {entry.get("registered_name"), kind} & set(custom.converters):
-            raise ModelError(
-                f"{path}: layer {name!r} ({kind}, layer {position}) is a custom layer that Keras does not know: "
-                "give its class and converter with --converters FILE.py --trust, or replace it by built-in layers"
-            )
-
-
-def _is_custom(entry: dict[str, Any]) -> bool:
-    """Tell whether a layer is none of Keras's own; Keras 2 names no module, so that Keras itself must be asked."""
-    module = entry.get("module")
-    if module is not None:
-        return str(module).partition(".")[0] != "keras"
-    settle_tensorflow()
-    import keras
-
-    return not any(hasattr(place, str(entry.get("class_name"))) for place in (keras.layers, keras.models))
-
-
-def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the configuration of every layer but inputs, those of nested models after the nested model itself."""
-    for entry in config.get("config", {}).get("layers", ()):
-        if entry.get("class_name") != "InputLayer":
-            yield entry
-        yield from _layers(entry)
+    file.refuse_code(custom)
+    return graph_of(load_keras(file.path, custom=custom), custom)
 
 
 def load_keras(path: Path, *, trust: bool = False, custom: CustomLayers = NO_CUSTOM_LAYERS) -> Any:
     """Load a model, in safe mode (nothing in the file is executed) unless its author is trusted."""
-    settle_tensorflow()
-    import keras
-
+    keras = import_keras()
     try:
         with modernized(path) if is_legacy(path) else contextlib.nullcontext(path) as readable:
             return keras.models.load_model(readable, dict(custom.objects), compile=False, safe_mode=not trust)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from convert.from_keras.tensorflow_settings import settle_tensorflow
+from convert.frameworks import import_tensorflow
 from convert.from_onnx import lifted
 from convert.graph.emit import IR_VERSION, named_shape
 from convert.source.identify import SourceKind
@@ -96,7 +96,7 @@ def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, options: Sourc
 
 def run_tensorflow(kind: SourceKind, path: Path, inputs: Arrays, options: SourceOptions, *, batch_size: int) -> Arrays:
     """Return what TensorFlow itself says, in the order of the graph's outputs."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     function = None
     if kind is SourceKind.SAVED_MODEL and not options.inputs:
         function = _signature_function(path, options)  # its variables stay where they are: a quarter of the memory of freezing
@@ -110,7 +110,7 @@ def run_tensorflow(kind: SourceKind, path: Path, inputs: Arrays, options: Source
 
 def _pruned(frozen: Frozen) -> Callable[..., Sequence[Any]]:
     """Return a frozen graph as a function of its inputs."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph_def, name=""), [])
     function: Callable[..., Sequence[Any]] = wrapped.prune(
         [wrapped.graph.as_graph_element(tensor) for tensor in frozen.inputs.values()],
@@ -162,15 +162,8 @@ def convert_frozen(frozen: Frozen, path: Path, folder: Path) -> None:
     (folder / "aside.json").write_text(json.dumps({f"{name}:0": file for name, file in aside.items()}), "utf-8")
 
 
-def _tensorflow() -> Any:
-    settle_tensorflow()
-    import tensorflow
-
-    return tensorflow
-
-
 def _frozen_graph(path: Path, options: SourceOptions) -> Frozen:
-    tf = _tensorflow()
+    tf = import_tensorflow()
     graph_def = tf.compat.v1.GraphDef()
     try:
         graph_def.ParseFromString(path.read_bytes())
@@ -201,7 +194,7 @@ def _frozen_saved_model(path: Path, options: SourceOptions) -> Frozen:
 
 def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
     """Return a SavedModel and the function that it is served by, whose variables live as long as the model does."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     from tensorflow.core.protobuf import saved_model_pb2
 
     content = saved_model_pb2.SavedModel()
@@ -220,7 +213,7 @@ def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
 
 
 def _frozen_keras(path: Path, options: SourceOptions) -> Frozen:
-    tf = _tensorflow()
+    tf = import_tensorflow()
     from convert.from_keras.custom_layers import custom_layers
     from convert.from_keras.reader import as_argument, load_keras, names_of_outputs
 
@@ -276,7 +269,7 @@ def _operators(graph_defs: Sequence[Any]) -> Iterator[str]:
 
 def _set_aside(graph_def: Any, folder: Path) -> dict[str, str]:
     """Write large float constants to files and leave placeholders of their shape; return the file of each."""
-    tf = _tensorflow()
+    tf = import_tensorflow()
     aside: dict[str, str] = {}
     for node in graph_def.node:
         if node.op != "Const" or node.attr["dtype"].type != tf.float32.as_datatype_enum:

@@ -1,4 +1,4 @@
-"""What the user says about a source beside its path, as it travels to the processes that read it."""
+"""Options for reading a source model, and their form as arguments of the processes that read it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ import click
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """How a source is to be read."""
+    """Options for reading a source model."""
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
-    """The ends of a TensorFlow graph; empty: those that are found."""
+    """Inputs and outputs of a TensorFlow graph; empty: those that the graph declares."""
     trust: bool = False
     """The author of the source is trusted: code in it may run."""
     converters: Path | None = None
-    """A Python file with the source's own layers and what they become (`custom_layers.py`)."""
+    """Python file with converters for custom Keras layers (from_keras/custom_layers.py)."""
 
     @property
     def arguments(self) -> list[str]:
-        """As the options of our own runners."""
-        named = [part for name in self.inputs for part in ("--input", name)]
-        named += [part for name in self.outputs for part in ("--output", name)]
-        named += ["--trust"] if self.trust else []
-        return named if self.converters is None else [*named, "--converters", str(self.converters.resolve())]
+        """The options as arguments of a command with `with_source_options`."""
+        arguments = [part for name in self.inputs for part in ("--input", name)]
+        arguments += [part for name in self.outputs for part in ("--output", name)]
+        arguments += ["--trust"] if self.trust else []
+        return arguments if self.converters is None else [*arguments, "--converters", str(self.converters.resolve())]
 
 
 DEFAULT_OPTIONS = SourceOptions()
-"""Nothing is said."""
 
 
 def with_source_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a runner's command the options of `SourceOptions.arguments`, as one parameter `options`."""
+    """Add the arguments of `SourceOptions` to a command, which receives them as one parameter `options`."""
 
     @click.option("--input", "inputs", multiple=True)
     @click.option("--output", "outputs", multiple=True)

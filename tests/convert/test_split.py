@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from convert.split import AUTO, Runs, split
+from convert.split import AUTO, SupportedOperators, split
 from edgewright.contracts.build_directory import Cut
 from edgewright.errors import NotFoundError
 from edgewright.graphs.parts import parts_of
@@ -76,13 +76,13 @@ def test_for_an_accelerator_auto_stops_before_what_it_cannot_run() -> None:
     x = layers.Conv2D(4, 3, activation="relu", name="first")(given)
     x = layers.Conv2D(4, 3, activation="sigmoid", name="second")(x)
     model = keras().Model(given, layers.Conv2D(3, 1, name="third")(x))
-    cut, parts = split(converted(model), AUTO, [Runs(anywhere={"Conv", "Relu"}, at_inputs={"Transpose"})])
+    cut, parts = split(converted(model), AUTO, [SupportedOperators(anywhere={"Conv", "Relu"}, at_inputs={"Transpose"})])
     assert cut.tensors == ("second/Conv",)
     assert {"second/Sigmoid", "third/Conv"} <= {node.name for node in parts.head}
 
 
 def test_what_no_accelerator_runs_from_the_start_leaves_everything_to_the_head() -> None:
-    cut, _ = split(converted(trained()), AUTO, [Runs(anywhere={"Conv"}), Runs(anywhere={"Relu"})])
+    cut, _ = split(converted(trained()), AUTO, [SupportedOperators(anywhere={"Conv"}), SupportedOperators(anywhere={"Relu"})])
     assert cut.featurizer_nodes == 0
 
 

@@ -16,10 +16,10 @@ from convert.featurizers.networks import (
     build_layers,
     build_network,
     find_network,
-    import_keras,
     without_head,
 )
 from convert.featurizers.saving import NOTES_MEMBER, read_notes, save_network
+from convert.frameworks import import_keras
 from convert.from_keras.reader import graph_of
 from convert.passes.simplify import simplify
 from edgewright.cli import main

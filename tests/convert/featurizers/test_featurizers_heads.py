@@ -10,8 +10,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from convert.featurizers.heads import FineTuneOptions, attach_head, fine_tune, standard_head
-from convert.featurizers.networks import BuildOptions, BuiltNetwork, NetworkNotes, build_network, import_keras, without_head
+from convert.featurizers.networks import BuildOptions, BuiltNetwork, NetworkNotes, build_network, without_head
 from convert.featurizers.preprocessing import caffe, normalize, plain, signed, torch_style
+from convert.frameworks import import_keras
 from edgewright.contracts.variant import Preprocessing
 from edgewright.errors import BadInputError, ModelError, OperationError, SamplesError
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convert.from_keras.custom_layers import CustomLayers, custom_layers
+from convert.from_keras.keras_file import KerasFile
 from convert.from_keras.reader import graph_of, read_keras
 from edgewright.cli import main
 from edgewright.errors import BadInputError, ModelError
@@ -145,7 +146,7 @@ def test_an_activation_function_of_the_authors_own_has_a_converter(tmp_path: Pat
     model = shaken(keras().Model(row, layers.Dense(3, activation=twice)(row)))
     path = saved(model, tmp_path / "model.keras")
     custom = CustomLayers.of({twice: lambda call: call.like_input(call.node("Add", call.only.value, call.only.value))})
-    graph = read_keras(path, custom)
+    graph = read_keras(KerasFile.open(path), custom)
     assert relative_difference(run_graph(graph, noise(2, 4))[0], run_keras(model, noise(2, 4))[0]) < 1e-6
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from convert.from_keras.keras_file import KerasFile
 from convert.from_keras.reader import graph_of, read_keras
 from edgewright.errors import ModelError
 from tests.support.convert_networks import converted, keras, noise, relative_difference, run_graph, run_keras, saved, shaken
@@ -128,7 +129,7 @@ def test_a_lambda_layer_is_refused_before_anything_is_loaded(tmp_path: Path) -> 
     twice = layers.Lambda(lambda x: x * 2, output_shape=(4,), name="twice")
     path = saved(keras().Model(given, twice(given)), tmp_path / "code.keras")
     with pytest.raises(ModelError) as refused:
-        read_keras(path)
+        read_keras(KerasFile.open(path))
     assert str(refused.value) == (
         f"{path}: layer 'twice' (Lambda, layer 1) is Python code, which is not run: "
         "replace it by layers, or add --trust if you made it"
@@ -143,7 +144,7 @@ def test_a_custom_layer_is_refused_by_name(tmp_path: Path) -> None:
     given = keras().Input((4,))
     path = saved(keras().Model(given, Twice(name="twice")(given)), tmp_path / "custom.keras")
     with pytest.raises(ModelError) as refused:
-        read_keras(path)
+        read_keras(KerasFile.open(path))
     assert str(refused.value) == (
         f"{path}: layer 'twice' (Twice, layer 1) is a custom layer that Keras does not know: "
         "give its class and converter with --converters FILE.py --trust, or replace it by built-in layers"

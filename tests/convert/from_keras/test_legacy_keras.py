@@ -12,8 +12,9 @@ from typing import Any
 import h5py
 import pytest
 
+from convert.from_keras.keras_file import KerasFile
 from convert.from_keras.legacy import read_legacy_config
-from convert.from_keras.reader import read_keras, refuse_code
+from convert.from_keras.reader import read_keras
 from edgewright.errors import ModelError
 from tests.support.convert_networks import keras, noise, relative_difference, run_graph, run_keras, shaken
 
@@ -47,13 +48,13 @@ def test_settings_that_keras_3_refuses_but_that_change_nothing_are_dropped(tmp_p
     path = as_keras_2(model, tmp_path / "old.h5", deep={"groups": 1}, norm={"renorm": False, "virtual_batch_size": None})
     before = path.read_bytes()
     batch = noise(2, *IMAGE)
-    assert relative_difference(run_graph(read_keras(path), batch)[0], run_keras(model, batch)[0]) < 1e-5
+    assert relative_difference(run_graph(read_keras(KerasFile.open(path)), batch)[0], run_keras(model, batch)[0]) < 1e-5
     assert path.read_bytes() == before
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(ModelError) as refused:
-        read_keras(path)
+        read_keras(KerasFile.open(path))
     return str(refused.value)
 
 
@@ -99,6 +100,6 @@ def test_tensorflow_is_told_to_be_quiet_before_a_keras_2_file_asks_for_keras(
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     config = read_legacy_config(path)
     for entry in config["config"]["layers"]:
-        entry.pop("module", None)  # Keras 2 names none, so that Keras itself must be asked
-    refuse_code(config, path)
+        entry.pop("module", None)  # Keras 2 names none, so the check imports Keras
+    KerasFile(path, config).refuse_code()
     assert (os.environ["TF_CPP_MIN_LOG_LEVEL"], os.environ["TF_ENABLE_ONEDNN_OPTS"]) == ("3", "0")

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convert.conversion import ConvertOptions, convert_model
-from convert.from_keras.reader import holds_code
+from convert.from_keras.keras_file import KerasFile
 from convert.from_tensorflow.reader import read_tensorflow, run_tensorflow
 from convert.passes.simplify import simplify
 from convert.run_source import run_source
@@ -113,7 +113,7 @@ def test_ends_of_what_is_no_tensorflow_graph_are_refused(tmp_path: Path) -> None
     result = run(path, "-o", tmp_path / "build", "--inputs", "x")
     assert result.exit_code == 2
     assert result.stderr == (
-        "edgewright: --inputs and --outputs name the ends of a TensorFlow graph, but keras is none: leave them out\n"
+        "edgewright: --inputs and --outputs apply to TensorFlow graphs only, not to keras: leave them out\n"
     )
 
 
@@ -187,7 +187,7 @@ def test_a_lambda_layer_is_traced_when_its_author_is_trusted(tmp_path: Path) -> 
     image = keras().Input((4,), name="x")
     model = keras().Model(image, layers.Dense(3, name="y")(layers.Lambda(lambda x: x * x + 1)(image)))
     path = saved(shaken(model), tmp_path / "m.keras")
-    assert holds_code(path)
+    assert KerasFile.open(path).holds_code()
     graph = read_tensorflow(SourceKind.KERAS, path, AMPLE, SourceOptions(trust=True))
     expected = run_source(SourceKind.KERAS, path, [noise(6, 4)], SourceOptions(trust=True))
     assert [str(value.name) for value in (*graph.graph.inputs, *graph.graph.outputs)] == ["x", "y"]

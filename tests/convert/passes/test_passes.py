@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from convert.passes import passes
+from convert.passes.convolutions import fold_batch_norm
 from convert.passes.simplify import simplify
 from tests.support.convert_networks import noise, relative_difference, run_graph
 
@@ -67,13 +67,13 @@ def test_a_batch_norm_is_folded_into_a_transposed_gemm() -> None:
 
 def test_a_batch_norm_stays_when_its_input_has_another_reader() -> None:
     steps = [node("Conv", "x w", "c"), node("BatchNormalization", f"c {NORM}", "n"), node("Add", "c n", "y")]
-    model = same_after(graph(steps, w=noise(4, 3, 3, 3), **norm_constants(4)), passes.fold_batch_norm)
+    model = same_after(graph(steps, w=noise(4, 3, 3, 3), **norm_constants(4)), fold_batch_norm)
     assert operators(model) == ["Conv", "BatchNormalization", "Add"]
 
 
 def test_a_batch_norm_stays_when_its_input_is_an_output() -> None:
     steps = [node("Conv", "x w", "c"), node("BatchNormalization", f"c {NORM}", "y")]
-    model = same_after(graph(steps, ("y", "c"), w=noise(4, 3, 3, 3), **norm_constants(4)), passes.fold_batch_norm)
+    model = same_after(graph(steps, ("y", "c"), w=noise(4, 3, 3, 3), **norm_constants(4)), fold_batch_norm)
     assert operators(model) == ["Conv", "BatchNormalization"]
 
 

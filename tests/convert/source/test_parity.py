@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 
 from accel.measure import accuracy, measured
-from convert.from_keras.reader import half_precision_in
+from convert.from_keras.keras_file import HALF_TOLERANCES, KerasFile
 from convert.run_source import run_source as run_in_its_framework
 from convert.source.identify import SourceKind
 from convert.source.parity import (
     FLOAT_TOLERANCE,
-    HALF_TOLERANCES,
     check,
     float_tolerance,
-    generated_samples,
     report_on,
     run_source,
 )
+from convert.source.samples import generated_samples
 from edgewright.contracts.variant import Measured, TensorSpec, Tolerance
 from edgewright.errors import ModelError, ParityError, SamplesError
 from tests.support.convert_networks import converted, keras, noise, relative_difference, run_graph, saved, shaken
@@ -112,5 +111,5 @@ def test_a_model_that_rounds_to_half_precision_may_differ_by_that(half: str, tmp
     model = shaken(keras().Model(given, layers.Dense(3)(hidden)))
     path = saved(model, tmp_path / "m.keras")
     expected = run_in_its_framework(SourceKind.KERAS, path, [noise(20, 16)])[0]
-    assert half_precision_in(path) == half
+    assert KerasFile.open(path).half_precision == half
     assert FLOAT_TOLERANCE < relative_difference(run_graph(converted(model), noise(20, 16))[0], expected) < HALF_TOLERANCES[half]

@@ -1,0 +1,122 @@
+"""Read a source model as an ONNX graph, with the reader of its kind.
+
+The counterpart is run_source.py, which runs the same model in its own framework. Each reader imports its framework only when
+it is called.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from convert.source.identify import SourceKind
+from convert.source.options import SourceOptions
+from convert.source.parity import FLOAT_TOLERANCE
+from convert.source.resource_limits import Limits
+from edgewright.contracts.variant import Preprocessing
+from edgewright.errors import ModelError
+
+if TYPE_CHECKING:
+    from convert.from_keras.custom_layers import CustomLayers
+    from convert.from_keras.keras_file import KerasFile
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceModel:
+    """The graph of a source model, and the facts about the source that later steps need."""
+
+    graph: ir.Model
+    labels: tuple[str, ...] = ()
+    """Class names that the source holds, in the order of the first output."""
+    head_layers: tuple[str, ...] = ()
+    """Layers that the author attached as the head (`save_network`)."""
+    preprocessing: Preprocessing | None = None
+    """Preprocessing of images that the source declares."""
+    tolerance: float = FLOAT_TOLERANCE
+    """Largest relative difference between the graph, which computes in float32, and the source."""
+
+
+def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Callable[[], Limits]) -> SourceModel:
+    """Return the graph of the model at `path`.
+
+    Args:
+        kind: as returned by `identify`.
+        path: the source file or directory.
+        options: how to read it.
+        limits: returns the limits of a framework's process, from the memory that is free at the time of the call.
+
+    Raises:
+        ModelError: the model cannot be loaded, or cannot be expressed in ONNX.
+        OperationError: the framework's process reached a limit.
+    """
+    match kind:
+        case SourceKind.KERAS:
+            return _read_keras(path, options, limits)
+        case SourceKind.SAVED_MODEL | SourceKind.FROZEN_GRAPH:
+            return SourceModel(graph=_read_tensorflow(kind, path, options, limits))
+        case SourceKind.SKLEARN | SourceKind.PICKLE:
+            from convert.from_trees.sklearn import read_sklearn
+
+            graph, labels = read_sklearn(path, pickled=kind is SourceKind.PICKLE, trust=options.trust)
+            return SourceModel(graph=graph, labels=labels)
+        case SourceKind.LIGHTGBM | SourceKind.XGBOOST:
+            from convert.from_trees.boosting import read_lightgbm, read_xgboost
+
+            graph, labels = read_lightgbm(path) if kind is SourceKind.LIGHTGBM else read_xgboost(path)
+            return SourceModel(graph=graph, labels=labels)
+        case SourceKind.TORCH:
+            from convert.from_torch import read_torch
+
+            return SourceModel(graph=read_torch(path, trust=options.trust))
+        case SourceKind.ONNX:
+            from convert.from_onnx import read_onnx
+
+            return SourceModel(graph=read_onnx(path))
+
+
+def _read_keras(path: Path, options: SourceOptions, limits: Callable[[], Limits]) -> SourceModel:
+    from convert.from_keras.custom_layers import custom_layers
+    from convert.from_keras.keras_file import HALF_TOLERANCES, KerasFile
+
+    custom = custom_layers(options.converters)
+    file = KerasFile.open(path)
+    if options.trust and file.holds_code(custom):
+        graph = _read_tensorflow(SourceKind.KERAS, path, options, limits)
+    else:
+        graph = _walk_or_trace(file, custom, options, limits)
+    return SourceModel(
+        graph=graph,
+        head_layers=() if file.notes is None else file.notes.head_layers,
+        preprocessing=None if file.notes is None else file.notes.preprocessing,
+        tolerance=HALF_TOLERANCES.get(file.half_precision or "", FLOAT_TOLERANCE),
+    )
+
+
+def _walk_or_trace(file: KerasFile, custom: CustomLayers, options: SourceOptions, limits: Callable[[], Limits]) -> ir.Model:
+    """Convert layer by layer; let TensorFlow trace the model when a layer of Keras has no rule."""
+    from convert.from_keras.call import UnsupportedLayerError
+    from convert.from_keras.reader import read_keras
+
+    try:
+        return read_keras(file, custom)
+    except UnsupportedLayerError as error:
+        reason = str(error)  # the error itself would keep the loaded model in memory
+    log.info("traced by TensorFlow because=%r", reason)
+    try:
+        return _read_tensorflow(SourceKind.KERAS, file.path, options, limits)
+    except ModelError as error:
+        log.info("TensorFlow's graph cannot be converted because=%r", str(error))
+        raise ModelError(f"{reason} (TensorFlow's trace of the model cannot be converted either; -v shows the reason)") from error
+
+
+def _read_tensorflow(kind: SourceKind, path: Path, options: SourceOptions, limits: Callable[[], Limits]) -> ir.Model:
+    from convert.from_tensorflow.reader import read_tensorflow
+
+    return read_tensorflow(kind, path, limits(), options)
