@@ -112,9 +112,7 @@ def test_ends_of_what_is_no_tensorflow_graph_are_refused(tmp_path: Path) -> None
     path = saved(keras().Sequential([keras().Input((2,)), keras().layers.Dense(1)]), tmp_path / "m.keras")
     result = run(path, "-o", tmp_path / "build", "--inputs", "x")
     assert result.exit_code == 2
-    assert result.stderr == (
-        "edgewright: --inputs and --outputs apply to TensorFlow graphs only, not to keras: leave them out\n"
-    )
+    assert result.stderr == ("edgewright: --inputs and --outputs apply to TensorFlow graphs only, not to keras: leave them out\n")
 
 
 def test_at_the_memory_limit_it_stops_with_a_clear_message_and_leaves_nothing(tmp_path: Path) -> None:
