@@ -52,7 +52,7 @@ def test_it_says_that_no_board_runs_it(variant: VariantDirectory) -> None:
     described = session.describe()
     session.close()
     assert described["backend"] == "npu"
-    assert described["featurizer"] == "functional model of npu-sim-4 on the processor: no serial port to ask"
+    assert described["featurizer"] == "functional model of npu-sim-4 on the processor: no serial port to probe"
     assert described["head"].startswith("onnxruntime 1.")
 
 

@@ -45,7 +45,7 @@ def test_a_network_on_the_simulated_board_gives_the_bits_of_the_model(tmp_path: 
     require("verilator")
     said = ended(example("run_on_a_simulated_npu.py", tmp_path))
     assert [line.split(":", 1)[1].split(" at ")[0] for line in said[-3:-1]] == [
-        " functional model of npu-sim-8-large on the processor: no serial port to ask",
+        " functional model of npu-sim-8-large on the processor: no serial port to probe",
         " board npu-sim-8-large",
     ]
     assert said[-1] == "board and functional model: equal in every bit"

@@ -1,4 +1,4 @@
-"""Serial lines that harm what goes over them: a pseudo-terminal in front of a board, with a fault for each direction."""
+"""Faulty serial lines: a pseudo-terminal in front of a board, with a fault for each direction."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from contextlib import contextmanager
 Mangle = Callable[[bytes], bytes]
 
 
-def unharmed(data: bytes) -> bytes:
+def unchanged(data: bytes) -> bytes:
     return data
 
 
 def noisy(seed: int, share: float = 0.0005) -> Mangle:
-    """Flip a bit of, drop and double a share of the bytes each."""
+    """Flip a bit of a share of the bytes, drop as many, and double as many."""
     chance = random.Random(seed)
 
     def mangle(data: bytes) -> bytes:
@@ -33,7 +33,7 @@ def noisy(seed: int, share: float = 0.0005) -> Mangle:
 
 
 def cut_after(count: int) -> Mangle:
-    """Let `count` bytes through, and nothing more: a cable that was pulled."""
+    """Pass `count` bytes and drop all others, like a pulled cable."""
     left = count
 
     def mangle(data: bytes) -> bytes:
@@ -45,12 +45,12 @@ def cut_after(count: int) -> Mangle:
 
 
 @contextmanager
-def bad_line(device: str, to_board: Mangle, to_host: Mangle) -> Iterator[str]:
-    """Put a pseudo-terminal in front of `device` that does to the bytes what the functions say."""
+def faulty_line(device: str, to_board: Mangle, to_host: Mangle) -> Iterator[str]:
+    """Put a pseudo-terminal in front of `device` that applies one function to the bytes of each direction."""
     near, host_side = os.openpty()
     far = os.open(device, os.O_RDWR | os.O_NOCTTY)
     settings = termios.tcgetattr(far)
-    settings[4] = settings[5] = termios.B3000000  # the speed at which a board wakes
+    settings[4] = settings[5] = termios.B3000000  # a board's speed after power-up
     termios.tcsetattr(far, termios.TCSANOW, settings)
     stop_read, stop_write = os.pipe()
 

@@ -1,10 +1,10 @@
-"""Speaking with a board over a serial line (docs/spec/npu.md, N100-N119).
+"""The protocol of a board on a serial line (docs/spec/npu.md, N100-N119).
 
-    discovery      which serial ports to ask
-    serial_line    whole frames out and in
-    frames         what a request and its answer look like
-    window         which requests are under way, and which have to be sent again
-    protocol       hello, upload, start, wait: what a host says to a board
+    discovery      the serial ports to probe
+    serial_line    sends and receives whole frames
+    frames         encoding of requests and answers
+    window         the requests in flight, and those to send again
+    protocol       hello, upload, start, wait: the requests of a host
 
-It carries words, whatever they mean; the machine that they make is `machines/board.py`.
+The link transfers words without interpreting them; `machines/board.py` builds the NPU on top.
 """

@@ -1,4 +1,4 @@
-"""The frames of the serial link: COBS, CRC32, and what a request and its answer look like (docs/spec/npu.md, N100-N103).
+"""The frames of the serial link: COBS, CRC32, and the layout of requests and answers (docs/spec/npu.md, N100-N103).
 
 request   sequence | command | region | words | address (4) | words … | crc32 (4)      COBS, then 0x00
 answer    sequence | command + 0x80 | region | words | words … | crc32 (4)
@@ -17,11 +17,11 @@ SEQUENCE_LIMIT = 255
 _HEADER = struct.Struct("<BBBBI")
 _ANSWERED = 0x80
 _CRC_RESIDUE = 0x2144DF1C
-"""The CRC32 of anything followed by its own CRC32."""
+"""CRC32 of any bytes followed by their own CRC32."""
 
 
 class Command(enum.IntEnum):
-    """What a host may ask for."""
+    """Commands of a request."""
 
     WRITE = 2
     READ = 3
@@ -30,7 +30,7 @@ class Command(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One frame's worth of work; `content` is whole words, little endian."""
+    """Request of one frame; `content` is whole words, little endian."""
 
     command: Command
     region: int
@@ -40,28 +40,28 @@ class Request:
 
     @property
     def answered_words(self) -> int:
-        """How many words its answer carries."""
+        """Number of words in the answer."""
         return self.count if self.command is Command.READ else 1
 
     def frame(self, sequence: int) -> bytes:
-        """Return the bytes that go over the line."""
+        """Return the encoded bytes of the frame, with the final zero."""
         raw = _HEADER.pack(sequence, self.command, self.region, self.count, self.address) + self.content
         return cobs_encode(raw + struct.pack("<I", zlib.crc32(raw))) + b"\0"
 
     def answer_in(self, raw: bytes, sequence: int) -> bytes | None:
         """Return the words in a decoded frame if it answers this request, else None."""
         header = bytes([sequence, self.command | _ANSWERED, self.region, self.count])
-        right = len(raw) == 8 + 4 * self.answered_words and raw.startswith(header) and zlib.crc32(raw) == _CRC_RESIDUE
-        return raw[4:-4] if right else None
+        matches = len(raw) == 8 + 4 * self.answered_words and raw.startswith(header) and zlib.crc32(raw) == _CRC_RESIDUE
+        return raw[4:-4] if matches else None
 
 
 def cobs_encode(raw: bytes) -> bytes:
-    """Return `raw` (under 254 bytes) without zeros: each zero becomes the distance to the next one (Cheshire & Baker, 1999)."""
+    """Return `raw` (under 254 bytes) without zero bytes: each becomes the distance to the next (Cheshire & Baker, 1999)."""
     return b"".join(bytes([len(block) + 1]) + block for block in raw.split(b"\0"))
 
 
 def cobs_decode(encoded: bytes) -> bytes | None:
-    """Return what was encoded, or None when the distances do not fit."""
+    """Return the decoded bytes, or None if the distances are inconsistent."""
     blocks, at = [], 0
     while at < len(encoded):
         end = at + encoded[at]

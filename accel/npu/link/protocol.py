@@ -1,12 +1,12 @@
-"""Speak with a board: several requests in flight, repeated until they are answered; an upload that goes on where it broke off.
+"""The link protocol of a host: requests in flight, retransmission, and uploads that resume after an interruption.
 
-    hello       which protocol the board speaks, how fast its line may be (the profile's hash is the machine's: machines/port.py)
-    upload      a program's memories, in order; the board keeps count and CRC32 of each, so only what is missing is sent
-    start       RUN names count and CRC32 of every memory; a board that holds anything else refuses
-    wait        until the core rests; one that does not in time is reset, and one that was reset says so
+    hello       checks the version of the link protocol (machines/port.py checks the profile's hash)
+    upload      sends the memories of a program in order; the board keeps count and CRC32 of each, so only the rest is sent
+    start       RUN names count and CRC32 of every memory; a board with other contents refuses
+    wait        until the core is idle; a core that takes too long is reset, and a reset board is detected
 
-A board drops what does not match its checksum and does nothing twice that must not be done twice, so asking again is always
-safe (docs/spec/npu.md, N100-N119).
+A board drops frames with a wrong checksum and ignores repeated requests with effects, so it is always safe to send a request
+again (docs/spec/npu.md, N100-N119).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from accel.npu.registers import DEFAULT_BAUD, REGISTERS, STATUS, STATUS_BUSY, Wo
 from edgewright.errors import BadInputError, EdgewrightError, OperationError, ProfileError, UnreachableError
 
 LINK = 7
-"""The region of the link's own registers."""
+"""Region of the link's own registers."""
 PROTOCOL = 0x45574C02
 PROTOCOL_REGISTER, SPEED_REGISTER, DROPPED_REGISTER, FIRST_SPEED_REGISTER = range(4)
 UPLOADED, CHECKSUMS = 8, 16
@@ -39,24 +39,24 @@ FRAMES_PER_STEP = 128
 ANSWER_S = 1.0
 RUN_S = 300.0
 FASTEST, SLOWEST = 4, (1 << 16) - 1
-"""Clock cycles per bit that a board can be told."""
+"""Range of clock cycles per bit that a board supports."""
 SPEED_ERROR = 0.02
-"""How far apart two ends of a serial line may be: a tenth of a bit after ten bits, on each side."""
+"""Largest relative speed difference between host and board: a fifth of a bit after the ten bits of a byte."""
 
 Watch = Callable[[int, int], None]
-"""Told how many words of an upload are there, and how many there will be."""
+"""Callback with the number of uploaded words and their total."""
 
 
 @dataclass(frozen=True, slots=True)
-class Uploaded:
-    """What a board says of one memory: so many words from its beginning, with this CRC32."""
+class UploadState:
+    """Contents of one memory as the board reports them: number of words from address 0, and their CRC32."""
 
     words: int
     crc32: int
 
 
 class Link:
-    """A port (machines/port.py) on a serial line. `baud` is the speed at which the board wakes."""
+    """Port (machines/port.py) on a serial line. `baud` is the board's speed after power-up."""
 
     def __init__(self, device: str, baud: int = DEFAULT_BAUD, answer_s: float = ANSWER_S, run_s: float = RUN_S) -> None:
         self.device = device
@@ -68,7 +68,7 @@ class Link:
         self._run_s = run_s
         self._line = SerialLine(device, baud)
         self._sequence = 0
-        self._met = False  # whether a right answer ever came
+        self._has_answered = False  # True after the first valid answer
         self._program: list[tuple[int, Words]] = []
 
     def __enter__(self) -> Self:
@@ -78,16 +78,16 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """Give the line back, at the speed at which the next host looks for the board."""
+        """Close the line; the board returns to its first speed, which the next host expects."""
         if self._line.baud != self._first_baud:
-            with contextlib.suppress(EdgewrightError):  # nobody may be there any more
+            with contextlib.suppress(EdgewrightError):  # the board may be gone
                 self._exchange(_writes(LINK, SPEED, np.array([self._first_divisor], np.uint32)), tries=1)
         self._line.close()
 
-    # -- what a port does ---------------------------------------------------------------------------------------------
+    # -- the methods of a port ----------------------------------------------------------------------------------------
 
     def write(self, region: int, address: int, words: Words) -> None:
-        """Write words to the activations, some dozens per frame; the memories of a program are uploaded instead."""
+        """Write words to the activations; the memories of a program need `upload`."""
         self._exchange(_writes(region, address, words))
 
     def read(self, region: int, address: int, count: int) -> Words:
@@ -97,38 +97,43 @@ class Link:
         return np.frombuffer(b"".join(self._exchange(requests)), "<u4").astype(np.uint32)
 
     def upload(self, memories: Mapping[int, Words], watch: Watch | None = None) -> None:
-        """Bring a program's memories to the board; what is there already is not sent again.
+        """Send the memories of a program to the board, without the words that it has already.
 
         Raises:
-            UnreachableError: the board went away; the next upload goes on from there.
-            OperationError: the board holds something else afterwards.
+            UnreachableError: the board is gone; the next upload resumes there.
+            OperationError: the board does not hold the program afterwards.
         """
         total = sum(len(words) for words in memories.values())
         self._program = []
         done = 0
         for region, words in memories.items():
-            for there in self._upload_region(region, words):
+            for uploaded in self._upload_region(region, words):
                 if watch is not None:
-                    watch(done + there, total)
+                    watch(done + uploaded, total)
             done += len(words)
         self._program = list(memories.items())
 
     def start(self) -> None:
-        """Run what was uploaded; raise `LostProgramError` when the board holds anything else."""
+        """Run the uploaded program.
+
+        Raises:
+            LostProgramError: the board does not hold that program.
+            OperationError: the board is busy.
+        """
         pairs = [(region << 26 | len(words), zlib.crc32(words.tobytes())) for region, words in self._program]
         content = np.array(pairs, "<u4").tobytes()
         (answer,) = self._exchange([Request(Command.RUN, 0, 0, 2 * len(pairs), content)])
-        told = int.from_bytes(answer, "little")
-        if told & 2:
-            raise OperationError(f"the NPU at {self.device} must be at rest to run a program, but it is busy; reset it")
-        if not told & 1:
+        status = int.from_bytes(answer, "little")
+        if status & 2:
+            raise OperationError(f"the NPU at {self.device} must be idle to run a program, but it is busy; reset it")
+        if not status & 1:
             raise LostProgramError(f"the NPU at {self.device} does not hold the whole program; upload it again")
 
     def wait_until_idle(self) -> None:
-        """Ask for the status until the core rests; the answer itself paces the questions.
+        """Poll the status until the core is idle; the round trip of the line limits the rate.
 
         Raises:
-            LostProgramError: the core did not come to rest in time and was reset, or somebody reset the board.
+            LostProgramError: the core did not finish in time and was reset, or the board was reset.
         """
         deadline = time.monotonic() + self._run_s
         while (status := int(self.read(REGISTERS, STATUS, 1)[0])) & STATUS_BUSY:
@@ -141,32 +146,38 @@ class Link:
     # -- the link's own registers -------------------------------------------------------------------------------------
 
     def hello(self) -> None:
-        """Ask what protocol is spoken; raise `UnreachableError` when nobody answers, `ProfileError` when it is another one."""
+        """Check the protocol of the device.
+
+        Raises:
+            UnreachableError: the device does not answer.
+            OperationError: it is not an NPU.
+            ProfileError: it uses another version of the link protocol.
+        """
         (answer,) = self._exchange([Request(Command.READ, LINK, PROTOCOL_REGISTER, 1)], tries=HELLO_TRIES)
-        found = int.from_bytes(answer, "little")
-        if found >> 8 != PROTOCOL >> 8:
-            raise OperationError(f"the device at {self.device} answers, but it is no NPU")
-        if found != PROTOCOL:
+        protocol = int.from_bytes(answer, "little")
+        if protocol >> 8 != PROTOCOL >> 8:
+            raise OperationError(f"the device at {self.device} must be an NPU, but it answers as another device; choose its port")
+        if protocol != PROTOCOL:
             raise ProfileError(
-                f"the NPU at {self.device} must speak version {PROTOCOL & 0xFF} of the link, but it speaks {found & 0xFF}; "
-                "load a bitstream of this edgewright"
+                f"the NPU at {self.device} must use version {PROTOCOL & 0xFF} of the link protocol, but it uses "
+                f"{protocol & 0xFF}; load a bitstream of this edgewright"
             )
 
-    def uploaded(self, region: int) -> Uploaded:
-        """Return how much of a memory the board holds."""
+    def upload_state(self, region: int) -> UploadState:
+        """Return the contents of a memory as the board reports them."""
         words, crc = (int(self.read(LINK, base + region, 1)[0]) for base in (UPLOADED, CHECKSUMS))
-        return Uploaded(words, crc)
+        return UploadState(words, crc)
 
     def reset(self) -> None:
-        """Stop the core whatever it does, and forget the program."""
+        """Stop the core at once and clear the program."""
         self._exchange(_writes(LINK, RESET, np.zeros(1, np.uint32)))
 
     def set_speed(self, baud: int) -> None:
-        """Agree on another speed; where it does not work, both sides are at the first one again.
+        """Switch host and board to another speed; if the board does not answer there, both return to the first one.
 
         Raises:
-            BadInputError: the board's clock does not divide to that speed.
-            UnreachableError: nobody answers at the new speed.
+            BadInputError: the board's clock cannot be divided to that speed.
+            UnreachableError: the board does not answer at the new speed.
         """
         self._first_divisor = int(self.read(LINK, FIRST_SPEED_REGISTER, 1)[0])
         clock_hz = self._first_baud * self._first_divisor
@@ -184,46 +195,48 @@ class Link:
             self._line.baud = self._first_baud
             self.hello()
             raise UnreachableError(
-                f"the NPU at {self.device} does not answer at {baud} baud; it is at {self._first_baud} again"
+                f"the NPU at {self.device} does not answer at {baud} baud; it returned to {self._first_baud}"
             ) from None
 
     # -- frames -------------------------------------------------------------------------------------------------------
 
     def _upload_region(self, region: int, words: Words) -> Iterator[int]:
-        """Send what is missing, window by window; yield how much is there."""
-        found = self.uploaded(region)
-        at = found.words if found.words <= len(words) and zlib.crc32(words[: found.words].tobytes()) == found.crc32 else 0
-        if found.words and not at:
+        """Send the missing words, step by step; yield the number of uploaded words."""
+        state = self.upload_state(region)
+        at = state.words if state.words <= len(words) and zlib.crc32(words[: state.words].tobytes()) == state.crc32 else 0
+        if state.words and not at:
             self._exchange(_writes(LINK, region, np.zeros(1, np.uint32)))
         step = FRAMES_PER_STEP * WORDS_PER_FRAME
         while at < len(words):
             yield at
             self._exchange(_writes(region, at, words[at : at + step]), in_order=True)
             at += step
-        if self.uploaded(region) != Uploaded(len(words), zlib.crc32(words.tobytes())):
-            raise OperationError(f"the NPU at {self.device} did not take the program as it was sent; upload it again")
+        if self.upload_state(region) != UploadState(len(words), zlib.crc32(words.tobytes())):
+            raise OperationError(
+                f"the NPU at {self.device} must hold the program as it was sent, but it does not; upload it again"
+            )
         yield len(words)
 
     def _exchange(self, requests: Sequence[Request], *, in_order: bool = False, tries: int = TRIES) -> list[bytes]:
-        """Have every request answered, up to `WINDOW` at a time, and return the answers in the order of the requests."""
+        """Send every request, up to `WINDOW` at a time, and return the answers in the order of the requests."""
         window = Window(requests, self._next_sequence, in_order=in_order)
         silent = 0
         while not window.finished:
             self._line.send(window.to_send())
             raw = self._line.receive(time.monotonic() + self._answer_s)
             if raw is not None:
-                if window.take(raw):
-                    silent, self._met = 0, True
+                if window.accept(raw):
+                    silent, self._has_answered = 0, True
                 continue
             silent += 1
             if silent == tries:
                 raise self._silence(tries)
-            self._line.send(window.again())
+            self._line.send(window.to_resend())
         self.repeated += window.repeated
         return window.answers()
 
     def _silence(self, tries: int) -> UnreachableError:
-        if self._line.heard and not self._met:
+        if self._line.has_received and not self._has_answered:
             return UnreachableError(
                 f"something answers at {self.device}, but not as an NPU does: it is another device, or has another speed"
             )
@@ -237,7 +250,7 @@ class Link:
 
 
 def _writes(region: int, address: int, words: Words) -> list[Request]:
-    """Cut words into requests that fit a frame."""
+    """Return write requests that each fit a frame."""
     starts = range(0, len(words), WORDS_PER_FRAME)
     chunks = [(address + at, words[at : at + WORDS_PER_FRAME]) for at in starts]
     return [Request(Command.WRITE, region, at, len(chunk), chunk.astype("<u4").tobytes()) for at, chunk in chunks]

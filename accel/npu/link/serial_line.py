@@ -1,4 +1,4 @@
-"""A serial port for this process alone: whole frames out and in, at a speed that can be changed; errors that say what to do."""
+"""An exclusively opened serial port that sends and receives whole frames, at a speed that can be changed."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ WRITE_TIMEOUT_S = 5.0
 
 
 class SerialLine:
-    """One open port. `device` is what the system calls it: /dev/ttyUSB0, or a pseudo-terminal."""
+    """Open serial port. `device` is its path: /dev/ttyUSB0, or a pseudo-terminal."""
 
     def __init__(self, device: str, baud: int) -> None:
         self.device = device
         self._port = _open(device, baud)
         self._pending = b""
-        self.heard = False
-        """Whether anything at all came."""
+        self.has_received = False
+        """True once any byte was received."""
 
     def close(self) -> None:
-        """Give the port back."""
+        """Close the port."""
         self._port.close()
 
     @property
     def baud(self) -> int:
-        """The speed now."""
+        """Current speed in bits per second; setting it changes the port's speed, or raises `BadInputError`."""
         return int(self._port.baudrate)
 
     @baud.setter
     def baud(self, speed: int) -> None:
         try:
             self._port.baudrate = speed
-        except (ValueError, OSError, termios.error) as wrong:
-            raise BadInputError(f"{self.device} must have the speed {speed}, but it cannot: {wrong}") from wrong
+        except (ValueError, OSError, termios.error) as error:
+            raise BadInputError(f"{self.device} must support the speed {speed}, but it does not: {error}") from error
 
     def send(self, frames: bytes) -> None:
-        """Write whole frames; raise `UnreachableError` when the port is gone."""
+        """Write whole frames; raise `UnreachableError` if the port is gone."""
         if not frames:
             return
         try:
             self._port.write(frames)
-        except OSError as gone:
-            raise self._gone(gone) from gone
+        except OSError as error:
+            raise self._gone(error) from error
 
     def receive(self, deadline: float) -> bytes | None:
-        """Return the next frame that decodes, or None when none has come by `deadline` (of `time.monotonic`)."""
+        """Return the next frame that decodes, or None if none arrives by `deadline` (of `time.monotonic`)."""
         while True:
             frame = self._frame(deadline)
             if frame is None:
@@ -74,19 +74,19 @@ class SerialLine:
         return frame
 
     def _read(self, left_s: float) -> bytes:
-        """Wait for bytes, and take all that are there."""
+        """Wait for bytes and return all that have arrived."""
         try:
             ready, _, _ = select.select([self._port], [], [], left_s)
             arrived: bytes = self._port.read(max(1, self._port.in_waiting)) if ready else b""
-        except OSError as gone:
-            raise self._gone(gone) from gone
-        self.heard = self.heard or bool(arrived)
+        except OSError as error:
+            raise self._gone(error) from error
+        self.has_received = self.has_received or bool(arrived)
         return arrived
 
-    def _gone(self, why: Exception) -> UnreachableError:
-        is_stuck = "timeout" in str(why).lower()  # pyserial's word for a write that nobody takes
-        told = getattr(why, "strerror", None) or ("it takes no more bytes" if is_stuck else "the line was closed")
-        return UnreachableError(f"the NPU at {self.device} is gone: {told}; plug it in again")
+    def _gone(self, error: Exception) -> UnreachableError:
+        is_stuck = "timeout" in str(error).lower()  # pyserial's text for a write that did not finish
+        reason = getattr(error, "strerror", None) or ("it accepts no more bytes" if is_stuck else "the line was closed")
+        return UnreachableError(f"the NPU at {self.device} is gone: {reason}; plug it in again")
 
 
 def _open(device: str, baud: int) -> serial.Serial:
@@ -96,23 +96,23 @@ def _open(device: str, baud: int) -> serial.Serial:
 
     try:
         port = serial.Serial(device, baud, timeout=0, exclusive=True, write_timeout=WRITE_TIMEOUT_S)
-    except (ValueError, OverflowError) as wrong:
-        raise BadInputError(f"the speed must be one that the system knows (115200, 921600, 3000000, …), not {baud}") from wrong
-    except (OSError, termios.error) as wrong:  # pyserial lets the second one through
-        raise explained(device, OSError(*wrong.args) if isinstance(wrong, termios.error) else wrong) from wrong
-    with contextlib.suppress(ValueError, OSError):  # an FTDI adapter else waits 16 ms for more bytes; not every port can
+    except (ValueError, OverflowError) as error:
+        raise BadInputError(f"the speed must be one that the system supports (115200, 921600, 3000000, …), not {baud}") from error
+    except (OSError, termios.error) as error:  # pyserial does not convert termios.error
+        raise open_error(device, OSError(*error.args) if isinstance(error, termios.error) else error) from error
+    with contextlib.suppress(ValueError, OSError):  # otherwise an FTDI adapter waits 16 ms for more bytes; not all ports can
         port.set_low_latency_mode(True)
     return port
 
 
-def explained(device: str, wrong: OSError) -> EdgewrightError:
-    """Say what to do; pyserial's exceptions carry the system's error number."""
-    if wrong.errno == errno.ENOENT:
+def open_error(device: str, error: OSError) -> EdgewrightError:
+    """Return the error for a port that cannot be opened, with advice; pyserial's exceptions carry the system's error number."""
+    if error.errno == errno.ENOENT:
         return UnreachableError(f"there is no serial port {device}; is the board plugged in?")
-    if wrong.errno in (errno.EACCES, errno.EPERM):
+    if error.errno in (errno.EACCES, errno.EPERM):
         return BadInputError(f"{device} may not be opened by this user; run: sudo usermod -aG dialout $USER, and log in again")
-    if wrong.errno in (errno.EAGAIN, errno.EBUSY):
+    if error.errno in (errno.EAGAIN, errno.EBUSY):
         return ConflictError(f"{device} is in use by another process; close that one first")
-    if wrong.errno in (errno.ENOTTY, errno.EINVAL, errno.EISDIR) or wrong.errno is None:
-        return BadInputError(f"{device} must be a serial port, but it is none")
-    return UnreachableError(f"the serial port {device} cannot be opened: {wrong.strerror}")
+    if error.errno in (errno.ENOTTY, errno.EINVAL, errno.EISDIR) or error.errno is None:
+        return BadInputError(f"{device} must be a serial port, but it is not one")
+    return UnreachableError(f"the serial port {device} cannot be opened: {error.strerror}")

@@ -1,7 +1,7 @@
-"""A board on a serial line as a machine. Wire time and compute time are different things: the counters tell the second.
+"""A board on a serial line as a machine. Its counters give compute time alone, without the time of the line.
 
-A board that loses its program while it works (its reset button, a brown-out, a core that hung and had to be reset) gets it
-again, once per run; whoever needs more than that falls back to the functional model (failover.py).
+If a board loses its program during a run (reset button, brown-out, reset of a core that hung), the program is uploaded again
+once. failover.py falls back to the functional model if that fails too.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from accel.npu.registers import DEFAULT_BAUD
 
 
 class Board(Hardware):
-    """The NPU behind `device`; raises `EdgewrightError` when nobody answers there, or somebody else does.
+    """Board at a serial port.
 
     Args:
-        profile: what the board must be, by its hash.
+        profile: the expected NPU, compared by hash.
         device: the serial port.
-        baud: the speed to work at; the board wakes at `DEFAULT_BAUD`, and another one is agreed on.
-        answer_s: how long an answer may take before a request is repeated.
-        run_s: how long one run may take before the core is reset.
+        baud: the speed of the line; the board starts at `DEFAULT_BAUD` and is switched to any other speed.
+        answer_s: the time after which a request without an answer is sent again.
+        run_s: the time after which a core that does not finish a run is reset.
+
+    Raises:
+        EdgewrightError: no board of `profile` answers at `device`.
     """
 
     def __init__(
@@ -50,21 +53,21 @@ class Board(Hardware):
             raise
 
     def load(self, program: NpuProgram, watch: Watch | None = None) -> None:
-        """Check the program and upload what of it the board does not hold yet; `watch` is told how far it is."""
+        """Check the program and upload the part that the board does not hold; `watch` receives the progress."""
         check_program(program, self.profile)
         self._program = program
         self.link.upload(memories_of(program), watch)
 
-    def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
+    def execute(self, inputs: Mapping[int, Int8], outputs: Sequence[tuple[int, int]]) -> list[Int8]:
         """Run as `Hardware.execute` does; upload the program again if the board has lost it."""
         try:
-            return super().execute(inputs, wanted)
+            return super().execute(inputs, outputs)
         except LostProgramError:
             if self._program is None:
                 raise
             self.load(self._program)
-            return super().execute(inputs, wanted)
+            return super().execute(inputs, outputs)
 
     def close(self) -> None:
-        """Give the line back."""
+        """Close the serial line."""
         self.link.close()

@@ -1,10 +1,10 @@
-"""A machine that is the board while one answers and the functional model while none does: same bits, no lost request.
+"""A machine that uses a board while it answers, otherwise the functional model: same bits, no lost request.
 
-    board there      every batch runs on it
-    board fails      the batch at hand is computed again by the model, from its inputs; so are those after it
-    meanwhile        a thread asks the ports now and then; a board that says the right hash gets the program and is taken
+    board attached    every batch runs on it
+    board fails       the functional model repeats the current batch from its inputs, and computes all later ones
+    no board          a thread probes the ports periodically; a board with the right hash gets the program and is attached
 
-A program's results depend on its inputs alone, so a batch may be started anew at any time, on either side.
+The results of a program depend on its inputs alone, so either side can repeat a batch at any time.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ from edgewright.errors import EdgewrightError, OperationError
 log = logging.getLogger(__name__)
 
 PROBE_S = 1.0
-"""How long to wait between two looks for the board."""
-FIRST_LOOK_S = 3.0
-"""How long to wait for the first look, so that a board that is there runs the first request; a long upload goes on behind it."""
+"""Pause between two probes of the ports."""
+FIRST_PROBE_S = 3.0
+"""Time that the constructor waits for the first probe, so that an attached board runs the first request; a longer upload
+continues in the background."""
 ANSWER_S = 0.25
-"""How long the board may take to answer: a request waits eight times as long until the model takes over."""
+"""Time limit for an answer of the board; a request waits eight times as long before the functional model takes over."""
 HANGS_AFTER_S = 10.0
 HANGS_AFTER_RUNS = 100
-"""A core that takes longer than these seconds and so many times its own time together hangs, and is reset."""
+"""The core is reset if a run takes longer than HANGS_AFTER_S plus HANGS_AFTER_RUNS times its compute time."""
 LONGEST_PAUSE_PROBES = 64
+"""Limit of the pause between two probes after repeated failures, in units of `probe_s`."""
 STOP_S = 10.0
 
 
 class Failover:
-    """A machine (host.py). `devices` is asked again at every look; `execute` may be called from several threads."""
+    """Machine (host.py) with a fallback. Every probe calls `devices`; `execute` may be called from several threads."""
 
     def __init__(
         self,
@@ -51,9 +53,9 @@ class Failover:
     ) -> None:
         self.profile = profile
         self.runs_on_board = self.runs_on_model = 0
-        """How many batches each of them has answered."""
+        """Numbers of batches computed by board and by functional model."""
         self.changed = threading.Event()
-        """Set when a board was taken or lost; whoever waits for it clears it."""
+        """Set when a board is attached or lost; the waiting thread clears it."""
         self._answer_s = answer_s
         self._program = program
         self._devices = devices
@@ -61,45 +63,45 @@ class Failover:
         self._model = FunctionalModel(profile)
         self._model.load(program)
         self._board: Board | None = None
-        self._problem = "no serial port to ask"
+        self._problem = "no serial port to probe"
         cycles = time_program(isa.decode(program.instructions), profile).counters.cycles
         self._run_s = HANGS_AFTER_S + HANGS_AFTER_RUNS * cycles / (profile.clock_mhz * 1e6)
-        self._losses = 0  # in a row: a board that fails again and again is asked less and less often
+        self._losses = 0  # consecutive: a board that keeps failing is probed less often
         self._using = threading.Lock()
         self._closed = threading.Event()
-        self._looked = threading.Event()
-        self._prober = threading.Thread(target=self._probe, name="npu-probe", daemon=True)
+        self._has_probed = threading.Event()
+        self._prober = threading.Thread(target=self._probe_repeatedly, name="npu-probe", daemon=True)
         self._prober.start()
-        self._looked.wait(FIRST_LOOK_S)
+        self._has_probed.wait(FIRST_PROBE_S)
 
     def load(self, program: NpuProgram) -> None:
-        """Accept the program that this was made for; another one needs another machine."""
+        """Accept the program of the constructor only; raise `OperationError` for another one."""
         if program is not self._program:
-            raise OperationError("this machine runs the program that it was made with; make another machine for another program")
+            raise OperationError("a failover machine must run the program of its constructor; create a machine for each program")
 
-    def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
-        """Run on the board, or on the model when there is none or it fails."""
+    def execute(self, inputs: Mapping[int, Int8], outputs: Sequence[tuple[int, int]]) -> list[Int8]:
+        """Run on the board, or on the functional model if there is no board or it fails."""
         with self._using:
             if self._board is not None:
                 try:
-                    answers = self._board.execute(inputs, wanted)
+                    results = self._board.execute(inputs, outputs)
                     self.runs_on_board += 1
                     self._losses = 0
-                    return answers
-                except EdgewrightError as failed:
-                    self._lose(failed)
+                    return results
+                except EdgewrightError as error:
+                    self._drop_board(error)
             self.runs_on_model += 1
-        return self._model.execute(inputs, wanted)
+        return self._model.execute(inputs, outputs)
 
     def describe(self) -> str:
-        """Return in words what runs now, and why it is not the board when it is not."""
+        """Return a description of the machine in use; without a board it includes the reason."""
         board = self._board
         if board is not None:
             return f"board {self.profile.name} at {board.link.device}"
         return f"functional model of {self.profile.name} on the processor: {self._problem}"
 
     def close(self) -> None:
-        """Stop looking, and give the board back."""
+        """Stop probing, and release the board."""
         self._closed.set()
         self._prober.join(STOP_S)
         with self._using:
@@ -107,50 +109,50 @@ class Failover:
                 self._board.close()
                 self._board = None
 
-    def _lose(self, failed: EdgewrightError) -> None:
+    def _drop_board(self, error: EdgewrightError) -> None:
         assert self._board is not None
-        log.warning("lost board device=%s reason=%r; the functional model goes on", self._board.link.device, str(failed))
+        log.warning("lost board device=%s reason=%r fallback=functional-model", self._board.link.device, str(error))
         self._board.close()
-        self._board, self._problem = None, str(failed)
+        self._board, self._problem = None, str(error)
         self._losses += 1
         self.changed.set()
 
-    def _probe(self) -> None:
-        self._look()
-        self._looked.set()
+    def _probe_repeatedly(self) -> None:
+        self._probe()
+        self._has_probed.set()
         while not self._closed.wait(self._probe_s * min(2 ** max(0, self._losses - 1), LONGEST_PAUSE_PROBES)):
             if self._board is None:
-                self._look()
+                self._probe()
 
-    def _look(self) -> None:
-        """Ask each port; take the first board that has our hash and took the program."""
+    def _probe(self) -> None:
+        """Probe each port; attach the first board that has the profile's hash and accepts the program."""
         for device in self._devices():
             if self._closed.is_set():
                 return
             try:
                 board = Board(self.profile, device, answer_s=self._answer_s, run_s=self._run_s)
-            except EdgewrightError as absent:
-                self._note(absent)
+            except EdgewrightError as error:
+                self._log_problem(error)
                 continue
             try:
-                board.load(self._program, self._go_on)
-            except EdgewrightError as failed:
+                board.load(self._program, self._stop_if_closed)
+            except EdgewrightError as error:
                 board.close()
-                self._note(failed)
+                self._log_problem(error)
                 continue
             with self._using:
                 self._board = board
             self.changed.set()
-            log.info("took board device=%s profile=%s", device, self.profile.name)
+            log.info("attached board device=%s profile=%s", device, self.profile.name)
             return
 
-    def _go_on(self, _there: int, _total: int) -> None:
-        """An upload may take minutes; end it when nobody wants it any more."""
+    def _stop_if_closed(self, _uploaded: int, _total: int) -> None:
+        """Abort an upload, which may take minutes, after the machine was closed."""
         if self._closed.is_set():
-            raise OperationError("the upload was ended: the machine was closed")
+            raise OperationError("the upload was aborted: the machine was closed")
 
-    def _note(self, problem: EdgewrightError) -> None:
-        """Say each problem once, not once a second."""
-        if str(problem) != self._problem:
-            log.info("no board: %s", problem)
-        self._problem = str(problem)
+    def _log_problem(self, error: EdgewrightError) -> None:
+        """Log a problem unless it is the same as at the last probe."""
+        if str(error) != self._problem:
+            log.info("found no board reason=%r", str(error))
+        self._problem = str(error)

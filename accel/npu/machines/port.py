@@ -1,7 +1,7 @@
-"""A real NPU as a machine, whatever lies between: a shared library (rtl_simulator.py) or a serial line (board.py).
+"""An NPU accessed through a port, as a machine: the RTL in a shared library (rtl_simulator.py) or a board (board.py).
 
-All of them offer the same port, words in regions (docs/spec/npu.md, N80-N83), so loading a program, feeding it and reading its
-results is written once.
+Both have the same port: words in regions (docs/spec/npu.md, N80-N83). This module loads programs, writes inputs and reads
+outputs for both.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from edgewright.errors import OperationError, ProfileError
 
 
 class Port(Protocol):
-    """Words in regions, and a way to start the core and to wait for it."""
+    """Protocol of the access to an NPU: words in regions, start and wait."""
 
     def upload(self, memories: Mapping[int, Words]) -> None:
-        """Bring the memories of a program over, each from its beginning."""
+        """Write the memories of a program, each from address 0."""
 
     def write(self, region: int, address: int, words: Words) -> None:
         """Write words of the activations from `address` on."""
@@ -47,14 +47,19 @@ class Port(Protocol):
         """Read words of the registers or the activations."""
 
     def start(self) -> None:
-        """Start the program that was uploaded."""
+        """Start the uploaded program."""
 
     def wait_until_idle(self) -> None:
-        """Return when the core rests; raise `EdgewrightError` when it does not in time."""
+        """Return when the core is idle; raise `EdgewrightError` if that takes too long."""
 
 
 class Hardware:
-    """A machine (host.py) behind a port. One image at a time."""
+    """Machine (host.py) that runs one image at a time on the NPU of a port.
+
+    Raises:
+        OperationError: the device is not an NPU.
+        ProfileError: the NPU has another profile.
+    """
 
     def __init__(self, profile: NpuProfile, port: Port) -> None:
         self.profile = profile
@@ -63,42 +68,43 @@ class Hardware:
         self._check_identity()
 
     def load(self, program: NpuProgram) -> None:
-        """Check the program and bring it to the memories."""
+        """Check the program and upload it."""
         check_program(program, self.profile)
         self.port.upload(memories_of(program))
 
-    def execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
-        """Write `inputs` (address: [count, vectors, columns]), run, and read `wanted` (address, vectors) back."""
+    def execute(self, inputs: Mapping[int, Int8], outputs: Sequence[tuple[int, int]]) -> list[Int8]:
+        """Write `inputs` (address: [count, vectors, columns]), run, and read `outputs` (address, vectors) back."""
         count = len(next(iter(inputs.values())))
-        images = [self._execute({at: vectors[image] for at, vectors in inputs.items()}, wanted) for image in range(count)]
+        images = [self._execute({at: vectors[image] for at, vectors in inputs.items()}, outputs) for image in range(count)]
         return [np.stack(parts) for parts in zip(*images, strict=True)]
 
     def start(self) -> None:
-        """Run the program in the memory until the core rests, and read its counters."""
+        """Run the uploaded program until the core is idle, and read its counters.
+
+        Raises:
+            OperationError: the program has an unknown instruction.
+        """
         self.port.start()
         self.port.wait_until_idle()
         if not int(self.port.read(REGISTERS, STATUS, 1)[0]) & STATUS_DONE:
-            raise OperationError("the NPU stopped at an instruction that it does not know; load the program again")
+            raise OperationError("the NPU stopped at an unknown instruction; load the program again")
         self.counters = Counters(*map(int, self.port.read(REGISTERS, FIRST_COUNTER, len(Counters.__slots__))))
 
-    def _execute(self, inputs: Mapping[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]:
+    def _execute(self, inputs: Mapping[int, Int8], outputs: Sequence[tuple[int, int]]) -> list[Int8]:
         words, shape = self.profile.columns // 4, (-1, self.profile.columns)
         for at, vectors in inputs.items():
             self.port.write(*_located(at, words), _as_words(vectors))
         self.start()
-        return [self.port.read(*_located(at, words), length * words).view(np.int8).reshape(shape) for at, length in wanted]
+        return [self.port.read(*_located(at, words), length * words).view(np.int8).reshape(shape) for at, length in outputs]
 
     def _check_identity(self) -> None:
-        """What a host does first: ask the hardware what it is."""
-        magic, _, *found = map(int, self.port.read(REGISTERS, 0, 4))
+        magic, _, *hash_words = map(int, self.port.read(REGISTERS, 0, 4))
         if magic != MAGIC:
-            raise OperationError(
-                f"an NPU must answer {MAGIC:#x} from register 0, but this device answers {magic:#x}: it is no NPU"
-            )
-        hashed = b"".join(part.to_bytes(4, "little") for part in found)
-        if hashed != self.profile.hash[:8]:
+            raise OperationError(f"register 0 of an NPU must read {MAGIC:#x}, but this device gives {magic:#x}: it is not an NPU")
+        profile_hash = b"".join(word.to_bytes(4, "little") for word in hash_words)
+        if profile_hash != self.profile.hash[:8]:
             raise ProfileError(
-                f"the NPU must be {self.profile.name} ({self.profile.hash.hex()[:16]}), but it is {hashed.hex()}; "
+                f"the NPU must be {self.profile.name} ({self.profile.hash.hex()[:16]}), but it is {profile_hash.hex()}; "
                 "choose the profile that its bitstream was built for"
             )
 

@@ -1,4 +1,4 @@
-"""The RTL itself as a machine: Verilated into a shared library (hardware/verilate.py), driven through ctypes."""
+"""The RTL simulator: the RTL, Verilated into a shared library (hardware/verilate.py), as a machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CYCLE_LIMIT = 1 << 33
 
 
 class LibraryPort:
-    """The host port of the Verilated machine, called through ctypes; `external_clock_mhz` is 0 without external memory."""
+    """Port of a Verilated NPU in a shared library; `external_clock_mhz` is 0 without external memory."""
 
     def __init__(self, library: Path, external_clock_mhz: float = 0.0) -> None:
         self._library = ctypes.CDLL(str(library))
@@ -27,12 +27,12 @@ class LibraryPort:
         self._npu = ctypes.c_void_p(self._library.npu_open(ctypes.c_double(external_clock_mhz)))
 
     def upload(self, memories: Mapping[int, Words]) -> None:
-        """Write each memory from its beginning."""
+        """Write each memory from address 0."""
         for region, words in memories.items():
             self.write(region, 0, words)
 
     def start(self) -> None:
-        """Write the register that starts the core."""
+        """Start the core through the control register."""
         self.write(REGISTERS, CONTROL, np.array([1], np.uint32))
 
     def write(self, region: int, address: int, words: Words) -> None:
@@ -46,12 +46,16 @@ class LibraryPort:
         return words
 
     def wait_until_idle(self) -> None:
-        """Run the clock, in C."""
+        """Run the clock, in C, until the core is idle.
+
+        Raises:
+            OperationError: the core ran for `CYCLE_LIMIT` cycles, or the SDRAM controller broke the memory's protocol.
+        """
         if not self._library.npu_run_until_idle(self._npu, ctypes.c_uint64(CYCLE_LIMIT)):
-            raise OperationError(f"the simulated NPU did not come to rest within {CYCLE_LIMIT} cycles")
+            raise OperationError(f"the simulated NPU must finish within {CYCLE_LIMIT} cycles, but it did not; compile again")
         violation = self._library.npu_violation(self._npu).decode()
         if violation:
-            raise OperationError(f"the SDRAM's protocol must be kept, but it was broken: {violation}; this is a bug")
+            raise OperationError(f"the SDRAM protocol must be obeyed, but it was violated: {violation}; this is a bug")
 
     def close(self) -> None:
         """Free the model."""
@@ -59,12 +63,12 @@ class LibraryPort:
 
 
 class RtlSimulator(Hardware):
-    """The RTL as a machine; with `plain`, a paired multiplier is simulated as two (N14, N93), which is several times faster."""
+    """Machine that simulates the RTL; `plain` simulates a paired multiplier as two (N14, N93), which is several times faster."""
 
     def __init__(self, profile: NpuProfile, *, plain: bool = False) -> None:
         self._port = LibraryPort(build(profile, plain=plain), profile.clock_mhz if profile.external_memory_mib else 0.0)
         super().__init__(profile, self._port)
 
     def close(self) -> None:
-        """Free the model; the machine cannot be used any more."""
+        """Free the model; the machine is unusable afterwards."""
         self._port.close()

@@ -1,7 +1,7 @@
 """The simulated board: the RTL with its serial line, Verilated into a process with a pseudo-terminal.
 
-On the host's side nothing can tell it from a real one: it speaks at one speed at a time, can be unplugged (the process ends)
-and has a reset button (SIGUSR1).
+A host accesses it like a real board: it supports one speed at a time, can be unplugged (the process ends) and has a reset
+button (SIGUSR1).
 """
 
 from __future__ import annotations
@@ -24,27 +24,29 @@ STOP_S = 2.0
 
 @contextmanager
 def simulated_board(profile: NpuProfile, link: Path | None = None) -> Iterator[str]:
-    """Start a simulated board; give the device to open, or `link`, made to point to it; stop it at the end.
+    """Start a simulated board, and stop it at the end of the block.
+
+    Yields the path to open: the device, or `link`, a symbolic link to it.
 
     Raises:
-        OperationError: the tools to build it are missing, or it does not start.
-        BadInputError: `link` exists and is no link.
+        OperationError: a tool to build the board is missing, or the board does not start.
+        BadInputError: `link` exists and is not a symbolic link.
     """
     with running_board(profile) as (device, _), _linked(device, link) as shown:
         yield shown
 
 
-def serve_board(profile: NpuProfile, link: Path | None, tell: Callable[[str], None]) -> None:
-    """Offer a simulated board as `simulated_board` does, and `tell` its device, until an interrupt or until the board is gone.
+def serve_board(profile: NpuProfile, link: Path | None, announce: Callable[[str], None]) -> None:
+    """Run a simulated board until an interrupt; call `announce` with the path to open, see `simulated_board`.
 
     Raises:
-        OperationError: as `simulated_board` does; or the board ended by itself.
-        BadInputError: `link` exists and is no link.
+        OperationError: a tool to build the board is missing, or the board does not start or ends early.
+        BadInputError: `link` exists and is not a symbolic link.
     """
     with running_board(profile) as (device, process), _linked(device, link) as shown:
-        tell(shown)
-        ended = process.wait()
-    raise OperationError(f"the simulated board must run until it is interrupted, but it ended with {ended}; start it again")
+        announce(shown)
+        exit_code = process.wait()
+    raise OperationError(f"the simulated board must run until it is interrupted, but it ended with {exit_code}; start it again")
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def _linked(device: str, link: Path | None) -> Iterator[str]:
         yield device
         return
     if link.exists() and not link.is_symlink():
-        raise BadInputError(f"{link} must be free for the link to the board, but something is there; choose another place")
+        raise BadInputError(f"{link} must not exist, or be a symbolic link, but it is another file; choose another path")
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(device)
@@ -65,7 +67,7 @@ def _linked(device: str, link: Path | None) -> Iterator[str]:
 
 @contextmanager
 def running_board(profile: NpuProfile) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Start a simulated board; give its device and its process; stop it at the end."""
+    """Start a simulated board, yield its device and process, and stop it at the end of the block."""
     program = build_board(profile, CYCLES_PER_BIT)
     settings = [str(CYCLES_PER_BIT), str(DEFAULT_BAUD), str(profile.clock_mhz)]
     process = subprocess.Popen([program, *settings], stdout=subprocess.PIPE, text=True)
@@ -80,7 +82,7 @@ def running_board(profile: NpuProfile) -> Iterator[tuple[str, subprocess.Popen[s
         process.terminate()
         try:
             process.wait(STOP_S)
-        except subprocess.TimeoutExpired:  # somebody stopped it (SIGSTOP)
+        except subprocess.TimeoutExpired:  # the process was suspended (SIGSTOP)
             process.kill()
             process.wait(STOP_S)
         if process.stdout is not None:

@@ -241,7 +241,9 @@ def test_a_broken_protocol_of_the_memory_stops_the_run(rtl_simulator: RtlSimulat
     monkeypatch.setattr(
         rtl_simulator._port._library, "npu_violation", lambda _npu: b"tRCD: READ within 20 ns of ACTIVATE in cycle 5"
     )
-    with pytest.raises(OperationError, match=r"^the SDRAM's protocol must be kept, but it was broken: tRCD: .* in cycle 5; this"):
+    with pytest.raises(
+        OperationError, match=r"^the SDRAM protocol must be obeyed, but it was violated: tRCD: .* in cycle 5; this"
+    ):
         rtl_simulator.start()
 
 

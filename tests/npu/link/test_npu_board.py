@@ -1,4 +1,4 @@
-"""The RTL behind a serial line: the same bits as everywhere else, whatever the line does to the bytes."""
+"""A simulated board on a serial line: the bits of the functional model, even on a faulty line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from accel.npu.profile import find_profile
 from accel.npu.tensors import TensorPlace
 from edgewright.cli import main
 from edgewright.errors import BadInputError, ConflictError, OperationError, ProfileError, UnreachableError
-from tests.support.faulty_serial import bad_line, noisy, unharmed
+from tests.support.faulty_serial import faulty_line, noisy, unchanged
 from tests.support.random_programs import make_program, memory_after, random_program
 
 PROFILE = find_profile("npu-sim-4")
@@ -40,7 +40,7 @@ def device(require: Callable[[str], Path]) -> Iterator[str]:
 
 
 @given(st.binary(max_size=253))
-def test_n100_cobs_removes_zeros_and_gives_the_bytes_back(raw: bytes) -> None:
+def test_n100_cobs_removes_zeros_and_decodes_to_the_same_bytes(raw: bytes) -> None:
     encoded = cobs_encode(raw)
     assert 0 not in encoded
     assert len(encoded) == len(raw) + 1
@@ -51,7 +51,7 @@ def test_n101_to_n104_a_request_and_its_answer_are_these_bytes(device: str) -> N
     request, answer = bytes.fromhex("0903000100000000"), bytes.fromhex("09830001") + b"EWP1"
     sealed = [frame + zlib.crc32(frame).to_bytes(4, "little") for frame in (request, answer)]
     damaged = cobs_encode(sealed[0][:-1] + bytes([sealed[0][-1] ^ 1])) + b"\0"
-    with Link(device):  # raw, and nobody else's
+    with Link(device):  # sets raw mode, and excludes other processes
         line = os.open(device, os.O_RDWR | os.O_NOCTTY)
         os.write(line, damaged + cobs_encode(sealed[0]) + b"\0")
         received = b""
@@ -61,7 +61,7 @@ def test_n101_to_n104_a_request_and_its_answer_are_these_bytes(device: str) -> N
     assert received == cobs_encode(sealed[1]) + b"\0"
 
 
-def test_a_board_behind_a_serial_line_gives_the_bits_of_the_functional_model(device: str) -> None:
+def test_a_board_on_a_serial_line_gives_the_bits_of_the_functional_model(device: str) -> None:
     board = Board(PROFILE, device)
     for seed in range(3):
         program, memory = random_program(seed, PROFILE)
@@ -71,9 +71,9 @@ def test_a_board_behind_a_serial_line_gives_the_bits_of_the_functional_model(dev
     board.close()
 
 
-def test_n104_n105_dropped_doubled_and_corrupted_bytes_change_nothing_but_the_time(device: str) -> None:
+def test_n104_n105_dropped_doubled_and_corrupted_bytes_change_only_the_time(device: str) -> None:
     program, memory = random_program(7, PROFILE)
-    with bad_line(device, noisy(1), noisy(2)) as path:
+    with faulty_line(device, noisy(1), noisy(2)) as path:
         board = Board(PROFILE, path, answer_s=0.2)
         result = memory_after(board, program, memory)
         repeated = board.link.repeated
@@ -82,8 +82,8 @@ def test_n104_n105_dropped_doubled_and_corrupted_bytes_change_nothing_but_the_ti
     assert repeated > 0
 
 
-def test_n106_a_program_whose_start_is_asked_for_twice_runs_once(device: str) -> None:
-    """Every first answer is lost, so the host asks everything twice; the program doubles its own input."""
+def test_n106_a_program_whose_start_is_requested_twice_runs_once(device: str) -> None:
+    """Every first answer is lost, so the host sends every request twice; the program doubles its own input."""
     answers = iter(range(1 << 30))
     held = b""
 
@@ -96,7 +96,7 @@ def test_n106_a_program_whose_start_is_asked_for_twice_runs_once(device: str) ->
     doubling = [shape, isa.Pool(base=0), isa.Sync(array=1), isa.Vec(accumulator=0, count=4, destination=0, parameters=0)]
     parameters = np.broadcast_to(np.array([0, 1 << 30, 29], np.int32), (PROFILE.lane_groups, PROFILE.vector_lanes, 3))
     program = make_program(PROFILE, doubling, np.zeros((0, 4), np.int8), parameters)
-    with bad_line(device, unharmed, loses_first_answers) as path:
+    with faulty_line(device, unchanged, loses_first_answers) as path:
         board = Board(PROFILE, path, answer_s=0.05)
         result = memory_after(board, program, np.full((4, 4), 10, np.int8))
         board.close()
@@ -126,7 +126,7 @@ def test_a_device_that_never_answers_is_one_line() -> None:
     os.close(far)
 
 
-def test_a_device_that_echoes_is_no_board() -> None:
+def test_a_device_that_echoes_is_not_a_board() -> None:
     near, far = os.openpty()
     path = os.ttyname(far)
     stop = threading.Event()
@@ -156,16 +156,16 @@ def test_an_absent_port_a_file_and_an_impossible_speed_are_refused(tmp_path: Pat
     plain.touch()
     with pytest.raises(UnreachableError, match=rf"^there is no serial port {absent}; is the board plugged in\?$"):
         Link(str(absent))
-    with pytest.raises(BadInputError, match=rf"^{plain} must be a serial port, but it is none$"):
+    with pytest.raises(BadInputError, match=rf"^{plain} must be a serial port, but it is not one$"):
         Link(str(plain))
-    with pytest.raises(BadInputError, match=r"^the speed must be one that the system knows .*, not -9$"):
+    with pytest.raises(BadInputError, match=r"^the speed must be one that the system supports .*, not -9$"):
         Link(str(plain), baud=-9)
 
 
-def test_a_program_that_the_board_cannot_finish_is_told_apart_from_silence(device: str) -> None:
+def test_a_program_that_the_board_cannot_finish_has_an_error_of_its_own(device: str) -> None:
     board = Board(PROFILE, device)
     board.port.upload({1: np.array([15, 0, 0, 0], np.uint32)})
-    with pytest.raises(OperationError, match=r"^the NPU stopped at an instruction that it does not know"):
+    with pytest.raises(OperationError, match=r"^the NPU stopped at an unknown instruction"):
         board.start()
     board.close()
 

@@ -1,4 +1,4 @@
-"""`edgewright npu simulate` and `npu run --device`: a board as its owner meets it, with what can be wrong on the way."""
+"""`edgewright npu simulate` and `npu run --device`: the commands for a board, and their errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from accel.npu.link.serial_line import explained
+from accel.npu.link.serial_line import open_error
 from benchmarks.networks.npu_networks import INPUT, Network, quantize
 from edgewright.cli import main
 from edgewright.errors import BadInputError, ConflictError, EdgewrightError, UnreachableError
@@ -25,7 +25,7 @@ from edgewright.errors import BadInputError, ConflictError, EdgewrightError, Unr
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str], Path]) -> Iterator[Path]:
-    """A board that was started as a user would, behind a link of its own."""
+    """A board that `npu simulate` runs, by its symbolic link."""
     require("verilator")
     link = tmp_path_factory.mktemp("port") / "npu0"
     command = [sys.executable, "-m", "edgewright", "npu", "simulate", "--profile", "npu-sim-4", "--link", str(link)]
@@ -39,9 +39,9 @@ def port(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str], Path
             yield link
         finally:
             process.send_signal(signal.SIGTERM)
-            told = process.stderr.read()
+            hints = process.stderr.read()
             process.wait(20)
-    assert f"edgewright npu run MODEL --profile npu-sim-4 --samples X.npz --device {link}" in told
+    assert f"edgewright npu run MODEL --profile npu-sim-4 --samples X.npz --device {link}" in hints
     assert not link.is_symlink()
 
 
@@ -62,17 +62,17 @@ def run(files: tuple[Path, Path], *options: object) -> Result:
     )
 
 
-def test_a_run_on_a_board_tells_compute_time_and_wire_time_apart(port: Path, files: tuple[Path, Path]) -> None:
+def test_a_run_on_a_board_reports_compute_time_and_wire_time_separately(port: Path, files: tuple[Path, Path]) -> None:
     result = run(files, "--device", port, "--json")
     assert result.exit_code == 0, result.output
     board = json.loads(result.stdout)["board"]
     assert board["outputs"] == "equal to the functional model"
     assert board["compute_ms"] == pytest.approx(board["cycles"] / 60e3, abs=1e-3)
     assert board["wire_and_wait_ms"] > 0
-    assert board["repeated_frames"] >= 0  # how many is for the machine's load to say
+    assert board["repeated_frames"] >= 0  # the number depends on the load of the machine
 
 
-def test_simulate_ends_with_one_line_and_takes_its_link_away_when_its_board_is_gone(
+def test_simulate_ends_with_one_line_and_removes_its_link_when_its_board_is_gone(
     tmp_path: Path, require: Callable[[str], Path]
 ) -> None:
     require("verilator")
@@ -83,45 +83,45 @@ def test_simulate_ends_with_one_line_and_takes_its_link_away_when_its_board_is_g
             assert process.stdout.readline().strip() == str(tmp_path / "npu0")
             (board,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
             os.kill(int(board), signal.SIGKILL)
-            _, told = process.communicate(timeout=30)
+            _, stderr = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode == 1
-    assert told.splitlines()[-1] == (
+    assert stderr.splitlines()[-1] == (
         "edgewright: the simulated board must run until it is interrupted, but it ended with -9; start it again"
     )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
-        pytest.param(["--device", "/tmp"], "/tmp must be a serial port, but it is none", id="a directory"),
-        pytest.param(["--device", "/dev/null"], "/dev/null must be a serial port, but it is none", id="no terminal"),
+        pytest.param(["--device", "/tmp"], "/tmp must be a serial port, but it is not one", id="a directory"),
+        pytest.param(["--device", "/dev/null"], "/dev/null must be a serial port, but it is not one", id="no terminal"),
     ],
 )
-def test_a_device_that_is_no_serial_port_is_one_line_and_exit_code_2(
-    files: tuple[Path, Path], options: list[str], told: str
+def test_a_device_that_is_not_a_serial_port_is_one_line_and_exit_code_2(
+    files: tuple[Path, Path], options: list[str], message: str
 ) -> None:
     result = run(files, *options)
-    assert (result.exit_code, result.stderr) == (2, f"edgewright: {told}\n")
+    assert (result.exit_code, result.stderr) == (2, f"edgewright: {message}\n")
 
 
 @pytest.mark.parametrize("baud", ["0", "-5"])
-def test_a_speed_that_is_none_is_refused(files: tuple[Path, Path], baud: str) -> None:
+def test_a_speed_of_zero_or_less_is_refused(files: tuple[Path, Path], baud: str) -> None:
     result = run(files, "--device", "/dev/null", "--baud", baud)
     assert result.exit_code == 2
     assert "Invalid value for '--baud'" in result.stderr
 
 
-def test_a_run_may_ask_for_another_speed(port: Path, files: tuple[Path, Path]) -> None:
+def test_a_run_at_another_speed(port: Path, files: tuple[Path, Path]) -> None:
     assert "board: outputs equal to the functional model, cycles" in run(files, "--device", port, "--baud", 1_000_000).stdout
-    wrong = run(files, "--device", port, "--baud", 2_900_000)
-    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
-    assert "the speed must divide the board's 12 MHz to within 2%" in wrong.stderr
+    refused = run(files, "--device", port, "--baud", 2_900_000)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "the speed must divide the board's 12 MHz to within 2%" in refused.stderr
 
 
-def test_looking_for_a_board_where_there_is_none_is_one_line_and_exit_code_3(files: tuple[Path, Path]) -> None:
+def test_ports_without_a_board_are_one_line_and_exit_code_3(files: tuple[Path, Path]) -> None:
     result = run(files, "--device", "/dev/ttyUSB98,/dev/ttyUSB99")
     assert result.exit_code == 3
     assert result.stderr == (
@@ -143,10 +143,10 @@ def test_looking_for_a_board_where_there_is_none_is_one_line_and_exit_code_3(fil
         ),
         pytest.param(errno.EBUSY, ConflictError, "P is in use by another process; close that one first", id="busy"),
         pytest.param(errno.EAGAIN, ConflictError, "P is in use by another process; close that one first", id="locked"),
-        pytest.param(errno.ENOTTY, BadInputError, "P must be a serial port, but it is none", id="a file"),
+        pytest.param(errno.ENOTTY, BadInputError, "P must be a serial port, but it is not one", id="a file"),
         pytest.param(errno.EIO, UnreachableError, "the serial port P cannot be opened: Input/output error", id="just unplugged"),
     ],
 )
-def test_a_port_that_cannot_be_opened_says_what_to_do(number: int, kind: type[EdgewrightError], message: str) -> None:
-    error = explained("P", OSError(number, os.strerror(number)))
+def test_the_error_of_a_port_that_cannot_be_opened_gives_advice(number: int, kind: type[EdgewrightError], message: str) -> None:
+    error = open_error("P", OSError(number, os.strerror(number)))
     assert (type(error), str(error)) == (kind, message)

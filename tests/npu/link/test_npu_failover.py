@@ -1,4 +1,4 @@
-"""A board that goes and comes back: no request is lost, and nobody can tell from the answers who gave them."""
+"""Failover between board and functional model: no request is lost, and the results have the same bits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from accel.npu.machines.simulated_board import simulated_board
 from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import find_profile
 from edgewright.errors import BadInputError, OperationError
-from tests.support.faulty_serial import bad_line, unharmed
+from tests.support.faulty_serial import faulty_line, unchanged
 from tests.support.random_programs import memory_after, random_program
 
 PROFILE = find_profile("npu-sim-4")
 PROGRAM, MEMORY = random_program(11, PROFILE)
-WANTED = [(0, len(MEMORY))]
+OUTPUTS = [(0, len(MEMORY))]
 
 
 def expected(first: int) -> Int8:
@@ -34,11 +34,11 @@ def expected(first: int) -> Int8:
     return memory_after(FunctionalModel(PROFILE), PROGRAM, memory)
 
 
-def asked(machine: Failover, first: int) -> Int8:
+def run(machine: Failover, first: int) -> Int8:
     memory = MEMORY.copy()
     memory[0, 0] = first
-    answer: Int8 = machine.execute({0: memory[None]}, WANTED)[0][0]
-    return answer
+    result: Int8 = machine.execute({0: memory[None]}, OUTPUTS)[0][0]
+    return result
 
 
 def wait_for(machine: Failover, word: str) -> None:
@@ -49,35 +49,33 @@ def wait_for(machine: Failover, word: str) -> None:
         machine.changed.clear()
 
 
-def test_a_board_that_is_unplugged_and_plugged_in_again_loses_no_request(tmp_path: Path, require: Callable[[str], Path]) -> None:
+def test_unplugging_a_board_and_plugging_it_in_again_loses_no_request(tmp_path: Path, require: Callable[[str], Path]) -> None:
     require("verilator")
     port = tmp_path / "npu"
     with ExitStack() as plugged:
         plugged.enter_context(simulated_board(PROFILE, port))
         machine = Failover(PROFILE, PROGRAM, lambda: [str(port)], probe_s=0.05, answer_s=0.1)
         assert machine.describe() == f"board npu-sim-4 at {port}"
-        np.testing.assert_array_equal(asked(machine, 1), expected(1))
+        np.testing.assert_array_equal(run(machine, 1), expected(1))
         plugged.close()
-        np.testing.assert_array_equal(asked(machine, 2), expected(2))
+        np.testing.assert_array_equal(run(machine, 2), expected(2))
         assert machine.describe().startswith("functional model of npu-sim-4 on the processor: ")
         plugged.enter_context(simulated_board(PROFILE, port))
         wait_for(machine, "board")
-        np.testing.assert_array_equal(asked(machine, 3), expected(3))
+        np.testing.assert_array_equal(run(machine, 3), expected(3))
         assert machine.describe().startswith("board")
         assert (machine.runs_on_board, machine.runs_on_model) == (2, 1)
         machine.close()
 
 
-def test_requests_of_several_threads_survive_a_board_that_goes_in_the_middle(
-    tmp_path: Path, require: Callable[[str], Path]
-) -> None:
+def test_requests_of_several_threads_survive_the_loss_of_the_board(tmp_path: Path, require: Callable[[str], Path]) -> None:
     require("verilator")
     port, answers = tmp_path / "npu", dict[int, Int8]()
     half = threading.Event()
 
     def ask(numbers: range, machine: Failover) -> None:
         for number in numbers:
-            answers[number] = asked(machine, number)
+            answers[number] = run(machine, number)
             if len(answers) >= 10:
                 half.set()
 
@@ -97,55 +95,55 @@ def test_requests_of_several_threads_survive_a_board_that_goes_in_the_middle(
     assert machine.runs_on_board > 0
 
 
-def test_a_board_that_fails_at_every_run_costs_no_answer(require: Callable[[str], Path]) -> None:
-    """The line lets HELLO and the upload through, and nothing behind them."""
+def test_a_board_that_fails_at_every_run_loses_no_request(require: Callable[[str], Path]) -> None:
+    """The line passes HELLO and the upload, but drops every RUN."""
     require("verilator")
-    with simulated_board(PROFILE) as device, bad_line(device, lets_no_run_through, unharmed) as path:
+    with simulated_board(PROFILE) as device, faulty_line(device, drop_runs, unchanged) as path:
         machine = Failover(PROFILE, PROGRAM, lambda: [path], probe_s=0.02, answer_s=0.1)
         for number in range(3):
             wait_for(machine, "board")
-            np.testing.assert_array_equal(asked(machine, number), expected(number))
+            np.testing.assert_array_equal(run(machine, number), expected(number))
         machine.close()
     assert (machine.runs_on_board, machine.runs_on_model) == (0, 3)
 
 
-def lets_no_run_through(data: bytes) -> bytes:
-    """Drop RUN: a block of two bytes (sequence, command 4), then the zero of its region."""
+def drop_runs(data: bytes) -> bytes:
+    """Drop a RUN frame: a block of two bytes (sequence, command 4), then the zero of its region."""
     return b"" if data[:1] == b"\x03" and data[2:3] == b"\x04" else data
 
 
-def test_a_board_of_another_profile_is_left_alone_and_said(tmp_path: Path, require: Callable[[str], Path]) -> None:
+def test_a_board_of_another_profile_is_not_used_and_named_as_the_reason(tmp_path: Path, require: Callable[[str], Path]) -> None:
     require("verilator")
     with simulated_board(PROFILE, tmp_path / "npu") as port:
         other = find_profile("npu-sim-4-paired")
         program, _ = random_program(1, other)
         machine = Failover(other, program, lambda: [port])
-        told = machine.describe()
+        description = machine.describe()
         machine.close()
         Board(PROFILE, port).close()
-    assert "the NPU must be npu-sim-4-paired" in told
+    assert "the NPU must be npu-sim-4-paired" in description
 
 
-def test_a_port_that_another_process_uses_is_said(tmp_path: Path, require: Callable[[str], Path]) -> None:
+def test_a_port_that_another_process_uses_is_named_as_the_reason(tmp_path: Path, require: Callable[[str], Path]) -> None:
     require("verilator")
     with simulated_board(PROFILE) as port:
         taken = Board(PROFILE, port)
         machine = Failover(PROFILE, PROGRAM, lambda: [port])
-        told = machine.describe()
+        description = machine.describe()
         machine.close()
         taken.close()
-    assert told.endswith(f"{port} is in use by another process; close that one first")
+    assert description.endswith(f"{port} is in use by another process; close that one first")
 
 
-def test_a_failover_runs_the_program_that_it_was_made_for_alone() -> None:
+def test_a_failover_machine_runs_only_the_program_of_its_constructor() -> None:
     machine = Failover(PROFILE, PROGRAM, list)
     machine.load(PROGRAM)
-    with pytest.raises(OperationError, match=r"make another machine for another program$"):
+    with pytest.raises(OperationError, match=r"create a machine for each program$"):
         machine.load(random_program(12, PROFILE)[0])
     machine.close()
 
 
-def test_usb_ports_are_asked_and_those_of_known_boards_first() -> None:
+def test_usb_ports_are_probed_and_those_of_known_boards_first() -> None:
     ports = [
         SerialPort("/dev/ttyS0", None),
         SerialPort("/dev/ttyUSB1", (0x1A86, 0x7523)),
@@ -157,15 +155,15 @@ def test_usb_ports_are_asked_and_those_of_known_boards_first() -> None:
     assert resolve("0403:6001", ports) == resolve("none", ports) == ()
 
 
-def test_the_ports_of_this_machine_can_be_asked() -> None:
+def test_the_ports_of_this_machine_exist() -> None:
     assert all(os.path.exists(port) for port in candidates())  # noqa: PTH110
 
 
-def test_a_link_to_a_simulated_board_takes_nobodys_place(tmp_path: Path, require: Callable[[str], Path]) -> None:
+def test_a_link_to_a_simulated_board_does_not_replace_a_file(tmp_path: Path, require: Callable[[str], Path]) -> None:
     require("verilator")
     (tmp_path / "npu").write_text("mine")
     with (
-        pytest.raises(BadInputError, match=r"npu must be free for the link to the board"),
+        pytest.raises(BadInputError, match=r"npu must not exist, or be a symbolic link, but it is another file"),
         simulated_board(PROFILE, tmp_path / "npu"),
     ):
         pass

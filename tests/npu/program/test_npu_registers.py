@@ -45,9 +45,7 @@ def test_n81_n82_what_was_written_to_the_activations_is_read_back(rtl_simulator:
 
 def test_n21_an_unknown_opcode_stops_the_hardware_with_the_failed_bit(rtl_simulator: RtlSimulator) -> None:
     rtl_simulator.port.write(registers.PROGRAM, 0, np.array([15, 0, 0, 0], np.uint32))
-    with pytest.raises(
-        OperationError, match=r"^the NPU stopped at an instruction that it does not know; load the program again$"
-    ):
+    with pytest.raises(OperationError, match=r"^the NPU stopped at an unknown instruction; load the program again$"):
         rtl_simulator.start()
     assert int(rtl_simulator.port.read(registers.REGISTERS, registers.STATUS, 1)[0]) == 4
 

@@ -1,4 +1,4 @@
-"""The bookkeeping of requests under way, against a board that follows the specification and a line that loses what it likes."""
+"""The window of requests in flight, against a board that follows the specification and a line that loses frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WEIGHTS = 2
 
 
 class FollowingBoard:
-    """Region 2 as N107 says: words in order only; runs as N106 says: not twice for one sequence number."""
+    """Board that accepts words of region 2 in order only (N107), and runs once per sequence number (N106)."""
 
     def __init__(self) -> None:
         self.held: list[int] = []
@@ -39,7 +39,7 @@ class FollowingBoard:
 
 
 def exchange(board: FollowingBoard, window: Window, losses: list[bool]) -> None:
-    """Carry frames and answers over a line that loses one where `losses` says so, and none when they are used up."""
+    """Exchange frames and answers over a line that loses those for which `losses` is true, and none after its end."""
     lost = iter(losses)
     frames = window.to_send()
     for _ in range(10_000):
@@ -47,14 +47,14 @@ def exchange(board: FollowingBoard, window: Window, losses: list[bool]) -> None:
         answers = [board.answer(frame) for frame in arrived]
         for answer in answers:
             if not next(lost, False):
-                window.take(answer)
+                window.accept(answer)
         if window.finished:
             return
-        frames = window.to_send() or window.again()
-    raise AssertionError("the exchange does not come to an end")
+        frames = window.to_send() or window.to_resend()
+    raise AssertionError("the exchange does not end")
 
 
-def sequences(first: int = 0) -> Window:
+def upload_window(first: int = 0) -> Window:
     numbers = count(first)
     starts = range(0, len(WORDS), WORDS_PER_FRAME)
     chunks = [(at, WORDS[at : at + WORDS_PER_FRAME]) for at in starts]
@@ -65,36 +65,36 @@ def sequences(first: int = 0) -> Window:
 @given(st.lists(st.booleans(), max_size=200), st.integers(0, 254))
 def test_n107_n109_an_upload_arrives_whole_and_in_order_whatever_the_line_loses(losses: list[bool], first: int) -> None:
     board = FollowingBoard()
-    exchange(board, sequences(first), losses)
+    exchange(board, upload_window(first), losses)
     assert board.held == WORDS.tolist()
 
 
 @given(st.lists(st.booleans(), max_size=30))
-def test_n106_a_run_is_done_once_however_often_it_is_repeated(losses: list[bool]) -> None:
+def test_n106_a_run_is_executed_once_however_often_it_is_repeated(losses: list[bool]) -> None:
     board, numbers = FollowingBoard(), count(7)
     exchange(board, Window([Request(Command.RUN, 0, 0, 2, bytes(8))], lambda: next(numbers)), losses)
     assert board.runs == 1
 
 
-def test_n109_no_more_than_a_window_of_requests_is_under_way() -> None:
-    window = sequences()
+def test_n109_at_most_a_window_of_requests_is_in_flight() -> None:
+    window = upload_window()
     assert window.to_send().count(b"\0") == WINDOW
     assert window.to_send() == b""
 
 
-def test_n111_a_board_that_forgot_what_it_had_confirmed_is_noticed() -> None:
-    board, window = FollowingBoard(), sequences()
+def test_n111_a_board_that_lost_confirmed_words_is_detected() -> None:
+    board, window = FollowingBoard(), upload_window()
     for frame in window.to_send().split(b"\0")[:-1]:
-        window.take(board.answer(frame))
+        window.accept(board.answer(frame))
     board.held.clear()
     (frame, *_) = window.to_send().split(b"\0")
     with pytest.raises(LostProgramError, match=r"^the NPU was reset in the middle of an upload; upload the program again$"):
-        window.take(board.answer(frame))
+        window.accept(board.answer(frame))
 
 
-def test_n105_an_answer_to_something_else_is_skipped() -> None:
-    board, window = FollowingBoard(), sequences()
+def test_n105_an_answer_to_another_request_is_ignored() -> None:
+    board, window = FollowingBoard(), upload_window()
     (frame, *_) = window.to_send().split(b"\0")
-    right = board.answer(frame)
-    other = bytes([right[0] ^ 0x40]) + right[1:]
-    assert [window.take(answer) for answer in (b"", other, right[:-1], right, right)] == [False, False, False, True, False]
+    valid = board.answer(frame)
+    other = bytes([valid[0] ^ 0x40]) + valid[1:]
+    assert [window.accept(answer) for answer in (b"", other, valid[:-1], valid, valid)] == [False, False, False, True, False]
