@@ -1,12 +1,12 @@
-"""From layers to a program for one machine.
+"""Compile layers to a program for one NPU.
 
-    compile      the steps in order, and the choice of the tiles' size; begin here
-    fold         inputs of few channels, so that the array's columns are used
-    place        every tensor in the activation memory
+    compile      the steps in order, and the choice of the tile size; begin here
+    fold         inputs with few channels, so that they use the array's columns
+    place        memory allocation of tensors
     tile         layers -> jobs that fit the buffers
     schedule     jobs -> instructions
-    streaming    the same for what does not fit the chip, through its external memory
-    epcontext    the ONNX graph in which the program stands for what it computes
+    streaming    networks that do not fit on the chip, with its external memory
+    epcontext    the ONNX graph with the program as a node
 
-Which operators run is lowering's decision; whether a program is right, and how long it takes, is told by the model.
+lowering/ decides which operators run on the NPU; model/ checks a program and computes its run time.
 """

@@ -1,15 +1,15 @@
 """Compile a quantized ONNX graph for one NPU.
 
     lower     ONNX operators -> layers, with the coverage report
-    fold      an input of few channels: kernel columns side by side in one vector
-    place     every tensor in the activation memory
+    fold      an input with few channels: kernel columns side by side in one vector
+    place     allocate every tensor in the activation memory
     tile      layers -> jobs that fit the buffers
-    schedule  jobs -> instructions, loads behind the work
-    stream    what does not fit the chip goes through its external memory instead (streaming/)
-    check     no address outside a memory, no order that depends on time
+    schedule  jobs -> instructions, with loads overlapped
+    stream    use external memory for a network that does not fit on the chip (streaming/)
+    check     no address outside a memory, no result that depends on timing
 
-The size of the tiles is the one choice with no formula: small tiles overlap better, large ones load weights less often. The
-cycle model is exact, so the compiler simply tries a few and keeps the fastest.
+No formula gives the best tile size: small tiles overlap better, large tiles load weights less often. The cycle model is exact, so
+the compiler tries a few sizes and keeps the fastest program.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from accel.npu.compiler.fold import fold_inputs
 from accel.npu.compiler.place import DoesNotFitError, place_tensors
 from accel.npu.compiler.schedule import schedule
 from accel.npu.compiler.streaming.compile import compile_streamed
+from accel.npu.compiler.streaming.layer import PlanSelector, fastest_plan
 from accel.npu.compiler.tile import Memory, Tiler, residual_of
 from accel.npu.lowering.coverage import CoverageRow
 from accel.npu.lowering.layers import ConvolutionLayer, Layer, QuantizedTensor
@@ -43,7 +44,7 @@ TILE_FRACTIONS = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The program, and where every operator of the model runs."""
+    """The program, and the assignment of every operator to the NPU or the host."""
 
     program: NpuProgram
     coverage: tuple[CoverageRow, ...]
@@ -55,11 +56,24 @@ class Compiled:
 
 
 def compile_model(
-    model: onnx.ModelProto, profile: NpuProfile, cut: Collection[str] = (), *, depthwise_unit: bool = True
+    model: onnx.ModelProto,
+    profile: NpuProfile,
+    cut: Collection[str] = (),
+    *,
+    depthwise_unit: bool = True,
+    select_plan: PlanSelector = fastest_plan,
 ) -> Compiled:
-    """Compile what the NPU can run, up to the tensors `cut`; raise `ModelError` when that is nothing, or does not fit.
+    """Compile the operators that the NPU supports.
 
-    Without the depthwise unit depthwise layers become products with diagonal matrices: slower, and the same bits.
+    Args:
+        model: the quantized graph.
+        profile: the NPU.
+        cut: tensors at which the head begins; it stays on the host.
+        depthwise_unit: False replaces the depthwise unit by products with diagonal matrices: slower, with the same bits.
+        select_plan: chooses among the plans of a streamed layer; every plan gives the same bits.
+
+    Raises:
+        ModelError: no operator can run on the NPU, or the model does not fit.
     """
     lowered = lower(model, cut, columns=profile.columns)
     check_something_runs(lowered)
@@ -67,32 +81,38 @@ def compile_model(
     check_scales(lowered.layers)
     layers, folds = fold_inputs(lowered.layers, lowered.inputs, lowered.outputs.values(), profile)
     try:
-        program = _inside(layers, lowered, folds, profile, depthwise_unit)
+        program = _compile_on_chip(layers, lowered, folds, profile, depthwise_unit)
     except DoesNotFitError:
         if not profile.external_memory_mib:
             raise
-        program = _streamed(layers, lowered, folds, profile)
+        program = _compile_streamed(layers, lowered, folds, profile, select_plan)
     check_program(program, profile)
     return Compiled(program, tuple(lowered.coverage))
 
 
-def _inside(
+def _compile_on_chip(
     layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], profile: NpuProfile, depthwise_unit: bool
 ) -> NpuProgram:
-    """Everything in the memories of the chip."""
+    """Return the fastest program whose weights and tensors are on the chip; raise `DoesNotFitError` if no program fits."""
     _check_weights(layers, profile)
     places = place_tensors(_stored_inputs(lowered.inputs, layers), layers, lowered.outputs.values(), profile)
     tilers = [_tiler(profile, places, fraction, depthwise_unit) for fraction in TILE_FRACTIONS]
     programs = [_build(layers, lowered, folds, tiler) for tiler in tilers]
     fitting = [program for program in programs if len(program.instructions) <= profile.instructions] or programs[:1]
-    _check_room("instructions", len(fitting[0].instructions), profile.instructions, profile)
+    _check_capacity("instructions", len(fitting[0].instructions), profile.instructions, profile)
     return min(fitting, key=lambda program: time_program(executed(program, profile), profile).counters.cycles)
 
 
-def _streamed(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], profile: NpuProfile) -> NpuProgram:
-    """Weights, tensors and the program itself in the external memory."""
+def _compile_streamed(
+    layers: Sequence[Layer],
+    lowered: Lowered,
+    folds: Mapping[str, ColumnFold],
+    profile: NpuProfile,
+    select_plan: PlanSelector,
+) -> NpuProgram:
+    """Return a program that stores weights, tensors and instructions in external memory."""
     inputs = _stored_inputs(lowered.inputs, layers)
-    streamed = compile_streamed(inputs, layers, list(lowered.outputs.values()), profile)
+    streamed = compile_streamed(inputs, layers, list(lowered.outputs.values()), profile, select_plan=select_plan)
     return NpuProgram(
         profile_hash=profile.hash,
         instructions=isa.encode(streamed.instructions),
@@ -104,7 +124,7 @@ def _streamed(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, Col
 
 
 def check_something_runs(lowered: Lowered) -> None:
-    """Raise `ModelError` with every operator and its reason when not one of them can run on the NPU."""
+    """Raise `ModelError` with every operator and its reason if none of them can run on the NPU."""
     if lowered.layers and lowered.outputs:
         return
     reasons = "; ".join(f"{row.layer} ({row.operator}): {row.reason}" for row in lowered.coverage if not row.on_npu)
@@ -112,36 +132,36 @@ def check_something_runs(lowered: Lowered) -> None:
 
 
 def check_format(layers: Sequence[Layer], profile: NpuProfile) -> None:
-    """Raise `ModelError` when a layer has weights in blocks and the machine does not shift their products."""
+    """Raise `ModelError` if a layer has block-scaled weights and the NPU does not support them."""
     for layer in layers:
         if isinstance(layer, ConvolutionLayer) and layer.shifts is not None and layer.shifts.any() and not profile.shift_rows:
             raise ModelError(
-                f"{profile.name} takes weights with one scale per output channel, but layer {layer.name} has them in blocks; "
+                f"{profile.name} supports weights with one scale per output channel, but layer {layer.name} has block scales; "
                 "use an NPU of number_format mxint8, or quantize with scheme npu-int8"
             )
 
 
 def _check_weights(layers: Sequence[Layer], profile: NpuProfile) -> None:
-    """Say before anything is laid out that the weights are too many: laying out those of a large network takes long."""
+    """Check the total size of the weights first, because tiling a large network takes long."""
     total = sum(layer.weights.size for layer in layers if isinstance(layer, ConvolutionLayer))
-    _check_room("bytes of weights", total, profile.weight_rows * profile.columns, profile)
+    _check_capacity("bytes of weights", total, profile.weight_rows * profile.columns, profile)
 
 
-def _check_room(what: str, needed: int, room: int, profile: NpuProfile) -> None:
-    if needed > room:
-        raise DoesNotFitError(f"{profile.name} has room for {room} {what}, but the model needs {needed}; use a larger NPU")
+def _check_capacity(unit: str, needed: int, capacity: int, profile: NpuProfile) -> None:
+    if needed > capacity:
+        raise DoesNotFitError(f"{profile.name} has room for {capacity} {unit}, but the model needs {needed}; use a larger NPU")
 
 
 def check_scales(layers: Sequence[Layer]) -> None:
-    """Raise `ModelError` when a layer's scales are too far apart for a multiplier and a shift."""
+    """Raise `ModelError` if a ratio of a layer's scales does not fit a multiplier and a shift."""
     for layer in layers:
         try:
             quantize_multiplier(float(layer.stage.factors.max()))
             residual_of(layer)
-        except OverflowError as wrong:
+        except OverflowError as error:
             raise ModelError(
-                f"layer {layer.name}: {wrong}; its scales are too far apart, quantize with better samples"
-            ) from wrong
+                f"layer {layer.name}: {error}; its scales are too far apart, quantize with better samples"
+            ) from error
 
 
 def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthwise_unit: bool) -> Tiler:
@@ -152,15 +172,15 @@ def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthw
 def _build(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], tiler: Tiler) -> NpuProgram:
     profile, places, memory = tiler.profile, tiler.places, tiler.memory
     jobs = [tiler.jobs(layer) for layer in layers]
-    _check_room(f"weight rows of {profile.columns} bytes", memory.weight_rows, profile.weight_rows, profile)
-    _check_room(
+    _check_capacity(f"weight rows of {profile.columns} bytes", memory.weight_rows, profile.weight_rows, profile)
+    _check_capacity(
         f"parameter groups of {profile.vector_lanes} channels", memory.parameter_groups, profile.parameter_groups, profile
     )
-    done = schedule(jobs, profile)
-    spans = [((layer,), span) for layer, span in zip(layers, done.spans, strict=True)]
+    scheduled = schedule(jobs, profile)
+    spans = [((layer,), span) for layer, span in zip(layers, scheduled.spans, strict=True)]
     return NpuProgram(
         profile_hash=profile.hash,
-        instructions=isa.encode(done.instructions),
+        instructions=isa.encode(scheduled.instructions),
         weights=memory.weights(),
         parameters=memory.parameters(),
         description=_description(lowered, folds, places, spans, profile),
@@ -193,9 +213,9 @@ def _description(
 
 
 def _stored_inputs(inputs: Sequence[QuantizedTensor], layers: Sequence[Layer]) -> list[QuantizedTensor]:
-    """Return the inputs as they are stored: a folded one is as its first layer reads it."""
-    read = {layer.source.name: layer.source for layer in layers}
-    return [read.get(tensor.name, tensor) for tensor in inputs]
+    """Return the inputs as they are stored: a folded input has the shape that its first layer reads."""
+    sources = {layer.source.name: layer.source for layer in layers}
+    return [sources.get(tensor.name, tensor) for tensor in inputs]
 
 
 def _place(name: str, tensor: QuantizedTensor, places: Mapping[str, int], folds: Mapping[str, ColumnFold]) -> TensorPlace:

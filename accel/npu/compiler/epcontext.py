@@ -1,8 +1,8 @@
-"""The FPGA-targeted graph: what the NPU runs as one `EPContext` node, and the head behind it as plain ONNX.
+"""The FPGA-targeted graph: the NPU program as one `EPContext` node, followed by the head as plain ONNX.
 
-`EPContext` (domain com.microsoft) is how ONNX carries what was compiled for an accelerator:
-https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html. ONNX Runtime refuses such a node of an accelerator that it
-does not know, so the head is also written apart, and a device needs no ONNX tools to find it.
+`EPContext` (domain com.microsoft) is ONNX Runtime's node for compiled programs of an accelerator:
+https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html. ONNX Runtime rejects a node of an unknown accelerator. So
+the head is also written to a file of its own, and a device needs no ONNX tools to extract it.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ IR_VERSION_LIMIT = 10
 
 @dataclass(frozen=True, slots=True)
 class Targeted:
-    """The whole graph with its `EPContext` node, and the head alone (None: everything runs on the NPU)."""
+    """The whole graph with its `EPContext` node, and the head alone (None if the whole graph runs on the NPU)."""
 
     graph: onnx.ModelProto
     head: onnx.ModelProto | None
 
 
 def target(model: onnx.ModelProto, program: NpuProgram, *, program_file: str, partition: str) -> Targeted:
-    """Replace what `program` runs of `model` by one node.
+    """Replace the operators of `model` that `program` computes by one node.
 
     Args:
-        model: the quantized graph that the program was compiled from, its weights inside.
-        program: what runs on the NPU.
-        program_file: where the program will lie, relative to the graph.
-        partition: what to call the part that the NPU runs.
+        model: the quantized graph that the program was compiled from, including its weights.
+        program: the compiled program.
+        program_file: the path of the program file, relative to the graph.
+        partition: the name of the node and the graph.
 
     Raises:
-        ModelError: the result breaks a rule of ONNX.
+        ModelError: the result is not valid ONNX.
     """
     inferred = onnx.shape_inference.infer_shapes(model)
     inputs, outputs = ([value.name for value in values] for values in (_real_inputs(inferred), inferred.graph.output))
-    made = [place.name for place in program.description.outputs]
-    head = onnx.utils.Extractor(inferred).extract_model([*made, *inputs], outputs)
+    boundary = [place.name for place in program.description.outputs]
+    head = onnx.utils.Extractor(inferred).extract_model([*boundary, *inputs], outputs)
     node = _context_node(program, program_file, partition)
     used = {name for inner in head.graph.node for name in inner.input}
     graph = helper.make_graph(
@@ -54,7 +54,7 @@ def target(model: onnx.ModelProto, program: NpuProgram, *, program_file: str, pa
         _real_inputs(inferred),
         list(inferred.graph.output),
         initializer=list(head.graph.initializer),
-        value_info=[value for value in head.graph.input if value.name in made and value.name not in outputs],
+        value_info=[value for value in head.graph.input if value.name in boundary and value.name not in outputs],
     )
     whole = helper.make_model(
         graph,
@@ -101,5 +101,5 @@ def _without(imports: object, domain: str) -> list[onnx.OperatorSetIdProto]:
 def _check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as wrong:
-        raise ModelError(f"the compiled graph must follow ONNX, but: {first_line(wrong)}") from wrong
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"the compiled graph must be valid ONNX, but: {first_line(error)}") from error

@@ -1,7 +1,7 @@
-"""Fold inputs of few channels: an RGB image would leave 13 of 16 columns of the array idle in every visit.
+"""Fold inputs with few channels, because an RGB image would use only 3 of 16 columns of the array.
 
-The host lays the pixels under each row of the kernel side by side, so the kernel's columns become channels. It is worth it
-where it makes fewer visits, and allowed where nothing else reads the input.
+The host stores the pixels under each row of the kernel side by side, so the kernel's columns become channels (a partial im2col).
+An input is folded if that reduces the number of visits, and if it has no other readers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def fold_inputs(
     for place, layer in enumerate(layers):
         if not isinstance(layer, ConvolutionLayer) or layer.source.name not in names:
             continue
-        if _readers(layer.source.name, layers) == 1 and _is_worth_it(layer, profile.columns):
+        if _readers(layer.source.name, layers) == 1 and _reduces_visits(layer, profile.columns):
             folded[place] = _folded(layer)
             folds[layer.source.name] = ColumnFold(
                 kernel=layer.window.columns,
@@ -43,7 +43,7 @@ def _readers(name: str, layers: Sequence[Layer]) -> int:
     return sources.count(name) + addends.count(name)
 
 
-def _is_worth_it(layer: ConvolutionLayer, columns: int) -> bool:
+def _reduces_visits(layer: ConvolutionLayer, columns: int) -> bool:
     channels, kernel = layer.source.channels, layer.window.columns
     visits_now = -(-channels // columns) * kernel
     has_blocks = layer.shifts is not None and bool(layer.shifts.any())

@@ -1,4 +1,4 @@
-"""Give every tensor its place in the activation memory: tensors that are needed at the same time never share a vector."""
+"""Allocate every tensor in the activation memory or in external memory: tensors with overlapping lifetimes share no vector."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class DoesNotFitError(ModelError):
 
 @dataclass(slots=True)
 class _Lifetime:
-    """From the step that writes a tensor to the last one that reads it, both included."""
+    """Size in vectors, and the steps from the first write to the last read of a tensor, both included."""
 
     size: int
     first: int
     last: int
-    what: str
-    """Whose it is, in a user's words: names inside a quantized graph are nobody's."""
+    description: str
+    """The tensor's name for error messages; users do not know the names inside a quantized graph."""
 
 
 def place_tensors(
@@ -30,28 +30,34 @@ def place_tensors(
     layers: Sequence[Layer],
     outputs: Iterable[QuantizedTensor],
     profile: NpuProfile,
-    room: int | None = None,
+    capacity: int | None = None,
     steps: Sequence[int] | None = None,
 ) -> dict[str, int]:
-    """Return the first vector of every tensor, by name, in the activation memory or another one with `room` vectors.
+    """Return the first vector of every tensor, by name.
 
-    Layers with the same number in `steps` take turns: what one of them reads must outlive what any of them makes.
+    Args:
+        inputs: the tensors that the host writes.
+        layers: the layers in order of execution.
+        outputs: the tensors that the host reads.
+        profile: the NPU.
+        capacity: vectors of the memory; by default those of the activation memory.
+        steps: the step of each layer. Layers of one step are interleaved, so their inputs and results must not overlap.
 
     Raises:
         DoesNotFitError: the memory is too small.
     """
-    limit = profile.activation_vectors if room is None else room
+    limit = profile.activation_vectors if capacity is None else capacity
     lifetimes = _lifetimes(inputs, layers, outputs, profile.columns, steps or range(len(layers)))
     places: dict[str, int] = {}
     for name, lifetime in lifetimes.items():
-        neighbours = [other for other in places if _meet(lifetimes[other], lifetime)]
-        taken = sorted((places[other], lifetimes[other].size) for other in neighbours)
-        places[name] = _first_gap(taken, lifetime.size)
+        live = [other for other in places if _overlap(lifetimes[other], lifetime)]
+        allocated = sorted((places[other], lifetimes[other].size) for other in live)
+        places[name] = _first_gap(allocated, lifetime.size)
         end = places[name] + lifetime.size
         if end > limit:
             raise DoesNotFitError(
                 f"the activations must fit {limit} vectors of {profile.columns} bytes on {profile.name}, "
-                f"but with {lifetime.what} ({lifetime.size} vectors) {end} are needed at once; "
+                f"but with {lifetime.description} ({lifetime.size} vectors) {end} are needed at once; "
                 "use a smaller input or a larger NPU"
             )
     for result in (layer.result for layer in layers):
@@ -68,30 +74,31 @@ def _lifetimes(
     columns: int,
     steps: Sequence[int],
 ) -> dict[str, _Lifetime]:
-    found = {tensor.name: _Lifetime(_size(tensor, columns), -1, -1, f"input {tensor.name}") for tensor in inputs}
+    lifetimes = {tensor.name: _Lifetime(_size(tensor, columns), -1, -1, f"input {tensor.name}") for tensor in inputs}
     for step, layer in zip(steps, layers, strict=True):
-        made = layer.result.part.whole if layer.result.part else layer.result
-        first = found[made.name].first if made.name in found else step
-        found[made.name] = _Lifetime(_size(made, columns), first, step, f"the result of layer {layer.name}")
-        found[layer.source.name].last = step
+        result = layer.result.part.whole if layer.result.part else layer.result
+        first = lifetimes[result.name].first if result.name in lifetimes else step
+        lifetimes[result.name] = _Lifetime(_size(result, columns), first, step, f"the result of layer {layer.name}")
+        lifetimes[layer.source.name].last = step
         if layer.stage.addend is not None:
-            found[layer.stage.addend.tensor.name].last = step
+            lifetimes[layer.stage.addend.tensor.name].last = step
     for tensor in outputs:
-        found[tensor.name].last = len(layers)
-    return found
+        lifetimes[tensor.name].last = len(layers)
+    return lifetimes
 
 
 def _size(tensor: QuantizedTensor, columns: int) -> int:
     return -(-tensor.channels // columns) * tensor.height * tensor.width
 
 
-def _meet(one: _Lifetime, other: _Lifetime) -> bool:
+def _overlap(one: _Lifetime, other: _Lifetime) -> bool:
     return one.first <= other.last and other.first <= one.last
 
 
-def _first_gap(taken: Sequence[tuple[int, int]], size: int) -> int:
+def _first_gap(allocated: Sequence[tuple[int, int]], size: int) -> int:
+    """Return the first free address for `size` vectors between `allocated` (start, length), which are sorted."""
     at = 0
-    for start, length in taken:
+    for start, length in allocated:
         if start - at >= size:
             return at
         at = max(at, start + length)

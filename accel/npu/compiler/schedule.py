@@ -1,7 +1,7 @@
-"""Put jobs in order: two banks of accumulators by turns, weights loaded behind the work, and no SYNC that is not needed.
+"""Convert jobs to instructions: alternate the accumulator banks, overlap the loads of weights, and avoid SYNC where possible.
 
-While the vector unit empties one bank the array fills the other. The loader runs ahead by itself, because LOADW is issued as
-soon as the array has taken the weights before; only across the SYNC at the end of a job must it be moved forward by hand.
+While the vector unit empties one bank, the array fills the other. LOADW is issued as soon as the array uses the previous weights,
+so the loader prefetches automatically within a job. Across the SYNC at the end of a job, the scheduler moves LOADW forward.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from accel.npu.profile import NpuProfile
 
 @dataclass(slots=True)
 class Schedule:
-    """The instructions so far, and where each group of jobs began and ended."""
+    """The instructions, and the first and last (not included) instruction of each group of jobs."""
 
     instructions: list[isa.Instruction] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
@@ -28,18 +28,18 @@ def schedule(groups: Sequence[Sequence[Job]], profile: NpuProfile) -> Schedule:
     scheduler = _Scheduler(profile)
     jobs = [job for group in groups for job in group]
     following = iter([*jobs[1:], None])
-    done = Schedule(scheduler.instructions)
+    scheduled = Schedule(scheduler.instructions)
     for group in groups:
         first = len(scheduler.instructions)
         for job in group:
             scheduler.add(job, next(following))
-        done.spans.append((first, len(scheduler.instructions)))
+        scheduled.spans.append((first, len(scheduler.instructions)))
     scheduler.instructions.append(isa.Halt())
-    return done
+    return scheduled
 
 
 class _Scheduler:
-    """What the machine holds at this point of the program."""
+    """State of the machine at this point of the program: bank, settings, weights, and writes in flight."""
 
     def __init__(self, profile: NpuProfile) -> None:
         self.instructions: list[isa.Instruction] = []
@@ -50,10 +50,10 @@ class _Scheduler:
         self._shadow: WeightRows | None = None
         self._live: WeightRows | None = None
         self._written: list[tuple[int, int]] = []
-        """What the vector unit may still be writing."""
+        """First and last activation of each span that the vector unit may still be writing."""
 
     def add(self, job: Job, following: Job | None) -> None:
-        """Fill a bank and have it emptied; `following` is loaded for already."""
+        """Append the instructions of a job, and prefetch the weights of the job `following`."""
         if job.shape != self._shape:
             self.instructions.append(job.shape)
             self._shape = job.shape
@@ -78,8 +78,8 @@ class _Scheduler:
         swap = work.load is not None and work.load != self._live
         if swap:
             self._live = work.load
-        fitted = replace(work.array_pass, accumulator=self._bank * self._depth, accumulate=int(accumulate), swap=int(swap))
-        self.instructions.append(fitted)
+        accumulator = self._bank * self._depth
+        self.instructions.append(replace(work.array_pass, accumulator=accumulator, accumulate=int(accumulate), swap=int(swap)))
 
     def _load(self, work: Work) -> None:
         if work.load is None or work.load in (self._live, self._shadow):

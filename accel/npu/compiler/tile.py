@@ -1,7 +1,7 @@
-"""Cut layers to the buffers: tiles of output positions, passes over taps and channel blocks, rows of weights, parameters.
+"""Tile layers to fit the buffers: tiles of output positions, passes over taps and channel blocks, weight rows, parameters.
 
-The result is a list of jobs. A job fills one bank of accumulators and empties it: a shape, the passes (each with the weight
-rows it needs), and the vector pass. schedule.py turns jobs into instructions; nothing here knows about time.
+The result is a list of jobs. A job fills one bank of accumulators and empties it: a shape, the passes with their weight rows, and
+the vector pass. schedule.py orders the instructions; tiling is independent of timing.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ LARGEST_KERNEL = max(field.high for field in isa.LAYOUTS[isa.Opcode.POOL] if fie
 
 @dataclass(frozen=True, slots=True)
 class WeightRows:
-    """Rows that are loaded together, by their place among all rows that a `Memory` has: the chip may hold fewer."""
+    """Weight rows that one LOADW loads; `address` counts all rows of a `Memory`, which may exceed those on the chip."""
 
     address: int
     rows: int
 
     def load(self, address: int) -> isa.LoadW:
-        """Return the instruction that loads them from `address` of the weight memory."""
+        """Return the instruction that loads the rows from `address` of the weight memory."""
         return isa.LoadW(address=address, rows=self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One array pass, and the weight rows that must be live for it. Its accumulators count from the job's first."""
+    """One array pass with its weight rows; accumulators are relative to the first one of the job."""
 
     load: WeightRows | None
     array_pass: isa.ArrayPass
@@ -44,7 +44,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What happens between taking a bank of accumulators and giving it back."""
+    """The passes that fill a bank of accumulators, and the VEC that empties it."""
 
     shape: isa.Shape
     works: tuple[Work, ...]
@@ -63,7 +63,7 @@ class Tile:
 
 
 class Memory:
-    """The weights and parameters of a program, as they grow."""
+    """Growing list of the weights and parameters of a program."""
 
     def __init__(self, profile: NpuProfile) -> None:
         self._profile = profile
@@ -73,7 +73,7 @@ class Memory:
         self.parameter_groups = 0
 
     def add_weights(self, rows: Int8, shifts: Int8 | None = None) -> WeightRows:
-        """Store up to `rows` x `columns` weights, and in mxint8 the rows' shifts; return where they are."""
+        """Append up to `rows` x `columns` weights, in mxint8 with the rows' shifts; return their address."""
         address, before = self.weight_rows, self._profile.shift_rows
         stored = np.zeros((before + len(rows), self._profile.columns), np.int8)
         stored[before:, : rows.shape[1]] = rows
@@ -84,7 +84,7 @@ class Memory:
         return WeightRows(address, len(rows))
 
     def add_parameters(self, stage: OutputStage) -> int:
-        """Store bias, multiplier and shift of every channel; return the first group."""
+        """Append bias, multiplier and shift of every channel; return the first group."""
         columns, lanes = self._profile.columns, self._profile.vector_lanes
         channels = len(stage.bias)
         table = np.zeros((-(-channels // columns) * columns, 3), np.int32)
@@ -106,14 +106,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Tiler:
-    """Makes jobs for one machine: where tensors lie, and how many positions a tile may have."""
+    """Factory of jobs for one machine, given the addresses of tensors and the maximum positions of a tile."""
 
     profile: NpuProfile
     places: Mapping[str, int]
     memory: Memory
     tile_positions: int
     pitches: Mapping[str, int] = field(default_factory=dict)
-    """Vectors from one block of channels to the next, where a tensor's planes do not follow one another."""
+    """Vectors from one block of channels to the next, for tensors whose planes are not contiguous."""
     depthwise_unit: bool = True
 
     def jobs(self, layer: Layer) -> list[Job]:
@@ -125,17 +125,17 @@ class Tiler:
         return [self.job(layer, tile, block, parameters) for tile in self.tiles(layer) for block in blocks]
 
     def tiles(self, layer: Layer) -> Iterator[Tile]:
-        """Cut the output plane to what a bank of accumulators holds."""
+        """Yield tiles of the output plane that fit a bank of accumulators."""
         result, limit = layer.result, min(self.tile_positions, self.profile.accumulator_depth)
         widest = min(result.width, limit, self._widest_tile(layer))
-        columns = -(-result.width // -(-result.width // widest))  # equal parts of a row: array and vector unit take turns
+        columns = -(-result.width // -(-result.width // widest))  # equal parts of a row, so that array and vector unit overlap
         rows = limit // result.width if columns == result.width else 1
         for row in range(0, result.height, rows):
             for column in range(0, result.width, columns):
                 yield Tile(row, min(rows, result.height - row), column, min(columns, result.width - column))
 
     def blocks(self, layer: Layer) -> Iterator[Block]:
-        """Cut the output channels to what the array finishes at once, and store the weights."""
+        """Yield blocks of output channels that the array computes at once, and append their weights."""
         multiplies_blocks = isinstance(layer, ConvolutionLayer) and not self._has_window(layer)
         size = self.profile.rows if multiplies_blocks else self.profile.columns
         for first in range(0, layer.result.channels, size):
@@ -150,12 +150,12 @@ class Tiler:
         return self._window_taps(layer, first) if self._has_window(layer) else self._diagonal_taps(layer, first, count)
 
     def _has_window(self, layer: Layer) -> bool:
-        """Whether the depthwise unit takes the layer: it visits every vector, so a dilated kernel is nothing for it."""
+        """Return true if the depthwise unit runs the layer; it supports no dilation, because it visits every vector."""
         undilated = (layer.window.row_dilation, layer.window.column_dilation) == (1, 1)
         return self.depthwise_unit and isinstance(layer, ConvolutionLayer) and layer.depthwise and undilated
 
     def _widest_tile(self, layer: Layer) -> int:
-        """Return how many outputs side by side a job may have."""
+        """Return the maximum width of a tile."""
         window = layer.window
         return (LINE_COLUMNS - window.columns) // window.column_step + 1 if self._has_window(layer) else layer.result.width
 
@@ -169,7 +169,7 @@ class Tiler:
         yield from self._matrix_taps(weights, shifts)
 
     def _matrix_taps(self, weights: Mapping[int, Int8], shifts: Mapping[int, Int8]) -> Iterator[Tap]:
-        """Tap by tap, and block by block within: then the passes of a tap are a plane apart, and REPEAT can do them."""
+        """Yield all blocks of one tap before the next tap: their addresses are a plane apart, so REPEAT can combine them."""
         kernel_rows, kernel_columns = next(iter(weights.values())).shape[2:]
         for row in range(kernel_rows):
             for column in range(kernel_columns):
@@ -179,7 +179,7 @@ class Tiler:
                     yield Tap(block, row, column, load, isa.Gemm(base=0))
 
     def _diagonal_taps(self, layer: ConvolutionLayer, first: int, count: int) -> Iterator[Tap]:
-        """A depthwise layer that the window unit cannot take: matrices with one channel's weight in each row."""
+        """Yield a depthwise layer as diagonal matrices, if the depthwise unit does not support it."""
         columns = self.profile.columns
         blocks = {}
         for start in range(first, first + count, columns):
@@ -190,7 +190,7 @@ class Tiler:
         yield from self._matrix_taps(blocks, {})
 
     def _window_taps(self, layer: ConvolutionLayer, first: int) -> Iterator[Tap]:
-        """One pass over all taps where the unit holds them, else one per piece of the kernel."""
+        """Yield one pass per piece of the kernel that fits the depthwise unit."""
         unit, window = depthwise_unit(self.profile), layer.window
         weights = layer.weights[first : first + self.profile.columns, 0]
         for rows, columns in unit.pieces((window.rows, window.columns), (window.row_step, window.column_step)):
@@ -253,7 +253,7 @@ class Tiler:
         return Work(tap.load, array_pass)
 
     def whole_plane(self, layer: PoolingLayer, parameters: int) -> list[Job]:
-        """Reduce whole planes with the channel blocks as positions: one vector per block and tap."""
+        """Return the jobs that reduce whole planes; the positions of a pass are channel blocks."""
         source = layer.source
         plane, blocks = source.height * source.width, -(-source.channels // self.profile.columns)
         jobs = []
@@ -275,7 +275,7 @@ class Tiler:
         return jobs
 
     def _reductions(self, layer: PoolingLayer, base: int) -> Iterator[isa.Pool]:
-        """One pass over a plane, or several where it is larger than a kernel can be."""
+        """Yield one pass over a plane, or several if it is larger than the largest kernel."""
         height, width = layer.source.height, layer.source.width
         for row in range(0, height, LARGEST_KERNEL):
             for column in range(0, width, LARGEST_KERNEL):
@@ -308,7 +308,7 @@ class Tiler:
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A pass of a block before the tile is known: channel block, first tap, weights, kernel."""
+    """A pass of a block, independent of the tile: channel block, first tap, weights, kernel."""
 
     block: int
     row: int
@@ -319,7 +319,7 @@ class Tap:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Output channels that are finished together, and their passes."""
+    """Output channels that one job computes, and their passes."""
 
     first: int
     count: int
@@ -327,7 +327,7 @@ class Block:
 
 
 def is_whole_plane(layer: PoolingLayer) -> bool:
-    """Tell whether the window is the whole input plane."""
+    """Return true if the window is the whole input plane."""
     window, source = layer.window, layer.source
     whole = (window.rows, window.columns, window.top, window.left) == (source.height, source.width, 0, 0)
     undilated = (window.row_dilation, window.column_dilation) == (1, 1)
@@ -335,7 +335,7 @@ def is_whole_plane(layer: PoolingLayer) -> bool:
 
 
 def residual_of(layer: Layer) -> isa.Residual | None:
-    """Return the instruction that sets up a layer's addition, if it has one."""
+    """Return the RESIDUAL of a layer with an addition, else None; raise `OverflowError` if its scales are too far apart."""
     addend = layer.stage.addend
     if addend is None:
         return None

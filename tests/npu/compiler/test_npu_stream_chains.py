@@ -1,8 +1,8 @@
-"""Layers that share the chip: whatever plan a layer follows, and whichever go through row by row together, the bits stay."""
+"""Streamed layers and chains of layers: every plan and every chain gives the same bits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import pytest
 
 from accel.npu import isa
 from accel.npu.compiler.compile import Compiled, compile_model
-from accel.npu.compiler.streaming import layer as one_layer
+from accel.npu.compiler.streaming.layer import Candidate
+from accel.npu.lowering.layers import Layer
 from accel.npu.machines.host import Session
 from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.model.report import estimate
@@ -21,9 +22,12 @@ from benchmarks.networks.npu_networks import INPUT, Network
 from tests.npu.compiler.test_npu_stream import SMALL_CHIP, WHOLE, network_of, result
 
 CHIP = replace(SMALL_CHIP, name="npu-sim-8-short", instructions=128)
-"""Its program memory is too short for any of these networks, so all of them are streamed."""
-DEAR = 1 << 40
-"""Cycles of a layer by itself that make every chain worth it."""
+"""A chip whose program memory is too small for these networks, so all of them are streamed."""
+
+
+def expensive_plan(layer: Layer, candidates: Sequence[Candidate], profile: NpuProfile) -> tuple[int, int]:
+    """Return the first plan with a cost that makes every chain cheaper than its single layers."""
+    return 0, 1 << 40
 
 
 def bottlenecks(network: Network) -> str:
@@ -38,21 +42,21 @@ def bottlenecks(network: Network) -> str:
 
 
 def stem(network: Network) -> str:
-    """Windows that step over rows, one of them a pool, and padding on every side."""
+    """Strided windows, one of them a pooling, with padding on every side."""
     x = network.add("Relu", network.conv(INPUT, 3, 12, (5, 5), pads=[2, 2, 2, 2], strides=[2, 2]))
     x = network.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     return network.conv(x, 12, 9, (3, 3), pads=[2, 2, 2, 2], dilations=[2, 2])
 
 
 def averages(network: Network) -> str:
-    """A pool that adds up, between convolutions of which one leaves vectors out."""
+    """An average pooling between convolutions, one of which has a stride."""
     window = {"kernel_shape": [2, 3], "pads": [1, 1, 0, 1], "count_include_pad": 1}
     x = network.add("AveragePool", network.conv(INPUT, 3, 20, (1, 1)), **window)
     return network.conv(x, 20, 11, (1, 1), strides=[2, 2])
 
 
 def narrow_end(network: Network) -> str:
-    """Many channels on a small plane: their rows do not fit at once."""
+    """Many channels on a small plane: all channels of a row do not fit the buffer."""
     x = network.conv(INPUT, 3, 120, (1, 1))
     x = network.conv(x, 120, 40, (3, 3), pads=[1, 1, 1, 1], strides=[2, 2])
     return network.conv(x, 40, 96, (1, 1), strides=[2, 2])
@@ -71,24 +75,20 @@ def weight_bytes(compiled: Compiled, profile: NpuProfile) -> int:
     [(bottlenecks, 11, 13), (bottlenecks, 6, 24), (stem, 15, 13), (averages, 21, 13)],
     ids=["odd blocks", "wide blocks", "stem", "averages"],
 )
-def test_a_chain_of_layers_gives_the_bits_of_its_layers(
-    build: Callable[[Network], str], height: int, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chain_of_layers_gives_the_bits_of_its_layers(build: Callable[[Network], str], height: int, width: int) -> None:
     quantized, images = network_of(build, height, width)
     inside = compile_model(quantized, WHOLE)
-    monkeypatch.setattr(one_layer, "_fastest", lambda *_: (0, DEAR))
-    streamed = compile_model(quantized, CHIP)
+    streamed = compile_model(quantized, CHIP, select_plan=expensive_plan)
     assert any("+" in layer.name for layer in streamed.program.description.layers)
     assert len(streamed.program.description.layers) < len(inside.program.description.layers)
     np.testing.assert_array_equal(result(streamed, CHIP, images), result(inside, WHOLE, images))
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_every_plan_of_a_layer_gives_the_same_bits(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_plan_of_a_layer_gives_the_same_bits(number: int) -> None:
     quantized, images = network_of(narrow_end, 9, 11)
     inside = compile_model(quantized, WHOLE)
-    monkeypatch.setattr(one_layer, "_fastest", lambda _, candidates, __: (number % len(candidates), 0))
-    streamed = compile_model(quantized, CHIP)
+    streamed = compile_model(quantized, CHIP, select_plan=lambda _, candidates, __: (number % len(candidates), 0))
     np.testing.assert_array_equal(result(streamed, CHIP, images), result(inside, WHOLE, images))
 
 
@@ -110,17 +110,16 @@ def end_of(network: Network, x: str) -> str:
     return network.conv(x, 200, 72, (3, 3), pads=[1, 1, 1, 1], strides=[2, 2])
 
 
-def test_weights_come_once_where_parts_of_the_input_add_up() -> None:
+def test_weights_are_loaded_once_if_parts_of_the_input_accumulate() -> None:
     quantized, _ = network_of(lambda network: end_of(network, network.conv(INPUT, 3, 24, (1, 1))), 15, 15)
     streamed = compile_model(quantized, CHIP)
     weights = sum(8 * -(-inputs // 8) * outputs * taps for inputs, outputs, taps in [(3, 24, 1), (24, 200, 1), (200, 72, 9)])
     assert weight_bytes(streamed, CHIP) == weights
 
 
-def test_what_lies_within_a_chain_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_layer, "_fastest", lambda *_: (0, DEAR))
+def test_intermediate_tensors_of_a_chain_are_not_stored() -> None:
     quantized, _ = network_of(three_in_a_row, 16, 16)
-    streamed = compile_model(quantized, CHIP)
+    streamed = compile_model(quantized, CHIP, select_plan=expensive_plan)
     assert [layer.name for layer in streamed.program.description.layers] == ["conv_0+conv_1+conv_2"]
     stored = [
         4 * instruction.words * instruction.runs
@@ -136,11 +135,10 @@ def three_in_a_row(network: Network) -> str:
     return network.conv(x, 8, 16, pads=[1, 1, 1, 1])
 
 
-def test_the_parameters_of_a_chain_stay_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parameters_of_a_chain_stay_until_its_end() -> None:
     quantized, images = network_of(many_parameters, 7, 9)
     inside = compile_model(quantized, WHOLE)
-    monkeypatch.setattr(one_layer, "_fastest", lambda *_: (0, DEAR))
-    streamed = compile_model(quantized, CHIP)
+    streamed = compile_model(quantized, CHIP, select_plan=expensive_plan)
     np.testing.assert_array_equal(result(streamed, CHIP, images), result(inside, WHOLE, images))
 
 

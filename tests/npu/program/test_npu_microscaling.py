@@ -235,7 +235,7 @@ def test_n140_a_machine_for_blocks_has_no_external_memory() -> None:
 def test_weights_in_blocks_are_refused_by_a_machine_without_shifts() -> None:
     model, images = uneven(residual_block)
     with pytest.raises(
-        ModelError, match=r"^npu-sim-8 takes weights with one scale per output channel, but layer conv_\d has them"
+        ModelError, match=r"^npu-sim-8 supports weights with one scale per output channel, but layer conv_\d has block"
     ):
         compile_model(in_blocks(model, images), find_profile("npu-sim-8"))
 

@@ -181,7 +181,7 @@ def test_an_npu_without_the_format_says_what_to_do(build: BuildDirectory) -> Non
     result = edgewright("compile", build.path, "--profile", "npu-sim-8-large", "--variant", "npu-mxint8")
     assert result.exit_code == 2
     assert result.stderr == (
-        "edgewright: npu-sim-8-large takes weights with one scale per output channel, but layer weigh has them in blocks; "
+        "edgewright: npu-sim-8-large supports weights with one scale per output channel, but layer weigh has block scales; "
         "use an NPU of number_format mxint8, or quantize with scheme npu-int8\n"
     )
 

@@ -1,17 +1,17 @@
-"""Compile for external memory: everything comes from there in pieces, and goes back there.
+"""Compile networks that do not fit on the chip: external memory stores weights, tensors and the program.
 
-    compile     layers -> a program's parts; begin here
-    groups      which layers go through the chip together
-    plan        how to bring one layer through memories that are smaller than it: all the ways that fit
-    layer       one layer's slabs, each with the fastest of these plans
-    slab        the tiles and jobs of a slab, as planned
-    rows        how to bring a chain of layers through row by row, so that what lies between them stays on the chip
-    chain       the jobs of a chain, as planned
-    trial       what work takes in a machine that does nothing else
-    streamer    the transfers that all of these need, in the order in which they are asked for
-    jobs        the steps of the jobs themselves
-    rooms       the external memory as it fills, and the rooms on the chip
-    order       steps and transfers -> one instruction stream
+    compile     layers -> the parts of a program; begin here
+    groups      partition of the layers: single layers, and chains that run row by row
+    plan        candidate plans to process a layer in memories that are smaller than the layer
+    layer       the slabs of one layer, each with the fastest plan
+    slab        the tiles and jobs of a slab, from its plan
+    rows        plans for chains of layers that run row by row, with intermediate tensors on the chip
+    chain       the jobs of a chain, from its plan
+    trial       run time of work without other work in parallel, from the cycle model
+    streamer    the transfers of slabs and chains, in order of request
+    jobs        the instructions of the jobs
+    buffers     the constants in external memory, and ring buffers on the chip
+    order       instructions and transfers -> one instruction stream
 
-Tiles are those of the compiler (tile.py), only cut from a part of a layer.
+Tiles are cut by the same code as on the chip (tile.py), from a part of a layer.
 """

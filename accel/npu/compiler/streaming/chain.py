@@ -1,4 +1,4 @@
-"""The jobs and transfers of a chain of layers, row by row, as its plan (rows.py) says."""
+"""Create the jobs and transfers of a chain of layers, row by row, from its plan (rows.py)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from accel.npu import isa
+from accel.npu.compiler.streaming.buffers import Resident, TensorRuns
 from accel.npu.compiler.streaming.jobs import Chain, Finish, Task
 from accel.npu.compiler.streaming.order import Stream, Transfer
 from accel.npu.compiler.streaming.plan import chunks_of, loads_of
-from accel.npu.compiler.streaming.rooms import Resident, TensorRuns
 from accel.npu.compiler.streaming.rows import ChainPlan, Row, parameter_groups
 from accel.npu.compiler.streaming.streamer import Streamer
 from accel.npu.compiler.tile import Block, Tap, WeightRows, Work, residual_of
@@ -19,13 +19,13 @@ from accel.npu.lowering.layers import Layer, PoolingLayer
 
 CHUNK_ROWS = 512
 """Weight rows per transfer."""
-TOGETHER = 4
-"""Blocks of a row per transfer: the room of the first ones is filled again while the last ones are still stored."""
+BLOCKS_PER_TRANSFER = 4
+"""Blocks of a row per transfer: the memory of the first ones can be reused while the last ones are still stored."""
 
 
 @dataclass(slots=True)
 class ChainLayer:
-    """One layer of the chain: where its constants lie outside, its passes, and what of the constants is on the chip."""
+    """One layer of the chain: its passes, the addresses of its off-chip constants, and the constants on the chip."""
 
     layer: Layer
     blocks: tuple[Block, ...]
@@ -37,7 +37,7 @@ class ChainLayer:
 
 
 def row_blocks(layer: Layer, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """Return blocks with passes that take one row of the input each, for the rows of a ring do not follow one another."""
+    """Return blocks whose passes read one input row each, because the rows in a ring buffer are not contiguous."""
     if not isinstance(layer, PoolingLayer):
         return tuple(blocks)
     return tuple(replace(block, taps=tuple(_by_row(block.taps[0], layer.window.rows))) for block in blocks)
@@ -49,14 +49,14 @@ def _by_row(tap: Tap, rows: int) -> Iterator[Tap]:
 
 
 class ChainWork:
-    """Makes the jobs of a chain."""
+    """Creates the jobs and transfers of a chain."""
 
     def __init__(self, streamer: Streamer, plan: ChainPlan, layers: Sequence[ChainLayer]) -> None:
         self._streamer, self._plan, self._layers = streamer, plan, layers
         self._profile = streamer.profile
-        self._loaded: dict[tuple[str, int], tuple[Transfer, ...]] = {}
-        self._made: dict[tuple[str, int], int] = {}
-        """The last VEC of each row that was made."""
+        self._loads: dict[tuple[str, int], tuple[Transfer, ...]] = {}
+        self._last_vectors: dict[tuple[str, int], int] = {}
+        """The last VEC of each row that the chain computed."""
         self._tensors = plan.tensors
         self._results = {layer.layer.result.name for layer in layers}
         limit = min(CHUNK_ROWS, self._profile.weight_rows // 8)
@@ -65,49 +65,49 @@ class ChainWork:
         sizes = [count for layer in layers for _, count in layer.chunks]
         rows = sum(sizes)
         self._is_tight = rows + max(sizes, default=0) > self._profile.weight_rows
-        self._at = streamer.weights.take(rows) if self._is_tight else 0
-        self._parameters_at = streamer.parameters.take(sum(parameter_groups(layer.layer, self._profile) for layer in layers))
+        self._at = streamer.weights.allocate(rows) if self._is_tight else 0
+        self._parameters_at = streamer.parameters.allocate(sum(parameter_groups(layer.layer, self._profile) for layer in layers))
 
     def run(self) -> None:
-        """Go through the rows."""
+        """Append the jobs of all rows, in the order of the plan."""
         for row in self._plan.order:
             self._row(self._layers[row.layer], row)
 
-    def _row(self, of: ChainLayer, row: Row) -> None:
+    def _row(self, chain_layer: ChainLayer, row: Row) -> None:
         """Append one job per block of output channels."""
-        source, result = of.layer.source, of.layer.result
-        inputs = tuple(transfer for read in row.reads for transfer in self._there(source.name, read))
-        after = max((self._made.get((source.name, read), -1) for read in row.reads), default=-1)
-        addend = of.layer.stage.addend
-        behind = self._there(addend.tensor.name, row.row) if addend else ()
-        shape, ring = _row_shape(of.layer), self._plan.rings[result.name]
-        waiting: list[Block] = []
-        for block in of.blocks:
-            works = tuple(self._work(of.layer, row.row, tap) for tap in block.taps)
-            finish = self._finish(of, block, row.row, behind)
+        layer = chain_layer.layer
+        source, result, addend = layer.source, layer.result, layer.stage.addend
+        inputs = tuple(transfer for read in row.reads for transfer in self._row_loads(source.name, read))
+        after = max((self._last_vectors.get((source.name, read), -1) for read in row.reads), default=-1)
+        addend_loads = self._row_loads(addend.tensor.name, row.row) if addend else ()
+        shape, width = _row_shape(layer), self._plan.buffers[result.name].width
+        unstored: list[Block] = []
+        for block in chain_layer.blocks:
+            works = tuple(self._work(layer, row.row, tap) for tap in block.taps)
+            finish = self._finish(chain_layer, block, row.row, addend_loads)
             task = Task(shape=shape, chains=(Chain(works),), finishes=(finish,), inputs=inputs, after_vector=after)
-            number = self._streamer.jobs.add(task, lambda load: self._weights_of(of, load), self._use_weights)
+            number = self._streamer.jobs.add(task, lambda load: self._weights_of(chain_layer, load), self._use_weights)
             inputs, after = (), -1
-            self._streamer.mark_vector(finish.vector.destination, finish.vector.parts * ring.width, number)
-            assert of.parameters is not None
-            self._streamer.parameters.use(of.parameters.at, of.parameters.lines, number)
-            self._made[result.name, row.row] = number
-            waiting.append(block)
-            if len(waiting) * finish.vector.parts >= TOGETHER or block is of.blocks[-1]:
-                self._store(of.layer, row.row, waiting)
-                waiting = []
+            self._streamer.mark_vector(finish.vector.destination, finish.vector.parts * width, number)
+            assert chain_layer.parameters is not None
+            self._streamer.parameters.use(chain_layer.parameters.at, chain_layer.parameters.lines, number)
+            self._last_vectors[result.name, row.row] = number
+            unstored.append(block)
+            if len(unstored) * finish.vector.parts >= BLOCKS_PER_TRANSFER or block is chain_layer.blocks[-1]:
+                self._store(layer, row.row, unstored)
+                unstored = []
         for read in row.reads:
-            ring = self._plan.rings[source.name]
-            self._streamer.mark_read(ring.address(read), ring.blocks, ring.width, 0, ring.width)
+            buffer = self._plan.buffers[source.name]
+            self._streamer.mark_read(buffer.address(read), buffer.blocks, buffer.width, 0, buffer.width)
 
     def _work(self, layer: Layer, row: int, tap: Tap) -> Work:
-        source, window, ring = layer.source, layer.window, self._plan.rings[layer.source.name]
+        source, window, buffer = layer.source, layer.window, self._plan.buffers[layer.source.name]
         top = row * window.row_step - window.top + tap.row * window.row_dilation
         left = tap.column * window.column_dilation - window.left
-        read = min(max(top, 0), source.height - 1)  # outside of the plane nothing is read
+        read = min(max(top, 0), source.height - 1)  # the array reads padding outside of the plane, not memory
         array_pass = replace(
             tap.kernel,
-            base=(ring.address(read) + tap.block * ring.width + left) & ADDRESS_MASK,
+            base=(buffer.address(read) + tap.block * buffer.width + left) & ADDRESS_MASK,
             top=top,
             left=left,
             column_dilation=window.column_dilation,
@@ -115,69 +115,70 @@ class ChainWork:
         )
         return Work(tap.load, array_pass)
 
-    def _finish(self, of: ChainLayer, block: Block, row: int, behind: tuple[Transfer, ...]) -> Finish:
-        layer, rings = of.layer, self._plan.rings
-        ring, addend, output = rings[layer.result.name], layer.stage.addend, layer.stage.output
+    def _finish(self, chain_layer: ChainLayer, block: Block, row: int, addend_loads: tuple[Transfer, ...]) -> Finish:
+        layer, buffers = chain_layer.layer, self._plan.buffers
+        buffer, addend, output = buffers[layer.result.name], layer.stage.addend, layer.stage.output
         first_block, parts = block.first // self._profile.columns, -(-block.count // self._profile.columns)
-        if of.parameters is None:
+        if chain_layer.parameters is None:
             groups = parameter_groups(layer, self._profile)
-            of.parameters = self._streamer.load_parameters(of.parameters_at, 0, groups, self._parameters_at)
+            chain_layer.parameters = self._streamer.load_parameters(chain_layer.parameters_at, 0, groups, self._parameters_at)
             self._parameters_at += groups
-        destination = ring.address(row) + first_block * ring.width
+        destination = buffer.address(row) + first_block * buffer.width
         vector = isa.Vec(
             accumulator=0,
-            count=ring.width,
+            count=buffer.width,
             parts=parts,
             destination=destination,
-            part_pitch=ring.width,
-            parameters=of.parameters.at + first_block * self._profile.lane_groups,
-            residual=rings[addend.tensor.name].address(row) + first_block * ring.width if addend else 0,
+            part_pitch=buffer.width,
+            parameters=chain_layer.parameters.at + first_block * self._profile.lane_groups,
+            residual=buffers[addend.tensor.name].address(row) + first_block * buffer.width if addend else 0,
             zero=output.zero,
             low=output.low,
             high=output.high,
             add=int(addend is not None),
         )
-        free = self._streamer.stored(destination, parts * ring.width)
-        return Finish(vector, residual_of(layer), (of.parameters.transfer, *behind, *free))
+        stores = self._streamer.last_store(destination, parts * buffer.width)
+        return Finish(vector, residual_of(layer), (chain_layer.parameters.transfer, *addend_loads, *stores))
 
-    # -- what comes and goes ------------------------------------------------------------------------------------------
+    # -- transfers ----------------------------------------------------------------------------------------------------
 
-    def _there(self, name: str, row: int) -> tuple[Transfer, ...]:
-        """Return the transfers that bring a row in, if it comes from outside."""
+    def _row_loads(self, name: str, row: int) -> tuple[Transfer, ...]:
+        """Return the transfers that load a row from external memory; none if the chain computes it."""
         if name in self._results:
             return ()
-        if (name, row) not in self._loaded:
-            blocks = range(self._plan.rings[name].blocks)
-            runs = [self._runs(name, row, first, min(TOGETHER, len(blocks) - first)) for first in blocks[::TOGETHER]]
-            self._loaded[name, row] = tuple(self._streamer.load_tensor(run, Stream.INPUTS) for run in runs)
-        return self._loaded[name, row]
+        if (name, row) not in self._loads:
+            blocks = self._plan.buffers[name].blocks
+            firsts = range(0, blocks, BLOCKS_PER_TRANSFER)
+            runs = [self._runs(name, row, first, min(BLOCKS_PER_TRANSFER, blocks - first)) for first in firsts]
+            self._loads[name, row] = tuple(self._streamer.load_tensor(run, Stream.INPUTS) for run in runs)
+        return self._loads[name, row]
 
     def _store(self, layer: Layer, row: int, blocks: Sequence[Block]) -> None:
         name, columns = layer.result.name, self._profile.columns
         if name in self._plan.stored:
             first = blocks[0].first // columns
             count = -(-(blocks[-1].first + blocks[-1].count) // columns) - first
-            self._streamer.store_tensor(self._runs(name, row, first, count), self._made[name, row])
+            self._streamer.store_tensor(self._runs(name, row, first, count), self._last_vectors[name, row])
 
     def _runs(self, name: str, row: int, first: int, blocks: int) -> TensorRuns:
-        ring, height = self._plan.rings[name], self._tensors[name].height
+        buffer, height = self._plan.buffers[name], self._tensors[name].height
         return TensorRuns(
             tensor=name,
-            offset=(first * height + row) * ring.width,
-            plane=height * ring.width,
-            count=ring.width,
+            offset=(first * height + row) * buffer.width,
+            plane=height * buffer.width,
+            count=buffer.width,
             runs=blocks,
-            local=ring.address(row) + first * ring.width,
-            local_pitch=ring.width,
+            local=buffer.address(row) + first * buffer.width,
+            local_pitch=buffer.width,
         )
 
-    def _weights_of(self, of: ChainLayer, load: WeightRows) -> Resident:
-        """Return the chunk that the rows are in; bring it in when it is not there. It stays for the whole chain."""
-        first, rows = of.chunks[bisect_right(of.chunks, (load.address, self._profile.weight_rows)) - 1]
-        if first not in of.weights:
-            at, self._at = (self._at, self._at + rows) if self._is_tight else (self._streamer.weights.take(rows), 0)
-            of.weights[first] = self._streamer.load_weights(of.weights_at, first, rows, at)
-        return of.weights[first]
+    def _weights_of(self, layer: ChainLayer, load: WeightRows) -> Resident:
+        """Return the chunk that contains the rows; load it on first use. It stays on the chip for the whole chain."""
+        first, rows = layer.chunks[bisect_right(layer.chunks, (load.address, self._profile.weight_rows)) - 1]
+        if first not in layer.weights:
+            at, self._at = (self._at, self._at + rows) if self._is_tight else (self._streamer.weights.allocate(rows), 0)
+            layer.weights[first] = self._streamer.load_weights(layer.weights_at, first, rows, at)
+        return layer.weights[first]
 
     def _use_weights(self, chunk: Resident, pass_number: int) -> None:
         self._streamer.weights.use(chunk.at, chunk.lines, pass_number)

@@ -1,8 +1,8 @@
-"""Which layers go through the chip together.
+"""Partition the layers into groups: single layers, and chains that run row by row.
 
-A chain of layers saves the trips of the tensors between them, but works on single rows and keeps all of its weights on the chip.
-So the layers are cut where the sum of the cycles is least: layers by themselves as they were tried, chains as estimated until
-one is chosen, and then tried too.
+A chain saves the transfers of its intermediate tensors, but it works on single rows and keeps all of its weights on the chip. The
+partition minimizes the sum of the cycles. Single layers are timed by the cycle model. Chains are estimated first, and timed once
+the partition selects them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from accel.npu.compiler.streaming.chain import ChainLayer, ChainWork, row_blocks
-from accel.npu.compiler.streaming.layer import Chosen, LayerChoice, choose_plans, layer_key
+from accel.npu.compiler.streaming.layer import LayerChoice, PlanChooser, PlanSelector, choose_plans, fastest_plan, layer_key
 from accel.npu.compiler.streaming.rows import LONGEST, ChainPlan, plan_chain, tensors_of
 from accel.npu.compiler.streaming.streamer import Streamer
 from accel.npu.compiler.streaming.trial import cycles_alone, trial_streamer
@@ -32,7 +32,7 @@ class ChainChoice:
         return self.plan.layers
 
     def stream(self, streamer: Streamer) -> None:
-        """Append the work and the transfers."""
+        """Append the jobs and the transfers."""
         layers = []
         for choice in self.choices:
             weights_at = streamer.constants.add(choice.memory.weights())
@@ -44,39 +44,45 @@ class ChainChoice:
 Group = LayerChoice | ChainChoice
 
 
-def choose_groups(layers: Sequence[Layer], outputs: Collection[str], profile: NpuProfile) -> list[Group]:
-    """Return the layers in groups; raise `DoesNotFitError` when not even one row of a layer fits."""
-    chosen: Chosen = {}
-    alone = [choose_plans(layer, profile, chosen) for layer in layers]
-    chains = _chains(alone, outputs, profile)
-    tried: dict[tuple[object, ...], int] = {}
+def choose_groups(
+    layers: Sequence[Layer], outputs: Collection[str], profile: NpuProfile, select_plan: PlanSelector = fastest_plan
+) -> list[Group]:
+    """Return the groups in order; `outputs` are the tensors that must be stored.
+
+    Raises:
+        DoesNotFitError: the input rows of one output row of a layer do not fit on the chip.
+    """
+    chooser = PlanChooser(profile, select_plan)
+    single = [choose_plans(layer, chooser) for layer in layers]
+    chains = _chains(single, outputs, profile)
+    timed: dict[tuple[object, ...], int] = {}
     costs = {at: chain.plan.cycles for at, chain in chains.items()}
     while True:
-        cuts = _cheapest_cuts(alone, costs)
-        new = [cut for cut in cuts if cut in chains and _key(chains[cut]) not in tried]
-        if not new:
-            return [chains[cut] if cut in chains else alone[cut[0]] for cut in cuts]
-        for cut in new:
+        cuts = _cheapest_cuts(single, costs)
+        untimed = [cut for cut in cuts if cut in chains and _key(chains[cut]) not in timed]
+        if not untimed:
+            return [chains[cut] if cut in chains else single[cut[0]] for cut in cuts]
+        for cut in untimed:
             key = _key(chains[cut])
-            if key not in tried:
-                tried[key] = _tried(chains[cut], profile)
-        costs.update((at, tried[_key(chain)]) for at, chain in chains.items() if _key(chain) in tried)
+            if key not in timed:
+                timed[key] = _cycles(chains[cut], profile)
+        costs.update((at, timed[_key(chain)]) for at, chain in chains.items() if _key(chain) in timed)
 
 
 Cut = tuple[int, int]
 """First and last layer of a group; the last one is not included."""
 
 
-def _chains(alone: Sequence[LayerChoice], outputs: Collection[str], profile: NpuProfile) -> dict[Cut, ChainChoice]:
+def _chains(single: Sequence[LayerChoice], outputs: Collection[str], profile: NpuProfile) -> dict[Cut, ChainChoice]:
     """Return all chains that fit."""
-    layers, found = [choice.layer for choice in alone], {}
+    layers, chains = [choice.layer for choice in single], {}
     for first in range(len(layers)):
         for last in range(first + 2, min(first + LONGEST, len(layers)) + 1):
             others = [*layers[:first], *layers[last:]]
             plan = plan_chain(layers[first:last], {*outputs, *tensors_read(others)}, profile)
             if plan is not None:
-                found[first, last] = ChainChoice(tuple(alone[first:last]), plan)
-    return found
+                chains[first, last] = ChainChoice(tuple(single[first:last]), plan)
+    return chains
 
 
 def tensors_read(layers: Sequence[Layer]) -> set[str]:
@@ -85,11 +91,12 @@ def tensors_read(layers: Sequence[Layer]) -> set[str]:
     return {layer.source.name for layer in layers} | {addend.tensor.name for addend in addends if addend is not None}
 
 
-def _cheapest_cuts(alone: Sequence[LayerChoice], costs: Mapping[Cut, int]) -> list[Cut]:
+def _cheapest_cuts(single: Sequence[LayerChoice], costs: Mapping[Cut, int]) -> list[Cut]:
+    """Return the partition with the fewest cycles, by dynamic programming over the end of the last group."""
     best: list[tuple[int, list[Cut]]] = [(0, [])]
-    for end in range(1, len(alone) + 1):
+    for end in range(1, len(single) + 1):
         cycles, cuts = best[end - 1]
-        options = [(cycles + alone[end - 1].cycles, [*cuts, (end - 1, end)])]
+        options = [(cycles + single[end - 1].cycles, [*cuts, (end - 1, end)])]
         for (first, last), cost in costs.items():
             if last == end:
                 options.append((best[first][0] + cost, [*best[first][1], (first, last)]))
@@ -98,17 +105,18 @@ def _cheapest_cuts(alone: Sequence[LayerChoice], costs: Mapping[Cut, int]) -> li
 
 
 def _key(chain: ChainChoice) -> tuple[object, ...]:
-    """Everything that decides how long a chain takes."""
+    """Return the properties that determine the run time of a chain."""
     numbers = {name: number for number, name in enumerate(tensors_of(chain.layers))}
-    described = []
+    keys = []
     for layer in chain.layers:
         addend, name = layer.stage.addend, layer.result.name
         names = (layer.source.name, name, *([addend.tensor.name] if addend else []))
-        described.append((layer_key(layer), tuple(numbers[name] for name in names), name in chain.plan.stored))
-    return tuple(described)
+        keys.append((layer_key(layer), tuple(numbers[name] for name in names), name in chain.plan.stored))
+    return tuple(keys)
 
 
-def _tried(chain: ChainChoice, profile: NpuProfile) -> int:
+def _cycles(chain: ChainChoice, profile: NpuProfile) -> int:
+    """Return the cycles of a chain without other work in parallel."""
     streamer = trial_streamer(chain.layers, profile)
     chain.stream(streamer)
     return cycles_alone(streamer)

@@ -1,4 +1,4 @@
-"""The steps of tasks, one after another, each in the bank of accumulators that the one before leaves alone, or in both."""
+"""Convert tasks to steps, in order. A task uses the accumulator bank that the previous one does not use, or both banks."""
 
 from __future__ import annotations
 
@@ -7,28 +7,25 @@ from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 
 from accel.npu import isa
+from accel.npu.compiler.streaming.buffers import Resident
 from accel.npu.compiler.streaming.order import Step, Transfer
-from accel.npu.compiler.streaming.rooms import Resident
 from accel.npu.compiler.tile import WeightRows, Work
 from accel.npu.geometry import ADDRESS_MASK
 from accel.npu.profile import NpuProfile
 
-RoomOf = Callable[[WeightRows], Resident]
-"""Where the weight rows of a pass are on the chip."""
-Used = Callable[[Resident, int], None]
-"""Told that a room is in use until the pass of that number."""
-
-
+ResidentOf = Callable[[WeightRows], Resident]
+"""Returns the on-chip location of the weight rows of a pass."""
+MarkUse = Callable[[Resident, int], None]
+"""Records that the pass of this number uses the weights."""
 REPEAT_LIMIT = 64
-"""Passes in one REPEAT: transfers are not issued while it lasts, so it must not last for too long."""
+"""Passes in one REPEAT: no transfer is issued during it, so a long one would delay them."""
 
-
-_BUT_BASE = attrgetter("opcode", *(field.name for field in fields(isa.ArrayPass) if field.name != "base"))
+_SETTINGS = attrgetter("opcode", *(field.name for field in fields(isa.ArrayPass) if field.name != "base"))
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Passes that add up in the same accumulators; a chain that is not fresh goes on with what an earlier task left there."""
+    """Passes that accumulate in the same accumulators; a chain that is not fresh continues the sums of an earlier task."""
 
     works: tuple[Work, ...]
     accumulator: int = 0
@@ -37,7 +34,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """A VEC, and the transfers that must be done before it."""
+    """A VEC, and the transfers that must be complete before it."""
 
     vector: isa.Vec
     residual: isa.Residual | None
@@ -46,30 +43,28 @@ class Finish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What the array does between two waits for it, and the VECs behind that."""
+    """Array passes between two SYNCs for the array, followed by VECs."""
 
     shape: isa.Shape
     chains: tuple[Chain, ...]
     finishes: tuple[Finish, ...]
     inputs: tuple[Transfer, ...]
-    """What must be there before the first pass."""
+    """Transfers that must be complete before the first pass."""
     after_vector: int = -1
-    """The VEC that must be done before the first pass."""
+    """The VEC that must be complete before the first pass, -1 if none."""
     is_wide: bool = False
-    """It uses both banks; its accumulators count from the beginning of the first one."""
+    """True if the task uses both banks; its accumulators then count from the first bank."""
 
 
 class JobSteps:
-    """Appends tasks. The end of a task (waiting for the array, then VEC) comes when the next one is known: its first weights are
-    loaded before that.
-    """
+    """Builder of the step list. The end of a task (SYNC, then VEC) is appended with the next task, after its first LOADW."""
 
     def __init__(self, profile: NpuProfile) -> None:
         self.steps: list[Step] = []
         self.last = -1
-        """The number of the task that was added last."""
+        """The number of the last task."""
         self.last_vector = -1
-        """The number of its last VEC."""
+        """The number of the last VEC."""
         self._depth = profile.accumulator_depth
         self._bank = 0
         self._both_banks_until = -1
@@ -81,9 +76,9 @@ class JobSteps:
         self._shadow: tuple[Transfer, int] | None = None
         self._unfinished: Task | None = None
 
-    def add(self, task: Task, room_of: RoomOf, used: Used) -> int:
+    def add(self, task: Task, resident_of: ResidentOf, mark_use: MarkUse) -> int:
         """Append a task; return the number of its first VEC."""
-        self._load(task.chains[0].works[0].load, room_of)
+        self._load(task.chains[0].works[0].load, resident_of)
         self.finish()
         after = max(task.after_vector, self.last_vector if task.is_wide else self._both_banks_until)
         first, self.last = self.last_vector + 1, self.last + 1
@@ -95,8 +90,8 @@ class JobSteps:
             self._shape = task.shape
         begin = len(self.steps)
         for chain in task.chains:
-            self._chain(chain, room_of, used)
-        self._begin_behind(begin, task.inputs, after)
+            self._chain(chain, resident_of, mark_use)
+        self._delay_first_pass(begin, task.inputs, after)
         self._unfinished = task
         return first
 
@@ -113,39 +108,39 @@ class JobSteps:
             vector = replace(finish.vector, accumulator=self._bank + finish.vector.accumulator)
             self.steps.append(Step((vector,), finish.needs))
 
-    def _begin_behind(self, begin: int, inputs: tuple[Transfer, ...], after_vector: int) -> None:
-        """Let the first pass from step `begin` on wait."""
+    def _delay_first_pass(self, begin: int, inputs: tuple[Transfer, ...], after_vector: int) -> None:
+        """Make the first pass from step `begin` wait for the inputs and the VEC."""
         place = next(at for at in range(begin, len(self.steps)) if isinstance(self.steps[at].instructions[-1], isa.ArrayPass))
         step = self.steps[place]
         self.steps[place] = replace(step, needs=(*step.needs, *inputs), after_vector=after_vector)
 
-    def _chain(self, chain: Chain, room_of: RoomOf, used: Used) -> None:
+    def _chain(self, chain: Chain, resident_of: ResidentOf, mark_use: MarkUse) -> None:
         place = 0
         while place < len(chain.works):
             is_first = not place and chain.is_fresh
-            count = 1 if is_first else self._repeats(chain.works[place:], room_of)
+            count = 1 if is_first else self._repeats(chain.works[place:], resident_of)
             if count > 1:
-                self._repeated(chain.works[place : place + count], chain.accumulator, room_of, used)
+                self._repeated(chain.works[place : place + count], chain.accumulator, resident_of, mark_use)
             else:
-                self._single(chain.works[place], chain.accumulator, room_of, used, accumulate=not is_first)
+                self._single(chain.works[place], chain.accumulator, resident_of, mark_use, accumulate=not is_first)
             place += count
 
-    def _single(self, work: Work, accumulator: int, room_of: RoomOf, used: Used, *, accumulate: bool) -> None:
-        wanted = self._load(work.load, room_of)
-        swap = wanted is not None and wanted != self._live
+    def _single(self, work: Work, accumulator: int, resident_of: ResidentOf, mark_use: MarkUse, *, accumulate: bool) -> None:
+        weights = self._load(work.load, resident_of)
+        swap = weights is not None and weights != self._live
         if work.load is not None and swap:
-            self._live = wanted
-            used(room_of(work.load), self._passes)
-        fitted = replace(work.array_pass, accumulator=self._bank + accumulator, accumulate=int(accumulate), swap=int(swap))
-        self.steps.append(Step((fitted,)))
+            self._live = weights
+            mark_use(resident_of(work.load), self._passes)
+        array_pass = replace(work.array_pass, accumulator=self._bank + accumulator, accumulate=int(accumulate), swap=int(swap))
+        self.steps.append(Step((array_pass,)))
         self._passes += 1
 
-    def _repeats(self, works: Sequence[Work], room_of: RoomOf) -> int:
-        """Return how many works at the beginning differ only in steps of their addresses, with weights in one room."""
+    def _repeats(self, works: Sequence[Work], resident_of: ResidentOf) -> int:
+        """Return the number of leading works that one REPEAT can execute: constant address steps, weights in one chunk."""
         first, first_pass = works[0].load, works[0].array_pass
         if first is None or len(works) < 2:
             return 1
-        room, step, same = room_of(first), works[1].array_pass.base - first_pass.base, _BUT_BASE(first_pass)
+        chunk, step, settings = resident_of(first), works[1].array_pass.base - first_pass.base, _SETTINGS(first_pass)
         count, address, base = 1, first.address, first_pass.base
         for work in works[1:REPEAT_LIMIT]:
             address, base = address + first.rows, base + step
@@ -153,38 +148,39 @@ class JobSteps:
             if (
                 load is None
                 or (load.address, load.rows) != (address, first.rows)
-                or address + first.rows > room.first + room.lines
+                or address + first.rows > chunk.first + chunk.lines
             ):
                 break
-            if work.array_pass.base != base & ADDRESS_MASK or _BUT_BASE(work.array_pass) != same:
+            if work.array_pass.base != base & ADDRESS_MASK or _SETTINGS(work.array_pass) != settings:
                 break
             count += 1
         return count
 
-    def _repeated(self, works: Sequence[Work], accumulator: int, room_of: RoomOf, used: Used) -> None:
-        """Append REPEAT and its first turn."""
+    def _repeated(self, works: Sequence[Work], accumulator: int, resident_of: ResidentOf, mark_use: MarkUse) -> None:
+        """Append REPEAT with its LOADW and pass."""
         first, last = works[0].load, works[-1].load
         assert first is not None
         assert last is not None
-        room = room_of(first)
+        chunk = resident_of(first)
         repeat = isa.Repeat(
             count=len(works),
             address_step=first.rows,
             base_step=works[1].array_pass.base - works[0].array_pass.base & ADDRESS_MASK,
         )
-        load = first.load(room.at + first.address - room.first)
+        load = first.load(chunk.at + first.address - chunk.first)
         array_pass = replace(works[0].array_pass, accumulator=self._bank + accumulator, accumulate=1, swap=1)
-        self.steps.append(Step((repeat, load, array_pass), (room.transfer,)))
+        self.steps.append(Step((repeat, load, array_pass), (chunk.transfer,)))
         self._passes += len(works)
-        used(room, self._passes - 1)
-        self._live = self._shadow = (room.transfer, last.address)
+        mark_use(chunk, self._passes - 1)
+        self._live = self._shadow = (chunk.transfer, last.address)
 
-    def _load(self, load: WeightRows | None, room_of: RoomOf) -> tuple[Transfer, int] | None:
+    def _load(self, load: WeightRows | None, resident_of: ResidentOf) -> tuple[Transfer, int] | None:
+        """Append LOADW unless the rows are live or in the shadow registers; return the key of the rows."""
         if load is None:
             return None
-        room = room_of(load)
-        wanted = (room.transfer, load.address)
-        if wanted not in (self._live, self._shadow):
-            self.steps.append(Step((load.load(room.at + load.address - room.first),), (room.transfer,)))
-            self._shadow = wanted
-        return wanted
+        chunk = resident_of(load)
+        weights = (chunk.transfer, load.address)
+        if weights not in (self._live, self._shadow):
+            self.steps.append(Step((load.load(chunk.at + load.address - chunk.first),), (chunk.transfer,)))
+            self._shadow = weights
+        return weights

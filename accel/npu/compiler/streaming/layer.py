@@ -1,17 +1,17 @@
-"""One layer through the external memory: which plan its slabs follow, and where its weights lie.
+"""Choose a plan for each slab of a layer, and the order of its weights in external memory.
 
-plan.py's estimate leaves out what only the order of transfers decides, so the plans that seem best are tried: jobs and
-transfers are made for a memory that holds nothing else, and the exact cycle model tells which is fastest.
+The estimate of plan.py ignores the order of transfers. So the plans with the best estimates are compiled without other work in
+parallel, and the exact cycle model determines the fastest one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from accel.npu.compiler.place import DoesNotFitError
 from accel.npu.compiler.streaming.plan import LayerPlan, Slab, is_reduction, part_order, plans
-from accel.npu.compiler.streaming.slab import Outside, SlabWork
+from accel.npu.compiler.streaming.slab import OffChipLayout, SlabWork
 from accel.npu.compiler.streaming.streamer import Streamer
 from accel.npu.compiler.streaming.trial import cycles_alone, trial_streamer
 from accel.npu.compiler.tile import Block, Memory, Tiler
@@ -19,20 +19,30 @@ from accel.npu.lowering.layers import ConvolutionLayer, Layer, PoolingLayer
 from accel.npu.profile import NpuProfile
 
 TRIALS = 6
-"""How many plans are tried at most."""
+"""Maximum number of plans that are compiled and timed."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A plan, for the layer as it is read: where rows or columns of the input are never read, without them."""
+class Candidate:
+    """A plan for a slab of the layer as it is read: `layer` has no input rows and columns that its strides skip."""
 
     layer: Layer
     slab: Slab
     plan: LayerPlan
 
 
-Chosen = dict[tuple[object, ...], tuple[int, int]]
-"""Which of its candidates a slab takes, and their cycles, by everything that decides it: layers of one shape are tried once."""
+PlanSelector = Callable[[Layer, Sequence[Candidate], NpuProfile], tuple[int, int]]
+"""Returns the index of a candidate, which is used, and its cycles."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChooser:
+    """The profile and the selector, with a cache: slabs of equal shape get the same plan and are timed once."""
+
+    profile: NpuProfile
+    select_plan: PlanSelector
+    cache: dict[tuple[object, ...], tuple[int, int]] = field(default_factory=dict)
+    """Index of the candidate, and its cycles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +52,9 @@ class LayerChoice:
     layer: Layer
     memory: Memory
     blocks: tuple[Block, ...]
-    slabs: tuple[_Candidate, ...]
+    slabs: tuple[Candidate, ...]
     cycles: int
-    """What it takes when nothing else is under way."""
+    """The cycles without other work in parallel."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -52,35 +62,39 @@ class LayerChoice:
         return (self.layer,)
 
     def stream(self, streamer: Streamer) -> None:
-        """Append the work and the transfers."""
+        """Append the jobs and the transfers."""
         slabs, weights = self.slabs, self.memory.weights()
         if len(slabs) == 1 and slabs[0].plan.parts:
-            plan, order = _as_used(slabs[0].plan)
+            plan, order = _in_order_of_use(slabs[0].plan)
             slabs, weights = (replace(slabs[0], plan=plan),), weights[order]
         weights_at = streamer.constants.add(weights)
         parameters_at = streamer.constants.add_parameters(self.memory.parameters())
         for slab in slabs:
-            outside = _outside(self.layer, slab.layer, weights_at, parameters_at)
-            SlabWork(streamer, slab.layer, slab.slab, slab.plan, outside).run()
+            off_chip = _off_chip_layout(self.layer, slab.layer, weights_at, parameters_at)
+            SlabWork(streamer, slab.layer, slab.slab, slab.plan, off_chip).run()
 
 
-def choose_plans(layer: Layer, profile: NpuProfile, chosen: Chosen) -> LayerChoice:
-    """Return how a layer goes through the chip by itself; raise `DoesNotFitError` when not even one row of it fits."""
-    memory = Memory(profile)
+def choose_plans(layer: Layer, chooser: PlanChooser) -> LayerChoice:
+    """Return a single layer with the plans of its slabs.
+
+    Raises:
+        DoesNotFitError: the input rows of one output row do not fit on the chip.
+    """
+    memory = Memory(chooser.profile)
     memory.add_parameters(layer.stage)
     readings = [*_readings(layer)]
-    blocks = tuple(Tiler(profile, {}, memory, 1).blocks(readings[0]))
-    found = [_choose(layer, readings, slab, profile, chosen) for slab in _slabs(layer, blocks, profile)]
-    return LayerChoice(layer, memory, blocks, tuple(slab for slab, _ in found), sum(cycles for _, cycles in found))
+    blocks = tuple(Tiler(chooser.profile, {}, memory, 1).blocks(readings[0]))
+    choices = [_choose(layer, readings, slab, chooser) for slab in _slabs(layer, blocks, chooser.profile)]
+    return LayerChoice(layer, memory, blocks, tuple(slab for slab, _ in choices), sum(cycles for _, cycles in choices))
 
 
-def _outside(layer: Layer, read: Layer, weights_at: int, parameters_at: int) -> Outside:
+def _off_chip_layout(layer: Layer, read: Layer, weights_at: int, parameters_at: int) -> OffChipLayout:
     steps = (layer.window.row_step // read.window.row_step, layer.window.column_step // read.window.column_step)
-    return Outside(weights_at, parameters_at, layer.source.height, layer.source.width, *steps)
+    return OffChipLayout(weights_at, parameters_at, layer.source.height, layer.source.width, *steps)
 
 
 def _readings(layer: Layer) -> Iterator[Layer]:
-    """A kernel of one row (or of one vector) that steps over rows (and columns) never reads them: it may see only the others."""
+    """Yield the layer without the input rows that a strided kernel skips, and then without the columns."""
     window, source, result = layer.window, layer.source, layer.result
     skips_rows = window.rows == 1 and not window.top and (result.height - 1) * window.row_step < source.height
     thin = layer
@@ -94,7 +108,7 @@ def _readings(layer: Layer) -> Iterator[Layer]:
 
 
 def _slabs(layer: Layer, blocks: Sequence[Block], profile: NpuProfile) -> Iterator[Slab]:
-    """A dense layer needs all input channels at once; others go block by block, and whole planes some blocks at a time."""
+    """Yield the slabs: a dense layer has one, others have one per block, and reductions of planes one per several blocks."""
     inputs = -(-layer.source.channels // profile.columns)
     if isinstance(layer, ConvolutionLayer) and not layer.depthwise:
         yield Slab(0, inputs, tuple(blocks))
@@ -108,9 +122,10 @@ def _slabs(layer: Layer, blocks: Sequence[Block], profile: NpuProfile) -> Iterat
         yield Slab(first, min(together, inputs - first), tuple(block_range))
 
 
-def _choose(layer: Layer, readings: Sequence[Layer], slab: Slab, profile: NpuProfile, chosen: Chosen) -> tuple[_Candidate, int]:
-    """Return the fastest of the candidates that seem best."""
-    candidates = [_Candidate(read, slab, plan) for read in readings for plan in plans(read, slab, profile)]
+def _choose(layer: Layer, readings: Sequence[Layer], slab: Slab, chooser: PlanChooser) -> tuple[Candidate, int]:
+    """Return the selected candidate, and its cycles."""
+    profile = chooser.profile
+    candidates = [Candidate(read, slab, plan) for read in readings for plan in plans(read, slab, profile)]
     candidates.sort(key=lambda candidate: candidate.plan.cycles)
     if not candidates:
         raise DoesNotFitError(
@@ -118,35 +133,36 @@ def _choose(layer: Layer, readings: Sequence[Layer], slab: Slab, profile: NpuPro
             f"{profile.columns} bytes on {profile.name}, but they do not; use a smaller input or a larger NPU"
         )
     key = (*layer_key(layer), slab.inputs, len(slab.blocks))
-    if key not in chosen:
-        chosen[key] = _fastest(layer, candidates, profile)
-    number, cycles = chosen[key]
-    return candidates[number], cycles
+    if key not in chooser.cache:
+        chooser.cache[key] = chooser.select_plan(layer, candidates, profile)
+    index, cycles = chooser.cache[key]
+    return candidates[index], cycles
 
 
 def layer_key(layer: Layer) -> tuple[object, ...]:
-    """Return everything about a layer that decides how long it takes."""
+    """Return the properties that determine the run time of a layer."""
     source, result = layer.source, layer.result
     sizes = (source.channels, source.height, source.width, result.channels, result.height, result.width)
     kind = (isinstance(layer, PoolingLayer), isinstance(layer, ConvolutionLayer) and layer.depthwise)
     return (*sizes, *kind, layer.window, layer.stage.addend is not None)
 
 
-def _fastest(layer: Layer, candidates: Sequence[_Candidate], profile: NpuProfile) -> tuple[int, int]:
+def fastest_plan(layer: Layer, candidates: Sequence[Candidate], profile: NpuProfile) -> tuple[int, int]:
+    """Return the index of the fastest of the first `TRIALS` candidates, and its cycles; the default `PlanSelector`."""
     best, fastest = 0, 0
     for number, candidate in enumerate(candidates[:TRIALS]):
         if fastest and candidate.plan.least_cycles >= fastest:
             continue
         streamer = trial_streamer([layer], profile)
-        SlabWork(streamer, candidate.layer, candidate.slab, candidate.plan, _outside(layer, candidate.layer, 0, 0)).run()
+        SlabWork(streamer, candidate.layer, candidate.slab, candidate.plan, _off_chip_layout(layer, candidate.layer, 0, 0)).run()
         cycles = cycles_alone(streamer)
         if not fastest or cycles < fastest:
             best, fastest = number, cycles
     return best, fastest
 
 
-def _as_used(plan: LayerPlan) -> tuple[LayerPlan, list[int]]:
-    """Let the weights lie in the order of their use: return the plan with the rows' new addresses, and the old ones in order."""
+def _in_order_of_use(plan: LayerPlan) -> tuple[LayerPlan, list[int]]:
+    """Sort the weight rows by first use: return the plan with the new addresses, and the old addresses in the new order."""
     order: list[int] = []
     groups = [[replace(block, taps=()) for block in group] for group in plan.groups]
     turns = [(group, part) for tile, group, part, _, _ in part_order(plan) if tile == plan.tiles[0]]

@@ -1,9 +1,9 @@
-"""Merge the work of the units and the transfers of the DMA into one instruction stream.
+"""Merge the steps of the units and the transfers of the DMA into one instruction stream.
 
-The work has a fixed order. A transfer has conditions (its room must be free, what it stores must be there) and a place in the
-work where it is needed. So the stream is made by going through the work once: before each step, whatever transfer may go is
-issued, the one needed first before the others; and where a step needs a transfer that is not known to be done, a SYNC waits for
-exactly that one. A program longer than the program memory fetches its own pages on the way (docs/spec/npu.md, N154).
+The steps have a fixed order. A transfer has conditions (its destination is free, its source is written) and a first step that
+needs it. The stream is built in one pass over the steps. Before each step, the transfers whose conditions hold are issued, in
+order of need. If a step needs a transfer that may be incomplete, a SYNC waits for that transfer. A program longer than the
+program memory fetches its pages while it runs (docs/spec/npu.md, N154).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from accel.npu.profile import NpuProfile
 
 NEVER = 1 << 60
 SPARE_CYCLES = 1000
-"""For so long the memory has work beyond what the step in hand takes."""
+"""Cycles of transfers that are queued in addition to the duration of the current step."""
 
 
 class Stream(enum.Enum):
-    """Transfers of one stream are issued in their order; between streams the one that is needed first goes first."""
+    """Queue of transfers: each stream is issued in order; between streams, the transfer needed first is issued first."""
 
     INPUTS = "inputs"
     SLOTS = "slots"
@@ -36,9 +36,9 @@ class Stream(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """A DMA, and when it may be issued: the array is done with a task, a pass has begun, a VEC is done; behind `after`.
+    """A DMA and its conditions: a task is complete, a pass has begun, a VEC is complete, the transfer `after` is issued.
 
-    Tasks, passes and VECs are counted from 0 over the whole program; -1 stands for none.
+    Tasks, passes and VECs are numbered from 0 over the whole program; -1 means no condition.
     """
 
     instruction: isa.Dma
@@ -48,13 +48,14 @@ class Transfer:
     after_vector: int = -1
     after: Transfer | None = None
     needed_by: int = NEVER
-    number: int = -1
-    """The how-manieth transfer it was, once issued."""
+    """The index of the first step that needs it."""
+    issue_index: int = -1
+    """The position among the issued transfers; -1 before it is issued."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An instruction of a unit, or a REPEAT with its two, and the transfers and the VEC that must be done before."""
+    """An instruction, or a REPEAT with its two instructions, and the transfers and the VEC that must be complete before it."""
 
     instructions: tuple[isa.Instruction, ...]
     needs: tuple[Transfer, ...] = ()
@@ -62,7 +63,7 @@ class Step:
 
 
 class Order:
-    """The instruction stream under construction."""
+    """Builder of the instruction stream."""
 
     def __init__(self, transfers: Iterable[Transfer], profile: NpuProfile, *, pages_at: int | None) -> None:
         self.instructions: list[isa.Instruction] = []
@@ -71,8 +72,9 @@ class Order:
             self._queues[transfer.stream].append(transfer)
         self._page = profile.instructions // 2
         self._pages_at = pages_at
-        """Where in the external memory the pages of the program will lie; None where it fits the program memory."""
-        self._page_number = -1
+        """The address of the program's pages in external memory; None if the program fits the program memory."""
+        self._page_index = -1
+        """The issue index of the last fetch of a page."""
         self._tasks = self._passes = 0
         self._vectors_begun = self._vectors_done = 0
         self._issued = self._done = 0
@@ -82,23 +84,23 @@ class Order:
 
     @property
     def executed(self) -> int:
-        """How many instructions are executed until here, repeated ones counted as often as they are done."""
+        """Number of instructions executed so far, including the repetitions of REPEAT."""
         return len(self.instructions) + self._extra
 
     @property
     def cycles(self) -> int:
-        """What it takes until here."""
+        """Cycles of the instructions so far."""
         return self._clock.at + 1
 
     def take(self, step: Step) -> None:
-        """Issue what may go, wait for what the step needs, then the step itself."""
-        self._issue_what_may_go(step)
+        """Issue the transfers that are ready, wait for those that the step needs, and append the step."""
+        self._issue_ready(step)
         for transfer in step.needs:
-            while transfer.number < 0:
+            while transfer.issue_index < 0:
                 self._force(self._queues[transfer.stream][0])
-        if any(transfer.number >= self._done for transfer in step.needs):
-            self._issue_what_may_go(step)
-            self._wait_for(max(transfer.number for transfer in step.needs))
+        if any(transfer.issue_index >= self._done for transfer in step.needs):
+            self._issue_ready(step)
+            self._wait_for(max(transfer.issue_index for transfer in step.needs))
         if step.after_vector >= self._vectors_done:
             self._wait_for_vectors()
         self._put(*step.instructions)
@@ -110,13 +112,13 @@ class Order:
         elif isinstance(first, isa.Sync):
             self._tasks += 1
         elif isinstance(first, isa.Vec):
-            self._vectors_done = self._vectors_begun  # it waited for the one before
+            self._vectors_done = self._vectors_begun  # VEC waits for the previous one
             self._vectors_begun += 1
         elif isinstance(first, isa.Residual):
             self._vectors_done = self._vectors_begun
 
     def finish(self) -> None:
-        """Store what is left, and stop in the second half of the memory, so that the first half can be fetched again."""
+        """Issue the remaining stores, and halt in the second half of the memory, so that the first half can be fetched again."""
         self._wait_for_vectors()
         while self._queues[Stream.STORES]:
             self._issue(self._queues[Stream.STORES][0])
@@ -131,19 +133,19 @@ class Order:
 
     # -- transfers ----------------------------------------------------------------------------------------------------
 
-    def _issue_what_may_go(self, step: Step) -> None:
-        """Keep the memory busy until the next step, but no longer: what becomes ready until then may be more urgent."""
+    def _issue_ready(self, step: Step) -> None:
+        """Issue transfers that are ready, but only enough to keep the memory busy: more urgent ones may become ready later."""
         memory = self._clock.memory
-        needed = [memory.done[transfer.number] for transfer in step.needs if transfer.number >= 0]
+        needed = [memory.done[transfer.issue_index] for transfer in step.needs if transfer.issue_index >= 0]
         end = max(self._clock.at, self._clock.at_rest, *needed) + self._duration(step) + SPARE_CYCLES
         while memory.at_rest < end and memory.room_at() <= self._clock.at + FETCH_CYCLES:
-            ready = [queue[0] for queue in self._queues.values() if queue and self._may_go(queue[0])]
+            ready = [queue[0] for queue in self._queues.values() if queue and self._is_ready(queue[0])]
             if not ready:
                 return
             self._issue(min(ready, key=lambda transfer: -1 if transfer.stream is Stream.STORES else transfer.needed_by))
 
     def _duration(self, step: Step) -> int:
-        """Return how long the array is busy with a step, more or less."""
+        """Return an estimate of the array cycles of a step."""
         last = step.instructions[-1]
         if not isinstance(last, isa.ArrayPass):
             return 0
@@ -151,15 +153,15 @@ class Order:
         turns = first.count if isinstance(first, isa.Repeat) else 1
         return turns * self._positions * last.kernel_rows * last.kernel_columns
 
-    def _may_go(self, transfer: Transfer) -> bool:
-        is_behind = transfer.after is None or transfer.after.number >= 0
-        units = transfer.after_task < self._tasks and transfer.after_pass < self._passes
-        return units and transfer.after_vector < self._vectors_done and is_behind
+    def _is_ready(self, transfer: Transfer) -> bool:
+        is_after = transfer.after is None or transfer.after.issue_index >= 0
+        array_is_done = transfer.after_task < self._tasks and transfer.after_pass < self._passes
+        return array_is_done and transfer.after_vector < self._vectors_done and is_after
 
     def _issue(self, transfer: Transfer) -> None:
         self._queues[transfer.stream].popleft()
         self._put(transfer.instruction)
-        transfer.number = self._issued
+        transfer.issue_index = self._issued
         self._count_issue()
 
     def _count_issue(self) -> None:
@@ -167,12 +169,12 @@ class Order:
         self._done = max(self._done, self._issued - QUEUE_DEPTH)
 
     def _force(self, transfer: Transfer) -> None:
-        """Issue a transfer that had to wait until now, with whatever stands before it."""
-        while transfer.after is not None and transfer.after.number < 0:
+        """Issue a transfer that the next step needs, after the transfers that it depends on."""
+        while transfer.after is not None and transfer.after.issue_index < 0:
             self._force(self._queues[transfer.after.stream][0])
         if transfer.after_vector >= self._vectors_done:
             self._wait_for_vectors()
-        assert self._may_go(transfer), "a transfer is needed before its room is free"
+        assert self._is_ready(transfer), "a transfer is needed before its destination is free"
         self._issue(transfer)
 
     def _wait_for_vectors(self) -> None:
@@ -180,15 +182,15 @@ class Order:
             self._put(isa.Sync(vector=1))
             self._vectors_done = self._vectors_begun
 
-    def _wait_for(self, number: int) -> None:
-        if number >= self._done:
-            self._put(isa.Sync(transfers=1, pending=self._issued - 1 - number))
-            self._done = max(self._done, number + 1)
+    def _wait_for(self, issue_index: int) -> None:
+        if issue_index >= self._done:
+            self._put(isa.Sync(transfers=1, pending=self._issued - 1 - issue_index))
+            self._done = max(self._done, issue_index + 1)
 
     # -- pages --------------------------------------------------------------------------------------------------------
 
     def _put(self, *instructions: isa.Instruction) -> None:
-        """Append instructions that must lie in one page."""
+        """Append instructions to one page; fill up the current page if they do not fit."""
         if self._pages_at is not None:
             self._turn_pages()
             while len(self.instructions) % self._page + len(instructions) > self._page - 1:
@@ -201,19 +203,19 @@ class Order:
         self._extra += extra_turns(instructions[0])
         self._clock.issue(instructions[0])
         turns = instructions[0].count if isinstance(instructions[0], isa.Repeat) else 1
-        for instruction in instructions[1:] * turns:  # addresses, which change from turn to turn, take no time
+        for instruction in instructions[1:] * turns:  # the addresses differ between repetitions, but do not change the timing
             self._clock.issue(instruction)
 
     def _turn_pages(self) -> None:
-        """At the end of a page the next one must be there; at the beginning the one behind it is fetched."""
-        if len(self.instructions) % self._page == self._page - 1 and self._page_number >= self._done:
-            pending = self._issued - 1 - self._page_number
+        """Wait for the next page at the end of a page; fetch the page after it at the beginning of a page."""
+        if len(self.instructions) % self._page == self._page - 1 and self._page_index >= self._done:
+            pending = self._issued - 1 - self._page_index
             self._append(isa.Sync(transfers=1, pending=pending))
-            self._done = max(self._done, self._page_number + 1)
+            self._done = max(self._done, self._page_index + 1)
         if len(self.instructions) % self._page == 0:
             following = len(self.instructions) // self._page + 1
             self._append(self._fetch(following, following % 2))
-            self._page_number = self._issued
+            self._page_index = self._issued
             self._count_issue()
 
     def _fetch(self, page: int, half: int) -> isa.Dma:
@@ -224,22 +226,24 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """The instructions, when each step and the HALT is executed, whether they are pages to be fetched, and all cycles."""
+    """The ordered instruction stream."""
 
     instructions: list[isa.Instruction]
     begins: list[int]
+    """Per step and for the HALT, the number of instructions executed before it."""
     is_paged: bool
+    """True if the instructions are pages that the program fetches."""
     cycles: int
 
 
 def in_order(steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuProfile, *, pages_at: int) -> Ordered:
-    """Return the instruction stream, in pages where it does not fit the program memory."""
+    """Return the instruction stream; split it into pages at word `pages_at` if it does not fit the program memory."""
     if len(steps) + len(transfers) < profile.instructions:
         ordered = _ordered(steps, transfers, profile, None)
         if len(ordered.instructions) <= profile.instructions:
             return ordered
         for transfer in transfers:
-            transfer.number = -1
+            transfer.issue_index = -1
     return _ordered(steps, transfers, profile, pages_at)
 
 
@@ -251,12 +255,12 @@ def _ordered(steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuP
         order.take(step)
     order.finish()
     instructions, is_paged = order.instructions, pages_at is not None
-    missing = -len(instructions) % (profile.instructions // 2) if is_paged else 0
-    return Ordered([*instructions, *[isa.Halt()] * missing], [*begins, order.executed - 1], is_paged, order.cycles)
+    fill = -len(instructions) % (profile.instructions // 2) if is_paged else 0
+    return Ordered([*instructions, *[isa.Halt()] * fill], [*begins, order.executed - 1], is_paged, order.cycles)
 
 
-def first_needs(steps: Sequence[Step]) -> None:
-    """Tell every transfer which step needs it first."""
-    for place, step in enumerate(steps):
+def set_needed_by(steps: Sequence[Step]) -> None:
+    """Set `needed_by` of every transfer to the first step that needs it."""
+    for index, step in enumerate(steps):
         for transfer in step.needs:
-            transfer.needed_by = min(transfer.needed_by, place)
+            transfer.needed_by = min(transfer.needed_by, index)

@@ -1,10 +1,9 @@
-"""How to bring one layer through memories that are smaller than it: rows per tile, the input's buffer, the order of weights.
+"""List the plans for a layer that exceeds the memories of the chip: rows per tile, input buffer, order of weights.
 
-The activation memory is cut in two: a buffer of input rows, all channels of a row, through which the input slides from top to
-bottom; and slots, one per job, which hold a residual before the job and its result behind it. Weights either stay while all
-tiles pass by (all of them, or one group of output channels after the other, for which the input comes again each time), or the
-input tile stays while all weights pass by. What moves the fewest bytes, or hides them best, wins; nothing here makes
-instructions.
+The activation memory has two parts. A buffer of input rows, with all channels of a row, slides from the top of the input to the
+bottom. Slots, one per job, hold a residual before the job and its result after it. Either weights stay on the chip for all
+tiles, or an input tile stays while all weights are loaded. If only a group of the weights fits, the input is loaded once per
+group. Plans are sorted by an estimate of the cycles; slab.py creates the jobs.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from accel.npu.lowering.layers import ConvolutionLayer, Layer, PoolingLayer, Win
 from accel.npu.profile import NpuProfile
 
 SLOTS = 4
-"""Jobs whose results may be on their way at a time."""
+"""Number of jobs whose results may be in transfer at a time."""
 LOADW_CYCLES = 22
-"""What a pass takes at least: its weight rows are loaded meanwhile."""
+"""Minimum cycles of a pass, because its weight rows are loaded in parallel."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """A tile: output rows `first` to `last`, and the input rows `low` to `high` that they need; ends are not included."""
+class RowTile:
+    """A tile of output rows `first` to `last`, which needs the input rows `low` to `high`; ends are not included."""
 
     first: int
     last: int
@@ -35,7 +34,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Slab:
-    """Input blocks that are in the buffer together, and the output blocks that are made from them."""
+    """Input blocks that are in the buffer together, and the output blocks that depend on them."""
 
     first_input: int
     inputs: int
@@ -44,7 +43,7 @@ class Slab:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Input blocks, counted in the slab."""
+    """Consecutive input blocks, numbered within the slab."""
 
     first: int
     count: int
@@ -52,35 +51,35 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """How one slab is processed. Memory addresses are vectors."""
+    """Order and memory use of one slab. Sizes are vectors."""
 
-    tiles: tuple[Rows, ...]
+    tiles: tuple[RowTile, ...]
     buffer_rows: int
     slot_vectors: int
     slots: int
     groups: tuple[tuple[Block, ...], ...] = ()
     """Output blocks whose weights stay in the weight memory together, or whose sums are in the accumulators together."""
     weights_stay: bool = True
-    """False: all weights pass by for every tile."""
+    """False: all weights are loaded again for every tile."""
     parts: tuple[Part, ...] = ()
-    """Input blocks that come one after another and add up; none: all are in the buffer at a time."""
-    rooms: int = 1
-    """How many parts the buffer holds."""
+    """Parts of the input that are loaded in turn and whose products accumulate; empty if all input blocks fit the buffer."""
+    part_slots: int = 1
+    """Number of parts that fit the buffer."""
     cycles: int = 0
     """An estimate."""
     least_cycles: int = 0
-    """It cannot take less."""
+    """A lower bound."""
 
 
 def is_reduction(layer: Layer) -> bool:
-    """Tell whether a layer makes one value of each plane; such layers take many planes at a time."""
+    """Return true if a layer reduces each plane to one value; its jobs process many planes at a time."""
     return isinstance(layer, PoolingLayer) and is_whole_plane(layer)
 
 
-def cut_rows(layer: Layer, rows: int) -> tuple[Rows, ...]:
-    """Cut the output plane into tiles of so many rows."""
+def cut_rows(layer: Layer, rows: int) -> tuple[RowTile, ...]:
+    """Return tiles of `rows` output rows; the last one may be smaller."""
     return tuple(
-        Rows(first, min(first + rows, layer.result.height), *_input_rows(layer, first, min(first + rows, layer.result.height)))
+        RowTile(first, min(first + rows, layer.result.height), *_input_rows(layer, first, min(first + rows, layer.result.height)))
         for first in range(0, layer.result.height, rows)
     )
 
@@ -93,11 +92,13 @@ def _input_rows(layer: Layer, first: int, last: int) -> tuple[int, int]:
     return low, max(min(high, layer.source.height), low + 1)
 
 
-def buffer_loads(tiles: Sequence[Rows], buffer_rows: int, resident: Rows | None = None) -> Iterator[tuple[Rows, int, int, int]]:
-    """Let tiles slide through the buffer: yield each with the input row at the buffer's top, and the rows (low, high) to load.
+def buffer_loads(
+    tiles: Sequence[RowTile], buffer_rows: int, resident: RowTile | None = None
+) -> Iterator[tuple[RowTile, int, int, int]]:
+    """Yield each tile with the input row at the top of the buffer, and the input rows (low, high) to load for it.
 
-    `resident` says which rows (low, high) the buffer holds already, `low` at its top. When a tile would reach over the end of
-    the buffer it begins at the top again, and rows that it shares with the tile before are loaded once more.
+    `resident` gives the rows (low, high) in the buffer, with `low` at its top. A tile that exceeds the end of the buffer begins
+    at the top again; rows that it shares with the previous tile are then loaded again.
     """
     top, loaded = (resident.low, resident.high) if resident else (0, -1)
     for tile in tiles:
@@ -109,15 +110,15 @@ def buffer_loads(tiles: Sequence[Rows], buffer_rows: int, resident: Rows | None 
 
 
 def plans(layer: Layer, slab: Slab, profile: NpuProfile) -> list[LayerPlan]:
-    """Return all plans for a slab, the one that seems cheapest first; none when not even one output row fits."""
-    found = [*_sliding(layer, slab, profile)]
+    """Return all plans for a slab, by estimated cycles; empty if the input rows of one output row do not fit."""
+    candidates = [*_sliding(layer, slab, profile)]
     if isinstance(layer, ConvolutionLayer) and not layer.depthwise:
-        found += _summing(layer, slab, profile)
-    return sorted(found, key=lambda plan: (plan.cycles, -plan.slot_vectors))
+        candidates += _summing(layer, slab, profile)
+    return sorted(candidates, key=lambda plan: (plan.cycles, -plan.slot_vectors))
 
 
 def _sliding(layer: Layer, slab: Slab, profile: NpuProfile) -> Iterator[LayerPlan]:
-    """Rows of all input blocks slide through the buffer."""
+    """Yield plans whose buffer holds rows of all input blocks."""
     width, depth = layer.result.width, profile.accumulator_depth
     parts = -(-max(block.count for block in slab.blocks) // profile.columns)
     for rows in range(1, max(1, min(layer.result.height, depth // width)) + 1):
@@ -133,12 +134,12 @@ def _sliding(layer: Layer, slab: Slab, profile: NpuProfile) -> Iterator[LayerPla
 
 
 def _orders(layer: Layer, slab: Slab, profile: NpuProfile, shape: LayerPlan) -> Iterator[LayerPlan]:
-    """Weights that stay, in one group or several; or weights that pass by for every tile."""
-    sizes, room = [block_rows(block) for block in slab.blocks], profile.weight_rows
-    if sum(sizes) <= room:
+    """Yield the orders of weights for one buffer layout: weights that stay, in one group or several, or are loaded per tile."""
+    sizes, capacity = [block_rows(block) for block in slab.blocks], profile.weight_rows
+    if sum(sizes) <= capacity:
         yield _costed(layer, slab, profile, replace(shape, groups=(slab.blocks,)))
         return
-    for limit in (room // 2, room):
+    for limit in (capacity // 2, capacity):
         if max(sizes) <= limit:
             groups = tuple(_grouped(slab.blocks, limit // max(sizes)))
             yield _costed(layer, slab, profile, replace(shape, groups=groups))
@@ -146,7 +147,7 @@ def _orders(layer: Layer, slab: Slab, profile: NpuProfile, shape: LayerPlan) -> 
 
 
 def _summing(layer: Layer, slab: Slab, profile: NpuProfile) -> Iterator[LayerPlan]:
-    """Both banks hold the sums of a group of output blocks; parts of the input come in turn, and weights once per tile."""
+    """Yield plans that load the input in parts: both banks hold the sums of a group, and weights are loaded once per tile."""
     width, depth = layer.result.width, profile.accumulator_depth
     parts = -(-max(block.count for block in slab.blocks) // profile.columns)
     for cuts in range(1, 5):
@@ -157,12 +158,12 @@ def _summing(layer: Layer, slab: Slab, profile: NpuProfile) -> Iterator[LayerPla
         groups = tuple(_grouped(slab.blocks, 2 * (depth // (rows * width))))
         row_vectors = max(tile.high - tile.low for tile in tiles) * layer.source.width
         slot, slots = rows * width * parts, max(map(len, groups))
-        room = profile.activation_vectors - slot * slots
-        inputs = room // (2 * row_vectors)
+        buffer_vectors = profile.activation_vectors - slot * slots
+        inputs = buffer_vectors // (2 * row_vectors)
         if 1 <= inputs < slab.inputs:
             cut = tuple(_parts(slab.inputs, inputs))
-            rooms = room // (cut[0].count * row_vectors)
-            plan = LayerPlan(tiles, row_vectors // layer.source.width, slot, slots, groups, False, cut, rooms)
+            part_slots = buffer_vectors // (cut[0].count * row_vectors)
+            plan = LayerPlan(tiles, row_vectors // layer.source.width, slot, slots, groups, False, cut, part_slots)
             yield _costed(layer, slab, profile, plan)
 
 
@@ -172,33 +173,32 @@ def _parts(inputs: int, limit: int) -> Iterator[Part]:
         yield Part(first, min(size, inputs - first))
 
 
-def part_order(plan: LayerPlan) -> Iterator[tuple[Rows, int, Part, int, bool]]:
-    """Yield tile, group, part, the room of the part in the buffer, and whether it must be loaded into it.
+def part_order(plan: LayerPlan) -> Iterator[tuple[RowTile, int, Part, int, bool]]:
+    """Yield tile, group, part, the slot of the part in the buffer, and true if the part must be loaded.
 
-    Every other group takes the parts backwards, so that those which are still there come first; but each tile goes the same way,
-    for the weights lie in that order.
+    Every other group uses the parts in reverse order, so that parts still in the buffer come first. All tiles use the same order,
+    because the weights are stored in it.
     """
-    rooms: list[tuple[Rows, Part] | None] = [None] * plan.rooms
-    used = list(range(plan.rooms))
-    """The room that was used longest ago comes first."""
+    slots: list[tuple[RowTile, Part] | None] = [None] * plan.part_slots
+    by_age = list(range(plan.part_slots))  # least recently used first
     for tile in plan.tiles:
         for group in range(len(plan.groups)):
             for part in reversed(plan.parts) if group % 2 else plan.parts:
-                is_new = (tile, part) not in rooms
-                room = used[0] if is_new else rooms.index((tile, part))
-                rooms[room] = (tile, part)
-                used.remove(room)
-                used.append(room)
-                yield tile, group, part, room, is_new
+                is_new = (tile, part) not in slots
+                slot = by_age[0] if is_new else slots.index((tile, part))
+                slots[slot] = (tile, part)
+                by_age.remove(slot)
+                by_age.append(slot)
+                yield tile, group, part, slot, is_new
 
 
 def loads_of(blocks: Sequence[Block]) -> list[WeightRows]:
-    """Return the loads of all passes of these blocks."""
+    """Return the weight rows of all passes of these blocks."""
     return [tap.load for block in blocks for tap in block.taps if tap.load is not None]
 
 
 def chunks_of(loads: Sequence[WeightRows], limit: int) -> Iterator[tuple[int, int]]:
-    """Cut loads, which follow one another in the layer's weights, into transfers: first row and rows."""
+    """Combine contiguous loads into transfers of up to `limit` rows; yield first row and number of rows."""
     first = rows = 0
     for load in loads:
         if rows and rows + load.rows > limit:
@@ -211,19 +211,19 @@ def chunks_of(loads: Sequence[WeightRows], limit: int) -> Iterator[tuple[int, in
 
 
 def block_rows(block: Block) -> int:
-    """Return how many weight rows a block of output channels has."""
+    """Return the number of weight rows of a block of output channels."""
     return sum(load.rows for load in loads_of([block]))
 
 
 def _grouped(blocks: Sequence[Block], limit: int) -> Iterator[tuple[Block, ...]]:
-    """Cut blocks into groups of nearly the same size."""
+    """Yield groups of at most `limit` blocks, of nearly equal size."""
     count = -(-len(blocks) // limit)
     for number in range(count):
         yield tuple(blocks[number * len(blocks) // count : (number + 1) * len(blocks) // count])
 
 
 def _costed(layer: Layer, slab: Slab, profile: NpuProfile, plan: LayerPlan) -> LayerPlan:
-    """Estimate the cycles: transfers move two bytes each; the array works meanwhile if there is room for the next tile."""
+    """Return the plan with estimated cycles: two bytes per cycle, overlapped with the array if the next tile fits the buffer."""
     loaded, loads = _loaded_vectors(layer, slab, plan)
     weights = sum(map(block_rows, slab.blocks)) * profile.columns * (1 if plan.weights_stay else len(plan.tiles))
     outputs = layer.result.height * layer.result.width * sum(block.count for block in slab.blocks)
@@ -239,7 +239,7 @@ def _costed(layer: Layer, slab: Slab, profile: NpuProfile, plan: LayerPlan) -> L
 
 
 def _loaded_vectors(layer: Layer, slab: Slab, plan: LayerPlan) -> tuple[int, int]:
-    """Return how many input vectors come in, and in how many loads."""
+    """Return the number of input vectors that are loaded, and the number of loads."""
     width = layer.source.width
     if plan.parts:
         new = [(tile.high - tile.low) * part.count * width for tile, _, part, _, is_new in part_order(plan) if is_new]
@@ -248,5 +248,5 @@ def _loaded_vectors(layer: Layer, slab: Slab, plan: LayerPlan) -> tuple[int, int
     for _ in plan.groups:
         for _tile, top, low, high in buffer_loads(plan.tiles, plan.buffer_rows, resident):
             rows.append(high - low)
-            resident = Rows(0, 0, top, high)
+            resident = RowTile(0, 0, top, high)
     return sum(rows) * slab.inputs * width, sum(count > 0 for count in rows)

@@ -1,8 +1,8 @@
-"""Plan a chain of layers that goes through the chip row by row: what one layer makes, the next one reads on the chip.
+"""Plan a chain of layers that runs row by row, with the intermediate tensors on the chip (depth-first execution).
 
-A row of the last layer asks for rows of the layers before it, and these for rows of what comes from outside. Each tensor has a
-ring of rows on the chip, as many as are needed at a time; a sum takes the place of what was added to it. All weights of the
-chain stay on the chip meanwhile, so a chain is as long as they fit.
+A row of the last layer depends on rows of the layers before it, and finally on rows of off-chip tensors. Each tensor has a ring
+buffer with the number of rows that are in use at a time; a sum may share the buffer of its addend. All weights of the chain stay
+on the chip, which limits the length of a chain.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from accel.npu.model.timing import ARRAY_DEPTH, FETCH_CYCLES, VECTOR_DEPTH
 from accel.npu.profile import NpuProfile
 
 LONGEST = 5
-"""Layers in a chain: a block of a residual network and one more."""
+"""Maximum number of layers in a chain: a block of a residual network and one more."""
 MOST_SPARE_ROWS = 2
-"""Rows of a ring that transfers fill or empty while others are in use."""
+"""Maximum number of additional rows in a buffer, for transfers while the other rows are in use."""
 JOB_OVERHEAD = ARRAY_DEPTH + 4 * FETCH_CYCLES
 
 
@@ -32,8 +32,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class RowRing:
-    """Rows of a tensor on the chip, all blocks of a row together. Addresses and sizes are vectors."""
+class RowBuffer:
+    """Ring buffer of a tensor's rows, each with all of its channel blocks. Addresses and sizes are vectors."""
 
     at: int
     rows: int
@@ -42,30 +42,30 @@ class RowRing:
 
     @property
     def vectors(self) -> int:
-        """How large it is."""
+        """Size of the buffer."""
         return self.rows * self.row_vectors
 
     @property
     def row_vectors(self) -> int:
-        """How large a row is."""
+        """Size of a row."""
         return self.blocks * self.width
 
     def address(self, row: int) -> int:
-        """Return where a row begins."""
+        """Return the first vector of a row."""
         return self.at + row % self.rows * self.row_vectors
 
 
 @dataclass(frozen=True, slots=True)
 class ChainPlan:
-    """A chain of layers, the order of its rows, and the rings of its tensors."""
+    """A chain of layers, the order of its rows, and the buffers of its tensors."""
 
     layers: tuple[Layer, ...]
     order: tuple[Row, ...]
-    rings: Mapping[str, RowRing]
+    buffers: Mapping[str, RowBuffer]
     stored: frozenset[str]
-    """The results that are needed behind the chain."""
+    """The results that are read after the chain, and are therefore stored."""
     cycles: int
-    """An estimate, rather too low."""
+    """An estimate, usually too low."""
 
     @property
     def tensors(self) -> dict[str, QuantizedTensor]:
@@ -74,29 +74,29 @@ class ChainPlan:
 
 
 def plan_chain(layers: Sequence[Layer], kept: Collection[str], profile: NpuProfile) -> ChainPlan | None:
-    """Return the plan, or None where the layers are no chain or do not fit; `kept` are the tensors needed behind the chain."""
+    """Return the plan, or None if the layers are not a chain or do not fit; `kept` are the tensors that are read after them."""
     if not _is_chain(layers) or not _constants_fit(layers, profile):
         return None
     stored = frozenset(layer.result.name for layer in layers) & frozenset(kept)
     order = tuple(_order(layers))
-    rings = _rings(layers, order, stored, profile)
-    if rings is None:
+    buffers = _row_buffers(layers, order, stored, profile)
+    if buffers is None:
         return None
-    return ChainPlan(tuple(layers), order, rings, stored, _cycles(layers, stored, profile))
+    return ChainPlan(tuple(layers), order, buffers, stored, _cycles(layers, stored, profile))
 
 
 def tensors_of(layers: Sequence[Layer]) -> dict[str, QuantizedTensor]:
-    """Return all tensors that the layers read or make."""
-    found = {}
+    """Return all tensors that the layers read or write, by name."""
+    tensors = {}
     for layer in layers:
         addend = layer.stage.addend
         for tensor in (layer.source, layer.result, *([addend.tensor] if addend else [])):
-            found[tensor.name] = tensor
-    return found
+            tensors[tensor.name] = tensor
+    return tensors
 
 
 def weight_rows(layer: Layer, profile: NpuProfile) -> int:
-    """Return how many rows of the weight memory a layer takes."""
+    """Return the number of weight rows of a layer."""
     if not isinstance(layer, ConvolutionLayer):
         return 0
     outputs, inputs, rows, columns = map(int, layer.weights.shape)
@@ -104,14 +104,14 @@ def weight_rows(layer: Layer, profile: NpuProfile) -> int:
 
 
 def parameter_groups(layer: Layer, profile: NpuProfile) -> int:
-    """Return how many groups of the parameter memory a layer takes."""
+    """Return the number of parameter groups of a layer."""
     return -(-layer.result.channels // profile.columns) * profile.lane_groups
 
 
 def _is_chain(layers: Sequence[Layer]) -> bool:
-    """Each result but the last one is read by a later layer; nothing depthwise, no whole planes."""
-    read = [{layer.source.name, layer.stage.addend.tensor.name if layer.stage.addend else ""} for layer in layers]
-    if any(not any(layer.result.name in names for names in read[number + 1 :]) for number, layer in enumerate(layers[:-1])):
+    """Return true if a later layer reads each result except the last, and no layer is depthwise or reduces planes."""
+    sources = [{layer.source.name, layer.stage.addend.tensor.name if layer.stage.addend else ""} for layer in layers]
+    if any(not any(layer.result.name in names for names in sources[number + 1 :]) for number, layer in enumerate(layers[:-1])):
         return False
     return not any((isinstance(layer, ConvolutionLayer) and layer.depthwise) or is_reduction(layer) for layer in layers)
 
@@ -124,26 +124,26 @@ def _constants_fit(layers: Sequence[Layer], profile: NpuProfile) -> bool:
 
 
 def _order(layers: Sequence[Layer]) -> Iterator[Row]:
-    """Go through the rows of the last layer; before each one come the rows that it needs and that are not there yet."""
-    makers = {layer.result.name: number for number, layer in enumerate(layers)}
-    made: set[tuple[int, int]] = set()
+    """Yield the rows of the last layer, each after the rows that it depends on."""
+    producers = {layer.result.name: number for number, layer in enumerate(layers)}
+    visited: set[tuple[int, int]] = set()
 
-    def ask(number: int, row: int) -> Iterator[Row]:
-        if (number, row) in made:
+    def visit(number: int, row: int) -> Iterator[Row]:
+        if (number, row) in visited:
             return
-        made.add((number, row))
+        visited.add((number, row))
         layer = layers[number]
         reads = tuple(_rows_read(layer, row))
-        if layer.source.name in makers:
+        if layer.source.name in producers:
             for read in reads:
-                yield from ask(makers[layer.source.name], read)
-        if layer.stage.addend is not None and layer.stage.addend.tensor.name in makers:
-            yield from ask(makers[layer.stage.addend.tensor.name], row)
+                yield from visit(producers[layer.source.name], read)
+        if layer.stage.addend is not None and layer.stage.addend.tensor.name in producers:
+            yield from visit(producers[layer.stage.addend.tensor.name], row)
         yield Row(number, row, reads)
 
     for number in reversed(range(len(layers))):
         for row in range(layers[number].result.height):
-            yield from ask(number, row)
+            yield from visit(number, row)
 
 
 def _rows_read(layer: Layer, row: int) -> Iterator[int]:
@@ -154,37 +154,32 @@ def _rows_read(layer: Layer, row: int) -> Iterator[int]:
             yield read
 
 
-def _rings(
+def _row_buffers(
     layers: Sequence[Layer], order: Sequence[Row], stored: Collection[str], profile: NpuProfile
-) -> dict[str, RowRing] | None:
-    """Give every tensor a ring, or the one of the tensor that is added to it; then spare rows to those that transfers use."""
-    uses = _uses(layers, order)
-    homes = _homes(layers, uses)
-    needed: dict[str, int] = {}
-    for home in dict.fromkeys(homes.values()):
-        together = [uses[name] for name, at in homes.items() if at == home]
-        rows = {row for use in together for row in use}
-        spans = {row: _joined([use[row] for use in together if row in use]) for row in rows}
-        needed[home] = _rows_at_a_time(spans)
-    tensors, made = tensors_of(layers), {layer.result.name for layer in layers}
-    sizes = {name: -(-tensors[name].channels // profile.columns) * tensors[name].width for name in needed}
-    free = profile.activation_vectors - sum(count * sizes[name] for name, count in needed.items())
+) -> dict[str, RowBuffer] | None:
+    """Return the buffer of every tensor, or None if they do not fit the activation memory."""
+    uses, tensors = _uses(layers, order), tensors_of(layers)
+    owners = _buffer_owners(layers, uses)
+    rows = {owner: _rows_in_use([uses[name] for name in owners if owners[name] == owner]) for owner in owners.values()}
+    row_vectors = {name: -(-tensors[name].channels // profile.columns) * tensors[name].width for name in rows}
+    free = profile.activation_vectors - sum(count * row_vectors[name] for name, count in rows.items())
     if free < 0:
         return None
-    moved = [home for home in needed if any(at == home and (name not in made or name in stored) for name, at in homes.items())]
-    for home in moved * MOST_SPARE_ROWS:
-        if sizes[home] <= free:
-            free -= sizes[home]
-            needed[home] += 1
-    rings, at = {}, 0
-    for home, count in needed.items():
-        rings[home] = RowRing(at, count, sizes[home] // tensors[home].width, tensors[home].width)
-        at += rings[home].vectors
-    return {name: rings[home] for name, home in homes.items()}
+    results = {layer.result.name for layer in layers}
+    transferred = {owners[name] for name in owners if name not in results or name in stored}
+    for name in [owner for owner in rows if owner in transferred] * MOST_SPARE_ROWS:
+        if row_vectors[name] <= free:
+            free -= row_vectors[name]
+            rows[name] += 1
+    buffers, at = {}, 0
+    for name, count in rows.items():
+        buffers[name] = RowBuffer(at, count, row_vectors[name] // tensors[name].width, tensors[name].width)
+        at += buffers[name].vectors
+    return {name: buffers[owner] for name, owner in owners.items()}
 
 
 Uses = dict[int, tuple[int, int]]
-"""Of each row of a tensor, the first and the last place in the order at which it is used."""
+"""Per row of a tensor, the first and the last position in the order that uses it."""
 
 
 def _uses(layers: Sequence[Layer], order: Sequence[Row]) -> dict[str, Uses]:
@@ -192,44 +187,44 @@ def _uses(layers: Sequence[Layer], order: Sequence[Row]) -> dict[str, Uses]:
     for place, step in enumerate(order):
         layer = layers[step.layer]
         addend = layer.stage.addend
-        used = [(layer.source.name, row) for row in step.reads] + [(layer.result.name, step.row)]
-        used += [(addend.tensor.name, step.row)] if addend else []
-        for name, row in used:
+        rows = [(layer.source.name, row) for row in step.reads] + [(layer.result.name, step.row)]
+        rows += [(addend.tensor.name, step.row)] if addend else []
+        for name, row in rows:
             uses[name][row] = (uses[name].get(row, (place, place))[0], place)
     return uses
 
 
-def _homes(layers: Sequence[Layer], uses: Mapping[str, Uses]) -> dict[str, str]:
-    """Tell for each tensor in whose ring it lives: a sum where its addend was, if nothing needs the addend behind it."""
-    homes = {name: name for name in uses}
+def _buffer_owners(layers: Sequence[Layer], uses: Mapping[str, Uses]) -> dict[str, str]:
+    """Return the tensor whose buffer each tensor uses: a sum overwrites its addend if no later step reads the addend."""
+    owners = {name: name for name in uses}
     for layer in layers:
         addend = layer.stage.addend
         if addend is None:
             continue
-        before, behind = uses[addend.tensor.name], uses[layer.result.name]
-        if all(before[row][1] <= behind[row][0] for row in behind) and addend.tensor.name != layer.source.name:
-            homes[layer.result.name] = homes[addend.tensor.name]
-    return homes
+        addend_uses, sum_uses = uses[addend.tensor.name], uses[layer.result.name]
+        if all(addend_uses[row][1] <= sum_uses[row][0] for row in sum_uses) and addend.tensor.name != layer.source.name:
+            owners[layer.result.name] = owners[addend.tensor.name]
+    return owners
 
 
-def _joined(spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    return min(first for first, _ in spans), max(last for _, last in spans)
-
-
-def _rows_at_a_time(spans: Uses) -> int:
-    """Return the smallest ring in which no row comes before the one that it displaces was used last."""
-    rows = 1
-    while any(row + rows in spans and spans[row + rows][0] <= last for row, (_, last) in spans.items()):
-        rows += 1
-    return rows
+def _rows_in_use(uses: Sequence[Uses]) -> int:
+    """Return the smallest ring buffer for tensors with these uses: no row overwrites another one before its last use."""
+    spans: Uses = {}
+    for row, (first, last) in (item for use in uses for item in use.items()):
+        earliest, latest = spans.get(row, (first, last))
+        spans[row] = (min(first, earliest), max(last, latest))
+    count = 1
+    while any(row + count in spans and spans[row + count][0] <= last for row, (_, last) in spans.items()):
+        count += 1
+    return count
 
 
 def _cycles(layers: Sequence[Layer], stored: Collection[str], profile: NpuProfile) -> int:
-    """Return what the array or the memory needs at least."""
-    makers = {layer.result.name for layer in layers}
+    """Return a lower bound of the cycles: those of the array or of the memory."""
+    producers = {layer.result.name for layer in layers}
     moved = work = 0
     for tensor in tensors_of(layers).values():
-        if tensor.name not in makers or tensor.name in stored:
+        if tensor.name not in producers or tensor.name in stored:
             moved += -(-tensor.channels // profile.columns) * profile.columns * tensor.height * tensor.width
     for layer in layers:
         result, taps = layer.result, layer.window.rows * layer.window.columns

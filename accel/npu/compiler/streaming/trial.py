@@ -1,10 +1,10 @@
-"""Try work out: what it takes in a machine that does nothing else, from the exact cycle model."""
+"""Measure the run time of work without other work in parallel, with the exact cycle model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accel.npu.compiler.streaming.order import first_needs, in_order
+from accel.npu.compiler.streaming.order import in_order, set_needed_by
 from accel.npu.compiler.streaming.rows import tensors_of
 from accel.npu.compiler.streaming.streamer import Streamer
 from accel.npu.lowering.layers import Layer
@@ -12,7 +12,7 @@ from accel.npu.profile import NpuProfile
 
 
 def trial_streamer(layers: Sequence[Layer], profile: NpuProfile) -> Streamer:
-    """Return a machine whose external memory has room for the tensors of these layers."""
+    """Return a streamer whose external memory stores only the tensors of these layers."""
     places, end = {}, 0
     for tensor in tensors_of(layers).values():
         places[tensor.name] = end
@@ -21,7 +21,7 @@ def trial_streamer(layers: Sequence[Layer], profile: NpuProfile) -> Streamer:
 
 
 def cycles_alone(streamer: Streamer) -> int:
-    """Return the cycles of all that was asked for."""
+    """Return the cycles of the jobs and transfers that were added to the streamer."""
     streamer.jobs.finish()
-    first_needs(streamer.jobs.steps)
+    set_needed_by(streamer.jobs.steps)
     return in_order(streamer.jobs.steps, streamer.transfers, streamer.profile, pages_at=0).cycles

@@ -1,4 +1,4 @@
-"""The external memory as it fills with constants, and the rooms on the chip that loads take by turns."""
+"""Constants in external memory, and ring buffers in the memories of the chip."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ALIGNMENT_WORDS = 4
 
 
 class Constants:
-    """The words in the external memory, as they grow from address 0 on."""
+    """Growing list of 32-bit words at the beginning of external memory."""
 
     def __init__(self) -> None:
         self._parts: list[npt.NDArray[np.uint32]] = []
         self.words = 0
 
     def add(self, values: npt.NDArray[np.signedinteger] | isa.Words) -> int:
-        """Append an array; return the word where it begins."""
+        """Append an array; return the address of its first word."""
         begin = self.words
         words = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
         aligned = np.pad(words, (0, -len(words) % ALIGNMENT_WORDS))
@@ -31,7 +31,7 @@ class Constants:
         return begin
 
     def add_parameters(self, parameters: Int32) -> int:
-        """Append groups of parameters, three words of four per lane; return the word where they begin."""
+        """Append parameter groups, padded from three words per lane to four; return the address of the first word."""
         return self.add(np.pad(parameters, ((0, 0), (0, 0), (0, 1))))
 
     def array(self) -> npt.NDArray[np.uint32]:
@@ -39,36 +39,36 @@ class Constants:
         return np.concatenate([np.zeros(0, np.uint32), *self._parts])
 
 
-class Ring:
-    """Rooms in the weight or parameter memory, taken in a circle; each line remembers until when it is in use."""
+class RingBuffer:
+    """Ring buffer of lines in the weight or parameter memory; each line records the last pass or VEC that uses it."""
 
     def __init__(self, lines: int) -> None:
-        self._in_use_until = np.full(lines, -1, np.int64)
+        self._last_use = np.full(lines, -1, np.int64)
         self._at = 0
 
     @property
     def lines(self) -> int:
-        """How many there are."""
-        return len(self._in_use_until)
+        """Number of lines."""
+        return len(self._last_use)
 
-    def take(self, lines: int) -> int:
-        """Return the first line of a room that does not reach over the end."""
+    def allocate(self, lines: int) -> int:
+        """Allocate contiguous lines; return the first one."""
         first = self._at if self._at + lines <= self.lines else 0
         self._at = first + lines
         return first
 
-    def free_after(self, first: int, lines: int) -> int:
-        """Return until when what is there now is in use."""
-        return int(self._in_use_until[first : first + lines].max())
+    def last_use(self, first: int, lines: int) -> int:
+        """Return the number of the last pass or VEC that uses the current contents of the lines, -1 if none."""
+        return int(self._last_use[first : first + lines].max())
 
-    def use(self, first: int, lines: int, until: int) -> None:
-        """Remember that these lines are in use until then."""
-        self._in_use_until[first : first + lines] = until
+    def use(self, first: int, lines: int, number: int) -> None:
+        """Record that the pass or VEC of this number uses the lines."""
+        self._last_use[first : first + lines] = number
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Lines of a layer's weights or parameters on the chip: which (counted in the layer), where, and their transfer."""
+    """Lines of weights or parameters on the chip: `first` in the layer, address `at` on the chip, and their transfer."""
 
     first: int
     lines: int
@@ -78,7 +78,10 @@ class Resident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRuns:
-    """A part of some blocks of a tensor: `count` vectors of each, from `offset` in the tensor, `plane` vectors apart."""
+    """Runs of `count` vectors of a tensor: from `offset`, one per channel block, `plane` vectors apart.
+
+    On the chip the first run begins at vector `local`, and the next ones `local_pitch` vectors apart.
+    """
 
     tensor: str
     offset: int
