@@ -1,6 +1,6 @@
-"""Measure a variant: accuracy, agreement with the source model, distance of the outputs, latency.
+"""Evaluate a variant: accuracy, agreement with the source model, difference of the outputs, latency.
 
-The float variant stands for the source model: `convert` proved that they say the same.
+The float variant stands for the source model: `convert` verified that their outputs match.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from accel.backends.backend import Session
 from accel.backends.choose import load_session
+from accel.comparison import measure_outputs, run_all
 from accel.latency import measure_latency
-from accel.measure import measured, run_all
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import Measured, VariantDirectory
 
@@ -20,7 +20,7 @@ LATENCY_LIMIT_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyMs:
-    """Percentiles of the time for one sample."""
+    """Percentiles of the time for one sample, in milliseconds."""
 
     p50: float
     p95: float
@@ -29,7 +29,7 @@ class LatencyMs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """One object of `evaluate --json` (docs: the design, section 6)."""
+    """One object of `evaluate --json`."""
 
     variant: str
     backend: str
@@ -53,35 +53,41 @@ class Evaluation:
 
 
 def evaluate_variant(
-    variant: VariantDirectory, samples: Samples, reference: Tensors, *, backend: str | None = None
-) -> Evaluation:
-    """Run a variant over all samples and compare with the reference outputs and the labels.
+    variant: VariantDirectory, samples: Samples, reference: Tensors | None = None, *, backend: str | None = None
+) -> tuple[Evaluation, Tensors]:
+    """Score all samples once; return the evaluation against reference outputs and labels, and the outputs themselves.
 
-    `backend` None takes the variant's own: what is found goes into its config and must not depend on today's fastest.
+    Args:
+        variant: the variant to run.
+        samples: inputs, and labels for the accuracy.
+        reference: the outputs of the source model; None for the float variant, which stands for it.
+        backend: the backend to run it with; None takes the variant's own, so that its config does not depend on the fastest one.
 
     Raises:
-        ParityError: its outputs hold NaN or have another shape.
-        OperationError: it cannot be run.
+        ParityError: the outputs hold NaN or have another shape.
+        OperationError: the variant cannot be run.
     """
     session = load_session(variant, backend=backend or variant.config.backend)
     try:
-        found = measured(reference, run_all(session, samples), samples.labels)
-        return Evaluation(
+        outputs = run_all(session, samples)
+        measured = measure_outputs(outputs if reference is None else reference, outputs, samples.labels)
+        evaluation = Evaluation(
             variant=variant.config.variant,
             backend=session.describe()["backend"],
             precision=variant.config.precision.value,
-            count=found.sample_count,
-            accuracy=found.accuracy,
-            agreement=found.agreement,
-            max_relative_difference=found.max_relative_difference,
+            count=measured.sample_count,
+            accuracy=measured.accuracy,
+            agreement=measured.agreement,
+            max_relative_difference=measured.max_relative_difference,
             latency_ms=_latency(session, samples),
         )
     finally:
         session.close()
+    return evaluation, outputs
 
 
 def reference_outputs(float_variant: VariantDirectory, samples: Samples) -> Tensors:
-    """Return what the source model says, as the float variant says it."""
+    """Return the outputs of the float variant, which stands for the source model."""
     session = load_session(float_variant, backend=float_variant.config.backend)
     try:
         return run_all(session, samples)
@@ -90,7 +96,7 @@ def reference_outputs(float_variant: VariantDirectory, samples: Samples) -> Tens
 
 
 def evaluation_row(evaluation: Evaluation, size_bytes: int) -> tuple[object, ...]:
-    """Return the cells under `EVALUATION_COLUMNS`."""
+    """Return the cells below `EVALUATION_COLUMNS`."""
     accuracy = None if evaluation.accuracy is None else f"{evaluation.accuracy:.2%}"
     return (
         evaluation.variant,
@@ -109,5 +115,5 @@ EVALUATION_COLUMNS = ("variant", "backend", "accuracy", "agreement", "difference
 
 def _latency(session: Session, samples: Samples) -> LatencyMs:
     one = samples.slice(0, 1).inputs
-    taken = measure_latency(lambda: session.run(one), runs=LATENCY_RUNS, time_limit_s=LATENCY_LIMIT_S)
-    return LatencyMs(p50=taken.median_ms, p95=taken.p95_ms, p99=taken.p99_ms)
+    latency = measure_latency(lambda: session.run(one), runs=LATENCY_RUNS, time_limit_s=LATENCY_LIMIT_S)
+    return LatencyMs(p50=latency.median_ms, p95=latency.p95_ms, p99=latency.p99_ms)

@@ -32,8 +32,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from accel.backends.choose import load_session
+from accel.comparison import run_all
 from accel.evaluate import evaluate_variant, reference_outputs
-from accel.measure import run_all
 from convert.conversion import ConvertOptions, convert_model
 from edgewright.command_line import print_table
 from edgewright.contracts.build_directory import BuildDirectory
@@ -150,7 +150,7 @@ def row(
 ) -> dict[str, Any]:
     """Measure one variant."""
     before = build.variant(FLOAT_VARIANT)
-    found = evaluate_variant(variant, samples, reference_outputs(before, samples), backend="onnxruntime")
+    found, _ = evaluate_variant(variant, samples, reference_outputs(before, samples), backend="onnxruntime")
     graphs = [ObservedGraph.open(one.file(LayerKind.GRAPH)) for one in (before, variant)]
     output = build.record.outputs[0].name
     ratios = {
@@ -176,7 +176,7 @@ def on_npu(variant: VariantDirectory, samples: Samples, build: BuildDirectory) -
     by_onnxruntime = run_all(load_session(variant, backend="onnxruntime"), samples)
     model = onnx.load(variant.file(LayerKind.GRAPH))
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
-    found = evaluate_functional(variant, model, samples, reference, by_onnxruntime)
+    found = evaluate_functional(variant, model, samples, reference, by_onnxruntime=by_onnxruntime)
     return {"npu": found.accuracy, "same": found.agreement_with_onnxruntime}
 
 

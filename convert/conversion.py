@@ -22,7 +22,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import load_graph
-from accel.measure import measured, run_all
+from accel.comparison import measure_outputs, run_all
 from convert.graph.shapes import check_shapes, fix_shapes
 from convert.passes.simplify import simplify
 from convert.read_source import SourceModel, read_source
@@ -260,7 +260,7 @@ def _verify(
 ) -> Measured:
     """Compare the written graph with its source, write the parity report, and keep the golden samples."""
     actual = run_all(load_graph(staging / "graph" / LayerKind.GRAPH.file_name), samples)
-    accuracy = measured(expected, actual, samples.labels)
+    accuracy = measure_outputs(expected, actual, samples.labels)
     report = parity.report_on(expected, actual, accuracy, tolerance=tolerance, generated=options.samples is None)
     if not options.allow_mismatch:
         parity.check(report, source)

@@ -31,7 +31,7 @@ COMMANDS: dict[str, Lazy] = {
     "compile": Lazy("edgewright.commands.compile:command", "Compile a quantized variant for an NPU.", "quantize"),
     "evaluate": Lazy("accel.evaluate_cli:command", "Measure accuracy, agreement and latency of variants.", None),
     "report": Lazy("quantize.report.cli:command", "Write one page on all variants: accuracy, size, latency, noise.", "quantize"),
-    "bench": Lazy("accel.cli:command", "Measure latency, throughput and memory on this machine.", None),
+    "bench": Lazy("accel.bench_cli:command", "Measure latency, throughput and memory on this machine.", None),
     "npu": Lazy("accel.npu.cli:group", "Compile for, simulate and cost the FPGA NPU.", "quantize"),
     "package": Lazy("edgewright.commands.package:group", "Build, sign, inspect, verify and move packages.", None),
     "publish": Lazy("edgewright.commands.publish:command", "Sign a package and publish it as the next version.", None),

@@ -177,4 +177,5 @@ def _check_golden(variant: VariantDirectory, build: BuildDirectory) -> None:
 def _measure(build: BuildDirectory, variant: VariantDirectory, path: Path) -> Measured:
     samples = load_samples(path, build.record.inputs)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
-    return evaluate_variant(variant, samples, reference, backend=BackendName.NPU).as_measured()
+    evaluation, _outputs = evaluate_variant(variant, samples, reference, backend=BackendName.NPU)
+    return evaluation.as_measured()

@@ -19,7 +19,7 @@ from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.signing import load_private_key
 from edgewright.packing import PackOptions, pack
 from edgewright.sdk import CloudClient
-from quantize.quantization import QuantizeOptions, quantize
+from quantize.quantization import QuantizeOptions, quantize_all
 from quantize.scheme import Scheme
 
 
@@ -53,8 +53,8 @@ def make_package(recipe: Recipe, directory: Path) -> Path:
         directory / "build",
         ConvertOptions(head_from=recipe.head_from, samples=recipe.samples, labels=recipe.labels, trust=recipe.trust),
     )
-    for scheme in recipe.schemes:
-        quantize(build, QuantizeOptions(scheme=scheme, samples=recipe.samples, max_drop=recipe.max_drop))
+    schemes = [QuantizeOptions(scheme=scheme, samples=recipe.samples, max_drop=recipe.max_drop) for scheme in recipe.schemes]
+    quantize_all(build, schemes)
     pack(build, directory / "package", PackOptions(name=recipe.name))
     return directory / "package"
 

@@ -45,7 +45,7 @@ def main(output: Path) -> None:
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
     print(f"scikit-learn itself: accuracy {model.score(heldout, heldout_labels):.4f}")
     for variant in build.variants():
-        found = evaluate_variant(variant, samples, reference)
+        found, _ = evaluate_variant(variant, samples, reference)
         print(f"{found.variant}: accuracy {found.accuracy:.4f}, same answer as the source on {found.agreement:.2%}")
 
     session = load_session(build.variant("int8"))

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import click
 
-from accel.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
-from edgewright.command_line import common_options, print_json, print_table
+from accel.evaluate import EVALUATION_COLUMNS, evaluation_row
+from edgewright.command_line import common_options, print_json, print_table, progress
 from edgewright.contracts.build_directory import BuildDirectory
-from edgewright.contracts.samples import Samples
-from edgewright.contracts.variant import FLOAT_VARIANT, BackendName
+from edgewright.contracts.variant import BackendName
 from edgewright.errors import BadInputError
 from hardware_profiles.catalog import load_profile
 from quantize.calibration.thresholds import Calibration
 from quantize.int8.int8 import Int8Settings
-from quantize.npu.functional import functional_evaluation, functional_row
-from quantize.quantization import QuantizeOptions, options_for, quantize, samples_for
+from quantize.npu.functional import functional_row
+from quantize.quantization import Quantized, QuantizeOptions, options_for, quantize_all
 from quantize.scheme import Scheme
 
 
@@ -28,20 +27,20 @@ from quantize.scheme import Scheme
     multiple=True,
     required=True,
     type=click.Choice([scheme.value for scheme in Scheme]),
-    help="What to make; may be given several times.",
+    help="The precision of the new variant; may be given several times.",
 )
 @click.option(
     "--samples",
     type=click.Path(path_type=Path),
-    help="Real samples (.npz): they calibrate and measure. Only mxint8 does without, and is then measured on the golden ones.",
+    help="Real samples (.npz) for calibration and measurement. Only mxint8 needs none; it is then measured on the golden ones.",
 )
-@click.option("--max-drop", metavar="SHARE", help="Keep nothing that loses more accuracy than this: 1% or 0.01.")
+@click.option("--max-drop", metavar="SHARE", help="Keep no variant that loses more accuracy than this: 1% or 0.01.")
 @click.option(
     "--calibration",
     default=Int8Settings().calibration.value,
     show_default=True,
     type=click.Choice([method.value for method in Calibration]),
-    help="How int8 chooses the range of values that it covers.",
+    help="The method that chooses the range of values which int8 covers.",
 )
 @click.option(
     "--backend",
@@ -54,9 +53,9 @@ from quantize.scheme import Scheme
     "--profile",
     "profiles",
     multiple=True,
-    help="Make int8 and mixed in the integers that this hardware multiplies best; may be given several times.",
+    help="Make int8 and mixed with the integer types that are fastest on this hardware; may be given several times.",
 )
-@click.option("--equalize", is_flag=True, help="Even out the channels of neighbouring layers before rounding to int8.")
+@click.option("--equalize", is_flag=True, help="Equalize the channels of adjacent layers before rounding to int8.")
 @common_options
 def command(
     build: Path,
@@ -69,48 +68,47 @@ def command(
     equalize: bool,
     as_json: bool,
 ) -> None:
-    """Add a variant of less precision, with its measured accuracy.
+    """Add a variant of lower precision, with its measured accuracy.
 
-    Prints accuracy, agreement with the source model, size and latency of the float variant and of each one that was made, and
-    for npu-int8 and npu-mxint8 what the NPU's functional model, which computes what a board computes, makes of it.
+    Prints accuracy, agreement with the source model, size and latency of the float variant and of each new one. For npu-int8 and
+    npu-mxint8 it also prints the accuracy on the NPU's functional model, which has the same bits as a board.
     """
     opened = BuildDirectory.open(build)
     allowed = None if max_drop is None else parse_share(max_drop)
     int8 = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
     hardware = [load_profile(name) for name in profiles]
-    wanted = [
+    requests = [
         options
         for scheme in schemes
         for options in options_for(
             QuantizeOptions(scheme=Scheme(scheme), samples=samples, backend=backend, max_drop=allowed, int8=int8), hardware
         )
     ]
-    for options in wanted:
-        quantize(opened, options)
-    names = [options.variant for options in wanted]
-    evaluations = _evaluate(opened, samples_for(opened, wanted[0]), (FLOAT_VARIANT, *names))
-    functional = [found for name in names if (found := functional_evaluation(opened, name)) is not None]
-    if as_json:
-        print_json([*evaluations, *functional])
-    else:
-        sizes = {variant.config.variant: variant.config.size_bytes for variant in opened.variants()}
-        rows = [evaluation_row(one, sizes[one.variant]) for one in evaluations]
-        print_table(EVALUATION_COLUMNS, [*rows, *(functional_row(one, sizes[one.variant]) for one in functional)])
+    _print(opened, quantize_all(opened, requests, progress=progress), as_json=as_json)
 
 
 def parse_share(text: str) -> float:
-    """Read `1%` or `0.01`; raise `BadInputError` when it is neither."""
+    """Return the share in `1%` or `0.01`.
+
+    Raises:
+        BadInputError: the text is neither, or the share is not between 0 and 1.
+    """
     number = text.strip().removesuffix("%")
     try:
         share = float(number) / (100 if text.strip().endswith("%") else 1)
-    except ValueError as wrong:
-        raise BadInputError(f"--max-drop must be a share like 1% or 0.01, not {text!r}") from wrong
+    except ValueError as error:
+        raise BadInputError(f"--max-drop must be a share like 1% or 0.01, not {text!r}") from error
     if not 0 <= share <= 1:
         raise BadInputError(f"--max-drop must be between 0% and 100%, not {text!r}")
     return share
 
 
-def _evaluate(build: BuildDirectory, samples: Samples, names: tuple[str, ...]) -> list[Evaluation]:
-    reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
-    variants = [build.variant(name) for name in names]
-    return [evaluate_variant(variant, samples, reference, backend=variant.config.backend) for variant in variants]
+def _print(build: BuildDirectory, results: list[Quantized], *, as_json: bool) -> None:
+    evaluations = [results[0].baseline, *(result.evaluation for result in results)]
+    functional = [result.functional for result in results if result.functional is not None]
+    if as_json:
+        print_json([*evaluations, *functional])
+        return
+    sizes = {variant.config.variant: variant.config.size_bytes for variant in build.variants()}
+    rows = [evaluation_row(one, sizes[one.variant]) for one in evaluations]
+    print_table(EVALUATION_COLUMNS, [*rows, *(functional_row(one, sizes[one.variant]) for one in functional)])

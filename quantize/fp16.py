@@ -16,13 +16,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import load_graph
-from accel.golden import compare_outputs
-from accel.measure import run_all
+from accel.comparison import compare_outputs, run_all
 from edgewright.contracts.build_directory import BuildDirectory
-from edgewright.contracts.samples import Samples
+from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
 from edgewright.graphs.dead_code import remove_dead
+from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.scheme import float_graph, read_float_graph, write_variant_graph
@@ -53,20 +53,20 @@ _FLOAT_INPUTS = {"Resize": {1, 2}}
 """Inputs that the standard wants as float32 whatever the others are."""
 
 
-def make_fp16(build: BuildDirectory, samples: Samples, folder: Path) -> None:
+def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, reference: Tensors, progress: Progress = silent) -> None:
     """Write the fp16 variant of a build's graph into `folder`.
 
     Raises:
         ModelError: no operator of the graph can run in half precision.
     """
-    ranges = tensor_ranges(ObservedGraph.open(float_graph(build)), samples)
+    ranges = tensor_ranges(ObservedGraph.open(float_graph(build), progress=progress), samples)
     names = [str(node.name) for node in read_float_graph(build).graph if _can_be_half(node, ranges)]
     if not names:
         found = sorted({node.op_type for node in read_float_graph(build).graph})
         raise ModelError(f"{build.path}: fp16 needs operators that run in half precision, but the graph has {found}")
     for kept in _attempts(len(names)):
         _write(build, folder, names[: len(names) - kept])
-        if not _changes_labels(build, samples, folder):
+        if not _changes_labels(samples, reference, folder):
             log.info("halved operators=%d kept_in_float32=%d", len(names) - kept, kept)
             return
     _write(build, folder, names)
@@ -84,9 +84,9 @@ def _write(build: BuildDirectory, folder: Path, halved: list[str]) -> None:
     write_variant_graph(build, model, folder)
 
 
-def _changes_labels(build: BuildDirectory, samples: Samples, folder: Path) -> bool:
-    expected, found = (run_all(load_graph(graph), samples) for graph in (float_graph(build), folder / LayerKind.GRAPH.file_name))
-    return compare_outputs(expected, found).agreement < 1.0
+def _changes_labels(samples: Samples, reference: Tensors, folder: Path) -> bool:
+    outputs = run_all(load_graph(folder / LayerKind.GRAPH.file_name), samples)
+    return compare_outputs(reference, outputs).agreement < 1.0
 
 
 def _can_be_half(node: ir.Node, ranges: dict[str, tuple[float, float]]) -> bool:

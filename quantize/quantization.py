@@ -1,10 +1,11 @@
-"""Add a variant of less precision to a build directory, with its measured accuracy.
+"""Add a variant of lower precision to a build directory, with its measured accuracy.
 
-samples     read and checked: empty, constant or wrongly scaled ones calibrate nothing; mxint8 needs none
+samples     read and validated: empty, constant or wrongly scaled ones cannot calibrate; mxint8 needs none
+baseline    one scoring pass of the float variant, which gives the reference outputs
 make        the scheme's graph and weights
-evaluate    against the float variant and the labels
-accept      within the drop that the user allows, or not kept
-tolerance   what a device's golden check will hold it to
+evaluate    one scoring pass of the variant, against the reference outputs and the labels
+accept      the variant is kept only within the drop that the user allows
+tolerance   the limits for the golden check on a device
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 import onnx
 
 from accel.backends.choose import load_session
-from accel.evaluate import Evaluation, evaluate_variant, reference_outputs
-from accel.measure import accuracy, measured, run_all
+from accel.comparison import accuracy, measure_outputs, run_all
+from accel.evaluate import Evaluation, evaluate_variant
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors, load_samples, read_npz
 from edgewright.contracts.variant import (
@@ -33,6 +34,7 @@ from edgewright.contracts.variant import (
     size_of_weights_and_graph,
 )
 from edgewright.errors import BadInputError, ModelError, ParityError, SamplesError
+from edgewright.progress import Progress, silent
 from hardware_profiles.hardware_profile import INT8_TYPES, HardwareProfile, Int8Types
 from quantize.calibration.calibrate import check_calibration
 from quantize.fp16 import make_fp16
@@ -43,17 +45,15 @@ from quantize.mx.mxint8 import make_mxint8
 from quantize.npu.functional import FUNCTIONAL_PREFIX, FunctionalEvaluation, evaluate_functional
 from quantize.npu.int8 import make_npu_int8
 from quantize.npu.mxint8 import make_npu_mxint8
-from quantize.report.detail import PREFIX, describe, read_details, samples_digest
+from quantize.report.detail import PREFIX, Scoring, VariantDetail, describe, samples_digest
 from quantize.scheme import QuantizationResult, Scheme, check_source
 
 log = logging.getLogger(__name__)
 
 Maker = Callable[[BuildDirectory, Samples, Path], QuantizationResult | None]
 
-MAKERS: dict[Scheme, Maker] = {Scheme.FP16: make_fp16, Scheme.MXINT8: make_mxint8}
-
 INTEGER_SCHEMES = {Scheme.INT8, Scheme.MIXED}
-"""The schemes whose integers the processor itself multiplies, in the types that it likes."""
+"""The schemes whose integers the processor itself multiplies, in the types that are fastest on it."""
 _SUFFIXES = {Int8Types.U8S8: "", Int8Types.U8S7: "-avx2", Int8Types.S8S8: "-arm64"}
 
 FP16_DIFFERENCE = 1e-2
@@ -63,57 +63,150 @@ DIFFERENCE_MARGIN = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeOptions:
-    """What the user asks for."""
+    """The user's request for one variant."""
 
     scheme: Scheme
     samples: Path | None
-    """Real samples: they calibrate, and they measure what was lost; None where the scheme learns nothing from them."""
+    """Real samples for calibration and measurement; None for a scheme without calibration."""
     backend: str = BackendName.ONNXRUNTIME
-    """The runtime that the variant is tuned for and measured on; only int8 is made for another than onnxruntime."""
+    """The backend that the variant is tuned for and measured on; only int8 supports others than onnxruntime."""
     int8: Int8Settings = field(default_factory=Int8Settings)
-    """How integers are made, for the schemes that make some."""
+    """Settings of the integer schemes."""
     max_drop: float | None = None
-    """Largest share of accuracy (of agreement, without labels) that may be lost; None keeps whatever comes out."""
+    """Largest share of accuracy (of agreement, without labels) that may be lost; None keeps any result."""
 
     @property
     def variant(self) -> str:
-        """The name of what is made: the scheme's, then the backend or the processor where it is not what most have."""
+        """The variant's name: the scheme, with the backend or the integer types as suffix if they are not the usual ones."""
         if self.backend != BackendName.ONNXRUNTIME:
             return f"{self.scheme.value}-{self.backend}"
         return self.scheme.value + (_SUFFIXES[self.int8.types] if self.scheme in INTEGER_SCHEMES else "")
 
 
-def quantize(build: BuildDirectory, options: QuantizeOptions) -> VariantDirectory:
-    """Make the variant that `options` describe, measure it, and return it; its evaluation is in `reports/`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """The float variant, scored once on a set of samples."""
+
+    samples: Samples
+    outputs: Tensors
+    """The reference outputs for every other variant."""
+    detail: VariantDetail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """A new variant with its measurements, which are also stored in the build's `reports/`."""
+
+    variant: VariantDirectory
+    evaluation: Evaluation
+    baseline: Evaluation
+    """The float variant on the same samples."""
+    functional: FunctionalEvaluation | None
+    """On the NPU's functional model; None for variants of other hardware, or too large for the model."""
+
+
+def quantize_all(build: BuildDirectory, requests: Sequence[QuantizeOptions], *, progress: Progress = silent) -> list[Quantized]:
+    """Make one variant per request as `quantize` does, but score the float variant only once per sample file."""
+    baselines: dict[Path | None, Baseline] = {}
+    results: list[Quantized] = []
+    for options in requests:
+        if options.samples not in baselines:
+            _check(build, options)
+            baselines[options.samples] = score_float(build, samples_for(build, options))
+        results.append(quantize(build, options, baseline=baselines[options.samples], progress=progress))
+    return results
+
+
+def quantize(
+    build: BuildDirectory, options: QuantizeOptions, *, baseline: Baseline | None = None, progress: Progress = silent
+) -> Quantized:
+    """Make the variant that `options` describe, measure it, and store the variant and its reports.
+
+    Args:
+        build: the build directory; it must hold the float variant.
+        options: the scheme, the samples and the limits.
+        baseline: the float variant's scores on the same samples; None scores it.
+        progress: shows the progress of long loops.
 
     Raises:
-        BadInputError: the backend has no such scheme, or is not installed.
-        ModelError: the graph is quantized already, or has its weights in another precision than float32.
+        BadInputError: the backend does not have this scheme, or is not installed.
+        ModelError: the graph is quantized already, or its weights are not float32.
         SamplesError: the samples do not fit, or cannot calibrate.
         ParityError: more accuracy is lost than allowed; nothing is kept.
     """
-    _check_backend(options)
-    check_source(build)
-    samples = samples_for(build, options)
-    reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
+    _check(build, options)
+    baseline = baseline or score_float(build, samples_for(build, options))
+    samples, reference = baseline.samples, baseline.outputs
     with build.creating_variant(options.variant) as folder:
-        made = _maker(options)(build, samples, folder) or QuantizationResult()
+        result = _maker(options, reference, progress)(build, samples, folder) or QuantizationResult()
         variant = VariantDirectory.write(folder, _config(build, options, folder))
-        evaluation = evaluate_variant(variant, samples, reference, backend=options.backend)
-        functional = _on_functional_model(variant, samples, reference)
-        allowed = _allowed_drop(options)
-        for one in (evaluation, functional):
-            if one is not None and allowed is not None:
-                _check_drop(one, samples, reference, allowed)
+        evaluation, outputs = evaluate_variant(variant, samples, reference, backend=options.backend)
+        scoring = Scoring(samples=samples, digest=baseline.detail.samples, reference=reference, outputs=outputs)
+        functional = _on_functional_model(variant, scoring, progress)
+        _check_drops((evaluation, functional), samples, reference, _allowed_drop(options))
         tolerance = _tolerance(build, variant, evaluation)
         VariantDirectory.write(folder, replace(variant.config, measured=evaluation.as_measured(), tolerance=tolerance))
-        detail = describe(build, variant, evaluation, samples, reference, made)
+        detail = describe(build, variant, evaluation, scoring, result, progress=progress)
     build.write_report(f"quantize-{options.variant}", evaluation)
     build.write_report(f"{PREFIX}{options.variant}", detail)
     if functional is not None:
         build.write_report(f"{FUNCTIONAL_PREFIX}{options.variant}", functional)
-    _describe_float(build, samples, reference)
-    return build.variant(options.variant)
+    build.write_report(f"{PREFIX}{FLOAT_VARIANT}", baseline.detail)
+    return Quantized(
+        variant=build.variant(options.variant),
+        evaluation=evaluation,
+        baseline=baseline.detail.evaluation,
+        functional=functional,
+    )
+
+
+def score_float(build: BuildDirectory, samples: Samples) -> Baseline:
+    """Score the float variant once: its outputs are the reference, its evaluation is a row of the report."""
+    variant = build.variant(FLOAT_VARIANT)
+    evaluation, outputs = evaluate_variant(variant, samples, backend=BackendName.ONNXRUNTIME)
+    scoring = Scoring(samples=samples, digest=samples_digest(samples), reference=outputs, outputs=outputs)
+    return Baseline(
+        samples=samples,
+        outputs=outputs,
+        detail=describe(build, variant, evaluation, scoring, QuantizationResult()),
+    )
+
+
+def options_for(options: QuantizeOptions, profiles: Sequence[HardwareProfile]) -> list[QuantizeOptions]:
+    """Return one request per kind of integers, so that each of `profiles` gets the fastest one for it.
+
+    Raises:
+        BadInputError: none of the profiles runs the scheme's precision.
+    """
+    fitting = [profile for profile in profiles if options.scheme.precision in profile.precisions]
+    if profiles and not fitting:
+        listed = "; ".join(f"{profile.name} runs {', '.join(profile.precisions)}" for profile in profiles)
+        raise BadInputError(f"--profile must name hardware that runs {options.scheme}, but {listed}")
+    types = dict.fromkeys(profile.int8_types for profile in fitting if profile.int8_types is not None)
+    if options.scheme not in INTEGER_SCHEMES or options.backend != BackendName.ONNXRUNTIME or not types:
+        return [options]
+    return [replace(options, int8=replace(options.int8, types=one)) for one in types]
+
+
+def samples_for(build: BuildDirectory, options: QuantizeOptions) -> Samples:
+    """Return the user's samples, or the build's golden ones if there are none.
+
+    Raises:
+        SamplesError: the samples do not fit, or cannot calibrate.
+    """
+    if options.samples is not None:
+        samples = load_samples(options.samples, build.record.inputs)
+        check_calibration(samples, build, options.samples)
+        return samples
+    return load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, build.record.inputs)
+
+
+def _check(build: BuildDirectory, options: QuantizeOptions) -> None:
+    """Raise the errors that need no samples."""
+    _check_backend(options)
+    check_source(build)
+    if options.samples is None and options.scheme.needs_samples:
+        raise SamplesError(f"{options.scheme} needs real samples for calibration, but none are given: add --samples X.npz")
 
 
 def _check_backend(options: QuantizeOptions) -> None:
@@ -123,91 +216,34 @@ def _check_backend(options: QuantizeOptions) -> None:
         raise BadInputError(
             f"--backend must be {BackendName.ONNXRUNTIME}, or {BackendName.OPENVINO} with --scheme {Scheme.INT8}, "
             f"not {options.backend} with --scheme {options.scheme}: "
-            f"{BackendName.OPENVINO} runs what is made for {BackendName.ONNXRUNTIME} as well"
+            f"{BackendName.OPENVINO} also runs the variants for {BackendName.ONNXRUNTIME}"
         )
     if options.int8 != Int8Settings():
         raise BadInputError(
             f"--calibration and --equalize are for --backend {BackendName.ONNXRUNTIME}: "
-            f"{BackendName.OPENVINO}'s int8 covers all values seen"
+            f"int8 for {BackendName.OPENVINO} always covers the full range of the samples"
         )
     check_installed()
 
 
-def options_for(options: QuantizeOptions, profiles: Sequence[HardwareProfile]) -> list[QuantizeOptions]:
-    """Return what to make so that each of `profiles` gets the scheme in the integers that it multiplies best.
-
-    Raises:
-        BadInputError: none of the profiles runs what the scheme makes.
-    """
-    fitting = [profile for profile in profiles if options.scheme.precision in profile.precisions]
-    if profiles and not fitting:
-        told = "; ".join(f"{profile.name} runs {', '.join(profile.precisions)}" for profile in profiles)
-        raise BadInputError(f"--profile must name hardware that runs {options.scheme}, but {told}")
-    types = dict.fromkeys(profile.int8_types for profile in fitting if profile.int8_types is not None)
-    if options.scheme not in INTEGER_SCHEMES or options.backend != BackendName.ONNXRUNTIME or not types:
-        return [options]
-    return [replace(options, int8=replace(options.int8, types=one)) for one in types]
-
-
-def samples_for(build: BuildDirectory, options: QuantizeOptions) -> Samples:
-    """Return the user's samples, or the build's golden ones where none are given and none are needed to make the variant.
-
-    Raises:
-        SamplesError: none are given to a scheme that calibrates, or they do not fit, or cannot calibrate.
-    """
-    if options.samples is not None:
-        samples = load_samples(options.samples, build.record.inputs)
-        check_calibration(samples, build, options.samples)
-        return samples
-    if options.scheme.needs_samples:
-        raise SamplesError(f"{options.scheme} must see real samples, which calibrate it, but none are given: add --samples X.npz")
-    return load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, build.record.inputs)
-
-
-def _on_functional_model(variant: VariantDirectory, samples: Samples, reference: Tensors) -> FunctionalEvaluation | None:
-    """Measure a variant for the NPU by the NPU's own rounding; one too large for the functional model is not measured so."""
-    if variant.config.precision not in (Precision.NPU_INT8, Precision.NPU_MXINT8):
-        return None
-    session = load_session(variant, backend=BackendName.ONNXRUNTIME)
-    try:
-        by_onnxruntime = run_all(session, samples)
-    finally:
-        session.close()
-    try:
-        return evaluate_functional(variant, onnx.load(variant.file(LayerKind.GRAPH)), samples, reference, by_onnxruntime)
-    except ModelError as refused:
-        log.warning("not measured on the NPU's functional model: %s", refused)
-        return None
-
-
-def _describe_float(build: BuildDirectory, samples: Samples, reference: Tensors) -> None:
-    """Measure the float variant for the report, unless that was done on the same samples."""
-    known = read_details(build).get(FLOAT_VARIANT)
-    if known is None or known.samples != samples_digest(samples):
-        variant = build.variant(FLOAT_VARIANT)
-        evaluation = evaluate_variant(variant, samples, reference, backend=BackendName.ONNXRUNTIME)
-        build.write_report(
-            f"{PREFIX}{FLOAT_VARIANT}", describe(build, variant, evaluation, samples, reference, QuantizationResult())
-        )
-
-
-def _allowed_drop(options: QuantizeOptions) -> float | None:
-    """Return the budget; the search of mixed precision needs one in any case."""
-    return DEFAULT_MAX_DROP if options.max_drop is None and options.scheme is Scheme.MIXED else options.max_drop
-
-
-def _maker(options: QuantizeOptions) -> Maker:
+def _maker(options: QuantizeOptions, reference: Tensors, progress: Progress) -> Maker:
     if options.backend == BackendName.OPENVINO:
-        return make_openvino_int8
-    if options.scheme is Scheme.INT8:
-        return partial(make_int8, settings=options.int8)
-    if options.scheme is Scheme.NPU_INT8:
-        return partial(make_npu_int8, settings=options.int8)
-    if options.scheme is Scheme.NPU_MXINT8:
-        return partial(make_npu_mxint8, settings=options.int8)
-    if options.scheme is Scheme.MIXED:
-        return partial(make_mixed, settings=options.int8, max_drop=_allowed_drop(options) or 0.0)
-    return MAKERS[options.scheme]
+        return partial(make_openvino_int8, progress=progress)
+    makers: dict[Scheme, Maker] = {
+        Scheme.FP16: partial(make_fp16, reference=reference, progress=progress),
+        Scheme.INT8: partial(make_int8, settings=options.int8, progress=progress),
+        Scheme.MXINT8: make_mxint8,
+        Scheme.MIXED: partial(
+            make_mixed,
+            settings=options.int8,
+            max_drop=_allowed_drop(options) or 0.0,
+            reference=reference,
+            progress=progress,
+        ),
+        Scheme.NPU_INT8: partial(make_npu_int8, settings=options.int8, progress=progress),
+        Scheme.NPU_MXINT8: partial(make_npu_mxint8, settings=options.int8, progress=progress),
+    }
+    return makers[options.scheme]
 
 
 def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> VariantConfig:
@@ -227,45 +263,74 @@ def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> Va
 
 
 def _properties(options: QuantizeOptions) -> dict[str, str]:
-    """Return which integers are inside, where they are of our choosing."""
-    ours = options.scheme in INTEGER_SCHEMES and options.backend == BackendName.ONNXRUNTIME
-    return {INT8_TYPES: options.int8.types.value} if ours else {}
+    """Return the types of the integers, for the schemes that choose them."""
+    has_types = options.scheme in INTEGER_SCHEMES and options.backend == BackendName.ONNXRUNTIME
+    return {INT8_TYPES: options.int8.types.value} if has_types else {}
+
+
+def _on_functional_model(variant: VariantDirectory, scoring: Scoring, progress: Progress) -> FunctionalEvaluation | None:
+    """Measure a variant for the NPU with the NPU's rounding; return None for other variants, and for too large ones."""
+    if variant.config.precision not in (Precision.NPU_INT8, Precision.NPU_MXINT8):
+        return None
+    model = onnx.load(variant.file(LayerKind.GRAPH))
+    try:
+        return evaluate_functional(
+            variant, model, scoring.samples, scoring.reference, by_onnxruntime=scoring.outputs, progress=progress
+        )
+    except ModelError as error:
+        log.warning("not measured on the NPU's functional model: %s", error)
+        return None
+
+
+def _allowed_drop(options: QuantizeOptions) -> float | None:
+    """Return the accuracy budget; the search of mixed precision needs one in any case."""
+    return DEFAULT_MAX_DROP if options.max_drop is None and options.scheme is Scheme.MIXED else options.max_drop
+
+
+def _check_drops(
+    evaluations: Sequence[Evaluation | FunctionalEvaluation | None], samples: Samples, reference: Tensors, max_drop: float | None
+) -> None:
+    if max_drop is None:
+        return
+    for evaluation in evaluations:
+        if evaluation is not None:
+            _check_drop(evaluation, samples, reference, max_drop)
 
 
 def _check_drop(evaluation: Evaluation | FunctionalEvaluation, samples: Samples, reference: Tensors, max_drop: float) -> None:
-    kept, before = evaluation.agreement, 1.0
-    what = "agreement with the float model"
+    before, after = 1.0, evaluation.agreement
+    measure = "agreement with the float model"
     if evaluation.accuracy is not None and samples.labels is not None:
-        before, kept, what = accuracy(next(iter(reference.values())), samples.labels), evaluation.accuracy, "accuracy"
-    if before - kept > max_drop:
+        before, after, measure = accuracy(next(iter(reference.values())), samples.labels), evaluation.accuracy, "accuracy"
+    if before - after > max_drop:
         where = f" on the {evaluation.backend}" if isinstance(evaluation, FunctionalEvaluation) else ""
         raise ParityError(
-            f"{evaluation.variant}{where} may lose at most {max_drop:.2%} of {what}, "
-            f"but it falls from {before:.2%} to {kept:.2%}: "
+            f"{evaluation.variant}{where} may lose at most {max_drop:.2%} of {measure}, "
+            f"but it falls from {before:.2%} to {after:.2%}: "
             "allow more with --max-drop, give more samples, or use fp16"
         )
 
 
 def _tolerance(build: BuildDirectory, variant: VariantDirectory, evaluation: Evaluation) -> Tolerance:
-    """Return what the variant keeps on the golden samples, with a margin for other processors; a broken one is far outside."""
+    """Return the variant's distance on the golden samples plus a margin for other processors; a broken one is far outside."""
     golden = load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, variant.config.inputs)
     expected = read_npz(build.graph / LayerKind.GOLDEN_OUTPUTS.file_name)
     session = load_session(variant, backend=evaluation.backend)
     try:
-        found = measured(expected, run_all(session, golden), None)
+        distance = measure_outputs(expected, run_all(session, golden), None)
     finally:
         session.close()
     if (
         variant.config.precision is Precision.FP16
-        and found.max_relative_difference < FP16_DIFFERENCE / 2
-        and found.agreement == 1.0
+        and distance.max_relative_difference < FP16_DIFFERENCE / 2
+        and distance.agreement == 1.0
     ):
         return Tolerance(max_relative_difference=FP16_DIFFERENCE, min_agreement=1.0)
     return Tolerance(
         max_relative_difference=max(
-            DIFFERENCE_MARGIN * found.max_relative_difference,
+            DIFFERENCE_MARGIN * distance.max_relative_difference,
             DIFFERENCE_MARGIN / 2 * evaluation.max_relative_difference,
             FP16_DIFFERENCE,
         ),
-        min_agreement=max(0.0, found.agreement - AGREEMENT_MARGIN),
+        min_agreement=max(0.0, distance.agreement - AGREEMENT_MARGIN),
     )

@@ -63,14 +63,12 @@ def tensor_sqnr(
     variant: Observed,
     samples: Samples,
     tensors: Collection[str] | None = None,
-    *,
-    label: str | None = "measuring noise",
 ) -> dict[str, float]:
-    """Return the ratio of every tensor that both graphs have, or only of `tensors`; `label` None shows no progress."""
+    """Return the SQNR in dB of every tensor that both graphs have, or only of `tensors`."""
     pairs = {name: twin for name, twin in _pairs(float_graph, variant).items() if tensors is None or name in tensors}
     chosen = evenly_spaced(samples)
     signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
-    for inputs in float_graph.batches(chosen, list(pairs), label):
+    for inputs in float_graph.batches(chosen, list(pairs), "measuring SQNR"):
         expected = float_graph.run(inputs, list(pairs))
         found = variant.run(inputs, list(pairs.values()))
         for name, twin in pairs.items():

@@ -23,6 +23,7 @@ import onnx_ir as ir
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.errors import ModelError
+from edgewright.progress import Progress, silent
 from hardware_profiles.hardware_profile import Int8Types
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
@@ -72,27 +73,29 @@ class CalibratedGraph:
         return quantized_graph(model, self.ranges, with_followers(model, kept_float), form)
 
 
-def make_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings | None = None) -> QuantizationResult:
+def make_int8(
+    build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings, *, progress: Progress = silent
+) -> QuantizationResult:
     """Write the int8 variant of a build's graph into `folder`.
 
     Raises:
         ModelError: nothing in the graph has an integer kernel.
     """
-    prepared = prepare(build, samples, settings or Int8Settings())
+    prepared = prepare(build, samples, settings, progress)
     write_int8(build, prepared.quantized(), folder)
     return QuantizationResult(int8_fallbacks(prepared.model), prepared.model)
 
 
-def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> CalibratedGraph:
+def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings, progress: Progress = silent) -> CalibratedGraph:
     """Calibrate, equalize and correct: all that is done before the integers are written."""
     model = onnx.load(float_graph(build))
     hoist_strides(model)
     if settings.equalize:
         equalize(model, apart=head_nodes(build))
-    watched = ObservedGraph(model)
-    ranges = tensor_ranges(watched, samples, settings.calibration)
+    observed = ObservedGraph(model, progress=progress)
+    ranges = tensor_ranges(observed, samples, settings.calibration)
     rounding = partial(quantized_graph, ranges=ranges, form=QdqFormat(types=settings.types))
-    originals = correct_biases(model, watched, ranges, samples, rounding) if settings.correct_bias else {}
+    originals = correct_biases(model, observed, ranges, samples, rounding) if settings.correct_bias else {}
     return CalibratedGraph(model, ranges, originals, settings.types)
 
 

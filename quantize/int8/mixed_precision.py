@@ -20,20 +20,20 @@ from pathlib import Path
 import onnx
 
 from accel.backends.onnxruntime_cpu import load_graph
-from accel.measure import accuracy, measured, run_all
+from accel.comparison import accuracy, measure_outputs, run_all
 from edgewright import __version__
-from edgewright.command_line import progress
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.stored_arrays import digest_of_array
 from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import ModelError, PackageError, ParityError
+from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.sqnr import tensor_sqnr
 from quantize.int8.int8 import CalibratedGraph, Int8Settings, int8_fallbacks, prepare, write_int8
 from quantize.int8.qdq import layers
-from quantize.scheme import FloatFallback, QuantizationResult, float_graph
+from quantize.scheme import FloatFallback, QuantizationResult
 
 JOURNAL = "mixed-journal"
 DEFAULT_MAX_DROP = 0.005
@@ -65,17 +65,23 @@ Measure = Callable[[Sequence[str]], float]
 
 
 def make_mixed(
-    build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings, max_drop: float
+    build: BuildDirectory,
+    samples: Samples,
+    folder: Path,
+    *,
+    settings: Int8Settings,
+    max_drop: float,
+    reference: Tensors,
+    progress: Progress = silent,
 ) -> QuantizationResult:
     """Write the mixed variant of a build's graph into `folder`.
 
     Raises:
         ParityError: even with all layers but one in float the budget does not hold.
     """
-    prepared = prepare(build, samples, settings)
+    prepared = prepare(build, samples, settings, progress)
     journal = open_journal(build, samples, settings)
-    sqnr_db = _sensitivities(build, prepared, samples, journal)
-    reference = run_all(load_graph(float_graph(build)), samples)
+    sqnr_db = _sensitivities(build, prepared, samples, journal, progress)
     measure = _recorded(build, journal, lambda kept: _score(build, prepared, samples, reference, kept))
     wanted = score_of(reference, reference, samples) - max_drop
     order = sorted(sqnr_db, key=lambda name: sqnr_db[name])
@@ -123,7 +129,7 @@ def score_of(found: Tensors, reference: Tensors, samples: Samples) -> float:
     """Return the share of right labels; without labels, the share of those that equal the float model's."""
     if samples.labels is not None:
         return accuracy(next(iter(found.values())), samples.labels)
-    return measured(reference, found, None).agreement
+    return measure_outputs(reference, found, None).agreement
 
 
 def _key(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> str:
@@ -134,18 +140,20 @@ def _key(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> str
     return wire.digest_of(wire.encode([__version__, digests, settings]))
 
 
-def _sensitivities(build: BuildDirectory, prepared: CalibratedGraph, samples: Samples, journal: Journal) -> dict[str, float]:
+def _sensitivities(
+    build: BuildDirectory, prepared: CalibratedGraph, samples: Samples, journal: Journal, progress: Progress
+) -> dict[str, float]:
     """Return the ratio at the outputs with one layer rounded, for each layer, measuring those that are not in the journal."""
     names = [node.name for node in layers(prepared.model)]
-    watched = ObservedGraph(prepared.model)
-    outputs = [value.name for value in prepared.model.graph.output if value.name in watched.tensors]
+    observed = ObservedGraph(prepared.model)
+    outputs = [value.name for value in prepared.model.graph.output if value.name in observed.tensors]
     if not outputs:
         raise ModelError(f"{build.path}: mixed measures noise at the outputs, but none of them holds floats: give the scores too")
     missing = [name for name in names if name not in journal.sqnr_db]
     for name in progress(missing, "sensitivity of layers"):
         others = [other for other in names if other != name]
         alone = ObservedGraph(prepared.quantized(others))
-        journal.sqnr_db[name] = min(tensor_sqnr(watched, alone, samples, outputs, label=None).values())
+        journal.sqnr_db[name] = min(tensor_sqnr(observed, alone, samples, outputs).values())
         build.write_report(JOURNAL, journal)
     return {name: journal.sqnr_db[name] for name in names}
 

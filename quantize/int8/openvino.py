@@ -27,7 +27,6 @@ import onnx
 import onnx_ir as ir
 
 from accel.backends.openvino_cpu import without_telemetry
-from edgewright.command_line import progress
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import (
@@ -42,6 +41,7 @@ from edgewright.contracts.variant import (
 )
 from edgewright.errors import BadInputError, ModelError, OperationError
 from edgewright.graphs.files import write_graph
+from edgewright.progress import Progress, silent
 from quantize.int8.qdq import KEPT_FLOAT, WEIGHTED
 from quantize.rewrites.opset import lower_opset
 from quantize.rewrites.stride_hoisting import hoist_strides
@@ -63,7 +63,12 @@ class NncfOptions:
 
 
 def quantize_with_nncf(
-    float_variant: VariantDirectory, samples: Samples, target: Path, options: NncfOptions | None = None
+    float_variant: VariantDirectory,
+    samples: Samples,
+    target: Path,
+    options: NncfOptions | None = None,
+    *,
+    progress: Progress = silent,
 ) -> VariantDirectory:
     """Write the int8 variant of `float_variant` into the empty directory `target`; nothing of it is measured yet.
 
@@ -80,14 +85,18 @@ def quantize_with_nncf(
     source = float_variant.file(LayerKind.GRAPH)
     model = onnx.load(source)
     hoist_strides(model)
-    quantized = _plain_onnx(_quantized(model, float_variant, samples, options), source)
+    quantized = _plain_onnx(
+        _quantized(model, float_variant, _OneByOne(samples, _batch(float_variant), progress), options), source
+    )
     write_graph(target, ir.from_proto(quantized), _side_of(ir.load(source)))
     return VariantDirectory.write(target, _config(float_variant.config, options, target))
 
 
-def make_openvino_int8(build: BuildDirectory, samples: Samples, folder: Path) -> QuantizationResult:
+def make_openvino_int8(
+    build: BuildDirectory, samples: Samples, folder: Path, *, progress: Progress = silent
+) -> QuantizationResult:
     """Write the int8 variant of a build's graph into `folder` as `quantize_with_nncf` does, and say what stayed in float."""
-    made = quantize_with_nncf(build.variant(FLOAT_VARIANT), samples, folder)
+    made = quantize_with_nncf(build.variant(FLOAT_VARIANT), samples, folder, progress=progress)
     graph = onnx.load(made.file(LayerKind.GRAPH), load_external_data=False).graph
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     kept = tuple(
@@ -108,11 +117,11 @@ def check_installed() -> None:
 class _OneByOne:
     """The samples as NNCF wants them: as often as it likes, in batches of the size that the graph insists on."""
 
-    def __init__(self, samples: Samples, batch: int) -> None:
-        self._samples, self._batch = samples, batch
+    def __init__(self, samples: Samples, batch: int, progress: Progress) -> None:
+        self._samples, self._batch, self._progress = samples, batch, progress
 
     def __iter__(self) -> Iterator[Tensors]:
-        for start in progress(range(0, self._samples.count, self._batch), "calibrating"):
+        for start in self._progress(range(0, self._samples.count, self._batch), "calibrating"):
             wanted = np.arange(start, start + self._batch) % self._samples.count
             yield self._samples.take(wanted).inputs
 
@@ -120,10 +129,13 @@ class _OneByOne:
         return math.ceil(self._samples.count / self._batch)
 
 
-def _quantized(model: onnx.ModelProto, variant: VariantDirectory, samples: Samples, options: NncfOptions) -> onnx.ModelProto:
+def _batch(variant: VariantDirectory) -> int:
+    """Return the batch size that the graph requires, or 1 if it is free."""
     sizes = [spec.shape[0] for spec in variant.config.inputs if spec.shape]
-    batch = max((size for size in sizes if isinstance(size, int)), default=1)
-    source = _OneByOne(samples, batch)
+    return max((size for size in sizes if isinstance(size, int)), default=1)
+
+
+def _quantized(model: onnx.ModelProto, variant: VariantDirectory, source: _OneByOne, options: NncfOptions) -> onnx.ModelProto:
     with _quiet_nncf() as nncf:
         try:
             found: onnx.ModelProto = nncf.quantize(model, nncf.Dataset(source), **_settings(nncf, len(source), options))

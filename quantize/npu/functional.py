@@ -16,20 +16,19 @@ import numpy as np
 import onnx
 import onnx.utils
 
-from accel.golden import predicted_labels
-from accel.measure import measured
+from accel.comparison import measure_outputs, predicted_labels
 from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.lowering.inputs import AFFINE
 from accel.npu.lowering.qdq import has_blocks
 from accel.npu.machines.host import Session
 from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import NpuProfile
-from edgewright.command_line import progress
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import VariantDirectory
 from edgewright.contracts.wire import decode
 from edgewright.errors import PackageError
+from edgewright.progress import Progress, silent
 from quantize.calibration.sqnr import evenly_spaced
 
 FUNCTIONAL_MODEL = "npu functional model"
@@ -143,7 +142,13 @@ class PartitionedModel:
 
 
 def evaluate_functional(
-    variant: VariantDirectory, model: onnx.ModelProto, samples: Samples, reference: Tensors, by_onnxruntime: Tensors
+    variant: VariantDirectory,
+    model: onnx.ModelProto,
+    samples: Samples,
+    reference: Tensors,
+    *,
+    by_onnxruntime: Tensors,
+    progress: Progress = silent,
 ) -> FunctionalEvaluation:
     """Measure a variant's graph on the functional model; large networks on some of the samples, evenly spread."""
     functional = PartitionedModel(model)
@@ -155,7 +160,7 @@ def evaluate_functional(
         for start in progress(range(0, chosen.count, BATCH_SIZE), "measuring on the NPU's functional model")
     ]
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    told = measured({name: array[places] for name, array in reference.items()}, found, chosen.labels)
+    told = measure_outputs({name: array[places] for name, array in reference.items()}, found, chosen.labels)
     first = next(iter(found))
     same = predicted_labels(found[first]) == predicted_labels(by_onnxruntime[first][places])
     logging.getLogger(__name__).info("measured on=%s samples=%d", FUNCTIONAL_MODEL, chosen.count)

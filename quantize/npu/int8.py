@@ -21,6 +21,7 @@ from accel.npu.lowering.lower import lower
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.errors import ModelError
+from edgewright.progress import Progress, silent
 from hardware_profiles.hardware_profile import Int8Types
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
@@ -34,13 +35,17 @@ from quantize.npu.overflow_guard import guard_accumulators
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph, head_nodes
 
 
-def make_npu_int8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings) -> QuantizationResult:
+def make_npu_int8(
+    build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings, *, progress: Progress = silent
+) -> QuantizationResult:
     """Write the npu-int8 variant of a build's graph into `folder`.
 
     Raises:
         ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
     """
-    return make_for_npu(build, samples, folder, settings, lambda quantized, _model: guard_accumulators(quantized))
+    return make_for_npu(
+        build, samples, folder, settings, lambda quantized, _model: guard_accumulators(quantized), progress=progress
+    )
 
 
 def make_for_npu(
@@ -49,6 +54,8 @@ def make_for_npu(
     folder: Path,
     settings: Int8Settings,
     finish: Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto],
+    *,
+    progress: Progress = silent,
 ) -> QuantizationResult:
     """Write a variant with int8 activations; `finish` makes of the int8 graph, and of the float one, what the NPU multiplies.
 
@@ -59,14 +66,14 @@ def make_for_npu(
     head = {str(name) for name in head_nodes(build)} if _is_cut(build) else set()
     if settings.equalize:
         equalize(model, apart=head)
-    watched = ObservedGraph(model)
-    ranges = tensor_ranges(watched, samples, settings.calibration)
+    observed = ObservedGraph(model, progress=progress)
+    ranges = tensor_ranges(observed, samples, settings.calibration)
 
     def rounding(given: onnx.ModelProto) -> onnx.ModelProto:
         return finish(quantized_graph(given, ranges, head, QdqFormat(types=Int8Types.S8S8)), given)
 
     if settings.correct_bias:
-        correct_biases(model, watched, ranges, samples, rounding, _on_npu)
+        correct_biases(model, observed, ranges, samples, rounding, _on_npu)
     quantized = rounding(model)
     made = QuantizationResult(_left_to_the_host(quantized, head), model)
     write_int8(build, quantized, folder, for_processors=False)

@@ -30,6 +30,7 @@ from accel.npu.lowering.qdq import attribute
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.graphs.dead_code import remove_dead
+from edgewright.progress import Progress, silent
 from quantize.int8.int8 import Int8Settings
 from quantize.int8.qdq import weight_of
 from quantize.mx.encoding import BLOCK, LOWEST_EXPONENT, Blocks, encode
@@ -43,13 +44,15 @@ Exponents = npt.NDArray[np.int64]
 _Integer = TypeVar("_Integer", bound=np.integer[Any])
 
 
-def make_npu_mxint8(build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings) -> QuantizationResult:
+def make_npu_mxint8(
+    build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings, *, progress: Progress = silent
+) -> QuantizationResult:
     """Write the npu-mxint8 variant of a build's graph into `folder`.
 
     Raises:
         ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
     """
-    return make_for_npu(build, samples, folder, settings, block_weights)
+    return make_for_npu(build, samples, folder, settings, block_weights, progress=progress)
 
 
 def block_weights(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""What the report tells of one variant beyond its evaluation: classes, changed predictions, noise, what stayed float."""
+"""Details of one variant for the report: accuracy per class, changed predictions, SQNR per layer, operators in float32."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from accel.backends.choose import load_session
+from accel.comparison import predicted_labels
 from accel.evaluate import Evaluation
-from accel.golden import predicted_labels
-from accel.measure import run_all
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import LABELS, Samples, Tensors
 from edgewright.contracts.stored_arrays import digest_of_array
 from edgewright.contracts.variant import FLOAT_VARIANT, LayerKind, VariantDirectory
 from edgewright.contracts.wire import decode, digest_of, encode
 from edgewright.errors import PackageError
+from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.sqnr import LayerSqnr, layer_sqnr
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph
@@ -30,7 +29,7 @@ LARGEST_CLASS_COUNT = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassAccuracy:
-    """How often samples of one class are recognised."""
+    """The accuracy on the samples of one class."""
 
     label: str
     count: int
@@ -39,15 +38,15 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Samples that the float model and the variant call by different names."""
+    """The samples that the float model predicts as `before` and the variant as `after`."""
 
     before: str
     after: str
     count: int
     corrected: int | None
-    """How many of them are right now; None without labels."""
+    """Samples that only the variant predicts correctly; None without labels."""
     broken: int | None
-    """How many of them were right before."""
+    """Samples that only the float model predicts correctly; None without labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,7 @@ class VariantDetail:
     """`reports/detail-<variant>.json`."""
 
     samples: str
-    """Digest of what it was measured on."""
+    """Digest of the samples and their labels."""
     evaluation: Evaluation
     size_bytes: int
     classes: tuple[ClassAccuracy, ...]
@@ -66,71 +65,81 @@ class VariantDetail:
     float_fallbacks: tuple[FloatFallback, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """The outputs of one scoring pass beside the reference outputs."""
+
+    samples: Samples
+    digest: str
+    """Of `samples`, see `samples_digest`."""
+    reference: Tensors
+    """The outputs of the float variant."""
+    outputs: Tensors
+    """The outputs of the variant."""
+
+
 def describe(
     build: BuildDirectory,
     variant: VariantDirectory,
     evaluation: Evaluation,
-    samples: Samples,
-    reference: Tensors,
-    made: QuantizationResult,
+    scoring: Scoring,
+    result: QuantizationResult,
+    *,
+    progress: Progress = silent,
 ) -> VariantDetail:
-    """Measure what the report shows of a variant."""
-    session = load_session(variant, backend=evaluation.backend)
-    try:
-        found = next(iter(run_all(session, samples).values()))
-    finally:
-        session.close()
-    before, after = _predictions(next(iter(reference.values()))), _predictions(found)
-    names = _names(build, found)
+    """Return the details of a variant from its outputs; only the SQNR per layer needs another run, on some of the samples."""
+    output = next(iter(scoring.outputs.values()))
+    before, after = _predictions(next(iter(scoring.reference.values()))), _predictions(output)
+    names = _class_names(build, output)
     return VariantDetail(
-        samples=samples_digest(samples),
+        samples=scoring.digest,
         evaluation=evaluation,
         size_bytes=variant.config.size_bytes,
-        classes=_classes(after, samples, names),
-        changes=_changes(before, after, samples, names) if names else (),
-        layers=_layers(build, variant, samples, made),
-        float_fallbacks=made.float_fallbacks,
+        classes=_classes(after, scoring.samples, names),
+        changes=_changes(before, after, scoring.samples, names) if names else (),
+        layers=_layers(build, variant, scoring.samples, result, progress),
+        float_fallbacks=result.float_fallbacks,
     )
 
 
 def read_details(build: BuildDirectory) -> dict[str, VariantDetail]:
-    """Return what is known of each variant that the build still has, the float one first."""
-    found = {}
+    """Return the stored details of each variant that the build still has, the float one first."""
+    details = {}
     for variant in build.variants():
         path = build.reports / f"{PREFIX}{variant.config.variant}.json"
         if path.is_file():
-            found[variant.config.variant] = decode(path.read_bytes(), VariantDetail, what=str(path), error=PackageError)
-    return dict(sorted(found.items(), key=lambda item: (item[0] != FLOAT_VARIANT, item[0])))
+            details[variant.config.variant] = decode(path.read_bytes(), VariantDetail, what=str(path), error=PackageError)
+    return dict(sorted(details.items(), key=lambda item: (item[0] != FLOAT_VARIANT, item[0])))
 
 
 def samples_digest(samples: Samples) -> str:
-    """Return a digest of samples and labels, whatever file they lay in."""
+    """Return a digest of samples and labels, independent of the file that they were read from."""
     arrays = {**samples.inputs, **({} if samples.labels is None else {LABELS: samples.labels})}
     return digest_of(encode([digest_of_array(array) for _, array in sorted(arrays.items())]))
 
 
 def _predictions(output: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     scores = output.reshape(len(output), -1)
-    found: npt.NDArray[np.int64] = np.asarray(scores[:, 0] > 0.5 if scores.shape[1] == 1 else predicted_labels(output), np.int64)
-    return found
+    labels: npt.NDArray[np.int64] = np.asarray(scores[:, 0] > 0.5 if scores.shape[1] == 1 else predicted_labels(output), np.int64)
+    return labels
 
 
-def _names(build: BuildDirectory, output: npt.NDArray[Any]) -> list[str]:
-    """Return the names of the classes; none where the outputs are no scores of classes."""
+def _class_names(build: BuildDirectory, output: npt.NDArray[Any]) -> list[str]:
+    """Return the names of the classes; an empty list if there are too many columns to be scores of classes."""
     count = max(2, int(np.prod(output.shape[1:], dtype=int)))
     if build.record.labels:
         return list(build.record.labels)
     return [str(place) for place in range(count)] if count <= LARGEST_CLASS_COUNT else []
 
 
-def _classes(found: npt.NDArray[np.int64], samples: Samples, names: list[str]) -> tuple[ClassAccuracy, ...]:
+def _classes(predictions: npt.NDArray[np.int64], samples: Samples, names: list[str]) -> tuple[ClassAccuracy, ...]:
     if samples.labels is None:
         return ()
-    right = found == samples.labels
+    correct = predictions == samples.labels
     return tuple(
-        ClassAccuracy(label=_name(names, place), count=int(mine.sum()), accuracy=float(right[mine].mean()))
+        ClassAccuracy(label=_name(names, place), count=int(members.sum()), accuracy=float(correct[members].mean()))
         for place in np.unique(samples.labels)
-        for mine in [samples.labels == place]
+        for members in [samples.labels == place]
     )
 
 
@@ -156,10 +165,13 @@ def _name(names: list[str], place: int) -> str:
 
 
 def _layers(
-    build: BuildDirectory, variant: VariantDirectory, samples: Samples, made: QuantizationResult
+    build: BuildDirectory, variant: VariantDirectory, samples: Samples, result: QuantizationResult, progress: Progress
 ) -> tuple[LayerSqnr, ...]:
     if variant.config.variant == FLOAT_VARIANT:
         return ()
-    model = made.reference_model or onnx.load(float_graph(build), load_external_data=False)
-    reference = ObservedGraph.open(float_graph(build)) if made.reference_model is None else ObservedGraph(model)
+    model = result.reference_model or onnx.load(float_graph(build), load_external_data=False)
+    if result.reference_model is None:
+        reference = ObservedGraph.open(float_graph(build), progress=progress)
+    else:
+        reference = ObservedGraph(model, progress=progress)
     return tuple(layer_sqnr(model, reference, ObservedGraph.open(variant.file(LayerKind.GRAPH)), samples))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from accel.backends.onnxruntime_cpu import OnnxRuntime
-from accel.golden import Comparison, check_golden, compare_outputs, outside, predicted_labels
+from accel.comparison import Comparison, compare_outputs, predicted_labels
+from accel.golden import check_golden, violation
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import LayerKind, Tolerance, VariantDirectory
 from edgewright.errors import ParityError, SamplesError
@@ -117,7 +118,7 @@ def test_outputs_that_cannot_be_compared_are_refused(expected: Tensors, found: T
 )
 def test_a_tolerance_is_inclusive(difference: float, agreement: float, message: str | None) -> None:
     tolerance = Tolerance(max_relative_difference=0.1, min_agreement=0.9)
-    assert outside(Comparison(max_relative_difference=difference, agreement=agreement), tolerance) == message
+    assert violation(Comparison(max_relative_difference=difference, agreement=agreement), tolerance) == message
 
 
 def test_the_label_of_a_single_column_is_whether_it_is_over_one_half() -> None:

@@ -136,7 +136,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from accel.backends.onnxruntime_cpu import load_graph
-from accel.measure import measured, run_all
+from accel.comparison import measure_outputs, run_all
 from edgewright.contracts.samples import load_samples
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
@@ -149,7 +149,7 @@ folder = Path(sys.argv[1])
 samples = load_samples(folder / "x.npz", load_graph(folder / "graph.onnx", threads=1).inputs)
 session = load_graph(folder / "graph.onnx", threads=1)
 found = run_all(session, samples)
-measured(found, run_all(session, samples), samples.labels)
+measure_outputs(found, run_all(session, samples), samples.labels)
 samples_digest(samples)
 ranges = tensor_ranges(ObservedGraph.open(folder / "graph.onnx"), samples)
 print(samples.count, peak())

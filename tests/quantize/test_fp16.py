@@ -62,7 +62,7 @@ def halved(nodes: list[onnx.NodeProto], weights: dict[str, Any], samples: Any, f
     outputs = next(reversed(weights.values())).shape[-1]
     source = onnx_file(folder / "m.onnx", nodes, weights, given=("x", ["N", samples.shape[1]]), wanted=("y", ["N", outputs]))
     build = convert_model(source, folder / "b", ConvertOptions(samples=folder / "samples.npz"))
-    made = quantize(build, QuantizeOptions(scheme=Scheme.FP16, samples=folder / "samples.npz"))
+    made = quantize(build, QuantizeOptions(scheme=Scheme.FP16, samples=folder / "samples.npz")).variant
     return onnx.load(made.file(LayerKind.GRAPH))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from convert.conversion import ConvertOptions, convert_model
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import write_npz
 from edgewright.errors import ModelError
-from quantize.calibration import activations
+from edgewright.progress import T
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 
@@ -102,20 +102,20 @@ def two_inputs(folder: Path) -> BuildDirectory:
 
 
 def test_an_input_that_only_the_host_reads_reaches_it(tmp_path: Path) -> None:
-    made = quantize(two_inputs(tmp_path), options(Scheme.NPU_INT8, tmp_path))
+    made = quantize(two_inputs(tmp_path), options(Scheme.NPU_INT8, tmp_path)).variant
     assert made.config.measured is not None
     assert made.config.measured.max_relative_difference < 0.05
     assert (tmp_path / "build" / "reports" / "functional-npu-int8.json").is_file()
 
 
-def test_one_progress_bar_is_shown_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search measures the noise of every layer: its own bar tells how far it is."""
-    shown: list[str] = []
+def test_one_progress_bar_is_shown_at_a_time(tmp_path: Path) -> None:
+    """The search measures the SQNR of every layer under one bar of its own."""
+    labels: list[str] = []
 
-    def told(items: Sequence[int], label: str) -> Iterator[int]:
-        shown.append(label)
-        yield from items
+    def record(items: Sequence[T], label: str, /) -> Sequence[T]:
+        labels.append(label)
+        return items
 
-    monkeypatch.setattr(activations, "progress", told)
-    quantize(two_inputs(tmp_path), options(Scheme.MIXED, tmp_path))
-    assert shown.count("measuring noise") == 1  # that of the finished variant
+    quantize(two_inputs(tmp_path), options(Scheme.MIXED, tmp_path), progress=record)
+    assert labels.count("sensitivity of layers") == 1
+    assert labels.count("measuring SQNR") == 1  # that of the finished variant

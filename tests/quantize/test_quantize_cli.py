@@ -1,4 +1,4 @@
-"""`edgewright quantize` and `edgewright evaluate`, as a user types them."""
+"""The commands `edgewright quantize` and `edgewright evaluate`."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_mxint8_needs_no_samples_and_is_measured_on_the_golden_ones(tmp_path: Pa
     assert printed["mxint8"]["accuracy"] is None
 
 
-def test_what_calibrates_cannot_do_without_samples(tmp_path: Path) -> None:
+def test_a_scheme_that_calibrates_needs_samples(tmp_path: Path) -> None:
     build = fresh_build(tmp_path / "build")
     message = refused(run("quantize", build.path, "--scheme", "int8"), 2)
-    assert message == "int8 must see real samples, which calibrate it, but none are given: add --samples X.npz"
+    assert message == "int8 needs real samples for calibration, but none are given: add --samples X.npz"
     assert [one.config.variant for one in build.variants()] == ["fp32"]
 
 
@@ -67,7 +67,7 @@ def test_evaluate_json_has_one_object_per_variant() -> None:
     assert printed[0]["agreement"] == 1.0
 
 
-def test_evaluate_runs_each_variant_on_its_own_backend_unless_another_is_asked_for() -> None:
+def test_evaluate_runs_each_variant_on_its_own_backend_unless_another_is_named() -> None:
     arguments = ("evaluate", quantized_build().path, "--samples", held_out_samples(), "--variant", "fp32", "--json")
     (own,) = json.loads(run(*arguments).output)
     assert own["backend"] == quantized_build().variant("fp32").config.backend
@@ -116,12 +116,29 @@ def test_evaluate_refuses_a_package_with_a_changed_byte(tmp_path: Path) -> None:
     assert message.endswith("the package was changed or damaged; fetch it again")
 
 
+def test_evaluate_skips_variants_that_the_backend_does_not_run() -> None:
+    arguments = ("--variant", "fp32", "--variant", "npu-int8", "--backend", "openvino", "--json")
+    result = run("evaluate", quantized_build().path, "--samples", held_out_samples(), *arguments)
+    assert result.exit_code == 0
+    assert [one["variant"] for one in json.loads(result.stdout)] == ["fp32"]
+    assert result.stderr == "skipped npu-int8: openvino does not run npu-int8 for onnxruntime\n"
+
+
+def test_evaluate_fails_if_the_backend_runs_no_variant() -> None:
+    arguments = ("--variant", "fp32", "--variant", "int8", "--backend", "npu")
+    message = refused(run("evaluate", quantized_build().path, "--samples", held_out_samples(), *arguments), 2)
+    assert message == (
+        f"{quantized_build().path} must hold a variant that npu runs, but it holds none (fp32: npu does not run fp32 for "
+        "onnxruntime; int8: npu does not run int8 for onnxruntime); use --backend auto"
+    )
+
+
 def test_an_unknown_variant_offers_the_nearest() -> None:
     message = refused(run("evaluate", quantized_build().path, "--samples", held_out_samples(), "--variant", "fp61"), 2)
     assert message == f"{quantized_build().path} has no variant 'fp61'; known: fp16, fp32"
 
 
-def test_a_build_without_a_float_variant_has_nothing_to_compare_with(tmp_path: Path) -> None:
+def test_a_build_without_a_float_variant_is_refused(tmp_path: Path) -> None:
     build = fresh_build(tmp_path / "build")
     shutil.rmtree(build.path / "variants" / "fp32")
     message = refused(run("evaluate", build.path, "--samples", held_out_samples()), 2)
@@ -135,11 +152,11 @@ def test_a_build_without_a_float_variant_has_nothing_to_compare_with(tmp_path: P
         ("120%", "--max-drop must be between 0% and 100%, not '120%'"),
     ],
 )
-def test_a_share_that_is_none_is_told(text: str, message: str) -> None:
+def test_an_invalid_share_is_refused(text: str, message: str) -> None:
     result = run("quantize", quantized_build().path, "--scheme", "int8", "--samples", training_samples(), "--max-drop", text)
     assert refused(result, 2) == message
 
 
-def test_what_is_no_build_directory_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_build_is_refused(tmp_path: Path) -> None:
     message = refused(run("quantize", tmp_path, "--scheme", "int8", "--samples", training_samples()), 2)
     assert message == f"{tmp_path} is no build directory: it must hold build.json; 'edgewright convert' makes one"

@@ -36,8 +36,8 @@ def test_a_variant_keeps_the_accuracy_on_held_out_digits(scheme: Scheme) -> None
     samples = load_samples(held_out_samples(), build.record.inputs)
     float_variant = build.variant("fp32")
     reference = reference_outputs(float_variant, samples)
-    before = evaluate_variant(float_variant, samples, reference, backend="onnxruntime").accuracy
-    after = evaluate_variant(variant(scheme), samples, reference, backend="onnxruntime").accuracy
+    before = evaluate_variant(float_variant, samples, reference, backend="onnxruntime")[0].accuracy
+    after = evaluate_variant(variant(scheme), samples, reference, backend="onnxruntime")[0].accuracy
     assert before is not None
     assert after is not None
     assert after >= before - 0.01
@@ -58,7 +58,7 @@ def test_a_variant_is_valid_onnx_with_every_weight_outside(scheme: Scheme) -> No
 
 @SCHEMES
 def test_the_same_model_and_options_give_the_same_bytes(scheme: Scheme, tmp_path: Path) -> None:
-    again = quantize(fresh_build(tmp_path / "again"), QuantizeOptions(scheme=scheme, samples=training_samples()))
+    again = quantize(fresh_build(tmp_path / "again"), QuantizeOptions(scheme=scheme, samples=training_samples())).variant
     assert contents(again.path) == contents(variant(scheme).path)
 
 
@@ -71,7 +71,7 @@ def test_a_variant_passes_its_golden_check(scheme: Scheme) -> None:
 @SCHEMES
 def test_a_variant_with_broken_weights_fails_its_golden_check(scheme: Scheme, tmp_path: Path) -> None:
     broken = fresh_build(tmp_path / "build")
-    made = quantize(broken, QuantizeOptions(scheme=scheme, samples=training_samples()))
+    made = quantize(broken, QuantizeOptions(scheme=scheme, samples=training_samples())).variant
     weights = made.file(LayerKind.HEAD_WEIGHTS)
     raw = np.frombuffer(weights.read_bytes(), np.uint8)
     weights.write_bytes(raw[::-1].tobytes())
@@ -84,7 +84,7 @@ def test_training_the_head_again_leaves_graph_and_featurizer_of_every_variant_as
     build = BuildDirectory.open(tmp_path / "build")
     changed = {}
     for scheme in Scheme:
-        made = quantize(build, QuantizeOptions(scheme=scheme, samples=training_samples()))
+        made = quantize(build, QuantizeOptions(scheme=scheme, samples=training_samples())).variant
         kinds = [kind for kind in made.layers() if made.file(kind).read_bytes() != variant(scheme).file(kind).read_bytes()]
         changed[scheme] = kinds
     assert changed == {scheme: [LayerKind.HEAD_WEIGHTS] for scheme in Scheme}

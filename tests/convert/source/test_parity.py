@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accel.measure import accuracy, measured
+from accel.comparison import accuracy, measure_outputs
 from convert.from_keras.keras_file import HALF_TOLERANCES, KerasFile
 from convert.run_source import run_source as run_in_its_framework
 from convert.source.identify import SourceKind
@@ -36,7 +36,7 @@ EXPECTED = {"score": np.array([[0.0, 2.0], [4.0, 1.0], [0.0, 3.0]], np.float32)}
 )
 def test_the_worst_output_and_sample_are_named(generated: bool, advice: str) -> None:
     found = {"score": EXPECTED["score"] + np.array([[0, 0], [0, 0], [0, 0.4]], np.float32)}
-    report = report_on(EXPECTED, found, measured(EXPECTED, found, None), generated=generated)
+    report = report_on(EXPECTED, found, measure_outputs(EXPECTED, found, None), generated=generated)
     with pytest.raises(ParityError) as told:
         check(report, Path("model.keras"))
     assert str(told.value) == (
@@ -47,14 +47,14 @@ def test_the_worst_output_and_sample_are_named(generated: bool, advice: str) -> 
 
 def test_a_small_difference_passes() -> None:
     found = {"score": EXPECTED["score"] * np.float32(1.00001)}
-    report = report_on(EXPECTED, found, measured(EXPECTED, found, None), generated=True)
+    report = report_on(EXPECTED, found, measure_outputs(EXPECTED, found, None), generated=True)
     check(report, Path("model.keras"))
     assert report.passed
 
 
 def test_nan_never_passes() -> None:
     with pytest.raises(ParityError, match="output score holds NaN or infinity"):
-        measured(EXPECTED, {"score": EXPECTED["score"] * np.float32(np.nan)}, None)
+        measure_outputs(EXPECTED, {"score": EXPECTED["score"] * np.float32(np.nan)}, None)
 
 
 def test_an_accepted_mismatch_widens_what_variants_are_held_to() -> None:
@@ -88,7 +88,7 @@ def test_one_column_is_a_probability() -> None:
 def test_a_label_that_is_no_class_is_told() -> None:
     with pytest.raises(SamplesError) as told:
         accuracy(EXPECTED["score"], np.array([0, 1, 2]))
-    assert str(told.value) == "labels must be class indices from 0 to 1, but they go from 0 to 2"
+    assert str(told.value) == "labels must be class indices from 0 to 1, but they range from 0 to 2"
 
 
 def test_inputs_and_outputs_in_dicts_keep_their_order(tmp_path: Path) -> None:

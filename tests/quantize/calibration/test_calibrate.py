@@ -80,7 +80,7 @@ def test_a_file_that_was_cut_short_is_told(tmp_path: Path) -> None:
 
 def test_labels_that_are_no_classes_are_told_and_nothing_is_kept(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz", {"image": images(), "labels": np.arange(40)})
-    assert refusal(tmp_path / "x.npz") == "labels must be class indices from 0 to 9, but they go from 0 to 39"
+    assert refusal(tmp_path / "x.npz") == "labels must be class indices from 0 to 9, but they range from 0 to 39"
 
 
 def test_a_variant_that_loses_too_much_is_not_kept(tmp_path: Path) -> None:

@@ -96,4 +96,4 @@ def test_decibels_are_ten_per_factor_of_ten() -> None:
 
 def test_an_equalized_variant_of_a_real_network_keeps_its_accuracy(tmp_path: Path) -> None:
     options = QuantizeOptions(scheme=Scheme.INT8, samples=training_samples(), int8=Int8Settings(equalize=True), max_drop=0.01)
-    assert quantize(fresh_build(tmp_path / "build"), options).config.measured is not None
+    assert quantize(fresh_build(tmp_path / "build"), options).variant.config.measured is not None

@@ -102,12 +102,13 @@ def test_a_package_carries_it_for_the_profiles_that_have_openvino(build: BuildDi
         pytest.param(
             ["--scheme", "fp16"],
             "--backend must be onnxruntime, or openvino with --scheme int8, not openvino with --scheme fp16: "
-            "openvino runs what is made for onnxruntime as well",
+            "openvino also runs the variants for onnxruntime",
             id="a scheme that NNCF does not make",
         ),
         pytest.param(
             ["--scheme", "int8", "--calibration", "entropy"],
-            "--calibration and --equalize are for --backend onnxruntime: openvino's int8 covers all values seen",
+            "--calibration and --equalize are for --backend onnxruntime: "
+            "int8 for openvino always covers the full range of the samples",
             id="a way to calibrate that NNCF has not",
         ),
     ],

@@ -54,7 +54,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> BuildDirectory:
 
 @pytest.fixture(scope="module")
 def made(build: BuildDirectory) -> VariantDirectory:
-    return quantize(build, QuantizeOptions(scheme=Scheme.MXINT8, samples=None))
+    return quantize(build, QuantizeOptions(scheme=Scheme.MXINT8, samples=None)).variant
 
 
 def test_six_layers_of_every_layout_keep_thirty_decibels(build: BuildDirectory, made: VariantDirectory) -> None:

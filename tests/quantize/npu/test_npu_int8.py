@@ -139,7 +139,7 @@ def test_a_unit_that_died_in_training_does_not_overflow_the_accumulators(tmp_pat
     alive[:, 2] *= 6e-7
     nodes = [helper.make_node("Gemm", ["x", "a", "bias"], ["y"], name="only")]
     build = build_of(nodes, {"a": alive, "bias": np.ones(4)}, tmp_path, width=96)
-    made = quantize(build, QuantizeOptions(scheme=Scheme.NPU_INT8, samples=tmp_path / "x.npz"))
+    made = quantize(build, QuantizeOptions(scheme=Scheme.NPU_INT8, samples=tmp_path / "x.npz")).variant
     found = PartitionedModel(onnx.load(made.file(LayerKind.GRAPH))).run({"x": noise(64, 96, seed=1)})["y"]
     np.testing.assert_allclose(found[:, 2], 1.0, atol=0.2)
 
