@@ -1,4 +1,4 @@
-"""Pauses between retries, spread at random so that a fleet does not return all at once after an outage."""
+"""Random pauses between retries, so that a fleet does not reconnect all at once after an outage."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ def full_jitter_s(attempt: int, base_s: float, cap_s: float) -> float:
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (the "full jitter" variant).
     """
-    return random.uniform(0, min(cap_s, base_s * 2 ** min(attempt, 30)))  # noqa: S311  spreads load, guards nothing
+    return random.uniform(0, min(cap_s, base_s * 2 ** min(attempt, 30)))  # noqa: S311  spreads load, not for security

@@ -1,4 +1,4 @@
-"""`edgewright agent`: enrol this device, run its agent, and ask what it does, online or not."""
+"""`edgewright agent`: enrol this device, run its agent and show its status, online or offline."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,20 +15,20 @@ import click
 from accel.npu.link.discovery import DEVICE_VARIABLE
 from edge_agent.agent import Agent
 from edge_agent.settings import ChooseBy, TransportChoice, default_state_directory, load_settings
-from edge_agent.state_directory import entered
-from edge_agent.status import Standing, read_standing
-from edge_agent.storage.variant_times import VariantTimes, forget, in_ms
+from edge_agent.state_directory import StateDirectory
+from edge_agent.status import DeviceStatus, read_status
+from edge_agent.storage.variant_times import VariantTimes, format_ms, load_all, reset
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.errors import NotFoundError
 
 THREADS = 4
-"""Blocking exchanges at a time: a long-poll, a report, telemetry, a probe. Each thread costs memory."""
+"""Concurrent blocking requests: a long-poll, a report, telemetry, a probe. Each thread costs memory."""
 
 _state = click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Where the agent keeps its state (default: ~/.local/state/edgewright/agent).",
+    help="State directory of the agent (default: ~/.local/state/edgewright/agent).",
 )
 
 
@@ -38,15 +39,15 @@ def group() -> None:
 
 @group.command()
 @click.option(
-    "--token", required=True, envvar="EDGEWRIGHT_ENROLMENT_TOKEN", help="The token that 'edgewright devices token' made."
+    "--token", required=True, envvar="EDGEWRIGHT_ENROLMENT_TOKEN", help="Enrolment token from 'edgewright devices token'."
 )
-@click.option("--name", "device", required=True, help="The device's name.")
-@click.option("--profile", help="The hardware profile (default: detected).")
+@click.option("--name", "device", required=True, help="Name of the device.")
+@click.option("--profile", help="Hardware profile (default: detected).")
 @_state
 @common_options
 def enrol(token: str, device: str, profile: str | None, state: Path | None, as_json: bool) -> None:
-    """Make this machine a member of the fleet; its private key is made here and stays here."""
-    # Here and not above, because the agent that stays shall not hold what is needed once.
+    """Enrol this machine in a fleet; its private key is generated here and never leaves it."""
+    # Imported here, because the resident agent must not load modules that only enrolment needs.
     from edge_agent.identity.enrolment import enrol as enrol_device
     from hardware_profiles.catalog import load_profile
 
@@ -60,73 +61,90 @@ def enrol(token: str, device: str, profile: str | None, state: Path | None, as_j
 
 @group.command()
 @_state
-@click.option("--port", type=click.IntRange(0, 65535), help="Score on this port of 127.0.0.1 (0: any free one).")
-@click.option("--transport", type=click.Choice([choice.value for choice in TransportChoice]), help="How to reach the cloud.")
-@click.option("--choose", type=click.Choice([by.value for by in ChooseBy]), help="Which variant of those that fit to take.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Scoring port on 127.0.0.1 (0: any free port).")
+@click.option("--transport", type=click.Choice([choice.value for choice in TransportChoice]), help="Transport to the cloud.")
+@click.option("--choose", type=click.Choice([by.value for by in ChooseBy]), help="Rule that selects among the fitting variants.")
 @common_options
 def run(state: Path | None, port: int | None, transport: str | None, choose: str | None, as_json: bool) -> None:
-    """Run the agent until it is told to end; it scores whatever ran last, with or without its cloud."""
+    """Run the agent until it gets SIGTERM or SIGINT; it scores with the last version, online or offline."""
     path = state or default_state_directory()
     settings = load_settings(path, port=port, transport=transport, choose=choose)
     if settings.npu_device is not None:
-        os.environ[DEVICE_VARIABLE] = settings.npu_device  # whoever scores or checks for this agent inherits it
+        os.environ[DEVICE_VARIABLE] = settings.npu_device  # inherited by the processes that score and check
     logging.getLogger("edge_agent").setLevel(min(logging.INFO, logging.getLogger().level))
-    with entered(path, settings) as house:
+    with StateDirectory.open(path, settings) as directory:
         if as_json:
-            print_json({"device": house.identity.device, "scoring_url": house.scoring_url})
+            print_json({"device": directory.identity.device, "scoring_url": directory.scoring_url})
         else:
-            click.echo(f"{house.identity.device} scores at {house.scoring_url}")
-        asyncio.run(_live(Agent(house, settings)))
+            click.echo(f"{directory.identity.device} scores at {directory.scoring_url}")
+        asyncio.run(_run_until_signal(Agent(directory, settings)))
 
 
 @group.command()
 @_state
 @common_options
 def status(state: Path | None, as_json: bool) -> None:
-    """Show what runs, and how far the last wish of the cloud has got."""
-    standing = read_standing(state or default_state_directory())
+    """Show the running version and the progress of the desired state."""
+    device_status = read_status(state or default_state_directory())
     if as_json:
-        print_json(standing)
+        print_json(device_status)
     else:
-        print_table(("what", "value"), _summary(standing))
+        print_table(("field", "value"), _summary(device_status))
 
 
 @group.command()
 @_state
 @common_options
 def explain(state: Path | None, as_json: bool) -> None:
-    """Say why the device is where it is: the reason, what comes next, why this variant, what happened before."""
-    standing = read_standing(state or default_state_directory())
+    """Explain the status: the reason, the next step, the choice of the variant, and the recent events."""
+    device_status = read_status(state or default_state_directory())
     if as_json:
-        print_json(standing)
+        print_json(device_status)
         return
-    print_table(("what", "value"), [*_summary(standing), ("next", standing.next_step)])
-    for sentence in standing.reported.choice:
+    print_table(("field", "value"), [*_summary(device_status), ("next", device_status.next_step)])
+    for sentence in device_status.reported.choice:
         click.echo(f"  {sentence}")
     click.echo()
-    if standing.measured:
-        print_table(("measured", "with version", "at (UTC)", "one sample"), [_times_row(times) for times in standing.measured])
+    if device_status.measured:
+        _print_times(device_status.measured)
         click.echo()
-    rows = [(f"{past.at:%Y-%m-%d %H:%M:%S}", past.desired_number or None, past.event, past.reason) for past in standing.history]
+    rows = [
+        (f"{past.at:%Y-%m-%d %H:%M:%S}", past.desired_number or None, past.event, past.reason) for past in device_status.history
+    ]
     print_table(("at (UTC)", "desired", "event", "reason"), rows)
 
 
 @group.command()
 @click.argument("model", required=False)
+@click.option("--reset", "do_reset", is_flag=True, help="Delete the results, so that the next version is benchmarked again.")
 @_state
 @common_options
-def remeasure(model: str | None, state: Path | None, as_json: bool) -> None:
-    """Forget which variant of MODEL (or of every model) was the fastest here: the next version is measured anew."""
-    forgotten = forget(state or default_state_directory(), model)
+def benchmark(model: str | None, do_reset: bool, state: Path | None, as_json: bool) -> None:
+    """Show or reset the benchmark results of MODEL's variants (default: every model) on this device."""
+    path = state or default_state_directory()
+    if do_reset:
+        _reset_times(path, model, as_json=as_json)
+        return
+    results = [times for times in load_all(path) if model in (None, times.model)]
     if as_json:
-        print_json({"forgotten": forgotten})
-    elif forgotten:
-        click.echo(f"forgotten: {', '.join(forgotten)}. The next version is measured anew where the agent chooses by measuring")
+        print_json(results)
+    elif results:
+        _print_times(results)
     else:
-        click.echo("nothing was measured here")
+        click.echo("no benchmark results")
 
 
-async def _live(agent: Agent) -> None:
+def _reset_times(path: Path, model: str | None, *, as_json: bool) -> None:
+    models = reset(path, model)
+    if as_json:
+        print_json({"reset": models})
+    elif models:
+        click.echo(f"reset: {', '.join(models)}. With 'choose = \"measured\"' the next version is benchmarked again")
+    else:
+        click.echo("no benchmark results")
+
+
+async def _run_until_signal(agent: Agent) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -138,32 +156,35 @@ def _detected_profile() -> str:
     from hardware_profiles.catalog import shipped_profiles
     from hardware_profiles.detect import detect, read_machine
 
-    found = detect(read_machine(), shipped_profiles()).profile
-    if found is None:
-        raise NotFoundError("this machine must fit a shipped hardware profile, but it fits none: name one with --profile")
-    return found.name
+    profile = detect(read_machine(), shipped_profiles()).profile
+    if profile is None:
+        raise NotFoundError("a shipped hardware profile must fit this machine, but none does: choose one with --profile")
+    return profile.name
+
+
+def _print_times(results: Sequence[VariantTimes]) -> None:
+    print_table(("measured", "with version", "at (UTC)", "one sample"), [_times_row(times) for times in results])
 
 
 def _times_row(times: VariantTimes) -> tuple[str, int, str, str]:
-    found = sorted(times.median_ms.items(), key=lambda one: (one[0] != times.fastest, one[1]))
-    told = "; ".join(f"{variant} {in_ms(median_ms)}" for variant, median_ms in found)
-    return times.model, times.version, f"{times.measured_at:%Y-%m-%d %H:%M:%S}", told
+    fastest_first = sorted(times.median_ms.items(), key=lambda item: (item[0] != times.fastest, item[1]))
+    text = "; ".join(f"{variant} {format_ms(median_ms)}" for variant, median_ms in fastest_first)
+    return times.model, times.version, f"{times.measured_at:%Y-%m-%d %H:%M:%S}", text
 
 
-def _summary(standing: Standing) -> list[tuple[str, object]]:
-    reported, running = standing.reported, standing.reported.running
-    expires = standing.certificate_expires_at
-    living = f"process {standing.pid}" if standing.agent_running else "not running"
+def _summary(device_status: DeviceStatus) -> list[tuple[str, object]]:
+    reported, running = device_status.reported, device_status.reported.running
+    expires = device_status.certificate_expires_at
     return [
         ("device", reported.device),
         ("profile", reported.profile),
-        ("agent", living),
-        ("cloud", f"{standing.url} ({standing.connection})"),
-        ("certificate", f"good until {expires:%Y-%m-%d %H:%M} UTC" if expires else None),
-        ("scores at", standing.scoring_url),
+        ("agent", f"process {device_status.pid}" if device_status.agent_running else "not running"),
+        ("cloud", f"{device_status.url} ({device_status.connection})"),
+        ("certificate", f"valid until {expires:%Y-%m-%d %H:%M} UTC" if expires else None),
+        ("scores at", device_status.scoring_url),
         (
-            "runs",
-            f"{running.model}:{running.version} {running.variant} on {running.backend}" if running else "nothing yet",
+            "running",
+            f"{running.model}:{running.version} {running.variant} on {running.backend}" if running else "no model",
         ),
         ("desired", reported.desired_number or None),
         ("state", reported.state.value if reported.state else None),
@@ -172,5 +193,5 @@ def _summary(standing: Standing) -> list[tuple[str, object]]:
         ("attempt", reported.attempt),
         ("next retry", f"{reported.next_retry_at:%Y-%m-%d %H:%M:%S} UTC" if reported.next_retry_at else None),
         ("pulled", f"{reported.bytes_pulled} bytes"),
-        ("telemetry waiting", standing.telemetry_waiting),
+        ("telemetry waiting", device_status.telemetry_waiting),
     ]

@@ -1,8 +1,10 @@
-"""What a device's owner may set: `agent.toml` in the state directory, over the defaults here.
+"""Settings of the agent: `agent.toml` in the state directory overrides the defaults, the command line overrides both.
 
-port = 8080
-transport = "https"
-choose = "measured"
+    port = 8080
+    transport = "https"
+    choose = "measured"
+
+The path of the default state directory follows the XDG base directory specification.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ SETTINGS_FILE = "agent.toml"
 
 
 class TransportChoice(StrEnum):
-    """How the agent talks to its cloud; `auto` prefers MQTT and falls back to HTTPS."""
+    """Transport to the cloud; `auto` prefers MQTT and falls back to HTTPS."""
 
     AUTO = "auto"
     MQTT = "mqtt"
@@ -28,7 +30,7 @@ class TransportChoice(StrEnum):
 
 
 class ChooseBy(StrEnum):
-    """How the agent chooses among the variants that fit: by the profile's order, or the one that was measured fastest here."""
+    """Rule that selects among the fitting variants: the profile's order, or the fastest one measured on this device."""
 
     PROFILE = "profile"
     MEASURED = "measured"
@@ -36,33 +38,33 @@ class ChooseBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How one agent runs. Times are in seconds."""
+    """Settings of one agent."""
 
     port: int = 8080
-    """Where this device scores, on 127.0.0.1; 0 takes a free port."""
+    """Scoring port on 127.0.0.1; 0 takes a free port."""
     transport: TransportChoice = TransportChoice.AUTO
     choose: ChooseBy = ChooseBy.PROFILE
     backend: str = "auto"
     threads: int | None = None
     npu_device: str | None = None
-    """Where to look for an NPU board: a serial port, a USB id, `none`; None looks at every USB serial port."""
+    """Serial port or USB id of the NPU board, or `none`; None searches every USB serial port."""
     report_every_s: float = 60.0
     measure_every_s: float = 10.0
     telemetry_quota_bytes: int = 32 << 20
     probe_every_s: float = 2.0
     load_timeout_s: float = 60.0
-    """A model must be loaded, and answer, within this time."""
+    """Time limit for loading the model."""
     check_timeout_s: float = 300.0
-    """All golden samples must be through within this time."""
+    """Time limit for scoring all golden samples."""
     drain_timeout_s: float = 10.0
     retry_base_s: float = 1.0
     retry_cap_s: float = 300.0
     return_every_s: float = 60.0
-    """How often to try a better transport than the one in use."""
+    """Interval between attempts to use a preferred transport."""
     renewal_check_s: float = 86400.0
-    """How often to look at the certificate, at least."""
+    """Longest interval between checks of the certificate."""
     renewal_retry_s: float = 60.0
-    """How long to wait after a renewal that failed; doubled after each failure, up to an hour."""
+    """Pause after a failed renewal; doubled after each failure, up to an hour."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -89,7 +91,7 @@ _POSITIVE = (
 
 
 def default_state_directory() -> Path:
-    """Return where an agent keeps its state unless told otherwise (XDG base directory specification)."""
+    """Return the default state directory (XDG base directory specification)."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "edgewright" / "agent"
 
@@ -97,7 +99,11 @@ def default_state_directory() -> Path:
 def load_settings(
     state_directory: Path, *, port: int | None = None, transport: str | None = None, choose: str | None = None
 ) -> Settings:
-    """Read `agent.toml` where there is one; what the command line says goes over it."""
+    """Read `agent.toml`, if it exists, and apply the options of the command line.
+
+    Raises:
+        BadInputError: `agent.toml` is invalid, or a value is out of range.
+    """
     path = state_directory / SETTINGS_FILE
     settings = Settings()
     if path.is_file():
@@ -114,12 +120,12 @@ def load_settings(
 def _read(path: Path) -> Settings:
     try:
         table = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as wrong:
-        raise BadInputError(f"{path} must be TOML: {wrong}") from wrong
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} must be TOML: {error}") from error
     unknown = sorted(set(table) - {field.name for field in fields(Settings)})
     if unknown:
-        raise BadInputError(f"{path}: {unknown[0]!r} is no setting; there are {', '.join(f.name for f in fields(Settings))}")
+        raise BadInputError(f"{path}: {unknown[0]!r} is not a setting; use one of {', '.join(f.name for f in fields(Settings))}")
     try:
         return wire.convert(table, Settings, what=str(path), error=BadInputError)
-    except BadInputError as wrong:
-        raise BadInputError(f"{path}: {wrong}" if str(path) not in str(wrong) else str(wrong)) from wrong
+    except BadInputError as error:
+        raise BadInputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error

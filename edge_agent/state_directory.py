@@ -1,7 +1,9 @@
-"""The state directory of one agent, held while the agent lives: lock, identity, scoring socket, and a note for `status`.
+"""The state directory of one agent, open while the agent runs: lock, identity, scoring socket and the agent's own status.
 
-agent.lock     held by the agent; a second one on the same directory is refused
-agent.json     what only the living agent knows: its process, its port, whether it is online
+    agent.lock     held by the running agent; a second agent on the same directory is rejected
+    agent.json     facts that only the running agent has: its process, its port and its connection
+
+The lock also shows other processes whether an agent runs.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ from edgewright.contracts.files import write_atomically
 from edgewright.errors import ConflictError, MessageError, StorageFullError
 
 LOCK_FILE = "agent.lock"
-NOTE_FILE = "agent.json"
+STATUS_FILE = "agent.json"
 HOST = "127.0.0.1"
 BACKLOG = 1024
 _LOCK_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """What the living agent says of itself."""
+class AgentStatus:
+    """Process, port and connection of a running agent, as stored in `agent.json`."""
 
     pid: int
     port: int
@@ -42,56 +44,62 @@ class Note:
     online: bool = False
     transport: str | None = None
     problem: str = ""
-    """Why it is not online."""
+    """Reason why the agent is offline; empty while it is online."""
 
 
-class House:
-    """A state directory in use."""
+class StateDirectory:
+    """An open, locked state directory with its scoring socket."""
 
-    def __init__(self, path: Path, identity: Identity, listening: socket.socket) -> None:
+    def __init__(self, path: Path, identity: Identity, server_socket: socket.socket) -> None:
         self.path = path
         self.identity = identity
-        self.listening = listening
-        self._note = Note(pid=os.getpid(), port=listening.getsockname()[1], started_at=datetime.now(UTC))
-        self.describe(online=False, transport=None, problem="not connected yet")
+        self.server_socket = server_socket
+        self._status = AgentStatus(pid=os.getpid(), port=server_socket.getsockname()[1], started_at=datetime.now(UTC))
+        self.write_status(online=False, transport=None, problem="not connected yet")
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path, settings: Settings) -> Iterator[StateDirectory]:
+        """Lock the state directory and bind the scoring port.
+
+        Raises:
+            NotFoundError: the device is not enrolled.
+            ConflictError: another agent uses the directory, or another program uses the port.
+        """
+        identity = Identity.load(path)
+        with _locked(path):
+            end_leftovers(path / "slots")
+            with _bound_socket(settings.port or _last_port(path), fixed=settings.port != 0) as server_socket:
+                yield cls(path, identity, server_socket)
 
     @property
     def scoring_url(self) -> str:
-        """Where this device scores."""
-        return f"http://{HOST}:{self._note.port}"
+        """The address at which this device scores."""
+        return _url(self._status.port)
 
-    def describe(self, *, online: bool, transport: str | None, problem: str) -> None:
-        """Write the note for `status`; a full disk may lose it."""
-        self._note = replace(self._note, online=online, transport=transport, problem="" if online else problem)
+    def write_status(self, *, online: bool, transport: str | None, problem: str) -> None:
+        """Store the agent's status; a full disk keeps the old one."""
+        self._status = replace(self._status, online=online, transport=transport, problem="" if online else problem)
         with contextlib.suppress(StorageFullError):
-            write_atomically(self.path / NOTE_FILE, wire.encode(self._note))
+            write_atomically(self.path / STATUS_FILE, wire.encode(self._status))
 
 
-@contextlib.contextmanager
-def entered(path: Path, settings: Settings) -> Iterator[House]:
-    """Hold the state directory and the scoring address.
-
-    Raises:
-        NotFoundError: the device is not enrolled.
-        ConflictError: another agent lives here, or another program has the port.
-    """
-    identity = Identity.load(path)
-    with _locked(path):
-        end_leftovers(path / "slots")
-        with _listening(settings.port or _last_port(path), fixed=settings.port != 0) as listening:
-            yield House(path, identity, listening)
-
-
-def read_note(path: Path) -> Note | None:
-    """Return what the agent last said of itself; None when none ever ran here."""
+def read_agent_status(path: Path) -> AgentStatus | None:
+    """Return the last status that an agent stored here; None before the first start."""
     try:
-        return wire.decode((path / NOTE_FILE).read_bytes(), Note, what=str(path / NOTE_FILE))
+        return wire.decode((path / STATUS_FILE).read_bytes(), AgentStatus, what=str(path / STATUS_FILE))
     except (OSError, MessageError):
         return None
 
 
-def is_inhabited(path: Path) -> bool:
-    """Tell whether an agent lives in the state directory now."""
+def scoring_url(path: Path) -> str | None:
+    """Return the address at which the agent of a state directory scores; None before its first start."""
+    status = read_agent_status(path)
+    return None if status is None else _url(status.port)
+
+
+def is_running(path: Path) -> bool:
+    """Return True while an agent holds the lock of the state directory."""
     try:
         with (path / LOCK_FILE).open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -110,7 +118,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _lock(stream: IO[bytes], path: Path) -> None:
-    """Take the lock; `status` holds it for a moment when it looks, so the first refusal is not believed."""
+    """Take the lock; `is_running` holds it for a moment, so retry a few times before giving up."""
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,37 +126,41 @@ def _lock(stream: IO[bytes], path: Path) -> None:
             time.sleep(0.05)
         else:
             return
-    note = read_note(path)
+    status = read_agent_status(path)
     raise ConflictError(
-        f"one agent may live in {path}, but another one does already (process {note.pid if note else 'unknown'}): "
-        "end it, or choose another --state directory"
+        f"only one agent may use {path}, but process {status.pid if status else 'unknown'} already does: "
+        "stop it, or choose another --state directory"
     )
 
 
 def _last_port(path: Path) -> int:
-    """A port that was chosen freely once stays, so that whoever scores here finds it after a restart."""
-    note = read_note(path)
-    return note.port if note else 0
+    """Return the port of the last start, so that clients of a freely chosen port find it again after a restart."""
+    status = read_agent_status(path)
+    return status.port if status else 0
 
 
 @contextlib.contextmanager
-def _listening(port: int, *, fixed: bool) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _bound_socket(port: int, *, fixed: bool) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server_socket:
+        server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind((HOST, port))
-        except OSError as failed:
-            if fixed or failed.errno != errno.EADDRINUSE:
-                raise _as_conflict(failed, port) from failed
-            listening.bind((HOST, 0))
+            server_socket.bind((HOST, port))
+        except OSError as error:
+            if fixed or error.errno != errno.EADDRINUSE:
+                raise _as_conflict(error, port) from error
+            server_socket.bind((HOST, 0))
         try:
-            listening.listen(BACKLOG)
-        except OSError as failed:
-            raise _as_conflict(failed, port) from failed
-        yield listening
+            server_socket.listen(BACKLOG)
+        except OSError as error:
+            raise _as_conflict(error, port) from error
+        yield server_socket
 
 
-def _as_conflict(failed: OSError, port: int) -> Exception:
-    if failed.errno in (errno.EADDRINUSE, errno.EACCES):
-        return ConflictError(f"port {port} must be free to score on, but it is not ({failed.strerror}): choose another --port")
-    return failed
+def _as_conflict(error: OSError, port: int) -> Exception:
+    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return ConflictError(f"port {port} must be free for scoring, but it is not ({error.strerror}): choose another --port")
+    return error
+
+
+def _url(port: int) -> str:
+    return f"http://{HOST}:{port}"

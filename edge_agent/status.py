@@ -1,4 +1,4 @@
-"""Where a device stands, read from its disk: with or without its agent, with or without its cloud."""
+"""Status of a device, read from its disk: the agent may be stopped and the cloud out of reach."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from edge_agent.deployment.journal import Deployment, Journal, PastEvent
 from edge_agent.deployment.plan import Situation, next_step
 from edge_agent.identity.identity import Identity
-from edge_agent.state_directory import HOST, is_inhabited, read_note
+from edge_agent.state_directory import AgentStatus, is_running, read_agent_status, scoring_url
 from edge_agent.storage.database import connect_read_only
 from edge_agent.storage.store import Store
-from edge_agent.storage.variant_times import VariantTimes, everything_measured
+from edge_agent.storage.variant_times import VariantTimes, load_all
 from edge_agent.telemetry.outbox import OUTBOX_FILE
-from edge_agent.telemetry.reporter import compose
+from edge_agent.telemetry.reporter import Sender, compose
 from edgewright.contracts.messages import ReportedState
 from edgewright.errors import OperationError
 
@@ -24,49 +24,49 @@ HISTORY = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """The answer of `status` and `explain`."""
+class DeviceStatus:
+    """Answer of `edgewright agent status` and `explain`."""
 
     agent_running: bool
     pid: int | None
     url: str
     connection: str
-    """How the cloud is reached, or why it is not."""
+    """The transport in use, or the reason why the device is offline."""
     certificate_expires_at: datetime | None
     scoring_url: str | None
     next_step: str
     telemetry_waiting: int
+    """Measurements that the cloud has not acknowledged."""
     measured: tuple[VariantTimes, ...]
-    """What was measured of each model's variants here, while the device chose by measuring."""
+    """Benchmark results of each model's variants on this device."""
     reported: ReportedState
     history: tuple[PastEvent, ...]
 
 
-def read_standing(path: Path) -> Standing:
-    """Read where the device stands; raise `NotFoundError` when it is not enrolled."""
+def read_status(path: Path) -> DeviceStatus:
+    """Read the status of a device.
+
+    Raises:
+        NotFoundError: the device is not enrolled.
+        OperationError: the journal cannot be read.
+    """
     identity = Identity.load(path)
     deployment, history = _read_journal(path)
-    note, alive, validity = read_note(path), is_inhabited(path), identity.validity()
-    online = alive and note is not None and note.online
-    step = next_step(Situation(deployment=deployment, online=online))
-    return Standing(
-        agent_running=alive,
-        pid=note.pid if note and alive else None,
+    running, validity = is_running(path), identity.validity()
+    agent = read_agent_status(path) if running else None
+    step = next_step(Situation(deployment=deployment, online=agent is not None and agent.online))
+    sender = Sender(device=identity.device, profile=identity.enrolment.profile, boot_id="")
+    return DeviceStatus(
+        agent_running=running,
+        pid=agent.pid if agent else None,
         url=identity.url,
-        connection=_connection(alive, note.transport if note else None, note.problem if note else ""),
+        connection=_connection(agent) if running else "the agent is not running",
         certificate_expires_at=validity.not_after if validity else None,
-        scoring_url=f"http://{HOST}:{note.port}" if note else None,
+        scoring_url=scoring_url(path),
         next_step=f"{step.action.value}: {step.reason}",
         telemetry_waiting=_waiting(path),
-        measured=everything_measured(path),
-        reported=compose(
-            deployment,
-            Store(path).active(),
-            device=identity.device,
-            profile=identity.membership.profile,
-            boot_id="",
-            sequence=0,
-        ),
+        measured=load_all(path),
+        reported=compose(sender, deployment, Store(path).active(), sequence=0),
         history=history,
     )
 
@@ -78,16 +78,16 @@ def _read_journal(path: Path) -> tuple[Deployment | None, tuple[PastEvent, ...]]
     with closing(journal):
         try:
             return journal.current(), journal.history(HISTORY)
-        except sqlite3.Error as failed:
+        except sqlite3.Error as error:
             raise OperationError(
-                f"the journal in {path} must be readable, but: {failed}; the agent repairs it when it starts"
-            ) from failed
+                f"the journal in {path} must be readable, but: {error}; start the agent, which repairs it"
+            ) from error
 
 
-def _connection(alive: bool, transport: str | None, problem: str) -> str:
-    if not alive:
-        return "the agent is not running"
-    return f"online by {transport}" if transport else f"offline: {problem}"
+def _connection(agent: AgentStatus | None) -> str:
+    if agent is None:
+        return "offline: the agent is starting"
+    return f"online over {agent.transport}" if agent.transport else f"offline: {agent.problem}"
 
 
 def _waiting(path: Path) -> int:

@@ -1,6 +1,6 @@
 """Deploy one model version: pure rules (plan, states, trial), the journal that survives a crash, and the deployer that acts.
 
-Read plan.py first: it decides the next action. states.py lists the states of a deployment and the events between them, trial.py
-judges a new version,
-verify_desired.py checks a desired state before anything acts on it, and deployer.py carries the actions out.
+Read plan.py first: it decides on the next action. states.py lists the states of a deployment and the events between them, and
+trial.py judges a new version. inbox.py queues desired states, verify_desired.py is the worker that verifies one, and deployer.py
+carries the actions out.
 """

@@ -1,8 +1,8 @@
-"""What the agent knows of its deployments, in SQLite, so that it continues after a kill where it was.
+"""Deployments and their history in SQLite, from which the agent continues after a kill.
 
-Every step of `states.py` is one transaction with `synchronous=FULL`: it happened or it did not. Beside the state lie what a
-person asks for: why, since when, which attempt, and the last thousand events. A damaged journal is set aside and begun anew;
-what runs is known from the store's links (`store.py`), so nothing stops for it.
+Every step of `states.py` is one transaction with `synchronous=FULL`. Each row also holds the reason, the time, the attempt and
+the choice of the variant; the last thousand events are kept. A damaged journal is set aside and replaced by an empty one, and the
+running version is found through the store's links (`store.py`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS events (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """One desired version and how far this device has got with it."""
+    """One desired state and its progress on this device."""
 
     desired: DesiredState
     state: DeploymentState
@@ -59,10 +59,10 @@ class Deployment:
     since: datetime
     attempt: int = 1
     retry_at: datetime | None = None
-    """For people; the agent itself waits on a monotonic clock."""
+    """Wall-clock time of the next attempt, for display; the agent waits on a monotonic clock."""
     transitions: int = 0
     online_s: float = 0.0
-    """Seconds that the device has been online since it accepted the version, over all starts of the agent."""
+    """Seconds online since the desired state was accepted, over all starts of the agent."""
     bytes_pulled: int = 0
     choice: tuple[str, ...] = ()
 
@@ -79,26 +79,26 @@ class PastEvent:
 
 
 class Journal:
-    """The stored deployments. One writer: the agent that holds the lock of the state directory."""
+    """The stored deployments. Its only writer is the agent that holds the lock of the state directory."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     @classmethod
     def open(cls, state_directory: Path) -> tuple[Journal, str | None]:
-        """Open the journal, or begin a new one where it is damaged; return it with what was wrong, if anything."""
+        """Open the journal; return it with a description of the damage if an empty one replaced a damaged one."""
         path = state_directory / JOURNAL_FILE
         try:
             return cls(_connect(path)), None
         except sqlite3.OperationalError:
             raise
-        except sqlite3.DatabaseError as damaged:
+        except sqlite3.DatabaseError as error:
             set_aside(path)
-            return cls(_connect(path)), f"the journal was damaged ({damaged}) and is begun anew"
+            return cls(_connect(path)), f"the journal was damaged ({error}) and was replaced by an empty one"
 
     @classmethod
     def read_only(cls, state_directory: Path) -> Journal | None:
-        """Open the journal beside a running agent, for `status` and `explain`; None before the first start."""
+        """Open the journal for reading while an agent may run; None before the agent's first start."""
         path = state_directory / JOURNAL_FILE
         if not path.is_file():
             return None
@@ -109,7 +109,7 @@ class Journal:
         self._connection.close()
 
     def current(self) -> Deployment | None:
-        """Return the deployment of the highest desired version."""
+        """Return the deployment with the highest desired number."""
         row = self._connection.execute("SELECT * FROM deployments ORDER BY desired_number DESC LIMIT 1").fetchone()
         return None if row is None else _deployment(row)
 
@@ -119,12 +119,12 @@ class Journal:
             "SELECT at, desired_number, event, state, reason FROM events ORDER BY id DESC LIMIT ?", (limit,)
         ).fetchall()
         return tuple(
-            PastEvent(at=datetime.fromisoformat(at), desired_number=version, event=event, state=state, reason=reason)
-            for at, version, event, state, reason in reversed(rows)
+            PastEvent(at=datetime.fromisoformat(at), desired_number=number, event=event, state=state, reason=reason)
+            for at, number, event, state, reason in reversed(rows)
         )
 
     def accept(self, desired: DesiredState, reason: str) -> Deployment:
-        """Store a new desired version as accepted."""
+        """Store a new desired state as accepted."""
         state = after(None, Event.ACCEPT)
         failpoint(failpoint_name(None, Event.ACCEPT, "before"))
         with transaction(self._connection, "the journal") as connection:
@@ -132,26 +132,30 @@ class Journal:
                 "INSERT INTO deployments (desired_number, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
                 (desired.desired_number, wire.encode(desired).decode(), state.value, reason, _now()),
             )
-            self._remember(connection, desired.desired_number, Event.ACCEPT.value, state.value, reason)
+            self._insert_event(connection, desired.desired_number, Event.ACCEPT.value, state.value, reason)
             connection.execute("DELETE FROM deployments WHERE desired_number < ?", (desired.desired_number - 100,))
         failpoint(failpoint_name(None, Event.ACCEPT, "after"))
-        return self._known()
+        return self._current()
 
     def adopt(self, desired: DesiredState, reason: str) -> Deployment:
-        """Take over, as running, what the store says is active: for a journal that had to be begun anew."""
+        """Store the store's active version as running, in a journal that replaced a damaged one."""
         with transaction(self._connection, "the journal") as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO deployments (desired_number, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
                 (desired.desired_number, wire.encode(desired).decode(), DeploymentState.RUNNING.value, reason, _now()),
             )
-            self._remember(connection, desired.desired_number, "adopt", DeploymentState.RUNNING.value, reason)
-        return self._known()
+            self._insert_event(connection, desired.desired_number, "adopt", DeploymentState.RUNNING.value, reason)
+        return self._current()
 
     def step(self, event: Event, reason: str, *, attempt: int | None = None, choice: tuple[str, ...] | None = None) -> Deployment:
-        """Take one step of the table, or raise `ConflictError`; `attempt` stays unless it is given."""
-        now = self._known()
-        state = after(now.state, event)
-        failpoint(failpoint_name(now.state, event, "before"))
+        """Store one step of the state table; `attempt` and `choice` keep their values unless given.
+
+        Raises:
+            ConflictError: the table has no such step.
+        """
+        deployment = self._current()
+        state = after(deployment.state, event)
+        failpoint(failpoint_name(deployment.state, event, "before"))
         with transaction(self._connection, "the journal") as connection:
             connection.execute(
                 "UPDATE deployments SET state = ?, reason = ?, since = ?, attempt = ?, choice = ?, retry_at = NULL, "
@@ -159,59 +163,60 @@ class Journal:
                 (
                     state.value,
                     reason,
-                    _now() if state is not now.state else now.since.isoformat(),
-                    now.attempt if attempt is None else attempt,
-                    json.dumps(now.choice if choice is None else choice),
-                    now.desired.desired_number,
+                    _now() if state is not deployment.state else deployment.since.isoformat(),
+                    deployment.attempt if attempt is None else attempt,
+                    json.dumps(deployment.choice if choice is None else choice),
+                    deployment.desired.desired_number,
                 ),
             )
-            self._remember(connection, now.desired.desired_number, event.value, state.value, reason)
-        failpoint(failpoint_name(now.state, event, "after"))
-        return self._known()
+            self._insert_event(connection, deployment.desired.desired_number, event.value, state.value, reason)
+        failpoint(failpoint_name(deployment.state, event, "after"))
+        return self._current()
 
     def note(self, reason: str, retry_at: datetime | None = None) -> Deployment:
-        """Say why the deployment waits, without a step."""
+        """Store the reason why the deployment waits, without a step."""
         return self._update("reason = ?, retry_at = ?", reason, retry_at.isoformat() if retry_at else None)
 
     def count(self, *, bytes_pulled: int, online_s: float) -> Deployment:
-        """Store what was pulled in all for this version, and add seconds of being online."""
+        """Store the total of pulled bytes and add seconds online."""
         return self._update("bytes_pulled = MAX(bytes_pulled, ?), online_s = online_s + ?", bytes_pulled, online_s)
 
-    def remember(self, event: str, reason: str) -> None:
-        """Add to the history something that changed no state: a wish that was not believed, say."""
+    def record(self, event: str, reason: str) -> None:
+        """Add an event to the history that changed no state, such as a rejected desired state."""
         with transaction(self._connection, "the journal") as connection:
-            self._remember(connection, 0, event, "", reason)
+            self._insert_event(connection, 0, event, "", reason)
 
-    def _known(self) -> Deployment:
+    def _current(self) -> Deployment:
         deployment = self.current()
         assert deployment is not None, "a step needs an accepted deployment"
         return deployment
 
     def _update(self, assignments: str, *values: Any) -> Deployment:
-        version = self._known().desired.desired_number
+        number = self._current().desired.desired_number
         with transaction(self._connection, "the journal") as connection:
             # The assignments are literals of this module.
-            connection.execute(f"UPDATE deployments SET {assignments} WHERE desired_number = ?", (*values, version))  # noqa: S608
-        return self._known()
+            connection.execute(f"UPDATE deployments SET {assignments} WHERE desired_number = ?", (*values, number))  # noqa: S608
+        return self._current()
 
-    def _remember(self, connection: sqlite3.Connection, version: int, event: str, state: str, reason: str) -> None:
+    @staticmethod
+    def _insert_event(connection: sqlite3.Connection, number: int, event: str, state: str, reason: str) -> None:
         connection.execute(
             "INSERT INTO events (at, desired_number, event, state, reason) VALUES (?, ?, ?, ?, ?)",
-            (_now(), version, event, state, reason),
+            (_now(), number, event, state, reason),
         )
         connection.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (KEPT_EVENTS,))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Open the journal and read its newest row, which must make sense."""
+    """Open the journal and check that its newest row can be decoded."""
     connection = connect(path, _SCHEMA)
     try:
         row = connection.execute("SELECT * FROM deployments ORDER BY desired_number DESC LIMIT 1").fetchone()
         if row is not None:
             _deployment(row)
-    except (EdgewrightError, ValueError, TypeError) as wrong:
+    except (EdgewrightError, ValueError, TypeError) as error:
         connection.close()
-        raise sqlite3.DatabaseError(str(wrong)) from wrong
+        raise sqlite3.DatabaseError(str(error)) from error
     return connection
 
 

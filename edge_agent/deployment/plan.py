@@ -1,7 +1,7 @@
-"""What to do next, decided from what is stored, what is wished, and whether the cloud is in reach. Nothing is done here.
+"""Decide on the next action from the stored deployment, the newest desired state and the connection; a pure rule.
 
-A wish that is newer takes the place of one in hand until the switch; from the switch on, the step is finished or undone first.
-A version that ended badly is never tried again: only a higher desired version starts anything.
+A newer desired state replaces the current one until the switch. After the switch the step is completed or rolled back first.
+A version that failed is never retried: only a desired state with a higher number starts a deployment.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from edge_agent.deployment.states import BEFORE_THE_SWITCH, MAX_TRANSITIONS
 from edgewright.contracts.messages import DeploymentState, DesiredState, RunningVariant
 
 MAX_ATTEMPTS = 8
-"""Tries of one step that failed while the cloud was in reach; being offline and a full disk cost none."""
+"""Failed attempts per step while online; being offline and a full disk do not count."""
 MEASURING_ATTEMPTS = 3
-"""Tries of fetching in which variants are measured, where that is asked for; the others do without."""
+"""Attempts at fetching in which variants are measured, if the settings ask for it; later attempts use the profile."""
 MAX_RESUMES = 3
-"""Starts of the agent in the middle of a switch or trial before the new version is held to be the cause."""
+"""Starts of the agent during a switch or trial before the new version is considered the cause."""
 
 
 class Action(enum.StrEnum):
-    """What the agent can do about a deployment."""
+    """An action of the agent on a deployment; the value is shown to users as the next step."""
 
     WAIT = "wait"
     ACCEPT = "accept the newer version"
-    SUPERSEDE = "give way to the newer version"
-    FETCH = "fetch the package"
-    STAGE = "write the slot and check it against the golden samples"
+    SUPERSEDE = "cancel in favour of the newer version"
+    FETCH = "fetch the package and write its slot"
+    STAGE = "check the slot against the golden samples"
     SWITCH = "switch to the new version"
     WATCH = "watch the new version"
     ROLL_BACK = "return to the last good version"
@@ -38,7 +38,7 @@ class Action(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An action and why."""
+    """An action and its reason."""
 
     action: Action
     reason: str
@@ -46,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What the decision rests on."""
+    """Input of the decision."""
 
     deployment: Deployment | None
     newer: DesiredState | None = None
@@ -66,54 +66,54 @@ _WORK = {
 
 
 def next_step(situation: Situation) -> Step:
-    """Decide what to do next."""
+    """Return the next action and its reason."""
     deployment = situation.deployment
     if situation.newer is not None and (deployment is None or deployment.state.is_final):
-        return Step(Action.ACCEPT, f"desired version {situation.newer.desired_number} is newer")
+        return Step(Action.ACCEPT, f"desired state {situation.newer.desired_number} is newer")
     if deployment is None or deployment.state.is_final:
-        return Step(Action.WAIT, "nothing to do until a newer version is wished")
+        return Step(Action.WAIT, "idle: no newer version requested")
     if situation.newer is not None and deployment.state in BEFORE_THE_SWITCH:
-        return Step(Action.SUPERSEDE, f"desired version {situation.newer.desired_number} arrived before the switch")
-    why_not = _exhausted(deployment)
-    if why_not is not None:
-        return Step(Action.GIVE_UP if deployment.state in BEFORE_THE_SWITCH else Action.ROLL_BACK, why_not)
+        return Step(Action.SUPERSEDE, f"desired state {situation.newer.desired_number} arrived before the switch")
+    exhausted = _exhausted(deployment)
+    if exhausted is not None:
+        return Step(Action.GIVE_UP if deployment.state in BEFORE_THE_SWITCH else Action.ROLL_BACK, exhausted)
     if not situation.retry_due:
         return Step(Action.WAIT, deployment.reason)
     action = _WORK[deployment.state]
     if action is Action.FETCH and not situation.online:
-        return Step(Action.WAIT, "waiting for the network; no attempt is spent")
+        return Step(Action.WAIT, "waiting for the network; this does not count as an attempt")
     return Step(action, deployment.reason)
 
 
 def downgrade(desired: DesiredState, running: RunningVariant | None) -> str | None:
-    """Return why `desired` may not replace what runs, or None."""
+    """Return the reason why `desired` is a forbidden downgrade of the running version; None if it is allowed."""
     if running is None or running.model != desired.model or desired.allow_downgrade:
         return None
     if desired.version >= running.version:
         return None
     return (
-        f"version {desired.version} of {desired.model} is older than the running {running.version}: "
-        "a downgrade must be allowed by the rollout"
+        f"the version of {desired.model} must be at least the running {running.version}, but it is {desired.version}: "
+        "allow a downgrade in the rollout"
     )
 
 
 def _exhausted(deployment: Deployment) -> str | None:
-    """Say which budget a deployment has used up; a roll-back has none: it must end."""
+    """Return the budget that a deployment has used up, or None; a roll-back has no budget, because it must complete."""
     desired, state = deployment.desired, deployment.state
     if state is DeploymentState.ROLLING_BACK:
         return None
     if deployment.transitions >= MAX_TRANSITIONS:
-        return f"{deployment.transitions} steps were stored for one version (at most {MAX_TRANSITIONS}): {deployment.reason}"
+        return f"{deployment.transitions} steps were stored (at most {MAX_TRANSITIONS} per desired state): {deployment.reason}"
     if state not in BEFORE_THE_SWITCH:
         return _restarted_too_often(deployment)
     if deployment.attempt > MAX_ATTEMPTS:
         return f"{MAX_ATTEMPTS} attempts failed: {deployment.reason}"
     if deployment.online_s > desired.device_timeout_s:
-        return f"not running within {desired.device_timeout_s:g} s of being online: {deployment.reason}"
+        return f"not running after {desired.device_timeout_s:g} s online: {deployment.reason}"
     return None
 
 
 def _restarted_too_often(deployment: Deployment) -> str | None:
     if deployment.attempt <= MAX_RESUMES:
         return None
-    return f"the device started {deployment.attempt - 1} times in the middle of {deployment.state.value}"
+    return f"the agent restarted {deployment.attempt - 1} times during {deployment.state.value}"

@@ -1,13 +1,12 @@
-"""The steps that a deployment may take, as data: (state, event) -> state. What is not in the table is an error of ours.
+"""State machine of a deployment as a table (state, event) -> state; a step outside the table is a bug of the agent.
 
     ACCEPTED ─▶ FETCHING ─▶ VERIFIED ─▶ STAGED ─▶ SWITCHING ─▶ TRIAL ─▶ RUNNING
         │          │            │          │           │          │
         └──────────┴── REFUSED, FAILED, ───┘           └▶ ROLLING_BACK ─▶ ROLLED_BACK
                        SUPERSEDED
 
-Until SWITCHING the version that runs is not touched, so a newer wish may take the place of the one in hand at once. From
-SWITCHING on, the step is finished or undone first. Every step is stored before it is acted upon (`journal.py`), with a
-failpoint on either side.
+The running version is not touched before SWITCHING, so a newer desired state can replace the current one at once. After that
+the step is completed or rolled back first. Every step is stored before it is acted upon (`journal.py`), between two failpoints.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from edgewright.contracts.messages import DeploymentState
 from edgewright.errors import ConflictError
 
 MAX_TRANSITIONS = 28
-"""Stored steps per desired version. A device that restarts for ever in mid-update stops here instead of wearing out its disk."""
+"""Stored steps per desired state. A device that keeps restarting during an update stops here instead of wearing out its disk."""
 
 
 class Event(enum.StrEnum):
-    """What happened to a deployment."""
+    """An event in a deployment."""
 
     ACCEPT = "accept"
     FETCH = "fetch"
@@ -68,18 +67,20 @@ TRANSITIONS: dict[tuple[DeploymentState | None, Event], DeploymentState] = {
 
 
 def after(state: DeploymentState | None, event: Event) -> DeploymentState:
-    """Return the state that `event` leads to; raise `ConflictError` when the table has no such step."""
+    """Return the state that `event` leads to.
+
+    Raises:
+        ConflictError: the table has no such step.
+    """
     try:
         return TRANSITIONS[state, event]
     except KeyError:
         name = state.value if state else "the start"
-        raise ConflictError(
-            f"a deployment must follow its table of states, which has no step {event.value!r} from {name}"
-        ) from None
+        raise ConflictError(f"a deployment must follow its state table, which has no step {event.value!r} from {name}") from None
 
 
 def failpoint_name(state: DeploymentState | None, event: Event, side: str) -> str:
-    """Return the name of the failpoint on one side (`before`, `after`) of a stored step."""
+    """Return the name of the failpoint `before` or `after` a stored step."""
     return f"{state.value if state else 'start'}.{event.value}.{side}"
 
 

@@ -1,7 +1,7 @@
-"""Whether a version on trial stays: decided from what its runner did, beside what the version before did.
+"""Judge a version on trial by the behaviour of its runner, compared with the previous version; a pure rule.
 
-A share of errors or a latency says something only with enough requests behind it on both sides; without them the version is
-judged by living and answering alone.
+Error shares and latencies count only with enough requests for both versions. With fewer requests the version passes if its
+runner stays up and answers.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ MAX_ERROR_SHARE = 0.05
 MAX_ERROR_RATIO = 2.0
 MAX_LATENCY_RATIO = 3.0
 MIN_TIMED_REQUESTS = 100
-"""The 95th percentile of fewer is mostly the first requests of a fresh process."""
+"""With fewer requests the 95th percentile is dominated by the first requests of a new process."""
 LATENCY_FLOOR_MS = 25.0
-"""A latency below this is never too slow by ratio: on a busy machine a fast model swings by ten milliseconds."""
+"""Latencies below this always pass: on a busy machine the latency of a fast model varies by ten milliseconds."""
 
 
 class Verdict(enum.Enum):
-    """What a trial has shown so far."""
+    """The outcome of a trial so far."""
 
     WATCH = "watch"
     COMMIT = "commit"
@@ -33,15 +33,15 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What was seen of a version on trial."""
+    """Observations of a version on trial."""
 
     elapsed_s: float
     crashes: int
     silent_s: float
-    """For how long the runner has not answered."""
+    """Seconds since the runner stopped answering; 0 while it answers."""
     scoring: ScoringStatistics | None
     before: ScoringStatistics | None
-    """The same figures of the version before; None when nothing ran or nothing is known."""
+    """Statistics of the previous version; None if there is no previous version, or if they are unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Judgement:
 
 
 def judge(evidence: Evidence, trial_s: float) -> Judgement:
-    """Commit, roll back, or watch on."""
+    """Return whether to commit the version, roll it back, or continue to watch it."""
     fault = _fault(evidence)
     if fault is not None:
         return Judgement(Verdict.ROLL_BACK, fault)
@@ -65,7 +65,7 @@ def judge(evidence: Evidence, trial_s: float) -> Judgement:
 
 def _fault(evidence: Evidence) -> str | None:
     if evidence.crashes > MAX_CRASHES:
-        return f"the runner must stay up, but it ended {evidence.crashes} times during the trial"
+        return f"the runner must stay up, but it exited {evidence.crashes} times during the trial"
     if evidence.silent_s >= MAX_SILENT_S:
         return f"the runner must answer, but it was silent for {evidence.silent_s:.0f} s during the trial"
     now, before = evidence.scoring, evidence.before
@@ -86,6 +86,6 @@ def _too_slow(now: ScoringStatistics, before: ScoringStatistics | None) -> str |
     if now.latency_ms.p95 <= allowed_ms:
         return None
     return (
-        f"latency p95 must be at most {allowed_ms:.1f} ms ({MAX_LATENCY_RATIO:g} times the version before), "
+        f"latency p95 must be at most {allowed_ms:.1f} ms ({MAX_LATENCY_RATIO:g} times the previous version), "
         f"but it was {now.latency_ms.p95:.1f} ms over {now.requests} requests"
     )

@@ -1,1 +1,1 @@
-"""Ways to run a slot. There is one today: a process of its own."""
+"""Drivers that run a slot: process.py runs it as a local process."""

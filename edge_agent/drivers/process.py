@@ -1,4 +1,4 @@
-"""Run a slot as a process: start it and wait until its model is loaded, end it when its requests are through."""
+"""Run a slot as a process: start it and wait until its model is loaded, drain its requests and stop it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from edgewright.worker_process import describe_end
 
 _log = logging.getLogger(__name__)
 _MODULE = "edge_agent.scoring.runner"
-_READY = b"ready\n"  # edge_agent.scoring.runner.READY, which cannot be imported here: it brings the runtime along
+_READY = b"ready\n"  # edge_agent.scoring.runner.READY; importing it would load the inference runtime into the agent
 _KEPT_LINES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerOptions:
-    """What is the same for every runner of this device."""
+    """Options of every runner of this device."""
 
     backend: str
     threads: int | None
@@ -38,24 +38,27 @@ class RunnerOptions:
 class Runner:
     """A runner process whose model is loaded."""
 
-    def __init__(self, record: SlotRecord, process: Process, said: deque[str], listening: asyncio.Task[None]) -> None:
+    def __init__(self, record: SlotRecord, process: Process) -> None:
         self.record = record
         self._process = process
-        self._said = said
-        self._listening = listening
+        self._stderr_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._stderr_reader = asyncio.create_task(_read_stderr(process, self._stderr_lines))
 
     @classmethod
-    async def start(cls, record: SlotRecord, slot: Path, listening: socket.socket, options: RunnerOptions) -> Runner:
-        """Start a runner; raise `OperationError` when it ends, or is not ready, within its time."""
-        command = [sys.executable, "-m", _MODULE, "--slot", str(slot), "--socket", str(listening.fileno())]
+    async def start(cls, record: SlotRecord, slot: Path, server_socket: socket.socket, options: RunnerOptions) -> Runner:
+        """Start a runner and wait until its model is loaded.
+
+        Raises:
+            OperationError: the runner exited, or it was not ready within `load_timeout_s`.
+        """
+        command = [sys.executable, "-m", _MODULE, "--slot", str(slot), "--socket", str(server_socket.fileno())]
         command += ["--model", record.running.model, "--version", str(record.running.version)]
         command += ["--backend", options.backend]
         command += [] if options.threads is None else ["--threads", str(options.threads)]
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, pass_fds=[listening.fileno()], start_new_session=True
+            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, pass_fds=[server_socket.fileno()], start_new_session=True
         )
-        said: deque[str] = deque(maxlen=_KEPT_LINES)
-        runner = cls(record, process, said, asyncio.create_task(_listen(process, said)))
+        runner = cls(record, process)
         try:
             async with asyncio.timeout(options.load_timeout_s):
                 assert process.stdout is not None
@@ -72,22 +75,22 @@ class Runner:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Process id."""
         return self._process.pid
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether the process is there."""
+        """True while the process runs."""
         return self._process.returncode is None
 
     async def ended(self) -> str:
-        """Wait for the end, and say in words how it came."""
+        """Wait for the exit of the process and return its cause."""
         code = await self._process.wait()
-        await self._listening
-        return describe_end(code, self._said[-1] if self._said else "")
+        await self._stderr_reader
+        return describe_end(code, self._stderr_lines[-1] if self._stderr_lines else "")
 
     async def drain(self, timeout_s: float) -> None:
-        """Ask the runner to finish its requests and end; kill it after `timeout_s`."""
+        """Let the runner finish its requests and exit; kill it after `timeout_s`."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -99,7 +102,7 @@ class Runner:
             await self.kill()
 
     async def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         with suppress(ProcessLookupError):
             self._process.kill()
         await self.ended()
@@ -108,7 +111,7 @@ class Runner:
 
 
 def end_leftovers(slots: Path, timeout_s: float = 5.0) -> int:
-    """End runners of this state directory that outlived a killed agent; return how many there were."""
+    """End runners of this state directory that outlived a killed agent; return their number."""
     leftovers = [process for process in psutil.process_iter(["cmdline"]) if _is_runner_of(process.info["cmdline"] or [], slots)]
     for process in leftovers:
         with suppress(psutil.NoSuchProcess):
@@ -125,12 +128,12 @@ def _is_runner_of(command: list[str], slots: Path) -> bool:
     return _MODULE in command and any(word.startswith(f"{slots}/") for word in command)
 
 
-async def _listen(process: Process, said: deque[str]) -> None:
-    """Keep the last lines of the runner's error stream: they say why it ended, and an unread pipe would stop it."""
+async def _read_stderr(process: Process, lines: deque[str]) -> None:
+    """Keep the last lines of the runner's error output, which explain its exit; a full pipe would block the runner."""
     assert process.stderr is not None
     while line := await process.stderr.readline():
-        said.append(line.decode("utf-8", "replace").rstrip())
-        _log.debug("runner_said pid=%d line=%r", process.pid, said[-1])
+        lines.append(line.decode("utf-8", "replace").rstrip())
+        _log.debug("runner output pid=%d line=%r", process.pid, lines[-1])
 
 
 def _name(record: SlotRecord) -> str:

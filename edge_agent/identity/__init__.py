@@ -1,1 +1,1 @@
-"""The identity of a device: its key, its certificate, and how it gets both by enrolment."""
+"""The identity of a device: its key and certificate, their enrolment and their renewal."""

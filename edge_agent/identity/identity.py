@@ -1,10 +1,10 @@
-"""Who this device is, as `enrolment.py` wrote it down: its certificate, its key, its cloud, and the keys that it believes.
+"""Identity of an enrolled device: its credentials, its cloud and the keys that it trusts.
 
-    identity/enrolment.json ca.pem     what was agreed at enrolment
-    identity/current -> a              the slot in use, switched by one rename
-    identity/a identity/b              device.key device.crt validity.json
+    identity/enrolment.json ca.pem     result of the enrolment
+    identity/current -> a              the credential set in use, switched by one rename
+    identity/a identity/b              credential sets: device.key device.crt validity.json
 
-A renewal fills the slot that is not in use (`certificate.py`), so a crash leaves the old pair or the new one, never a mixture.
+A renewal writes the set that is not in use (`certificate.py`), so a crash leaves the old set or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from edgewright.errors import MessageError, NotFoundError, OperationError
 
 RECORD = "enrolment.json"
 CURRENT = "current"
-SLOTS = ("a", "b")
+CREDENTIAL_SETS = ("a", "b")
 KEY_FILE = "device.key"
 CERTIFICATE_FILE = "device.crt"
 VALIDITY_FILE = "validity.json"
-SLOT_FILES = (KEY_FILE, CERTIFICATE_FILE, VALIDITY_FILE)
+CREDENTIAL_FILES = (KEY_FILE, CERTIFICATE_FILE, VALIDITY_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Membership:
-    """What was agreed at enrolment; written last, so its file says that the device is enrolled."""
+class Enrolment:
+    """Result of the enrolment; its file is written last, so its presence proves that the device is enrolled."""
 
     url: str
     profile: str
@@ -38,9 +38,9 @@ class Membership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validity:
-    """How long a certificate is good, for a process that cannot read certificates.
+    """Validity of a certificate, for the resident process, which does not load the cryptography to read certificates.
 
-    Two clocks: the cloud's wrote the first two, the device's own the last. Only differences within one clock can be trusted.
+    The first two instants are from the cloud's clock, the last from the device's. Compare only instants of the same clock.
     """
 
     not_before: datetime
@@ -50,14 +50,18 @@ class Validity:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """An enrolled device."""
+    """Identity of an enrolled device."""
 
     folder: Path
-    membership: Membership
+    enrolment: Enrolment
 
     @classmethod
     def load(cls, state_directory: Path) -> Identity:
-        """Read the identity; raise `NotFoundError` when the device is not enrolled."""
+        """Read the identity.
+
+        Raises:
+            NotFoundError: the device is not enrolled.
+        """
         folder = state_directory / "identity"
         try:
             raw = (folder / RECORD).read_bytes()
@@ -65,67 +69,68 @@ class Identity:
             raise NotFoundError(
                 f"{state_directory} must belong to an enrolled device, but it does not: run 'edgewright agent enrol' first"
             ) from None
-        return cls(folder, wire.decode(raw, Membership, what=str(folder / RECORD)))
+        return cls(folder, wire.decode(raw, Enrolment, what=str(folder / RECORD)))
 
     @property
     def device(self) -> str:
         """The device's name."""
-        return self.membership.response.device
+        return self.enrolment.response.device
 
     @property
     def url(self) -> str:
         """The cloud's address."""
-        return self.membership.url
+        return self.enrolment.url
 
     @property
     def authority(self) -> Path:
-        """The certificate of the cloud's authority."""
+        """The certificate of the cloud's certificate authority."""
         return self.folder / "ca.pem"
 
     @property
-    def slot(self) -> Path:
-        """The slot in use now; read once where key and certificate must fit each other."""
+    def credentials(self) -> Path:
+        """The credential set in use; read it once to get a key and a certificate that match."""
         try:
             return self.folder / (self.folder / CURRENT).readlink()
-        except OSError:  # the link was lost; a slot is written in an order in which the last file makes it whole
-            whole = [self.folder / name for name in SLOTS if all((self.folder / name / file).is_file() for file in SLOT_FILES)]
-            return max(whole, key=lambda slot: (slot / VALIDITY_FILE).stat().st_mtime, default=self.folder / SLOTS[0])
+        except OSError:  # the link is lost; a set is complete once its last file is written
+            candidates = [self.folder / name for name in CREDENTIAL_SETS]
+            complete = [path for path in candidates if all((path / file).is_file() for file in CREDENTIAL_FILES)]
+            return max(complete, key=lambda path: (path / VALIDITY_FILE).stat().st_mtime, default=candidates[0])
 
     @property
-    def spare_slot(self) -> Path:
-        """The slot that a renewal may fill."""
-        return self.folder / next(name for name in SLOTS if name != self.slot.name)
+    def spare_credentials(self) -> Path:
+        """The credential set that a renewal may overwrite."""
+        return self.folder / next(name for name in CREDENTIAL_SETS if name != self.credentials.name)
 
     @property
     def certificate(self) -> Path:
         """The device's certificate."""
-        return self.slot / CERTIFICATE_FILE
+        return self.credentials / CERTIFICATE_FILE
 
     @property
     def key(self) -> Path:
         """The device's private key."""
-        return self.slot / KEY_FILE
+        return self.credentials / KEY_FILE
 
     def validity(self) -> Validity | None:
-        """Return how long the certificate in use is good; None when that cannot be read."""
-        path = self.slot / VALIDITY_FILE
+        """Return the validity of the certificate in use; None if it cannot be read."""
+        path = self.credentials / VALIDITY_FILE
         try:
             return wire.decode(path.read_bytes(), Validity, what=str(path))
         except (OSError, MessageError):
             return None
 
     def tls_context(self) -> ssl.SSLContext:
-        """Return a context that believes the cloud's authority alone and shows the device's certificate of now.
+        """Return a TLS context that trusts only the cloud's authority and presents the device's current certificate.
 
         Raises:
-            OperationError: the files are not what they were when they were written.
+            OperationError: the certificate or the key is missing or damaged.
         """
-        slot = self.slot
+        credentials = self.credentials
         try:
             context = ssl.create_default_context(cafile=str(self.authority))
-            context.load_cert_chain(str(slot / CERTIFICATE_FILE), str(slot / KEY_FILE))
-        except OSError as wrong:
+            context.load_cert_chain(str(credentials / CERTIFICATE_FILE), str(credentials / KEY_FILE))
+        except OSError as error:
             raise OperationError(
-                f"{slot} must hold the device's certificate and its key, but {wrong}: restore it, or enrol the device again"
-            ) from wrong
+                f"{credentials} must hold the device's certificate and key, but {error}: restore it, or enrol the device again"
+            ) from error
         return context

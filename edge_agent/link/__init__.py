@@ -1,4 +1,4 @@
-"""The connection to the cloud: MQTT, HTTPS long-poll where MQTT cannot pass, and the choice between them.
+"""The connection to the cloud over MQTT, or over HTTPS long-polls where MQTT is blocked.
 
-connection.py holds the reconnect loop; transport.py is the protocol that mqtt.py and https.py implement.
+connection.py holds the reconnect loop; transport.py defines the protocol that mqtt.py and https.py implement.
 """

@@ -1,6 +1,6 @@
-"""Stay connected: the best transport that answers, back to a better one when it answers again (P61).
+"""Keep the device connected over the best transport that answers, and return to a better one later (P61).
 
-Attempts are spaced by full jitter, so that a fleet does not come back all at once after an outage.
+Full jitter spreads the attempts, so that a fleet does not reconnect all at once after an outage.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Connection:
-    """The transport in use, if any."""
+    """The reconnect loop and the transport in use."""
 
     def __init__(
         self,
@@ -31,19 +31,19 @@ class Connection:
         return_every_s: float,
     ) -> None:
         self.problem = "not connected yet"
-        """Why nothing is connected, for people."""
+        """Reason why the device is offline, for display."""
         self._transports = transports
         self._changed = changed
         self._base_s = base_s
         self._cap_s = cap_s
         self._return_every_s = return_every_s
         self._current: Transport | None = None
-        self._anew = asyncio.Event()
-        self._why_anew = ""
+        self._reconnect_requested = asyncio.Event()
+        self._reconnect_reason = ""
 
     @property
     def is_online(self) -> bool:
-        """Tell whether the cloud was in reach when last heard of."""
+        """True while a transport is connected."""
         return self._current is not None
 
     @property
@@ -51,13 +51,13 @@ class Connection:
         """The name of the transport in use."""
         return None if self._current is None else self._current.name
 
-    def begin_anew(self, why: str) -> None:
-        """End the connection, if there is one, and connect at once: what it was opened with has changed."""
-        self._why_anew = why
-        self._anew.set()
+    def reconnect(self, reason: str) -> None:
+        """Close the connection, if there is one, and connect at once, because its credentials have changed."""
+        self._reconnect_reason = reason
+        self._reconnect_requested.set()
 
     async def keep(self) -> None:
-        """Connect, and connect again, for ever."""
+        """Connect and reconnect forever."""
         attempt = 0
         current: Transport | None = None
         try:
@@ -74,72 +74,80 @@ class Connection:
                     await transport.close()
 
     async def _pause(self, attempt: int) -> int:
-        """Wait before the next attempt, and return its number; there is nothing to wait for once something has changed."""
+        """Wait before the next attempt and return its number; `reconnect` ends the wait and resets the number."""
         try:
             async with asyncio.timeout(full_jitter_s(attempt, self._base_s, self._cap_s)):
-                await self._anew.wait()
+                await self._reconnect_requested.wait()
         except TimeoutError:
             return attempt + 1
-        self._anew.clear()
+        self._reconnect_requested.clear()
         return 0
 
     async def report(self, body: bytes) -> None:
-        """Deliver a report; raise `UnreachableError` when nothing is connected."""
+        """Deliver a report.
+
+        Raises:
+            UnreachableError: the device is offline, or the report was not received.
+        """
         await self._connected().report(body)
 
     async def telemetry(self, body: bytes) -> None:
-        """Deliver a batch of measurements; raise `UnreachableError` when nothing is connected."""
+        """Deliver a batch of measurements.
+
+        Raises:
+            UnreachableError: the device is offline, or the batch was not received.
+        """
         await self._connected().telemetry(body)
 
     def _connected(self) -> Transport:
         if self._current is None:
-            raise UnreachableError(f"the cloud is not in reach: {self.problem}")
+            raise UnreachableError(f"the cloud must be connected, but it is not: {self.problem}")
         return self._current
 
     async def _use(self, current: Transport) -> Transport | None:
-        """Stay with `current` until it is lost or begins anew (None), or a better one answers (that one, open)."""
+        """Use `current` until it is lost or replaced; return the better transport that answered, open, or None."""
         self._set(current)
-        anew = asyncio.create_task(self._anew.wait())
+        requested = asyncio.create_task(self._reconnect_requested.wait())
         lost = asyncio.create_task(current.lost())
         better = asyncio.create_task(self._better_than(current))
         try:
-            await asyncio.wait({lost, better, anew}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({lost, better, requested}, return_when=asyncio.FIRST_COMPLETED)
             if better.done():
-                found: Transport | None = better.result()
-            elif anew.done():
-                self._anew.clear()
-                self.problem, found = self._why_anew, None
-                _log.info("connecting anew transport=%s reason=%r", current.name, self.problem)
+                successor: Transport | None = better.result()
+            elif requested.done():
+                self._reconnect_requested.clear()
+                self.problem, successor = self._reconnect_reason, None
+                _log.info("reconnecting transport=%s reason=%r", current.name, self.problem)
                 self._set(None)
             else:
-                self.problem, found = lost.result(), None
+                self.problem, successor = lost.result(), None
                 _log.warning("lost transport=%s reason=%r", current.name, self.problem)
                 self._set(None)
         finally:
-            for task in (lost, better, anew):
+            for task in (lost, better, requested):
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await better
         await current.close()
-        return found
+        return successor
 
     async def _better_than(self, current: Transport) -> Transport:
-        """Try, now and then, the transports that are preferred to `current`."""
+        """Try the transports that are preferred to `current` from time to time; return the first that answers, open."""
         preferred = self._transports[: list(self._transports).index(current)]
         while True:
             await asyncio.sleep(self._return_every_s * random.uniform(0.75, 1.25))  # noqa: S311  spreads load
-            found = await self._first_that_answers(preferred)
-            if found is not None:
-                return found
+            transport = await self._first_that_answers(preferred)
+            if transport is not None:
+                return transport
 
     async def _first_that_answers(self, transports: Sequence[Transport]) -> Transport | None:
         for transport in transports:
             try:
                 await transport.open()
-            except (EdgewrightError, OSError) as failed:  # OSError: a certificate that cannot be read stops no scoring
-                _log.info("not connected transport=%s reason=%r", transport.name, str(failed))
-                if self.problem != str(failed):
-                    self.problem = str(failed)
+            except (EdgewrightError, OSError) as error:  # OSError: an unreadable certificate must not stop scoring
+                _log.info("could not connect transport=%s reason=%r", transport.name, str(error))
+                if self.problem != str(error):
+                    self.problem = str(error)
                     self._changed()
             else:
                 return transport

@@ -1,6 +1,6 @@
-"""HTTPS with long-polls, for networks that let nothing else pass (P31, P40, P50).
+"""HTTPS long-polls, for networks that block MQTT (P31, P40, P50).
 
-The exchanges are blocking and run in threads; closing the transport ends them at once.
+The requests are blocking and run in threads; closing the transport cancels them at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
-from edge_agent.link.https_client import Answer, Exchange
+from edge_agent.link.https_client import Exchange, Response
 from edge_agent.link.transport import Receiver
 from edgewright.errors import EdgewrightError, UnreachableError
 
@@ -20,7 +20,7 @@ NO_CONTENT = 204
 
 
 class HttpsTransport:
-    """Talks to `/v1/device/…`."""
+    """Client of `/v1/device/…`."""
 
     name = "https"
 
@@ -30,23 +30,27 @@ class HttpsTransport:
         self._context: ssl.SSLContext | None = None
         self._receiver = receiver
         self._poll_s = poll_s
-        self._under_way: set[Exchange] = set()
+        self._active: set[Exchange] = set()
 
     async def open(self) -> None:
-        """Ask once without waiting: it shows that the cloud lets this device in, and brings what is wished."""
+        """Poll once without waiting, which proves that the cloud accepts this device and gets its desired state."""
         self._context = self._make_context()
         await self._poll(wait_s=0)
 
     async def lost(self) -> str:
-        """Poll until that fails; a wish that is not accepted would be answered again at once, so the pause after it grows."""
+        """Poll until a poll fails; return the reason.
+
+        The cloud answers with a rejected desired state again at once, so the pause after one doubles.
+        """
         pause_s = 0.0
         while True:
-            have = self._receiver.have()
+            number = self._receiver.desired.highest_number
             try:
-                came = await self._poll(wait_s=self._poll_s)
-            except EdgewrightError as failed:
-                return str(failed)
-            pause_s = min(LONGEST_PAUSE_S, max(1.0, pause_s * 2)) if came and self._receiver.have() == have else 0.0
+                received = await self._poll(wait_s=self._poll_s)
+            except EdgewrightError as error:
+                return str(error)
+            rejected = received and self._receiver.desired.highest_number == number
+            pause_s = min(LONGEST_PAUSE_S, max(1.0, pause_s * 2)) if rejected else 0.0
             await asyncio.sleep(pause_s)
 
     async def report(self, body: bytes) -> None:
@@ -54,31 +58,31 @@ class HttpsTransport:
         await self._exchange("POST", "/v1/device/reported", body)
 
     async def telemetry(self, body: bytes) -> None:
-        """POST the batch; the answer is the acknowledgement."""
-        self._receiver.acknowledged((await self._exchange("POST", "/v1/device/telemetry", body)).body)
+        """POST the batch; the response is the acknowledgement."""
+        self._receiver.acknowledgements.receive((await self._exchange("POST", "/v1/device/telemetry", body)).body)
 
     async def close(self) -> None:
-        """End every exchange that is under way."""
-        for exchange in tuple(self._under_way):
+        """Cancel all requests in progress."""
+        for exchange in tuple(self._active):
             exchange.cancel()
 
     async def _poll(self, *, wait_s: int) -> bool:
-        path = f"/v1/device/desired?have={self._receiver.have()}&wait_s={wait_s}"
-        answer = await self._exchange("GET", path, timeout_s=wait_s + GRACE_S)
-        if answer.status == NO_CONTENT:
+        path = f"/v1/device/desired?have={self._receiver.desired.highest_number}&wait_s={wait_s}"
+        response = await self._exchange("GET", path, timeout_s=wait_s + GRACE_S)
+        if response.status == NO_CONTENT:
             return False
-        self._receiver.wished(answer.body)
+        self._receiver.desired.receive(response.body)
         return True
 
-    async def _exchange(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = 30.0) -> Answer:
+    async def _exchange(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = 30.0) -> Response:
         if self._context is None:
-            raise UnreachableError("not connected to the cloud")
+            raise UnreachableError("the transport must be open, but it is not")
         exchange = Exchange(self._url, self._context)
-        self._under_way.add(exchange)
+        self._active.add(exchange)
         try:
             return await asyncio.to_thread(exchange.run, method, path, body, timeout_s=timeout_s)
         except asyncio.CancelledError:
             exchange.cancel()
             raise
         finally:
-            self._under_way.discard(exchange)
+            self._active.discard(exchange)

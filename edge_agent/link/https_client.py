@@ -1,6 +1,6 @@
-"""One HTTPS exchange with the cloud, on the standard library alone: it is part of the resident process, where a megabyte counts.
+"""One HTTPS request to the cloud, with the standard library only, because it is part of the resident process (memory).
 
-A request may wait for a minute (a long-poll), so it can be called off from another thread.
+A long-poll may wait for a minute, so another thread can cancel a request.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from urllib.parse import urlsplit
 from edgewright.contracts.http_errors import error_of
 from edgewright.errors import BadInputError, EdgewrightError, OperationError, StorageFullError, UnreachableError, one_line
 
-MAX_ANSWER_BYTES = 4 << 20
+MAX_RESPONSE_BYTES = 4 << 20
 CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the cloud said."""
+class Response:
+    """Response of the cloud to a successful request."""
 
     status: int
     body: bytes
 
 
 class Exchange:
-    """One request and its answer; `cancel` from another thread ends it at once."""
+    """One request and its response, which another thread can cancel."""
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:
         parts = urlsplit(url)
@@ -41,11 +41,11 @@ class Exchange:
             parts.hostname, parts.port or 443, context=context, timeout=CONNECT_TIMEOUT_S
         )
 
-    def run(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = 30.0) -> Answer:
-        """Return the answer of success; raise what the refusal means.
+    def run(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = 30.0) -> Response:
+        """Send the request and return the response.
 
         Raises:
-            UnreachableError: no answer in time, or a cloud that is not available.
+            UnreachableError: no response in time, or the cloud is unavailable.
             DeniedError: the cloud does not authorise this device.
             NotFoundError, ConflictError, BadInputError: the cloud rejected the request.
             OperationError: the cloud failed.
@@ -54,25 +54,25 @@ class Exchange:
         try:
             self._connection.connect()
             if self._cancelled:
-                raise ConnectionAbortedError("called off")
+                raise ConnectionAbortedError("cancelled")
             self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connection.sock.settimeout(timeout_s)
             self._connection.request(method, self._prefix + path, body=body, headers=headers)
             response = self._connection.getresponse()
-            raw = response.read(MAX_ANSWER_BYTES + 1)
-        except (OSError, http.client.HTTPException) as failed:
-            raise UnreachableError(f"the cloud must answer at {self._url}, but: {one_line(failed)}") from failed
+            raw = response.read(MAX_RESPONSE_BYTES + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError(f"the cloud must answer at {self._url}, but: {one_line(error)}") from error
         finally:
             self._connection.close()
-        if len(raw) > MAX_ANSWER_BYTES:
-            raise OperationError(f"an answer of {self._url}{path} must be at most {MAX_ANSWER_BYTES} bytes, but it is longer")
+        if len(raw) > MAX_RESPONSE_BYTES:
+            raise OperationError(f"a response from {self._url}{path} must have at most {MAX_RESPONSE_BYTES} bytes, not more")
         if response.status >= 400:
             raise error_from(response.status, raw, f"{self._url}{path}")
-        return Answer(response.status, raw)
+        return Response(response.status, raw)
 
     def cancel(self) -> None:
-        """End the exchange: a thread that waits in `run` gets `UnreachableError`."""
-        self._cancelled = True  # `run` looks at it once the socket is there, in case it is not yet
+        """Cancel the request; the thread in `run` gets `UnreachableError`."""
+        self._cancelled = True  # for `run`, which may not have opened the socket yet
         sock = self._connection.sock
         if sock is not None:
             with suppress(OSError):
@@ -80,6 +80,6 @@ class Exchange:
 
 
 def error_from(status: int, body: bytes, url: str) -> EdgewrightError:
-    """Return the error of an answer; a full disk of the cloud is not a full disk of the device."""
+    """Return the error of a failed response; a full disk of the cloud must not count as a full disk of the device."""
     error = error_of(status, body, url)
     return OperationError(str(error)) if isinstance(error, StorageFullError) else error

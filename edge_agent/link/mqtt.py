@@ -1,7 +1,7 @@
-"""MQTT over TLS with the device's certificate (P60 to P62); the client library carries bytes, all else is ours.
+"""MQTT over TLS with the device's certificate (P60 to P62).
 
-Reconnecting is `connection.py`'s work, so the library's own is off. A peer that has gone without a word is found by the
-keepalive. Works with paho-mqtt 1.6 and 2.x, whose callbacks differ in their arguments.
+`connection.py` reconnects, so the reconnect loop of the library is off. The keepalive detects a peer that disappears silently.
+Works with paho-mqtt 1.6 and 2.x, whose callbacks differ in their arguments.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MqttTransport:
         self._delivered: dict[int, asyncio.Future[None]] = {}
 
     async def open(self) -> None:
-        """Connect, subscribe, and say that the device is online."""
+        """Connect, subscribe, and publish that the device is online."""
         loop = asyncio.get_running_loop()
         connected: asyncio.Future[None] = loop.create_future()
         self._lost = loop.create_future()
@@ -64,30 +64,30 @@ class MqttTransport:
             await self._subscribe(client)
             presence = wire.encode(Presence(online=True, boot_id=self._boot_id))
             await self._publish(topics.PRESENCE, presence, retain=True)
-        except (OSError, TimeoutError, ValueError, UnreachableError) as failed:
+        except (OSError, TimeoutError, ValueError, UnreachableError) as error:
             await self._end(client)
             raise UnreachableError(
-                f"the broker must answer at {self._broker.host}:{self._broker.port}, but: {failed or type(failed).__name__}"
-            ) from failed
+                f"the broker must answer at {self._broker.host}:{self._broker.port}, but: {error or type(error).__name__}"
+            ) from error
         except BaseException:
             await self._end(client)
             raise
 
     async def lost(self) -> str:
-        """Wait for the end of the session."""
+        """Wait for the end of the session and return the reason."""
         assert self._lost is not None, "open comes first"
         return await asyncio.shield(self._lost)
 
     async def report(self, body: bytes) -> None:
-        """Publish the report, retained; returns when the broker has it."""
+        """Publish the report as a retained message and return when the broker has acknowledged it."""
         await self._publish(topics.REPORTED, body, retain=True)
 
     async def telemetry(self, body: bytes) -> None:
-        """Publish a batch; returns when the broker has it, which is not yet the acknowledgement."""
+        """Publish a batch and return when the broker has it; the cloud's acknowledgement follows later."""
         await self._publish(topics.TELEMETRY, body, retain=False)
 
     async def close(self) -> None:
-        """Say that the device is offline, as the last will would, and disconnect."""
+        """Publish that the device is offline, as the last will would, and disconnect."""
         if self._client is None:
             return
         with suppress(UnreachableError):
@@ -97,7 +97,7 @@ class MqttTransport:
     def _new_client(
         self, loop: asyncio.AbstractEventLoop, connected: asyncio.Future[None], lost: asyncio.Future[str]
     ) -> paho.Client:
-        """Make a client whose callbacks, which come from its own thread, are handed to the event loop."""
+        """Return a client whose callbacks are passed from its network thread to the event loop."""
         version = getattr(paho, "CallbackAPIVersion", None)
         first = () if version is None else (version.VERSION2,)
         client = paho.Client(*first, client_id=self._device, protocol=paho.MQTTv311, reconnect_on_failure=False)
@@ -106,29 +106,28 @@ class MqttTransport:
         client.will_set(self._topic(topics.PRESENCE), offline, qos=1, retain=True)
         client.on_socket_open = _no_delay
         client.on_connect = lambda _c, _u, _f, code, *_: loop.call_soon_threadsafe(_connected, connected, code)
-        client.on_disconnect = lambda _c, _u, *given: loop.call_soon_threadsafe(_settle, lost, _why_ended(given))
+        client.on_disconnect = lambda _c, _u, *rest: loop.call_soon_threadsafe(_settle, lost, _end_reason(rest))
         client.on_publish = lambda _c, _u, number, *_: loop.call_soon_threadsafe(self._published, number)
         client.on_subscribe = lambda _c, _u, number, *_: loop.call_soon_threadsafe(self._published, number)
         client.on_message = lambda _c, _u, message: loop.call_soon_threadsafe(self._received, message.topic, message.payload)
         return client
 
     async def _subscribe(self, client: paho.Client) -> None:
-        wanted = [(self._topic(topics.DESIRED), 1), (self._topic(topics.TELEMETRY_ACK), 1)]
-        code, number = client.subscribe(wanted)
-        await self._answered(code, number)
+        code, number = client.subscribe([(self._topic(topics.DESIRED), 1), (self._topic(topics.TELEMETRY_ACK), 1)])
+        await self._acknowledged(code, number)
 
     async def _publish(self, suffix: str, body: bytes, *, retain: bool) -> None:
         if self._client is None:
-            raise UnreachableError("not connected to the broker")
+            raise UnreachableError("the session with the broker must be open, but it is not")
         sent = self._client.publish(self._topic(suffix), body, qos=1, retain=retain)
-        await self._answered(sent.rc, sent.mid)
+        await self._acknowledged(sent.rc, sent.mid)
 
-    async def _answered(self, code: int, number: int) -> None:
+    async def _acknowledged(self, code: int, number: int) -> None:
         """Wait until the broker has acknowledged packet `number`."""
         if code != paho.MQTT_ERR_SUCCESS:
-            raise UnreachableError(f"the broker must take a message, but: {paho.error_string(code)}")
+            raise UnreachableError(f"the broker must accept a message, but: {paho.error_string(code)}")
         assert self._lost is not None
-        # The callback may have been queued already, but it cannot have run: no await lies between sending and here.
+        # The callback may be queued already, but it cannot have run, because there is no await since the message was sent.
         waiting = self._delivered.setdefault(number, asyncio.get_running_loop().create_future())
         try:
             either: set[asyncio.Future[Any]] = {waiting, self._lost}
@@ -145,9 +144,9 @@ class MqttTransport:
 
     def _received(self, topic: str, body: bytes) -> None:
         if topic == self._topic(topics.DESIRED):
-            self._receiver.wished(body)
+            self._receiver.desired.receive(body)
         elif topic == self._topic(topics.TELEMETRY_ACK):
-            self._receiver.acknowledged(body)
+            self._receiver.acknowledgements.receive(body)
 
     async def _end(self, client: paho.Client) -> None:
         self._client = None
@@ -163,7 +162,7 @@ def _connected(connected: asyncio.Future[None], code: Any) -> None:
     if code == 0:
         connected.set_result(None)
     else:
-        connected.set_exception(UnreachableError(f"it refused the session: {code}"))
+        connected.set_exception(UnreachableError(f"it rejected the session: {code}"))
 
 
 def _settle(lost: asyncio.Future[str], reason: str) -> None:
@@ -171,13 +170,13 @@ def _settle(lost: asyncio.Future[str], reason: str) -> None:
         lost.set_result(reason)
 
 
-def _why_ended(given: tuple[Any, ...]) -> str:
-    """Say why a session ended; 1.6 gives (code), 2.x gives (flags, code, properties)."""
-    return f"the session with the broker ended: {given[1] if len(given) > 1 else paho.error_string(given[0])}"
+def _end_reason(arguments: tuple[Any, ...]) -> str:
+    """Return the reason why a session ended; 1.6 passes (code), 2.x passes (flags, code, properties)."""
+    return f"the session with the broker ended: {arguments[1] if len(arguments) > 1 else paho.error_string(arguments[0])}"
 
 
-def _no_delay(_client: Any, _userdata: Any, opened: Any) -> None:
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _no_delay(_client: Any, _userdata: Any, sock: Any) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _disconnect(client: paho.Client) -> None:

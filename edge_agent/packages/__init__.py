@@ -1,4 +1,5 @@
-"""Get a package onto the device: choose a variant, pull its blobs, check and benchmark it.
+"""Fetch a package: choose a variant, pull its blobs, check and benchmark it.
 
-fetch.py is the worker process that does all of this in order; read it first. oci_client.py speaks to the registry.
+Read fetch.py first, the worker process that calls the others in order. check.py is the worker that checks a slot, and
+oci_client.py the client of the registry.
 """

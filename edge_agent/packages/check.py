@@ -1,7 +1,6 @@
-"""The worker that tries a staged slot before anything is switched: load it, score the golden samples, compare.
+"""Worker that checks a slot before the switch: load its variant, score the golden samples, compare the outputs.
 
-A model that crashes or hangs does so here, in a process that nobody waits for longer than its time, while the version before
-goes on scoring.
+A model that crashes or hangs does so in this subprocess with a timeout, while the previous version continues to score.
 """
 
 from __future__ import annotations
@@ -10,34 +9,40 @@ from pathlib import Path
 
 from accel.backends.choose import load_session
 from accel.golden import check_golden
-from edge_agent.workers.orders import CheckOrder
-from edge_agent.workers.worker import serve_order
+from edge_agent.workers.requests import CheckRequest
+from edge_agent.workers.worker import serve_request
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import OperationError, PackageError, StorageFullError
 
 
-def check(order: CheckOrder) -> str:
-    """Return what was found good; raise `PackageError` when the variant does not do what it should."""
+def check(request: CheckRequest) -> str:
+    """Load the variant and score its golden samples; return the result as text.
+
+    Raises:
+        PackageError: the variant cannot be loaded, or its outputs differ by more than the tolerance.
+    """
     try:
-        return _score_golden_samples(VariantDirectory.open(Path(order.slot)), order)
+        return _score_golden_samples(VariantDirectory.open(Path(request.slot)), request)
     except StorageFullError:
         raise
-    except OperationError as failed:  # a backend that this machine lacks will not come by trying again
-        raise PackageError(str(failed)) from failed
+    except OperationError as error:  # a missing backend does not appear on a retry
+        raise PackageError(str(error)) from error
 
 
-def _score_golden_samples(variant: VariantDirectory, order: CheckOrder) -> str:
-    session = load_session(variant, backend=order.backend, threads=order.threads)
+def _score_golden_samples(variant: VariantDirectory, request: CheckRequest) -> str:
+    session = load_session(variant, backend=request.backend, threads=request.threads)
     try:
         if LayerKind.GOLDEN_INPUTS not in variant.layers():
-            return "loaded; the package has no golden samples to compare with"
-        found = check_golden(session, variant, variant.path)
+            return "the variant loads; the package has no golden samples"
+        comparison = check_golden(session, variant, variant.path)
     finally:
         session.close()
-    if found.failure is not None:
-        raise PackageError(f"variant {variant.config.variant} must score the golden samples as its source does: {found.failure}")
-    return f"{found.sample_count} golden samples agree"
+    if comparison.failure is not None:
+        raise PackageError(
+            f"variant {variant.config.variant} must score the golden samples as its source does: {comparison.failure}"
+        )
+    return f"{comparison.sample_count} golden samples match"
 
 
 if __name__ == "__main__":
-    serve_order(CheckOrder, check)
+    serve_request(CheckRequest, check)

@@ -1,45 +1,49 @@
-"""Choose the variant of a package for this device: by the profile's order of preference, or by what was measured here.
+"""Choose the variant of a package for this device: by the profile's order of preference, or by benchmark results.
 
-What fits, and the order, is `hardware_profiles.match`, shared with the cloud. Measuring is `measure.py`'s work; this module only
-decides. Every variant gets a sentence that says why it was chosen or not; `edgewright agent explain` and the cloud show them.
+`hardware_profiles.match`, shared with the cloud, decides which variants fit and in which order. `measure.py` measures. Every
+variant gets a sentence with the reason for or against it, which `edgewright agent explain` and the cloud show.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from edge_agent.storage.variant_times import VariantTimes, in_ms
+from edge_agent.storage.variant_times import VariantTimes, format_ms
 from edgewright.contracts.package import Package, PackagedVariant
 from edgewright.contracts.variant import BackendName
 from edgewright.errors import PackageError
 from hardware_profiles.hardware_profile import HardwareProfile
 from hardware_profiles.match import fits, match
 
-WORTH_A_CHANGE = 1.03
-"""How many times as long as the fastest the profile's variant may take and still be chosen: contests differ by a few percent."""
+MAX_TIME_RATIO = 1.03
+"""Longest time of the profile's variant relative to the fastest at which it is kept: results vary by a few percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The variant to run, and one sentence per variant of the package."""
+    """The chosen variant, and one sentence per variant of the package."""
 
     variant: PackagedVariant
     sentences: tuple[str, ...]
 
 
 def choose(profile: HardwareProfile, package: Package) -> Choice:
-    """Return the best variant for `profile`; raise `PackageError` with every variant's reason when none fits."""
-    found = match(profile, [variant.config for variant in package.variants])
-    if found.chosen is None:
-        raise PackageError(f"package {package.name} must have a variant for {profile.name}: {' '.join(found.sentences)}")
-    return Choice(package.variant(found.chosen), found.sentences)
+    """Return the best variant for `profile`.
+
+    Raises:
+        PackageError: no variant fits; the message gives the reason of each.
+    """
+    matched = match(profile, [variant.config for variant in package.variants])
+    if matched.chosen is None:
+        raise PackageError(f"package {package.name} must have a variant for {profile.name}: {' '.join(matched.sentences)}")
+    return Choice(package.variant(matched.chosen), matched.sentences)
 
 
-def contenders(profile: HardwareProfile, package: Package, by_profile: Choice) -> tuple[PackagedVariant, ...]:
-    """Return the variants to measure against each other, the profile's choice first; none where there is nothing to decide.
+def candidates(profile: HardwareProfile, package: Package, by_profile: Choice) -> tuple[PackagedVariant, ...]:
+    """Return the variants to benchmark, the profile's choice first; empty if there is only one to choose from.
 
-    A variant for the NPU is chosen by the profile or not at all. A serial line can be opened by one process, and while the
-    version before runs, that is its runner: what a contest would time is the functional model that stands in for the board.
+    Only the profile chooses a variant for the NPU. One process can open the serial port, and while the previous version runs,
+    that process is its runner. A benchmark would therefore measure the functional model in place of the board.
     """
     if by_profile.variant.config.backend == BackendName.NPU:
         return ()
@@ -52,41 +56,41 @@ def contenders(profile: HardwareProfile, package: Package, by_profile: Choice) -
 
 
 def choose_fastest(package: Package, by_profile: Choice, times: VariantTimes, version: int) -> Choice:
-    """Return the variant that was measured fastest; the profile's, where no other is faster beyond what times vary by."""
+    """Return the fastest variant, or the profile's choice if it is within `MAX_TIME_RATIO` of the fastest."""
     chosen = _pick(times, by_profile.variant.config.variant)
     when = "" if times.version == version else f" with version {times.version}"
-    said = {variant: _why_not(variant, chosen, times, when) for variant in (*times.median_ms, *times.failures)}
-    said[chosen] = _why(chosen, times, when)
+    reasons = {variant: _reason_against(variant, chosen, times, when) for variant in (*times.median_ms, *times.failures)}
+    reasons[chosen] = _reason_for(chosen, times, when)
     names = [variant.config.variant for variant in package.variants]
-    sentences = tuple(said.get(name, before) for name, before in zip(names, by_profile.sentences, strict=True))
+    sentences = tuple(reasons.get(name, default) for name, default in zip(names, by_profile.sentences, strict=True))
     return Choice(package.variant(chosen), sentences)
 
 
 def unmeasured(by_profile: Choice, package: Package, why: str) -> Choice:
-    """Return the profile's choice, saying why nothing was measured."""
-    place = [variant.config.variant for variant in package.variants].index(by_profile.variant.config.variant)
+    """Return the profile's choice, with the reason why nothing was measured."""
+    index = [variant.config.variant for variant in package.variants].index(by_profile.variant.config.variant)
     sentences = list(by_profile.sentences)
-    sentences[place] += f" Nothing was measured: {why.rstrip('.')}."
+    sentences[index] += f" Nothing was measured: {why.rstrip('.')}."
     return replace(by_profile, sentences=tuple(sentences))
 
 
 def _pick(times: VariantTimes, preferred: str) -> str:
-    close_ms = WORTH_A_CHANGE * times.median_ms[times.fastest]
-    return preferred if preferred in times.median_ms and times.median_ms[preferred] <= close_ms else times.fastest
+    limit_ms = MAX_TIME_RATIO * times.median_ms[times.fastest]
+    return preferred if preferred in times.median_ms and times.median_ms[preferred] <= limit_ms else times.fastest
 
 
-def _why(chosen: str, times: VariantTimes, when: str) -> str:
-    how = "measured fastest" if chosen == times.fastest else "the profile prefers it, and none was measured clearly faster"
+def _reason_for(chosen: str, times: VariantTimes, when: str) -> str:
+    rule = "measured fastest" if chosen == times.fastest else "the profile prefers it, and none was measured clearly faster"
     others = sorted((median_ms, variant) for variant, median_ms in times.median_ms.items() if variant != chosen)
-    against = "".join(f"; {variant} {in_ms(median_ms)}" for median_ms, variant in others)
-    return f"{chosen} is chosen: {how} here{when}, {in_ms(times.median_ms[chosen])}{against}."
+    against = "".join(f"; {variant} {format_ms(median_ms)}" for median_ms, variant in others)
+    return f"{chosen} is chosen: {rule} here{when}, {format_ms(times.median_ms[chosen])}{against}."
 
 
-def _why_not(variant: str, chosen: str, times: VariantTimes, when: str) -> str:
+def _reason_against(variant: str, chosen: str, times: VariantTimes, when: str) -> str:
     if variant in times.failures:
         return f"{variant} fits, but could not be measured here{when}: {times.failures[variant].rstrip('.')}."
     its_ms, best_ms = times.median_ms[variant], times.median_ms[chosen]
     if its_ms < best_ms:
-        against = f"({in_ms(its_ms)} against {in_ms(best_ms)})"
+        against = f"({format_ms(its_ms)} against {format_ms(best_ms)})"
         return f"{variant} fits, but was not measured clearly faster than {chosen} here{when} {against}."
-    return f"{variant} fits, but {chosen} was measured faster here{when} ({in_ms(best_ms)} against {in_ms(its_ms)})."
+    return f"{variant} fits, but {chosen} was measured faster here{when} ({format_ms(best_ms)} against {format_ms(its_ms)})."

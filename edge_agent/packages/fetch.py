@@ -1,11 +1,11 @@
-"""The worker that fetches: a process of its own, so that a bad download can take nothing down and frees its memory after.
+"""Worker that fetches a package, in a process of its own, so that a bad download cannot crash the agent or keep its memory.
 
-    index      by the digest that the signed wish names
-    signature  before anything else of the package is used: this index, this name, this version, a trusted key, not expired
-    choose     the variant for this device, by its profile or by measuring those that fit (measure.py)
-    pull       only that variant's blobs, and only those that are not here
+    index      pull the index by the digest in the signed desired state
+    signature  verify it before anything else of the package is used: index, model, version, trusted key, expiry
+    choose     choose the variant for this device, by its profile or by measuring the fitting ones (measure.py)
+    pull       pull the missing blobs of that variant
 
-It answers with the record of the slot to be; writing the slot is the store's work.
+The result is the record of the slot, from which the agent writes the slot.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from edge_agent.identity.identity import Identity
 from edge_agent.packages.choose import Choice, choose, unmeasured
 from edge_agent.packages.measure import choose_by_measuring
-from edge_agent.packages.oci_client import Registry
+from edge_agent.packages.oci_client import OciClient
 from edge_agent.packages.pull import files_of, pull_missing
 from edge_agent.settings import ChooseBy
 from edge_agent.storage.store import SlotRecord, Store
-from edge_agent.workers.orders import FetchOrder, PulledBytes
-from edge_agent.workers.worker import serve_order
+from edge_agent.workers.requests import FetchRequest, PulledBytes
+from edge_agent.workers.worker import serve_request
 from edgewright.contracts import wire
 from edgewright.contracts.files import reporting_full_disk
 from edgewright.contracts.messages import DesiredState, RunningVariant
@@ -36,34 +36,44 @@ from hardware_profiles.catalog import load_profile
 from hardware_profiles.hardware_profile import HardwareProfile
 
 
-def fetch(order: FetchOrder) -> SlotRecord:
-    """Fetch what `order` wishes; everything in the answer was verified."""
-    identity = Identity.load(Path(order.state_directory))
-    publishers = TrustedKeys.from_pem(identity.membership.response.publisher_keys_pem)
-    store, desired = Store(Path(order.state_directory)), order.desired
+def fetch(request: FetchRequest) -> SlotRecord:
+    """Fetch the requested package and return the record of its slot; every byte is verified.
+
+    Raises:
+        PackageError: the package is invalid, unsigned, or has no fitting variant.
+        UnreachableError: the cloud or the registry does not answer.
+        StorageFullError: the disk is full.
+    """
+    identity = Identity.load(Path(request.state_directory))
+    publishers = TrustedKeys.from_pem(identity.enrolment.response.publisher_keys_pem)
+    store, desired = Store(Path(request.state_directory)), request.desired
     pulled = PulledBytes(store, desired.desired_number)
-    with Registry(identity.url, desired.model, identity.tls_context(), store, pulled.add) as registry:
+    with OciClient(identity.url, desired.model, identity.tls_context(), store, pulled.add) as registry:
         registry.pull(desired.index)
         verify_signature(registry, desired, publishers, datetime.now(UTC))
         package = read_index(registry, desired.index)
         if package.name != desired.model:
-            raise PackageError(f"the package must be of {desired.model}, but it says that it is of {package.name}")
-        choice = _choose(order, load_profile(identity.membership.profile), package, registry, store)
+            raise PackageError(f"the package must be of model {desired.model}, but it is of {package.name}")
+        choice = _choose(request, load_profile(identity.enrolment.profile), package, registry, store)
         pull_missing(registry, store, choice.variant)
     pulled.close()
     return record_of(desired, package, choice.variant, choice.sentences)
 
 
-def verify_signature(registry: Registry, desired: DesiredState, trusted: TrustedKeys, now: datetime) -> None:
-    """Raise `SignatureError` unless a trusted publisher signed this index as this version of this model."""
+def verify_signature(registry: OciClient, desired: DesiredState, trusted: TrustedKeys, now: datetime) -> None:
+    """Check that a trusted publisher signed this index as this version of this model.
+
+    Raises:
+        SignatureError: there is no valid signature; the message gives the reason of each.
+    """
     failures: list[str] = []
     for entry in registry.referrers(desired.index.digest, SIGNATURE_TYPE):
         manifest = wire.decode(registry.read_blob(entry), Manifest, what="the signature manifest", error=SignatureError)
         for layer in manifest.layers[:1]:
             try:
                 signature = verify_package(registry.read_blob(layer), trusted, index_digest=Digest(desired.index.digest), now=now)
-            except SignatureError as wrong:
-                failures.append(str(wrong))
+            except SignatureError as error:
+                failures.append(str(error))
                 continue
             if (signature.model, signature.version) == (desired.model, desired.version):
                 return
@@ -77,7 +87,7 @@ def verify_signature(registry: Registry, desired: DesiredState, trusted: Trusted
 
 
 def record_of(desired: DesiredState, package: Package, variant: PackagedVariant, sentences: tuple[str, ...]) -> SlotRecord:
-    """Describe the slot: the config as `variant.json`, every layer under its own file name."""
+    """Return the record of the slot: the config as `variant.json`, and every layer under its own file name."""
     files = files_of(variant)
     return SlotRecord(
         desired=desired,
@@ -95,28 +105,28 @@ def record_of(desired: DesiredState, package: Package, variant: PackagedVariant,
     )
 
 
-def _choose(order: FetchOrder, profile: HardwareProfile, package: Package, registry: Registry, store: Store) -> Choice:
-    if order.choose is ChooseBy.MEASURED:
-        return choose_by_measuring(order, profile, package, registry, store)
+def _choose(request: FetchRequest, profile: HardwareProfile, package: Package, registry: OciClient, store: Store) -> Choice:
+    if request.choose is ChooseBy.MEASURED:
+        return choose_by_measuring(request, profile, package, registry, store)
     choice = choose(profile, package)
-    return unmeasured(choice, package, order.why_unmeasured) if order.why_unmeasured else choice
+    return unmeasured(choice, package, request.why_unmeasured) if request.why_unmeasured else choice
 
 
-def _fetch_alone(order: FetchOrder) -> SlotRecord:
-    """Fetch with the lock held: a worker of an agent that was killed may still be on its way out."""
-    lock_path = Path(order.state_directory) / "blobs" / "fetch.lock"
+def _serve(request: FetchRequest) -> SlotRecord:
+    """Fetch under a lock, because a worker of a killed agent may still run."""
+    lock_path = Path(request.state_directory) / "blobs" / "fetch.lock"
     with reporting_full_disk("the store"), lock_path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if order.choose is ChooseBy.MEASURED:
-            _go_first_when_memory_is_short()
-        return fetch(order)
+        if request.choose is ChooseBy.MEASURED:
+            _raise_oom_score()
+        return fetch(request)
 
 
-def _go_first_when_memory_is_short() -> None:
-    """Let the kernel end this process or a contestant, which inherits it, before the version that scores (proc(5))."""
+def _raise_oom_score() -> None:
+    """Let the kernel's out-of-memory killer prefer this process and its benchmark processes to the runner (proc(5))."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":
-    serve_order(FetchOrder, _fetch_alone)
+    serve_request(FetchRequest, _serve)

@@ -1,13 +1,13 @@
-"""Choose a variant by measuring those that fit on this device: what `choose = "measured"` does, inside the worker that fetches.
+"""Choose a variant by benchmarking the fitting ones on this device: `choose = "measured"`, inside the worker that fetches.
 
-    remember   times of an earlier version on the same basis decide, and nothing but the chosen variant is pulled
-    pull       else every variant that fits, when the disk has room for all
-    lay out    each as a variant's directory of hard links, outside of the slots
-    benchmark  `accel.backends.choose`: each in a process of its own, in turns
-    record     the times, for the next version
+    load       results of an earlier version on the same basis decide, and only the chosen variant is pulled
+    pull       otherwise pull every fitting variant, if the disk has space for all
+    link       create a variant directory of hard links for each, outside of the slots
+    benchmark  run each in its own process, in turns (`accel.backends.choose`)
+    store      store the results for the next version
 
-Whatever keeps it from measuring, the profile's order decides as if nothing had been asked, and the sentence says why. What lost
-stays among the blobs, where the store collects it when the deployment has ended.
+If measuring fails, the profile's order decides and the sentence gives the reason. The blobs of the other variants stay until the
+store collects them after the deployment.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from functools import partial
 
 from accel.backends.backend import Backend
 from accel.backends.choose import Fastest, backend_versions, find_backends, find_fastest
-from edge_agent.packages.choose import Choice, choose, choose_fastest, contenders, unmeasured
-from edge_agent.packages.oci_client import Registry
+from edge_agent.packages.choose import Choice, candidates, choose, choose_fastest, unmeasured
+from edge_agent.packages.oci_client import OciClient
 from edge_agent.packages.pull import bytes_missing, files_of, pull_missing
 from edge_agent.storage import variant_times
 from edge_agent.storage.failpoints import failpoint
 from edge_agent.storage.store import Store
 from edge_agent.storage.variant_times import VariantTimes
-from edge_agent.workers.orders import FetchOrder
+from edge_agent.workers.requests import FetchRequest
 from edgewright.contracts import wire
 from edgewright.contracts.messages import DesiredState
 from edgewright.contracts.names import Digest
@@ -39,43 +39,43 @@ from hardware_profiles.hardware_profile import HardwareProfile
 
 
 def choose_by_measuring(
-    order: FetchOrder, profile: HardwareProfile, package: Package, registry: Registry, store: Store
+    request: FetchRequest, profile: HardwareProfile, package: Package, registry: OciClient, store: Store
 ) -> Choice:
-    """Return the variant that is fastest here, or the profile's choice where nothing could be measured.
+    """Return the fastest variant on this device, or the profile's choice if measuring fails.
 
     Raises:
         PackageError: no variant fits.
-        NotFoundError: no backend has the name that is set.
-        UnreachableError: the connection failed while a variant was pulled; what came so far stays.
-        OperationError: the registry refused.
+        NotFoundError: no backend has the configured name.
+        UnreachableError: the connection failed during a pull; the received bytes are kept.
+        OperationError: the registry rejected a request.
     """
     by_profile = choose(profile, package)
-    candidates = contenders(profile, package, by_profile)
-    if not candidates:
+    variants = candidates(profile, package, by_profile)
+    if not variants:
         return by_profile
-    backends = find_backends(order.backend)
-    basis = basis_of(candidates, backends, order.threads)
-    times = variant_times.recall(store.root, package.name, basis)
+    backends = find_backends(request.backend)
+    basis = basis_of(variants, backends, request.threads)
+    times = variant_times.load(store.root, package.name, basis)
     if times is None:
-        benchmark = partial(find_fastest, threads=order.threads, backends=backends, ignore_cache=True)
+        benchmark = partial(find_fastest, threads=request.threads, backends=backends, ignore_cache=True)
         try:
-            found = _measure(candidates, registry, store, benchmark)
-        except _NotMeasuredError as why:
-            return unmeasured(by_profile, package, str(why))
-        times = _remember(store, order.desired, basis, found)
-    return choose_fastest(package, by_profile, times, order.desired.version)
+            fastest = _measure(variants, registry, store, benchmark)
+        except _NotMeasuredError as error:
+            return unmeasured(by_profile, package, str(error))
+        times = _store_times(store, request.desired, basis, fastest)
+    return choose_fastest(package, by_profile, times, request.desired.version)
 
 
-def basis_of(candidates: Sequence[PackagedVariant], backends: Sequence[Backend], threads: int | None) -> Digest:
-    """Return the digest of what times depend on, but for the weights: the same for the next training of the same network.
+def basis_of(variants: Sequence[PackagedVariant], backends: Sequence[Backend], threads: int | None) -> Digest:
+    """Return the digest of everything that times depend on, except the weights: retraining does not change it.
 
-    Of a variant's size only the power of two counts, so that another network under the same name is measured anew.
+    A variant's size is rounded to a power of two, so that another network of the same name is measured again.
     """
-    configs = sorted((variant.config for variant in candidates), key=lambda config: config.variant)
+    configs = sorted((variant.config for variant in variants), key=lambda config: config.variant)
     basis = {
         "variants": [
-            [one.variant, one.precision, one.backend, [str(spec) for spec in one.inputs], one.size_bytes.bit_length()]
-            for one in configs
+            [each.variant, each.precision, each.backend, [str(spec) for spec in each.inputs], each.size_bytes.bit_length()]
+            for each in configs
         ],
         "machine": read_machine().fingerprint,
         "software": backend_versions(backends),
@@ -85,64 +85,64 @@ def basis_of(candidates: Sequence[PackagedVariant], backends: Sequence[Backend],
 
 
 class _NotMeasuredError(Exception):
-    """Why nothing could be measured."""
+    """The variants cannot be measured; the text is the reason."""
 
 
 def _measure(
-    candidates: Sequence[PackagedVariant],
-    registry: Registry,
+    variants: Sequence[PackagedVariant],
+    registry: OciClient,
     store: Store,
     benchmark: Callable[[list[VariantDirectory]], Fastest],
 ) -> Fastest:
-    failures = _pull_all(candidates, registry, store)
-    able = {one.config.variant: files_of(one) for one in candidates if one.config.variant not in failures}
+    failures = _pull_all(variants, registry, store)
+    files = {each.config.variant: files_of(each) for each in variants if each.config.variant not in failures}
     try:
-        with store.laid_out(able) as folder:
+        with store.variants_linked(files) as folder:
             failpoint("measure.after_layout")
-            found = benchmark([VariantDirectory.open(folder / name) for name in able])
-    except EdgewrightError as failed:
-        raise _NotMeasuredError(_without_place(str(failed), store)) from failed
-    told = {name: _without_place(reason, store) for name, reason in found.failures.items()}
-    return replace(found, failures={**failures, **told})
+            fastest = benchmark([VariantDirectory.open(folder / name) for name in files])
+    except EdgewrightError as error:
+        raise _NotMeasuredError(_without_folder(str(error), store)) from error
+    failures |= {name: _without_folder(reason, store) for name, reason in fastest.failures.items()}
+    return replace(fastest, failures=failures)
 
 
-def _without_place(reason: str, store: Store) -> str:
-    """Name a file by its variant: by the time that this is read, the folder is gone."""
+def _without_folder(reason: str, store: Store) -> str:
+    """Shorten paths to variant/file, because the temporary folder is removed before anyone reads the reason."""
     return reason.replace(f"{store.measuring}/", "")
 
 
-def _pull_all(candidates: Sequence[PackagedVariant], registry: Registry, store: Store) -> dict[str, str]:
-    """Pull every candidate; return those whose bytes are wrong, with the reason."""
+def _pull_all(variants: Sequence[PackagedVariant], registry: OciClient, store: Store) -> dict[str, str]:
+    """Pull all variants; return the damaged ones with the reason."""
     failures: dict[str, str] = {}
-    needed = bytes_missing(store, candidates)
+    needed = bytes_missing(store, variants)
     try:
-        store.require_room(needed)
-        for variant in candidates:
+        store.require_space(needed)
+        for variant in variants:
             try:
                 pull_missing(registry, store, variant)
-            except PackageError as damaged:
-                failures[variant.config.variant] = str(damaged)
-    except StorageFullError as full:
-        kept = {layer.digest for layer in candidates[0].layers.values()}
-        store.drop({layer.digest for other in candidates[1:] for layer in other.layers.values()} - kept)
-        raise _NotMeasuredError(f"the disk has no room for the {needed} bytes of all variants that fit") from full
-    if len(failures) == len(candidates):
+            except PackageError as error:
+                failures[variant.config.variant] = str(error)
+    except StorageFullError as error:
+        kept = {layer.digest for layer in variants[0].layers.values()}
+        store.remove_blobs({layer.digest for other in variants[1:] for layer in other.layers.values()} - kept)
+        raise _NotMeasuredError(f"the disk has no room for the {needed} bytes of all variants that fit") from error
+    if len(failures) == len(variants):
         raise _NotMeasuredError("; ".join(failures.values()))
     return failures
 
 
-def _remember(store: Store, desired: DesiredState, basis: Digest, found: Fastest) -> VariantTimes:
+def _store_times(store: Store, desired: DesiredState, basis: Digest, fastest: Fastest) -> VariantTimes:
     times = VariantTimes(
         model=desired.model,
         version=desired.version,
         measured_at=datetime.now(UTC),
         basis=basis,
-        fastest=found.variant,
-        median_ms=found.best_ms,
-        failures=found.failures,
+        fastest=fastest.variant,
+        median_ms=fastest.best_ms,
+        failures=fastest.failures,
     )
     failpoint("measure.before_record")
-    with suppress(StorageFullError):  # what is not remembered is measured once more
-        variant_times.remember(store.root, times)
+    with suppress(StorageFullError):  # without the record, the next version is measured again
+        variant_times.store(store.root, times)
     failpoint("measure.after_record")
     return times

@@ -1,7 +1,7 @@
-"""Pull from an OCI registry: documents whole, blobs in pieces that survive a cut, a kill or a lying server.
+"""OCI registry client that pulls blobs in pieces, so that a download continues after a lost connection or a kill.
 
-The length of the partial file is where the next request starts (HTTP Range). Only a digest decides whether bytes are believed:
-a blob that comes out wrong is thrown away and asked for again, three times at most, counted on disk.
+The length of the incomplete file is the start of the next request (HTTP Range). Bytes are accepted only by their digest: a blob
+with another digest is deleted and pulled again, at most three times, counted on disk.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _CHUNK_BYTES = 1 << 16
 _DOCUMENTS = (INDEX_TYPE, MANIFEST_TYPE)
 
 
-class Registry:
-    """One repository of a registry, pulled into a store. It is a `contracts.oci.BlobSource`."""
+class OciClient:
+    """Client of one repository that pulls into a store; implements `contracts.oci.BlobSource`."""
 
     def __init__(self, url: str, repository: str, context: ssl.SSLContext, store: Store, count: Callable[[int], None]) -> None:
         self._base = f"{url.rstrip('/')}/v2/{repository}"
@@ -37,42 +37,46 @@ class Registry:
         self._count = count
         self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=urllib3.Timeout(connect=10.0, read=30.0))
 
-    def __enter__(self) -> Registry:
+    def __enter__(self) -> OciClient:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.clear()
 
     def read_blob(self, descriptor: Descriptor) -> bytes:
-        """Return the bytes of a small blob or document, from the store or fetched and verified."""
+        """Return the bytes of a small blob or document, from the store or pulled and verified.
+
+        Raises:
+            PackageError: the blob is larger than `MAX_DOCUMENT_BYTES`, or damaged.
+        """
         if descriptor.size > MAX_DOCUMENT_BYTES:
-            raise PackageError(f"{descriptor.digest} must be at most {MAX_DOCUMENT_BYTES} bytes, not {descriptor.size}")
+            raise PackageError(f"blob {descriptor.digest} must have at most {MAX_DOCUMENT_BYTES} bytes, not {descriptor.size}")
         self.pull(descriptor)
         return self._store.read_blob(descriptor)
 
     def pull(self, descriptor: Descriptor) -> None:
-        """Bring a blob into the store unless it is there, resuming what is partly here.
+        """Pull a blob into the store if it is missing, and continue an earlier download.
 
         Raises:
             PackageError: its bytes were wrong three times.
-            UnreachableError: the connection failed; what came so far stays.
-            OperationError: the registry refused.
-            StorageFullError: the disk is full; what came so far stays.
+            UnreachableError: the connection failed; the received bytes are kept.
+            OperationError: the registry rejected the request.
+            StorageFullError: the disk is full; the received bytes are kept.
         """
         while not self._store.has_blob(descriptor.digest, descriptor.size):
-            why_wrong = self._continue(descriptor)
-            if why_wrong is not None:
-                self._spend_try(descriptor, why_wrong)
+            fault = self._continue(descriptor)
+            if fault is not None:
+                self._count_try(descriptor, fault)
         self._tries_path(descriptor).unlink(missing_ok=True)
 
     def referrers(self, digest: str, artifact_type: str) -> tuple[Descriptor, ...]:
-        """Return what refers to `digest`: by the referrers API, or by the fallback tag where there is none (OCI 1.1)."""
-        found = self._document(f"/referrers/{digest}?artifactType={quote(artifact_type, safe='')}")
-        if found is None:
-            found = self._document(f"/manifests/{digest.replace(':', '-')}")
-        if found is None:
+        """Return the referrers of `digest` from the referrers API, or from the fallback tag if there is no such API (OCI 1.1)."""
+        raw = self._document(f"/referrers/{digest}?artifactType={quote(artifact_type, safe='')}")
+        if raw is None:
+            raw = self._document(f"/manifests/{digest.replace(':', '-')}")
+        if raw is None:
             return ()
-        index = wire.decode(found, Index, what=f"the referrers of {digest}", error=PackageError)
+        index = wire.decode(raw, Index, what=f"the referrers of {digest}", error=PackageError)
         return tuple(entry for entry in index.manifests if entry.artifactType == artifact_type)
 
     def _document(self, path: str) -> bytes | None:
@@ -83,15 +87,15 @@ class Registry:
             return b"".join(self._chunks(response, MAX_DOCUMENT_BYTES))
 
     def _continue(self, descriptor: Descriptor) -> str | None:
-        """Fetch what is missing of a blob and take it in; return what was wrong with it, if anything."""
+        """Pull the missing bytes of a blob and add it to the store; return its fault, or None."""
         partial = self._store.partial_path(descriptor.digest)
         have = partial.stat().st_size if partial.exists() else 0
         if have < descriptor.size or have == 0:
-            why_wrong = self._append(descriptor, partial, have)
-            if why_wrong is not None:
+            fault = self._append(descriptor, partial, have)
+            if fault is not None:
                 partial.unlink(missing_ok=True)
-                return why_wrong
-        if self._store.take_in(descriptor):
+                return fault
+        if self._store.add_download(descriptor):
             return None
         return "its bytes have another digest"
 
@@ -104,9 +108,9 @@ class Registry:
                 return f"the registry has no byte {have} of {descriptor.size}"
             self._require_success(response, path)
             start = have if response.status == 206 else 0
-            told = response.headers.get("Content-Length", "")
-            if told.isdigit() and int(told) != descriptor.size - start:
-                return f"the registry has {int(told) + start} bytes of {descriptor.size}"
+            length = response.headers.get("Content-Length", "")
+            if length.isdigit() and int(length) != descriptor.size - start:
+                return f"the registry has {int(length) + start} bytes of {descriptor.size}"
             with reporting_full_disk("a blob"), partial.open("r+b" if start else "wb", buffering=0) as stream:
                 stream.seek(start)
                 for chunk in self._chunks(response, descriptor.size - start):
@@ -114,7 +118,7 @@ class Registry:
         return None
 
     def _chunks(self, response: urllib3.BaseHTTPResponse, limit: int) -> Iterator[bytes]:
-        """Yield the body, counted, up to `limit` bytes and one more, which makes the digest wrong."""
+        """Yield and count the body up to `limit` bytes and one more, which makes the digest of a too long body wrong."""
         left = limit + 1
         try:
             for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
@@ -123,16 +127,16 @@ class Registry:
                 left -= len(chunk)
                 if left <= 0:
                     return
-        except urllib3.exceptions.HTTPError as cut:
-            raise UnreachableError(f"the connection to {self._base} must last, but: {one_line(cut)}") from cut
+        except urllib3.exceptions.HTTPError as error:
+            raise UnreachableError(f"the connection to {self._base} must last, but: {one_line(error)}") from error
 
     @contextmanager
     def _request(self, path: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
-        plain = {**headers, "Accept-Encoding": "identity"}  # the digest and the count are of the bytes as they are
+        uncompressed = {**headers, "Accept-Encoding": "identity"}  # digests and counts are of the uncompressed bytes
         try:
-            response = self._pool.request("GET", self._base + path, headers=plain, preload_content=False, redirect=False)
-        except urllib3.exceptions.HTTPError as failed:
-            raise UnreachableError(f"the registry must answer at {self._base}, but: {one_line(failed)}") from failed
+            response = self._pool.request("GET", self._base + path, headers=uncompressed, preload_content=False, redirect=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise UnreachableError(f"the registry must answer at {self._base}, but: {one_line(error)}") from error
         try:
             yield response
         finally:
@@ -140,15 +144,15 @@ class Registry:
 
     def _require_success(self, response: urllib3.BaseHTTPResponse, path: str) -> None:
         if response.status not in (200, 206):
-            said = error_from(response.status, response.read(4096), self._base + path)
-            raise OperationError(f"the registry must give {path.lstrip('/')}, but it answered {response.status}: {said}")
+            error = error_from(response.status, response.read(4096), self._base + path)
+            raise OperationError(f"the registry must return {path.lstrip('/')}, but it answered {response.status}: {error}")
 
-    def _spend_try(self, descriptor: Descriptor, why_wrong: str) -> None:
+    def _count_try(self, descriptor: Descriptor, fault: str) -> None:
         path = self._tries_path(descriptor)
         tries = (int(path.read_text()) if path.is_file() else 0) + 1
         if tries >= MAX_TRIES_PER_BLOB:
             raise PackageError(
-                f"blob {descriptor.digest} must come from the registry unchanged, but {why_wrong}, {tries} times: "
+                f"blob {descriptor.digest} must come from the registry unchanged, but {fault}, {tries} times: "
                 "the package was changed or damaged; publish it again"
             )
         path.write_text(str(tries))

@@ -1,1 +1,1 @@
-"""Keep one model version answering on the scoring port: supervisor, runner process, and the placeholder until one is ready."""
+"""Keep one model version scoring on the local port: supervisor, runner process, and the placeholder before the first version."""

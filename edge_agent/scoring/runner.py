@@ -1,7 +1,7 @@
-"""The process that scores: one slot, served on the agent's own listening socket.
+"""Runner: the process that scores with one slot on the scoring socket of the agent.
 
-The socket is inherited, so the address never changes; connections that arrive while one runner takes over from another, or
-restarts, wait in the socket's backlog. The runner says `ready` when its model is loaded, and drains when it is asked to end.
+The socket is inherited, so the address never changes. Connections that arrive during a restart or hand-over wait in its backlog.
+The runner writes `ready` when its model is loaded, and drains on SIGTERM.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from accel.backends.choose import load_session
-from edge_agent.workers.lifeline import end_with_the_agent
+from edge_agent.workers.worker import exit_with_agent
 from edgewright.contracts.variant import VariantDirectory
 from edgewright.errors import EdgewrightError
 from edgewright.serving.app import ScoringApp
@@ -30,17 +30,17 @@ READY = "ready"
 @click.option("--threads", type=int)
 @click.option("--socket", "descriptor", type=int, required=True)
 def main(slot: Path, model: str, version: int, backend: str, threads: int | None, descriptor: int) -> None:
-    """Score with the variant in SLOT on an inherited listening socket; the agent starts this, people do not."""
-    end_with_the_agent(gently=True)
-    said = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not look like our word
+    """Score with the variant in SLOT on an inherited socket; the agent starts this command."""
+    exit_with_agent(gracefully=True)
+    ready_output = os.dup(1)
+    os.dup2(2, 1)  # keep a library's output on standard output apart from the ready line
     try:
         variant = VariantDirectory.open(slot)
         session = load_session(variant, backend=backend, threads=threads)
     except EdgewrightError as error:
         raise click.ClickException(str(error)) from error
     app = ScoringApp(session, variant.config, model=model, version=version)
-    os.write(said, f"{READY}\n".encode())
+    os.write(ready_output, f"{READY}\n".encode())
     run_server(app, socket=socket.socket(fileno=descriptor))
 
 

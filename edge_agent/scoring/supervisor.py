@@ -1,7 +1,7 @@
-"""Keep one slot scoring: hand over from one runner to the next, restart what ends, end what hangs.
+"""Keep one slot scoring: hand over between runners, restart a runner that exits, kill one that hangs.
 
 A hand-over starts the new runner first and drains the old one when the new one is ready, so no request is lost. A runner that
-ends by itself is started again after a pause that doubles, never longer than 5 s; downloads have no say in it.
+exits unexpectedly is restarted after a pause that doubles up to 5 s, independently of downloads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.drivers.process import Runner, RunnerOptions
-from edge_agent.scoring.placeholder import Reception
+from edge_agent.scoring.placeholder import Placeholder
 from edge_agent.storage.store import SlotRecord
 from edgewright.contracts import wire
 from edgewright.contracts.scoring_statistics import ScoringStatistics
@@ -31,101 +31,105 @@ PROBE_TIMEOUT_S = 5.0
 
 
 class Supervisor:
-    """The one slot that should score, and the runner that does."""
+    """The slot that should score and the runner that scores with it."""
 
-    def __init__(self, listening: socket.socket, slot_path: Callable[[SlotRecord], Path], options: RunnerOptions) -> None:
+    def __init__(self, server_socket: socket.socket, slot_path: Callable[[SlotRecord], Path], options: RunnerOptions) -> None:
         self.crashes = 0
-        """Unexpected ends since the last hand-over."""
+        """Unexpected exits since the last hand-over."""
         self.scoring: ScoringStatistics | None = None
-        """What the runner last said of itself."""
-        self._listening = listening
+        """The latest statistics of the runner."""
+        self._socket = server_socket
         self._slot_path = slot_path
         self._options = options
-        self._wanted: SlotRecord | None = None
+        self._desired: SlotRecord | None = None
         self._runner: Runner | None = None
         self._answered_at = time.monotonic()
         self._changing = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._reception = Reception(listening)
+        self._placeholder = Placeholder(server_socket)
 
     @property
     def running(self) -> SlotRecord | None:
-        """The slot whose runner is alive."""
+        """The slot of the running runner."""
         return self._runner.record if self._runner is not None and self._runner.is_alive else None
 
     @property
     def runner_pid(self) -> int | None:
-        """The process that scores."""
+        """The process id of the running runner."""
         return self._runner.pid if self._runner is not None and self._runner.is_alive else None
 
     @property
     def silent_s(self) -> float:
-        """For how long the runner has not answered; 0 when it answered the last probe."""
+        """Seconds since the runner stopped answering; 0 if it answered the last probe."""
         return 0.0 if self._answered_at == float("inf") else time.monotonic() - self._answered_at
 
-    async def want(self, record: SlotRecord) -> None:
-        """Make `record` what should run and, where it does not start, leave it to `watch` to try again."""
+    async def start(self, record: SlotRecord) -> None:
+        """Start the runner of `record`; if it fails, let `watch` retry."""
         try:
             await self.hand_over(record)
-        except OperationError as failed:
-            _log.error("did not start variant=%s reason=%r", record.running.variant, str(failed))
+        except OperationError as error:
+            _log.error("could not start runner variant=%s reason=%r", record.running.variant, str(error))
             self.crashes += 1
-            self._wanted = record
+            self._desired = record
             self._changed.set()
 
     async def hand_over(self, record: SlotRecord) -> None:
-        """Start `record`, then drain what ran before; on `OperationError` what ran before goes on."""
+        """Start a runner of `record`, then drain the previous one.
+
+        Raises:
+            OperationError: the new runner does not start; the previous one continues.
+        """
         async with self._changing:
             if self.running == record:
                 return
-            await self._reception.close()
-            fresh = await Runner.start(record, self._slot_path(record), self._listening, self._options)
-            old, self._runner, self._wanted = self._runner, fresh, record
+            await self._placeholder.close()
+            runner = await Runner.start(record, self._slot_path(record), self._socket, self._options)
+            previous, self._runner, self._desired = self._runner, runner, record
             self.crashes, self.scoring = 0, None
             self._changed.set()
-            if old is not None and old.is_alive:
-                await old.drain(self._options.drain_timeout_s)
+            if previous is not None and previous.is_alive:
+                await previous.drain(self._options.drain_timeout_s)
             self._answered_at = time.monotonic()
-            _log.info("scoring variant=%s version=%d pid=%d", record.running.variant, record.running.version, fresh.pid)
+            _log.info("scoring variant=%s version=%d pid=%d", record.running.variant, record.running.version, runner.pid)
 
     async def stop(self) -> None:
-        """End the runner; nothing should run any more."""
+        """Stop the runner and do not restart it."""
         async with self._changing:
-            self._wanted = None
+            self._desired = None
             if self._runner is not None and self._runner.is_alive:
                 await self._runner.drain(self._options.drain_timeout_s)
             self._runner = None
             self.scoring = None
 
-    async def open_reception(self) -> None:
-        """Answer "no model yet" at the scoring address while nothing has run."""
-        if self._wanted is None:
-            await self._reception.open()
+    async def open_placeholder(self) -> None:
+        """Answer 503 on the scoring socket until the first runner starts."""
+        if self._desired is None:
+            await self._placeholder.open()
 
     async def watch(self) -> None:
-        """Restart what ends, for ever."""
+        """Restart a runner that exits, forever."""
         pause_s = FIRST_PAUSE_S
         while True:
-            runner, wanted = self._runner, self._wanted
+            runner, desired = self._runner, self._desired
             self._changed.clear()
-            if wanted is None or (runner is not None and runner.is_alive and runner.record == wanted):
-                started = time.monotonic()
-                if await self._end_of(runner) is None:
+            if desired is None or (runner is not None and runner.is_alive and runner.record == desired):
+                started_s = time.monotonic()
+                if await self._exit_of(runner) is None:
                     continue
-                if time.monotonic() - started > LONGEST_PAUSE_S:
+                if time.monotonic() - started_s > LONGEST_PAUSE_S:
                     pause_s = FIRST_PAUSE_S
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
-            await self._start_again()
+            await self._restart()
 
     async def probe(self) -> None:
-        """Ask the runner for its statistics; one that has not answered for too long is ended, and `watch` starts it again."""
+        """Read the statistics of the runner; kill a runner that has not answered for too long, so that `watch` restarts it."""
         async with self._changing:
             runner = self._runner
             if runner is None or not runner.is_alive:
                 self._begin_silence()
                 return
-            statistics = await asyncio.to_thread(_statistics, self._listening.getsockname())
+            statistics = await asyncio.to_thread(_statistics, self._socket.getsockname())
             if statistics is not None:
                 self.scoring, self._answered_at = statistics, float("inf")
                 return
@@ -136,7 +140,7 @@ class Supervisor:
                 await runner.kill()
 
     async def probe_always(self, every_s: float) -> None:
-        """Probe now and then, for ever."""
+        """Probe at a fixed interval, forever."""
         while True:
             await asyncio.sleep(every_s)
             await self.probe()
@@ -145,40 +149,40 @@ class Supervisor:
         if self._answered_at == float("inf"):
             self._answered_at = time.monotonic()
 
-    async def _end_of(self, runner: Runner | None) -> str | None:
-        """Wait until `runner` ends by itself and say how; None when something else is wanted meanwhile."""
+    async def _exit_of(self, runner: Runner | None) -> str | None:
+        """Wait for an unexpected exit of `runner` and return its cause; None if another slot should run by then."""
         changed = asyncio.create_task(self._changed.wait())
         ended = asyncio.create_task(runner.ended()) if runner is not None else None
         waiting: list[asyncio.Task[Any]] = [changed] if ended is None else [changed, ended]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if runner is None or ended is None or not ended.done() or runner is not self._runner or self._wanted is None:
+            if runner is None or ended is None or not ended.done() or runner is not self._runner or self._desired is None:
                 return None
-            how = ended.result()
+            cause = ended.result()
             self.crashes += 1
-            _log.error("runner_ended variant=%s how=%r crashes=%d", runner.record.running.variant, how, self.crashes)
-            return how
+            _log.error("runner exited variant=%s reason=%r crashes=%d", runner.record.running.variant, cause, self.crashes)
+            return cause
         finally:
             for task in waiting:
                 task.cancel()
 
-    async def _start_again(self) -> None:
+    async def _restart(self) -> None:
         async with self._changing:
-            wanted = self._wanted
-            if wanted is None or self.running == wanted:
+            desired = self._desired
+            if desired is None or self.running == desired:
                 return
             try:
-                self._runner = await Runner.start(wanted, self._slot_path(wanted), self._listening, self._options)
-            except OperationError as failed:
+                self._runner = await Runner.start(desired, self._slot_path(desired), self._socket, self._options)
+            except OperationError as error:
                 self.crashes += 1
-                _log.error("did not start variant=%s reason=%r", wanted.running.variant, str(failed))
+                _log.error("could not start runner variant=%s reason=%r", desired.running.variant, str(error))
                 return
             self._answered_at = time.monotonic()
-            _log.info("restarted variant=%s pid=%d", wanted.running.variant, self._runner.pid)
+            _log.info("restarted runner variant=%s pid=%d", desired.running.variant, self._runner.pid)
 
 
 def _statistics(address: tuple[str, int]) -> ScoringStatistics | None:
-    """Ask the scoring address itself, so that what a user would meet is what is probed; None when it does not answer well."""
+    """Return the statistics, read from the scoring address that clients use; None on any failure."""
     connection = http.client.HTTPConnection(*address, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", "/stats", headers={"Connection": "close"})

@@ -1,1 +1,1 @@
-"""Files of the state directory: slots and blobs, the SQLite database, measured latencies, and failpoints for crash tests."""
+"""Files of the state directory: blobs and slots, SQLite databases, benchmark results, and failpoints for crash tests."""

@@ -1,6 +1,6 @@
-"""SQLite the way the agent uses it: flushed transactions, a full disk told as such, a damaged file set aside.
+"""SQLite databases of the agent: flushed transactions, an error for a full disk, and recovery from a damaged file.
 
-`synchronous=FULL`, because what was promised to the cloud, or numbered for it, must not be forgotten by a power cut.
+`synchronous=FULL`, because a power cut must not lose what the agent has reported to the cloud or numbered for it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ BUSY_TIMEOUT_S = 5.0
 
 
 def connect(path: Path, schema: str) -> sqlite3.Connection:
-    """Open a database and make its tables; raise `sqlite3.DatabaseError` when the file is damaged."""
+    """Open a database and create its tables.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged.
+        StorageFullError: the disk is full.
+    """
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(schema)
-        found = connection.execute("PRAGMA quick_check").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
-    except sqlite3.OperationalError as failed:
+        check_result = connection.execute("PRAGMA quick_check").fetchone()[0]
+        if check_result != "ok":
+            raise sqlite3.DatabaseError(check_result)
+    except sqlite3.OperationalError as error:
         connection.close()
-        raise as_ours(failed, path.name) from failed
+        raise _translated(error, path.name) from error
     except sqlite3.DatabaseError:
         connection.close()
         raise
@@ -36,36 +41,40 @@ def connect(path: Path, schema: str) -> sqlite3.Connection:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open a database beside the agent that writes it."""
+    """Open a database for reading while the agent may write to it."""
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection, what: str) -> Iterator[sqlite3.Connection]:
-    """Do all or nothing; raise `StorageFullError` naming `what` when the disk is full."""
+def transaction(connection: sqlite3.Connection, subject: str) -> Iterator[sqlite3.Connection]:
+    """Commit the block as a whole, or roll it back on an error.
+
+    Raises:
+        StorageFullError: the disk is full; the message names `subject`.
+    """
     try:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
             connection.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:  # a full disk has ended it already
+            if connection.in_transaction:  # a full disk may have ended it already
                 connection.execute("ROLLBACK")
             raise
-    except sqlite3.OperationalError as failed:
-        raise as_ours(failed, what) from failed
+    except sqlite3.OperationalError as error:
+        raise _translated(error, subject) from error
 
 
-def as_ours(failed: sqlite3.OperationalError, what: str) -> Exception:
-    """Return `StorageFullError` where SQLite says that there is no room, else the error as it is."""
-    # A full disk shows as an I/O error where SQLite extends its shared memory file.
-    if is_disk_full(failed) or "disk I/O" in str(failed):
-        return StorageFullError(f"no room left to write {what}: free some space and try again")
-    return failed
+def _translated(error: sqlite3.OperationalError, subject: str) -> Exception:
+    """Return a `StorageFullError` for a full disk, and any other error unchanged."""
+    # SQLite reports an I/O error if the disk is full when it extends its shared memory file.
+    if is_disk_full(error) or "disk I/O" in str(error):
+        return StorageFullError(f"no room left to write {subject}: free some space and try again")
+    return error
 
 
 def set_aside(path: Path) -> None:
-    """Move a damaged database and its side files out of the way, for someone to look at."""
+    """Rename a damaged database and its side files to `damaged-*`, for later inspection."""
     for suffix in ("", "-wal", "-shm"):
         leftover = path.with_name(path.name + suffix)
         if leftover.exists():

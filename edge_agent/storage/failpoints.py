@@ -1,6 +1,6 @@
-"""Places where a test may kill the agent, by name: `EDGEWRIGHT_FAILPOINT=slot.before_rename` dies there by SIGKILL.
+"""Named points at which tests kill the agent: `EDGEWRIGHT_FAILPOINT=slot.before_rename` sends SIGKILL there.
 
-A power cut or the out-of-memory killer gives no warning, so neither does this. Unset, a failpoint is one comparison.
+Like a power cut or the out-of-memory killer, a failpoint gives no warning. Without the variable it is one comparison.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STORE_FAILPOINTS = (
     "last_good.after_rename",
     "collect.before_unlink",
 )
-"""The failpoints between two steps of the store; those of the state table are `states.failpoints()`."""
+"""Failpoints between the steps of the store; those of the state table are `states.failpoints()`."""
 
 RENEWAL_FAILPOINTS = (
     "certificate.after_key",
@@ -29,18 +29,17 @@ RENEWAL_FAILPOINTS = (
     "certificate.before_rename",
     "certificate.after_rename",
 )
-"""The failpoints between two steps of a renewal; they end its worker."""
-
+"""Failpoints between the steps of a renewal; they kill its worker."""
 
 MEASURE_FAILPOINTS = (
     "measure.after_layout",
     "measure.before_record",
     "measure.after_record",
 )
-"""The failpoints between two steps of choosing by measurement; they end the worker that fetches."""
+"""Failpoints between the steps of a choice by measuring; they kill the worker that fetches."""
 
 
 def failpoint(name: str) -> None:
-    """Kill this process without a word when the environment asks for it here."""
+    """Kill this process if the environment selects this failpoint."""
     if os.environ.get(VARIABLE) == name:
         os.kill(os.getpid(), signal.SIGKILL)

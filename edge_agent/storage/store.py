@@ -1,15 +1,15 @@
-"""What lies on the device's disk: verified blobs, slots made of them, and the two links that say what runs.
+"""Verified blobs, slots with one model version each, and the two links to the active and the last good slot.
 
-    blobs/sha256/<hex>        whole and verified, nothing else
-    blobs/partial/<hex>       on its way; survives a kill and is resumed
-    slots/<desired_number>/  one variant, laid out as contracts.variant.VariantDirectory, hard links to blobs, slot.json
-    active -> slots/5         what runs
-    last_good -> slots/4      what passed its trial, to return to
-    measuring/<variant>/      while variants are measured: hard links to blobs
-    ballast                   given up when the disk is full at the start, so that the agent has room to begin
+    blobs/sha256/<hex>        complete, verified blobs
+    blobs/partial/<hex>       incomplete downloads, resumed after a kill
+    slots/<desired_number>/   one variant as contracts.variant.VariantDirectory: hard links to blobs, and slot.json
+    active -> slots/5         the slot that runs
+    last_good -> slots/4      the slot that passed its trial, for a roll-back
+    measuring/<variant>/      hard links to blobs while variants are measured
+    ballast                   deleted if the disk is full at the start, so that the agent has room to start
 
-A slot appears by one rename and a link changes by one rename, so a power cut leaves the old or the new, never half. A lost
-link is found again from the slots. What nothing reaches from active, last good and the work in hand is collected.
+Slots and links change by one rename, so a power cut leaves the old state or the new one. A lost link is restored from the slots.
+Files that neither link reaches are removed after a deployment.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BALLAST_BYTES = 512 << 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotFile:
-    """One file of a slot and the blob that it is."""
+    """A file of a slot and its blob."""
 
     name: str
     digest: str
@@ -56,7 +56,7 @@ class SlotFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRecord:
-    """What a slot holds, why this variant, and every blob that it keeps alive."""
+    """Contents of a slot, the reasons for its variant, and all blobs that must be kept for it."""
 
     desired: DesiredState
     running: RunningVariant
@@ -66,7 +66,7 @@ class SlotRecord:
 
 
 class Store:
-    """The blobs, slots and links below a state directory."""
+    """Blobs, slots and links of a state directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -76,18 +76,18 @@ class Store:
         self.measuring = root / "measuring"
 
     def prepare(self) -> None:
-        """Make the folders, remove what a kill left half-written, and give up the ballast where the disk is full."""
+        """Create the folders, remove incomplete files of a killed agent, and delete the ballast if the disk is full."""
         if shutil.disk_usage(self.root).free < BALLAST_BYTES:
             (self.root / BALLAST).unlink(missing_ok=True)
         with reporting_full_disk("the store"):
             for folder in (self.partial, self._blobs, self._slots):
                 folder.mkdir(parents=True, exist_ok=True)
-        half_written = (*self._blobs.glob(".partial-*"), *(self.root / MEASURED).glob(".partial-*"))
-        for leftover in (*self._slots.glob(".staging-*"), *self.root.glob(".link-*"), *half_written):
+        incomplete = (*self._blobs.glob(".partial-*"), *(self.root / MEASURED).glob(".partial-*"))
+        for leftover in (*self._slots.glob(".staging-*"), *self.root.glob(".link-*"), *incomplete):
             _remove(leftover)
 
-    def keep_ballast(self) -> None:
-        """Take the ballast in again when there is plenty of room."""
+    def restore_ballast(self) -> None:
+        """Write the ballast again if there is enough space."""
         ballast = self.root / BALLAST
         if not ballast.exists() and shutil.disk_usage(self.root).free > FREE_MARGIN_BYTES + BALLAST_BYTES:
             write_atomically(ballast, os.urandom(BALLAST_BYTES))  # random, so that no file system compresses it away
@@ -95,35 +95,43 @@ class Store:
     # Blobs
 
     def blob_path(self, digest: str) -> Path:
-        """Return where the blob of `digest` lies, whether it is there or not."""
+        """Return the path of a blob, which may not exist."""
         return self._blobs / _hex(digest)
 
     def partial_path(self, digest: str) -> Path:
-        """Return where the blob of `digest` grows while it is fetched."""
+        """Return the path of the incomplete download of a blob."""
         return self.partial / _hex(digest)
 
     def has_blob(self, digest: str, size: int) -> bool:
-        """Tell whether the blob is here; its bytes were verified when it came in."""
+        """Return True if the blob is stored; its bytes were verified when it was added."""
         path = self.blob_path(digest)
         return path.is_file() and path.stat().st_size == size
 
     def read_blob(self, descriptor: Descriptor) -> bytes:
-        """Return the bytes of a blob, checked again; raise `PackageError` when missing or different."""
+        """Return the bytes of a blob after verifying them again.
+
+        Raises:
+            PackageError: the blob is missing or damaged.
+        """
         try:
             return check_bytes(self.blob_path(descriptor.digest).read_bytes(), descriptor)
-        except FileNotFoundError as missing:
-            raise PackageError(f"blob {descriptor.digest} is missing from the device's store") from missing
+        except FileNotFoundError as error:
+            raise PackageError(f"blob {descriptor.digest} is missing from the device's store") from error
 
     def write_blob(self, raw: bytes, descriptor: Descriptor) -> None:
-        """Take in a small blob whose bytes are what the descriptor says."""
+        """Add a small blob.
+
+        Raises:
+            PackageError: the bytes do not match the descriptor.
+        """
         check_bytes(raw, descriptor)
         write_atomically(self.blob_path(descriptor.digest), raw)
 
-    def take_in(self, descriptor: Descriptor) -> bool:
-        """Move a finished partial among the verified blobs; when its bytes are wrong, remove it and return False."""
+    def add_download(self, descriptor: Descriptor) -> bool:
+        """Verify a finished download and add it as a blob; if its bytes are wrong, remove it and return False."""
         partial = self.partial_path(descriptor.digest)
-        found = describe_file(partial, descriptor.mediaType)
-        if (found.digest, found.size) != (descriptor.digest, descriptor.size):
+        actual = describe_file(partial, descriptor.mediaType)
+        if (actual.digest, actual.size) != (descriptor.digest, descriptor.size):
             partial.unlink()
             return False
         with reporting_full_disk("a blob"):
@@ -135,33 +143,37 @@ class Store:
             failpoint("blob.after_rename")
         return True
 
-    def require_room(self, needed_bytes: int) -> None:
-        """Raise `StorageFullError` unless the disk has room for `needed_bytes` and a margin."""
+    def require_space(self, needed_bytes: int) -> None:
+        """Check that the disk has space for `needed_bytes` and a margin.
+
+        Raises:
+            StorageFullError: the disk has less space.
+        """
         free = shutil.disk_usage(self.root).free
         if free < needed_bytes + FREE_MARGIN_BYTES:
             raise StorageFullError(
                 f"the package needs {needed_bytes + FREE_MARGIN_BYTES} bytes of free disk, but {free} are free: "
-                "free some space; the device tries again by itself"
+                "free some space; the device retries automatically"
             )
 
-    def drop(self, digests: Iterable[str]) -> None:
-        """Remove these blobs, whole or partial, unless a slot holds them: their room is needed for others."""
-        held = {digest for record in self._records() for digest in record.blobs}
-        for digest in set(digests) - held:
+    def remove_blobs(self, digests: Iterable[str]) -> None:
+        """Remove these blobs and their incomplete downloads, except those that a slot uses."""
+        used = {digest for record in self._records() for digest in record.blobs}
+        for digest in set(digests) - used:
             self.blob_path(digest).unlink(missing_ok=True)
             self.partial_path(digest).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def laid_out(self, variants: Mapping[str, Sequence[SlotFile]]) -> Iterator[Path]:
-        """Give a folder with a directory per variant, outside of the slots and without bytes of their own, for a while.
+    def variants_linked(self, variants: Mapping[str, Sequence[SlotFile]]) -> Iterator[Path]:
+        """Yield a temporary folder with one directory of hard links per variant.
 
         Raises:
             PackageError: a blob is missing.
-            StorageFullError: there is no room for a directory.
+            StorageFullError: the disk is full.
         """
-        _remove(self.measuring)  # of a worker that was killed
+        _remove(self.measuring)  # left by a killed worker
         try:
-            with reporting_full_disk("what is measured"):
+            with reporting_full_disk("the variants to measure"):
                 for name, files in variants.items():
                     (self.measuring / name).mkdir(parents=True)
                     self._link(self.measuring / name, files)
@@ -172,11 +184,16 @@ class Store:
     # Slots
 
     def slot_path(self, desired_number: int) -> Path:
-        """Return the folder of a slot, whether it is there or not."""
+        """Return the path of a slot, which may not exist."""
         return self._slots / str(desired_number)
 
     def write_slot(self, record: SlotRecord) -> Path:
-        """Make the slot of a fetched variant; raise `PackageError` when a blob has gone meanwhile."""
+        """Create the slot of a fetched variant and return its path.
+
+        Raises:
+            PackageError: a blob is missing.
+            StorageFullError: the disk is full.
+        """
         target = self.slot_path(record.desired.desired_number)
         if self.slot(record.desired.desired_number) == record:
             return target
@@ -195,25 +212,25 @@ class Store:
         return target
 
     def slot(self, desired_number: int) -> SlotRecord | None:
-        """Return the record of a slot; None when there is no whole slot of that version."""
+        """Return the record of a slot; None if the slot is missing or incomplete."""
         return _read_record(self.slot_path(desired_number))
 
     def mark_committed(self, desired_number: int) -> None:
-        """Remember that this slot passed its trial, so that a lost link can find it."""
+        """Mark that this slot passed its trial, so that a lost link can be restored."""
         write_atomically(self.slot_path(desired_number) / COMMITTED, b"")
 
     # Links
 
     def active(self) -> SlotRecord | None:
-        """Return what the `active` link points to; None when nothing runs or the link leads nowhere."""
+        """Return the slot of the `active` link; None if the link is missing or dangling."""
         return _read_record(self.root / ACTIVE)
 
     def last_good(self) -> SlotRecord | None:
-        """Return what the `last_good` link points to."""
+        """Return the slot of the `last_good` link; None if the link is missing or dangling."""
         return _read_record(self.root / LAST_GOOD)
 
-    def point(self, link: str, desired_number: int) -> None:
-        """Let a link point to a slot, by one rename."""
+    def set_link(self, link: str, desired_number: int) -> None:
+        """Point a link to a slot by one rename."""
         with reporting_full_disk("a link"):
             temporary = Path(tempfile.mkdtemp(dir=self.root, prefix=".link-"))
             try:
@@ -225,35 +242,35 @@ class Store:
             finally:
                 _remove(temporary)
 
-    def unpoint(self, link: str) -> None:
-        """Remove a link: nothing is active, or nothing good is known."""
+    def remove_link(self, link: str) -> None:
+        """Remove a link."""
         (self.root / link).unlink(missing_ok=True)
         sync_path(self.root)
 
     def repair_links(self) -> tuple[str, ...]:
-        """Point lost links to the newest committed slot again; return what was repaired, in words."""
+        """Point lost links to the newest committed slot; return one sentence per repair."""
         committed = [record for record in self._records() if (self._path_of(record) / COMMITTED).is_file()]
         repaired = []
-        for link, found in ((LAST_GOOD, self.last_good()), (ACTIVE, self.active())):
-            if found is None and committed:
-                version = committed[-1].desired.desired_number
-                self.point(link, version)
-                repaired.append(f"{link} was lost and points to slot {version} again")
+        for link, record in ((LAST_GOOD, self.last_good()), (ACTIVE, self.active())):
+            if record is None and committed:
+                number = committed[-1].desired.desired_number
+                self.set_link(link, number)
+                repaired.append(f"the lost link {link} points to slot {number} again")
         return tuple(repaired)
 
     def collect(self) -> int:
-        """Remove slots, blobs and partials that neither link reaches; return how many bytes came free."""
+        """Remove slots, blobs and downloads that neither link reaches; return the number of freed bytes."""
         kept = [record for record in (self.active(), self.last_good()) if record is not None]
-        versions = {str(record.desired.desired_number) for record in kept}
+        numbers = {str(record.desired.desired_number) for record in kept}
         blobs = {_hex(digest) for record in kept for digest in record.blobs}
         failpoint("collect.before_unlink")
-        unreached = [path for path in self._slots.iterdir() if path.name not in versions]
-        unreached += [path for path in self._blobs.iterdir() if path.name not in blobs]
-        unreached += [*self.partial.iterdir(), self.measuring]
-        freed = sum(path.stat().st_size for path in unreached if path.is_file())
-        for path in unreached:
+        unreachable = [path for path in self._slots.iterdir() if path.name not in numbers]
+        unreachable += [path for path in self._blobs.iterdir() if path.name not in blobs]
+        unreachable += [*self.partial.iterdir(), self.measuring]
+        freed_bytes = sum(path.stat().st_size for path in unreachable if path.is_file())
+        for path in unreachable:
             _remove(path)
-        return freed
+        return freed_bytes
 
     def _fill(self, staging: Path, record: SlotRecord) -> None:
         self._link(staging, record.files)
@@ -266,21 +283,21 @@ class Store:
             os.link(self.blob_path(file.digest), folder / file.name)
 
     def _records(self) -> list[SlotRecord]:
-        found = (_read_record(path) for path in self._slots.iterdir() if path.name.isdigit())
-        return sorted((record for record in found if record), key=lambda record: record.desired.desired_number)
+        records = (_read_record(path) for path in self._slots.iterdir() if path.name.isdigit())
+        return sorted((record for record in records if record), key=lambda record: record.desired.desired_number)
 
     def _path_of(self, record: SlotRecord) -> Path:
         return self.slot_path(record.desired.desired_number)
 
 
 def _read_record(slot: Path) -> SlotRecord | None:
-    """Read a slot's record; a slot that lacks a file is as good as none."""
+    """Return the record of a slot; None if the record or a file is missing or damaged."""
     try:
         record = wire.decode((slot / SLOT_FILE).read_bytes(), SlotRecord, what=str(slot / SLOT_FILE), error=PackageError)
     except (OSError, PackageError):
         return None
-    whole = all((slot / file.name).is_file() and (slot / file.name).stat().st_size == file.size for file in record.files)
-    return record if whole else None
+    complete = all((slot / file.name).is_file() and (slot / file.name).stat().st_size == file.size for file in record.files)
+    return record if complete else None
 
 
 def _hex(digest: str) -> str:

@@ -1,8 +1,8 @@
-"""What this device measured of each model's variants, so that the next version need not cost every variant's bytes again.
+"""Benchmark results of each model's variants on this device, reused so that the next version needs only one variant's bytes.
 
-    measured/<model>.json     one record per model, replaced whole; a damaged one is as good as none
+    measured/<model>.json     one record per model, replaced atomically; a damaged record is ignored
 
-A record holds for as long as its basis stays the same: the variants that fit, the machine, and the software that runs them.
+A record is valid as long as its basis is the same: the fitting variants, the machine, and the software that runs them.
 """
 
 from __future__ import annotations
@@ -21,60 +21,62 @@ MEASURED = "measured"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantTimes:
-    """What one sample took each variant of a model on this device, in milliseconds."""
+    """Benchmark results of one model's variants on this device: milliseconds per sample."""
 
     model: str
     version: int
-    """The version that was measured."""
+    """The measured version."""
     measured_at: datetime
     basis: Digest
-    """The digest of what the times depend on (`measure.basis_of`)."""
+    """Digest of everything that the times depend on (`measure.basis_of`)."""
     fastest: str
     median_ms: dict[str, float]
     failures: dict[str, str]
-    """Why the other variants that fit have no time."""
+    """Reasons why other fitting variants have no time."""
 
     def __post_init__(self) -> None:
         if self.fastest not in self.median_ms:
-            raise MessageError(f"the fastest variant of {self.model} must have a time, but {self.fastest!r} has none")
+            raise MessageError(f"the fastest variant of {self.model} must have a time, but {self.fastest!r} does not have one")
 
 
-def recall(state_directory: Path, model: str, basis: Digest) -> VariantTimes | None:
-    """Return what was measured of `model`; None when nothing was, or on another basis."""
-    known = _read(_path(state_directory, model))
-    return known if known is not None and known.basis == basis else None
+def load(state_directory: Path, model: str, basis: Digest) -> VariantTimes | None:
+    """Return the results of `model`; None if there are none on this basis."""
+    times = _read(_path(state_directory, model))
+    return times if times is not None and times.basis == basis else None
 
 
-def remember(state_directory: Path, times: VariantTimes) -> None:
-    """Keep what was measured in place of what was before; raise `StorageFullError` on a full disk."""
+def store(state_directory: Path, times: VariantTimes) -> None:
+    """Store results in place of the model's earlier ones.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     write_atomically(_path(state_directory, times.model), wire.encode(times))
 
 
-def everything_measured(state_directory: Path) -> tuple[VariantTimes, ...]:
-    """Return what was measured of every model, by name."""
-    found = (_read(path) for path in sorted((state_directory / MEASURED).glob("*.json")))
-    return tuple(times for times in found if times is not None)
+def load_all(state_directory: Path) -> tuple[VariantTimes, ...]:
+    """Return the results of all models, sorted by name."""
+    results = (_read(path) for path in sorted((state_directory / MEASURED).glob("*.json")))
+    return tuple(times for times in results if times is not None)
 
 
-def forget(state_directory: Path, model: str | None) -> tuple[str, ...]:
-    """Forget what was measured of `model`, or of every model; return whose times are gone.
+def reset(state_directory: Path, model: str | None) -> tuple[str, ...]:
+    """Delete the results of `model`, or of every model; return the names of these models.
 
     Raises:
-        NotFoundError: nothing was measured of `model`.
+        NotFoundError: there are no results of `model`.
     """
-    known = {path.stem: path for path in sorted((state_directory / MEASURED).glob("*.json"))}
-    if model is not None and model not in known:
-        raise NotFoundError(
-            f"variants of {model!r} must have been measured to be forgotten, but none were{nearest(model, known)}"
-        )
-    gone = tuple(known) if model is None else (model,)
-    for name in gone:
-        known[name].unlink(missing_ok=True)
-    return gone
+    records = {path.stem: path for path in sorted((state_directory / MEASURED).glob("*.json"))}
+    if model is not None and model not in records:
+        raise NotFoundError(f"{model!r} must have benchmark results, but it does not{nearest(model, records)}")
+    models = tuple(records) if model is None else (model,)
+    for name in models:
+        records[name].unlink(missing_ok=True)
+    return models
 
 
-def in_ms(median_ms: float) -> str:
-    """Return a time in words, with as many digits as say something."""
+def format_ms(median_ms: float) -> str:
+    """Format a time with its significant digits and unit."""
     return f"{median_ms:.1f} ms" if median_ms >= 1 else f"{median_ms:.3f} ms"
 
 

@@ -1,1 +1,1 @@
-"""Report to the cloud: state reports, metrics, and the outbox that stores both until they are delivered."""
+"""State reports, metrics, and the outbox that stores measurements until the cloud has acknowledged them."""

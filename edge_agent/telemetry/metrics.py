@@ -1,19 +1,83 @@
-"""What the agent measures of itself, the machine and the runner."""
+"""Telemetry: read metrics of the agent, the machine and the runner, queue them on disk and send them in batches."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import sqlite3
 from contextlib import suppress
 
 import psutil
 
-from edge_agent.telemetry.outbox import Reading
+from edge_agent.link.connection import Connection
+from edge_agent.scoring.supervisor import Supervisor
+from edge_agent.settings import Settings
+from edge_agent.telemetry.outbox import Acknowledgements, Outbox, Reading
+from edgewright.contracts import wire
 from edgewright.contracts.scoring_statistics import ScoringStatistics
+from edgewright.errors import EdgewrightError, StorageFullError
+
+_log = logging.getLogger(__name__)
+
+ACKNOWLEDGEMENT_TIMEOUT_S = 30.0
+
+
+class TelemetrySender:
+    """Periodic measurement and delivery of telemetry."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        supervisor: Supervisor,
+        connection: Connection,
+        outbox: Outbox,
+        acknowledgements: Acknowledgements,
+    ) -> None:
+        self._settings = settings
+        self._supervisor = supervisor
+        self._connection = connection
+        self._outbox = outbox
+        self._acknowledgements = acknowledgements
+
+    async def measure_always(self) -> None:
+        """Queue measurements at a fixed interval, online or offline."""
+        while True:
+            await asyncio.sleep(self._settings.measure_every_s)
+            slot = self._supervisor.running
+            labels = {"model": slot.running.model, "version": str(slot.running.version)} if slot else {}
+            try:
+                readings = read_metrics(
+                    runner_pid=self._supervisor.runner_pid,
+                    scoring=self._supervisor.scoring,
+                    dropped=self._outbox.dropped(),
+                    labels=labels,
+                )
+                self._outbox.put(readings)
+            except (StorageFullError, sqlite3.DatabaseError) as error:
+                _log.warning("could not queue measurements reason=%r", str(error))
+
+    async def deliver_always(self) -> None:
+        """Send the queue in batches, the next one after the acknowledgement of the last."""
+        while True:
+            batch = self._outbox.batch() if self._connection.is_online else None
+            if batch is None:
+                await asyncio.sleep(min(1.0, self._settings.measure_every_s))
+                continue
+            self._acknowledgements.clear()
+            try:
+                await self._connection.telemetry(wire.encode(batch))
+                async with asyncio.timeout(ACKNOWLEDGEMENT_TIMEOUT_S):
+                    await self._acknowledgements.wait()
+            except (EdgewrightError, TimeoutError) as error:
+                reason = str(error) or "no acknowledgement"
+                _log.info("could not deliver telemetry count=%d reason=%r", len(batch.measurements), reason)
+                await asyncio.sleep(self._settings.retry_base_s)
 
 
 def read_metrics(
     *, runner_pid: int | None, scoring: ScoringStatistics | None, dropped: int, labels: dict[str, str]
 ) -> list[Reading]:
-    """Return the readings of this moment; what is not known is left out."""
+    """Return the current readings; unknown values are left out."""
     readings = [
         Reading(name="cpu", value=psutil.cpu_percent(), unit="percent"),
         Reading(name="memory_available", value=float(psutil.virtual_memory().available), unit="bytes"),

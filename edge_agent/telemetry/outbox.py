@@ -1,13 +1,15 @@
-"""Telemetry that waits on disk until the cloud has stored it for good.
+"""Queue of measurements on disk, kept until the cloud acknowledges that it has stored them.
 
-A database of its own, so that its damage or fullness stops nothing else. Every measurement has a number, without gaps; rows go
-away when the cloud acknowledges them, never because they were sent. Over the byte quota the oldest go first, and each loss is
-written in a ledger: which numbers, how many, why.
+It has its own database, so that damage or a used-up quota affects nothing else. Measurements are numbered without gaps. A row is
+deleted when it is acknowledged, not when it is sent. Above the byte quota the oldest rows are dropped, and a ledger records the
+numbers, the count and the reason of every loss.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import secrets
 import sqlite3
 from collections.abc import Sequence
@@ -18,6 +20,9 @@ from pathlib import Path
 from edge_agent.storage.database import connect, set_aside, transaction
 from edgewright.contracts import wire
 from edgewright.contracts.messages import Measurement, TelemetryAck, TelemetryBatch
+from edgewright.errors import EdgewrightError
+
+_log = logging.getLogger(__name__)
 
 OUTBOX_FILE = "telemetry.db"
 BATCH_SIZE = 200
@@ -34,7 +39,7 @@ CREATE TABLE IF NOT EXISTS identity (queue_id TEXT NOT NULL);
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A measurement before it has its number."""
+    """A measurement without its number."""
 
     name: str
     value: float
@@ -44,7 +49,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """One loss: the measurements `from_sequence` to `to_sequence`."""
+    """Dropped measurements, numbered `from_sequence` to `to_sequence`."""
 
     from_sequence: int
     to_sequence: int
@@ -63,7 +68,7 @@ class Outbox:
 
     @classmethod
     def open(cls, state_directory: Path, device: str, quota_bytes: int) -> Outbox:
-        """Open the queue; a damaged one is set aside and a new one begun, with a new id, so that its numbers are not confused."""
+        """Open the queue; a damaged one is set aside and replaced by an empty one, whose new id keeps the numbers distinct."""
         path = state_directory / OUTBOX_FILE
         try:
             return cls(_connect(path), device, quota_bytes)
@@ -78,7 +83,7 @@ class Outbox:
         self._connection.close()
 
     def put(self, readings: Sequence[Reading], at: datetime | None = None) -> None:
-        """Add measurements, numbered in the order given, and make room by dropping the oldest where the quota is used up."""
+        """Add measurements, numbered in the given order, and drop the oldest ones above the quota."""
         instant = (at or datetime.now(UTC)).isoformat()
         with transaction(self._connection, "the telemetry queue") as connection:
             for reading in readings:
@@ -89,7 +94,7 @@ class Outbox:
             self._keep_quota(connection, instant)
 
     def batch(self) -> TelemetryBatch | None:
-        """Return the oldest measurements that wait; None when none do."""
+        """Return the oldest waiting measurements; None if the queue is empty."""
         rows = self._connection.execute("SELECT sequence, body FROM queue ORDER BY sequence LIMIT ?", (BATCH_SIZE,)).fetchall()
         if not rows:
             return None
@@ -100,24 +105,24 @@ class Outbox:
         )
 
     def acknowledge(self, ack: TelemetryAck) -> int:
-        """Forget what the cloud has stored for good; return how many that were. An ack of another queue is ignored."""
+        """Delete acknowledged measurements and return their count; ignore an acknowledgement of another queue."""
         if ack.queue_id != self.queue_id:
             return 0
         with transaction(self._connection, "the telemetry queue") as connection:
             return connection.execute("DELETE FROM queue WHERE sequence <= ?", (ack.sequence,)).rowcount
 
     def waiting(self) -> int:
-        """Return how many measurements wait."""
+        """Return the number of waiting measurements."""
         count: int = self._connection.execute("SELECT COUNT(*) FROM queue").fetchone()[0]
         return count
 
     def ledger(self) -> tuple[Drop, ...]:
-        """Return every loss, oldest first."""
+        """Return all losses, oldest first."""
         rows = self._connection.execute("SELECT from_sequence, to_sequence, count, reason FROM ledger ORDER BY from_sequence")
         return tuple(Drop(from_sequence=a, to_sequence=b, count=count, reason=reason) for a, b, count, reason in rows)
 
     def dropped(self) -> int:
-        """Return how many measurements were lost in all."""
+        """Return the total number of lost measurements."""
         return sum(drop.count for drop in self.ledger())
 
     def _keep_quota(self, connection: sqlite3.Connection, instant: str) -> None:
@@ -131,16 +136,40 @@ class Outbox:
                 break
             first, last, count, over = first or sequence, sequence, count + 1, over - size_bytes
         connection.execute("DELETE FROM queue WHERE sequence <= ?", (last,))
-        _enter_loss(connection, Drop(from_sequence=first, to_sequence=last, count=count, reason="quota"), instant)
+        _record_loss(connection, Drop(from_sequence=first, to_sequence=last, count=count, reason="quota"), instant)
 
 
-def _enter_loss(connection: sqlite3.Connection, drop: Drop, instant: str) -> None:
-    """Add to the ledger; a loss that directly follows the last one for the same reason makes that one longer."""
-    grown = connection.execute(
+class Acknowledgements:
+    """Receiver of the cloud's acknowledgements, and the event that a delivery waits for."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._received = asyncio.Event()
+
+    def receive(self, raw: bytes) -> None:
+        """Apply an acknowledgement to the outbox; log and ignore one that cannot be decoded or stored."""
+        try:
+            self._outbox.acknowledge(wire.decode(raw, TelemetryAck, what="the telemetry acknowledgement"))
+        except EdgewrightError as error:
+            _log.warning("ignored acknowledgement reason=%r", str(error))
+        self._received.set()
+
+    def clear(self) -> None:
+        """Forget acknowledgements received so far."""
+        self._received.clear()
+
+    async def wait(self) -> None:
+        """Wait for the next acknowledgement."""
+        await self._received.wait()
+
+
+def _record_loss(connection: sqlite3.Connection, drop: Drop, instant: str) -> None:
+    """Add a loss to the ledger, or extend the last entry if it is adjacent and has the same reason."""
+    extended = connection.execute(
         "UPDATE ledger SET to_sequence = ?, count = count + ?, at = ? WHERE to_sequence = ? AND reason = ?",
         (drop.to_sequence, drop.count, instant, drop.from_sequence - 1, drop.reason),
     ).rowcount
-    if not grown:
+    if not extended:
         connection.execute(
             "INSERT INTO ledger VALUES (?, ?, ?, ?, ?)", (drop.from_sequence, drop.to_sequence, drop.count, drop.reason, instant)
         )
@@ -149,11 +178,6 @@ def _enter_loss(connection: sqlite3.Connection, drop: Drop, instant: str) -> Non
 def _measurement(sequence: int, body: str) -> Measurement:
     at, name, value, unit, labels = json.loads(body)
     return Measurement(sequence=sequence, at=datetime.fromisoformat(at), name=name, value=value, unit=unit, labels=labels)
-
-
-def decode_ack(raw: bytes) -> TelemetryAck:
-    """Read what the cloud acknowledges."""
-    return wire.decode(raw, TelemetryAck, what="the telemetry acknowledgement")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,54 +1,58 @@
-"""What the device tells its cloud: a report on every change and every minute, and the telemetry queue."""
+"""Report the state of the device to the cloud: after every change and at a fixed interval."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from edge_agent.deployment.deployer import Deployer
 from edge_agent.deployment.journal import Deployment, Journal
 from edge_agent.link.connection import Connection
 from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import Settings
 from edge_agent.storage.store import SlotRecord
-from edge_agent.telemetry.metrics import read_metrics
-from edge_agent.telemetry.outbox import Outbox, decode_ack
 from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.contracts.messages import ReportedState
-from edgewright.errors import EdgewrightError, StorageFullError
+from edgewright.errors import EdgewrightError
 
 _log = logging.getLogger(__name__)
 
-ACK_TIMEOUT_S = 30.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """The device that a report is about, and the start of its agent."""
+
+    device: str
+    profile: str
+    boot_id: str
 
 
 def compose(
+    sender: Sender,
     deployment: Deployment | None,
-    running: SlotRecord | None,
+    slot: SlotRecord | None,
     *,
-    device: str,
-    profile: str,
-    boot_id: str,
     sequence: int,
-    hindrance: str | None = None,
+    blocked_reason: str | None = None,
 ) -> ReportedState:
-    """Put into words where the device is; `hindrance` is what keeps it from storing its next step."""
-    reason = deployment.reason if deployment else "no version was wished yet"
+    """Return the report; a `blocked_reason` takes the place of the deployment's own reason."""
+    reason = deployment.reason if deployment else "no version requested yet"
     return ReportedState(
-        device=device,
+        device=sender.device,
         desired_number=deployment.desired.desired_number if deployment else 0,
         state=deployment.state if deployment else None,
-        reason=hindrance or reason,
+        reason=blocked_reason or reason,
         since=deployment.since if deployment else datetime.now(UTC),
         attempt=deployment.attempt if deployment else 1,
         next_retry_at=deployment.retry_at if deployment else None,
-        running=running.running if running else None,
-        profile=profile,
+        running=slot.running if slot else None,
+        profile=sender.profile,
         agent_version=__version__,
-        boot_id=boot_id,
+        boot_id=sender.boot_id,
         sequence=sequence,
         bytes_pulled=deployment.bytes_pulled if deployment else 0,
         choice=deployment.choice if deployment else (),
@@ -56,102 +60,50 @@ def compose(
 
 
 class Reporter:
-    """Sends reports and telemetry over the connection."""
+    """Sender of the reported state; setting `due` triggers a report."""
 
     def __init__(
         self,
+        sender: Sender,
         settings: Settings,
+        *,
         journal: Journal,
+        deployer: Deployer,
         supervisor: Supervisor,
         connection: Connection,
-        outbox: Outbox,
-        *,
-        device: str,
-        profile: str,
-        boot_id: str,
+        due: asyncio.Event,
     ) -> None:
-        self.hindrance: str | None = None
+        self._sender = sender
         self._settings = settings
         self._journal = journal
+        self._deployer = deployer
         self._supervisor = supervisor
         self._connection = connection
-        self._outbox = outbox
-        self._device = device
-        self._profile = profile
-        self._boot_id = boot_id
+        self._due = due
         self._sequence = 0
-        self._changed = asyncio.Event()
-        self._acknowledged = asyncio.Event()
-
-    def changed(self) -> None:
-        """Ask for a report soon."""
-        self._changed.set()
-
-    def acknowledged(self, raw: bytes) -> None:
-        """Take in what the cloud has stored of the telemetry."""
-        try:
-            self._outbox.acknowledge(decode_ack(raw))
-        except EdgewrightError as wrong:
-            _log.warning("ignored acknowledgement reason=%r", str(wrong))
-        self._acknowledged.set()
 
     async def report_always(self) -> None:
-        """Report on every change and every so often; a report that does not get through is made anew, not sent again."""
+        """Report when due and at a fixed interval; after a failure, compose a new report instead of resending the old one."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.report_every_s):
-                    await self._changed.wait()
-            self._changed.clear()
+                    await self._due.wait()
+            self._due.clear()
             if not self._connection.is_online:
-                continue  # connecting is a change
+                continue  # connecting sets `due` again
             try:
                 await self._connection.report(wire.encode(self._compose()))
-            except EdgewrightError as failed:
-                _log.info("not reported reason=%r", str(failed))
+            except EdgewrightError as error:
+                _log.info("could not report reason=%r", str(error))
                 await asyncio.sleep(self._settings.retry_base_s)
-                self._changed.set()
-
-    async def measure_always(self) -> None:
-        """Queue measurements every so often, in reach of the cloud or not."""
-        while True:
-            await asyncio.sleep(self._settings.measure_every_s)
-            running = self._supervisor.running
-            labels = {"model": running.running.model, "version": str(running.running.version)} if running else {}
-            try:
-                readings = read_metrics(
-                    runner_pid=self._supervisor.runner_pid,
-                    scoring=self._supervisor.scoring,
-                    dropped=self._outbox.dropped(),
-                    labels=labels,
-                )
-                self._outbox.put(readings)
-            except (StorageFullError, sqlite3.DatabaseError) as failed:
-                _log.warning("not queued reason=%r", str(failed))
-
-    async def deliver_always(self) -> None:
-        """Send the queue, a batch at a time; the next one goes when this one is acknowledged."""
-        while True:
-            batch = self._outbox.batch() if self._connection.is_online else None
-            if batch is None:
-                await asyncio.sleep(min(1.0, self._settings.measure_every_s))
-                continue
-            self._acknowledged.clear()
-            try:
-                await self._connection.telemetry(wire.encode(batch))
-                async with asyncio.timeout(ACK_TIMEOUT_S):
-                    await self._acknowledged.wait()
-            except (EdgewrightError, TimeoutError) as failed:
-                _log.info("not delivered count=%d reason=%r", len(batch.measurements), str(failed) or "no acknowledgement")
-                await asyncio.sleep(self._settings.retry_base_s)
+                self._due.set()
 
     def _compose(self) -> ReportedState:
         self._sequence += 1
         return compose(
+            self._sender,
             self._journal.current(),
             self._supervisor.running,
-            device=self._device,
-            profile=self._profile,
-            boot_id=self._boot_id,
             sequence=self._sequence,
-            hindrance=self.hindrance,
+            blocked_reason=self._deployer.blocked_reason,
         )

@@ -1,1 +1,1 @@
-"""Short-lived worker processes of the agent: the orders that they take and how they are started and stopped."""
+"""Short-lived worker processes of the agent: worker.py runs and implements them, requests.py holds their requests."""

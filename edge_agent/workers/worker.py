@@ -1,7 +1,8 @@
-"""Short-lived worker processes of the agent: one order in, one result out (edgewright/worker_process.py).
+"""Short-lived worker processes of the agent: one request in, one result out (edgewright/worker_process.py).
 
-A worker that crashes, hangs or eats the memory takes nothing with it; the agent sees how it ended. The order comes over
-standard input, which then stays open as the lifeline (`lifeline.py`).
+A worker that crashes, hangs or exhausts its memory does not affect the agent, which reads how the process ended. The request
+comes over standard input, which stays open afterwards: a child of the agent exits when the kernel closes it, because then the
+agent is gone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import os
+import signal
 import sys
+import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +21,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from edge_agent.storage.store import SlotRecord
-from edge_agent.workers.lifeline import end_with_the_agent
 from edgewright.contracts import wire
 from edgewright.contracts.messages import DesiredState
 from edgewright.errors import BadInputError, EdgewrightError, StorageFullError, UnreachableError
@@ -25,23 +28,23 @@ from edgewright.worker_process import WorkerEndedError, describe_end, read_answe
 
 _log = logging.getLogger(__name__)
 
-Order = TypeVar("Order")
+Request = TypeVar("Request")
 
 
 class Failure(enum.StrEnum):
-    """How a worker failed, by what the agent does about it."""
+    """Kinds of failure of a worker, by the reaction of the agent."""
 
-    REFUSED = "refused"  # the package is not good: never again
-    OFFLINE = "offline"  # nobody answered: wait, no attempt spent
-    FULL = "full"  # no room: wait, no attempt spent
-    FAILED = "failed"  # try again a few times
-    CRASHED = "crashed"  # the process ended without an answer
+    REFUSED = "refused"  # the input is invalid: do not retry
+    OFFLINE = "offline"  # no response: wait, without counting an attempt
+    FULL = "full"  # no disk space: wait, without counting an attempt
+    FAILED = "failed"  # retry a few times
+    CRASHED = "crashed"  # the process ended without a result
     TIMED_OUT = "timed_out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerResult:
-    """What came of an order; `reason` is for people, also where it went well."""
+    """Result of a request; `reason` is text for people, also on success."""
 
     failure: Failure | None = None
     reason: str = ""
@@ -49,16 +52,16 @@ class WorkerResult:
     desired: DesiredState | None = None
 
 
-async def run_worker(module: str, order: object, *, timeout_s: float | None) -> WorkerResult:
-    """Run `python -m module` on an order; ended with the caller when that is cancelled."""
+async def run_worker(module: str, request: object, *, timeout_s: float | None) -> WorkerResult:
+    """Run `python -m module` on a request; cancelling the caller kills the process."""
     try:
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-    except OSError as failed:  # no memory or no process to be had, now
-        return WorkerResult(failure=Failure.FAILED, reason=f"could not start: {failed}")
+    except OSError as error:  # out of memory or processes at the moment
+        return WorkerResult(failure=Failure.FAILED, reason=f"could not start: {error}")
     assert process.stdin is not None
     try:
-        with suppress(ConnectionError):  # it ended before it read its order; how it ended says why
-            process.stdin.write(wire.encode(order) + b"\n")
+        with suppress(ConnectionError):  # the process ended before it read its request; its end gives the reason
+            process.stdin.write(wire.encode(request) + b"\n")
             await process.stdin.drain()
         async with asyncio.timeout(timeout_s):
             return await _result_of(process)
@@ -75,34 +78,48 @@ async def run_worker(module: str, order: object, *, timeout_s: float | None) -> 
 async def _result_of(process: Process) -> WorkerResult:
     assert process.stdout is not None
     assert process.stderr is not None
-    out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
+    stdout, stderr = await asyncio.gather(process.stdout.read(), process.stderr.read())
     code = await process.wait()
-    stderr = err.decode("utf-8", "replace")
+    text = stderr.decode("utf-8", "replace")
     try:
-        if not out:
-            raise WorkerEndedError(describe_end(code, stderr))
-        return wire.decode(read_answer(out), WorkerResult, what="the worker's result")
+        if not stdout:
+            raise WorkerEndedError(describe_end(code, text))
+        return wire.decode(read_answer(stdout), WorkerResult, what="the result of the worker")
     except WorkerEndedError as error:
-        _log.debug("worker_ended code=%d stderr=%r", code, stderr[-2000:])
+        _log.debug("worker ended code=%d stderr=%r", code, text[-2000:])
         return WorkerResult(failure=Failure.CRASHED, reason=str(error))
     except EdgewrightError as error:
         return WorkerResult(failure=_failure_of(error), reason=str(error))
 
 
-def serve_order(kind: type[Order], work: Callable[[Order], SlotRecord | DesiredState | str]) -> None:
-    """Be a worker: read the order, work, answer. A `str` is the reason of the result."""
+def serve_request(kind: type[Request], work: Callable[[Request], SlotRecord | DesiredState | str]) -> None:
+    """Run the worker side: read the request, work, write the result; a `str` becomes its reason."""
 
-    def handle(request: bytes) -> bytes:
-        end_with_the_agent(gently=False)
-        return wire.encode(_result_with(work(wire.decode(request, kind, what="the order"))))
+    def handle(raw: bytes) -> bytes:
+        exit_with_agent(gracefully=False)
+        return wire.encode(_result_with(work(wire.decode(raw, kind, what="the request"))))
 
     serve(handle)
 
 
-def _result_with(result: SlotRecord | DesiredState | str) -> WorkerResult:
-    if isinstance(result, str):
-        return WorkerResult(reason=result)
-    return WorkerResult(desired=result) if isinstance(result, DesiredState) else WorkerResult(record=result)
+def exit_with_agent(*, gracefully: bool) -> None:
+    """Exit when standard input closes: by SIGTERM (a runner, which drains) or at once (a worker)."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        if gracefully:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            os._exit(1)
+
+    threading.Thread(target=watch, name="exit-with-agent", daemon=True).start()
+
+
+def _result_with(outcome: SlotRecord | DesiredState | str) -> WorkerResult:
+    if isinstance(outcome, str):
+        return WorkerResult(reason=outcome)
+    return WorkerResult(desired=outcome) if isinstance(outcome, DesiredState) else WorkerResult(record=outcome)
 
 
 def _failure_of(error: EdgewrightError) -> Failure:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.state_directory import HOST, read_note
+from edge_agent.state_directory import scoring_url
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.wire import encode_readable
 from edgewright.demo.npu_device import DEVICE, PROFILE, SCORED, NpuBoard, missing_component, pull_the_cable, start_board
@@ -160,10 +160,10 @@ def start_devices(demo: Demo, processes: ExitStack) -> None:
 def scoring_address(demo: Demo, device: str) -> str:
     """Wait for a device's agent to open its scoring port, and return its address."""
     state = demo.directory / device
-    wait_until(lambda: read_note(state) is not None, what=f"the start of {device}", timeout_s=START_S)
-    note = read_note(state)
-    assert note is not None
-    return f"http://{HOST}:{note.port}"
+    wait_until(lambda: scoring_url(state) is not None, what=f"the start of {device}", timeout_s=START_S)
+    url = scoring_url(state)
+    assert url is not None
+    return url
 
 
 def roll_out(demo: Demo, version: str) -> None:

@@ -1,4 +1,4 @@
-"""The real cloud and real agents, killed in the middle of their work."""
+"""The real cloud and real agents, killed while they work."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LARGE_BYTES = 96 << 20
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[SmallFleet]:
-    """Give a cloud's and devices' directory; whatever was started ends with the test."""
+    """Yield a cloud and devices in one directory; their processes end with the test."""
     with ExitStack() as processes:
         yield SmallFleet(tmp_path / "fleet", processes)
 
 
-def test_a_rollout_goes_on_after_the_cloud_was_killed_and_devices_never_stop_scoring(fleet: SmallFleet, tmp_path: Path) -> None:
+def test_a_rollout_continues_after_a_kill_of_the_cloud_and_devices_never_stop_scoring(fleet: SmallFleet, tmp_path: Path) -> None:
     cloud = fleet.start_cloud()
     for device in ("one", "two"):
         fleet.enrol(device)
@@ -48,7 +48,7 @@ def test_a_rollout_goes_on_after_the_cloud_was_killed_and_devices_never_stop_sco
         assert fleet.answers(device)
 
 
-def test_an_agent_killed_in_mid_pull_goes_on_where_it_was(fleet: SmallFleet, tmp_path: Path) -> None:
+def test_an_agent_killed_during_a_pull_continues_the_pull(fleet: SmallFleet, tmp_path: Path) -> None:
     fleet.start_cloud()
     fleet.enrol("one")
     agent = fleet.start_agent("one")
@@ -60,9 +60,9 @@ def test_an_agent_killed_in_mid_pull_goes_on_where_it_was(fleet: SmallFleet, tmp
     rollout = fleet.roll_out(1, waves="100%")
 
     partial = fleet.directory / "one" / "blobs" / "partial"
-    wait_until(lambda: pulled_so_far(partial) > LARGE_BYTES // 8, what="a pull", timeout_s=WAIT_S, step_s=0.002)
+    wait_until(lambda: incomplete_bytes(partial) > LARGE_BYTES // 8, what="a pull", timeout_s=WAIT_S, step_s=0.002)
     pull_the_plug(agent)
-    assert pulled_so_far(partial) < LARGE_BYTES
+    assert incomplete_bytes(partial) < LARGE_BYTES
     fleet.start_agent("one")
     fleet.wait_for_rollout(rollout, "completed")
 
@@ -71,6 +71,6 @@ def test_an_agent_killed_in_mid_pull_goes_on_where_it_was(fleet: SmallFleet, tmp
     assert LARGE_BYTES < reported["bytes_pulled"] < 1.05 * LARGE_BYTES
 
 
-def pulled_so_far(partial: Path) -> int:
-    """Return the bytes of blobs that are not whole yet."""
+def incomplete_bytes(partial: Path) -> int:
+    """Return the number of bytes of incomplete blobs."""
     return sum(path.stat().st_size for path in partial.glob("*") if path.exists())

@@ -1,4 +1,4 @@
-"""What the agent's tests share: packages, a cloud that can misbehave, and a device whose agent is a real process."""
+"""Fixtures of the agent's tests: packages, a cloud with injectable faults, and a device whose agent is a real process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edge_agent.deployment.journal import KEPT_EVENTS, Journal
 from edge_agent.identity.enrolment import enrol
 from edge_agent.identity.identity import RECORD
 from edge_agent.settings import SETTINGS_FILE
-from edge_agent.state_directory import NOTE_FILE
+from edge_agent.state_directory import STATUS_FILE
 from edge_agent.telemetry.outbox import OUTBOX_FILE
 from edgewright.contracts.messages import DeploymentState
 from tests.support.device_packages import Array, Built, Recipe, build
@@ -43,7 +43,7 @@ return_every_s = 2.0
 
 
 class Device:
-    """One device: a state directory and, at times, an agent process."""
+    """A device: a state directory and an agent process that can be started and stopped."""
 
     def __init__(self, state: Path, name: str) -> None:
         self.state = state
@@ -54,7 +54,7 @@ class Device:
         self.http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=15))
 
     def enrol(self, token: str) -> None:
-        """Become a member, in this process; test_enrolment_of_a_device.py and the demo have the command do it."""
+        """Enrol in this process; test_enrolment_of_a_device.py and the demo test the command."""
         enrol(self.state, token_text=token, device=self.name, profile="generic-x86-64")
         (self.state / SETTINGS_FILE).write_text(QUICK)
 
@@ -68,7 +68,7 @@ class Device:
         )
 
     def start(self, *options: str, failpoint: str | None = None) -> None:
-        """Start the agent; with a failpoint, it dies there."""
+        """Start the agent; it is killed at `failpoint`, if given."""
         environment = {**os.environ, **({"EDGEWRIGHT_FAILPOINT": failpoint} if failpoint else {})}
         words = ["run", "--state", str(self.state), "--port", "0", "--transport", "https", "--json", *options]
         out = subprocess.PIPE if failpoint is None else subprocess.DEVNULL
@@ -77,30 +77,30 @@ class Device:
         if self.process.stdout is None:
             return
         with self.process.stdout as stdout:
-            told = "".join(iter(stdout.readline, "}\n")) + "}"
-        self.url = json.loads(told)["scoring_url"]
+            output = "".join(iter(stdout.readline, "}\n")) + "}"
+        self.url = json.loads(output)["scoring_url"]
 
     def kill(self) -> None:
-        """End the agent as the kernel would."""
+        """Kill the agent with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(10)
 
-    def wait_for_death(self, timeout_s: float = 30) -> int:
+    def wait_for_exit(self, timeout_s: float = 30) -> int:
         assert self.process is not None
         return self.process.wait(timeout_s)
 
     def runners(self, slot: str = "") -> list[psutil.Process]:
-        """The processes that score for this device, with one slot or any."""
-        found = []
+        """Return the runners of this device, of one slot or of all."""
+        runners = []
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or []
             if "edge_agent.scoring.runner" in command and any(word.startswith(f"{self.state}/slots/{slot}") for word in command):
-                found.append(process)
-        return found
+                runners.append(process)
+        return runners
 
     def end_runners_until(self, slot: str, done: Callable[[], bool], timeout_s: float = 45) -> None:
-        """Kill every runner of a slot that comes up until `done()`."""
+        """Kill every new runner of a slot until `done()`."""
         deadline = time.monotonic() + timeout_s
         while not done():
             assert time.monotonic() < deadline, self.log()
@@ -119,27 +119,27 @@ class Device:
             self.process.kill()
             self.process.wait(20)
 
-    def standing(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self.command("explain", "--json", check=True).stdout)
-        return told
+    def explain(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.command("explain", "--json", check=True).stdout)
+        return status
 
-    def wait_for_refused_wish(self, reason: str, timeout_s: float = 45) -> None:
-        """Wait until the journal of the living agent, which nothing tells of, has a wish that was refused so."""
+    def wait_for_rejected_state(self, reason: str, timeout_s: float = 45) -> None:
+        """Wait until the journal of the running agent has a rejected desired state with `reason`; it is not reported."""
         journal, deadline = Journal.read_only(self.state), time.monotonic() + timeout_s
         assert journal is not None
         with closing(journal):
-            while not any(past.event == "refuse_wish" and reason in past.reason for past in journal.history(KEPT_EVENTS)):
+            while not any(past.event == "reject_desired" and reason in past.reason for past in journal.history(KEPT_EVENTS)):
                 assert time.monotonic() < deadline, f"{reason}\n{self.log()}"
                 time.sleep(0.05)
 
     def score(self, samples: Array) -> list[list[float]]:
-        """Score over the local address, waiting until something answers."""
-        answer = self.http.request("POST", f"{self.url}/score", json={"data": samples.tolist()})
-        assert answer.status == 200, answer.data
-        result: list[list[float]] = answer.json()["result"]
+        """Score samples at the device's address."""
+        response = self.http.request("POST", f"{self.url}/score", json={"data": samples.tolist()})
+        assert response.status == 200, response.data
+        result: list[list[float]] = response.json()["result"]
         return result
 
-    def score_patiently(self, samples: Array, timeout_s: float = 20) -> list[list[float]]:
+    def score_with_retries(self, samples: Array, timeout_s: float = 20) -> list[list[float]]:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -166,7 +166,7 @@ def v2(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="session")
 def wrong(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A version whose answers are not those of its golden samples."""
+    """A version whose outputs differ from its golden samples."""
     return build(tmp_path_factory.mktemp("wrong"), Recipe(head_seed=3, golden_is_wrong=True))
 
 
@@ -184,22 +184,22 @@ def cloud(tmp_path: Path, keys: Keys) -> Iterator[FakeCloud]:
 
 @pytest.fixture
 def device(tmp_path: Path, cloud: FakeCloud) -> Iterator[Device]:
-    """An enrolled device whose agent is not started yet."""
-    made = Device(tmp_path / "device", cloud.device)
-    made.enrol(cloud.token())
-    yield made
-    made.stop()
+    """An enrolled device whose agent is not running."""
+    enrolled = Device(tmp_path / "device", cloud.device)
+    enrolled.enrol(cloud.token())
+    yield enrolled
+    enrolled.stop()
 
 
 @pytest.fixture(scope="session")
 def settled(tmp_path_factory: pytest.TempPathFactory, keys: Keys, v1: Built) -> Path:
-    """The state directory of a device that runs version 1, at rest."""
+    """The state directory of a stopped device that runs version 1."""
     folder = tmp_path_factory.mktemp("settled")
     cloud = FakeCloud(folder / "cloud", keys=keys)
     device = Device(folder / "device", cloud.device)
     device.enrol(cloud.token())
     cloud.publish(v1, 1)
-    cloud.wish(v1, 1)
+    cloud.set_desired(v1, 1)
     device.start()
     try:
         cloud.wait_for(DeploymentState.RUNNING)
@@ -211,38 +211,38 @@ def settled(tmp_path_factory: pytest.TempPathFactory, keys: Keys, v1: Built) -> 
 
 @pytest.fixture
 def running(settled: Path, tmp_path: Path, cloud: FakeCloud, v1: Built) -> Iterator[Device]:
-    """A device that runs version 1: a copy of the settled one, whose cloud has moved, and which nobody has measured yet."""
+    """A device that runs version 1: a copy of the settled one with the address of another cloud and an empty outbox."""
     state = tmp_path / "device"
-    shutil.copytree(settled, state, symlinks=True, ignore=shutil.ignore_patterns(NOTE_FILE, f"{OUTBOX_FILE}*", "agent.log"))
-    membership = state / "identity" / RECORD
-    record = json.loads(membership.read_bytes())
-    membership.write_text(json.dumps({**record, "url": cloud.url}))
+    shutil.copytree(settled, state, symlinks=True, ignore=shutil.ignore_patterns(STATUS_FILE, f"{OUTBOX_FILE}*", "agent.log"))
+    enrolment = state / "identity" / RECORD
+    record = json.loads(enrolment.read_bytes())
+    enrolment.write_text(json.dumps({**record, "url": cloud.url}))
     device = Device(state, cloud.device)
     cloud.publish(v1, 1)
-    cloud.wish(v1, 1)
+    cloud.set_desired(v1, 1)
     device.start()
     cloud.wait_for(DeploymentState.RUNNING)
-    device.score_patiently(v1.samples)
+    device.score_with_retries(v1.samples)
     yield device
     device.stop()
 
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MiB of its own."""
+    """A separate file system of 3 MiB."""
     if os.geteuid() != 0:
-        pytest.skip("mounting needs root; test_fetch.py has the same with an injected limit")
+        pytest.skip("mounting needs root; test_fetch.py tests the same with an injected limit")
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False, timeout=10).returncode != 0:
-        pytest.skip("this machine does not let tests mount")
+        pytest.skip("this machine does not permit mounts")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=10)
 
 
 def fill_disk(disk: Path) -> None:
-    """Write until there is no room left."""
+    """Write until the disk is full."""
     with (disk / FILLER).open("wb", buffering=0) as stream, suppress(OSError):
         while True:
             stream.write(b"\0" * 4096)

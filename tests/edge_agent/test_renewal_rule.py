@@ -1,4 +1,4 @@
-"""When a certificate is due, by clocks that may be wrong."""
+"""The rule when a renewal is due, with clocks that may be wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 DEVICES = [f"cam-{number}" for number in range(1000)]
 
 
-def got(obtained_at: datetime, *, cloud_now: datetime = NOW) -> Validity:
+def received(obtained_at: datetime, *, cloud_now: datetime = NOW) -> Validity:
     return Validity(not_before=cloud_now, not_after=cloud_now + 90 * DAY, obtained_at=obtained_at)
 
 
@@ -28,47 +28,47 @@ def is_due(validity: Validity, now: datetime, device: str = "cam-1") -> bool:
 
 
 def test_a_certificate_is_due_after_two_thirds_of_its_life_and_before_three_quarters() -> None:
-    moments = [due_in_s(got(NOW), device, NOW) / DAY.total_seconds() for device in DEVICES]
+    moments = [due_in_s(received(NOW), device, NOW) / DAY.total_seconds() for device in DEVICES]
     assert min(moments) >= 60
     assert max(moments) <= 67.5
 
 
-def test_a_fleet_is_spread_evenly_and_each_device_keeps_its_place() -> None:
-    places = sorted(spread(device) for device in DEVICES)
-    assert max(later - earlier for earlier, later in pairwise(places)) < 0.02
+def test_renewals_of_a_fleet_are_spread_evenly_and_the_offset_of_a_device_is_constant() -> None:
+    offsets = sorted(spread(device) for device in DEVICES)
+    assert max(later - earlier for earlier, later in pairwise(offsets)) < 0.02
     assert spread("cam-1") == spread("cam-1") != spread("cam-2")
 
 
-def test_a_clock_that_is_wrong_all_the_time_changes_nothing() -> None:
-    for wrong in (NOW - 300 * DAY, NOW + 3000 * DAY):
-        assert not is_due(got(wrong), wrong + 59 * DAY)
-        assert is_due(got(wrong), wrong + 68 * DAY)
+def test_a_constant_clock_error_changes_nothing() -> None:
+    for clock in (NOW - 300 * DAY, NOW + 3000 * DAY):
+        assert not is_due(received(clock), clock + 59 * DAY)
+        assert is_due(received(clock), clock + 68 * DAY)
 
 
-def test_a_clock_that_was_set_forward_costs_one_renewal_and_no_more() -> None:
-    assert is_due(got(NOW), NOW + 3000 * DAY)
-    assert not is_due(got(NOW + 3000 * DAY, cloud_now=NOW), NOW + 3000 * DAY)
+def test_a_clock_that_was_set_forward_causes_one_renewal_only() -> None:
+    assert is_due(received(NOW), NOW + 3000 * DAY)
+    assert not is_due(received(NOW + 3000 * DAY, cloud_now=NOW), NOW + 3000 * DAY)
 
 
-def test_a_clock_that_was_set_back_to_the_right_time_makes_nobody_late() -> None:
-    ahead = got(NOW + 300 * DAY, cloud_now=NOW)
+def test_a_clock_that_was_set_back_to_the_right_time_delays_no_renewal() -> None:
+    ahead = received(NOW + 300 * DAY, cloud_now=NOW)
     assert not is_due(ahead, NOW + 59 * DAY)
     assert is_due(ahead, NOW + 68 * DAY)
 
 
-def test_a_certificate_of_which_nothing_is_known_is_due() -> None:
+def test_a_certificate_of_unknown_validity_is_due() -> None:
     assert due_in_s(None, "cam-1", NOW) <= 0
 
 
 @given(st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1)), st.floats(15, 90 * 86400), st.sampled_from(DEVICES))
-def test_whatever_the_clock_says_a_certificate_that_just_came_is_not_due(clock: datetime, life_s: float, device: str) -> None:
+def test_a_new_certificate_is_not_due_whatever_the_clock_shows(clock: datetime, lifetime_s: float, device: str) -> None:
     now = clock.replace(tzinfo=UTC)
-    fresh = Validity(not_before=NOW, not_after=NOW + timedelta(seconds=life_s), obtained_at=now)
-    assert due_in_s(fresh, device, now) >= life_s * 0.6
+    fresh = Validity(not_before=NOW, not_after=NOW + timedelta(seconds=lifetime_s), obtained_at=now)
+    assert due_in_s(fresh, device, now) >= lifetime_s * 0.6
 
 
 @pytest.mark.parametrize("module", ["edge_agent.renewal", "edge_agent.agent", "edge_agent.cli"])
-def test_the_process_that_stays_loads_no_cryptography(module: str) -> None:
+def test_the_resident_process_does_not_load_the_cryptography(module: str) -> None:
     code = f"import {module}, sys; print('cryptography' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
-    assert told == "False\n"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert output == "False\n"

@@ -1,4 +1,4 @@
-"""Settings: defaults, `agent.toml` over them, the command line over both; a mistake is told with its file."""
+"""Settings: `agent.toml` overrides the defaults, the command line overrides both, and errors name the file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def write(folder: Path, text: str) -> Path:
     return folder
 
 
-def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+def test_without_a_file_the_defaults_apply(tmp_path: Path) -> None:
     assert load_settings(tmp_path) == Settings()
 
 
-def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
-    found = load_settings(
+def test_the_command_line_overrides_the_file_and_the_file_overrides_the_defaults(tmp_path: Path) -> None:
+    settings = load_settings(
         write(tmp_path, 'port = 9000\ntransport = "mqtt"\nthreads = 2\nnpu_device = "none"\n'), transport="https"
     )
-    assert (found.port, found.transport, found.threads, found.npu_device) == (9000, TransportChoice.HTTPS, 2, "none")
+    assert (settings.port, settings.transport, settings.threads, settings.npu_device) == (9000, TransportChoice.HTTPS, 2, "none")
 
 
-def test_how_to_choose_is_said_in_the_file_or_on_the_command_line(tmp_path: Path) -> None:
+def test_the_rule_of_choice_is_set_in_the_file_or_on_the_command_line(tmp_path: Path) -> None:
     assert load_settings(tmp_path).choose is ChooseBy.PROFILE
     assert load_settings(tmp_path, choose="measured").choose is ChooseBy.MEASURED
     write(tmp_path, 'choose = "measured"')
@@ -37,21 +37,21 @@ def test_how_to_choose_is_said_in_the_file_or_on_the_command_line(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        pytest.param("prot = 1", "'prot' is no setting; there are port, transport", id="unknown"),
+        pytest.param("prot = 1", "'prot' is not a setting; use one of port, transport", id="unknown"),
         pytest.param("port = 70000", "port must be between 0 and 65535, not 70000", id="port"),
         pytest.param("retry_base_s = 0", "retry_base_s must be positive, not 0", id="zero"),
         pytest.param('transport = "pigeon"', "Invalid enum value 'pigeon'", id="transport"),
         pytest.param('choose = "dice"', "Invalid enum value 'dice'", id="choose"),
         pytest.param('port = "http"', "Expected `int`, got `str`", id="type"),
-        pytest.param("port =", "must be TOML", id="no toml"),
+        pytest.param("port =", "must be TOML", id="not toml"),
     ],
 )
-def test_a_mistake_is_told_with_the_file(tmp_path: Path, text: str, told: str) -> None:
+def test_an_error_names_the_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInputError) as error:
         load_settings(write(tmp_path, text))
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "agent.toml" in str(error.value)
 
 
@@ -63,5 +63,5 @@ def test_a_port_in_use_is_one_line_and_exit_2(device: Device) -> None:
         finished = device.command("run", "--port", str(port))
     assert finished.returncode == 2
     assert finished.stderr == (
-        f"edgewright: port {port} must be free to score on, but it is not (Address already in use): choose another --port\n"
+        f"edgewright: port {port} must be free for scoring, but it is not (Address already in use): choose another --port\n"
     )

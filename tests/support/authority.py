@@ -1,4 +1,4 @@
-"""A certificate authority for the tests, independent of the cloud's own."""
+"""A certificate authority for tests, independent of the one in the cloud."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small packages for the agent's tests: a network of two layers, with its weights outside, in one or several variants."""
+"""Small packages for the agent's tests: a two-layer network with external weights, in one or several variants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgewright.contracts.variant import Precision, TensorSpec, Tolerance, Varia
 MODEL = "digits"
 INPUTS, HIDDEN, CLASSES = 16, 8192, 3
 SLOW_NODES = 60
-"""Passes over the features, each of which takes as long as a small network does in all."""
+"""Additional nodes of a slow variant; each takes as long as a whole small network."""
 TOLERANCE = Tolerance(max_relative_difference=1e-3, min_agreement=1.0)
 
 Array = npt.NDArray[np.float32]
@@ -29,23 +29,23 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What goes into one package."""
+    """Contents of one package."""
 
     head_seed: int = 1
     golden_is_wrong: bool = False
     graph: bytes | None = None
-    """Other bytes in place of the graph."""
+    """Bytes that replace the graph."""
     others: tuple[Precision, ...] = ()
-    """Precisions of further variants; their numbers are float32 all the same."""
+    """Declared precisions of additional variants, which all compute in float32."""
     slow: tuple[str, ...] = ()
-    """Variants that take far longer to the same answers."""
+    """Variants that compute the same outputs much more slowly."""
     broken: tuple[str, ...] = ()
-    """Variants whose graph is none."""
+    """Variants with an invalid graph."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A package in its layout, with what it should answer."""
+    """A package in its OCI layout, with samples and expected answers."""
 
     layout: OciLayout
     package: Package
@@ -61,7 +61,7 @@ class Built:
 
 @dataclass
 class Network:
-    """The weights."""
+    """Weights of the network."""
 
     head_seed: int
     featurizer: Array = field(init=False)
@@ -127,7 +127,7 @@ def _graph_bytes(network: Network, recipe: Recipe, variant: str) -> bytes:
 
 
 def _graph(network: Network, slow_nodes: int) -> bytes:
-    """Return the graph; `slow_nodes` adds work that changes no answer."""
+    """Return the graph; `slow_nodes` adds work without changing the outputs."""
     nodes = [
         helper.make_node("MatMul", ["x", "featurizer"], ["wide"]),
         helper.make_node("Relu", ["wide"], ["features"]),
@@ -147,7 +147,7 @@ def _graph(network: Network, slow_nodes: int) -> bytes:
 
 
 def _slow(count: int) -> list[NodeProto]:
-    """Chain cosines of the features (each a pass over them), and add nothing of it to the answer."""
+    """Return a chain of cosines of the features, of which the answer gets only zeros."""
     if not count:
         return []
     nodes = [helper.make_node("Cos", ["features" if n == 0 else f"slow{n - 1}"], [f"slow{n}"]) for n in range(count)]
@@ -158,7 +158,7 @@ def _slow(count: int) -> list[NodeProto]:
 
 
 def _outside(name: str, array: Array) -> TensorProto:
-    """Return an initializer whose bytes lie in `<name>.weights`."""
+    """Return an initializer whose bytes are stored in `<name>.weights`."""
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", f"{name}.weights"), ("offset", "0"), ("length", str(array.nbytes))):
         tensor.external_data.add(key=key, value=value)

@@ -1,6 +1,6 @@
-"""A cloud in a thread that speaks the protocol (docs/spec/protocol.md) over real TLS, and can misbehave on purpose.
+"""A cloud in a thread that speaks the protocol (docs/spec/protocol.md) over real TLS, with injectable faults.
 
-It counts every byte of every blob that it sends, cuts connections, lies about bytes, and goes away and comes back on its port.
+It counts the bytes of every blob that it sends, cuts connections, corrupts bytes, and stops and restarts on the same port.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ from tests.support.device_packages import MODEL, Built
 from tests.support.tls_server import TlsServer
 
 SECRET = "one-time"
-PIECE = 1 << 14
+CHUNK_BYTES = 1 << 14
 
 
 @dataclass
 class Faults:
-    """What the cloud does wrong."""
+    """Faults of the cloud."""
 
     cut_after_bytes: int | None = None
-    """Close the connection after so many bytes of one blob answer."""
+    """Close the connection after this number of bytes of a blob."""
     corrupt: set[str] = field(default_factory=set)
-    """Blobs whose last byte is sent wrong."""
+    """Blobs sent with a wrong last byte."""
     truncate: set[str] = field(default_factory=set)
-    """Blobs of which only half is there."""
+    """Blobs of which only the first half is sent."""
     without_range: bool = False
     without_referrers: bool = False
     fail_status: int | None = None
-    """Answer everything below /v2/ with this."""
+    """Status of every response below /v2/."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Who a device believes: clouds that share their keys are one cloud to it."""
+    """Keys that a device trusts; it accepts any cloud that has the same keys."""
 
     publisher: PrivateKey = field(default_factory=generate_key)
     cloud_key: PrivateKey = field(default_factory=generate_key)
@@ -72,7 +72,7 @@ class Keys:
 
 
 class FakeCloud:
-    """One cloud with one device."""
+    """A cloud with one device."""
 
     def __init__(self, folder: Path, device: str = "cam-1", port: int = 0, keys: Keys | None = None) -> None:
         keys = keys or Keys()
@@ -82,10 +82,10 @@ class FakeCloud:
         self.cloud_key = keys.cloud_key
         self.trusted: tuple[str, ...] = (public_pem(self.publisher.public_key()),)
         self.sent: Counter[str] = Counter()
-        """Bytes of bodies sent, by digest."""
+        """Sent bytes by digest."""
         self.requests: Counter[str] = Counter()
         self.reports: list[ReportedState] = []
-        self.measured: dict[int, Any] = {}
+        self.measurements: dict[int, Any] = {}
         self.desired: bytes | None = None
         self.desired_number = 0
         self._manifests: dict[str, bytes] = {}
@@ -98,7 +98,7 @@ class FakeCloud:
         self.port = port
         self.start()
 
-    # What tests do
+    # Interface for tests
 
     @property
     def url(self) -> str:
@@ -120,11 +120,11 @@ class FakeCloud:
             self._server.shutdown()
             self._server.server_close()
             self._server.end_connections()
-            bugs, self._server = self._server.bugs, None
-            assert not bugs, bugs[0]
+            errors, self._server = self._server.errors, None
+            assert not errors, errors[0]
 
     def publish(self, built: Built, version: int, *, envelope: bytes | None = None) -> None:
-        """Take in a package and its signature."""
+        """Store a package and its signature."""
         index = built.package.descriptor
         self._manifests[index.digest] = built.layout.blob_path(index.digest).read_bytes()
         for variant in built.package.variants:
@@ -139,8 +139,8 @@ class FakeCloud:
         entry = {"mediaType": MANIFEST_TYPE, "digest": wire.digest_of(raw), "size": len(raw), "artifactType": SIGNATURE_TYPE}
         self._referrers.setdefault(index.digest, []).append(entry)
 
-    def wish(self, built: Built, version: int, *, key: PrivateKey | None = None, **changes: Any) -> DesiredState:
-        """Want a package of the device; `changes` go over the fields of the message."""
+    def set_desired(self, built: Built, version: int, *, key: PrivateKey | None = None, **changes: Any) -> DesiredState:
+        """Set the device's desired state; `changes` override fields of the message."""
         fields: dict[str, Any] = {
             "device": self.device,
             "desired_number": self.desired_number + 1,
@@ -157,29 +157,29 @@ class FakeCloud:
         return desired
 
     def wait_for(self, state: DeploymentState, desired_number: int | None = None, timeout_s: float = 45.0) -> ReportedState:
-        """Wait until the device reports `state` of a desired version, and return that report."""
+        """Wait until the device reports `state` for a desired state, and return that report."""
 
-        def found() -> ReportedState | None:
-            wanted = desired_number or self.desired_number
-            return next((r for r in reversed(self.reports) if r.state is state and r.desired_number == wanted), None)
+        def matching_report() -> ReportedState | None:
+            number = desired_number or self.desired_number
+            return next((r for r in reversed(self.reports) if r.state is state and r.desired_number == number), None)
 
-        report: ReportedState = self.wait_until(found, f"{state.value} was not reported", timeout_s)
+        report: ReportedState = self.wait_until(matching_report, f"{state.value} was not reported", timeout_s)
         return report
 
     def last_report(self) -> ReportedState:
-        """Return what the device said last."""
+        """Return the device's latest report."""
         with self._changed:
             return self.reports[-1]
 
-    def wait_until(self, found: Any, what: str, timeout_s: float = 45.0) -> Any:
-        """Wait until `found()` is true after some change here."""
+    def wait_until(self, condition: Any, failure: str, timeout_s: float = 45.0) -> Any:
+        """Wait until `condition()` returns a value other than None and False, and return that value."""
         with self._changed:
-            assert self._changed.wait_for(lambda: found() is not None and found() is not False, timeout_s), (
-                f"{what}; last heard: {[(r.desired_number, r.state, r.reason) for r in self.reports[-5:]]}"
+            assert self._changed.wait_for(lambda: condition() is not None and condition() is not False, timeout_s), (
+                f"{failure}; last reports: {[(r.desired_number, r.state, r.reason) for r in self.reports[-5:]]}"
             )
-            return found()
+            return condition()
 
-    # What the handler asks
+    # Interface for the handler
 
     def enrol(self, raw: bytes) -> EnrolResponse | None:
         request = wire.decode(raw, EnrolRequest, what="enrolment")
@@ -215,7 +215,7 @@ class FakeCloud:
     def take_telemetry(self, raw: bytes) -> TelemetryAck:
         batch = wire.decode(raw, TelemetryBatch, what="telemetry")
         with self._changed:
-            self.measured |= {measurement.sequence: measurement for measurement in batch.measurements}
+            self.measurements |= {measurement.sequence: measurement for measurement in batch.measurements}
             self._changed.notify_all()
         return TelemetryAck(queue_id=batch.queue_id, sequence=batch.measurements[-1].sequence)
 
@@ -226,8 +226,8 @@ class FakeCloud:
 
     def manifest(self, reference: str) -> bytes | None:
         if reference.startswith("sha256-"):
-            found = self._referrers.get(reference.replace("-", ":", 1))
-            return _index(found) if found and self.faults.without_referrers else None
+            entries = self._referrers.get(reference.replace("-", ":", 1))
+            return _index(entries) if entries and self.faults.without_referrers else None
         return self._manifests.get(reference)
 
     def referrers(self, digest: str) -> bytes | None:
@@ -266,9 +266,9 @@ class FakeCloud:
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         (folder / "server.crt").write_text(pem_of(self._certificate("cloud", key.public_key(), "127.0.0.1")))
-        plain = serialization.NoEncryption()
+        no_encryption = serialization.NoEncryption()
         (folder / "server.key").write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_encryption)
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(folder / "server.crt", folder / "server.key")
@@ -282,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Stay quiet."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -291,24 +291,24 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path == "/v1/ca":
             self._answer(200, self.cloud.ca_pem.encode())
         elif not self._device():
-            self._answer(401, b'{"error":"a device must show its certificate"}')
+            self._answer(401, b'{"error":"a device must present its certificate"}')
         elif url.path == "/v1/device/desired":
-            found = self.cloud.wait_desired(int(query["have"]), float(query["wait_s"]))
-            self._answer(204 if found is None else 200, found or b"")
+            envelope = self.cloud.wait_desired(int(query["have"]), float(query["wait_s"]))
+            self._answer(204 if envelope is None else 200, envelope or b"")
         else:
             self._registry(url.path)
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
         raw = self.rfile.read(length)
-        if len(raw) < length:  # the device was killed in mid-sentence
+        if len(raw) < length:  # the device was killed while it sent the request
             self.close_connection = True
         elif self.path == "/v1/enrol":
             response = self.cloud.enrol(raw)
             refusal = b'{"error":"the enrolment token must be unused, but it was used: ask for another"}'
             self._answer(403 if response is None else 200, refusal if response is None else wire.encode(response))
         elif not self._device():
-            self._answer(401, b'{"error":"a device must show its certificate"}')
+            self._answer(401, b'{"error":"a device must present its certificate"}')
         elif self.path == "/v1/device/reported":
             self.cloud.take_report(raw)
             self._answer(204, b"")
@@ -316,12 +316,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, wire.encode(self.cloud.take_telemetry(raw)))
 
     def _registry(self, path: str) -> None:
-        found = re.fullmatch(rf"/v2/{MODEL}/(manifests|blobs|referrers)/(.+)", path)
+        match = re.fullmatch(rf"/v2/{MODEL}/(manifests|blobs|referrers)/(.+)", path)
         faults = self.cloud.faults
-        if faults.fail_status is not None or found is None:
+        if faults.fail_status is not None or match is None:
             self._answer(faults.fail_status or 404, b'{"error":"the store is closed"}')
             return
-        kind, reference = found.groups()
+        kind, reference = match.groups()
         raw = getattr(self.cloud, {"manifests": "manifest", "blobs": "blob", "referrers": "referrers"}[kind])(reference)
         if raw is None:
             self._answer(404, b"{}")
@@ -329,8 +329,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_range(reference, raw)
 
     def _send_range(self, digest: str, raw: bytes) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked[1]) if asked and not self.cloud.faults.without_range else 0
+        requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(requested[1]) if requested and not self.cloud.faults.without_range else 0
         if start >= len(raw) > 0:
             self._answer(416, b"")
             return
@@ -341,15 +341,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         cut = self.cloud.faults.cut_after_bytes
         body = raw[start:] if cut is None else raw[start : start + cut]
-        for place in range(0, len(body), PIECE):
-            piece = body[place : place + PIECE]
-            self.wfile.write(piece)
-            self.cloud.count(digest, len(piece))
+        for offset in range(0, len(body), CHUNK_BYTES):
+            chunk = body[offset : offset + CHUNK_BYTES]
+            self.wfile.write(chunk)
+            self.cloud.count(digest, len(chunk))
         self.close_connection = len(body) < len(raw) - start
 
     def _device(self) -> str | None:
-        shown = self.connection.getpeercert()
-        names = {key: value for part in (shown or {}).get("subject", ()) for key, value in part}
+        certificate = self.connection.getpeercert()
+        names = {key: value for part in (certificate or {}).get("subject", ()) for key, value in part}
         return names.get("commonName")
 
     def _answer(self, status: int, body: bytes) -> None:

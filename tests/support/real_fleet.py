@@ -1,4 +1,4 @@
-"""The project's own cloud, a publisher that it trusts, and one device of it whose agent is a real process."""
+"""The real cloud, a publisher that it trusts, and one enrolled device whose agent is a real process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = "cam-9"
 
 
 class Fleet:
-    """A cloud, a publisher that it trusts, and one device of it."""
+    """A cloud, a trusted publisher and one enrolled device."""
 
     def __init__(self, cloud: RunningCloud, key: signing.PrivateKey, folder: Path) -> None:
         self.cloud = cloud
@@ -36,8 +36,8 @@ class Fleet:
         answer = operator.post(f"/v1/models/{MODEL}/versions", package.signed(self.key, version))
         assert answer.status == 201, answer.body
 
-    def want(self, built: Built, version: int) -> None:
-        """Want something of the device, as the rollout engine does."""
+    def set_desired(self, built: Built, version: int) -> None:
+        """Set the device's desired state, as the rollout engine does."""
         database = Database.open(f"sqlite:///{self.cloud.state / 'cloud.db'}")
         key = signing.load_private_key(self.cloud.state / "cloud.key")
         spec = DesiredSpec(model=MODEL, version=version, index=built.package.descriptor, trial_s=0.0)
@@ -46,7 +46,7 @@ class Fleet:
         database.close()
 
     def record_when(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Return the device's record as soon as it is as expected, following the number of changes."""
+        """Wait until `holds` is true for the device's record, by long-polls for changes, and return the record."""
         operator, number, deadline = self.cloud.operator(), 0, time.monotonic() + WAIT_S
         while True:
             record: dict[str, Any] = operator.get(f"/v1/devices/{NAME}").json()
@@ -66,19 +66,19 @@ def runs(version: int) -> Callable[[dict[str, Any]], bool]:
 
 @contextmanager
 def fleet(folder: Path, *options: str, life_s: float | None = None) -> Iterator[Fleet]:
-    """Give a fleet; with `life_s`, its certificates live that long."""
+    """Yield a fleet; `life_s` sets the lifetime of its certificates."""
     key = signing.generate_key()
     publisher = folder / "publisher.pub"
     publisher.write_text(signing.public_pem(key.public_key()))
     state = folder / "cloud"
-    made_cloud = (
+    running_cloud = (
         running(state, "--trust", str(publisher), *options) if life_s is None else brief(state, publisher, life_s, *options)
     )
-    with made_cloud as cloud:
-        made = Fleet(cloud, key, folder)
+    with running_cloud as cloud:
+        created = Fleet(cloud, key, folder)
         token = cloud.operator().post("/v1/tokens", {}).json()["token"]
-        made.device.enrol(token)
+        created.device.enrol(token)
         try:
-            yield made
+            yield created
         finally:
-            made.device.stop()
+            created.device.stop()

@@ -10,7 +10,7 @@ from typing import Any
 
 import urllib3
 
-from edge_agent.state_directory import HOST, read_note
+from edge_agent.state_directory import scoring_url
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.demo.processes import Shell, wait_until
 from edgewright.demo.story import read_json
@@ -75,13 +75,12 @@ class SmallFleet:
 
     def answers(self, device: str) -> bool:
         """Tell whether a device answers a scoring request now."""
-        note = read_note(self.directory / device)
-        if note is None:
+        url = scoring_url(self.directory / device)
+        if url is None:
             return False
-        address = f"http://{HOST}:{note.port}/score"
         body = b'{"data": [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]]}'
         try:
-            return urllib3.request("POST", address, body=body, retries=False, timeout=10.0).status == 200
+            return urllib3.request("POST", f"{url}/score", body=body, retries=False, timeout=10.0).status == 200
         except urllib3.exceptions.HTTPError:
             return False
 

@@ -1,4 +1,4 @@
-"""An HTTPS server in a thread whose connections can be ended all at once, as a cloud that goes away ends them."""
+"""HTTPS server for a thread; it can close all connections at once, like a cloud that stops."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 
 class TlsServer(ThreadingHTTPServer):
-    """Wraps each connection in TLS in its own thread, and can end all of them at once."""
+    """Server that wraps each connection in TLS in its own thread."""
 
     daemon_threads = True
     allow_reuse_address = True
     tls: ssl.SSLContext
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._open: set[Any] = set()
-        self.bugs: list[str] = []
+        self.errors: list[str] = []
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         try:
@@ -44,5 +44,5 @@ class TlsServer(ThreadingHTTPServer):
                 continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep what is a bug of this fake; a client that went away is part of the tests."""
-        self.bugs.append(traceback.format_exc())
+        """Keep the traceback of a bug in this fake; `finish_request` handles clients that disconnect."""
+        self.errors.append(traceback.format_exc())

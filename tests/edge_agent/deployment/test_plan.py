@@ -1,4 +1,4 @@
-"""What comes next, for every situation that matters."""
+"""The next action in every relevant situation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edgewright.contracts.oci import INDEX_TYPE, Descriptor
 S = DeploymentState
 
 
-def desired(version: int = 5) -> DesiredState:
+def desired(number: int = 5) -> DesiredState:
     index = Descriptor(mediaType=INDEX_TYPE, digest="sha256:" + "0" * 64, size=1)
-    return DesiredState(device="cam-1", desired_number=version, model="digits", version=1, index=index, device_timeout_s=100)
+    return DesiredState(device="cam-1", desired_number=number, model="digits", version=1, index=index, device_timeout_s=100)
 
 
 def deployment(state: DeploymentState, **changes: Any) -> Deployment:
@@ -42,22 +42,22 @@ def deployment(state: DeploymentState, **changes: Any) -> Deployment:
         (S.SUPERSEDED, Action.WAIT),
     ],
 )
-def test_each_state_has_its_own_next_action(state: DeploymentState, action: Action) -> None:
+def test_each_state_has_its_next_action(state: DeploymentState, action: Action) -> None:
     assert next_step(Situation(deployment=deployment(state), online=True)).action is action
 
 
-def test_before_the_first_wish_there_is_nothing_to_do() -> None:
+def test_before_the_first_desired_state_the_agent_waits() -> None:
     assert next_step(Situation(deployment=None, online=True)).action is Action.WAIT
 
 
 @pytest.mark.parametrize("state", [None, *(state for state in DeploymentState if state.is_final)])
-def test_a_newer_wish_is_accepted_once_the_last_one_is_done(state: DeploymentState | None) -> None:
+def test_a_newer_desired_state_is_accepted_after_the_last_deployment_ended(state: DeploymentState | None) -> None:
     current = deployment(state) if state else None
     assert next_step(Situation(deployment=current, newer=desired(6), online=True)).action is Action.ACCEPT
 
 
 @pytest.mark.parametrize("state", BEFORE_THE_SWITCH)
-def test_a_newer_wish_takes_the_place_of_one_that_has_not_switched(state: DeploymentState) -> None:
+def test_a_newer_desired_state_replaces_one_that_has_not_switched(state: DeploymentState) -> None:
     assert next_step(Situation(deployment=deployment(state), newer=desired(6), online=True)).action is Action.SUPERSEDE
 
 
@@ -65,22 +65,22 @@ def test_a_newer_wish_takes_the_place_of_one_that_has_not_switched(state: Deploy
     ("state", "action"),
     [(S.SWITCHING, Action.SWITCH), (S.TRIAL, Action.WATCH), (S.ROLLING_BACK, Action.RESTORE)],
 )
-def test_a_newer_wish_waits_until_a_switch_is_finished_or_undone(state: DeploymentState, action: Action) -> None:
+def test_a_newer_desired_state_waits_until_a_switch_is_completed_or_rolled_back(state: DeploymentState, action: Action) -> None:
     assert next_step(Situation(deployment=deployment(state), newer=desired(6), online=True)).action is action
 
 
 @pytest.mark.parametrize("state", [S.ACCEPTED, S.FETCHING])
 def test_fetching_waits_while_the_device_is_offline(state: DeploymentState) -> None:
     step = next_step(Situation(deployment=deployment(state), online=False))
-    assert (step.action, step.reason) == (Action.WAIT, "waiting for the network; no attempt is spent")
+    assert (step.action, step.reason) == (Action.WAIT, "waiting for the network; this does not count as an attempt")
 
 
 @pytest.mark.parametrize("state", [S.VERIFIED, S.STAGED, S.SWITCHING, S.TRIAL, S.ROLLING_BACK])
-def test_what_needs_no_network_goes_on_offline(state: DeploymentState) -> None:
+def test_steps_without_network_continue_offline(state: DeploymentState) -> None:
     assert next_step(Situation(deployment=deployment(state), online=False)).action is not Action.WAIT
 
 
-def test_a_pause_is_kept() -> None:
+def test_the_agent_waits_during_a_pause() -> None:
     assert next_step(Situation(deployment=deployment(S.FETCHING), online=True, retry_due=False)).action is Action.WAIT
 
 
@@ -88,10 +88,10 @@ def test_a_pause_is_kept() -> None:
     ("changes", "reason"),
     [
         pytest.param({"attempt": MAX_ATTEMPTS + 1}, f"{MAX_ATTEMPTS} attempts failed: because", id="attempts"),
-        pytest.param({"online_s": 100.5}, "not running within 100 s of being online: because", id="deadline"),
+        pytest.param({"online_s": 100.5}, "not running after 100 s online: because", id="deadline"),
         pytest.param(
             {"transitions": MAX_TRANSITIONS},
-            f"{MAX_TRANSITIONS} steps were stored for one version (at most {MAX_TRANSITIONS}): because",
+            f"{MAX_TRANSITIONS} steps were stored (at most {MAX_TRANSITIONS} per desired state): because",
             id="loop",
         ),
     ],
@@ -102,12 +102,12 @@ def test_before_the_switch_a_used_up_budget_ends_the_deployment(changes: dict[st
 
 
 @pytest.mark.parametrize("state", [S.SWITCHING, S.TRIAL])
-def test_a_version_that_brings_the_device_down_again_and_again_is_rolled_back(state: DeploymentState) -> None:
+def test_a_version_that_restarts_the_agent_repeatedly_is_rolled_back(state: DeploymentState) -> None:
     step = next_step(Situation(deployment=deployment(state, attempt=MAX_RESUMES + 1), online=False))
     assert step.action is Action.ROLL_BACK
-    assert step.reason == f"the device started {MAX_RESUMES} times in the middle of {state.value}"
+    assert step.reason == f"the agent restarted {MAX_RESUMES} times during {state.value}"
 
 
-def test_returning_to_the_last_good_version_has_no_budget() -> None:
-    worn = deployment(S.ROLLING_BACK, attempt=99, transitions=MAX_TRANSITIONS, online_s=1e6)
-    assert next_step(Situation(deployment=worn, online=False)).action is Action.RESTORE
+def test_a_roll_back_has_no_budget() -> None:
+    exhausted = deployment(S.ROLLING_BACK, attempt=99, transitions=MAX_TRANSITIONS, online_s=1e6)
+    assert next_step(Situation(deployment=exhausted, online=False)).action is Action.RESTORE

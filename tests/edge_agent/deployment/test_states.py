@@ -1,6 +1,8 @@
-"""The table of states is complete, ends, and refuses what it does not have."""
+"""The state table of a deployment: its paths, its final states and its failpoints."""
 
 from __future__ import annotations
+
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -10,40 +12,77 @@ from edge_agent.deployment.states import BEFORE_THE_SWITCH, TRANSITIONS, Event, 
 from edgewright.contracts.messages import DeploymentState
 from edgewright.errors import ConflictError
 
+S = DeploymentState
+UPDATE = (Event.ACCEPT, Event.FETCH, Event.VERIFY, Event.STAGE, Event.SWITCH, Event.TRY)
+OUTSIDE = sorted(
+    ({(state, event) for state in (None, *DeploymentState) for event in Event} - set(TRANSITIONS)), key=lambda step: repr(step)
+)
 
-@pytest.mark.parametrize(("state", "event"), TRANSITIONS, ids=str)
-def test_every_step_of_the_table_leads_where_it_says(state: DeploymentState | None, event: Event) -> None:
-    assert after(state, event) is TRANSITIONS[state, event]
+
+def states_after(first: Event, *later: Event) -> list[DeploymentState]:
+    return list(accumulate(later, after, initial=after(None, first)))
 
 
-@given(st.sampled_from([None, *DeploymentState]), st.sampled_from(Event))
-def test_a_step_that_the_table_lacks_is_an_error_naming_both(state: DeploymentState | None, event: Event) -> None:
-    if (state, event) in TRANSITIONS:
-        return
+def test_a_good_version_passes_every_state_on_its_way_to_running() -> None:
+    assert states_after(*UPDATE, Event.COMMIT) == [
+        S.ACCEPTED, S.FETCHING, S.VERIFIED, S.STAGED, S.SWITCHING, S.TRIAL, S.RUNNING,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("events", [UPDATE[:-1], UPDATE], ids=["switching", "trial"])
+def test_a_version_that_fails_after_the_switch_is_rolled_back(events: tuple[Event, ...]) -> None:
+    assert states_after(*events, Event.ROLL_BACK, Event.RESTORE)[-2:] == [S.ROLLING_BACK, S.ROLLED_BACK]
+
+
+@pytest.mark.parametrize("state", BEFORE_THE_SWITCH)
+@pytest.mark.parametrize(
+    ("event", "final"), [(Event.REFUSE, S.REFUSED), (Event.GIVE_UP, S.FAILED), (Event.SUPERSEDE, S.SUPERSEDED)]
+)
+def test_before_the_switch_a_deployment_can_be_refused_fail_or_be_superseded(
+    state: DeploymentState, event: Event, final: DeploymentState
+) -> None:
+    assert after(state, event) is final
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [(S.FETCHING, Event.RETRY), (S.VERIFIED, Event.RETRY), (S.SWITCHING, Event.RESUME), (S.TRIAL, Event.RESUME)],
+)
+def test_a_retry_or_restart_keeps_the_state(state: DeploymentState, event: Event) -> None:
+    assert after(state, event) is state
+
+
+def test_a_damaged_slot_is_fetched_again() -> None:
+    assert after(S.VERIFIED, Event.DAMAGE) is S.FETCHING
+
+
+@given(st.sampled_from(OUTSIDE))
+def test_a_step_outside_the_table_is_an_error_that_names_state_and_event(step: tuple[DeploymentState | None, Event]) -> None:
+    state, event = step
     with pytest.raises(ConflictError) as error:
         after(state, event)
     assert repr(event.value) in str(error.value)
     assert (state.value if state else "the start") in str(error.value)
 
 
-def test_a_final_state_has_no_step_and_every_other_one_has() -> None:
+def test_a_final_state_has_no_step_and_every_other_state_has_one() -> None:
     with_steps = {state for state, _ in TRANSITIONS if state is not None}
-    assert with_steps == {state for state in DeploymentState if not state.is_final} - {DeploymentState.OFFERED}
+    assert with_steps == {state for state in DeploymentState if not state.is_final} - {S.OFFERED}
 
 
-def test_whatever_happens_a_final_state_can_be_reached() -> None:
+def test_a_final_state_is_reachable_from_every_state() -> None:
     reachable = {state for state in DeploymentState if state.is_final}
     for _ in DeploymentState:
         reachable |= {state for (state, _), target in TRANSITIONS.items() if target in reachable and state is not None}
-    assert reachable == set(DeploymentState) - {DeploymentState.OFFERED}
+    assert reachable == set(DeploymentState) - {S.OFFERED}
 
 
-def test_only_from_the_switch_on_can_a_deployment_be_rolled_back() -> None:
+def test_a_deployment_can_be_rolled_back_only_after_the_switch() -> None:
     sources = {state for (state, event) in TRANSITIONS if event is Event.ROLL_BACK}
-    assert sources == {DeploymentState.SWITCHING, DeploymentState.TRIAL}
+    assert sources == {S.SWITCHING, S.TRIAL}
     assert not sources & set(BEFORE_THE_SWITCH)
 
 
-def test_every_step_has_a_failpoint_on_either_side() -> None:
+def test_every_step_is_between_two_failpoints() -> None:
     assert len(failpoints()) == 2 * len(TRANSITIONS) == len(set(failpoints()))
     assert "trial.commit.before" in failpoints()

@@ -1,4 +1,4 @@
-"""A trial commits, watches on or rolls back, and judges figures only with enough behind them."""
+"""A trial commits, continues or rolls back, and uses error shares and latencies only with enough requests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edgewright.contracts.scoring_statistics import LatencyPercentiles, ScoringS
 
 
 def evidence(**changes: Any) -> Evidence:
-    usual: dict[str, Any] = {"elapsed_s": 60.0, "crashes": 0, "silent_s": 0.0, "scoring": scoring(), "before": scoring()}
-    return Evidence(**(usual | changes))
+    defaults: dict[str, Any] = {"elapsed_s": 60.0, "crashes": 0, "silent_s": 0.0, "scoring": scoring(), "before": scoring()}
+    return Evidence(**(defaults | changes))
 
 
 def scoring(requests: int = 100, errors: int = 0, p95_ms: float | None = 10.0) -> ScoringStatistics:
@@ -33,11 +33,11 @@ def scoring(requests: int = 100, errors: int = 0, p95_ms: float | None = 10.0) -
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(evidence(), id="as good as before"),
-        pytest.param(evidence(scoring=None, before=None), id="nothing known of scoring"),
-        pytest.param(evidence(crashes=1), id="one crash can be chance"),
+        pytest.param(evidence(scoring=None, before=None), id="no statistics"),
+        pytest.param(evidence(crashes=1), id="one crash"),
         pytest.param(evidence(scoring=scoring(19, 19)), id="too few requests for a share"),
         pytest.param(evidence(scoring=scoring(100, 5)), id="errors within what is allowed"),
         pytest.param(evidence(scoring=scoring(100, 20), before=scoring(100, 10)), id="twice the errors of before"),
@@ -48,31 +48,31 @@ def scoring(requests: int = 100, errors: int = 0, p95_ms: float | None = 10.0) -
         pytest.param(evidence(scoring=scoring(p95_ms=None)), id="no latency known"),
     ],
 )
-def test_a_version_that_does_its_work_is_kept_after_its_time(seen: Evidence) -> None:
-    assert judge(seen, 60).verdict is Verdict.COMMIT
+def test_a_good_version_is_committed_after_its_trial(observed: Evidence) -> None:
+    assert judge(observed, 60).verdict is Verdict.COMMIT
 
 
 @pytest.mark.parametrize(
-    ("seen", "reason"),
+    ("observed", "reason"),
     [
-        (evidence(elapsed_s=1, crashes=2), "the runner must stay up, but it ended 2 times during the trial"),
+        (evidence(elapsed_s=1, crashes=2), "the runner must stay up, but it exited 2 times during the trial"),
         (evidence(elapsed_s=12, silent_s=12), "the runner must answer, but it was silent for 12 s during the trial"),
         (evidence(scoring=scoring(100, 6)), "the share of errors must be at most 5.0%, but it was 6.0% of 100 requests"),
         (
             evidence(scoring=scoring(p95_ms=31)),
-            "latency p95 must be at most 30.0 ms (3 times the version before), but it was 31.0 ms over 100 requests",
+            "latency p95 must be at most 30.0 ms (3 times the previous version), but it was 31.0 ms over 100 requests",
         ),
     ],
     ids=["crashes", "silent", "errors", "slow"],
 )
-def test_a_fault_rolls_back_at_once_and_says_why(seen: Evidence, reason: str) -> None:
-    judgement = judge(seen, 60)
+def test_a_fault_rolls_back_at_once_with_its_reason(observed: Evidence, reason: str) -> None:
+    judgement = judge(observed, 60)
     assert (judgement.verdict, judgement.reason) == (Verdict.ROLL_BACK, reason)
 
 
-def test_a_trial_goes_on_until_its_time_is_up() -> None:
+def test_a_trial_continues_until_its_time_is_up() -> None:
     assert judge(evidence(elapsed_s=59), 60).verdict is Verdict.WATCH
 
 
-def test_a_runner_that_does_not_answer_just_now_is_not_kept_yet() -> None:
+def test_a_version_whose_runner_does_not_answer_is_not_committed_yet() -> None:
     assert judge(evidence(elapsed_s=61, silent_s=2), 60).verdict is Verdict.WATCH

@@ -1,4 +1,4 @@
-"""Enrolment: the key stays here, the cloud is believed by its fingerprint, nothing half-done is taken for done."""
+"""Enrolment: the key stays on the device, the fingerprint authenticates the cloud, an incomplete enrolment does not count."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def join(path: Path, cloud: FakeCloud, token: str | None = None, name: str = "ca
     return enrol(path, token_text=token or cloud.token(), device=name, profile="generic-x86-64")
 
 
-def test_an_enrolled_device_has_a_key_that_only_its_user_reads(tmp_path: Path, cloud: FakeCloud) -> None:
+def test_only_the_user_of_an_enrolled_device_can_read_its_key(tmp_path: Path, cloud: FakeCloud) -> None:
     identity = join(tmp_path, cloud)
     assert (identity.device, identity.url) == ("cam-1", cloud.url)
     assert stat.S_IMODE(identity.key.stat().st_mode) == 0o600
@@ -29,7 +29,7 @@ def test_an_enrolled_device_has_a_key_that_only_its_user_reads(tmp_path: Path, c
     identity.tls_context()
 
 
-def test_a_cloud_with_another_authority_than_the_token_names_is_not_believed(tmp_path: Path, cloud: FakeCloud) -> None:
+def test_a_cloud_with_another_authority_than_the_token_is_rejected(tmp_path: Path, cloud: FakeCloud) -> None:
     token = format_token(EnrolmentToken(url=cloud.url, ca_sha256="ab" * 32, secret=SECRET))
     with pytest.raises(DeniedError, match="this is not the cloud that made the token"):
         join(tmp_path, cloud, token)
@@ -37,36 +37,36 @@ def test_a_cloud_with_another_authority_than_the_token_names_is_not_believed(tmp
     assert not (tmp_path / "identity").exists()
 
 
-def test_a_used_token_is_refused_in_the_clouds_own_words_and_leaves_the_device_not_enrolled(
+def test_a_used_token_is_refused_with_the_message_of_the_cloud_and_the_device_is_not_enrolled(
     tmp_path: Path, cloud: FakeCloud
 ) -> None:
-    spent = parse_again(cloud, secret="used-before")
+    spent = token_with(cloud, secret="used-before")
     with pytest.raises(DeniedError, match="the enrolment token must be unused, but it was used: ask for another"):
         join(tmp_path, cloud, spent)
     with pytest.raises(NotFoundError, match="run 'edgewright agent enrol' first"):
         Identity.load(tmp_path)
 
 
-def test_asking_again_after_a_refusal_uses_the_same_key(tmp_path: Path, cloud: FakeCloud) -> None:
+def test_a_retry_after_a_refusal_uses_the_same_key(tmp_path: Path, cloud: FakeCloud) -> None:
     with pytest.raises(DeniedError):
-        join(tmp_path, cloud, parse_again(cloud, secret="used-before"))
+        join(tmp_path, cloud, token_with(cloud, secret="used-before"))
     key = (tmp_path / "identity" / "a" / "device.key").read_bytes()
     assert join(tmp_path, cloud).key.read_bytes() == key
 
 
-def test_a_state_directory_is_enrolled_once(tmp_path: Path, cloud: FakeCloud) -> None:
+def test_a_state_directory_is_enrolled_only_once(tmp_path: Path, cloud: FakeCloud) -> None:
     join(tmp_path, cloud)
     with pytest.raises(ConflictError, match="is enrolled as cam-1 already"):
         join(tmp_path, cloud, name="cam-2")
 
 
-def test_a_name_that_is_none_is_told_before_anything_is_asked(tmp_path: Path, cloud: FakeCloud) -> None:
+def test_an_invalid_name_is_rejected_before_any_request(tmp_path: Path, cloud: FakeCloud) -> None:
     with pytest.raises(BadInputError, match="a device's name must be"):
         join(tmp_path, cloud, name="Cam 1")
     assert not cloud.requests
 
 
-def test_a_cloud_that_is_not_there_is_one_line_and_exit_3(tmp_path: Path, cloud: FakeCloud) -> None:
+def test_an_unreachable_cloud_is_one_line_and_exit_3(tmp_path: Path, cloud: FakeCloud) -> None:
     token = cloud.token()
     cloud.stop()
     with pytest.raises(UnreachableError, match="the cloud must answer at"):
@@ -78,20 +78,20 @@ def test_a_cloud_that_is_not_there_is_one_line_and_exit_3(tmp_path: Path, cloud:
 
 
 @pytest.mark.parametrize("command", ["run", "status", "explain"])
-def test_a_device_that_is_not_enrolled_is_told_what_to_do(tmp_path: Path, command: str) -> None:
+def test_a_command_on_a_device_that_is_not_enrolled_names_the_next_step(tmp_path: Path, command: str) -> None:
     finished = Device(tmp_path / "device", "cam-1").command(command)
     assert finished.returncode == 2
     assert "run 'edgewright agent enrol' first" in finished.stderr
 
 
-def test_an_unknown_profile_is_told_with_the_nearest(tmp_path: Path, cloud: FakeCloud) -> None:
+def test_an_unknown_profile_is_reported_with_the_nearest_name(tmp_path: Path, cloud: FakeCloud) -> None:
     words = ("--token", cloud.token(), "--name", "cam-1", "--profile", "raspberry-pi-6")
     finished = Device(tmp_path / "device", "cam-1").command("enrol", *words)
     assert finished.returncode == 2
     assert "raspberry-pi-5" in finished.stderr
 
 
-def parse_again(cloud: FakeCloud, *, secret: str) -> str:
-    """The cloud's token with another secret in it."""
+def token_with(cloud: FakeCloud, *, secret: str) -> str:
+    """Return the cloud's token with another secret."""
     token = parse_token(cloud.token())
     return format_token(EnrolmentToken(url=token.url, ca_sha256=token.ca_sha256, secret=secret))

@@ -1,4 +1,4 @@
-"""A connection that begins anew, because what it was opened with has changed."""
+"""A reconnection after the credentials have changed."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Awaitable, Callable
 from edge_agent.link.connection import Connection
 from edgewright.errors import UnreachableError
 
-AGES_S = 10_000.0
+LONG_S = 10_000.0
 
 
-class Door:
-    """A transport that says how often it was opened and closed."""
+class CountingTransport:
+    """A transport that counts how often it was opened and closed."""
 
-    name = "door"
+    name = "counting"
 
-    def __init__(self, *, shut: bool) -> None:
-        self.shut = shut
+    def __init__(self, *, unreachable: bool) -> None:
+        self.unreachable = unreachable
         self.tried = self.opened = self.closed = 0
         self.changed = asyncio.Condition()
 
     async def open(self) -> None:
         await self._count("tried")
-        if self.shut:
-            raise UnreachableError("the door is shut")
+        if self.unreachable:
+            raise UnreachableError("the cloud does not answer")
         await self._count("opened")
 
     async def lost(self) -> str:
@@ -32,10 +32,10 @@ class Door:
         return "never"
 
     async def report(self, body: bytes) -> None:
-        """Take it."""
+        """Accept the body."""
 
     async def telemetry(self, body: bytes) -> None:
-        """Take it."""
+        """Accept the body."""
 
     async def close(self) -> None:
         await self._count("closed")
@@ -50,43 +50,43 @@ class Door:
             self.changed.notify_all()
 
 
-async def with_connection(door: Door, story: Callable[[Connection], Awaitable[None]]) -> None:
-    connection = Connection([door], lambda: None, base_s=AGES_S, cap_s=AGES_S, return_every_s=AGES_S)
+async def with_connection(transport: CountingTransport, scenario: Callable[[Connection], Awaitable[None]]) -> None:
+    connection = Connection([transport], lambda: None, base_s=LONG_S, cap_s=LONG_S, return_every_s=LONG_S)
     keeping = asyncio.create_task(connection.keep())
     try:
-        await story(connection)
+        await scenario(connection)
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
 
 
-def test_it_is_closed_and_opened_once() -> None:
-    async def live() -> None:
-        door = Door(shut=False)
+def test_the_transport_is_closed_and_opened_once() -> None:
+    async def run() -> None:
+        transport = CountingTransport(unreachable=False)
 
-        async def story(connection: Connection) -> None:
-            await door.wait_for(lambda: door.opened == 1)
-            connection.begin_anew("the certificate was renewed")
-            await door.wait_for(lambda: door.opened == 2)
-            assert (door.closed, connection.is_online) == (1, True)
+        async def scenario(connection: Connection) -> None:
+            await transport.wait_for(lambda: transport.opened == 1)
+            connection.reconnect("the certificate was renewed")
+            await transport.wait_for(lambda: transport.opened == 2)
+            assert (transport.closed, connection.is_online) == (1, True)
             await asyncio.sleep(0.05)
-            assert door.opened == 2
+            assert transport.opened == 2
 
-        await with_connection(door, story)
+        await with_connection(transport, scenario)
 
-    asyncio.run(live())
+    asyncio.run(run())
 
 
-def test_a_pause_after_a_failure_is_cut_short() -> None:
-    async def live() -> None:
-        door = Door(shut=True)
+def test_a_reconnection_ends_the_pause_after_a_failure() -> None:
+    async def run() -> None:
+        transport = CountingTransport(unreachable=True)
 
-        async def story(connection: Connection) -> None:
-            await door.wait_for(lambda: door.tried == 1)
-            door.shut = False
-            connection.begin_anew("the certificate was renewed")
-            await door.wait_for(lambda: door.opened == 1)
+        async def scenario(connection: Connection) -> None:
+            await transport.wait_for(lambda: transport.tried == 1)
+            transport.unreachable = False
+            connection.reconnect("the certificate was renewed")
+            await transport.wait_for(lambda: transport.opened == 1)
 
-        await with_connection(door, story)
+        await with_connection(transport, scenario)
 
-    asyncio.run(live())
+    asyncio.run(run())

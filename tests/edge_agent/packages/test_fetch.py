@@ -1,4 +1,4 @@
-"""Fetching: only what is needed, verified before it is used, resumed after a cut, never twice."""
+"""Fetching: only missing blobs, verified before use, continued after a lost connection, never pulled twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from edge_agent.identity.enrolment import enrol
 from edge_agent.packages.fetch import fetch
 from edge_agent.storage.store import SlotRecord, Store
-from edge_agent.workers.orders import FetchOrder, pulled_bytes
+from edge_agent.workers.requests import FetchRequest, pulled_bytes
 from edgewright.contracts.signing import generate_key
 from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import OperationError, PackageError, SignatureError, StorageFullError, UnreachableError
@@ -24,13 +24,13 @@ from tests.support.fake_cloud import FakeCloud
 def store(tmp_path: Path, cloud: FakeCloud) -> Store:
     """The store of an enrolled device."""
     enrol(tmp_path / "device", token_text=cloud.token(), device=cloud.device, profile="generic-x86-64")
-    made = Store(tmp_path / "device")
-    made.prepare()
-    return made
+    prepared = Store(tmp_path / "device")
+    prepared.prepare()
+    return prepared
 
 
 def pull(store: Store, cloud: FakeCloud, built: Built, version: int = 1, **changes: Any) -> SlotRecord:
-    return fetch(FetchOrder(state_directory=str(store.root), desired=cloud.wish(built, version, **changes)))
+    return fetch(FetchRequest(state_directory=str(store.root), desired=cloud.set_desired(built, version, **changes)))
 
 
 def blob_of(built: Built, kind: LayerKind, variant: str = "fp32") -> tuple[str, int]:
@@ -38,7 +38,7 @@ def blob_of(built: Built, kind: LayerKind, variant: str = "fp32") -> tuple[str, 
     return blob.digest, blob.size
 
 
-def test_a_fetched_variant_makes_a_slot_with_the_bytes_of_the_package(store: Store, cloud: FakeCloud, v1: Built) -> None:
+def test_the_slot_of_a_fetched_variant_has_the_bytes_of_the_package(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1)
     record = pull(store, cloud, v1)
     slot = store.write_slot(record)
@@ -58,7 +58,7 @@ def test_only_the_chosen_variant_is_pulled(store: Store, cloud: FakeCloud, tmp_p
     assert not others & set(cloud.sent)
 
 
-def test_what_is_here_already_is_not_pulled_again(store: Store, cloud: FakeCloud, v1: Built, v2: Built) -> None:
+def test_a_stored_blob_is_not_pulled_again(store: Store, cloud: FakeCloud, v1: Built, v2: Built) -> None:
     cloud.publish(v1, 1)
     cloud.publish(v2, 2)
     pull(store, cloud, v1)
@@ -67,15 +67,15 @@ def test_what_is_here_already_is_not_pulled_again(store: Store, cloud: FakeCloud
     assert cloud.sent[digest] == size
 
 
-def test_a_pull_that_is_cut_again_and_again_goes_on_where_it_was(store: Store, cloud: FakeCloud, v1: Built) -> None:
+def test_a_pull_continues_after_repeated_cuts(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1)
     cloud.faults.cut_after_bytes = 100_000
-    desired = cloud.wish(v1, 1)
-    order = FetchOrder(state_directory=str(store.root), desired=desired)
+    desired = cloud.set_desired(v1, 1)
+    request = FetchRequest(state_directory=str(store.root), desired=desired)
     cuts = 0
     while True:
         try:
-            fetch(order)
+            fetch(request)
             break
         except UnreachableError:
             cuts += 1
@@ -85,7 +85,7 @@ def test_a_pull_that_is_cut_again_and_again_goes_on_where_it_was(store: Store, c
     assert pulled_bytes(store, desired.desired_number) == sum(cloud.sent.values())
 
 
-def test_a_registry_that_ignores_ranges_is_read_from_the_beginning(store: Store, cloud: FakeCloud, v1: Built) -> None:
+def test_from_a_registry_without_ranges_a_blob_is_pulled_from_the_beginning(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1)
     cloud.faults.cut_after_bytes = 300_000
     with pytest.raises(UnreachableError, match="must last"):
@@ -96,23 +96,23 @@ def test_a_registry_that_ignores_ranges_is_read_from_the_beginning(store: Store,
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [("corrupt", "its bytes have another digest, 3 times"), ("truncate", "the registry has 262144 bytes of 524288, 3 times")],
 )
-def test_a_blob_that_comes_wrong_three_times_is_refused_and_thrown_away(
-    store: Store, cloud: FakeCloud, v1: Built, fault: str, told: str
+def test_a_blob_with_wrong_bytes_three_times_is_refused_and_deleted(
+    store: Store, cloud: FakeCloud, v1: Built, fault: str, message: str
 ) -> None:
     cloud.publish(v1, 1)
     digest, _ = blob_of(v1, LayerKind.FEATURIZER_WEIGHTS)
     setattr(cloud.faults, fault, {digest})
-    with pytest.raises(PackageError, match=told):
+    with pytest.raises(PackageError, match=message):
         pull(store, cloud, v1)
     assert cloud.requests[f"/v2/{MODEL}/blobs/{digest}"] == 3
     assert not store.blob_path(digest).exists()
     assert not store.partial_path(digest).exists()
 
 
-def test_wrong_bytes_are_counted_across_kills(store: Store, cloud: FakeCloud, v1: Built) -> None:
+def test_pulls_with_wrong_bytes_are_counted_across_kills(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1)
     digest, _ = blob_of(v1, LayerKind.FEATURIZER_WEIGHTS)
     store.partial_path(digest).with_name(f"{store.partial_path(digest).name}.tries").write_text("2")
@@ -122,7 +122,7 @@ def test_wrong_bytes_are_counted_across_kills(store: Store, cloud: FakeCloud, v1
     assert cloud.requests[f"/v2/{MODEL}/blobs/{digest}"] == 1
 
 
-def test_a_partial_that_a_power_cut_spoiled_is_fetched_anew(store: Store, cloud: FakeCloud, v1: Built) -> None:
+def test_a_download_damaged_by_a_power_cut_is_pulled_again(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1)
     digest, size = blob_of(v1, LayerKind.FEATURIZER_WEIGHTS)
     store.partial_path(digest).write_bytes(b"\0" * 200_000)
@@ -130,9 +130,7 @@ def test_a_partial_that_a_power_cut_spoiled_is_fetched_anew(store: Store, cloud:
     assert store.has_blob(digest, size)
 
 
-def test_signatures_are_found_by_the_fallback_tag_where_the_registry_lacks_the_api(
-    store: Store, cloud: FakeCloud, v1: Built
-) -> None:
+def test_signatures_are_found_by_the_fallback_tag_without_the_referrers_api(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1)
     cloud.faults.without_referrers = True
     assert pull(store, cloud, v1).running.version == 1
@@ -143,21 +141,21 @@ def forged(built: Built, cloud: FakeCloud) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("envelope", "told"),
+    ("envelope", "message"),
     [
-        pytest.param(lambda built, _: built.envelope(1, generate_key()), "must be by a trusted key", id="stranger"),
+        pytest.param(lambda built, _: built.envelope(1, generate_key()), "must be by a trusted key", id="another key"),
         pytest.param(lambda built, cloud: built.envelope(1, cloud.publisher, valid_s=-1), "expired at", id="expired"),
         pytest.param(lambda built, cloud: built.envelope(2, cloud.publisher), "must be for digits:1", id="version"),
         pytest.param(lambda built, cloud: built.envelope(1, cloud.publisher, name="faces"), "is for faces:1", id="model"),
         pytest.param(forged, "changed or forged", id="forged"),
-        pytest.param(lambda *_: b"{}", "signature envelope cannot be read", id="no envelope"),
+        pytest.param(lambda *_: b"{}", "signature envelope cannot be read", id="not an envelope"),
     ],
 )
-def test_a_signature_that_does_not_hold_stops_before_anything_of_the_package_is_used(
-    store: Store, cloud: FakeCloud, v1: Built, envelope: Any, told: str
+def test_an_invalid_signature_stops_the_fetch_before_the_package_is_used(
+    store: Store, cloud: FakeCloud, v1: Built, envelope: Any, message: str
 ) -> None:
     cloud.publish(v1, 1, envelope=envelope(v1, cloud))
-    with pytest.raises(SignatureError, match=told):
+    with pytest.raises(SignatureError, match=message):
         pull(store, cloud, v1)
     assert not {variant.descriptor.digest for variant in v1.package.variants} & set(cloud.sent)
 
@@ -170,13 +168,13 @@ def test_an_unsigned_package_is_refused(store: Store, cloud: FakeCloud, v1: Buil
         pull(store, cloud, v1)
 
 
-def test_the_signature_of_another_package_does_not_count(store: Store, cloud: FakeCloud, v1: Built, v2: Built) -> None:
+def test_the_signature_of_another_package_is_rejected(store: Store, cloud: FakeCloud, v1: Built, v2: Built) -> None:
     cloud.publish(v1, 1, envelope=v2.envelope(1, cloud.publisher))
     with pytest.raises(SignatureError, match="the signature is of another package"):
         pull(store, cloud, v1)
 
 
-def test_one_good_signature_among_bad_ones_is_enough(store: Store, cloud: FakeCloud, v1: Built) -> None:
+def test_one_valid_signature_among_invalid_ones_is_enough(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1, envelope=v1.envelope(1, generate_key()))
     cloud.publish(v1, 1)
     assert pull(store, cloud, v1).running.index_digest == v1.package.digest
@@ -193,7 +191,7 @@ def test_a_package_without_a_variant_for_this_hardware_is_refused_with_every_rea
         pull(store, cloud, v1)
 
 
-def test_without_room_nothing_is_pulled(store: Store, cloud: FakeCloud, v1: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_disk_space_nothing_is_pulled(store: Store, cloud: FakeCloud, v1: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     cloud.publish(v1, 1)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 0, 1_500_000))
@@ -202,25 +200,25 @@ def test_without_room_nothing_is_pulled(store: Store, cloud: FakeCloud, v1: Buil
     assert cloud.sent[blob_of(v1, LayerKind.FEATURIZER_WEIGHTS)[0]] == 0
 
 
-def test_a_registry_that_fails_is_told_with_its_own_line(store: Store, cloud: FakeCloud, v1: Built) -> None:
+def test_a_failure_of_the_registry_is_reported_with_its_message(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1)
     cloud.faults.fail_status = 503
     with pytest.raises(OperationError, match="answered 503: the store is closed"):
         pull(store, cloud, v1)
 
 
-def test_a_cloud_that_is_not_there_is_unreachable(store: Store, cloud: FakeCloud, v1: Built) -> None:
-    desired = cloud.wish(v1, 1)
+def test_a_stopped_cloud_is_unreachable(store: Store, cloud: FakeCloud, v1: Built) -> None:
+    desired = cloud.set_desired(v1, 1)
     cloud.stop()
     with pytest.raises(UnreachableError, match="the registry must answer at"):
-        fetch(FetchOrder(state_directory=str(store.root), desired=desired))
+        fetch(FetchRequest(state_directory=str(store.root), desired=desired))
 
 
-def test_another_cloud_at_the_same_address_is_not_believed(store: Store, cloud: FakeCloud, v1: Built, tmp_path: Path) -> None:
-    desired = cloud.wish(v1, 1)
+def test_another_cloud_at_the_same_address_is_rejected(store: Store, cloud: FakeCloud, v1: Built, tmp_path: Path) -> None:
+    desired = cloud.set_desired(v1, 1)
     cloud.stop()
-    impostor = FakeCloud(tmp_path / "impostor", port=cloud.port)
-    impostor.publish(v1, 1)
+    other_cloud = FakeCloud(tmp_path / "other_cloud", port=cloud.port)
+    other_cloud.publish(v1, 1)
     with pytest.raises(UnreachableError, match="certificate verify failed"):
-        fetch(FetchOrder(state_directory=str(store.root), desired=desired))
-    impostor.stop()
+        fetch(FetchRequest(state_directory=str(store.root), desired=desired))
+    other_cloud.stop()

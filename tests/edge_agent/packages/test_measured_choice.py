@@ -1,4 +1,4 @@
-"""Choosing by measurement: the fastest here is taken, only once at the price of every variant, and never instead of working."""
+"""Choice by measuring: the fastest variant is chosen, all variants are pulled only once, and failures do not stop the update."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from edge_agent.packages import measure
 from edge_agent.packages.fetch import fetch
 from edge_agent.settings import ChooseBy
 from edge_agent.storage.store import ACTIVE, SlotRecord, Store
-from edge_agent.storage.variant_times import everything_measured
-from edge_agent.workers.orders import FetchOrder
+from edge_agent.storage.variant_times import load_all
+from edge_agent.workers.requests import FetchRequest
 from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import StorageFullError, UnreachableError
 from tests.support.device_packages import Built, Recipe, build
@@ -36,31 +36,31 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path, cloud: FakeCloud) -> Store:
     """The store of an enrolled device, whose profile prefers fp32."""
     enrol(tmp_path / "device", token_text=cloud.token(), device=cloud.device, profile="generic-x86-64")
-    made = Store(tmp_path / "device")
-    made.prepare()
-    return made
+    prepared = Store(tmp_path / "device")
+    prepared.prepare()
+    return prepared
 
 
 @pytest.fixture(scope="module")
 def slow_fp32(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A package of which the profile prefers the variant that is slow."""
+    """A package whose slow variant is preferred by the profile."""
     return build(tmp_path_factory.mktemp("slow_fp32"), TWO)
 
 
 @pytest.fixture(scope="module")
-def trained_anew(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The same with another head."""
-    return build(tmp_path_factory.mktemp("trained_anew"), Recipe(head_seed=2, others=TWO.others, slow=TWO.slow))
+def retrained(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The same package with another head."""
+    return build(tmp_path_factory.mktemp("retrained"), Recipe(head_seed=2, others=TWO.others, slow=TWO.slow))
 
 
-def order_for(store: Store, cloud: FakeCloud, built: Built, version: int = 1, **changes: Any) -> FetchOrder:
+def request_for(store: Store, cloud: FakeCloud, built: Built, version: int = 1, **changes: Any) -> FetchRequest:
     settings = {"choose": ChooseBy.MEASURED, "backend": "onnxruntime", "threads": 1, **changes}
-    return FetchOrder(state_directory=str(store.root), desired=cloud.wish(built, version), **settings)
+    return FetchRequest(state_directory=str(store.root), desired=cloud.set_desired(built, version), **settings)
 
 
 def pull(store: Store, cloud: FakeCloud, built: Built, version: int = 1, **changes: Any) -> SlotRecord:
     cloud.publish(built, version)
-    return fetch(order_for(store, cloud, built, version, **changes))
+    return fetch(request_for(store, cloud, built, version, **changes))
 
 
 def graph_of(built: Built, variant: str) -> str:
@@ -72,16 +72,18 @@ def blank_times(sentences: tuple[str, ...]) -> list[str]:
 
 
 @pytest.fixture
-def no_contest(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Let everything that is measured from now on fail the test."""
+def no_benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function after whose call any measurement fails the test."""
 
     def forbid() -> None:
-        monkeypatch.setattr(measure, "find_fastest", lambda *_, **__: pytest.fail("something was measured"))
+        monkeypatch.setattr(measure, "find_fastest", lambda *_, **__: pytest.fail("a variant was measured"))
 
     return forbid
 
 
-def test_the_fastest_here_is_taken_though_the_profile_prefers_another(store: Store, cloud: FakeCloud, slow_fp32: Built) -> None:
+def test_the_fastest_variant_is_chosen_although_the_profile_prefers_another(
+    store: Store, cloud: FakeCloud, slow_fp32: Built
+) -> None:
     record = pull(store, cloud, slow_fp32)
     assert record.running.variant == "int8"
     assert blank_times(record.choice) == [
@@ -90,33 +92,33 @@ def test_the_fastest_here_is_taken_though_the_profile_prefers_another(store: Sto
     ]
 
 
-def test_the_next_version_costs_only_the_bytes_of_what_was_fastest(
-    store: Store, cloud: FakeCloud, slow_fp32: Built, trained_anew: Built, no_contest: Callable[[], None]
+def test_for_the_next_version_only_the_fastest_variant_is_pulled(
+    store: Store, cloud: FakeCloud, slow_fp32: Built, retrained: Built, no_benchmark: Callable[[], None]
 ) -> None:
     store.write_slot(pull(store, cloud, slow_fp32))
-    store.point(ACTIVE, 1)
+    store.set_link(ACTIVE, 1)
     store.collect()
-    assert not store.blob_path(graph_of(slow_fp32, "fp32")).exists(), "what lost must not stay"
-    no_contest()
+    assert not store.blob_path(graph_of(slow_fp32, "fp32")).exists(), "the other variant must be removed"
+    no_benchmark()
     cloud.sent.clear()
-    record = pull(store, cloud, trained_anew, 2)
+    record = pull(store, cloud, retrained, 2)
     assert record.running.variant == "int8"
     assert blank_times(record.choice) == [
         "fp32 fits, but int8 was measured faster here with version 1 (T against T).",
         "int8 is chosen: measured fastest here with version 1, T; fp32 T.",
     ]
-    head = trained_anew.package.variant("int8").layers[LayerKind.HEAD_WEIGHTS]
-    assert (cloud.sent[head.digest], cloud.sent[graph_of(trained_anew, "fp32")]) == (head.size, 0)
+    head = retrained.package.variant("int8").layers[LayerKind.HEAD_WEIGHTS]
+    assert (cloud.sent[head.digest], cloud.sent[graph_of(retrained, "fp32")]) == (head.size, 0)
 
 
-def test_where_one_variant_fits_nothing_is_measured(
-    store: Store, cloud: FakeCloud, v1: Built, no_contest: Callable[[], None]
+def test_a_single_fitting_variant_is_not_measured(
+    store: Store, cloud: FakeCloud, v1: Built, no_benchmark: Callable[[], None]
 ) -> None:
-    no_contest()
+    no_benchmark()
     assert pull(store, cloud, v1).choice == (BY_PROFILE,)
 
 
-def test_a_variant_that_cannot_be_loaded_falls_out_with_its_reason(store: Store, cloud: FakeCloud, tmp_path: Path) -> None:
+def test_a_variant_that_cannot_be_loaded_is_excluded_with_its_reason(store: Store, cloud: FakeCloud, tmp_path: Path) -> None:
     record = pull(store, cloud, build(tmp_path / "broken", Recipe(others=(Precision.INT8,), broken=("fp32",))))
     assert record.running.variant == "int8"
     assert blank_times(record.choice) == [
@@ -126,37 +128,39 @@ def test_a_variant_that_cannot_be_loaded_falls_out_with_its_reason(store: Store,
     ]
 
 
-def test_a_variant_whose_bytes_are_wrong_falls_out_with_its_reason(store: Store, cloud: FakeCloud, slow_fp32: Built) -> None:
+def test_a_variant_with_wrong_bytes_is_excluded_with_its_reason(store: Store, cloud: FakeCloud, slow_fp32: Built) -> None:
     cloud.faults.corrupt = {graph_of(slow_fp32, "int8")}
     record = pull(store, cloud, slow_fp32)
     assert record.running.variant == "fp32"
     assert record.choice[1].startswith("int8 fits, but could not be measured here: blob sha256:")
 
 
-def test_where_nothing_can_be_measured_the_profile_decides_and_says_why(store: Store, cloud: FakeCloud, tmp_path: Path) -> None:
+def test_if_no_variant_can_be_measured_the_profile_decides_and_the_reason_is_given(
+    store: Store, cloud: FakeCloud, tmp_path: Path
+) -> None:
     broken = build(tmp_path / "broken", Recipe(others=(Precision.INT8,), broken=("fp32", "int8")))
     record = pull(store, cloud, broken)
     assert record.running.variant == "fp32"
     assert record.choice[0].startswith(f"{BY_PROFILE} Nothing was measured: fp32/graph.onnx is no ONNX graph")
     assert "int8/graph.onnx is no ONNX graph" in record.choice[0]
-    assert everything_measured(store.root) == ()
+    assert load_all(store.root) == ()
 
 
-def test_why_nothing_was_measured_is_said_where_the_agent_gave_up_measuring(
-    store: Store, cloud: FakeCloud, slow_fp32: Built, no_contest: Callable[[], None]
+def test_the_reason_is_given_if_the_agent_stopped_measuring(
+    store: Store, cloud: FakeCloud, slow_fp32: Built, no_benchmark: Callable[[], None]
 ) -> None:
-    no_contest()
+    no_benchmark()
     record = pull(store, cloud, slow_fp32, choose=ChooseBy.PROFILE, why_unmeasured="3 attempts failed")
     assert record.choice[0] == f"{BY_PROFILE} Nothing was measured: 3 attempts failed."
 
 
-def free_bytes(monkeypatch: pytest.MonkeyPatch, told: Iterator[int]) -> None:
-    """Let the disk have so many bytes free, one after the other."""
+def free_bytes(monkeypatch: pytest.MonkeyPatch, values: Iterator[int]) -> None:
+    """Let the disk have these numbers of free bytes, one per call."""
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, next(told)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, next(values)))
 
 
-def room_for(*blobs: int) -> int:
+def space_for(*blobs: int) -> int:
     return sum(blobs) + (1 << 20)
 
 
@@ -164,24 +168,24 @@ def sizes(built: Built, variant: str) -> dict[str, int]:
     return {layer.digest: layer.size for layer in built.package.variant(variant).layers.values()}
 
 
-def test_without_room_for_all_the_profile_decides_and_the_others_are_not_pulled(
-    store: Store, cloud: FakeCloud, slow_fp32: Built, monkeypatch: pytest.MonkeyPatch, no_contest: Callable[[], None]
+def test_without_space_for_all_the_profile_decides_and_the_others_are_not_pulled(
+    store: Store, cloud: FakeCloud, slow_fp32: Built, monkeypatch: pytest.MonkeyPatch, no_benchmark: Callable[[], None]
 ) -> None:
-    no_contest()
+    no_benchmark()
     one, all_of_them = sizes(slow_fp32, "fp32"), sizes(slow_fp32, "fp32") | sizes(slow_fp32, "int8")
-    free_bytes(monkeypatch, iter([room_for(*all_of_them.values()) - 1, room_for(*one.values())]))
+    free_bytes(monkeypatch, iter([space_for(*all_of_them.values()) - 1, space_for(*one.values())]))
     record = pull(store, cloud, slow_fp32)
     needed = sum(all_of_them.values())
-    told = f"Nothing was measured: the disk has no room for the {needed} bytes of all variants that fit."
-    assert record.choice[0] == f"{BY_PROFILE} {told}"
+    reason = f"Nothing was measured: the disk has no room for the {needed} bytes of all variants that fit."
+    assert record.choice[0] == f"{BY_PROFILE} {reason}"
     assert cloud.sent[graph_of(slow_fp32, "int8")] == 0
 
 
-def test_when_the_disk_fills_up_meanwhile_the_others_make_room_for_the_chosen_one(
+def test_if_the_disk_fills_up_meanwhile_the_others_are_removed_for_the_chosen_one(
     store: Store, cloud: FakeCloud, slow_fp32: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plenty = 1 << 30
-    store.partial_path(graph_of(slow_fp32, "int8")).write_bytes(b"begun")
+    store.partial_path(graph_of(slow_fp32, "int8")).write_bytes(b"partial")
     free_bytes(monkeypatch, iter([plenty, plenty, 0, plenty]))
     record = pull(store, cloud, slow_fp32)
     assert record.running.variant == "fp32"
@@ -189,7 +193,7 @@ def test_when_the_disk_fills_up_meanwhile_the_others_make_room_for_the_chosen_on
     assert not store.partial_path(graph_of(slow_fp32, "int8")).exists()
 
 
-def test_without_room_for_one_the_device_waits(
+def test_without_space_for_one_variant_the_device_waits(
     store: Store, cloud: FakeCloud, slow_fp32: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free_bytes(monkeypatch, iter([0, 0]))
@@ -197,14 +201,12 @@ def test_without_room_for_one_the_device_waits(
         pull(store, cloud, slow_fp32)
 
 
-def test_a_connection_that_is_cut_before_all_are_here_goes_on_where_it_was(
-    store: Store, cloud: FakeCloud, slow_fp32: Built
-) -> None:
+def test_a_pull_of_all_variants_continues_after_a_lost_connection(store: Store, cloud: FakeCloud, slow_fp32: Built) -> None:
     cloud.publish(slow_fp32, 1)
-    order = order_for(store, cloud, slow_fp32)
+    request = request_for(store, cloud, slow_fp32)
     cloud.faults.cut_after_bytes = 300_000
     with pytest.raises(UnreachableError):
-        fetch(order)
+        fetch(request)
     cloud.faults.cut_after_bytes = None
-    assert fetch(order).running.variant == "int8"
+    assert fetch(request).running.variant == "int8"
     assert {cloud.sent[digest] / size for digest, size in sizes(slow_fp32, "fp32").items()} == {1.0}

@@ -1,4 +1,4 @@
-"""An agent that chooses by measuring, as processes: what it tells, and what stays of it when it is killed meanwhile."""
+"""Choice by measuring with real agent processes: reports, and recovery after kills."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def slow_fp32(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A package of which the profile prefers the variant that is slow."""
+    """A package whose slow variant is preferred by the profile."""
     return build(tmp_path_factory.mktemp("slow_fp32"), Recipe(others=(Precision.INT8,), slow=("fp32",)))
 
 
@@ -45,37 +45,41 @@ def choose_by_measuring(device: Device) -> Device:
     return device
 
 
-def test_the_cloud_and_the_device_tell_what_was_measured_and_forget_it_on_demand(tmp_path: Path, slow_fp32: Built) -> None:
+def test_the_cloud_and_the_device_show_the_results_and_the_device_resets_them(tmp_path: Path, slow_fp32: Built) -> None:
     with fleet(tmp_path, "--no-broker") as here:
         here.publish(slow_fp32, 1)
         choose_by_measuring(here.device).start()
-        here.want(slow_fp32, 1)
+        here.set_desired(slow_fp32, 1)
         record = here.record_when(runs(1))
-        standing = here.device.standing()
-        told = here.device.command("explain", check=True).stdout
-        forgotten = here.device.command("remeasure", "digits", "--json", check=True).stdout
-        nothing, refused = here.device.command("remeasure"), here.device.command("remeasure", "digits")
+        status = here.device.explain()
+        text = here.device.command("explain", check=True).stdout
+        shown = here.device.command("benchmark", "digits", "--json", check=True).stdout
+        deleted = here.device.command("benchmark", "digits", "--reset", "--json", check=True).stdout
+        empty, refused = here.device.command("benchmark"), here.device.command("benchmark", "digits", "--reset")
     assert record["reported"]["running"]["variant"] == "int8"
     assert record["reported"]["choice"][1].startswith("int8 is chosen: measured fastest here, ")
-    assert standing["reported"]["choice"] == record["reported"]["choice"]
-    assert [(times["model"], times["version"], times["fastest"]) for times in standing["measured"]] == [("digits", 1, "int8")]
-    assert "  int8 is chosen: measured fastest here, " in told
-    assert "measured  with version" in told
-    assert json.loads(forgotten) == {"forgotten": ["digits"]}
-    assert nothing.stdout == "nothing was measured here\n"
+    assert status["reported"]["choice"] == record["reported"]["choice"]
+    assert [(times["model"], times["version"], times["fastest"]) for times in status["measured"]] == [("digits", 1, "int8")]
+    assert "  int8 is chosen: measured fastest here, " in text
+    assert "measured  with version" in text
+    assert json.loads(shown) == status["measured"]
+    assert json.loads(deleted) == {"reset": ["digits"]}
+    assert empty.stdout == "no benchmark results\n"
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
-def test_an_agent_that_is_killed_while_measuring_leaves_no_process_and_measures_again(
+def test_an_agent_killed_while_measuring_leaves_no_process_and_measures_again(
     measuring: Device, cloud: FakeCloud, slow_fp32: Built
 ) -> None:
     cloud.publish(slow_fp32, 1)
-    cloud.wish(slow_fp32, 1)
+    cloud.set_desired(slow_fp32, 1)
     measuring.start()
-    contestant = wait_for(lambda: next(iter(benchmark_workers_of(measuring)), None), measuring.log)
-    assert Path(f"/proc/{contestant.pid}/oom_score_adj").read_text() == "1000\n", "what scores must outlive it"
+    worker = wait_for(lambda: next(iter(benchmark_workers_of(measuring)), None), measuring.log)
+    assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text() == "1000\n", (
+        "the out-of-memory killer must prefer it to the runner"
+    )
     assert measuring.process is not None
-    family = [*psutil.Process(measuring.process.pid).children(recursive=True), contestant]
+    family = [*psutil.Process(measuring.process.pid).children(recursive=True), worker]
     measuring.kill()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
@@ -83,60 +87,62 @@ def test_an_agent_that_is_killed_while_measuring_leaves_no_process_and_measures_
     report = cloud.wait_for(S.RUNNING)
     assert report.running is not None
     assert report.running.variant == "int8"
-    assert nothing_is_left(measuring)
+    assert no_temporary_files(measuring)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("failpoint", MEASURE_FAILPOINTS)
-def test_a_worker_that_is_killed_while_measuring_is_followed_by_one_that_measures_again(
+def test_after_a_kill_of_the_measuring_worker_the_next_one_measures_again(
     failpoint: str, measuring: Device, cloud: FakeCloud, slow_fp32: Built
 ) -> None:
     cloud.publish(slow_fp32, 1)
-    cloud.wish(slow_fp32, 1)
+    cloud.set_desired(slow_fp32, 1)
     measuring.start(failpoint=failpoint)
-    cloud.wait_until(lambda: next((r for r in cloud.reports if "SIGKILL" in r.reason), None), "the worker's end was not reported")
+    cloud.wait_until(
+        lambda: next((r for r in cloud.reports if "SIGKILL" in r.reason), None), "the kill of the worker was not reported"
+    )
     measuring.kill()
     measuring.start()
     report = cloud.wait_for(S.RUNNING)
     assert report.choice[1].startswith("int8 is chosen: measured fastest here")
-    assert nothing_is_left(measuring)
-    assert {cloud.sent[blob.digest] / blob.size for blob in slow_fp32.package.blobs()} == {1.0}, "nothing may be pulled twice"
+    assert no_temporary_files(measuring)
+    assert {cloud.sent[blob.digest] / blob.size for blob in slow_fp32.package.blobs()} == {1.0}, "no blob may be pulled twice"
 
 
-def test_where_every_try_of_measuring_is_killed_the_profile_decides_in_the_end(
+def test_if_every_attempt_at_measuring_is_killed_the_profile_decides(
     measuring: Device, cloud: FakeCloud, slow_fp32: Built
 ) -> None:
     cloud.publish(slow_fp32, 1)
-    cloud.wish(slow_fp32, 1)
+    cloud.set_desired(slow_fp32, 1)
     measuring.start(failpoint="measure.after_layout")
     report = cloud.wait_for(S.RUNNING)
     assert report.choice[0] == (
         "fp32 is chosen: generic-x86-64 prefers fp32 most. Nothing was measured: 3 attempts failed (was ended by SIGKILL)."
     )
-    assert nothing_is_left(measuring)
+    assert no_temporary_files(measuring)
 
 
-def nothing_is_left(device: Device) -> bool:
+def no_temporary_files(device: Device) -> bool:
     return not (device.state / "measuring").exists() and not list((device.state / "measured").glob(".*"))
 
 
 def benchmark_workers_of(device: Device) -> list[psutil.Process]:
-    """The processes in which this device's variants are measured now."""
+    """Return the processes that benchmark this device's variants."""
     assert device.process is not None
-    found = []
+    processes = []
     for process in psutil.Process(device.process.pid).children(recursive=True):
         try:
             if "accel.backends.benchmark_worker" in process.cmdline():
-                found.append(process)
+                processes.append(process)
         except psutil.NoSuchProcess:
             continue
-    return found
+    return processes
 
 
-def wait_for(found: Callable[[], psutil.Process | None], context: Callable[[], str]) -> psutil.Process:
-    """Look again and again: nothing tells of a process that was started."""
+def wait_for(find: Callable[[], psutil.Process | None], context: Callable[[], str]) -> psutil.Process:
+    """Poll for a process, because its start sends no notification."""
     deadline = time.monotonic() + 45
-    while (process := found()) is None:
+    while (process := find()) is None:
         assert time.monotonic() < deadline, context()
         time.sleep(0.02)
     return process

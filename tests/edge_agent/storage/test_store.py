@@ -1,4 +1,4 @@
-"""The store: whole or not at all, links that are found again, nothing kept that nobody reaches."""
+"""The store: atomic changes, restored links, and removal of unreachable files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.edge_agent.deployment.test_plan import desired
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path)
-    made.prepare()
-    return made
+    created = Store(tmp_path)
+    created.prepare()
+    return created
 
 
 def add_blob(store: Store, raw: bytes) -> Descriptor:
@@ -44,57 +44,57 @@ def record(version: int, *blobs: Descriptor) -> SlotRecord:
 
 
 def commit(store: Store, version: int, *blobs: Descriptor) -> SlotRecord:
-    made = record(version, *blobs)
-    store.write_slot(made)
+    created = record(version, *blobs)
+    store.write_slot(created)
     store.mark_committed(version)
-    return made
+    return created
 
 
-def test_a_blob_of_other_bytes_never_comes_in(store: Store) -> None:
+def test_a_blob_with_other_bytes_is_not_added(store: Store) -> None:
     blob = descriptor_of(b"right", "text/plain")
     with pytest.raises(PackageError):
         store.write_blob(b"wrong", blob)
     store.partial_path(blob.digest).write_bytes(b"wrong")
-    assert store.take_in(blob) is False
+    assert store.add_download(blob) is False
     assert not store.has_blob(blob.digest, blob.size)
     assert not store.partial_path(blob.digest).exists()
 
 
-def test_a_slot_of_a_missing_blob_is_not_made(store: Store) -> None:
+def test_a_slot_with_a_missing_blob_is_not_created(store: Store) -> None:
     with pytest.raises(PackageError, match="is missing from the device's store"):
         store.write_slot(record(5, descriptor_of(b"nowhere", "text/plain")))
     assert list((store.root / "slots").iterdir()) == []
 
 
-def test_a_slot_that_lost_a_file_is_no_slot_and_is_made_again(store: Store) -> None:
-    made = commit(store, 5, add_blob(store, b"weights"))
+def test_a_slot_without_one_of_its_files_is_incomplete_and_is_created_again(store: Store) -> None:
+    created = commit(store, 5, add_blob(store, b"weights"))
     (store.slot_path(5) / "file0").unlink()
     assert store.slot(5) is None
-    store.write_slot(made)
-    assert store.slot(5) == made
+    store.write_slot(created)
+    assert store.slot(5) == created
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", ".hidden", ""])
-def test_a_file_name_that_leads_out_of_the_slot_is_no_file_name(name: str) -> None:
+def test_a_file_name_that_leads_out_of_the_slot_is_rejected(name: str) -> None:
     with pytest.raises(PackageError, match="plain name"):
         SlotFile(name=name, digest=wire.digest_of(b""), size=0)
 
 
-def test_links_point_where_they_were_pointed_last(store: Store) -> None:
+def test_a_link_points_to_the_slot_that_was_set_last(store: Store) -> None:
     first, second = commit(store, 5, add_blob(store, b"a")), commit(store, 6, add_blob(store, b"b"))
-    store.point(ACTIVE, 5)
+    store.set_link(ACTIVE, 5)
     assert store.active() == first
-    store.point(ACTIVE, 6)
+    store.set_link(ACTIVE, 6)
     assert (store.active(), store.last_good()) == (second, None)
 
 
 @pytest.mark.parametrize("damage", ["removed", "dangling"])
-def test_lost_links_are_found_again_from_the_newest_committed_slot(store: Store, damage: str) -> None:
+def test_lost_links_are_restored_to_the_newest_committed_slot(store: Store, damage: str) -> None:
     commit(store, 5, add_blob(store, b"a"))
     newest = commit(store, 6, add_blob(store, b"b"))
-    store.write_slot(record(7, add_blob(store, b"never tried")))
+    store.write_slot(record(7, add_blob(store, b"not committed")))
     for link in (ACTIVE, LAST_GOOD):
-        store.point(link, 6)
+        store.set_link(link, 6)
         (store.root / link).unlink()
         if damage == "dangling":
             (store.root / link).symlink_to("slots/99")
@@ -102,21 +102,21 @@ def test_lost_links_are_found_again_from_the_newest_committed_slot(store: Store,
     assert (store.active(), store.last_good()) == (newest, newest)
 
 
-def test_links_that_are_right_are_left_alone(store: Store) -> None:
+def test_valid_links_are_not_repaired(store: Store) -> None:
     commit(store, 5, add_blob(store, b"a"))
     commit(store, 6, add_blob(store, b"b"))
-    store.point(ACTIVE, 5)
-    store.point(LAST_GOOD, 5)
+    store.set_link(ACTIVE, 5)
+    store.set_link(LAST_GOOD, 5)
     assert store.repair_links() == ()
 
 
-def test_what_no_link_reaches_is_collected_and_nothing_else(store: Store) -> None:
+def test_only_unreachable_files_are_collected(store: Store) -> None:
     shared, old, new, lost = (add_blob(store, raw) for raw in (b"shared", b"old", b"new", b"lost"))
     commit(store, 4, lost)
     commit(store, 5, shared, old)
     commit(store, 6, shared, new)
-    store.point(LAST_GOOD, 5)
-    store.point(ACTIVE, 6)
+    store.set_link(LAST_GOOD, 5)
+    store.set_link(ACTIVE, 6)
     store.partial_path(wire.digest_of(b"partial")).write_bytes(b"part")
     assert store.collect() == len(b"lost") + len(b"part")
     assert store.slot(4) is None
@@ -124,34 +124,34 @@ def test_what_no_link_reaches_is_collected_and_nothing_else(store: Store) -> Non
     assert not store.has_blob(lost.digest, lost.size)
 
 
-def test_what_is_dropped_goes_unless_a_slot_holds_it(store: Store) -> None:
-    held, whole = add_blob(store, b"held"), add_blob(store, b"whole")
-    commit(store, 5, held)
-    begun = wire.digest_of(b"begun")
-    store.partial_path(begun).write_bytes(b"beg")
-    store.drop([held.digest, whole.digest, begun])
-    assert store.has_blob(held.digest, held.size)
+def test_blobs_are_removed_unless_a_slot_uses_them(store: Store) -> None:
+    used, whole = add_blob(store, b"used"), add_blob(store, b"whole")
+    commit(store, 5, used)
+    incomplete = wire.digest_of(b"incomplete")
+    store.partial_path(incomplete).write_bytes(b"beg")
+    store.remove_blobs([used.digest, whole.digest, incomplete])
+    assert store.has_blob(used.digest, used.size)
     assert not store.has_blob(whole.digest, whole.size)
-    assert not store.partial_path(begun).exists()
+    assert not store.partial_path(incomplete).exists()
 
 
-def test_what_is_laid_out_shares_its_bytes_and_is_gone_afterwards(store: Store) -> None:
+def test_linked_variants_share_their_bytes_and_are_removed_afterwards(store: Store) -> None:
     blob = add_blob(store, b"weights")
-    (store.measuring / "int8").mkdir(parents=True)  # left by a kill
-    with store.laid_out({"fp32": (SlotFile(name="graph.onnx", digest=blob.digest, size=blob.size),)}) as folder:
+    (store.measuring / "int8").mkdir(parents=True)  # left by a killed worker
+    with store.variants_linked({"fp32": (SlotFile(name="graph.onnx", digest=blob.digest, size=blob.size),)}) as folder:
         assert [path.name for path in folder.iterdir()] == ["fp32"]
         assert (folder / "fp32" / "graph.onnx").samefile(store.blob_path(blob.digest))
     assert not store.measuring.exists()
     assert store.has_blob(blob.digest, blob.size)
 
 
-def test_what_a_kill_left_laid_out_is_collected(store: Store) -> None:
+def test_linked_variants_of_a_killed_worker_are_collected(store: Store) -> None:
     (store.measuring / "int8").mkdir(parents=True)
     store.collect()
     assert not store.measuring.exists()
 
 
-def test_what_a_kill_left_half_written_is_removed_at_the_start(store: Store) -> None:
+def test_incomplete_files_of_a_killed_agent_are_removed_at_the_start(store: Store) -> None:
     leftovers = [store.root / "slots" / ".staging-x", store.root / ".link-y", store.root / "measured" / ".partial-z"]
     for leftover in leftovers:
         leftover.mkdir(parents=True)
@@ -160,19 +160,19 @@ def test_what_a_kill_left_half_written_is_removed_at_the_start(store: Store) -> 
     assert not any(leftover.exists() for leftover in leftovers)
 
 
-def test_a_full_disk_leaves_nothing_half_written_and_the_links_as_they_were(tiny_disk: Path) -> None:
+def test_a_full_disk_leaves_no_incomplete_file_and_keeps_the_links(tiny_disk: Path) -> None:
     store = Store(tiny_disk)
     store.prepare()
-    made = commit(store, 5, add_blob(store, b"a"))
-    store.point(ACTIVE, 5)
+    created = commit(store, 5, add_blob(store, b"a"))
+    store.set_link(ACTIVE, 5)
     fill_disk(tiny_disk)
     with pytest.raises(StorageFullError):
         add_blob(store, b"x" * 10_000)
     with pytest.raises(StorageFullError):
         store.write_slot(record(6, descriptor_of(b"a", "text/plain")))
     with pytest.raises(StorageFullError, match="bytes of free disk"):
-        store.require_room(10_000)
-    assert store.active() == made
+        store.require_space(10_000)
+    assert store.active() == created
     assert [path.name for path in (tiny_disk / "slots").iterdir()] == ["5"]
     (tiny_disk / FILLER).unlink()
     assert store.write_slot(record(6, descriptor_of(b"a", "text/plain"))).is_dir()

@@ -1,4 +1,4 @@
-"""Telemetry waits on disk, is numbered without gaps, and every loss is counted."""
+"""Telemetry waits on disk, numbers have no gaps, and every loss is counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_an_empty_queue_has_no_batch(outbox: Outbox) -> None:
     assert outbox.batch() is None
 
 
-def test_measurements_come_back_in_order_with_numbers_from_one(outbox: Outbox) -> None:
+def test_measurements_are_returned_in_order_with_numbers_from_one(outbox: Outbox) -> None:
     outbox.put(readings(3))
     batch = outbox.batch()
     assert batch is not None
@@ -51,14 +51,14 @@ def test_a_batch_is_bounded_and_stays_until_it_is_acknowledged(outbox: Outbox) -
     assert [m.sequence for m in rest.measurements] == list(range(BATCH_SIZE + 1, BATCH_SIZE + 6))
 
 
-def test_numbers_go_on_after_everything_was_acknowledged_and_the_agent_started_again(outbox: Outbox, tmp_path: Path) -> None:
+def test_numbers_continue_after_all_were_acknowledged_and_the_agent_restarted(outbox: Outbox, tmp_path: Path) -> None:
     outbox.put(readings(4))
     outbox.acknowledge(TelemetryAck(queue_id=outbox.queue_id, sequence=4))
     outbox.close()
-    again = Outbox.open(tmp_path, "cam-1", quota_bytes=1 << 20)
-    again.put(readings(1))
-    batch = again.batch()
-    again.close()
+    reopened = Outbox.open(tmp_path, "cam-1", quota_bytes=1 << 20)
+    reopened.put(readings(1))
+    batch = reopened.batch()
+    reopened.close()
     assert batch is not None
     assert (batch.queue_id, batch.measurements[0].sequence) == (outbox.queue_id, 5)
 
@@ -69,7 +69,7 @@ def test_an_acknowledgement_of_another_queue_is_ignored(outbox: Outbox) -> None:
     assert outbox.waiting() == 2
 
 
-def test_over_the_quota_the_oldest_go_and_the_ledger_counts_them_exactly(tmp_path: Path) -> None:
+def test_above_the_quota_the_oldest_are_dropped_and_the_ledger_counts_them_exactly(tmp_path: Path) -> None:
     outbox = Outbox.open(tmp_path, "cam-1", quota_bytes=5000)
     for start in range(0, 200, 10):
         outbox.put(readings(10, start))
@@ -84,20 +84,20 @@ def test_over_the_quota_the_oldest_go_and_the_ledger_counts_them_exactly(tmp_pat
     reopened.close()
 
 
-def test_a_damaged_queue_is_set_aside_and_a_new_one_has_another_id(outbox: Outbox, tmp_path: Path) -> None:
+def test_a_damaged_queue_is_set_aside_and_the_new_one_has_another_id(outbox: Outbox, tmp_path: Path) -> None:
     outbox.put(readings(1))
     outbox.close()
     for name in (f"{OUTBOX_FILE}-wal", f"{OUTBOX_FILE}-shm"):
         (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / OUTBOX_FILE).write_bytes(b"torn" * 2000)
-    again = Outbox.open(tmp_path, "cam-1", quota_bytes=1 << 20)
-    assert again.queue_id != outbox.queue_id
-    assert again.waiting() == 0
-    again.close()
+    reopened = Outbox.open(tmp_path, "cam-1", quota_bytes=1 << 20)
+    assert reopened.queue_id != outbox.queue_id
+    assert reopened.waiting() == 0
+    reopened.close()
     assert (tmp_path / f"damaged-{OUTBOX_FILE}").exists()
 
 
-def test_a_full_disk_loses_the_new_measurements_only_and_the_numbers_have_no_gap(outbox: Outbox) -> None:
+def test_a_full_disk_loses_only_new_measurements_and_the_numbers_have_no_gap(outbox: Outbox) -> None:
     outbox.put(readings(1))
     pages = outbox._connection.execute("PRAGMA page_count").fetchone()[0]
     outbox._connection.execute(f"PRAGMA max_page_count = {pages}")

@@ -1,4 +1,4 @@
-"""What the agent asks of its workers, and what they have pulled; apart from the workers, whose imports are not the agent's."""
+"""Requests to the agent's workers and the count of pulled bytes, importable without the workers' own dependencies."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from edgewright.contracts.messages import DesiredState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BeliefOrder:
-    """A wish to weigh, and the highest desired version that was accepted."""
+class VerifyRequest:
+    """A signed desired state and the highest number that was accepted before it."""
 
     state_directory: str
     envelope: bytes
-    accepted: int
+    accepted_number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FetchOrder:
-    """What to fetch, where the state directory is, and how to choose: by what the agent's own settings run."""
+class FetchRequest:
+    """A desired state to fetch and the rule that chooses the variant."""
 
     state_directory: str
     desired: DesiredState
     choose: ChooseBy = ChooseBy.PROFILE
     why_unmeasured: str = ""
-    """Why the profile decides though measuring is asked for; empty where it is not, or is done."""
+    """Reason why the profile chooses although the settings ask for measuring; empty otherwise."""
     backend: str = "auto"
     threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckOrder:
-    """Which slot to check, with what."""
+class CheckRequest:
+    """A slot to check and the backend to check it with."""
 
     slot: str
     backend: str
@@ -43,15 +43,15 @@ class CheckOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RenewalOrder:
-    """Whose certificate to renew, and the slot that is to be replaced; once another is in use, nothing is left to do."""
+class RenewRequest:
+    """The credential set to replace; if another one is in use already, there is nothing to do."""
 
     state_directory: str
-    slot: str
+    credentials: str
 
 
 class PulledBytes:
-    """Bytes over the wire for one desired version, kept across kills: a number in a file, rewritten in place."""
+    """Count of the bytes pulled for one desired state, kept across kills in a file that is rewritten in place."""
 
     def __init__(self, store: Store, desired_number: int) -> None:
         self._path = store.partial / f"{desired_number}.pulled"
@@ -59,7 +59,7 @@ class PulledBytes:
         self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
 
     def add(self, count: int) -> None:
-        """Count bytes; a kill right after loses none, a power cut perhaps the last."""
+        """Add bytes; a kill loses none of them, a power cut possibly the last ones."""
         self.total += count
         with reporting_full_disk("the count of bytes"):
             os.pwrite(self._handle, b"%020d" % self.total, 0)
@@ -70,6 +70,6 @@ class PulledBytes:
 
 
 def pulled_bytes(store: Store, desired_number: int) -> int:
-    """Return how many bytes came over the wire for a desired version so far."""
+    """Return the number of bytes pulled so far for a desired state."""
     path = store.partial / f"{desired_number}.pulled"
     return int(path.read_text() or 0) if path.is_file() else 0
