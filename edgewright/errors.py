@@ -113,7 +113,7 @@ def first_line(error: BaseException) -> str:
 
 
 def last_line(output: str) -> str:
-    """Return the last non-blank line of a program's output in full; "no message" if there is none."""
+    """Return the last non-blank line of a program's output in full; "no message" if all are blank."""
     lines = (line.strip() for line in reversed(output.splitlines()))
     return next((line for line in lines if line), "no message")
 

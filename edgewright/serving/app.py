@@ -1,13 +1,13 @@
 """The scoring server: a bare ASGI application around one loaded variant.
 
-    read the body     never more than is allowed
-    decode            by protocol: plain JSON or .npy (plain.py), Open Inference Protocol (open_inference.py)
-    prepare           pixels and pictures, as the variant's config says (images.py)
-    check             against the variant's inputs; a mismatch is a 400 that tells both sides
-    score             in a worker thread, together with what else has arrived (batching.py), so that health answers meanwhile
+    read the body     up to the size limit
+    decode            JSON or .npy (json_protocol.py), Open Inference Protocol (open_inference.py)
+    prepare           pixels and images, as the variant's config states (images.py)
+    check             against the variant's inputs; a mismatch is a 400 that states what is expected and what was received
+    score             in a worker thread, with other waiting requests (batching.py), so that health checks are answered meanwhile
     encode, count     (statistics.py)
 
-No framework: on a small model it would cost more than the model (benchmarks/serving.py).
+There is no web framework, because it would cost more than a small model (benchmarks/serving.py).
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from edgewright.contracts import wire
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import VariantConfig
 from edgewright.errors import BadInputError, EdgewrightError, NotFoundError
-from edgewright.serving import open_inference, openapi, plain
+from edgewright.serving import json_protocol, open_inference, openapi
 from edgewright.serving.batching import Batcher
-from edgewright.serving.exchange import TEXT, Answer, RefusedError, Request, error_answer, json_answer
-from edgewright.serving.images import PictureInput
-from edgewright.serving.statistics import Identity, Statistics, predicted_classes
+from edgewright.serving.http_types import TEXT, HttpError, Request, Response, error_response, json_response
+from edgewright.serving.images import ImageInput
+from edgewright.serving.statistics import ServedModel, Statistics, predicted_classes
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingLimits:
-    """What one client, and all of them together, may make the server hold."""
+    """Bytes of request bodies that the server holds in memory: per request, and of all requests together."""
 
     max_body_bytes: int = 16 * _MIB
     max_held_bytes: int = 128 * _MIB
@@ -59,22 +59,22 @@ class ScoringApp:
         version: int,
         limits: ServingLimits | None = None,
     ) -> None:
-        identity = Identity(
+        served = ServedModel(
             model=model,
             version=version,
             variant=config.variant,
             backend=session.describe()["backend"],
             precision=config.precision.value,
         )
-        self.statistics = Statistics(identity)
+        self.statistics = Statistics(served)
         self._session = session
         self.batcher = Batcher(session, merging=all(isinstance(spec.shape[0], str) for spec in config.inputs))
         self._config = config
-        self._pictures = PictureInput.of(config)
+        self._image_input = ImageInput.of(config)
         self._model, self._version = model, version
         self._limits = limits or ServingLimits()
         self.draining = False
-        """Whether this process is about to end: every answer then asks its client for a new connection."""
+        """True once the process is about to end: every response then closes its connection."""
         self._held_bytes = 0
         self._routes = self._make_routes()
         self._scoring = {path for path, (method, _) in self._routes.items() if method == "POST"}
@@ -85,15 +85,15 @@ class ScoringApp:
             return
         body: list[bytes] = []
         try:
-            await _send(await self._answer(scope, receive, body), send, last=self.draining)
+            await _send(await self._respond(scope, receive, body), send, last=self.draining)
         finally:
             self._held_bytes -= sum(map(len, body))
 
     def close(self) -> None:
-        """End the worker thread; call it when no request is on its way any more."""
+        """End the worker thread; call it when no request is open."""
         self.batcher.close()
 
-    async def _answer(self, scope: Scope, receive: Receive, body: list[bytes]) -> Answer:
+    async def _respond(self, scope: Scope, receive: Receive, body: list[bytes]) -> Response:
         scoring = scope["path"] in self._scoring
         try:
             handler = self._find(scope["method"], scope["path"])
@@ -103,8 +103,8 @@ class ScoringApp:
         except EdgewrightError as error:
             if scoring:
                 self._count(error)
-            return error_answer(error)
-        except Exception:  # a bug of ours: counted here; the server answers 500 and logs the traceback
+            return error_response(error)
+        except Exception:  # a defect: counted here; uvicorn answers 500 and logs the traceback
             if scoring:
                 self.statistics.failed()
             raise
@@ -116,19 +116,23 @@ class ScoringApp:
             self.statistics.failed()
 
     async def _read_body(self, headers: dict[str, str], receive: Receive, body: list[bytes]) -> None:
-        """Collect the body into `body`, or refuse as soon as it is known to be too large."""
-        announced = headers.get("content-length", "0")
+        """Collect the body into `body`.
+
+        Raises:
+            HttpError: the body is too large (413), cut off (400), or one too many (503).
+        """
+        content_length = headers.get("content-length", "0")
         received = 0
-        self._check_size(int(announced) if announced.isdecimal() else 0)
+        self._check_size(int(content_length) if content_length.isdecimal() else 0)
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise RefusedError(400, "the connection ended before the whole body had arrived")
+                raise HttpError(400, "the connection ended before the whole body had arrived")
             chunk = message.get("body", b"")
             received += len(chunk)
             self._check_size(received)
             if self._held_bytes + len(chunk) > self._limits.max_held_bytes:
-                raise RefusedError(503, "too much is waiting to be scored: try again in a second", (("retry-after", "1"),))
+                raise HttpError(503, "the memory for waiting requests is full: try again in a second", (("retry-after", "1"),))
             body.append(chunk)
             self._held_bytes += len(chunk)
             if not message.get("more_body"):
@@ -136,24 +140,24 @@ class ScoringApp:
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._limits.max_body_bytes:
-            raise RefusedError(413, f"a body must have at most {self._limits.max_body_bytes} bytes, not {size_bytes}")
+            raise HttpError(413, f"a body must have at most {self._limits.max_body_bytes} bytes, not {size_bytes}")
 
     def _find(self, method: str, path: str) -> Handler:
-        found = self._routes.get(path)
-        if found is None:
+        route = self._routes.get(path)
+        if route is None:
             raise NotFoundError(self._unknown(path))
-        allowed, handler = found
+        allowed, handler = route
         if method != allowed:
-            raise RefusedError(405, f"{path} answers {allowed}, not {method}", (("allow", allowed),))
+            raise HttpError(405, f"{path} answers {allowed}, not {method}", (("allow", allowed),))
         return handler
 
     def _unknown(self, path: str) -> str:
         if path.startswith("/v2/models/"):
-            return f"{path} is not served here: the one model is {self._model}, version {self._version}"
+            return f"{path} is not served here: the only model is {self._model}, version {self._version}"
         return f"{path} is not served here; there are {', '.join(self._routes)}"
 
     def _make_routes(self) -> dict[str, tuple[str, Handler]]:
-        here = f"/v2/models/{self._model}"
+        base = f"/v2/models/{self._model}"
         routes: dict[str, tuple[str, Handler]] = {
             "/score": ("POST", self._score),
             "/healthz": ("GET", self._health),
@@ -164,67 +168,67 @@ class ScoringApp:
             "/v2/health/live": ("GET", self._live),
             "/v2/health/ready": ("GET", self._ready),
         }
-        for model in (here, f"{here}/versions/{self._version}"):
+        for model in (base, f"{base}/versions/{self._version}"):
             routes[model] = ("GET", self._model_metadata)
             routes[f"{model}/ready"] = ("GET", self._model_ready)
             routes[f"{model}/infer"] = ("POST", self._infer)
         return routes
 
-    async def _score(self, request: Request) -> Answer:
+    async def _score(self, request: Request) -> Response:
         started = time.perf_counter()
         inputs = check_inputs(await self._decoded(request), self._config.inputs)
         outputs = await self.batcher.run(inputs)
         classes = predicted_classes(outputs, self._config.labels)
-        answer = plain.encode(request, outputs, classes if self._config.labels else None)
+        response = json_protocol.encode(request, outputs, classes if self._config.labels else None)
         self._scored(inputs, classes, started)
-        return answer
+        return response
 
     async def _decoded(self, request: Request) -> Tensors:
-        if request.media_type.startswith(plain.PICTURE):  # decoding takes as long as a small model: others go on meanwhile
-            return await asyncio.to_thread(plain.decode, request, self._config.inputs, self._pictures)
-        return plain.decode(request, self._config.inputs, self._pictures)
+        if request.media_type.startswith(json_protocol.IMAGE):  # decoding takes as long as a small model
+            return await asyncio.to_thread(json_protocol.decode, request, self._config.inputs, self._image_input)
+        return json_protocol.decode(request, self._config.inputs, self._image_input)
 
-    async def _infer(self, request: Request) -> Answer:
+    async def _infer(self, request: Request) -> Response:
         started = time.perf_counter()
-        infer, decoded = open_inference.decode(request, self._config.inputs, self._pictures)
+        infer, decoded = open_inference.decode(request, self._config.inputs, self._image_input)
         open_inference.check_outputs_exist(infer, self._config.outputs)
         inputs = check_inputs(decoded, self._config.inputs)
         outputs = await self.batcher.run(inputs)
-        answer = open_inference.encode(infer, outputs, model=self._model, version=self._version)
+        response = open_inference.encode(infer, outputs, model=self._model, version=self._version)
         self._scored(inputs, predicted_classes(outputs, self._config.labels), started)
-        return answer
+        return response
 
     def _scored(self, inputs: Tensors, classes: list[str] | None, started: float) -> None:
         samples = len(next(iter(inputs.values())))
         self.statistics.scored(samples, time.perf_counter() - started, classes or ())
 
-    async def _health(self, _request: Request) -> Answer:
-        facts = {"status": "ok", "model": self._model, "version": self._version, "variant": self._config.variant}
-        return json_answer(facts)
+    async def _health(self, _request: Request) -> Response:
+        document = {"status": "ok", "model": self._model, "version": self._version, "variant": self._config.variant}
+        return json_response(document)
 
-    async def _stats(self, _request: Request) -> Answer:
-        return json_answer({**wire.to_plain(self.statistics.summary()), "runs_on": self._session.describe()})
+    async def _stats(self, _request: Request) -> Response:
+        return json_response({**wire.to_plain(self.statistics.summary()), "runs_on": self._session.describe()})
 
-    async def _metrics(self, _request: Request) -> Answer:
-        return Answer(200, self.statistics.prometheus().encode(), TEXT)
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(200, self.statistics.prometheus().encode(), TEXT)
 
-    async def _openapi(self, _request: Request) -> Answer:
-        return json_answer(openapi.document(self._config, model=self._model, version=self._version))
+    async def _openapi(self, _request: Request) -> Response:
+        return json_response(openapi.document(self._config, model=self._model, version=self._version))
 
-    async def _server_metadata(self, _request: Request) -> Answer:
-        return json_answer({"name": "edgewright", "version": __version__, "extensions": ["binary_tensor_data"]})
+    async def _server_metadata(self, _request: Request) -> Response:
+        return json_response({"name": "edgewright", "version": __version__, "extensions": ["binary_tensor_data"]})
 
-    async def _live(self, _request: Request) -> Answer:
-        return json_answer({"live": True})
+    async def _live(self, _request: Request) -> Response:
+        return json_response({"live": True})
 
-    async def _ready(self, _request: Request) -> Answer:
-        return json_answer({"ready": True})
+    async def _ready(self, _request: Request) -> Response:
+        return json_response({"ready": True})
 
-    async def _model_ready(self, _request: Request) -> Answer:
-        return json_answer({"name": self._model, "ready": True})
+    async def _model_ready(self, _request: Request) -> Response:
+        return json_response({"name": self._model, "ready": True})
 
-    async def _model_metadata(self, _request: Request) -> Answer:
-        return json_answer(
+    async def _model_metadata(self, _request: Request) -> Response:
+        return json_response(
             {
                 "name": self._model,
                 "versions": [str(self._version)],
@@ -235,12 +239,12 @@ class ScoringApp:
         )
 
 
-async def _send(answer: Answer, send: Send, *, last: bool) -> None:
+async def _send(response: Response, send: Send, *, last: bool) -> None:
     headers = [
         *([(b"connection", b"close")] if last else []),
-        (b"content-type", answer.media_type.encode()),
-        (b"content-length", str(len(answer.body)).encode()),
-        *((name.encode(), value.encode()) for name, value in answer.headers),
+        (b"content-type", response.media_type.encode()),
+        (b"content-length", str(len(response.body)).encode()),
+        *((name.encode(), value.encode()) for name, value in response.headers),
     ]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})

@@ -1,12 +1,12 @@
-"""One run at a time, and as few as possible: what has arrived by the time that the model is free goes in one run.
+"""Batching without a delay: all requests that wait when the model becomes free share one run.
 
-There is no waiting for more. A request that comes alone runs alone at the end of the same turn of the event loop; requests that
-arrive while a run is on its way share the next one. On small models that saves a third to half of the processor time; a window
-of waiting costs its length for every lone request.
+A single request runs alone at the end of the same turn of the event loop. Requests that arrive during a run share the next one.
+On small models that saves a third to half of the processor time; a batching window would delay every single request by its
+length.
 
-Runs happen in a worker thread, so that the event loop goes on answering. Only while a model is so quick that handing it over
-costs more than running it (nearly all of its last runs took under half a millisecond), it runs in the loop itself: that saves
-a third to two thirds of the processor time of a small model's request.
+Runs happen in a worker thread, so that the event loop keeps answering. A model runs in the event loop itself while that is
+cheaper than the hand-over to the thread, which is so if nearly all of its last runs took under half a millisecond: it saves a
+third to two thirds of the processor time of a small model's request.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ MAX_SAMPLES_PER_RUN = 64
 BRIEF_S = 0.0005
 LAST_RUNS = 16
 MIN_BRIEF_RUNS = 12
-"""How many of the last runs must have been brief; the others may have met a busy processor."""
+"""Number of the last runs that must have been brief; the others may have run on a busy processor."""
 
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A request whose inputs were checked and whose answer is awaited."""
+    """A request with checked inputs that waits for its outputs."""
 
     inputs: Tensors
     count: int
     shapes: _Shapes
-    """The shape of one sample of each input: only equal ones can share a run."""
-    answer: asyncio.Future[Tensors]
+    """The shape of one sample of each input; only requests of equal shapes can share a run."""
+    outputs: asyncio.Future[Tensors]
 
 
 class Batcher:
-    """Score requests, several in one run where they can share it; `merging` is for sessions whose batch axis is free."""
+    """Runner of scoring requests; with `merging`, for sessions with a free batch axis, several requests share a run."""
 
     def __init__(self, session: Session, *, merging: bool, clock: Callable[[], float] = time.perf_counter) -> None:
         self.run_count = 0
@@ -59,7 +59,7 @@ class Batcher:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
 
     async def run(self, inputs: Tensors) -> Tensors:
-        """Return the outputs for `inputs`, which fit the model."""
+        """Return the outputs for `inputs`, which were checked against the model."""
         loop = asyncio.get_running_loop()
         shapes = tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
         waiting = _Waiting(inputs, len(next(iter(inputs.values()))), shapes, loop.create_future())
@@ -67,10 +67,10 @@ class Batcher:
         if not self._busy:
             self._busy = True
             loop.call_soon(self._start_next, loop)
-        return await waiting.answer
+        return await waiting.outputs
 
     def close(self) -> None:
-        """End the worker thread once the run that it is at has ended."""
+        """End the worker thread after its current run."""
         self._worker.shutdown()
 
     def _start_next(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -82,19 +82,19 @@ class Batcher:
         requests = [waiting.inputs for waiting in batch]
         if self._is_brief(batch):
             _deliver(batch, self._score(requests))
-            loop.call_soon(self._start_next, loop)  # whatever else has happened comes first
+            loop.call_soon(self._start_next, loop)  # after the other events of this turn
             return
         running = loop.run_in_executor(self._worker, self._score, requests)
         running.add_done_callback(lambda finished: self._finish(loop, batch, finished))
 
     def _is_brief(self, batch: Sequence[_Waiting]) -> bool:
-        if batch[0].shapes != self._shapes:  # a larger picture may take longer: nothing is known of it yet
+        if batch[0].shapes != self._shapes:  # another size of input, with unknown times
             self._shapes = batch[0].shapes
             self._brief.clear()
         return sum(self._brief) >= MIN_BRIEF_RUNS and sum(waiting.count for waiting in batch) <= MAX_SAMPLES_PER_RUN
 
     def _take(self) -> list[_Waiting]:
-        """Take the oldest request and those behind it that can share its run."""
+        """Remove and return the oldest request and the following ones that can share its run."""
         batch: list[_Waiting] = []
         samples = 0
         while self._waiting:
@@ -113,35 +113,35 @@ class Batcher:
         self._start_next(loop)
 
     def _score(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
-        """Score all in one run, or each alone where that fails, so that nobody pays for another."""
+        """Score all requests in one run, or each alone if that fails, so that one request cannot fail another."""
         started = self._clock()
-        together = self._attempt(requests)
-        if isinstance(together, Exception):
-            together = [together] if len(requests) == 1 else [self._alone(request) for request in requests]
+        results = self._attempt(requests)
+        if isinstance(results, Exception):
+            results = [results] if len(requests) == 1 else [self._alone(request) for request in requests]
         self._brief.append(self._clock() - started < BRIEF_S)
-        return together
+        return results
 
     def _alone(self, request: Tensors) -> Tensors | Exception:
-        found = self._attempt([request])
-        return found if isinstance(found, Exception) else found[0]
+        results = self._attempt([request])
+        return results if isinstance(results, Exception) else results[0]
 
     def _attempt(self, requests: Sequence[Tensors]) -> list[Tensors | Exception] | Exception:
         try:
             if len(requests) == 1:
                 return [self._session.run(requests[0])]
             return _split(self._session.run(_joined(requests)), [_count(request) for request in requests])
-        except Exception as failed:  # noqa: BLE001  it is raised where the answer is awaited
-            return failed
+        except Exception as error:  # noqa: BLE001  raised where the outputs are awaited
+            return error
 
 
 def _deliver(batch: Sequence[_Waiting], results: Sequence[Tensors | Exception]) -> None:
     for waiting, result in zip(batch, results, strict=True):
-        if waiting.answer.done():  # the client has gone
+        if waiting.outputs.done():  # the client has disconnected
             continue
         if isinstance(result, Exception):
-            waiting.answer.set_exception(result)
+            waiting.outputs.set_exception(result)
         else:
-            waiting.answer.set_result(result)
+            waiting.outputs.set_result(result)
 
 
 def _count(inputs: Tensors) -> int:
@@ -153,10 +153,10 @@ def _joined(requests: Sequence[Tensors]) -> Tensors:
 
 
 def _split(outputs: Tensors, counts: Sequence[int]) -> list[Tensors | Exception]:
-    """Cut the outputs of one run into those of its requests; raise `OperationError` when one does not count the samples."""
+    """Split the outputs of one run by request; raise `OperationError` if the first axis of one does not count the samples."""
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != sum(counts):
             raise OperationError(f"output {name} has no axis that counts the samples")
     ends = np.cumsum(counts)[:-1]
     pieces = {name: np.split(array, ends) for name, array in outputs.items()}
-    return [{name: pieces[name][place] for name in outputs} for place in range(len(counts))]
+    return [{name: pieces[name][index] for name in outputs} for index in range(len(counts))]

@@ -21,9 +21,9 @@ import orjson
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import NotFoundError, SamplesError
-from edgewright.serving.exchange import BINARY, Answer, RefusedError, Request, json_answer
-from edgewright.serving.images import PictureInput
-from edgewright.serving.plain import jsonable
+from edgewright.serving.http_types import BINARY, HttpError, Request, Response, json_response
+from edgewright.serving.images import ImageInput
+from edgewright.serving.json_protocol import jsonable
 from edgewright.serving.tensors import as_dtype, from_nested
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -61,7 +61,7 @@ class InferInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferOutput:
-    """One output that the client asks for."""
+    """One requested output."""
 
     name: str
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -80,33 +80,38 @@ class InferRequest:
 _DECODER = msgspec.json.Decoder(InferRequest)
 
 
-def decode(request: Request, inputs: Sequence[TensorSpec], pictures: PictureInput | None = None) -> tuple[InferRequest, Tensors]:
-    """Read an inference request and its tensors; UINT8 pixels become the input of `pictures`, where the model has one."""
+def decode(request: Request, inputs: Sequence[TensorSpec], image_input: ImageInput | None = None) -> tuple[InferRequest, Tensors]:
+    """Read an inference request and its tensors; UINT8 pixels are prepared by `image_input`, if the model has one.
+
+    Raises:
+        HttpError: the JSON part is not an inference request.
+        SamplesError: a tensor is unknown or inconsistent, or does not fit the model's dtype.
+    """
     length = _header_length(request)
     try:
         infer = _DECODER.decode(memoryview(request.body)[:length])
-    except msgspec.DecodeError as wrong:
+    except msgspec.DecodeError as error:
         hint = f"; binary tensors need the header {HEADER_LENGTH}" if HEADER_LENGTH not in request.headers else ""
-        raise RefusedError(400, f"the body must be an inference request in JSON: {wrong}{hint}") from wrong
-    named = {spec.name: spec for spec in inputs}
+        raise HttpError(400, f"the body must be an inference request in JSON: {error}{hint}") from error
+    specs = {spec.name: spec for spec in inputs}
     rest = memoryview(request.body)[length:]
     tensors: Tensors = {}
     for tensor in infer.inputs:
-        if tensor.name not in named:
+        if tensor.name not in specs:
             raise SamplesError(f"unknown input {tensor.name}: the model's inputs are {', '.join(map(str, inputs))}")
-        tensors[tensor.name], rest = _read_tensor(tensor, named[tensor.name], rest, pictures)
+        tensors[tensor.name], rest = _read_tensor(tensor, specs[tensor.name], rest, image_input)
     if rest:
         raise SamplesError(f"{len(rest)} bytes follow the last tensor: binary_data_size must account for every byte")
     return infer, tensors
 
 
-def encode(infer: InferRequest, outputs: Tensors, *, model: str, version: int) -> Answer:
-    """Write the outputs that were asked for (all, when none were named), as JSON or binary as the client wants each."""
-    wanted = infer.outputs or tuple(InferOutput(name=name) for name in outputs)
+def encode(infer: InferRequest, outputs: Tensors, *, model: str, version: int) -> Response:
+    """Write the requested outputs (all, if none are named), each as JSON or binary as requested."""
+    requested = infer.outputs or tuple(InferOutput(name=name) for name in outputs)
     all_binary = infer.parameters.get("binary_data_output") is True
     described: list[dict[str, Any]] = []
     blobs: list[bytes] = []
-    for output in wanted:
+    for output in requested:
         if output.name not in outputs:
             raise NotFoundError(f"unknown output {output.name}: the model's outputs are {', '.join(outputs)}")
         array = outputs[output.name]
@@ -121,17 +126,17 @@ def encode(infer: InferRequest, outputs: Tensors, *, model: str, version: int) -
     if infer.id is not None:
         document["id"] = infer.id
     if not blobs:
-        return json_answer(document)
+        return json_response(document)
     header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Answer(200, b"".join([header, *blobs]), BINARY, ((HEADER_LENGTH, str(len(header))),))
+    return Response(200, b"".join([header, *blobs]), BINARY, ((HEADER_LENGTH, str(len(header))),))
 
 
 def check_outputs_exist(infer: InferRequest, outputs: Sequence[TensorSpec]) -> None:
-    """Refuse a request for an output that the model does not have, before anything is computed."""
-    known = [spec.name for spec in outputs]
+    """Raise `NotFoundError` for a requested output that the model does not have, before anything is computed."""
+    names = [spec.name for spec in outputs]
     for output in infer.outputs:
-        if output.name not in known:
-            raise NotFoundError(f"unknown output {output.name}: the model's outputs are {', '.join(known)}")
+        if output.name not in names:
+            raise NotFoundError(f"unknown output {output.name}: the model's outputs are {', '.join(names)}")
 
 
 def tensor_metadata(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
@@ -151,12 +156,12 @@ def _header_length(request: Request) -> int:
     if text is None:
         return len(request.body)
     if not text.isdecimal() or int(text) > len(request.body):
-        raise RefusedError(400, f"{HEADER_LENGTH} must be at most the body's {len(request.body)} bytes, not {text!r}")
+        raise HttpError(400, f"{HEADER_LENGTH} must be at most the body's {len(request.body)} bytes, not {text!r}")
     return int(text)
 
 
 def _read_tensor(
-    tensor: InferInput, spec: TensorSpec, rest: memoryview, pictures: PictureInput | None
+    tensor: InferInput, spec: TensorSpec, rest: memoryview, image_input: ImageInput | None
 ) -> tuple[_Array, memoryview]:
     """Return one tensor and the bytes that follow it."""
     if tensor.datatype not in _DTYPES:
@@ -175,8 +180,8 @@ def _read_tensor(
             f"input {tensor.name}: shape {list(tensor.shape)} needs {math.prod(tensor.shape)} values, not {flat.size}"
         )
     array = flat.reshape(tensor.shape)
-    if pictures is not None and pictures.is_picture(array):
-        return pictures.from_pixels(array), rest
+    if image_input is not None and image_input.is_image(array):
+        return image_input.from_pixels(array), rest
     return as_dtype(array, spec), rest
 
 
@@ -185,7 +190,7 @@ def _from_binary(tensor: InferInput, raw: memoryview) -> _Array:
         return _texts(tensor, raw)
     dtype = np.dtype(_DTYPES[tensor.datatype]).newbyteorder("<")
     if len(raw) % dtype.itemsize:
-        raise SamplesError(f"input {tensor.name}: {len(raw)} bytes are no whole number of {tensor.datatype} values")
+        raise SamplesError(f"input {tensor.name}: {len(raw)} bytes are not a whole number of {tensor.datatype} values")
     return np.frombuffer(raw, dtype)
 
 
@@ -195,11 +200,11 @@ def _texts(tensor: InferInput, raw: memoryview) -> _Array:
         while raw:
             (length,) = struct.unpack_from("<I", raw)
             if length > len(raw) - 4:
-                raise ValueError(f"an element of {length} bytes is longer than what is left")
+                raise ValueError(f"an element of {length} bytes is longer than the rest")
             texts.append(bytes(raw[4 : 4 + length]).decode())
             raw = raw[4 + length :]
-    except (struct.error, ValueError) as wrong:
-        raise SamplesError(f"input {tensor.name}: BYTES must be lengths and UTF-8 texts: {wrong}") from wrong
+    except (struct.error, ValueError) as error:
+        raise SamplesError(f"input {tensor.name}: BYTES must be lengths and UTF-8 texts: {error}") from error
     return np.array(texts, dtype=object)
 
 

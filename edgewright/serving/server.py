@@ -1,7 +1,7 @@
-"""Serve an application on a socket that listens already, until someone asks the process to end.
+"""Run the scoring application on a listening socket until SIGTERM or SIGINT.
 
-The socket comes from the caller, so that whoever starts a server knows its port before it answers. On SIGTERM or SIGINT no new
-connection is taken, what is on its way is answered, and the call returns: the process ends as its caller wants, not by a signal.
+The caller makes the socket, so it knows the port before the server answers. On a signal the server accepts no new connection,
+answers the open requests and returns; the caller then decides how the process ends.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from edgewright.errors import BadInputError
 from edgewright.serving.app import ScoringApp
 
 DRAIN_LIMIT_S = 30
-"""How long requests that are on their way may take once the process was asked to end."""
-LAST_WORD_S = 1.0
-"""How long an open connection may take to send one more request; its answer then closes it."""
+"""Time limit for open requests after the signal."""
+LAST_REQUEST_S = 1.0
+"""Time in which an open connection may send one more request; its response then closes it."""
 BACKLOG = 256
 
 
 class ScoringServer(uvicorn.Server):
-    """A server that ends quietly on SIGTERM; from another thread, by `should_exit`."""
+    """A uvicorn server that drains on SIGTERM, or from another thread on `should_exit`."""
 
     def __init__(self, app: ScoringApp, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._app = app
 
     async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
-        """Take no new connection, and let each open one have its next answer before it is closed.
+        """Accept no new connection, and close each open one after its next response.
 
-        Closing an open connection at once, as uvicorn does, would lose the request that its client is just sending.
+        Closing an open connection at once, as uvicorn does, would lose a request that its client is just sending.
         """
         self._app.draining = True
         for server in self.servers:
             server.close()
-        deadline_s = time.monotonic() + LAST_WORD_S
+        deadline_s = time.monotonic() + LAST_REQUEST_S
         while self.server_state.connections and time.monotonic() < deadline_s and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals without passing them on afterwards, as the base class does: drained is a good end."""
+        """Handle the signals without raising them again afterwards, as the base class does, because draining is a success."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -61,20 +61,24 @@ class ScoringServer(uvicorn.Server):
 
 
 def listen(host: str = "127.0.0.1", port: int = 0) -> sockets.socket:
-    """Return a listening socket; port 0 takes a free one. Raises `BadInputError` when the port is taken."""
+    """Return a listening socket; port 0 picks a free port.
+
+    Raises:
+        BadInputError: the port is in use, or the host is not an address of this machine.
+    """
     listening = sockets.socket(sockets.AF_INET6 if ":" in host else sockets.AF_INET, sockets.SOCK_STREAM)
     try:
         listening.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(BACKLOG)
-    except OSError as taken:
+    except OSError as error:
         listening.close()
-        raise BadInputError(f"cannot listen on {host} port {port}: {taken.strerror}; choose another port") from taken
+        raise BadInputError(f"cannot listen on {host} port {port}: {error.strerror}; choose another port") from error
     return listening
 
 
 def make_server(app: ScoringApp) -> ScoringServer:
-    """Return a server for `app` that writes no access log and takes nobody's word for a client's address."""
+    """Return a server for `app` without an access log that ignores the headers of proxies (X-Forwarded-For)."""
     return ScoringServer(
         app,
         uvicorn.Config(
@@ -92,7 +96,7 @@ def make_server(app: ScoringApp) -> ScoringServer:
 
 
 def run_server(app: ScoringApp, *, socket: sockets.socket) -> None:
-    """Serve `app` on `socket`, which listens already; return when SIGTERM came and every request was answered."""
+    """Serve `app` on a listening `socket`; return after SIGTERM, once every open request was answered."""
     try:
         make_server(app).run(sockets=[socket])
     finally:

@@ -1,7 +1,7 @@
-"""What the server has done: counts since the start, latency over the last requests, and which classes were predicted.
+"""Statistics of a scoring server: counts since its start, latency over the last requests, predictions by class.
 
-A request that the client got wrong is `rejected` and says nothing about the model; one that the model could not answer is an
-`error` and does. Kept in plain integers, because this is on the path of every request.
+An invalid request is counted as `rejected` and is no evidence about the model; a valid one that the model failed to answer is
+counted as an `error`. The counts are plain integers, because every request updates them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from edgewright.contracts.samples import Tensors
 from edgewright.contracts.scoring_statistics import LatencyPercentiles, ScoringStatistics
 
 WINDOW = 1024
-"""How many of the last scored requests the percentiles are over."""
+"""Number of scored requests that the percentiles are computed over."""
 MAX_CLASSES = 1000
 OTHER = "other"
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What is being served."""
+class ServedModel:
+    """The variant that a server runs: labels of its statistics."""
 
     model: str
     version: int
@@ -39,8 +39,8 @@ class Identity:
 class Statistics:
     """Counts of one server; used from its event loop only."""
 
-    def __init__(self, identity: Identity) -> None:
-        self._identity = identity
+    def __init__(self, served: ServedModel) -> None:
+        self._served = served
         self._scored = self._samples = self._rejected = self._errors = 0
         self._seconds = 0.0
         self._window_ms: deque[float] = deque(maxlen=WINDOW)
@@ -55,25 +55,25 @@ class Statistics:
         self._window_ms.append(seconds * 1000)
         self._buckets[bisect.bisect_left(BUCKETS_S, seconds)] += 1
         for label in predictions:
-            known = label in self._predictions or len(self._predictions) < MAX_CLASSES
-            self._predictions[label if known else OTHER] += 1
+            has_room = label in self._predictions or len(self._predictions) < MAX_CLASSES
+            self._predictions[label if has_room else OTHER] += 1
 
     def rejected(self) -> None:
-        """Count one request that the client got wrong."""
+        """Count one invalid request."""
         self._rejected += 1
 
     def failed(self) -> None:
-        """Count one request that was right and got no answer."""
+        """Count one valid request that the model failed to answer."""
         self._errors += 1
 
     def summary(self) -> ScoringStatistics:
         """Return the body of `GET /stats`."""
         return ScoringStatistics(
-            model=self._identity.model,
-            version=self._identity.version,
-            variant=self._identity.variant,
-            backend=self._identity.backend,
-            precision=self._identity.precision,
+            model=self._served.model,
+            version=self._served.version,
+            variant=self._served.variant,
+            backend=self._served.backend,
+            precision=self._served.precision,
             count=self._scored,
             samples=self._samples,
             errors=self._errors,
@@ -84,13 +84,13 @@ class Statistics:
         )
 
     def prometheus(self) -> str:
-        """Return what `GET /metrics` answers, in Prometheus' text format 0.0.4."""
-        facts = ("model", "version", "variant", "backend", "precision")
-        identity = ",".join(f'{name}="{_escaped(getattr(self._identity, name))}"' for name in facts)
+        """Return the body of `GET /metrics`, in Prometheus' text format 0.0.4."""
+        names = ("model", "version", "variant", "backend", "precision")
+        labels = ",".join(f'{name}="{_escaped(getattr(self._served, name))}"' for name in names)
         lines = [
-            "# HELP edgewright_model_info What is being served.",
+            "# HELP edgewright_model_info The variant that is served.",
             "# TYPE edgewright_model_info gauge",
-            f"edgewright_model_info{{{identity}}} 1",
+            f"edgewright_model_info{{{labels}}} 1",
             "# HELP edgewright_requests_total Scoring requests by outcome.",
             "# TYPE edgewright_requests_total counter",
             f'edgewright_requests_total{{outcome="scored"}} {self._scored}',
@@ -117,7 +117,7 @@ class Statistics:
 
     def _histogram(self) -> list[str]:
         name = "edgewright_request_seconds"
-        lines = [f"# HELP {name} Time from a whole request to its answer.", f"# TYPE {name} histogram"]
+        lines = [f"# HELP {name} Time from the end of a request to its response.", f"# TYPE {name} histogram"]
         below = 0
         for bound, count in zip([*BUCKETS_S, "+Inf"], self._buckets, strict=True):
             below += count
@@ -126,9 +126,9 @@ class Statistics:
 
 
 def predicted_classes(outputs: Tensors, labels: Sequence[str]) -> list[str] | None:
-    """Return the name of each sample's class, or its number; None when the first output is no classification."""
+    """Return the name (or number) of each sample's class; None if the first output is not a classification."""
     first = next(iter(outputs.values()))
-    if max(first.shape[2:], default=1) > 1:  # an image or a sequence has no one class
+    if max(first.shape[2:], default=1) > 1:  # an image or a sequence has no single class
         return None
     flat = first.reshape(len(first), -1)
     if first.dtype.kind == "f":

@@ -1,7 +1,7 @@
-"""Numbers as they arrive to arrays as the model wants them: strictly, so that nothing is scored that was not meant.
+"""Strict conversion of received numbers to the model's dtypes.
 
 Text is never read as a number, a whole number must fit the model's type, and a number that a smaller float cannot hold is
-refused instead of becoming infinity.
+rejected instead of becoming infinity.
 """
 
 from __future__ import annotations
@@ -18,51 +18,60 @@ _Array = npt.NDArray[Any]
 
 
 def from_nested(nested: Any, spec: TensorSpec) -> _Array:
-    """Turn nested JSON lists into an array of the dtype of `spec`; its shape is checked later, with all inputs."""
+    """Convert nested JSON lists to an array in the dtype of `spec`; `check_inputs` compares its shape later.
+
+    Raises:
+        SamplesError: the lists are ragged, or a value does not fit the dtype.
+    """
     try:
-        found = np.asarray(nested)
-    except (ValueError, OverflowError) as ragged:
-        raise SamplesError(f"input {spec.name} must be regular nested lists of numbers: {first_line(ragged)}") from ragged
-    return as_dtype(found, spec)
+        array = np.asarray(nested)
+    except (ValueError, OverflowError) as error:
+        raise SamplesError(f"input {spec.name} must be regular nested lists of numbers: {first_line(error)}") from error
+    return as_dtype(array, spec)
 
 
-def as_dtype(found: _Array, spec: TensorSpec) -> _Array:
-    """Return `found` in the dtype of `spec`, or raise `SamplesError` when a value would change its meaning."""
-    wanted = np.dtype(spec.dtype)
-    if found.dtype == wanted and found.dtype.kind != "O":
-        return found
-    if wanted.kind == "O" and found.dtype.kind in "UO":
-        return _as_text(found, spec)
-    if wanted.kind == "f" and found.dtype.kind in "fiu":
-        return _as_float(found, wanted, spec)
-    if wanted.kind in "iu" and found.dtype.kind in "iu":
-        return _as_whole(found, wanted, spec)
-    raise SamplesError(f"input {spec.name} must be {spec.dtype}, but {_kind(found)} was found")
+def as_dtype(array: _Array, spec: TensorSpec) -> _Array:
+    """Return `array` in the dtype of `spec`.
+
+    Raises:
+        SamplesError: a value would change its meaning.
+    """
+    dtype = np.dtype(spec.dtype)
+    if array.dtype == dtype and array.dtype.kind != "O":
+        return array
+    if dtype.kind == "O" and array.dtype.kind in "UO":
+        return _as_text(array, spec)
+    if dtype.kind == "f" and array.dtype.kind in "fiu":
+        return _as_float(array, dtype, spec)
+    if dtype.kind in "iu" and array.dtype.kind in "iu":
+        return _as_integer(array, dtype, spec)
+    raise SamplesError(f"input {spec.name} must be {spec.dtype}, but {_kind(array)} was found")
 
 
-def _as_float(found: _Array, wanted: np.dtype[Any], spec: TensorSpec) -> _Array:
+def _as_float(array: _Array, dtype: np.dtype[Any], spec: TensorSpec) -> _Array:
     with np.errstate(over="ignore"):
-        array: _Array = found.astype(wanted)
-    if not np.isfinite(array).all() and np.isfinite(found).all():
-        raise SamplesError(f"input {spec.name} must fit {spec.dtype}, but {found.flat[np.abs(found).argmax()]} does not")
-    return array
+        converted: _Array = array.astype(dtype)
+    if not np.isfinite(converted).all() and np.isfinite(array).all():
+        raise SamplesError(f"input {spec.name} must fit {spec.dtype}, but {array.flat[np.abs(array).argmax()]} does not")
+    return converted
 
 
-def _as_whole(found: _Array, wanted: np.dtype[Any], spec: TensorSpec) -> _Array:
-    bounds = np.iinfo(wanted)
-    if found.size and (int(found.min()) < bounds.min or int(found.max()) > bounds.max):
+def _as_integer(array: _Array, dtype: np.dtype[Any], spec: TensorSpec) -> _Array:
+    bounds = np.iinfo(dtype)
+    if array.size and (int(array.min()) < bounds.min or int(array.max()) > bounds.max):
         raise SamplesError(
-            f"input {spec.name} must fit {spec.dtype} ({bounds.min} to {bounds.max}), but {found.min()} to {found.max()} came"
+            f"input {spec.name} must fit {spec.dtype} ({bounds.min} to {bounds.max}), "
+            f"but its values are {array.min()} to {array.max()}"
         )
-    return found.astype(wanted)
+    return array.astype(dtype)
 
 
-def _as_text(found: _Array, spec: TensorSpec) -> _Array:
-    if not all(isinstance(value, str) for value in found.flat):
-        raise SamplesError(f"input {spec.name} must be text, but {_kind(found)} was found")
-    return found.astype(object)
+def _as_text(array: _Array, spec: TensorSpec) -> _Array:
+    if not all(isinstance(value, str) for value in array.flat):
+        raise SamplesError(f"input {spec.name} must be text, but {_kind(array)} was found")
+    return array.astype(object)
 
 
-def _kind(found: _Array) -> str:
+def _kind(array: _Array) -> str:
     kinds = {"U": "text", "O": "a mixture with null, objects or numbers beyond 64 bits", "b": "bool"}
-    return kinds.get(found.dtype.kind, found.dtype.name)
+    return kinds.get(array.dtype.kind, array.dtype.name)

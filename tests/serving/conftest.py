@@ -1,4 +1,4 @@
-"""The tiny variant, served."""
+"""A scoring server with the tiny variant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What shares a run, and that nobody notices."""
+"""Requests that share a run, each with its own outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgewright.serving.batching import BRIEF_S, LAST_RUNS, MAX_SAMPLES_PER_RUN,
 
 
 class Doubling:
-    """A session that doubles, remembers what it was given, and fails where a sample is negative."""
+    """A session that doubles its input, records its calls, and fails if a sample is negative."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -64,14 +64,14 @@ def test_requests_of_one_turn_share_a_run_and_get_their_own_answers() -> None:
     session = Doubling()
 
     async def work(batcher: Batcher) -> None:
-        found = await asyncio.gather(batcher.run(rows(1)), batcher.run(rows(2, 3)), batcher.run(rows(4)))
-        assert [firsts(outputs) for outputs in found] == [[2], [4, 6], [8]]
+        results = await asyncio.gather(batcher.run(rows(1)), batcher.run(rows(2, 3)), batcher.run(rows(4)))
+        assert [firsts(outputs) for outputs in results] == [[2], [4, 6], [8]]
 
     run(work, session)
     assert session.sizes == [4]
 
 
-def test_a_lone_request_runs_at_once() -> None:
+def test_a_single_request_runs_at_once() -> None:
     session = Doubling()
 
     async def work(batcher: Batcher) -> None:
@@ -82,7 +82,7 @@ def test_a_lone_request_runs_at_once() -> None:
     assert session.sizes == [1, 1]
 
 
-def test_what_arrives_during_a_run_shares_the_next_one() -> None:
+def test_requests_that_arrive_during_a_run_share_the_next_one() -> None:
     session = Doubling()
     session.gate.clear()
 
@@ -119,18 +119,18 @@ def test_a_request_beyond_the_limit_runs_whole() -> None:
     assert session.sizes == [200, 1]
 
 
-def test_samples_of_another_shape_run_apart() -> None:
+def test_samples_of_another_shape_run_separately() -> None:
     session = Doubling()
 
     async def work(batcher: Batcher) -> None:
-        found = await asyncio.gather(batcher.run(rows(1)), batcher.run(rows(2, width=5)))
-        assert [outputs["y"].shape for outputs in found] == [(1, 2), (1, 5)]
+        results = await asyncio.gather(batcher.run(rows(1)), batcher.run(rows(2, width=5)))
+        assert [outputs["y"].shape for outputs in results] == [(1, 2), (1, 5)]
 
     run(work, session)
     assert session.sizes == [1, 1]
 
 
-def test_without_a_free_batch_axis_nothing_is_shared() -> None:
+def test_without_a_free_batch_axis_no_run_is_shared() -> None:
     session = Doubling()
 
     async def work(batcher: Batcher) -> None:
@@ -144,10 +144,10 @@ def test_one_request_that_fails_does_not_fail_the_others() -> None:
     session = Doubling()
 
     async def work(batcher: Batcher) -> None:
-        found = await asyncio.gather(batcher.run(rows(1)), batcher.run(rows(-1)), return_exceptions=True)
-        assert isinstance(found[0], dict)
-        assert firsts(found[0]) == [2]
-        assert isinstance(found[1], OperationError)
+        results = await asyncio.gather(batcher.run(rows(1)), batcher.run(rows(-1)), return_exceptions=True)
+        assert isinstance(results[0], dict)
+        assert firsts(results[0]) == [2]
+        assert isinstance(results[1], OperationError)
 
     run(work, session)
     assert session.sizes == [2, 1, 1]
@@ -158,13 +158,13 @@ def test_outputs_that_do_not_count_samples_are_never_mixed() -> None:
     session.summing = True
 
     async def work(batcher: Batcher) -> None:
-        found = await asyncio.gather(batcher.run(rows(1)), batcher.run(rows(5)))
-        assert [firsts(outputs) for outputs in found] == [[1], [5]]
+        results = await asyncio.gather(batcher.run(rows(1)), batcher.run(rows(5)))
+        assert [firsts(outputs) for outputs in results] == [[1], [5]]
 
     run(work, session)
 
 
-def test_a_client_that_has_gone_does_not_stop_the_others() -> None:
+def test_a_client_that_disconnects_does_not_stop_the_others() -> None:
     session = Doubling()
     session.gate.clear()
 
@@ -182,7 +182,7 @@ def test_a_client_that_has_gone_does_not_stop_the_others() -> None:
 
 
 class Clocked(Doubling):
-    """A session whose runs take what the test says, on a clock of its own."""
+    """A session with its own clock, whose runs take the given times."""
 
     def __init__(self, *took_s: float) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class Clocked(Doubling):
 
 
 def in_worker(session: Clocked, *requests: Tensors) -> list[bool]:
-    """Run one request after another and tell which of them the worker thread ran."""
+    """Run one request after another; return for each whether the worker thread ran it."""
 
     async def main() -> None:
         batcher = Batcher(session, merging=True, clock=session.clock)
@@ -212,11 +212,11 @@ def in_worker(session: Clocked, *requests: Tensors) -> list[bool]:
 QUICK, SLOW = BRIEF_S / 2, BRIEF_S * 2
 
 
-def test_a_model_runs_in_the_loop_while_nearly_all_of_its_last_runs_were_quick() -> None:
+def test_a_model_runs_in_the_loop_while_nearly_all_of_its_last_runs_were_brief() -> None:
     slow_runs = LAST_RUNS - MIN_BRIEF_RUNS + 1
     took = [QUICK] * LAST_RUNS + [SLOW] * slow_runs + [QUICK]
-    found = in_worker(Clocked(*took), *[rows(1)] * len(took))
-    assert found == [True] * MIN_BRIEF_RUNS + [False] * (LAST_RUNS - MIN_BRIEF_RUNS + slow_runs) + [True]
+    results = in_worker(Clocked(*took), *[rows(1)] * len(took))
+    assert results == [True] * MIN_BRIEF_RUNS + [False] * (LAST_RUNS - MIN_BRIEF_RUNS + slow_runs) + [True]
 
 
 def test_a_large_request_never_runs_in_the_loop() -> None:
@@ -224,12 +224,12 @@ def test_a_large_request_never_runs_in_the_loop() -> None:
     assert in_worker(session, *[rows(1)] * LAST_RUNS, rows(*[1.0] * (MAX_SAMPLES_PER_RUN + 1)))[-1]
 
 
-def test_samples_of_a_shape_that_was_not_seen_last_do_not_run_in_the_loop() -> None:
+def test_samples_of_a_new_shape_do_not_run_in_the_loop() -> None:
     session = Clocked(*[QUICK] * (LAST_RUNS + 1))
     assert in_worker(session, *[rows(1)] * LAST_RUNS, rows(1, width=500))[-1]
 
 
-def test_a_failure_in_the_loop_reaches_the_one_who_asked() -> None:
+def test_a_failure_in_the_loop_reaches_the_request() -> None:
     session = Clocked(*[QUICK] * (LAST_RUNS + 1))
     with pytest.raises(OperationError, match="negative"):
         in_worker(session, *[rows(1)] * LAST_RUNS, rows(-1))

@@ -13,7 +13,7 @@ from edgewright.serving.server import listen, make_server
 from tests.support.tiny_variants import expected_scores, make_variant, tiny_samples
 
 
-def test_an_open_connection_has_one_more_answer_while_the_server_drains(tmp_path: Path) -> None:
+def test_an_open_connection_gets_one_more_response_while_the_server_drains(tmp_path: Path) -> None:
     variant = make_variant(tmp_path / "variant")
     app = ScoringApp(load_session(variant), variant.config, model="tiny", version=1)
     samples, server, listening = tiny_samples(2), make_server(app), listen()

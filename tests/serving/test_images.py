@@ -1,4 +1,4 @@
-"""Pictures and pixels become the model's input as its authors prepared images; equal to what Keras does for the same networks."""
+"""Images and pixels become the input of the model as its authors prepared them: equal to Keras for the same networks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from edgewright.contracts.variant import (
 )
 from edgewright.errors import PackageError, SamplesError
 from edgewright.serving.app import ScoringApp
-from edgewright.serving.images import PictureInput
+from edgewright.serving.images import ImageInput
 from tests.support.serving_fixtures import Client, serving
 
 Array = npt.NDArray[Any]
@@ -71,12 +71,12 @@ def test_pixels_are_prepared_as_keras_prepares_them(applications: Any, mode: str
     shape = (SIZE, SIZE, 3) if axes == NHWC else (3, SIZE, SIZE)
     given = pixels(2, SIZE, SIZE, 3)
     expected = getattr(applications, network).preprocess_input(given.astype(np.float32))
-    found = PictureInput(spec(*shape, axes=axes), MODES[mode]).from_pixels(given)
-    np.testing.assert_allclose(found if axes == NHWC else found.transpose(0, 2, 3, 1), expected, atol=1e-4)
+    prepared = ImageInput(spec(*shape, axes=axes), MODES[mode]).from_pixels(given)
+    np.testing.assert_allclose(prepared if axes == NHWC else prepared.transpose(0, 2, 3, 1), expected, atol=1e-4)
 
 
 def identity(path: Path, preprocessing: Preprocessing | None) -> VariantDirectory:
-    """Write a variant that answers with its input, so that a client sees what the model saw."""
+    """Write a variant whose output is its input, so that a client sees the prepared input."""
     path.mkdir()
     ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", SIZE, SIZE, 3]) for name in ("image", "seen")]
     graph = helper.make_graph([helper.make_node("Identity", ["image"], ["seen"])], "g", ends[:1], ends[1:])
@@ -124,7 +124,7 @@ def score_npy(client: Client, array: Array) -> Array:
     return seen(client.post("/score", npy(array), "application/x-npy", accept="application/json"))
 
 
-def test_uint8_pixels_are_prepared_in_every_protocol_that_says_their_type(client: Client, applications: Any) -> None:
+def test_uint8_pixels_are_prepared_in_every_protocol_that_states_their_type(client: Client, applications: Any) -> None:
     given = pixels(2, SIZE, SIZE, 3)
     expected = applications.resnet50.preprocess_input(given.astype(np.float32))
     np.testing.assert_allclose(score_npy(client, given), expected, atol=1e-4)
@@ -134,7 +134,7 @@ def test_uint8_pixels_are_prepared_in_every_protocol_that_says_their_type(client
     np.testing.assert_allclose(np.array(answer["data"]).reshape(answer["shape"]), expected, atol=1e-4)
 
 
-def test_a_tensor_of_the_models_own_type_is_left_as_it_is(client: Client) -> None:
+def test_a_tensor_of_the_models_own_type_is_unchanged(client: Client) -> None:
     given = np.random.default_rng(1).normal(size=(1, SIZE, SIZE, 3)).astype(np.float32)
     np.testing.assert_array_equal(score_npy(client, given), given)
     np.testing.assert_array_equal(seen(client.post("/score", {"data": given.tolist()})), given)
@@ -145,15 +145,15 @@ def test_without_preprocessing_bytes_are_numbers(unprepared: Client) -> None:
     np.testing.assert_array_equal(score_npy(unprepared, given), given.astype(np.float32))
 
 
-def test_without_preprocessing_a_picture_is_refused(unprepared: Client) -> None:
+def test_without_preprocessing_an_image_is_rejected(unprepared: Client) -> None:
     reply = unprepared.post("/score", b"\x89PNG", "image/png")
     assert reply.status == 415
     assert reply.json["error"] == (
-        "this model's package does not say how pictures are prepared: send its input instead of image/png"
+        "image/png needs a preprocessing, but the package of this model has none: send the input of the model"
     )
 
 
-def test_pixels_of_another_shape_are_told(client: Client) -> None:
+def test_pixels_of_another_shape_are_rejected(client: Client) -> None:
     reply = client.post("/score", npy(pixels(SIZE, SIZE)), "application/x-npy")
     assert reply.status == 400
     assert reply.json["error"] == "input image takes pixels as uint8 [N, height, width, 3], but the array has shape [6, 6]"
@@ -179,65 +179,65 @@ def test_a_png_is_scored_as_its_pixels(client: Client, pillow: Any, applications
     np.testing.assert_allclose(seen(client.post("/score", encoded(pillow, given), "image/png")), expected, atol=1e-4)
 
 
-def test_pictures_in_base64_are_scored_together(client: Client, pillow: Any, applications: Any) -> None:
+def test_images_in_base64_are_scored_together(client: Client, pillow: Any, applications: Any) -> None:
     given = pixels(3, SIZE, SIZE, 3)
     texts = [base64.b64encode(encoded(pillow, one)).decode() for one in given]
     expected = applications.resnet50.preprocess_input(given.astype(np.float32))
     np.testing.assert_allclose(seen(client.post("/score", {"images": texts})), expected, atol=1e-4)
 
 
-def test_a_jpeg_of_another_size_is_resized_and_its_middle_cut_out(client: Client, pillow: Any, applications: Any) -> None:
-    """Oracle: Pillow's own resize to 7x7 (6 * 256 / 224), then rows and columns 0 to 5, for half of one left over is none."""
+def test_a_jpeg_of_another_size_is_resized_and_cropped_to_its_centre(client: Client, pillow: Any, applications: Any) -> None:
+    """Oracle: Pillow's own resize to 7x7 (6 * 256 / 224), then rows and columns 0 to 5, because half of one pixel rounds down."""
     raw = encoded(pillow, np.kron(pixels(4, 5, 3), np.ones((8, 8, 1), np.uint8)), "JPEG", quality=95)
     image = pillow.open(io.BytesIO(raw)).convert("RGB").resize((7, 7), pillow.Resampling.BILINEAR)
     cut = np.asarray(image)[np.newaxis, :SIZE, :SIZE].astype(np.float32)
-    found = seen(client.post("/score", raw, "image/jpeg"))
-    np.testing.assert_allclose(found, applications.resnet50.preprocess_input(cut), atol=1e-4)
+    prepared = seen(client.post("/score", raw, "image/jpeg"))
+    np.testing.assert_allclose(prepared, applications.resnet50.preprocess_input(cut), atol=1e-4)
 
 
-def test_a_picture_that_was_taken_sideways_is_turned_upright(pillow: Any) -> None:
+def test_an_image_that_was_taken_sideways_is_turned_upright(pillow: Any) -> None:
     given = pixels(SIZE, SIZE, 3)
     exif = pillow.Exif()
     exif[0x0112] = 6  # TIFF's Orientation: the first row is the right side
     raw = encoded(pillow, given, "PNG", exif=exif)
-    found = PictureInput(spec(SIZE, SIZE, 3), MODES["none"]).from_files([raw])
-    np.testing.assert_array_equal(found[0], np.rot90(given, -1))
+    prepared = ImageInput(spec(SIZE, SIZE, 3), MODES["none"]).from_files([raw])
+    np.testing.assert_array_equal(prepared[0], np.rot90(given, -1))
 
 
-def test_a_grey_model_takes_pictures_in_colour(pillow: Any) -> None:
+def test_a_grey_model_takes_images_in_colour(pillow: Any) -> None:
     given = pixels(SIZE, SIZE, 3)
-    found = PictureInput(spec(SIZE, SIZE, 1), MODES["none"]).from_files([encoded(pillow, given)])
-    np.testing.assert_array_equal(found[0, ..., 0], np.asarray(pillow.fromarray(given).convert("L")))
+    prepared = ImageInput(spec(SIZE, SIZE, 1), MODES["none"]).from_files([encoded(pillow, given)])
+    np.testing.assert_array_equal(prepared[0, ..., 0], np.asarray(pillow.fromarray(given).convert("L")))
 
 
-def test_what_is_no_picture_is_told(client: Client, pillow: Any) -> None:
-    reply = client.post("/score", b"not a picture", "image/png")
+def test_a_file_that_is_not_an_image_is_rejected(client: Client, pillow: Any) -> None:
+    reply = client.post("/score", b"not an image", "image/png")
     assert reply.status == 400
-    assert reply.json["error"].startswith("a picture must be a whole PNG, JPEG or other file that Pillow reads: cannot identify")
+    assert reply.json["error"].startswith("an image must be a whole PNG, JPEG or other file that Pillow reads: cannot identify")
     cut = client.post("/score", encoded(pillow, pixels(64, 64, 3))[:2000], "image/png")
     assert cut.status == 400
 
 
-def test_a_picture_that_claims_to_be_enormous_is_refused_unread(
+def test_an_image_that_claims_to_be_enormous_is_rejected_before_it_is_decoded(
     client: Client, pillow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgewright.serving.images.MOST_PIXELS", 100)
+    monkeypatch.setattr("edgewright.serving.images.MAX_PIXELS", 100)
     reply = client.post("/score", encoded(pillow, pixels(11, 10, 3)), "image/png")
     assert reply.status == 413
-    assert reply.json["error"] == "a picture must have at most 100 pixels, not 10 x 11"
+    assert reply.json["error"] == "an image must have at most 100 pixels, not 10 x 11"
 
 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        pytest.param("abc", '"images" must be a list of pictures (PNG, JPEG, …) in base64', id="no list"),
+        pytest.param("abc", '"images" must be a list of images (PNG, JPEG, …) in base64', id="no list"),
         pytest.param(["a*b"], '"images" must be in base64: ', id="no base64"),
     ],
 )
-def test_images_that_are_no_list_of_base64_are_told(images: Any, message: str) -> None:
-    with pytest.raises(SamplesError) as refused:
-        PictureInput(spec(SIZE, SIZE, 3), MODES["none"]).from_base64(images)
-    assert str(refused.value).startswith(message)
+def test_images_that_are_not_a_list_of_base64_are_rejected(images: Any, message: str) -> None:
+    with pytest.raises(SamplesError) as raised:
+        ImageInput(spec(SIZE, SIZE, 3), MODES["none"]).from_base64(images)
+    assert str(raised.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_images_that_are_no_list_of_base64_are_told(images: Any, message: str) -
         pytest.param("std", (1.0, 0.0), "scale, mean and std must be finite, and std must not be 0", id="deviation"),
     ],
 )
-def test_a_preprocessing_that_cannot_be_is_refused(field: str, value: Any, message: str) -> None:
+def test_an_impossible_preprocessing_is_rejected(field: str, value: Any, message: str) -> None:
     settings: dict[str, Any] = {field: value}
-    with pytest.raises(PackageError) as refused:
+    with pytest.raises(PackageError) as raised:
         Preprocessing(**settings)
-    assert str(refused.value) == message
+    assert str(raised.value) == message

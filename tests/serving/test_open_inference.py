@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, against an encoding of the test's own."""
+"""The Open Inference Protocol, compared with an encoder that is part of the test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from edgewright.contracts.variant import TensorSpec, VariantDirectory
 from edgewright.errors import SamplesError
 from edgewright.serving import open_inference
-from edgewright.serving.exchange import Request
+from edgewright.serving.http_types import Request
 from tests.serving.test_score import runtime_scores
 from tests.support.serving_fixtures import Client
 from tests.support.tiny_variants import tiny_samples
@@ -61,7 +61,7 @@ def test_binary_tensors_go_in_and_out_exactly(client: Client, variant: VariantDi
     assert struct.unpack("<9f", blob) == tuple(map(float, runtime_scores(variant, x).reshape(-1)))
 
 
-def test_one_output_can_be_asked_for_in_json_though_all_are_binary(client: Client) -> None:
+def test_one_output_can_be_requested_in_json_if_all_others_are_binary(client: Client) -> None:
     outputs = [{"name": "scores", "parameters": {"binary_data": False}}]
     body, headers = binary_request(tiny_samples(1), parameters={"binary_data_output": True}, outputs=outputs)
     reply = client.post(INFER, body, "application/octet-stream", **headers)
@@ -91,7 +91,7 @@ def test_one_output_can_be_asked_for_in_json_though_all_are_binary(client: Clien
         pytest.param({"inputs": [tensor()], "outputs": [{"name": "z"}]}, 404, "unknown output z: .* scores", id="output"),
     ],
 )
-def test_requests_that_do_not_fit_are_refused(client: Client, request_body: Any, status: int, message: str) -> None:
+def test_requests_that_do_not_fit_are_rejected(client: Client, request_body: Any, status: int, message: str) -> None:
     reply = client.post(INFER, request_body)
     assert reply.status == status
     assert re.search(message, reply.json["error"]), reply.json["error"]
@@ -111,7 +111,7 @@ def test_requests_that_do_not_fit_are_refused(client: Client, request_body: Any,
         ),
     ],
 )
-def test_binary_bodies_that_do_not_add_up_are_refused(client: Client, change: Any, message: str) -> None:
+def test_binary_bodies_of_a_wrong_size_are_rejected(client: Client, change: Any, message: str) -> None:
     body, headers = change(*binary_request(tiny_samples(1)))
     reply = client.post(INFER, body, "application/octet-stream", **headers)
     assert reply.status == 400
@@ -136,7 +136,7 @@ def test_the_model_describes_itself(client: Client) -> None:
         ("/v2/models/pets/ready", {"name": "pets", "ready": True}),
     ],
 )
-def test_health_is_answered(client: Client, path: str, fact: dict[str, Any]) -> None:
+def test_health_requests_are_answered(client: Client, path: str, fact: dict[str, Any]) -> None:
     reply = client.get(path)
     assert (reply.status, reply.json) == (200, fact)
 
@@ -162,6 +162,6 @@ def test_texts_are_lengths_and_utf8_both_ways() -> None:
 
 
 @pytest.mark.parametrize("blob", [b"\xff\x00\x00\x00abc", b"\x01\x00", b"\x01\x00\x00\x00\xff\x01\x00\x00\x00a"])
-def test_texts_that_lie_about_their_length_are_refused(blob: bytes) -> None:
+def test_texts_with_a_wrong_length_are_rejected(blob: bytes) -> None:
     with pytest.raises(SamplesError, match="BYTES must be lengths and UTF-8 texts"):
         open_inference.decode(text_request(blob), [TEXTS])

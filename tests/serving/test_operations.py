@@ -1,4 +1,4 @@
-"""What operators see and rely on: health while scoring, limits, statistics, metrics, OpenAPI, draining."""
+"""Operation of the scoring server: health while scoring, limits, statistics, metrics, OpenAPI, draining."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edgewright.errors import BadInputError, OperationError
 from edgewright.serving import openapi
 from edgewright.serving.app import ScoringApp, ServingLimits
 from edgewright.serving.server import listen
-from edgewright.serving.statistics import MAX_CLASSES, Identity, Statistics, predicted_classes
+from edgewright.serving.statistics import MAX_CLASSES, ServedModel, Statistics, predicted_classes
 from tests.support.serving_fixtures import Client, serving
 from tests.support.tiny_variants import expected_scores, make_config, tiny_samples
 
@@ -32,7 +32,7 @@ ONE = {"data": [[0, 1, 2, 3, 4, 5]]}
 
 
 class GatedSession:
-    """A session that scores when the test lets it."""
+    """A session whose run waits for the test."""
 
     def __init__(self) -> None:
         self.started, self.gate = threading.Event(), threading.Event()
@@ -73,7 +73,7 @@ def test_a_model_that_fails_is_a_500_in_one_line_and_counts_as_an_error() -> Non
         assert client.get("/stats").json["errors"] == 1
 
 
-def test_a_bug_is_a_500_that_counts_and_the_server_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_is_a_500_that_is_counted_and_the_server_continues(caplog: pytest.LogCaptureFixture) -> None:
     session = GatedSession()
     session.failure = ZeroDivisionError("ours")
     session.gate.set()
@@ -90,14 +90,14 @@ def small_app(**limits: int) -> tuple[ScoringApp, GatedSession]:
     return ScoringApp(session, make_config(), model="m", version=1, limits=ServingLimits(**limits)), session
 
 
-def test_a_body_that_announces_too_much_is_a_413() -> None:
+def test_a_content_length_over_the_limit_is_a_413() -> None:
     app, _ = small_app(max_body_bytes=100)
     with serving(app) as client:
         reply = client.post("/score", b"x" * 101)
         assert (reply.status, reply.json["error"]) == (413, "a body must have at most 100 bytes, not 101")
 
 
-def test_a_body_that_turns_out_too_large_is_a_413() -> None:
+def test_a_chunked_body_over_the_limit_is_a_413() -> None:
     app, _ = small_app(max_body_bytes=100)
     chunks = b"".join(b"20\r\n" + b"x" * 32 + b"\r\n" for _ in range(8)) + b"0\r\n\r\n"
     head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -107,7 +107,7 @@ def test_a_body_that_turns_out_too_large_is_a_413() -> None:
         assert client.get("/healthz").status == 200
 
 
-def test_what_waits_is_bounded_and_the_rest_is_told_to_come_back() -> None:
+def test_waiting_requests_are_bounded_and_the_others_get_retry_after() -> None:
     app, session = small_app(max_held_bytes=50)
     with serving(app) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/score", ONE)
@@ -119,7 +119,7 @@ def test_what_waits_is_bounded_and_the_rest_is_told_to_come_back() -> None:
         assert client.post("/score", ONE).status == 200
 
 
-def test_the_statistics_tell_rejected_from_failed(variant: VariantDirectory) -> None:
+def test_the_statistics_distinguish_rejected_from_failed(variant: VariantDirectory) -> None:
     x = tiny_samples(10)
     app = ScoringApp(OnnxRuntime().load(variant, threads=1), variant.config, model="pets", version=3)
     with serving(app) as client:
@@ -127,16 +127,16 @@ def test_the_statistics_tell_rejected_from_failed(variant: VariantDirectory) -> 
         client.post("/score", {"data": x[7:].tolist()})
         client.post("/score", {"data": "nonsense"})
         client.get("/nowhere")
-        found = client.get("/stats").json
+        stats = client.get("/stats").json
     names = [("cat", "dog", "eel")[number] for number in expected_scores(x).argmax(axis=1)]
-    assert found["predictions"] == {name: names.count(name) for name in sorted(set(names))}
-    assert (found["count"], found["samples"], found["rejected"], found["errors"]) == (2, 10, 1, 0)
-    assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p95"] <= found["latency_ms"]["p99"]
-    assert (found["model"], found["version"], found["variant"], found["backend"]) == ("pets", 3, "fp32", "onnxruntime")
-    assert (found["runs_on"]["backend"], found["runs_on"]["threads"]) == ("onnxruntime", "1")
+    assert stats["predictions"] == {name: names.count(name) for name in sorted(set(names))}
+    assert (stats["count"], stats["samples"], stats["rejected"], stats["errors"]) == (2, 10, 1, 0)
+    assert 0 < stats["latency_ms"]["p50"] <= stats["latency_ms"]["p95"] <= stats["latency_ms"]["p99"]
+    assert (stats["model"], stats["version"], stats["variant"], stats["backend"]) == ("pets", 3, "fp32", "onnxruntime")
+    assert (stats["runs_on"]["backend"], stats["runs_on"]["threads"]) == ("onnxruntime", "1")
 
 
-def test_the_metrics_are_what_prometheus_reads(client: Client) -> None:
+def test_the_metrics_follow_the_text_format_of_prometheus(client: Client) -> None:
     client.post("/score", ONE)
     reply = client.get("/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -149,7 +149,7 @@ def test_the_metrics_are_what_prometheus_reads(client: Client) -> None:
 
 
 def samples_of(body: bytes) -> dict[str, str]:
-    """Read the text format: every line that is no comment is a name with its labels, a space, and a value."""
+    """Parse the text format: every line but comments is a name with its labels, a space, and a value."""
     text = body.decode()
     samples = re.findall(r"^([a-z_]+(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
     assert len(samples) == len(re.findall(r"^[^#]", text, re.MULTILINE))
@@ -157,14 +157,14 @@ def samples_of(body: bytes) -> dict[str, str]:
 
 
 def statistics() -> Statistics:
-    return Statistics(Identity(model='a"b\\c', version=1, variant="v", backend="b", precision="fp32"))
+    return Statistics(ServedModel(model='a"b\\c', version=1, variant="v", backend="b", precision="fp32"))
 
 
 def test_names_in_metrics_are_escaped() -> None:
     assert r'model="a\"b\\c"' in statistics().prometheus()
 
 
-def test_buckets_count_what_took_at_most_their_bound() -> None:
+def test_a_bucket_counts_requests_up_to_its_bound() -> None:
     counted = statistics()
     counted.scored(1, 0.001, ())
     counted.scored(1, 0.0011, ())
@@ -174,7 +174,7 @@ def test_buckets_count_what_took_at_most_their_bound() -> None:
     assert 'bucket{le="0.0025"} 2\n' in lines
 
 
-def test_the_number_of_classes_that_are_told_apart_is_bounded() -> None:
+def test_the_number_of_counted_classes_is_bounded() -> None:
     counted = statistics()
     counted.scored(MAX_CLASSES + 5, 0.001, [str(number) for number in range(MAX_CLASSES + 5)])
     predictions = counted.summary().predictions
@@ -199,7 +199,7 @@ def test_the_predicted_class_is_read_from_the_first_output(
     assert predicted_classes({"y": first, "z": np.zeros((len(first), 2))}, labels) == classes
 
 
-def test_the_description_is_valid_openapi_and_lists_what_is_served(client: Client) -> None:
+def test_the_document_is_valid_openapi_and_lists_every_route(client: Client) -> None:
     described = client.get("/openapi.json").json
     validate(described)
     readable = [path for path, operations in described["paths"].items() if "get" in operations]
@@ -219,7 +219,7 @@ def test_a_model_of_several_inputs_is_described_by_name() -> None:
     assert schema["properties"]["data"]["required"] == ["a", "b"]
 
 
-def test_a_port_that_is_taken_is_one_line() -> None:
+def test_a_port_in_use_is_an_error_of_one_line() -> None:
     with listen() as taken, pytest.raises(BadInputError, match=r"cannot listen on 127\.0\.0\.1 port \d+: Address already in use"):
         listen(port=taken.getsockname()[1])
 
@@ -250,7 +250,7 @@ print("drained", flush=True)
 """
 
 
-def test_sigterm_answers_what_is_on_its_way_and_ends_well(variant: VariantDirectory) -> None:
+def test_on_sigterm_open_requests_are_answered_and_the_process_exits_with_zero(variant: VariantDirectory) -> None:
     command = [sys.executable, "-c", DRAINING, str(variant.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()) as process:
         assert process.stdout is not None

@@ -1,8 +1,9 @@
-"""`POST /score`, over real HTTP: equal to the runtime, strict with what does not fit."""
+"""`POST /score` over real HTTP: results equal to the runtime, inputs that do not fit rejected."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,7 +21,7 @@ NPY = "application/x-npy"
 
 
 def runtime_scores(variant: VariantDirectory, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Ask onnxruntime itself, past all of our code."""
+    """Run onnxruntime directly, without code of ours."""
     session = onnxruntime.InferenceSession(str(variant.file(LayerKind.GRAPH)), providers=["CPUExecutionProvider"])
     scores: npt.NDArray[np.float32] = session.run(None, {"x": x})[0]
     return scores
@@ -39,7 +40,7 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_json_answers_equal_the_runtimes_exactly(client: Client, variant: VariantDirectory, count: int) -> None:
+def test_json_results_equal_the_runtime_exactly(client: Client, variant: VariantDirectory, count: int) -> None:
     x = tiny_samples(count)
     reply = client.post("/score", {"data": x.tolist()})
     assert reply.status == 200
@@ -72,13 +73,13 @@ def test_npy_goes_in_and_out_exactly(client: Client, variant: VariantDirectory, 
     np.testing.assert_array_equal(np.load(io.BytesIO(reply.body)), runtime_scores(variant, sent.astype(np.float32)))
 
 
-def test_the_client_chooses_the_form_of_the_answer(client: Client) -> None:
+def test_the_client_chooses_the_format_of_the_response(client: Client) -> None:
     x = tiny_samples(1)
     assert client.post("/score", npy(x), NPY, accept="application/json").json["labels"]
     assert np.load(io.BytesIO(client.post("/score", {"data": x.tolist()}, accept=NPY).body)).shape == (1, 3)
 
 
-def test_many_clients_at_once_each_get_their_own_answer(client: Client) -> None:
+def test_many_concurrent_clients_each_get_their_own_result(client: Client) -> None:
     samples = tiny_samples(200)
     expected = expected_scores(samples)
 
@@ -112,7 +113,7 @@ def test_many_clients_at_once_each_get_their_own_answer(client: Client) -> None:
         pytest.param({"data": [[{}] * 6]}, r"must be float32, but a mixture", id="objects"),
     ],
 )
-def test_json_that_does_not_fit_is_a_400_that_tells_both_sides(client: Client, body: Any, message: str) -> None:
+def test_json_that_does_not_fit_is_a_400_that_states_expected_and_received(client: Client, body: Any, message: str) -> None:
     reply = client.post("/score", body)
     assert reply.status == 400
     assert re.search(message, reply.json["error"]), reply.json["error"]
@@ -144,23 +145,43 @@ def test_npy_that_does_not_fit_is_a_400(client: Client, body: bytes, message: st
         pytest.param("GET", "/", 404, r"/ is not served here; there are /score, ", id="unknown path"),
         pytest.param("GET", "/score", 405, r"/score answers POST, not GET", id="reading a scoring path"),
         pytest.param("POST", "/stats", 405, r"/stats answers GET, not POST", id="writing statistics"),
-        pytest.param("GET", "/v2/models/dogs", 404, r"the one model is pets, version 3", id="another model"),
-        pytest.param("GET", "/v2/models/pets/versions/2", 404, r"the one model is pets, version 3", id="another version"),
+        pytest.param("GET", "/v2/models/dogs", 404, r"the only model is pets, version 3", id="another model"),
+        pytest.param("GET", "/v2/models/pets/versions/2", 404, r"the only model is pets, version 3", id="another version"),
     ],
 )
-def test_what_is_not_there_is_said(client: Client, method: str, path: str, status: int, message: str) -> None:
+def test_an_unknown_path_or_method_is_an_error(client: Client, method: str, path: str, status: int, message: str) -> None:
     reply = client.send(method, path)
     assert reply.status == status
     assert re.search(message, reply.json["error"])
 
 
-def test_a_method_that_is_not_answered_names_the_one_that_is(client: Client) -> None:
+def test_an_unsupported_method_gets_the_supported_one_in_the_allow_header(client: Client) -> None:
     assert client.send("DELETE", "/score").headers["allow"] == "POST"
 
 
-def test_a_form_is_not_taken_for_json(client: Client) -> None:
-    reply = client.post("/score", b'{"data": []}', "application/x-www-form-urlencoded")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({}, id="no Content-Type"),
+        pytest.param({"content-type": "application/x-www-form-urlencoded"}, id="the default of urllib and curl"),
+    ],
+)
+def test_json_is_scored_if_the_client_does_not_name_it(client: Client, headers: dict[str, str]) -> None:
+    x = tiny_samples(2)
+    reply = client.send("POST", "/score", json.dumps({"data": x.tolist()}).encode(), headers)
+    assert (reply.status, reply.json) == (200, client.post("/score", {"data": x.tolist()}).json)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "body"),
+    [
+        pytest.param("application/x-www-form-urlencoded", b"data=1&data=2", id="a form"),
+        pytest.param("text/plain", b'{"data": []}', id="another type"),
+    ],
+)
+def test_a_body_of_an_unsupported_type_is_a_415(client: Client, media_type: str, body: bytes) -> None:
+    reply = client.post("/score", body, media_type)
     assert (reply.status, reply.json["error"]) == (
         415,
-        "Content-Type must be application/json or application/x-npy, not application/x-www-form-urlencoded",
+        f"Content-Type must be application/json or application/x-npy, not {media_type}",
     )

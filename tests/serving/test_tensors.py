@@ -1,4 +1,4 @@
-"""Numbers that arrive become the model's numbers, or are refused: never something else."""
+"""Received numbers keep their values in the model's dtype, or are rejected."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def spec(dtype: str) -> TensorSpec:
         pytest.param(["a", "é"], "object", id="text"),
     ],
 )
-def test_what_fits_keeps_its_value(nested: list[Any], dtype: str) -> None:
-    found = from_nested(nested, spec(dtype))
-    assert (found.dtype, found.tolist()) == (np.dtype(dtype), nested)
+def test_a_value_that_fits_is_kept(nested: list[Any], dtype: str) -> None:
+    array = from_nested(nested, spec(dtype))
+    assert (array.dtype, array.tolist()) == (np.dtype(dtype), nested)
 
 
 @pytest.mark.parametrize(
     ("nested", "dtype", "message"),
     [
-        pytest.param([256], "uint8", "input x must fit uint8 (0 to 255), but 256 to 256 came", id="over"),
-        pytest.param([-1], "uint8", "input x must fit uint8 (0 to 255), but -1 to -1 came", id="under"),
+        pytest.param([256], "uint8", "input x must fit uint8 (0 to 255), but its values are 256 to 256", id="over"),
+        pytest.param([-1], "uint8", "input x must fit uint8 (0 to 255), but its values are -1 to -1", id="under"),
         pytest.param([1.0], "int32", "input x must be int32, but float64 was found", id="a float for a whole number"),
         pytest.param([70000.0], "float16", "input x must fit float16, but 70000.0 does not", id="beyond half precision"),
         pytest.param([1], "bool", "input x must be bool, but int64 was found", id="a number for truth"),
@@ -50,7 +50,7 @@ def test_what_fits_keeps_its_value(nested: list[Any], dtype: str) -> None:
         pytest.param([2**70], "float32", "input x must be float32, but a mixture with null", id="beyond 64 bits"),
     ],
 )
-def test_what_does_not_fit_is_refused(nested: list[Any], dtype: str, message: str) -> None:
+def test_a_value_that_does_not_fit_is_rejected(nested: list[Any], dtype: str, message: str) -> None:
     with pytest.raises(SamplesError, match=re.escape(message)):
         from_nested(nested, spec(dtype))
 
@@ -64,11 +64,11 @@ plain_arrays = arrays.arrays(
 
 @settings(deadline=None)
 @given(plain_arrays, st.sampled_from(["int8", "uint8", "int32", "int64", "float32", "float64"]))
-def test_law_whole_numbers_are_kept_exactly_or_refused(sent: npt.NDArray[Any], dtype: str) -> None:
+def test_law_integers_are_kept_exactly_or_rejected(sent: npt.NDArray[Any], dtype: str) -> None:
     try:
-        found = as_dtype(sent, spec(dtype))
+        array = as_dtype(sent, spec(dtype))
     except SamplesError:
         return
-    assert found.dtype == np.dtype(dtype)
-    assert np.isfinite(found).all()
-    assert dtype.startswith("float") or found.tolist() == sent.tolist()
+    assert array.dtype == np.dtype(dtype)
+    assert np.isfinite(array).all()
+    assert dtype.startswith("float") or array.tolist() == sent.tolist()

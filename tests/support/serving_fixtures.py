@@ -1,4 +1,4 @@
-"""A scoring server on a free loopback port, and a client that knows nothing of its code."""
+"""A scoring server on a free loopback port, and an independent HTTP client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgewright.serving.server import listen, make_server
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back."""
+    """A response."""
 
     status: int
     body: bytes
@@ -39,12 +39,12 @@ class Client:
 
     def post(self, path: str, body: Any, media_type: str = "application/json", **headers: str) -> Reply:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.send("POST", path, raw, {"content-type": media_type, **named})
+        extra = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.send("POST", path, raw, {"content-type": media_type, **extra})
 
     def send(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
-        found = self._pool.request(method, path, body=body, headers=headers)
-        return Reply(found.status, found.data, found.headers)
+        response = self._pool.request(method, path, body=body, headers=headers)
+        return Reply(response.status, response.data, response.headers)
 
     def close(self) -> None:
         self._pool.close()
@@ -52,7 +52,7 @@ class Client:
 
 @contextlib.contextmanager
 def serving(app: ScoringApp) -> Iterator[Client]:
-    """Serve `app` for as long as the block lasts."""
+    """Serve `app` until the block ends."""
     socket = listen()
     port = socket.getsockname()[1]
     server = make_server(app)
