@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -171,3 +172,10 @@ def string_constants(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
+
+
+def test_the_drawing_of_the_layers_names_every_layer() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["name"] == "imports point down")
+    drawing = (ROOT / "docs/images/layers.svg").read_text("utf-8")
+    assert [name for layer in layers for name in layer.split(" | ") if f">{name}<" not in drawing] == []
