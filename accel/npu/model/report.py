@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from accel.npu import isa
 from accel.npu.model.timing import Counters, Timing, time_program
-from accel.npu.model.trace import executed, extra_turns, follow
+from accel.npu.model.trace import executed, extra_executions, follow
 from accel.npu.profile import NpuProfile
 from accel.npu.program import NpuProgram
 
@@ -89,7 +89,7 @@ def listing(program: NpuProgram, profile: NpuProfile) -> Iterator[str]:
             layer = starts[executed_count]
             yield f"; {layer.name} ({layer.operator})"
         yield f"{count:5d}  {instruction}"
-        executed_count += 1 + extra_turns(instruction)
+        executed_count += 1 + extra_executions(instruction)
 
 
 def _moved_bytes(instruction: isa.Instruction) -> int:

@@ -86,7 +86,7 @@ class Clock:
             self._wait("transfer", self.memory.room_at())
             self.memory.issue(instruction, self.at)
         elif not isinstance(instruction, isa.Repeat):
-            self._wait("sync", self._rest_of(instruction))
+            self._wait("sync", self._idle_at(instruction))
         self.issued.append(self.at)
 
     @property
@@ -111,10 +111,10 @@ class Clock:
             self._wait("loader", self._loader_free)
         assert self._shape is not None
         cost = _window_pass if isinstance(instruction, isa.Dw) else _tap_pass
-        visited, last_visit, taken = cost(self._shape, instruction)
-        self._array_ready = self.at + taken
-        self._array_idle = self.at + max(taken, last_visit + ARRAY_DEPTH) + 1
-        self._visits += visited
+        visits, last_visit, cycles = cost(self._shape, instruction)
+        self._array_ready = self.at + cycles
+        self._array_idle = self.at + max(cycles, last_visit + ARRAY_DEPTH) + 1
+        self._visits += visits
 
     def _start_vector(self, instruction: isa.Vec) -> None:
         self._wait("vector", self._vector_free)
@@ -122,12 +122,11 @@ class Clock:
         self._vector_free = self.at + groups + VECTOR_DEPTH + 1
         self._vector_cycles += groups
 
-    def _rest_of(self, instruction: isa.Instruction) -> int:
+    def _idle_at(self, instruction: isa.Instruction) -> int:
         """Return the cycle in which the units that SYNC names are idle; HALT waits for all units."""
-        named = instruction if isinstance(instruction, isa.Sync) else isa.Sync(loader=1, array=1, vector=1, transfers=1)
-        transfers = self.memory.pending_at(named.pending) if named.transfers else 0
-        free = (named.loader * self._loader_free, named.array * self._array_idle, named.vector * self._vector_free, transfers)
-        return max(free)
+        units = instruction if isinstance(instruction, isa.Sync) else isa.Sync(loader=1, array=1, vector=1, transfers=1)
+        transfers = self.memory.pending_at(units.pending) if units.transfers else 0
+        return max(units.loader * self._loader_free, units.array * self._array_idle, units.vector * self._vector_free, transfers)
 
 
 def _tap_pass(shape: isa.Shape, instruction: isa.ArrayPass) -> tuple[int, int, int]:

@@ -72,12 +72,12 @@ def _repeated(placed: Iterator[Placed]) -> Iterator[Placed]:
             (load_at, load), (pass_at, array_pass) = next(placed, (0, isa.Halt())), next(placed, (0, isa.Halt()))
             if not isinstance(load, isa.LoadW) or not isinstance(array_pass, isa.ArrayPass) or not instruction.count:
                 raise PackageError(f"REPEAT at {at} must precede a LOADW and an array pass, and its count must be 1 or more")
-            for turn in range(instruction.count):
-                base = array_pass.base + turn * instruction.base_step & ADDRESS_MASK
-                yield load_at, replace(load, address=load.address + turn * instruction.address_step)
+            for repetition in range(instruction.count):
+                base = array_pass.base + repetition * instruction.base_step & ADDRESS_MASK
+                yield load_at, replace(load, address=load.address + repetition * instruction.address_step)
                 yield pass_at, replace(array_pass, base=base)
 
 
-def extra_turns(instruction: isa.Instruction) -> int:
+def extra_executions(instruction: isa.Instruction) -> int:
     """Return the number of instructions that a REPEAT executes in addition to those in the program."""
     return 2 * (instruction.count - 1) if isinstance(instruction, isa.Repeat) else 0

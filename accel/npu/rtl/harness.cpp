@@ -1,7 +1,7 @@
-// The Verilated machine as a C library: the host port, and a run that comes back when the core rests.
+// The Verilated RTL as a C library: the host port, and a function that runs until the core is idle.
 //
-// A machine with external memory has a model of the SDRAM at its pins. The host's words for that memory go to the model's
-// cells directly: through the port they would take longer than many a run.
+// With external memory, an SDRAM model is connected to the pins. Host accesses to that memory use the cells of the model
+// directly, because transfers through the port would often take longer than the run.
 #include "Vnpu_system.h"
 #include "sdram_model.h"
 #include "verilated.h"
@@ -9,7 +9,7 @@
 #include <cstring>
 #include <memory>
 
-static bool is_outside(int region) { return region == 5 || region == 6; }  // constants and tensors: one memory
+static bool is_external(int region) { return region == 5 || region == 6; }  // constants and tensors share one memory
 
 struct Npu {
   VerilatedContext context;
@@ -32,7 +32,7 @@ static inline void tick(Npu* npu) {
 
 extern "C" {
 
-// A clock of 0 MHz: there is no external memory.
+// A clock of 0 MHz means no external memory.
 Npu* npu_open(double external_clock_mhz) {
   Npu* npu = new Npu;
   if (external_clock_mhz > 0) npu->sdram = std::make_unique<Sdram>(external_clock_mhz);
@@ -51,7 +51,7 @@ void npu_close(Npu* npu) {
 }
 
 void npu_write(Npu* npu, int region, uint32_t address, const uint32_t* words, uint32_t count) {
-  if (is_outside(region)) {
+  if (is_external(region)) {
     if (npu->sdram) std::memcpy(&npu->sdram->cells[size_t(address) * 2], words, size_t(count) * 4);
     return;
   }
@@ -66,7 +66,7 @@ void npu_write(Npu* npu, int region, uint32_t address, const uint32_t* words, ui
 }
 
 void npu_read(Npu* npu, int region, uint32_t address, uint32_t* words, uint32_t count) {
-  if (is_outside(region)) {
+  if (is_external(region)) {
     if (npu->sdram) std::memcpy(words, &npu->sdram->cells[size_t(address) * 2], size_t(count) * 4);
     return;
   }
@@ -78,13 +78,13 @@ void npu_read(Npu* npu, int region, uint32_t address, uint32_t* words, uint32_t 
   }
 }
 
-// Returns 1 when the core rests, 0 when it is still busy after `limit` cycles.
+// Returns 1 if the core is idle, 0 if it is still busy after `limit` cycles.
 int npu_run_until_idle(Npu* npu, uint64_t limit) {
   while (limit-- && npu->system.busy) tick(npu);
   return !npu->system.busy;
 }
 
-// What the SDRAM's protocol was broken by first; empty while it was kept.
+// The first violation of the SDRAM protocol; empty if there is none.
 const char* npu_violation(Npu* npu) { return npu->sdram ? npu->sdram->violation.c_str() : ""; }
 
 }

@@ -1,9 +1,9 @@
-// A simulated board behind a pseudo-terminal: whatever opens a serial port can open the device that is printed first.
+// A simulated board on a pseudo-terminal. It prints the path of the device, which any serial port library can open.
 //
-//     pty_board CYCLES_PER_BIT BAUD MHZ  the line's first speed, in clock cycles per bit and as the host sets it, and the clock
-//                                        by which the SDRAM's protocol is checked
+//     pty_board CYCLES_PER_BIT BAUD MHZ  the initial speed of the line, in clock cycles per bit and in baud, and the clock for
+//                                        the check of the SDRAM protocol
 //
-// Bytes of a host that has set another speed arrive spoilt, as on a real line. SIGUSR1 is the board's reset button.
+// If the host has set another speed, the bytes are corrupted, as on a real line. SIGUSR1 is the board's reset button.
 #include "Vnpu_board.h"
 #include "sdram_model.h"
 #include "verilated.h"
@@ -18,8 +18,8 @@
 #include <termios.h>
 #include <unistd.h>
 
-static const int SLEEP_AFTER = 64;  // quiet cycles before the simulation waits for a byte
-static const int LOOK_EVERY = 256;  // cycles between looks at the terminal while it works
+static const int SLEEP_AFTER = 64;  // idle cycles before the simulation blocks until a byte arrives
+static const int LOOK_EVERY = 256;  // cycles between polls of the terminal while busy
 
 static volatile sig_atomic_t button = 0;
 
@@ -35,12 +35,12 @@ static int baud_of(int terminal) {
 }
 
 int main(int, char** arguments) {
-  prctl(PR_SET_PDEATHSIG, SIGTERM);  // never outlive whoever started the board
+  prctl(PR_SET_PDEATHSIG, SIGTERM);  // end with the parent process
   signal(SIGUSR1, [](int) { button = 1; });
   const double clock = double(atoi(arguments[1])) * atoi(arguments[2]);
   const int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK);
   if (terminal < 0 || grantpt(terminal) || unlockpt(terminal)) return 1;
-  const int other_side = open(ptsname(terminal), O_RDWR | O_NOCTTY);  // kept open, so that a host may come and go
+  const int other_side = open(ptsname(terminal), O_RDWR | O_NOCTTY);  // kept open, so that a host may disconnect and connect again
   termios raw;
   tcgetattr(other_side, &raw);
   cfmakeraw(&raw);
@@ -67,7 +67,7 @@ int main(int, char** arguments) {
   board.rst = 0;
   bool same_speed = true;
 
-  std::deque<uint16_t> incoming;  // byte, and in bit 8 its stop bit
+  std::deque<uint16_t> incoming;  // bits 7..0: byte, bit 8: stop bit
   uint32_t rx_shift = 0, tx_byte = 0;
   int rx_left = 0, rx_wait = 0, tx_bit = 0, tx_wait = 0, quiet = 0;
   for (uint64_t cycle = 0;; cycle++) {
@@ -112,7 +112,7 @@ int main(int, char** arguments) {
       if (tx_bit <= 8) { tx_byte = (tx_byte >> 1) | (uint32_t(board.tx) << 7); tx_bit++; }
       else {
         const uint8_t byte = uint8_t(same_speed ? tx_byte : tx_byte ^ 0x5A);
-        if (write(terminal, &byte, 1) < 0) { /* nobody listens: a line drops it too */ }
+        if (write(terminal, &byte, 1) < 0) { /* no reader: a real line drops the byte too */ }
         tx_byte = 0;
         tx_bit = 0;
       }

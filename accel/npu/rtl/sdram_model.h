@@ -1,8 +1,8 @@
-// A 16-bit SDR SDRAM of 4 banks, 8192 rows and 512 columns as its datasheet describes it, at CAS latency 2 and bursts of one.
+// Model of a 16-bit SDR SDRAM with 4 banks, 8192 rows and 512 columns, at CAS latency 2 and burst length 1.
 //
-// It keeps what is written and checks the protocol: the set-up after power-up, the times between commands, that a row is
-// open before it is used and closed before another one is opened, and that every row is refreshed within 64 ms. The first
-// violation is kept as text; times are those of a -7 part (a 100 MHz grade at CAS latency 2), rounded up to cycles of the clock.
+// It stores the data and checks the protocol: initialization after power-up, times between commands, one open row per bank, and
+// a refresh of every row within 64 ms. The first violation is recorded as text. Times are those of the datasheet of a -7 part
+// (a 100 MHz grade at CAS latency 2), rounded up to clock cycles.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -19,25 +19,25 @@ struct SdramPins {
 
 class Sdram {
  public:
-  std::vector<uint16_t> cells = std::vector<uint16_t>(size_t(1) << 24);  // bank and row and column, as words lie: see `at`
+  std::vector<uint16_t> cells = std::vector<uint16_t>(size_t(1) << 24);  // in the order of `at`
   std::string violation;
 
   explicit Sdram(double clock_mhz) : clock_mhz_(clock_mhz) {}
 
-  // One rising edge of the clock with the pins as they are before it; returns what the memory drives for the controller to take
-  // at the edge behind this one.
+  // One rising edge of the clock with the pins before the edge; returns the data that the memory drives, which the controller
+  // samples at the next edge.
   uint16_t edge(const SdramPins& pins) {
     now_ += pins.cke;
     const uint16_t out = coming_;
     coming_ = next_;
-    next_ = 0xDEAD;  // nobody drives the bus
+    next_ = 0xDEAD;  // the bus is not driven
     if (!pins.cke) return out;
     if (!pins.cs_n) command(pins);
     else if (pins.drive) fail("data driven without a command");
     return out;
   }
 
-  // The cell of a halfword address: column, then bank, then row.
+  // The cell of an address; the column is in the low bits, then the bank, then the row.
   uint16_t& at(uint32_t bank, uint32_t row, uint32_t column) { return cells[(size_t(row) << 11) | (bank << 9) | column]; }
 
  private:
@@ -85,7 +85,7 @@ class Sdram {
     want_since(bank.opened, 63, "tRC: ACTIVATE within 63 ns of ACTIVATE");
     bank.row = pins.address;
     bank.opened = now_;
-    // 8192 refreshes in 64 ms, of which 8 may be late.
+    // 8192 refreshes in 64 ms; up to 8 may be postponed.
     want(now_ - ready_at_ <= (refreshes_ + 9) * 7812.5 * clock_mhz_ / 1000.0, "REFRESH is over 8 intervals late");
   }
 

@@ -1,4 +1,4 @@
-"""`edgewright compile`: a quantized variant becomes one for an FPGA board, whole or not at all."""
+"""`edgewright compile` compiles a quantized variant for an NPU; on failure it leaves the build unchanged."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_the_featurizer_goes_to_the_npu_and_the_head_stays_on_the_host(build: tu
     assert json.loads((build[0].reports / f"compile-{PROFILE}.json").read_bytes())["coverage"] == rows
 
 
-def test_the_variant_says_which_npu_it_is_for_and_keeps_interface_and_labels(build: tuple[BuildDirectory, Float]) -> None:
+def test_the_variant_names_its_npu_and_keeps_interface_and_labels(build: tuple[BuildDirectory, Float]) -> None:
     compiled(build[0], "--profile", PROFILE)
-    source, made = build[0].variant("npu-int8").config, build[0].variant(PROFILE).config
-    assert (made.backend, made.precision) == ("npu", Precision.NPU_INT8)
-    assert made.properties["npu.profile"] == find_profile(PROFILE).hash.hex()
-    assert (made.inputs, made.outputs, made.labels) == (source.inputs, source.outputs, source.labels)
+    source, variant = build[0].variant("npu-int8").config, build[0].variant(PROFILE).config
+    assert (variant.backend, variant.precision) == ("npu", Precision.NPU_INT8)
+    assert variant.properties["npu.profile"] == find_profile(PROFILE).hash.hex()
+    assert (variant.inputs, variant.outputs, variant.labels) == (source.inputs, source.outputs, source.labels)
 
 
-def test_the_graph_is_right_onnx_with_one_epcontext_node_and_the_head_behind_it(build: tuple[BuildDirectory, Float]) -> None:
+def test_the_graph_is_valid_onnx_with_one_epcontext_node_followed_by_the_head(build: tuple[BuildDirectory, Float]) -> None:
     compiled(build[0], "--profile", PROFILE)
     variant = build[0].variant(PROFILE)
     onnx.checker.check_model(str(variant.file(LayerKind.GRAPH)))
@@ -75,7 +75,7 @@ def test_the_same_build_gives_the_same_bytes(build: tuple[BuildDirectory, Float]
     assert {kind: build[0].variant(PROFILE).file(kind).read_bytes() for kind in first} == first
 
 
-def test_accuracy_is_measured_where_samples_are_given(build: tuple[BuildDirectory, Float], tmp_path: Path) -> None:
+def test_accuracy_is_measured_if_samples_are_given(build: tuple[BuildDirectory, Float], tmp_path: Path) -> None:
     write_npz(tmp_path / "samples.npz", {"image": build[1], "labels": np.zeros(len(build[1]), np.int64)})
     result = compiled(build[0], "--profile", PROFILE, "--samples", tmp_path / "samples.npz")
     assert result.exit_code == 0, result.output
@@ -84,7 +84,7 @@ def test_accuracy_is_measured_where_samples_are_given(build: tuple[BuildDirector
     assert (measured.sample_count, measured.accuracy is not None) == (len(build[1]), True)
 
 
-def test_a_compiled_variant_is_packed_for_its_npu_alone(build: tuple[BuildDirectory, Float], tmp_path: Path) -> None:
+def test_a_compiled_variant_is_packed_for_its_npu_only(build: tuple[BuildDirectory, Float], tmp_path: Path) -> None:
     compiled(build[0], "--profile", PROFILE)
     arguments = ["package", "build", str(build[0].path), "-o", str(tmp_path / "package"), "--name", "small", "--variant", PROFILE]
     packed = CliRunner().invoke(main, [*arguments, "--json"])
@@ -105,7 +105,7 @@ def test_a_compiled_variant_is_packed_for_its_npu_alone(build: tuple[BuildDirect
         ),
     ],
 )
-def test_what_cannot_be_compiled_is_one_line_and_leaves_nothing(
+def test_a_failed_compilation_prints_one_line_and_leaves_no_variant(
     build: tuple[BuildDirectory, Float], options: list[str], message: str
 ) -> None:
     result = compiled(build[0], *options)
@@ -115,25 +115,25 @@ def test_what_cannot_be_compiled_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("profile", "wanted", "scheme"),
+    ("profile", "variants", "scheme"),
     [
         pytest.param("npu-sim-8", "npu-int8", "npu-int8", id="int8"),
         pytest.param("npu-sim-8-mx", "npu-mxint8 or npu-int8", "npu-mxint8", id="mxint8"),
     ],
 )
-def test_a_build_without_a_variant_for_the_npu_is_told_which_scheme_makes_one(
-    build: tuple[BuildDirectory, Float], profile: str, wanted: str, scheme: str
+def test_the_error_for_a_build_without_an_npu_variant_names_the_scheme_to_use(
+    build: tuple[BuildDirectory, Float], profile: str, variants: str, scheme: str
 ) -> None:
     shutil.rmtree(build[0].variant("npu-int8").path)
     result = compiled(build[0], "--profile", profile)
     assert result.exit_code == 2
     assert result.stderr == (
-        f"edgewright: {build[0].path} must have the variant {wanted}, but it has fp32; "
+        f"edgewright: {build[0].path} must have the variant {variants}, but it has fp32; "
         f"run: edgewright quantize {build[0].path} --scheme {scheme} --samples X.npz\n"
     )
 
 
-def test_an_npu_for_blocks_takes_npu_int8_where_there_is_nothing_better(build: tuple[BuildDirectory, Float]) -> None:
+def test_an_mxint8_npu_uses_npu_int8_if_the_build_has_no_mxint8_variant(build: tuple[BuildDirectory, Float]) -> None:
     result = compiled(build[0], "--profile", "npu-sim-8-mx", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["source"] == "npu-int8"
@@ -147,7 +147,7 @@ def test_a_compiled_variant_is_not_compiled_again(build: tuple[BuildDirectory, F
     assert result.stderr.startswith("edgewright: npu-sim-4 is compiled already; name the quantized variant that it came from")
 
 
-def test_a_variant_that_answers_wrongly_is_not_kept(build: tuple[BuildDirectory, Float]) -> None:
+def test_a_variant_with_wrong_results_is_not_kept(build: tuple[BuildDirectory, Float]) -> None:
     golden = build[0].graph / LayerKind.GOLDEN_OUTPUTS.file_name
     (name,) = (spec.name for spec in build[0].record.outputs)
     write_npz(golden, {name: np.roll(np.load(golden)[name], 1, axis=1)})
@@ -157,14 +157,14 @@ def test_a_variant_that_answers_wrongly_is_not_kept(build: tuple[BuildDirectory,
     assert PROFILE not in [variant.config.variant for variant in build[0].variants()]
 
 
-def test_a_cut_with_nothing_before_it_leaves_the_whole_graph_to_the_npu(build: tuple[BuildDirectory, Float]) -> None:
+def test_a_cut_at_the_input_compiles_the_whole_graph_for_the_npu(build: tuple[BuildDirectory, Float]) -> None:
     write_record(build[0].path, replace(build[0].record, cut=Cut(tensors=(INPUT,), featurizer_nodes=0, head_nodes=9)))
     result = compiled(build[0], "--profile", PROFILE, "--json")
     assert result.exit_code == 0, result.output
     assert "Gemm" in [row["operator"] for row in json.loads(result.stdout)["coverage"] if row["on_npu"]]
 
 
-def test_every_operator_without_a_place_is_named_at_once_when_none_fits(build: tuple[BuildDirectory, Float]) -> None:
+def test_the_error_lists_every_unsupported_operator_if_no_layer_can_run(build: tuple[BuildDirectory, Float]) -> None:
     network = Network(3, 8, 8)
     squared = network.add("Exp", network.add("Sigmoid", "image"))
     quantized = network.model(squared)

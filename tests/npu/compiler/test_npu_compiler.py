@@ -1,4 +1,4 @@
-"""Compiled networks against ONNX Runtime, the functional model against the RTL, and what cannot be compiled."""
+"""Compare compiled networks with ONNX Runtime and the functional model with the RTL; unsupported operators."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NetworkOf = Callable[[Network], str]
 
 
 def residual_network(network: Network) -> str:
-    """A residual block, a depthwise convolution with Relu6, strides, a downsampling block, averages, a classifier."""
+    """A residual block, a depthwise convolution with Relu6 and strides, a downsampling block, an average, a classifier."""
     x = network.add("Relu", network.conv(INPUT, 3, 10, pads=[1, 1, 1, 1]))
     y = network.conv(network.add("Relu", network.conv(x, 10, 10, pads=[1, 1, 1, 1])), 10, 10, pads=[1, 1, 1, 1])
     x = network.add("Relu", network.add("Add", x, y))
@@ -39,7 +39,7 @@ def residual_network(network: Network) -> str:
 
 
 def inverted_residuals(network: Network) -> str:
-    """MobileNetV2's blocks: expand, depthwise, project; with a step of 2, with an addition, with a kernel of 5."""
+    """MobileNetV2 blocks (expand, depthwise, project): with stride 2, with an addition, with a 5x5 kernel."""
     limits = [network.constant(np.array(limit, np.float32)) for limit in (0, 6)]
     x = network.add("Clip", network.conv(INPUT, 3, 6, pads=[1, 1, 1, 1]), *limits)
     for inputs, outputs, step, kernel in ((6, 8, 2, 3), (8, 8, 1, 3), (8, 12, 1, 5)):
@@ -53,7 +53,7 @@ def inverted_residuals(network: Network) -> str:
 
 
 def branches(network: Network) -> str:
-    """A stem with its padding apart, as Keras writes it, branches side by side, and an addition of all of them."""
+    """A stem with separate padding, as Keras writes it, parallel branches that are concatenated, and an addition."""
     x = network.add("Relu", network.conv(bordered(network, INPUT, (1, 1, 2, 0)), 3, 16))
     pooled = network.add("MaxPool", bordered(network, x, (0, 1, 1, 0)), kernel_shape=[2, 2])
     x = network.add("Concat", pooled, network.add("Relu", network.conv(x, 16, 6, pads=[1, 1, 1, 1])), axis=1)
@@ -73,18 +73,18 @@ def bordered(network: Network, source: str, around: tuple[int, int, int, int], v
 
 
 def padded_twice(network: Network) -> str:
-    """One of them could read the border by itself, the other needs the plane."""
+    """A Pad with two readers: it could be merged into the pooling, but the addition needs the padded plane."""
     x = bordered(network, network.conv(INPUT, 3, 5), (1, 1, 1, 1), 0.3)
     return network.add("Add", network.add("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]), x)
 
 
 def side_by_side(network: Network) -> str:
-    """A concat that an addition to something made before it reads, and one to something made behind it."""
+    """A Concat with two additions: one of an earlier tensor, one of a later tensor."""
     before = network.conv(INPUT, 3, 21, (1, 1))
     parts = network.conv(INPUT, 3, 8, (1, 1)), network.conv(INPUT, 3, 8, pads=[1, 1, 1, 1]), network.conv(INPUT, 3, 5, (1, 1))
     x = network.add("Concat", *parts, axis=1)
-    behind = network.conv(x, 21, 21, (1, 1))
-    return network.add("Add", network.add("Add", before, x), network.add("Add", behind, x))
+    after = network.conv(x, 21, 21, (1, 1))
+    return network.add("Add", network.add("Add", before, x), network.add("Add", after, x))
 
 
 def depthwise(network: Network, kernel: int, **attributes: Any) -> str:
@@ -123,13 +123,13 @@ SMALL: dict[str, NetworkOf] = {
     ),
     "pad that two layers read": lambda n: padded_twice(n),
     "concat": lambda n: side_by_side(n),
-    "batch normalization by itself": lambda n: n.conv(normalized(n, n.conv(INPUT, 3, 5), 5), 5, 4, (1, 1)),
+    "batch normalization, not fused": lambda n: n.conv(normalized(n, n.conv(INPUT, 3, 5), 5), 5, 4, (1, 1)),
     "gemm over planes": lambda n: n.gemm(n.add("Flatten", n.conv(INPUT, 3, 4, strides=[3, 3])), 4 * 3 * 3, 7),
 }
 
 
 def normalized(network: Network, source: str, channels: int) -> str:
-    """Batch normalization behind a layer that others read too; one channel is turned over, one is nothing but its bias."""
+    """An unfused batch normalization; one channel has a negative gain and one has gain 0."""
     gamma = np.linspace(-1, 1, channels).astype(np.float32)
     others = (network.generator.uniform(low, 1, channels).astype(np.float32) for low in (-1, -1, 0.1))
     x = network.add("BatchNormalization", source, *(network.constant(values) for values in (gamma, *others)))
@@ -164,8 +164,8 @@ def steps_apart(result: Compiled, quantized: onnx.ModelProto, images: Float, pro
 @pytest.mark.parametrize("profile", [PROFILE, WIDE], ids=lambda profile: profile.name)
 @pytest.mark.parametrize("name", SMALL)
 def test_n3_n13_each_operator_is_within_one_step_of_onnxruntime_and_almost_always_equal(name: str, profile: NpuProfile) -> None:
-    # Not always equal, because ONNX Runtime sums and divides in float32, which moves a value at a tie to either side of it;
-    # an average over 4 positions is a tie one time in four, a convolution next to never.
+    # Not always equal: ONNX Runtime sums and divides in float32, which rounds ties in either direction. An average over 4
+    # positions is a tie in one of four cases, a convolution almost never.
     result, quantized, images = compiled(SMALL[name], profile)
     apart = steps_apart(result, quantized, images, profile)
     assert not result.on_host
@@ -217,7 +217,7 @@ def test_n42_a_folded_input_makes_fewer_visits() -> None:
 @pytest.mark.parametrize(("kernel", "step"), [(3, 1), (5, 2)])
 def test_n27_the_depthwise_unit_gives_the_bits_of_diagonal_matrices_in_less_than_half_the_cycles(kernel: int, step: int) -> None:
     pads = [kernel // 2] * 4
-    profile = replace(WIDE, vector_lanes=4)  # with 2 the vector unit is what both wait for
+    profile = replace(WIDE, vector_lanes=4)  # with 2 lanes the vector unit would be the bottleneck of both
     _, quantized, images = compiled(lambda network: depthwise(network, kernel, pads=pads, strides=[step, step]), profile)
     fast, slow = (compile_model(quantized, profile, depthwise_unit=used).program for used in (True, False))
     (fast_result,), (slow_result,) = (
@@ -235,7 +235,7 @@ def test_layer_costs_add_up_to_the_whole_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "told"),
+    ("build", "reason"),
     [
         pytest.param(
             lambda n: n.add("Concat", n.conv(INPUT, 3, 6), n.conv(INPUT, 3, 5), axis=1),
@@ -254,12 +254,12 @@ def test_layer_costs_add_up_to_the_whole_run() -> None:
         ),
     ],
 )
-def test_n45_what_the_layout_does_not_allow_stays_on_the_host_with_the_reason(build: NetworkOf, told: str) -> None:
+def test_n45_an_operator_that_the_layout_does_not_support_stays_on_the_host(build: NetworkOf, reason: str) -> None:
     result, _, _ = compiled(build, PROFILE, count=4)
-    assert [row.reason for row in result.on_host] == [told]
+    assert [row.reason for row in result.on_host] == [reason]
 
 
-def test_n28_a_plane_that_is_larger_than_a_kernel_is_averaged_in_pieces() -> None:
+def test_n28_a_plane_larger_than_the_largest_kernel_is_averaged_in_pieces() -> None:
     network = Network(4, 70, 130)
     quantized = quantize(network.model(network.add("GlobalAveragePool", INPUT)), images := network.images(2))
     roomy = replace(PROFILE, activation_vectors=1 << 14)
@@ -268,14 +268,14 @@ def test_n28_a_plane_that_is_larger_than_a_kernel_is_averaged_in_pieces() -> Non
     assert np.abs(steps_apart(result, quantized, images, roomy)).max() <= 1
 
 
-def test_n45_a_pooling_reads_the_border_that_a_pad_before_it_makes() -> None:
+def test_n45_a_pad_before_a_pooling_is_merged_into_the_pooling() -> None:
     result, _, _ = compiled(SMALL["pad with a number"], WIDE)
     assert [layer.operator for layer in result.program.description.layers] == ["Conv", "MaxPool"]
     assert [row.operator for row in result.coverage if row.on_npu] == ["Conv", "Pad", "MaxPool"]
 
 
-def test_n46_a_batch_normalization_multiplies_by_127_and_rounds_nothing_but_its_bias() -> None:
-    result, _, _ = compiled(SMALL["batch normalization by itself"], WIDE)
+def test_n46_a_batch_normalization_has_weights_of_127_so_only_its_bias_is_rounded() -> None:
+    result, _, _ = compiled(SMALL["batch normalization, not fused"], WIDE)
     assert not result.on_host
     assert {-127, 0, 127} <= set(np.unique(result.program.weights))
 
@@ -287,7 +287,7 @@ def test_a_product_of_two_tensors_stays_on_the_host() -> None:
     assert [(row.operator, row.reason) for row in result.on_host] == [("Mul", "the NPU has no Mul of two tensors")]
 
 
-def test_what_comes_behind_the_cut_is_the_head_and_stays_on_the_host() -> None:
+def test_operators_after_the_cut_are_the_head_and_stay_on_the_host() -> None:
     network = Network(3, 9, 11)
     features = network.add("Relu", network.conv(INPUT, 3, 4))
     model = network.model(network.conv(features, 4, 4))
@@ -295,7 +295,7 @@ def test_what_comes_behind_the_cut_is_the_head_and_stays_on_the_host() -> None:
     assert [(row.operator, row.reason) for row in result.on_host] == [("Conv", "it is part of the head, which stays on the host")]
 
 
-def test_what_the_npu_lacks_stays_on_the_host_behind_it_and_is_listed_at_once() -> None:
+def test_an_unsupported_operator_and_its_dependents_stay_on_the_host_with_reasons() -> None:
     network = Network(3, 9, 11)
     x = network.add("HardSwish", network.conv(INPUT, 3, 4))
     model = network.model(network.add("Softmax", network.conv(x, 4, 4)))
@@ -317,7 +317,7 @@ def test_samples_of_another_shape_are_refused_with_both_shapes() -> None:
 
 
 @pytest.mark.parametrize("images", [np.zeros((0, 3, 9, 11), np.float32), np.full((1, 3, 9, 11), np.nan, np.float32)])
-def test_no_samples_and_values_that_are_no_numbers_are_refused(images: Float) -> None:
+def test_empty_samples_and_nan_are_refused(images: Float) -> None:
     result, _, _ = compiled(SMALL["conv 1x1"], PROFILE)
     with pytest.raises(SamplesError, match=r"^input image must have at least one sample, and no value may be NaN$"):
         Session(FunctionalModel(PROFILE), result.program).run({INPUT: images})

@@ -1,4 +1,4 @@
-"""How kernels are cut to the depthwise unit (docs/spec/npu.md, N27, N35)."""
+"""Splitting of kernels into pieces that fit the depthwise unit (docs/spec/npu.md, N27, N35)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_n27_n35_the_pieces_of_a_kernel_hold_every_tap_once_and_fit_the_unit(
 
 
 @given(UNITS, st.data())
-def test_n27_a_weight_lies_in_the_row_of_its_tap_and_all_others_are_zero(unit: DepthwiseUnit, data: st.DataObject) -> None:
+def test_n27_a_weight_is_stored_in_the_row_of_its_tap_and_all_others_are_zero(unit: DepthwiseUnit, data: st.DataObject) -> None:
     rows, columns = data.draw(st.integers(1, unit.rows)), data.draw(st.integers(1, unit.columns))
     weights = np.arange(1, 2 * rows * columns + 1, dtype=np.int8).reshape(2, rows, columns)
     arranged = unit.arrange(weights)

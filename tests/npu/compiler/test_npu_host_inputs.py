@@ -1,4 +1,4 @@
-"""What a network does to its input by constants: the host does it, as ONNX Runtime would."""
+"""Preprocessing of inputs runs on the host, with the results of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from quantize.npu.functional import ObservedNpuGraph
 from tests.npu.compiler.test_npu_compiler import PROFILE, WIDE, steps_apart
 
 
-def test_channels_last_images_are_turned_by_the_host() -> None:
-    network = Network(9, 11, 3)  # height, width, channels as the user hands them over
-    turned = network.add("Transpose", INPUT, perm=[0, 3, 1, 2])
-    model = network.model(network.conv(turned, 3, 4))
+def test_channels_last_images_are_transposed_by_the_host() -> None:
+    network = Network(9, 11, 3)  # height, width, channels of the user's array
+    transposed = network.add("Transpose", INPUT, perm=[0, 3, 1, 2])
+    model = network.model(network.conv(transposed, 3, 4))
     images = network.images(20)
     quantized = quantize(model, images)
     result = compile_model(quantized, PROFILE)
@@ -29,7 +29,7 @@ def test_channels_last_images_are_turned_by_the_host() -> None:
 
 
 @pytest.mark.parametrize("quantized_first", [True, False], ids=["quantized before", "in float before"])
-def test_n44_images_are_scaled_by_the_host_as_the_graph_does_it(quantized_first: bool) -> None:
+def test_n44_images_are_scaled_by_the_host_like_in_the_graph(quantized_first: bool) -> None:
     network = Network(9, 11, 3)
     scaled = network.add("Mul", INPUT, network.constant(np.array(1 / 255, np.float32)))
     model = network.model(network.conv(network.add("Transpose", scaled, perm=[0, 3, 1, 2]), 3, 4))
@@ -45,7 +45,7 @@ def test_n44_images_are_scaled_by_the_host_as_the_graph_does_it(quantized_first:
 
 
 @pytest.mark.parametrize("quantized_first", [True, False], ids=["quantized before", "in float before"])
-def test_n44_images_are_scaled_and_shifted_by_the_host_as_the_graph_does_it(quantized_first: bool) -> None:
+def test_n44_images_are_scaled_and_shifted_by_the_host_like_in_the_graph(quantized_first: bool) -> None:
     network = Network(9, 11, 3)
     scaled = network.add("Mul", INPUT, network.constant(np.array(1 / 127.5, np.float32)))
     shifted = network.add("Add", scaled, network.constant(np.array(-1, np.float32)))
@@ -72,7 +72,7 @@ def test_n44_an_offset_before_a_gain_is_scaled_with_the_image() -> None:
 
 
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels last", "channels first"])
-def test_n44_each_channel_may_have_a_mean_and_a_deviation_of_its_own(channels_last: bool) -> None:
+def test_n44_each_channel_may_have_its_own_mean_and_deviation(channels_last: bool) -> None:
     network = Network(9, 11, 3) if channels_last else Network(3, 9, 11)
     shape = (1, 1, 1, 3) if channels_last else (3, 1, 1)
     mean, deviation = (network.constant(np.array(row, np.float32).reshape(shape)) for row in ([0.4, -0.5, 3], [0.2, 2, 0.5]))
@@ -107,7 +107,7 @@ def test_n44_an_image_that_becomes_a_vector_is_reshaped_by_the_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operator", "constant", "told"),
+    ("operator", "constant", "message"),
     [
         pytest.param("Mul", -1.0, "the host can scale an input by positive numbers only, not by -1", id="negative"),
         pytest.param(
@@ -118,11 +118,11 @@ def test_n44_an_image_that_becomes_a_vector_is_reshaped_by_the_host() -> None:
         ),
     ],
 )
-def test_a_constant_that_the_host_cannot_apply_is_told(operator: str, constant: npt.ArrayLike, told: str) -> None:
+def test_a_constant_that_the_host_cannot_apply_is_refused(operator: str, constant: npt.ArrayLike, message: str) -> None:
     network = Network(2, 9, 11)
     changed = network.add(operator, INPUT, network.constant(np.asarray(constant, np.float32)))
     quantized = quantize(network.model(network.conv(changed, 2, 4)), network.images(4), op_types_to_quantize=["Conv"])
-    with pytest.raises(ModelError, match=re.escape(told)):
+    with pytest.raises(ModelError, match=re.escape(message)):
         compile_model(quantized, PROFILE)
 
 

@@ -1,4 +1,4 @@
-"""Quantized graphs with constants that the NPU cannot take, or models that it has no room for: one line each."""
+"""Errors for unsupported constants of quantized graphs, and for models that do not fit the NPU."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_graph_that_is_not_quantized_is_refused() -> None:
         compile_model(network.model(network.conv(INPUT, 3, 4)), PROFILE)
 
 
-def test_n1_uint8_activations_are_the_same_tensor_128_higher() -> None:
+def test_n1_uint8_activations_are_compiled_as_int8_minus_128() -> None:
     network = Network(3, 9, 11)
     model = network.model(network.add("Relu", network.conv(INPUT, 3, 4, pads=[1, 1, 1, 1])))
     images = network.images(20)
@@ -95,7 +95,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
         compile_model(quantized, PROFILE)
 
 
-def test_weights_that_fit_but_for_the_rows_that_they_leave_unfilled_are_refused() -> None:
+def test_weights_that_fit_in_bytes_but_not_in_partly_filled_rows_are_refused() -> None:
     network = Network(5, 5, 5)
     quantized = quantize(network.model(network.conv(network.conv(INPUT, 5, 5, (1, 1)), 5, 100, (5, 5))), network.images(2))
     with pytest.raises(ModelError, match=r"^npu-sim-4 has room for 4096 weight rows of 4 bytes, but the model needs 5010; use a"):
@@ -115,7 +115,7 @@ def changed_constant(
     return quantized
 
 
-def test_n6_a_channel_of_zeros_keeps_its_bias_behind_large_inputs() -> None:
+def test_n6_a_pruned_channel_keeps_its_bias_with_large_inputs() -> None:
     network = Network(3, 6, 6)
     result = network.conv(INPUT, 3, 8, (1, 1))
     weights, bias = (numpy_helper.to_array(tensor).copy() for tensor in network.constants)
@@ -126,5 +126,5 @@ def test_n6_a_channel_of_zeros_keeps_its_bias_behind_large_inputs() -> None:
     float_biases = {"WeightSymmetric": True, "QuantizeBias": False}
     compiled = compile_model(quantize(network.model(result), images, extra_options=float_biases), PROFILE)
     (place,) = compiled.program.description.outputs
-    found = Session(FunctionalModel(PROFILE), compiled.program).run({INPUT: images})[place.name]
-    np.testing.assert_allclose(found[:, 5], -0.37, atol=place.scale)
+    outputs = Session(FunctionalModel(PROFILE), compiled.program).run({INPUT: images})[place.name]
+    np.testing.assert_allclose(outputs[:, 5], -0.37, atol=place.scale)

@@ -1,4 +1,4 @@
-"""ResNet-50 on the board's machine: weights, tensors and program in its SDRAM, every cycle of it in the RTL."""
+"""ResNet-50 in the RTL of the ulx3s-85f profile, with weights, tensors and program in SDRAM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that are larger than the chip: through the external memory they give the same bits as in a chip that holds them."""
+"""Networks that do not fit on the chip are streamed from external memory, with the same bits as on a larger chip."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NARROW_CHIP = replace(TINY_CHIP, name="npu-sim-8-narrow", activation_vectors=256
 WHOLE = replace(
     find_profile("npu-sim-8"), instructions=1 << 14, weight_rows=1 << 14, activation_vectors=1 << 15, parameter_groups=1 << 10
 )
-"""A chip of the same array that holds all of these networks."""
+"""A chip with the same array, on which all of these networks fit."""
 
 
 def result(compiled: Compiled, profile: NpuProfile, images: Float) -> Float:
@@ -48,7 +48,7 @@ def network_of(build: Callable[[Network], str], height: int, width: int) -> tupl
 
 
 def wide_bottleneck(network: Network) -> str:
-    """Many channels on a small plane: weights pass by while the input stays, or the other way round."""
+    """Many channels on a small plane: the weights stay on the chip, or the input does."""
     x = network.add("Relu", network.conv(INPUT, 3, 40, (1, 1)))
     y = network.add("Relu", network.conv(x, 40, 24, pads=[1, 1, 1, 1]))
     x = network.add("Relu", network.add("Add", network.conv(y, 24, 40, (1, 1)), x))
@@ -58,7 +58,7 @@ def wide_bottleneck(network: Network) -> str:
 
 
 STREAMED = [name for name in SMALL if name not in ("conv 7x7 stride 2", "conv dilated", "gemm over planes")]
-"""Two have too many input rows for the tiny chip, one fits it whole."""
+"""Two of the others need more input rows than the tiny chip has, and one fits without streaming."""
 
 
 @pytest.mark.parametrize("name", STREAMED)
@@ -87,7 +87,9 @@ def test_n154_n155_a_network_that_fetches_its_own_program_gives_the_same_bits(
     np.testing.assert_array_equal(result(streamed, profile, images), result(inside, WHOLE, images))
 
 
-def test_n94_n154_n159_the_rtl_runs_it_twice_with_the_predicted_cycles(require: Callable[[str], Path]) -> None:
+def test_n94_n154_n159_the_rtl_runs_a_streamed_program_twice_with_the_predicted_cycles(
+    require: Callable[[str], Path],
+) -> None:
     require("verilator")
     quantized, images = network_of(residual_network, 24, 24)
     streamed = compile_model(quantized, SMALL_CHIP)
@@ -99,7 +101,7 @@ def test_n94_n154_n159_the_rtl_runs_it_twice_with_the_predicted_cycles(require: 
     machine.close()
 
 
-def test_n157_a_board_on_a_serial_line_takes_constants_and_tensors_into_its_external_memory(
+def test_n157_a_board_on_a_serial_line_stores_constants_and_tensors_in_its_external_memory(
     require: Callable[[str], Path],
 ) -> None:
     require("verilator")
@@ -114,7 +116,7 @@ def test_n157_a_board_on_a_serial_line_takes_constants_and_tensors_into_its_exte
     assert counters == estimate(streamed.program, SMALL_CHIP).counters
 
 
-def test_transfers_run_beside_the_array() -> None:
+def test_transfers_overlap_with_the_array() -> None:
     quantized, _ = network_of(residual_network, 24, 24)
     counters = estimate(compile_model(quantized, SMALL_CHIP).program, SMALL_CHIP).counters
     assert counters.transfer_cycles + counters.visits > 1.4 * counters.cycles
@@ -145,7 +147,7 @@ def test_a_network_that_is_larger_than_the_external_memory_is_refused_with_both_
 
 
 @pytest.mark.slow
-def test_a_layer_with_more_weights_than_loads_can_address_is_streamed() -> None:
+def test_a_layer_with_more_weights_than_loadw_can_address_is_streamed() -> None:
     network = Network(2900, 1, 1)
     model = network.model(network.conv(INPUT, 2900, 2900, (1, 1)))
     images = network.images(2)
@@ -158,7 +160,7 @@ def test_a_layer_with_more_weights_than_loads_can_address_is_streamed() -> None:
     assert np.abs(np.rint(steps)).max() <= 1
 
 
-def test_scales_that_are_too_far_apart_are_told_of_a_network_that_is_streamed_too() -> None:
+def test_scales_that_are_too_far_apart_are_refused_in_a_streamed_network() -> None:
     quantized, _ = network_of(SMALL["conv 3x3 same"], 9, 11)
     for tensor in quantized.graph.initializer:
         if tensor.name == "conv_0_scale":
@@ -167,7 +169,7 @@ def test_scales_that_are_too_far_apart_are_told_of_a_network_that_is_streamed_to
         compile_model(quantized, TINY_CHIP)
 
 
-def test_an_input_whose_rows_do_not_fit_the_chip_is_refused_with_the_layer() -> None:
+def test_an_input_whose_rows_exceed_the_chip_is_refused_with_the_layer() -> None:
     quantized, _ = network_of(lambda network: network.conv(INPUT, 3, 5, (7, 7)), 9, 60)
     with pytest.raises(
         ModelError, match=r"^layer conv_0: the input rows of one output row must fit the 128 vectors of 8 bytes on"

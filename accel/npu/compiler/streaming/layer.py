@@ -165,8 +165,8 @@ def _in_order_of_use(plan: LayerPlan) -> tuple[LayerPlan, list[int]]:
     """Sort the weight rows by first use: return the plan with the new addresses, and the old addresses in the new order."""
     order: list[int] = []
     groups = [[replace(block, taps=()) for block in group] for group in plan.groups]
-    turns = [(group, part) for tile, group, part, _, _ in part_order(plan) if tile == plan.tiles[0]]
-    for group, part in turns:
+    uses = [(group, part) for tile, group, part, _, _ in part_order(plan) if tile == plan.tiles[0]]
+    for group, part in uses:
         for number, block in enumerate(plan.groups[group]):
             for tap in block.taps:
                 if tap.load is not None and part.first <= tap.block < part.first + part.count:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from accel.npu import isa
 from accel.npu.model.memory_timing import QUEUE_DEPTH
 from accel.npu.model.timing import FETCH_CYCLES, Clock
-from accel.npu.model.trace import extra_turns
+from accel.npu.model.trace import extra_executions
 from accel.npu.profile import NpuProfile
 
 NEVER = 1 << 60
@@ -150,8 +150,8 @@ class Order:
         if not isinstance(last, isa.ArrayPass):
             return 0
         first = step.instructions[0]
-        turns = first.count if isinstance(first, isa.Repeat) else 1
-        return turns * self._positions * last.kernel_rows * last.kernel_columns
+        repetitions = first.count if isinstance(first, isa.Repeat) else 1
+        return repetitions * self._positions * last.kernel_rows * last.kernel_columns
 
     def _is_ready(self, transfer: Transfer) -> bool:
         is_after = transfer.after is None or transfer.after.issue_index >= 0
@@ -200,10 +200,10 @@ class Order:
 
     def _append(self, *instructions: isa.Instruction) -> None:
         self.instructions += instructions
-        self._extra += extra_turns(instructions[0])
+        self._extra += extra_executions(instructions[0])
         self._clock.issue(instructions[0])
-        turns = instructions[0].count if isinstance(instructions[0], isa.Repeat) else 1
-        for instruction in instructions[1:] * turns:  # the addresses differ between repetitions, but do not change the timing
+        repetitions = instructions[0].count if isinstance(instructions[0], isa.Repeat) else 1
+        for instruction in instructions[1:] * repetitions:  # the addresses of repetitions do not affect the timing
             self._clock.issue(instruction)
 
     def _turn_pages(self) -> None:
