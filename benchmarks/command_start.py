@@ -17,7 +17,7 @@ import time
 from benchmarks.measuring.fresh_process import machine_line
 from edgewright.command_line import print_table
 
-COMMANDS = (["--help"], ["--version"], ["agent", "--help"], ["devices", "--help"], ["package", "--help"], ["convert", "--help"])
+COMMANDS = (["--help"], ["--version"], ["agent", "--help"], ["devices", "--help"], ["packages", "--help"], ["convert", "--help"])
 
 
 def main() -> None:

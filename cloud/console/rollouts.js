@@ -10,7 +10,7 @@ const SHOWN = 8;
 export function showRollouts(rollouts) {
   const place = document.getElementById("rollout-list");
   if (!rollouts.length) {
-    show(place, element("p", { class: "card empty" }, "No rollout yet. Start one with: edgewright rollout create MODEL"));
+    show(place, element("p", { class: "card empty" }, "No rollout yet. Start one with: edgewright rollouts create MODEL"));
     return;
   }
   const cards = rollouts.slice(0, SHOWN).map((rollout) => card(rollout));

@@ -49,7 +49,7 @@ def abort_rollout(call: Call) -> RolloutRecord:
 def _number(call: Call) -> int:
     text = call.path("rollout")
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise NotFoundError(f"a rollout has a number, not {text[:64]!r}; 'edgewright rollout list' shows them")
+        raise NotFoundError(f"a rollout has a number, not {text[:64]!r}; 'edgewright rollouts list' shows them")
     return int(text)
 
 

@@ -97,7 +97,7 @@ def _check_free(connection: Connection, selected: Sequence[DeviceRecord]) -> Non
             number = busy[each.device]
             raise ConflictError(
                 f"device {each.device} must not be in an active rollout, but it is in rollout {number}: wait until it ends, "
-                f"or abort it with 'edgewright rollout abort {number}'"
+                f"or abort it with 'edgewright rollouts abort {number}'"
             )
 
 

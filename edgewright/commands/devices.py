@@ -125,7 +125,7 @@ def explanation(record: DeviceRecord) -> Iterator[str]:
     """Yield the lines of `explain`."""
     seen = f"last seen {moment(record.last_seen_at)}" if record.last_seen_at else "never seen"
     yield f"{record.device} ({record.profile or 'profile unknown'}) is {_online(record)}, {seen}"
-    yield f"desired   {_desired(record) or 'nothing yet; edgewright rollout create offers it a version'}"
+    yield f"desired   {_desired(record) or 'nothing yet; edgewright rollouts create offers it a version'}"
     yield f"running   {_running(record) or 'nothing'}"
     if record.reported is not None:
         yield from _last_word(record.reported, record)

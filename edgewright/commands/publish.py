@@ -37,7 +37,7 @@ def command(package: Path, key: Path, expires_days: int, cloud: str | None, as_j
         count = len(version.variants)
         held = f"{count} variant{'' if count == 1 else 's'}, {size_text(version.size_bytes)}"
         click.echo(f"published {version.model}:{version.version}: {held}")
-        click.echo(f"next: edgewright rollout create {version.model}:{version.version}")
+        click.echo(f"next: edgewright rollouts create {version.model}:{version.version}")
 
 
 def _publish(client: CloudClient, package: Path, key: PrivateKey, valid: timedelta) -> ModelVersion:

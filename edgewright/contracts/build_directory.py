@@ -5,7 +5,7 @@
           variants/<name>/      variant.json and the layers of one variant; `fp32` is the graph itself
           reports/              what was measured, as JSON; never packed
 
-`convert` makes one, `quantize` and `compile` extend it, `package build` packs it. A variant appears whole or not at all.
+`convert` makes one, `quantize` and `compile` extend it, `packages build` packs it. A variant appears whole or not at all.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def load_private_key(path: Path) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except FileNotFoundError as missing:
-        raise BadInputError(f"{path}: no such key; 'edgewright package keygen' makes one") from missing
+        raise BadInputError(f"{path}: no such key; 'edgewright packages keygen' makes one") from missing
     except (ValueError, TypeError) as wrong:
         raise BadInputError(f"{path}: a signing key must be an unencrypted PEM private key: {wrong}") from wrong
     if isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):

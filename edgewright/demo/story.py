@@ -119,13 +119,13 @@ def build_package(demo: Demo, version: str) -> None:
     if demo.board:
         say(run("compile", build, "--profile", PROFILE).strip().splitlines()[-1])
     say(run("evaluate", build, "--samples", "heldout.npz"))
-    run("package", "build", build, "-o", f"package-{version}", "--name", "digits")
+    run("packages", "build", build, "-o", f"package-{version}", "--name", "digits")
 
 
 def start_cloud(demo: Demo, processes: ExitStack, *, no_broker: bool) -> str:
     """Make a publisher's key, start the cloud that trusts it, and return its address."""
     heading("Start the cloud")
-    demo.shell.run("package", "keygen", "publisher.key")
+    demo.shell.run("packages", "keygen", "publisher.key")
     context = demo.directory / "cloud" / "client.json"
     arguments = ["cloud", "up", "--state", "cloud", "--port", "0", "--trust", "publisher.key.pub"]
     arguments += ["--no-broker"] if no_broker else []
@@ -181,7 +181,7 @@ def publish_bad_version(demo: Demo) -> dict[str, Any]:
     heading("Publish v3, whose heads got their classes in the wrong order: its answers are wrong")
     shutil.copytree(demo.directory / "build-v2", demo.directory / "build-v3")
     spoil_heads(demo.directory / "build-v3")
-    demo.shell.run("package", "build", "build-v3", "-o", "package-v3", "--name", "digits", "--allow-mismatch")
+    demo.shell.run("packages", "build", "build-v3", "-o", "package-v3", "--name", "digits", "--allow-mismatch")
     finished = wait_for_rollout(demo, start_rollout(demo, "v3"))
     touched = [device for device in finished["devices"] if device["desired_number"] is not None]
     refusals = [device["reason"] for device in touched if device["reason"]]
@@ -197,14 +197,14 @@ def start_rollout(demo: Demo, version: str) -> int:
     """Publish `package-<version>` and start its rollout; return the rollout's number."""
     demo.shell.run("publish", f"package-{version}", "--key", "publisher.key")
     reference = f"digits:{version.removeprefix('v')}"
-    created = demo.shell.json("rollout", "create", reference, "--waves", "1,100%", "--trial", TRIAL)
+    created = demo.shell.json("rollouts", "create", reference, "--waves", "1,100%", "--trial", TRIAL)
     return int(created["rollout"])
 
 
 def wait_for_rollout(demo: Demo, rollout: int) -> Any:
     """Follow a rollout to its end and return its record."""
-    demo.shell.attempt("rollout", "watch", str(rollout), timeout_s=ROLLOUT_S)
-    return demo.shell.json("rollout", "show", str(rollout))
+    demo.shell.attempt("rollouts", "watch", str(rollout), timeout_s=ROLLOUT_S)
+    return demo.shell.json("rollouts", "show", str(rollout))
 
 
 def bytes_pulled(demo: Demo) -> int:

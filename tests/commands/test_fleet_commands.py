@@ -19,7 +19,7 @@ from tests.support.small_packages import make_package
 def test_publish_says_which_version_it_became(edgewright: CommandLine, publisher: Path, tmp_path: Path) -> None:
     package = make_package(tmp_path, "spoken").layout.path
     said = edgewright.ok("publish", package, "--key", publisher)
-    assert re.fullmatch(r"published spoken:1: 1 variant, .* kB\nnext: edgewright rollout create spoken:1\n", said)
+    assert re.fullmatch(r"published spoken:1: 1 variant, .* kB\nnext: edgewright rollouts create spoken:1\n", said)
     assert edgewright.json("publish", package, "--key", publisher, "--expires-days", 7)["version"] == 2
 
 
@@ -62,7 +62,7 @@ def test_a_device_is_explained(
 ) -> None:
     publish("explained")
     device = told(trusting_cloud, "explained-1", tmp_path)
-    edgewright.ok("rollout", "create", "explained", "--device", "explained-1")
+    edgewright.ok("rollouts", "create", "explained", "--device", "explained-1")
     device.wait_for_desired()
     before = edgewright.ok("devices", "explain", "explained-1")
     device.report(DeploymentState.FETCHING, "412 of 812 kB", attempt=2, choice=("int8: chosen, 1.9 ms p95", "fp16: 3.2 ms p95"))
@@ -92,13 +92,13 @@ def test_a_rollout_is_created_with_its_rules(
     told(trusting_cloud, "ruled-1", tmp_path, labels={"site": "north"})
     gate = ("--label", "site=north", "--waves", "1,100%", "--success-threshold", "90%", "--keep-on-halt")
     times = ("--soak", "30s", "--trial", "5s", "--device-timeout", "2m")
-    record = edgewright.json("rollout", "create", "ruled:1", *gate, *times)
+    record = edgewright.json("rollouts", "create", "ruled:1", *gate, *times)
     expected = {"success_threshold": 0.9, "soak_s": 30, "trial_s": 5, "device_timeout_s": 120, "rollback_on_halt": False}
     assert {key: record["request"][key] for key in expected} == expected
     number = record["rollout"]
-    assert "paused" in edgewright.ok("rollout", "pause", number)
-    assert edgewright.json("rollout", "resume", number)["state"] == "running"
-    assert edgewright.json("rollout", "abort", number)["state"] == "aborted"
+    assert "paused" in edgewright.ok("rollouts", "pause", number)
+    assert edgewright.json("rollouts", "resume", number)["state"] == "running"
+    assert edgewright.json("rollouts", "abort", number)["state"] == "aborted"
 
 
 def test_watching_a_rollout_that_is_halted_ends_with_one(
@@ -106,16 +106,16 @@ def test_watching_a_rollout_that_is_halted_ends_with_one(
 ) -> None:
     publish("halting")
     device = told(trusting_cloud, "halting-1", tmp_path)
-    number = edgewright.json("rollout", "create", "halting", "--device", "halting-1")["rollout"]
+    number = edgewright.json("rollouts", "create", "halting", "--device", "halting-1")["rollout"]
     device.wait_for_desired()
     device.report(DeploymentState.REFUSED, "golden samples differ")
-    result = edgewright.run("rollout", "watch", number)
+    result = edgewright.run("rollouts", "watch", number)
     assert result.exit_code == 1
     assert result.stderr == (
         f"edgewright: rollout {number} of halting:1 was halted: wave 1 of 1 can no longer reach 100% running: "
         "1 of 1 failed: halting-1 refused: golden samples differ\n"
     )
-    assert "halting-1  refused  golden samples differ" in edgewright.ok("rollout", "show", number)
+    assert "halting-1  refused  golden samples differ" in edgewright.ok("rollouts", "show", number)
 
 
 def test_a_watched_rollout_that_completes_ends_with_zero(
@@ -123,22 +123,22 @@ def test_a_watched_rollout_that_completes_ends_with_zero(
 ) -> None:
     publish("good")
     device = told(trusting_cloud, "good-1", tmp_path)
-    number = edgewright.json("rollout", "create", "good", "--device", "good-1")["rollout"]
+    number = edgewright.json("rollouts", "create", "good", "--device", "good-1")["rollout"]
     device.obey()
-    assert edgewright.ok("rollout", "watch", number).splitlines()[-1] == (
+    assert edgewright.ok("rollouts", "watch", number).splitlines()[-1] == (
         f"rollout {number}  good:1  completed  wave 1/1  1 of 1 running  1 of 1 devices running"
     )
-    assert edgewright.ok("rollout", "list").splitlines()[1].startswith(f"{number:>7}  good:1 ")
+    assert edgewright.ok("rollouts", "list").splitlines()[1].startswith(f"{number:>7}  good:1 ")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        pytest.param("rollout create nobody", "no model is called 'nobody'", id="unknown model"),
-        pytest.param("rollout create Digits", "a model's name must be lower-case letters", id="no model's name"),
-        pytest.param("rollout create digits:0", "a version must be a whole number from 1", id="version 0"),
-        pytest.param("rollout create x --device A", "a device's name must be lower-case letters", id="no device's name"),
-        pytest.param("rollout show 99999", "no rollout has the number 99999", id="unknown rollout"),
+        pytest.param("rollouts create nobody", "no model is called 'nobody'", id="unknown model"),
+        pytest.param("rollouts create Digits", "a model's name must be lower-case letters", id="no model's name"),
+        pytest.param("rollouts create digits:0", "a version must be a whole number from 1", id="version 0"),
+        pytest.param("rollouts create x --device A", "a device's name must be lower-case letters", id="no device's name"),
+        pytest.param("rollouts show 99999", "no rollout has the number 99999", id="unknown rollout"),
         pytest.param("devices token --valid 60d", "valid_s must be over 0 and at most 2592000", id="long token"),
         pytest.param("devices show Cam", "a device's name must be lower-case letters", id="device's name"),
     ],
@@ -150,12 +150,12 @@ def test_what_cannot_be_done_is_one_clear_line(edgewright: CommandLine, words: s
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        pytest.param("rollout create m --soak 30", "a number and a unit, as in 30s, 5m, 1h or 2d, not '30'", id="duration"),
+        pytest.param("rollouts create m --soak 30", "a number and a unit, as in 30s, 5m, 1h or 2d, not '30'", id="duration"),
         pytest.param(
-            "rollout create m --success-threshold 0.9", "must be a share from 0% to 100%, as in 95%, not '0.9'", id="share"
+            "rollouts create m --success-threshold 0.9", "must be a share from 0% to 100%, as in 95%, not '0.9'", id="share"
         ),
         pytest.param(
-            "rollout create m --success-threshold 101%", "must be a share from 0% to 100%, as in 95%, not '101%'", id="over"
+            "rollouts create m --success-threshold 101%", "must be a share from 0% to 100%, as in 95%, not '101%'", id="over"
         ),
         pytest.param("devices token --label site", "must be a name and a text, as in site=plant-2, not 'site'", id="label"),
     ],

@@ -27,7 +27,7 @@ class SmallFleet:
         self.shell = Shell(directory, directory / "logs")
         self.shell.environment["EDGEWRIGHT_CLOUD"] = str(directory / "cloud")
         self._processes = processes
-        self.shell.run("package", "keygen", "publisher.key")
+        self.shell.run("packages", "keygen", "publisher.key")
 
     def start_cloud(self) -> subprocess.Popen[bytes]:
         """Start the cloud, always at the same address, and wait until it answers."""
@@ -49,12 +49,12 @@ class SmallFleet:
     def publish(self, build: BuildDirectory, version: str) -> None:
         """Pack and publish a build directory; the version makes the package another one."""
         package = f"package-{version}"
-        self.shell.run("package", "build", str(build.path), "-o", package, "--name", "tiny", "--annotation", f"build={version}")
+        self.shell.run("packages", "build", str(build.path), "-o", package, "--name", "tiny", "--annotation", f"build={version}")
         self.shell.run("publish", package, "--key", "publisher.key")
 
     def roll_out(self, version: int, *, waves: str, trial: str = "1s") -> int:
         """Start a rollout and return its number."""
-        created = self.shell.json("rollout", "create", f"tiny:{version}", "--waves", waves, "--trial", trial)
+        created = self.shell.json("rollouts", "create", f"tiny:{version}", "--waves", waves, "--trial", trial)
         return int(created["rollout"])
 
     def wait_for_rollout(self, rollout: int, state: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class SmallFleet:
         record: dict[str, Any] = {}
 
         def reached() -> bool:
-            record.update(self.shell.json("rollout", "show", str(rollout)))
+            record.update(self.shell.json("rollouts", "show", str(rollout)))
             return bool(record["state"] == state)
 
         wait_until(reached, what=f"rollout {rollout} {state}", timeout_s=WAIT_S)

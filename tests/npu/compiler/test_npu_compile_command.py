@@ -86,10 +86,20 @@ def test_accuracy_is_measured_if_samples_are_given(build: tuple[BuildDirectory, 
 
 def test_a_compiled_variant_is_packed_for_its_npu_only(build: tuple[BuildDirectory, Float], tmp_path: Path) -> None:
     compiled(build[0], "--profile", PROFILE)
-    arguments = ["package", "build", str(build[0].path), "-o", str(tmp_path / "package"), "--name", "small", "--variant", PROFILE]
+    arguments = [
+        "packages",
+        "build",
+        str(build[0].path),
+        "-o",
+        str(tmp_path / "package"),
+        "--name",
+        "small",
+        "--variant",
+        PROFILE,
+    ]
     packed = CliRunner().invoke(main, [*arguments, "--json"])
     assert packed.exit_code == 0, packed.output
-    shown = json.loads(CliRunner().invoke(main, ["package", "inspect", str(tmp_path / "package"), "--json"]).stdout)
+    shown = json.loads(CliRunner().invoke(main, ["packages", "inspect", str(tmp_path / "package"), "--json"]).stdout)
     assert shown["variants"][0]["config"]["profiles"] == [PROFILE]
 
 

@@ -90,7 +90,7 @@ def test_the_report_shows_its_noise_and_what_stayed_in_float(build: BuildDirecto
 
 def test_a_package_carries_it_for_the_profiles_that_have_openvino(build: BuildDirectory, tmp_path: Path) -> None:
     package = tmp_path / "package"
-    result = CliRunner().invoke(main, ["package", "build", str(build.path), "-o", str(package), "--name", "digits"])
+    result = CliRunner().invoke(main, ["packages", "build", str(build.path), "-o", str(package), "--name", "digits"])
     assert result.exit_code == 0, result.stderr
     packed = read_package(OciLayout.open(package)).variant(NAME)
     assert packed.config.profiles == ("generic-x86-64", "x86-64-vnni")

@@ -16,12 +16,12 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `edgewright package …` in a directory that holds the build directory `build`."""
+    """Run `edgewright packages …` in a directory that holds the build directory `build`."""
     monkeypatch.chdir(tmp_path)
     make_real_build(tmp_path / "build")
 
     def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["package", *arguments])
+        return CliRunner().invoke(main, ["packages", *arguments])
 
     return invoke
 

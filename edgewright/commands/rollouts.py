@@ -1,4 +1,4 @@
-"""`edgewright rollout`: bring a version to the fleet, a little at a time, and stop when it does badly."""
+"""`edgewright rollouts`: bring a version to the fleet, a little at a time, and stop when it does badly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgewright.sdk import CloudClient
 _STOPPED = frozenset({RolloutState.HALTED, RolloutState.ABORTED})
 
 
-@click.group("rollout")
+@click.group("rollouts")
 def group() -> None:
     """Roll a version out in guarded waves."""
 
@@ -70,7 +70,7 @@ def create(
         print_json(record)
         return
     _print_record(record)
-    click.echo(f"follow it: edgewright rollout watch {record.rollout}")
+    click.echo(f"follow it: edgewright rollouts watch {record.rollout}")
 
 
 @group.command("list")

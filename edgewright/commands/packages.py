@@ -1,4 +1,4 @@
-"""`edgewright package`: build, sign, inspect, verify and move packages."""
+"""`edgewright packages`: build, sign, inspect, verify and move packages."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def verified_signature(layout: OciLayout, found: Package, keys: tuple[Path, ...]
     trusted = signing.TrustedKeys(signing.load_public_key(key) for key in keys)
     envelopes = packages.signatures(layout, found)
     if not envelopes:
-        raise SignatureError(f"{found.name} is not signed: 'edgewright package sign' or 'edgewright publish' signs it")
+        raise SignatureError(f"{found.name} is not signed: 'edgewright packages sign' or 'edgewright publish' signs it")
     refusals = []
     for envelope in envelopes:
         try:
