@@ -1,11 +1,11 @@
-"""Measure variants on this machine, each in a process of its own, so that the memory is the variant's and nobody else's.
+"""Measure variants on this machine, each in its own process, so that the memory of one does not include that of another.
 
-    subjects(path)       what there is to measure: an ONNX file, or the variants of a build or a package
-    fastest(subjects)    which variant and backend `auto` takes here, measured in turns
-    measure(subject)     have a worker process load and run it
+    open_targets(path)   the targets in a path: an ONNX file, or the variants of a build or a package
+    fastest(targets)     the variant and backend that `auto` takes here, from a benchmark of all
+    measure(target)      load and run one target in a worker process
     bench_worker.py      the worker
 
-The times are those of `latency.py`; the machine is told with them, because a latency without its machine means nothing.
+The times are those of `latency.py`. Results name the machine, because a latency means nothing without it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from edgewright.worker_process import WorkerProcess
 from hardware_profiles.detect import read_machine
 
 START_LIMIT_S = 120.0
-"""How long a worker may take to start and load, beyond the time that it may measure."""
+"""Time limit for a worker to start and load, in addition to its measuring time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """One thing to measure: a variant, or an ONNX file that belongs to no variant."""
+class BenchTarget:
+    """A variant, or an ONNX file outside of any variant."""
 
     name: str
     variant: VariantDirectory | None = None
@@ -46,15 +46,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchSettings:
-    """How to measure."""
+    """The settings of a measurement."""
 
     backend: str = AUTO
     threads: int | None = None
-    """None leaves their number to the backend."""
+    """None: the backend's default."""
     batch: int = 1
     runs: int = 100
     time_limit_s: float = 60.0
-    """When the timed runs end early."""
+    """Time after which the timed runs end early."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "runs"):
@@ -92,7 +92,7 @@ class WorkerMeasurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
-    """What was measured on one variant."""
+    """The measurements of one variant."""
 
     variant: str
     backend: str
@@ -103,16 +103,16 @@ class BenchResult:
     load_ms: float
     latency_ms: Latency
     throughput_per_s: float
-    """Samples per second for one caller that asks again at once."""
+    """Samples per second for one caller without pauses."""
     peak_memory_mib: float
-    """Resident memory of the whole process at its highest."""
+    """Highest resident memory of the whole process."""
     variant_memory_mib: float
-    """What of it came with the variant."""
+    """The part of `peak_memory_mib` above the memory before the variant was loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchMachine:
-    """Where it was measured."""
+    """The machine and software versions of a measurement."""
 
     architecture: str
     cpu_model: str
@@ -123,54 +123,54 @@ class BenchMachine:
 
 
 @contextlib.contextmanager
-def subjects(path: Path, variant: str | None = None) -> Iterator[tuple[Subject, ...]]:
-    """Give what `path` holds to measure; variants of a package are unpacked for as long as the block lasts.
+def open_targets(path: Path, variant: str | None = None) -> Iterator[tuple[BenchTarget, ...]]:
+    """Yield the targets in `path`; the variants of a package are unpacked until the block ends.
 
     Raises:
-        NotFoundError: nothing is there, or it has no variant of that name.
-        PackageError: a directory that is neither a build directory, a variant nor a package.
+        NotFoundError: the path does not exist, or has no variant of that name.
+        PackageError: the path is a directory, but not a build directory, a variant or a package.
     """
     if not path.exists():
         raise NotFoundError(f"{path}: no such file; it must be an .onnx file, a build directory or a package")
     if (path / RECORD_FILE).is_file():
         build = BuildDirectory.open(path)
-        yield _chosen([Subject(found.config.variant, found) for found in build.variants()], variant, path)
+        yield _chosen([BenchTarget(one.config.variant, one) for one in build.variants()], variant, path)
     elif (path / CONFIG_FILE).is_file():
-        found = VariantDirectory.open(path)
-        yield _chosen([Subject(found.config.variant, found)], variant, path)
+        opened_variant = VariantDirectory.open(path)
+        yield _chosen([BenchTarget(opened_variant.config.variant, opened_variant)], variant, path)
     elif path.is_dir() or tarfile.is_tarfile(path):
-        with _unpacked(path, variant) as found_subjects:
-            yield found_subjects
+        with _unpacked(path, variant) as targets:
+            yield targets
     else:
-        yield _chosen([Subject(path.stem, graph=path)], variant, path)
+        yield _chosen([BenchTarget(path.stem, graph=path)], variant, path)
 
 
-def fastest(found: Sequence[Subject], settings: BenchSettings) -> Fastest | None:
-    """Return the fastest variant and backend on this machine; None where there is no choice, or the backend is given.
+def fastest(targets: Sequence[BenchTarget], settings: BenchSettings) -> Fastest | None:
+    """Return the fastest variant and backend on this machine; None for a single variant, or if the backend is given.
 
     Raises:
-        OperationError: nothing here can run any of them.
+        OperationError: no backend here can run any of them.
     """
-    variants = [subject.variant for subject in found if subject.variant is not None]
+    variants = [target.variant for target in targets if target.variant is not None]
     if settings.backend != AUTO or len(variants) < 2:
         return None
     return find_fastest(variants, threads=settings.threads)
 
 
-def measure(subject: Subject, settings: BenchSettings) -> BenchResult:
-    """Measure one subject in a process of its own.
+def measure(target: BenchTarget, settings: BenchSettings) -> BenchResult:
+    """Measure one target in its own process.
 
     Raises:
         ModelError: it cannot be loaded.
-        OperationError: no backend can run it here, or the worker ended without an answer.
+        OperationError: no backend here can run it, or the worker ended without a result.
     """
-    request = _request(subject, settings)
+    request = _request(target, settings)
     with WorkerProcess("accel.bench_worker", subject=request.path) as worker:
         answer = worker.ask(wire.encode(request), limit_s=START_LIMIT_S + request.time_limit_s)
     measurement = wire.decode(answer, WorkerMeasurement, what="the measurement", error=OperationError)
-    config = subject.variant.config if subject.variant else None
+    config = target.variant.config if target.variant else None
     return BenchResult(
-        variant=subject.name,
+        variant=target.name,
         backend=measurement.backend,
         precision=config.precision.value if config else None,
         size_bytes=config.size_bytes if config else None,
@@ -185,7 +185,7 @@ def measure(subject: Subject, settings: BenchSettings) -> BenchResult:
 
 
 def this_machine() -> BenchMachine:
-    """Describe the machine and the software that a measurement is worth something with."""
+    """Describe this machine and its software versions."""
     machine = read_machine()
     names = ("numpy", "onnxruntime")
     return BenchMachine(
@@ -202,37 +202,37 @@ def this_machine() -> BenchMachine:
     )
 
 
-def _chosen(found: list[Subject], variant: str | None, path: Path) -> tuple[Subject, ...]:
-    if not found:
-        raise PackageError(f"{path} has no variant to measure; 'edgewright quantize' makes some")
+def _chosen(targets: list[BenchTarget], variant: str | None, path: Path) -> tuple[BenchTarget, ...]:
+    if not targets:
+        raise PackageError(f"{path} has no variant to measure; 'edgewright quantize' adds some")
     if variant is None:
-        return tuple(found)
-    named = {subject.name: subject for subject in found}
+        return tuple(targets)
+    named = {target.name: target for target in targets}
     if variant not in named:
         raise NotFoundError(f"{path} has no variant {variant!r}{nearest(variant, named)}")
     return (named[variant],)
 
 
 @contextlib.contextmanager
-def _unpacked(path: Path, variant: str | None) -> Iterator[tuple[Subject, ...]]:
-    with opened(path) as layout, tempfile.TemporaryDirectory(prefix="edgewright-bench-") as place:
+def _unpacked(path: Path, variant: str | None) -> Iterator[tuple[BenchTarget, ...]]:
+    with opened(path) as layout, tempfile.TemporaryDirectory(prefix="edgewright-bench-") as folder:
         package = read_package(layout)
         chosen = package.variants if variant is None else (package.variant(variant),)
         yield tuple(
-            Subject(packaged.config.variant, unpack_variant(layout, packaged, Path(place) / packaged.config.variant))
+            BenchTarget(packaged.config.variant, unpack_variant(layout, packaged, Path(folder) / packaged.config.variant))
             for packaged in chosen
         )
 
 
-def _request(subject: Subject, settings: BenchSettings) -> WorkerRequest:
-    """Settle the backend here, so that what `auto` tries does not count as the variant's memory."""
+def _request(target: BenchTarget, settings: BenchSettings) -> WorkerRequest:
+    """Choose the backend here, so that the candidates of `auto` do not count as memory of the variant."""
     backend = settings.backend
-    if subject.variant is not None and backend == AUTO:
-        backend = choose_backend(subject.variant, threads=settings.threads)
-    place = subject.variant.path if subject.variant else subject.graph
+    if target.variant is not None and backend == AUTO:
+        backend = choose_backend(target.variant, threads=settings.threads)
+    path = target.variant.path if target.variant else target.graph
     return WorkerRequest(
-        path=str(place),
-        is_variant=subject.variant is not None,
+        path=str(path),
+        is_variant=target.variant is not None,
         backend=backend,
         threads=settings.threads,
         batch=settings.batch,

@@ -7,68 +7,72 @@ from pathlib import Path
 import click
 
 from accel.backends.choose import AUTO, Fastest
-from accel.bench import BenchMachine, BenchResult, BenchSettings, Subject, fastest, measure, subjects, this_machine
+from accel.bench import BenchMachine, BenchResult, BenchSettings, BenchTarget, fastest, measure, open_targets, this_machine
 from edgewright.command_line import common_options, print_json, print_table, progress
 from edgewright.errors import OperationError
 
 COLUMNS = (
-    "VARIANT",
-    "BACKEND",
-    "PRECISION",
-    "MEDIAN_MS",
-    "P95_MS",
-    "P99_MS",
-    "MIN_MS",
-    "PER_SECOND",
-    "PEAK_MIB",
-    "VARIANT_MIB",
-    "SIZE_BYTES",
+    "variant",
+    "backend",
+    "precision",
+    "median ms",
+    "p95 ms",
+    "p99 ms",
+    "min ms",
+    "per second",
+    "peak MiB",
+    "variant MiB",
+    "size bytes",
 )
 
 
 @click.command()
 @click.argument("path", metavar="MODEL|BUILD|PACKAGE", type=click.Path(path_type=Path))
-@click.option("--variant", help="Measure this variant only; default: all of them.")
+@click.option("--variant", help="Measure only this variant; default: all.")
 @click.option("--backend", default=AUTO, show_default=True, help="Run with this backend; auto takes the fastest here.")
-@click.option("--threads", type=int, help="Threads of the backend; default: its own choice.")
+@click.option("--threads", type=int, help="Number of threads; default: the backend's choice.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples per run.")
 @click.option("--runs", type=int, default=100, show_default=True, help="Timed runs after the warm-up.")
 @common_options
 def command(path: Path, variant: str | None, backend: str, threads: int | None, batch: int, runs: int, as_json: bool) -> None:
     """Measure latency, throughput and memory on this machine.
 
-    MODEL is any .onnx file, BUILD a build directory, PACKAGE a layout directory or one tar of it. Every variant runs in a
-    process of its own: warm-up until times are stable, then single timed runs. Which variant and backend is the fastest here is
-    measured beforehand, in turns, and remembered.
+    MODEL is any .onnx file, BUILD a build directory, PACKAGE a layout directory or a tar file of it. Every variant runs in its
+    own process: warm-up until the times are stable, then single timed runs. A benchmark of all variants and backends, whose times
+    are cached, first finds the fastest.
     """
     settings = BenchSettings(backend=backend, threads=threads, batch=batch, runs=runs)
-    with subjects(path, variant) as found:
-        best = fastest(found, settings)
-        results, left_out = _measure_all(found, settings)
+    with open_targets(path, variant) as targets:
+        best = fastest(targets, settings)
+        results, skipped = _measure_all(targets, settings)
     machine = this_machine()
     if as_json:
-        print_json({"machine": machine, "results": results, "left_out": left_out, "fastest": best})
+        print_json({"machine": machine, "results": results, "skipped": skipped, "fastest": best})
         return
     print_table(COLUMNS, [_row(result) for result in results])
     click.echo(f"\n{_described(machine, settings)}")
     if best is not None:
-        click.echo(_told(best))
-    for name, reason in left_out.items():
-        click.echo(f"left out {name}: {reason}", err=True)
+        click.echo(_described_fastest(best))
+    for name, reason in skipped.items():
+        click.echo(f"skipped {name}: {reason}", err=True)
 
 
-def _measure_all(found: tuple[Subject, ...], settings: BenchSettings) -> tuple[list[BenchResult], dict[str, str]]:
-    """Measure all; one that cannot run on this machine is left out with its reason, unless it is the only one."""
+def _measure_all(targets: tuple[BenchTarget, ...], settings: BenchSettings) -> tuple[list[BenchResult], dict[str, str]]:
+    """Measure all targets; return the results, and the reason by name for each target that cannot run here.
+
+    Raises:
+        OperationError: none of them can run here.
+    """
     results: list[BenchResult] = []
-    left_out: dict[str, str] = {}
-    for subject in progress(found, "measuring"):
+    skipped: dict[str, str] = {}
+    for target in progress(targets, "measuring"):
         try:
-            results.append(measure(subject, settings))
-        except OperationError as failed:
-            left_out[subject.name] = str(failed)
+            results.append(measure(target, settings))
+        except OperationError as error:
+            skipped[target.name] = str(error)
     if not results:
-        raise OperationError("; ".join(left_out.values()))
-    return results, left_out
+        raise OperationError("; ".join(skipped.values()))
+    return results, skipped
 
 
 def _row(result: BenchResult) -> tuple[object, ...]:
@@ -88,13 +92,13 @@ def _row(result: BenchResult) -> tuple[object, ...]:
     )
 
 
-def _told(best: Fastest) -> str:
+def _described_fastest(best: Fastest) -> str:
     times = ", ".join(f"{name} {time_ms:.3g} ms" for name, time_ms in sorted(best.shortlist_ms.items(), key=lambda one: one[1]))
-    return f"fastest here: {best.variant} on {best.backend} (measured in turns: {times})"
+    return f"fastest here: {best.variant} on {best.backend} (side by side: {times})"
 
 
 def _described(machine: BenchMachine, settings: BenchSettings) -> str:
-    threads = "threads as the backend chooses" if settings.threads is None else f"threads {settings.threads}"
+    threads = "threads chosen by the backend" if settings.threads is None else f"threads {settings.threads}"
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return (
         f"batch {settings.batch}, {threads}; {machine.cpu_model} ({machine.architecture}), {machine.cpu_cores} cores, "

@@ -30,9 +30,9 @@ def main() -> None:
 
 
 def measured(request: WorkerRequest) -> WorkerMeasurement:
-    """Load what the request names, run it, and return what it took."""
+    """Load and run the requested graph or variant; return its times and its memory."""
     onnxruntime.set_default_logger_severity(4)
-    np.ones((64, 64)) @ np.ones((64, 64))  # NumPy's own threads and buffers are not the variant's
+    np.ones((64, 64)) @ np.ones((64, 64))  # allocates NumPy's threads and buffers before memory is measured
     runtime_mib = _memory_mib("VmRSS")
     started = time.perf_counter()
     session, inputs = _load(request)
@@ -61,10 +61,10 @@ def _load(request: WorkerRequest) -> tuple[Session, Tensors]:
 
 
 def _memory_mib(field: str) -> float:
-    """Read this process's own memory; `getrusage` would inherit the peak of the process that started it."""
-    found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
-    assert found is not None
-    return int(found.group(1)) / 1024
+    """Read a memory field of this process; `getrusage` would include the peak of the parent process."""
+    match = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
+    assert match is not None
+    return int(match.group(1)) / 1024
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from edgewright.errors import OperationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenResult:
-    """The result of the golden check; `failure` is None if the outputs are within the tolerance."""
+    """The result of the golden check, without a `failure` if the outputs are within the tolerance."""
 
     sample_count: int
     max_relative_difference: float | None
-    """None if the outputs could not be compared."""
+    """None if the outputs cannot be compared."""
     agreement: float | None
     failure: str | None
 

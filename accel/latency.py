@@ -1,6 +1,6 @@
-"""How every latency in this project is measured: warm up until it is stable, then time single runs.
+"""Measure latency: warm up until the times are stable, then time single runs.
 
-Pure of files and processes, so that `auto`, `bench` and the reports measure in one and the same way.
+The module uses no files or processes, so that `auto`, `bench` and the reports share one method.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ STABLE_FRACTION = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """What `run_count` timed calls took, after `warm_up_count` that were not counted."""
+    """Percentiles of `run_count` timed calls, after `warm_up_count` uncounted ones, in milliseconds."""
 
     run_count: int
     warm_up_count: int
     stable: bool
-    """Whether the warm-up ended because the times had settled, not because its limit was reached."""
+    """True if the warm-up ended with stable times, False if it reached its limit."""
     min_ms: float
     mean_ms: float
     median_ms: float
@@ -42,7 +42,7 @@ def measure_latency(
     time_limit_s: float = 60.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latency:
-    """Warm `call` up, then time it `runs` times, or fewer when `time_limit_s` is over (at least one)."""
+    """Warm up `call`, then time it `runs` times, or fewer if `time_limit_s` is over (at least once)."""
     ends_at = clock() + time_limit_s
     warm_up, stable = _warm_up(call, ends_at, clock)
     times_s: list[float] = []
@@ -52,7 +52,7 @@ def measure_latency(
 
 
 def summarize(times_s: Sequence[float], *, warm_up_count: int, stable: bool) -> Latency:
-    """Return the percentiles of single times."""
+    """Return the percentiles of single times in seconds."""
     times_ms = np.asarray(times_s) * 1000
     median, p95, p99 = np.percentile(times_ms, [50, 95, 99])
     return Latency(
@@ -68,13 +68,13 @@ def summarize(times_s: Sequence[float], *, warm_up_count: int, stable: bool) -> 
 
 
 def synthetic_inputs(inputs: Sequence[TensorSpec], batch: int) -> Tensors:
-    """Return plausible inputs for a graph: the same every time; free axes other than the first become 1."""
+    """Return deterministic inputs for a graph: floats in [0, 1), integers 0 or 1; free axes except the first have size 1."""
     generator = np.random.default_rng(0)
     return {spec.name: _synthetic(spec, batch, generator) for spec in inputs}
 
 
 def _warm_up(call: Callable[[], object], ends_at: float, clock: Callable[[], float]) -> tuple[int, bool]:
-    """Run until the median of the last window is within a tenth of the one before."""
+    """Run until the median of the last window is within a tenth of the previous one; return the count, and True if it is."""
     times: list[float] = []
     while len(times) < MAX_WARM_UP_RUNS and (not times or clock() < ends_at):
         times.append(_timed(call, clock))

@@ -1,7 +1,7 @@
-"""What a way to run a variant must offer, so that everything above need not know which one it has.
+"""The protocols of backends and their sessions.
 
-A `Backend` says what it can run and loads it; a `Session` runs it. Inputs and outputs are named arrays whose first axis counts
-the samples, whatever batch the graph was built for.
+A `Backend` declares which variants it can run, and loads them; a `Session` runs one. Inputs and outputs are named arrays whose
+first axis counts the samples, for any batch size of the graph.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ class Session(Protocol):
     """One loaded variant. `run` may be called from several threads at once."""
 
     def run(self, inputs: Tensors) -> Tensors:
-        """Score a batch of any size; outputs come in the order of the graph.
+        """Score a batch of any size; return the outputs in the order of the graph.
 
         Raises:
-            SamplesError: a name, shape or dtype does not fit; both sides are told.
-            OperationError: the inputs fit and the run failed.
+            SamplesError: a name, shape or dtype does not fit; the message has the actual and the expected one.
+            OperationError: the inputs fit, but the run failed.
         """
         ...
 
     def describe(self) -> dict[str, str]:
-        """Return what runs here, in words: at least `backend`, `version` and `threads`."""
+        """Return texts for people about the running software: at least `backend`, `version` and `threads`."""
         ...
 
     def close(self) -> None:
-        """Let go of memory and hardware; the session cannot be used afterwards."""
+        """Release memory and hardware; the session cannot be used afterwards."""
         ...
 
 
@@ -38,21 +38,21 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """The name in a variant's config and on the command line."""
+        """The name in the config of a variant and on the command line."""
         ...
 
     def unavailable(self) -> str | None:
-        """Return why it cannot be used on this machine, or None when it can."""
+        """Return the reason why the backend cannot be used on this machine, or None."""
         ...
 
     def runs(self, config: VariantConfig) -> bool:
-        """Tell whether it can run variants like this one."""
+        """Return True if the backend can run variants with this config."""
         ...
 
     def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
-        """Load a variant; `threads` None leaves their number to the backend.
+        """Load a variant; `threads` None is the backend's default.
 
         Raises:
-            ModelError: the files are no variant that this backend can load.
+            ModelError: the backend cannot load the files.
         """
         ...

@@ -1,4 +1,4 @@
-"""Graphs that insist on a batch: run any number of samples in pieces of that size."""
+"""Graphs with a fixed batch size: run any number of samples in pieces of that size."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from edgewright.contracts.variant import TensorSpec
 
 
 def fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
-    """Return the batch that the graph insists on, or None when its first axis is free."""
+    """Return the batch size that the graph requires, or None if its first axis is free."""
     sizes = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)}
     return max(sizes) if sizes else None
 
 
 def run_in_pieces(run: Callable[[Tensors], Tensors], inputs: Tensors, size: int) -> Tensors:
-    """Call `run` with exactly `size` samples at a time and put the outputs together."""
+    """Call `run` with exactly `size` samples at a time and concatenate the outputs."""
     count = len(next(iter(inputs.values())))
     pieces = []
     for start in range(0, count, size):
         piece = {name: array[start : start + size] for name, array in inputs.items()}
         filled = min(size, count - start)
-        outputs = run({name: _filled_up(array, size) for name, array in piece.items()})
+        outputs = run({name: _padded(array, size) for name, array in piece.items()})
         pieces.append({name: np.atleast_1d(array)[:filled] for name, array in outputs.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _filled_up(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Repeat the last sample until there are `size`: the graph insists on a full batch."""
+def _padded(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Repeat the last sample up to `size` samples: the graph requires a full batch."""
     missing = size - len(array)
     return array if missing == 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

@@ -1,12 +1,11 @@
-"""The `npu` backend: the featurizer on an FPGA board, the head on the processor, and no request lost when the board goes.
+"""The `npu` backend: the featurizer on an FPGA board, the head on the processor; a disconnected board loses no request.
 
 A variant for an NPU holds its program, the record of the NPU that it was compiled for, and the head as plain ONNX. The program
-runs on a board on a serial line where one answers that is that very NPU; while none does, the functional model computes the
-same bits here, and the board is taken as soon as it answers (accel/npu/machines/failover.py). Which one runs is told
-by `describe`.
+runs on a board on a serial line that identifies itself as that NPU. Without such a board the functional model computes the same
+bits here, until a board answers (accel/npu/machines/failover.py). `describe` names the current one.
 
-`EDGEWRIGHT_NPU_DEVICE` names the serial ports to try, separated by commas, or `none`; without it every USB serial port is asked
-what it is (accel/npu/link/discovery.py).
+`EDGEWRIGHT_NPU_DEVICE` names the serial ports to try, separated by commas, or `none`; without it every USB serial port is probed
+(accel/npu/link/discovery.py).
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ class Npu:
     name = BackendName.NPU
 
     def unavailable(self) -> str | None:
-        """Return why it cannot be used on this machine, or None when it can: without a board, the model stands in."""
+        """Return the reason why the backend cannot be used here, or None; without a board the functional model replaces it."""
         return None if find_spec("onnxruntime") else "the package onnxruntime, which runs the head, is not installed"
 
     def runs(self, config: VariantConfig) -> bool:
-        """Tell whether a variant was compiled for an NPU."""
+        """Return True for a variant that was compiled for an NPU."""
         return config.backend == BackendName.NPU
 
     def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
-        """Load program and head and start to look for the board; raise `ModelError` when the files do not fit together."""
+        """Load program and head and start the search for a board; raise `ModelError` if the files do not fit together."""
         program, profile = _program(variant), _profile(variant)
         program.check_profile(profile)
         head_path = variant.file(LayerKind.HEAD_GRAPH)
@@ -70,12 +69,12 @@ class NpuSession:
         features: Tensors = dict(self._program.run(fitted))
         outputs = features
         if self._head is not None:
-            known = {**fitted, **features}
-            outputs = {**features, **self._head.run({spec.name: known[spec.name] for spec in self._head.inputs})}
+            available = {**fitted, **features}
+            outputs = {**features, **self._head.run({spec.name: available[spec.name] for spec in self._head.inputs})}
         return {spec.name: outputs[spec.name] for spec in self._config.outputs}
 
     def describe(self) -> dict[str, str]:
-        """Return what runs here, in words; `featurizer` tells whether it is a board or the functional model now."""
+        """Return texts about the running software; `featurizer` names the board or the functional model that runs now."""
         head = {"head": "none"} if self._head is None else {"head": "onnxruntime {version}".format(**self._head.describe())}
         threads = "none" if self._head is None else self._head.describe()["threads"]
         return {
@@ -87,7 +86,7 @@ class NpuSession:
         }
 
     def close(self) -> None:
-        """Give the board back."""
+        """Release the board."""
         self._machine.close()
         if self._head is not None:
             self._head.close()
@@ -99,8 +98,8 @@ def _program(variant: VariantDirectory) -> NpuProgram:
         raise ModelError(f"{variant.path}: a variant for an NPU must hold {path.name}, but it does not")
     try:
         return read_program(path.read_bytes(), str(path))
-    except PackageError as wrong:
-        raise ModelError(str(wrong)) from wrong
+    except PackageError as error:
+        raise ModelError(str(error)) from error
 
 
 def _profile(variant: VariantDirectory) -> NpuProfile:
@@ -111,13 +110,15 @@ def _profile(variant: VariantDirectory) -> NpuProfile:
 
 
 def _check_head(head: OnnxRuntimeSession | None, program: NpuProgram, variant: VariantDirectory) -> None:
-    """Inputs come from the user or the program, outputs from the program or the head: nothing may be left over."""
-    made = {place.name for place in program.description.outputs}
+    """Raise `ModelError` unless every input comes from the user or the program, and every output from the program or the head."""
+    computed = {place.name for place in program.description.outputs}
     given = {spec.name for spec in variant.config.inputs}
     read = {place.name for place in program.description.inputs} | {spec.name for spec in _inputs(head)}
-    missing = sorted((read - made - given) | ({spec.name for spec in variant.config.outputs} - made - _outputs(head)))
+    missing = sorted((read - computed - given) | ({spec.name for spec in variant.config.outputs} - computed - _outputs(head)))
     if missing:
-        raise ModelError(f"{variant.path}: program and head must fit together, but nothing makes {missing[0]}; compile it again")
+        raise ModelError(
+            f"{variant.path}: program and head must fit together, but neither computes {missing[0]}; compile it again"
+        )
 
 
 def _inputs(head: OnnxRuntimeSession | None) -> Sequence[TensorSpec]:

@@ -1,7 +1,7 @@
 """The `onnxruntime` backend: any ONNX variant on the processor.
 
-Checks inputs before the runtime sees them, so that a mismatch is one clear line, and hides the graph's batch axis: a free one
-takes the batch as it comes, a fixed one takes it in pieces. The runtime's own log is off; what matters arrives as an error.
+It checks inputs before the runtime, so that a mismatch is reported in one clear line. It hides the batch axis of the graph: a
+free one takes the whole batch, a fixed one takes it in pieces. The log of the runtime is off; its errors are raised.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from edgewright.errors import BadInputError, ModelError, OperationError
 _RUNS_GRAPHS_OF = frozenset({BackendName.ONNXRUNTIME, BackendName.OPENVINO})
 _LOG_FATAL_ONLY = 4
 _DEQUANTIZE_ON_LOADING = "session.disable_quant_qdq"
-"""The runtime then fuses no quantizers, and so folds those of constants; else blocked weights are expanded on every run."""
+"""Fuses no quantizers, so that those of constants are folded; otherwise blocked weights are expanded on every run."""
 _QUANTIZES_MORE = "WeightBiasQuantization"
-"""Since 1.21 it rounds the weights of every float layer between quantized ones to int8: the very layers that mixed keeps."""
+"""Since 1.21 it rounds the weights of float layers between quantized ones to int8: exactly the layers that mixed keeps."""
 _NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/onnxruntime/\S+ |[\w/]+\.cc:\d+ \w+ |Load model from \S+ failed:")
 _PRECISIONS = frozenset(Precision)
 _DTYPES = {
@@ -50,15 +50,15 @@ class OnnxRuntime:
     name = BackendName.ONNXRUNTIME
 
     def unavailable(self) -> str | None:
-        """Return why it cannot be used on this machine, or None when it can."""
+        """Return the reason why the backend cannot be used on this machine, or None."""
         return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
 
     def runs(self, config: VariantConfig) -> bool:
-        """Tell whether a variant is an ONNX graph in a precision that the runtime has kernels for."""
+        """Return True for an ONNX graph in a precision that the runtime has kernels for."""
         return config.backend in _RUNS_GRAPHS_OF and config.precision in _PRECISIONS
 
     def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
-        """Load a variant's graph and check it against the variant's config; raise `ModelError` when they differ."""
+        """Load the graph of a variant; raise `ModelError` if its inputs or outputs differ from the config."""
         session = load_graph(variant.file(LayerKind.GRAPH), threads=threads, precision=variant.config.precision)
         check_interface(session.inputs, variant.config.inputs, "input", variant)
         check_interface(session.outputs, variant.config.outputs, "output", variant)
@@ -88,7 +88,7 @@ class OnnxRuntimeSession:
         return run_in_pieces(self._run_once, fitted, self._fixed_batch)
 
     def describe(self) -> dict[str, str]:
-        """Return what runs here, in words."""
+        """Return texts about the running software; see `Session.describe`."""
         import onnxruntime
 
         return {
@@ -99,23 +99,26 @@ class OnnxRuntimeSession:
         }
 
     def close(self) -> None:
-        """Let go of the graph and its memory."""
+        """Release the graph and its memory."""
         self._runtime = None
 
     def _run_once(self, inputs: Tensors) -> Tensors:
         if self._runtime is None:
             raise OperationError(f"{self._path} was closed: load it again to run it")
         try:
-            found = self._runtime.run(self._output_names, inputs)
-        except _runtime_errors() as failed:
-            raise OperationError(f"{self._path} failed to run: {shortened(failed)}") from failed
-        return dict(zip(self._output_names, found, strict=True))
+            arrays = self._runtime.run(self._output_names, inputs)
+        except _runtime_errors() as error:
+            raise OperationError(f"{self._path} failed to run: {shortened(error)}") from error
+        return dict(zip(self._output_names, arrays, strict=True))
 
 
 def load_graph(path: Path, *, threads: int | None = None, precision: Precision = Precision.FP32) -> OnnxRuntimeSession:
-    """Load any ONNX file; weights outside lie beside it. Raises `ModelError` in one line when it is none.
+    """Load any ONNX file; external weights are in the same folder.
 
-    Blocks and mixed want their `precision` said: the runtime's optimizer must treat their graphs in another way than usual.
+    Block formats and mixed need their `precision`, because they change settings of the runtime's optimizer.
+
+    Raises:
+        ModelError: the file is missing, or is not an ONNX graph that the runtime can load; the message is one line.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file; an ONNX graph must be there")
@@ -130,28 +133,29 @@ def load_graph(path: Path, *, threads: int | None = None, precision: Precision =
     options.inter_op_num_threads = 1
     if precision in (Precision.MXINT8, Precision.NPU_MXINT8):
         options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, "1")
-    left_out = [_QUANTIZES_MORE] if precision is Precision.MIXED else []
+    disabled = [_QUANTIZES_MORE] if precision is Precision.MIXED else []
     try:
         runtime = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
         )
-    except _runtime_errors() as failed:
-        raise ModelError(f"{path} is no ONNX graph that onnxruntime can load: {shortened(failed)}") from failed
+    except _runtime_errors() as error:
+        raise ModelError(f"{path} is not an ONNX graph that onnxruntime can load: {shortened(error)}") from error
     return OnnxRuntimeSession(runtime, path, threads)
 
 
-def check_interface(found: Sequence[TensorSpec], wanted: Sequence[TensorSpec], what: str, variant: VariantDirectory) -> None:
-    """Raise `ModelError` unless the graph's names and dtypes are those that the variant's config promises."""
-    have = {spec.name: spec.dtype for spec in found}
-    want = {spec.name: spec.dtype for spec in wanted}
-    if have != want:
+def check_interface(actual: Sequence[TensorSpec], expected: Sequence[TensorSpec], kind: str, variant: VariantDirectory) -> None:
+    """Raise `ModelError` unless names and dtypes of the graph are those of the config; `kind` is input or output."""
+    actual_types = {spec.name: spec.dtype for spec in actual}
+    types = {spec.name: spec.dtype for spec in expected}
+    if actual_types != types:
         raise ModelError(
-            f"{variant.path}: the {what}s of the graph must be those of its config ({_listed(want)}), but it has {_listed(have)}"
+            f"{variant.path}: the {kind}s of the graph must be those of its config ({_listed(types)}), "
+            f"but it has {_listed(actual_types)}"
         )
 
 
 def shortened(failure: Exception, limit: int = 200) -> str:
-    """Return the runtime's message as one short line, without its own error numbers and places in its sources."""
+    """Return a message of the runtime as one short line, without its error numbers and source locations."""
     line = " ".join(_NOISE.sub("", str(failure)).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
@@ -168,8 +172,8 @@ def _spec(node: Any, path: Path) -> TensorSpec:
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """Return onnxruntime's exceptions; they share no base of their own."""
+    """Return onnxruntime's exceptions, which have no common base class."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    return (*found, ValueError, RuntimeError)
+    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (*own, ValueError, RuntimeError)

@@ -3,11 +3,11 @@
     openvino         floats are computed in float32
     openvino-bf16    floats are computed in bfloat16, on processors that have it, for variants whose tolerance allows it
 
-OpenVINO on its own takes bfloat16 wherever the processor has it: more than twice as fast, and with eight bits of mantissa no
-longer the network that was measured. So the precision is always said here. `openvino-bf16` is a candidate of `auto` only where
-the variant's own tolerance is wider than what bfloat16 does to networks (docs/adr/0006); the golden check has the last word.
+By default OpenVINO computes in bfloat16 on processors that have it. That is more than twice as fast, but with a mantissa of eight
+bits it is not the network that was measured, so the precision is always set here. `openvino-bf16` is a candidate of `auto` only
+if the variant's tolerance is wider than the usual error of bfloat16 (docs/adr/0006); the golden check decides.
 
-Both run what was made for `onnxruntime` too, for the graph is the same. Importing OpenVINO here never loads its telemetry.
+Both also run variants for `onnxruntime`, because the graph is the same. Importing OpenVINO here never loads its telemetry.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hardware_profiles.detect import read_machine
 
 BF16_DIFFERENCE = 0.1
 BF16_AGREEMENT = 0.99
-"""What a tolerance must allow before bfloat16 is tried: on a trained ResNet-8 it was 0.08 off and changed 3 labels of 400."""
+"""The least tolerance for bfloat16: on a trained ResNet-8 its outputs differed by 0.08 and 3 labels of 400 changed."""
 
 _RUNS_GRAPHS_OF = frozenset({BackendName.ONNXRUNTIME, BackendName.OPENVINO})
 _PRECISIONS = frozenset({Precision.FP32, Precision.FP16, Precision.INT8, Precision.MIXED})
@@ -48,15 +48,15 @@ class OpenVino:
     name = BackendName.OPENVINO
 
     def unavailable(self) -> str | None:
-        """Return why it cannot be used on this machine, or None when it can."""
+        """Return the reason why the backend cannot be used on this machine, or None."""
         return None if find_spec("openvino") else "the package openvino is not installed: pip install 'edgewright[openvino]'"
 
     def runs(self, config: VariantConfig) -> bool:
-        """Tell whether a variant is an ONNX graph in a precision that it has kernels for."""
+        """Return True for an ONNX graph in a precision that OpenVINO has kernels for."""
         return config.backend in _RUNS_GRAPHS_OF and config.precision in _PRECISIONS
 
     def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
-        """Load a variant's graph and check it against the variant's config; raise `ModelError` when they differ."""
+        """Load the graph of a variant; raise `ModelError` if its inputs or outputs differ from the config."""
         return _load(variant, threads, name=BackendName.OPENVINO, float_type="f32")
 
 
@@ -66,29 +66,29 @@ class OpenVinoBf16:
     name = BackendName.OPENVINO_BF16
 
     def unavailable(self) -> str | None:
-        """Return why it cannot be used on this machine, or None when it can."""
+        """Return the reason why the backend cannot be used on this machine, or None."""
         if not read_machine().isa_extensions & _BF16_EXTENSIONS:
             return "this processor has no bfloat16 arithmetic"
         return OpenVino().unavailable()
 
     def runs(self, config: VariantConfig) -> bool:
-        """Tell whether it is a float variant that may be as far off as bfloat16 takes it."""
-        allowed = config.tolerance
-        tolerated = allowed.max_relative_difference >= BF16_DIFFERENCE and allowed.min_agreement <= BF16_AGREEMENT
+        """Return True for a float variant whose tolerance allows the error of bfloat16."""
+        tolerance = config.tolerance
+        tolerated = tolerance.max_relative_difference >= BF16_DIFFERENCE and tolerance.min_agreement <= BF16_AGREEMENT
         return config.backend in _RUNS_GRAPHS_OF and config.precision in _FLOATS and tolerated
 
     def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
-        """Load a variant's graph and check it against the variant's config; raise `ModelError` when they differ."""
+        """Load the graph of a variant; raise `ModelError` if its inputs or outputs differ from the config."""
         return _load(variant, threads, name=BackendName.OPENVINO_BF16, float_type="bf16")
 
 
 class OpenVinoSession:
-    """One loaded graph; see `Session`. A request of OpenVINO serves one thread at a time, so free ones wait in a queue."""
+    """One loaded graph; see `Session`. An OpenVINO request serves one thread at a time, so free ones are kept in a queue."""
 
     def __init__(self, compiled: Any, variant: VariantDirectory, *, name: str, float_type: str, threads: int | None) -> None:
         self._compiled: Any = compiled
         self._path = variant.file(LayerKind.GRAPH)
-        self._description = {"backend": name, "floats": float_type, "threads": _threads_in_words(threads)}
+        self._description = {"backend": name, "floats": float_type, "threads": _threads_text(threads)}
         self._inputs = _matched(compiled.inputs, variant.config.inputs, "input", variant)
         self._outputs = _matched(compiled.outputs, variant.config.outputs, "output", variant)
         self._fixed_batch = fixed_batch(tuple(self._inputs))
@@ -102,13 +102,13 @@ class OpenVinoSession:
         return run_in_pieces(self._run_once, fitted, self._fixed_batch)
 
     def describe(self) -> dict[str, str]:
-        """Return what runs here, in words."""
+        """Return texts about the running software; see `Session.describe`."""
         import openvino
 
         return {**self._description, "version": openvino.__version__}
 
     def close(self) -> None:
-        """Let go of the graph and its memory."""
+        """Release the graph and its memory."""
         self._compiled = None
         self._free = queue.SimpleQueue()
 
@@ -117,10 +117,10 @@ class OpenVinoSession:
         fed = {place: np.ascontiguousarray(inputs[spec.name]) for spec, place in self._inputs.items()}
         try:
             request.infer(fed, share_inputs=True)
-            # Copies: the request writes its next answers into the same memory.
+            # Copies: the next run of the request writes into the same memory.
             return {spec.name: np.array(request.get_output_tensor(place).data) for spec, place in self._outputs.items()}
-        except RuntimeError as failed:
-            raise OperationError(f"{self._path} failed to run: {_shortened(failed)}") from failed
+        except RuntimeError as error:
+            raise OperationError(f"{self._path} failed to run: {_shortened(error)}") from error
         finally:
             free.put(request)
 
@@ -136,9 +136,9 @@ class OpenVinoSession:
 
 @contextlib.contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Import OpenVINO's packages inside: their telemetry then cannot be imported, and they take their own silent stand-ins."""
+    """Block the import of OpenVINO's telemetry inside the block; its packages then use their own silent replacement."""
     before = sys.modules.get(_TELEMETRY)
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # the import system's own way to say "not there"
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # None makes the import fail
     try:
         yield
     finally:
@@ -159,25 +159,25 @@ def _load(variant: VariantDirectory, threads: int | None, *, name: str, float_ty
     settings = {
         "INFERENCE_PRECISION_HINT": float_type,
         "PERFORMANCE_HINT": "LATENCY",
-        # Pinned threads of two models on one machine would share the first core and leave the others idle.
+        # Pinned threads of two models on one machine would share the first core while others are idle.
         "ENABLE_CPU_PINNING": False,
         **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
     }
     try:
         compiled = openvino.Core().compile_model(_read(frontend.FrontEndManager(), path), "CPU", settings)
-    except _errors(frontend) as failed:
-        raise ModelError(f"{path} is no ONNX graph that openvino can load: {_shortened(failed)}") from failed
+    except _errors(frontend) as error:
+        raise ModelError(f"{path} is not an ONNX graph that openvino can load: {_shortened(error)}") from error
     return OpenVinoSession(compiled, variant, name=name, float_type=float_type, threads=threads)
 
 
 def _read(frontends: Any, path: Path) -> Any:
-    """Read ONNX as ONNX: `Core.read_model` would ask every other format's reader first, and those print."""
+    """Read the file as ONNX: `Core.read_model` would try the readers of other formats first, which print."""
     reader = frontends.load_by_framework("onnx")
     return reader.convert(reader.load(str(path)))
 
 
 def _errors(frontend: Any) -> tuple[type[Exception], ...]:
-    """Return what OpenVINO raises; its readers' exceptions share no base of their own."""
+    """Return OpenVINO's exceptions; those of its readers have no common base class."""
     return (
         RuntimeError,
         frontend.GeneralFailure,
@@ -188,25 +188,25 @@ def _errors(frontend: Any) -> tuple[type[Exception], ...]:
     )
 
 
-def _matched(ports: Sequence[Any], specs: Sequence[TensorSpec], what: str, variant: VariantDirectory) -> dict[TensorSpec, int]:
-    """Return the graph's own view of each tensor in `specs`, and its place; raise `ModelError` where they differ."""
-    found = {name: place for place, port in enumerate(ports) for name in port.get_names()}
+def _matched(ports: Sequence[Any], specs: Sequence[TensorSpec], kind: str, variant: VariantDirectory) -> dict[TensorSpec, int]:
+    """Return the graph's spec of each tensor in `specs` with its place; raise `ModelError` if a name or dtype differs."""
+    places = {name: place for place, port in enumerate(ports) for name in port.get_names()}
     matched: dict[TensorSpec, int] = {}
     for spec in specs:
-        port = ports[found[spec.name]] if spec.name in found else None
+        port = ports[places[spec.name]] if spec.name in places else None
         if port is None or _dtype(port) != spec.dtype:
-            have = ", ".join(f"{port.get_any_name()} {_dtype(port)}" for port in ports)
+            actual = ", ".join(f"{port.get_any_name()} {_dtype(port)}" for port in ports)
             raise ModelError(
-                f"{variant.path}: the graph must have the {what} {spec.name} {spec.dtype} of its config, but has {have}"
+                f"{variant.path}: the graph must have the {kind} {spec.name} {spec.dtype} of its config, but has {actual}"
             )
-        matched[TensorSpec(name=spec.name, dtype=spec.dtype, shape=_shape(port))] = found[spec.name]
+        matched[TensorSpec(name=spec.name, dtype=spec.dtype, shape=_shape(port))] = places[spec.name]
     if len(ports) != len(specs):
-        raise ModelError(f"{variant.path}: the graph must have the {len(specs)} {what}s of its config, but has {len(ports)}")
+        raise ModelError(f"{variant.path}: the graph must have the {len(specs)} {kind}s of its config, but has {len(ports)}")
     return matched
 
 
 def _dtype(port: Any) -> str:
-    """Return NumPy's name of the element type; texts, which NumPy calls objects, have none."""
+    """Return NumPy's name of the element type; strings are objects in NumPy."""
     element = port.get_element_type()
     return "object" if element.get_type_name() == "string" else str(np.dtype(element.to_dtype()).name)
 
@@ -218,11 +218,11 @@ def _shape(port: Any) -> tuple[int | str, ...]:
     return tuple("N" if size.is_dynamic else size.get_length() for size in shape)
 
 
-def _threads_in_words(threads: int | None) -> str:
+def _threads_text(threads: int | None) -> str:
     return "chosen by the runtime" if threads is None else str(threads)
 
 
 def _shortened(failure: Exception, limit: int = 200) -> str:
-    """Return OpenVINO's message as one short line, without places in its sources."""
+    """Return a message of OpenVINO as one short line, without its source locations."""
     line = " ".join(_NOISE.sub(" ", str(failure)).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
-from accel.bench import BenchSettings, Subject, measure
+from accel.bench import BenchSettings, BenchTarget, measure
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, write_record
 from edgewright.contracts.oci import OciLayout, Platform
@@ -97,7 +97,7 @@ def test_the_numbers_are_in_order_and_the_machine_is_told(build: BuildDirectory)
 
 def test_the_table_has_a_line_per_variant_and_the_machine(build: BuildDirectory) -> None:
     lines = bench(build.path, "--runs", 5, "--threads", 1).stdout.splitlines()
-    assert lines[0].split()[:4] == ["VARIANT", "BACKEND", "PRECISION", "MEDIAN_MS"]
+    assert lines[0].split()[:4] == ["variant", "backend", "precision", "median"]
     assert [line.split()[0] for line in lines[1:3]] == ["fp32", "small"]
     assert lines[4].startswith("batch 1, threads 1; ")
 
@@ -108,7 +108,7 @@ def test_the_fastest_variant_here_is_told_and_so_is_what_it_was_measured_against
     assert best["variant"] in ("fp32", "small")
     assert min(best["shortlist_ms"], key=best["shortlist_ms"].get) == f"{best['variant']} on {best['backend']}"
     line = bench(build.path, "--runs", 5, "--threads", 1).stdout.splitlines()[5]
-    assert line.startswith(f"fastest here: {best['variant']} on {best['backend']} (measured in turns: ")
+    assert line.startswith(f"fastest here: {best['variant']} on {best['backend']} (side by side: ")
 
 
 def test_one_variant_alone_or_a_given_backend_leaves_nothing_to_choose(build: BuildDirectory) -> None:
@@ -130,13 +130,13 @@ def test_the_memory_is_the_variants_own(tmp_path: Path) -> None:
         [helper.make_tensor("w", TensorProto.FLOAT, weights.shape, weights.tobytes(), raw=True)],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    result = measure(Subject("heavy", graph=path), BenchSettings(runs=2, threads=1))
+    result = measure(BenchTarget("heavy", graph=path), BenchSettings(runs=2, threads=1))
     assert 64 <= result.variant_memory_mib <= 64 * 6
     assert result.peak_memory_mib - result.variant_memory_mib < 120
 
 
 def test_the_runtimes_own_memory_is_not_the_variants(build: BuildDirectory) -> None:
-    result = measure(Subject("fp32", build.variant("fp32")), BenchSettings(runs=2, threads=1))
+    result = measure(BenchTarget("fp32", build.variant("fp32")), BenchSettings(runs=2, threads=1))
     assert 0 < result.variant_memory_mib < 40 < result.peak_memory_mib
 
 
@@ -144,14 +144,14 @@ def test_variants_that_do_not_run_here_are_left_out_with_the_reason(build: Build
     make_variant(build.path / "variants" / "board", name="board", backend="fpga")
     result = bench(build.path, "--runs", 2, "--threads", 1)
     assert result.exit_code == 0
-    assert "left out board: no backend can run variant board on this machine" in result.stderr
+    assert "skipped board: no backend can run variant board on this machine" in result.stderr
 
 
 def test_a_corrupt_graph_is_one_line_and_exit_code_2(build: BuildDirectory) -> None:
     build.variant("fp32").file(LayerKind.GRAPH).write_bytes(b"\x00" * 100)
     result = bench(build.path)
     assert result.exit_code == 2
-    assert "graph.onnx is no ONNX graph that onnxruntime can load" in result.stderr
+    assert "graph.onnx is not an ONNX graph that onnxruntime can load" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -165,7 +165,7 @@ def test_a_corrupt_graph_is_one_line_and_exit_code_2(build: BuildDirectory) -> N
         pytest.param(["BUILD", "--batch", "-1"], "batch must be 1 or more, not -1", id="negative batch"),
         pytest.param(["BUILD", "--threads", "0"], "threads must be 1 or more, not 0", id="no threads"),
         pytest.param(["BUILD/variants"], "variants is no package", id="a folder that is nothing"),
-        pytest.param(["BUILD/build.json"], "build.json is no ONNX graph", id="a file that is no model"),
+        pytest.param(["BUILD/build.json"], "build.json is not an ONNX graph", id="a file that is no model"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(build: BuildDirectory, arguments: list[str], message: str) -> None:
@@ -177,13 +177,13 @@ def test_bad_input_is_one_line_and_exit_code_2(build: BuildDirectory, arguments:
 
 def test_a_worker_answers_with_the_same_kind_of_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
-        measure(Subject("gone", graph=tmp_path / "gone.onnx"), BenchSettings())
+        measure(BenchTarget("gone", graph=tmp_path / "gone.onnx"), BenchSettings())
 
 
 def test_an_onnx_file_runs_on_its_own_backend_only(build: BuildDirectory) -> None:
     graph = build.variant("fp32").file(LayerKind.GRAPH)
     with pytest.raises(BadInputError, match=r"an \.onnx file runs on onnxruntime only, not on 'npu'"):
-        measure(Subject("graph", graph=graph), BenchSettings(backend="npu"))
+        measure(BenchTarget("graph", graph=graph), BenchSettings(backend="npu"))
 
 
 def test_an_unpacked_variant_is_the_one_that_was_packed(build: BuildDirectory, package: OciLayout, tmp_path: Path) -> None:

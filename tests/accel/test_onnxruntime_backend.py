@@ -69,7 +69,7 @@ def test_a_file_that_is_no_graph_is_one_line(
     variant: VariantDirectory, content: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     variant.file(LayerKind.GRAPH).write_bytes(content)
-    with pytest.raises(ModelError, match=r"graph\.onnx is no ONNX graph that onnxruntime can load: ") as refused:
+    with pytest.raises(ModelError, match=r"graph\.onnx is not an ONNX graph that onnxruntime can load: ") as refused:
         OnnxRuntime().load(variant, threads=1)
     assert "\n" not in str(refused.value)
     assert capfd.readouterr() == ("", "")

@@ -112,14 +112,14 @@ def test_a_session_says_what_runs(variant: VariantDirectory) -> None:
 
 def test_a_file_that_is_no_graph_is_one_clear_line(variant: VariantDirectory, capfd: pytest.CaptureFixture[str]) -> None:
     variant.file(LayerKind.GRAPH).write_bytes(b"no graph in here")
-    with pytest.raises(ModelError, match=r"^\S+graph\.onnx is no ONNX graph that openvino can load: Model can't be parsed$"):
+    with pytest.raises(ModelError, match=r"^\S+graph\.onnx is not an ONNX graph that openvino can load: Model can't be parsed$"):
         OpenVino().load(variant, threads=1)
     assert capfd.readouterr().err == ""
 
 
 def test_missing_weights_are_said(variant: VariantDirectory) -> None:
     variant.file(LayerKind.HEAD_WEIGHTS).unlink()
-    with pytest.raises(ModelError, match=r"graph\.onnx is no ONNX graph that openvino can load: .*head\.weights"):
+    with pytest.raises(ModelError, match=r"graph\.onnx is not an ONNX graph that openvino can load: .*head\.weights"):
         OpenVino().load(variant, threads=1)
 
 

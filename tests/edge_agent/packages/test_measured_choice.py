@@ -122,7 +122,7 @@ def test_a_variant_that_cannot_be_loaded_is_excluded_with_its_reason(store: Stor
     record = pull(store, cloud, build(tmp_path / "broken", Recipe(others=(Precision.INT8,), broken=("fp32",))))
     assert record.running.variant == "int8"
     assert blank_times(record.choice) == [
-        "fp32 fits, but could not be measured here: fp32/graph.onnx is no ONNX graph that onnxruntime can load: "
+        "fp32 fits, but could not be measured here: fp32/graph.onnx is not an ONNX graph that onnxruntime can load: "
         "Protobuf parsing failed.",
         "int8 is chosen: measured fastest here, T.",
     ]
