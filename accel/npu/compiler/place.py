@@ -30,6 +30,7 @@ def place_tensors(
     layers: Sequence[Layer],
     outputs: Iterable[QuantizedTensor],
     profile: NpuProfile,
+    *,
     capacity: int | None = None,
     steps: Sequence[int] | None = None,
 ) -> dict[str, int]:

@@ -69,7 +69,7 @@ def lower(model: onnx.ModelProto, cut: Collection[str] = (), *, columns: int = 1
     Args:
         model: the quantized graph.
         cut: tensors at which the head begins; it stays on the host.
-        columns: channels per vector of the NPU; the operands of a Concat must begin at a vector.
+        columns: channels per vector of the NPU; the operands of a Concat must begin at a vector boundary.
 
     Raises:
         ModelError: the graph is not quantized, a weight is -128, or an accumulator could overflow.

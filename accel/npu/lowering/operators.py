@@ -329,7 +329,8 @@ def _window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTens
     steps = [int(step) for step in attribute(node, "strides", [1, 1])]
     dilations = [int(dilation) for dilation in attribute(node, "dilations", [1, 1])]
     planes, results = (source.height, source.width), (result.height, result.width)
-    before = [_pad_before(node, axis, planes, results, kernel, steps, dilations) for axis in (0, 1)]
+    reaches = [(results[axis] - 1) * steps[axis] + (kernel[axis] - 1) * dilations[axis] + 1 for axis in (0, 1)]
+    before = [_pad_before(node, axis, planes[axis], reaches[axis]) for axis in (0, 1)]
     if (
         max(*planes, *results) > _LARGEST_PLANE
         or max(kernel) > _HIGHEST["kernel_rows"]
@@ -351,23 +352,17 @@ def _window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTens
     )
 
 
-def _pad_before(
-    node: onnx.NodeProto,
-    axis: int,
-    planes: tuple[int, int],
-    results: tuple[int, int],
-    kernel: tuple[int, int],
-    steps: list[int],
-    dilations: list[int],
-) -> int:
-    """Return the padding before the plane; padding after it is not needed, because all reads outside the plane are padding."""
+def _pad_before(node: onnx.NodeProto, axis: int, size: int, reach: int) -> int:
+    """Return the padding before a plane of `size` rows or columns, for windows that span `reach` of them.
+
+    Padding after the plane is not needed, because all reads outside the plane are padding.
+    """
     mode = attribute(node, "auto_pad", "NOTSET")
     if mode == "NOTSET":
         return int(attribute(node, "pads", [0, 0, 0, 0])[axis])
     if mode == "VALID":
         return 0
-    reach = (results[axis] - 1) * steps[axis] + (kernel[axis] - 1) * dilations[axis] + 1
-    total = max(0, reach - planes[axis])
+    total = max(0, reach - size)
     return total // 2 if mode == "SAME_UPPER" else total - total // 2
 
 

@@ -85,7 +85,7 @@ def check_transfer(transfer: isa.Dma, profile: NpuProfile, external: npt.NDArray
     require(end <= profile.external_words, f"the external memory ends at word {profile.external_words}, but {end} is used")
     fits = transfer.external >= constants if is_tensor else end <= constants
     require(
-        fits, f"the program's constants are words 0 to {constants - 1}: only tensors may be stored after them, and nothing else"
+        fits, f"the program's constants are words 0 to {constants - 1}: tensors must be after them, all else must be within them"
     )
     if region in (isa.Region.WEIGHTS, isa.Region.PARAMETERS):
         _check_values(transfer, region, external)

@@ -167,12 +167,12 @@ def test_n159_repeat_is_the_same_as_writing_it_out(rtl_simulator: RtlSimulator) 
         ),
         pytest.param(
             [replace(LOAD, external=0)],
-            "the program's constants are words 0 to 383: only tensors may be stored after them",
+            "the program's constants are words 0 to 383: tensors must be after them",
             id="constants read",
         ),
         pytest.param(
             [replace(LOAD_WEIGHTS, external=380)],
-            "only tensors may be stored after them, and nothing else",
+            "tensors must be after them, all else must be within them",
             id="weights from tensors",
         ),
         pytest.param([replace(LOAD, runs=2, external_pitch=16)], "runs must not overlap", id="runs on each other"),

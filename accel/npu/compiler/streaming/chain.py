@@ -49,7 +49,7 @@ def _by_row(tap: Tap, rows: int) -> Iterator[Tap]:
 
 
 class ChainWork:
-    """Creates the jobs and transfers of a chain."""
+    """Generator of the jobs and transfers of a chain."""
 
     def __init__(self, streamer: Streamer, plan: ChainPlan, layers: Sequence[ChainLayer]) -> None:
         self._streamer, self._plan, self._layers = streamer, plan, layers

@@ -51,12 +51,12 @@ def compile_streamed(
         DoesNotFitError: the model exceeds the external memory, or the input rows of one output row exceed the chip.
     """
     vectors = profile.external_words * 4 // profile.columns
-    place_tensors(inputs, layers, outputs, profile, vectors)
+    place_tensors(inputs, layers, outputs, profile, capacity=vectors)
     _check_weights(layers, profile, 0)
     parts = [layer.result.name for layer in layers if layer.result.part is not None]
     groups = choose_groups(layers, [*(tensor.name for tensor in outputs), *parts], profile, select_plan)
     steps = [step for step, group in enumerate(groups) for _ in group.layers]
-    places = place_tensors(inputs, layers, outputs, profile, vectors, steps)
+    places = place_tensors(inputs, layers, outputs, profile, capacity=vectors, steps=steps)
     used = max(places[tensor.name] + _vectors(tensor, profile) for tensor in _tensors(inputs, layers))
     tensors_at = vectors - used
     _check_weights(layers, profile, used)

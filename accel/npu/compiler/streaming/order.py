@@ -92,7 +92,7 @@ class Order:
         """Cycles of the instructions so far."""
         return self._clock.at + 1
 
-    def take(self, step: Step) -> None:
+    def add(self, step: Step) -> None:
         """Issue the transfers that are ready, wait for those that the step needs, and append the step."""
         self._issue_ready(step)
         for transfer in step.needs:
@@ -192,10 +192,10 @@ class Order:
     def _put(self, *instructions: isa.Instruction) -> None:
         """Append instructions to one page; fill up the current page if they do not fit."""
         if self._pages_at is not None:
-            self._turn_pages()
+            self._fetch_pages()
             while len(self.instructions) % self._page + len(instructions) > self._page - 1:
                 self._append(isa.Sync())
-                self._turn_pages()
+                self._fetch_pages()
         self._append(*instructions)
 
     def _append(self, *instructions: isa.Instruction) -> None:
@@ -206,7 +206,7 @@ class Order:
         for instruction in instructions[1:] * repetitions:  # the addresses of repetitions do not affect the timing
             self._clock.issue(instruction)
 
-    def _turn_pages(self) -> None:
+    def _fetch_pages(self) -> None:
         """Wait for the next page at the end of a page; fetch the page after it at the beginning of a page."""
         if len(self.instructions) % self._page == self._page - 1 and self._page_index >= self._done:
             pending = self._issued - 1 - self._page_index
@@ -252,7 +252,7 @@ def _ordered(steps: Sequence[Step], transfers: Sequence[Transfer], profile: NpuP
     begins = []
     for step in steps:
         begins.append(order.executed)
-        order.take(step)
+        order.add(step)
     order.finish()
     instructions, is_paged = order.instructions, pages_at is not None
     fill = -len(instructions) % (profile.instructions // 2) if is_paged else 0

@@ -167,15 +167,20 @@ def _row_buffers(
         return None
     results = {layer.result.name for layer in layers}
     transferred = {owners[name] for name in owners if name not in results or name in stored}
-    for name in [owner for owner in rows if owner in transferred] * MOST_SPARE_ROWS:
-        if row_vectors[name] <= free:
-            free -= row_vectors[name]
-            rows[name] += 1
+    _add_spare_rows(rows, row_vectors, transferred, free)
     buffers, at = {}, 0
     for name, count in rows.items():
         buffers[name] = RowBuffer(at, count, row_vectors[name] // tensors[name].width, tensors[name].width)
         at += buffers[name].vectors
     return {name: buffers[owner] for name, owner in owners.items()}
+
+
+def _add_spare_rows(rows: dict[str, int], row_vectors: Mapping[str, int], transferred: Collection[str], free: int) -> None:
+    """Add up to `MOST_SPARE_ROWS` rows, from `free` vectors, to each buffer that transfers fill or empty."""
+    for name in [name for name in rows if name in transferred] * MOST_SPARE_ROWS:
+        if row_vectors[name] <= free:
+            free -= row_vectors[name]
+            rows[name] += 1
 
 
 Uses = dict[int, tuple[int, int]]
@@ -220,7 +225,7 @@ def _rows_in_use(uses: Sequence[Uses]) -> int:
 
 
 def _cycles(layers: Sequence[Layer], stored: Collection[str], profile: NpuProfile) -> int:
-    """Return a lower bound of the cycles: those of the array or of the memory."""
+    """Return an estimate of the cycles: the maximum of the array's work and the memory's transfers."""
     producers = {layer.result.name for layer in layers}
     moved = work = 0
     for tensor in tensors_of(layers).values():

@@ -44,7 +44,7 @@ class OffChipLayout:
 
 
 class SlabWork:
-    """Creates the jobs and transfers of one slab."""
+    """Generator of the jobs and transfers of one slab."""
 
     def __init__(self, streamer: Streamer, layer: Layer, slab: Slab, plan: LayerPlan, off_chip: OffChipLayout) -> None:
         self._streamer, self._layer, self._slab, self._plan, self._off_chip = streamer, layer, slab, plan, off_chip
