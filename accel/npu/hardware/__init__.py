@@ -1,11 +1,11 @@
-"""What is built from the RTL in `rtl/`: simulations for this machine, bitstreams for boards.
+"""Builds from the RTL in `rtl/`: simulations for this machine, bitstreams for boards.
 
-    sources           the RTL's files, and the parameters that make them one profile's machine
-    verilate          a library or a program that simulates them
-    boards            the boards that bitstreams can be built for, and their clocks
-    implementation    what place and route said about a build, and whether it still holds
+    sources           the files of the RTL, and its parameters for a profile
+    verilate          builds a shared library or a program that simulates the RTL
+    boards            the supported boards and their clocks
+    implementation    records of place and route, and whether they are stale
     bitstream         synthesis, place and route, packing
     cli               `edgewright npu bitstream`
 
-Nothing here runs a program; machines does, on what is built here.
+The package machines runs programs on these builds.
 """

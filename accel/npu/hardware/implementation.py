@@ -1,8 +1,7 @@
-"""What place and route said about a build: clock, resources, and exactly what it was made from.
+"""Records of place and route: clock, resources, and the exact inputs of a build.
 
-`edgewright npu bitstream` writes such a record beside every bitstream; the ones of the shipped profiles are committed under
-`implementations/`. A record knows the hash of the sources that it speaks of, so that figures which no longer describe the RTL
-are shown as stale and never as today's.
+`edgewright npu bitstream` writes a record beside every bitstream; those of the shipped profiles are committed under
+`implementations/`. A record has the hash of its sources, so figures of an older RTL are shown as stale.
 """
 
 from __future__ import annotations
@@ -26,12 +25,13 @@ RESOURCES = {
     "block_rams": "DP16KD",
     "plls": "EHXPLLL",
 }
-"""Our words for nextpnr-ecp5's: 18x18 multipliers, 4-input lookup tables (half a carry cell counts as one), 18-kbit memories."""
+"""nextpnr-ecp5's cell types by resource: `logic` counts 4-input lookup tables (half a carry cell counts as one), `multipliers`
+are 18x18 bits, `block_rams` 18 kbit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """How much of one kind of resource a design takes."""
+class ResourceUse:
+    """Used and available number of one kind of resource."""
 
     used: int
     available: int
@@ -39,26 +39,26 @@ class Use:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Implementation:
-    """One placed and routed build."""
+    """Record of one placed and routed build."""
 
     profile: str
     profile_hash: str
     sources_sha256: str
-    """Over the RTL, the top module and the constraints."""
+    """Hash over the RTL, the top module and the constraints."""
     part: str
     baud: int
     seed: int
     clock_mhz: float
-    """What the PLL makes."""
+    """Clock that the PLL generates."""
     fmax_mhz: float
-    """What nextpnr's timing analysis allows, slow corner of the speed grade."""
-    resources: Mapping[str, Use]
+    """Maximum clock by nextpnr's timing analysis, in the slow corner of the speed grade."""
+    resources: Mapping[str, ResourceUse]
     tools: Mapping[str, str]
     bitstream_sha256: str
 
 
 def sources_sha256(board: Board) -> str:
-    """Return the hash of everything in this edgewright that decides what is built for `board`."""
+    """Return the SHA-256 of all source files for `board` in this edgewright, in hexadecimal."""
     sha256 = hashlib.sha256()
     for source in board.sources:
         content = source.read_bytes()
@@ -66,18 +66,22 @@ def sources_sha256(board: Board) -> str:
     return sha256.hexdigest()
 
 
-def read_report(report: Mapping[str, Any]) -> tuple[float, dict[str, Use]]:
-    """Return the slowest clock's Fmax (MHz) and the use of `RESOURCES` from nextpnr's JSON report."""
+def read_report(report: Mapping[str, Any]) -> tuple[float, dict[str, ResourceUse]]:
+    """Return the slowest clock's Fmax (MHz) and the use of `RESOURCES` from nextpnr's JSON report.
+
+    Raises:
+        OperationError: the report lacks one of them.
+    """
     try:
         fmax = min(float(clock["achieved"]) for clock in report["fmax"].values())
         used = {name: report["utilization"][cell] for name, cell in RESOURCES.items()}
-        return fmax, {name: Use(int(use["used"]), int(use["available"])) for name, use in used.items()}
-    except (KeyError, TypeError, ValueError) as wrong:
-        raise OperationError(f"nextpnr-ecp5's report must have fmax and utilization, but it lacks {wrong}") from wrong
+        return fmax, {name: ResourceUse(int(use["used"]), int(use["available"])) for name, use in used.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise OperationError(f"nextpnr-ecp5's report must have fmax and utilization, but it lacks {error}") from error
 
 
-def recorded(name: str) -> Implementation | None:
-    """Return the committed record of a shipped profile, None when there is none."""
+def read_record(name: str) -> Implementation | None:
+    """Return the committed record of a shipped profile, or None if there is no record."""
     path = RECORDS / f"{name}.json"
     if not path.is_file():
         return None
@@ -85,22 +89,22 @@ def recorded(name: str) -> Implementation | None:
 
 
 def is_stale(record: Implementation, profile: NpuProfile) -> bool:
-    """Return whether the RTL, the constraints or the profile changed since the record was made."""
+    """Return whether the RTL, the constraints or the profile changed after the build of the record."""
     board = BOARDS.get(profile.name)
     return board is None or (record.sources_sha256, record.profile_hash) != (sources_sha256(board), profile.hash.hex())
 
 
 def status(profile: NpuProfile) -> str:
-    """Return the profile's status with what place and route said about it, for `edgewright npu profiles`."""
-    record = recorded(profile.name)
+    """Return the profile's status and the figures of place and route, for `edgewright npu profiles`."""
+    record = read_record(profile.name)
     if record is None:
         return profile.status
-    told = f"{profile.status}; placed and routed: {figures(record)}"
-    return f"{told} (stale: made from other sources)" if is_stale(record, profile) else told
+    text = f"{profile.status}; placed and routed: {figures(record)}"
+    return f"{text} (stale: built from other sources)" if is_stale(record, profile) else text
 
 
 def figures(record: Implementation) -> str:
     """Return clock and resources in one line."""
-    known = {name: record.resources[name] for name in RESOURCES if name in record.resources}
-    uses = ", ".join(f"{use.used} of {use.available} {name.replace('_', ' ')}" for name, use in known.items())
+    resources = {name: record.resources[name] for name in RESOURCES if name in record.resources}
+    uses = ", ".join(f"{use.used} of {use.available} {name.replace('_', ' ')}" for name, use in resources.items())
     return f"{record.fmax_mhz:.1f} MHz, {uses}"

@@ -1,6 +1,6 @@
-"""The RTL's files, the parameters that make them one profile's machine, and where what is built from them is kept.
+"""The files of the RTL, its parameters for a profile, and the cache directory of builds.
 
-Verilator (verilate.py) and the tools for FPGAs (bitstream.py) start from the same ones.
+Verilator (verilate.py) and the FPGA tools (bitstream.py) use the same files and parameters.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from accel.npu.profile import NpuProfile
 
 RTL = Path(__file__).parents[1] / "rtl"
 POWER_UP_US = 210
-"""An SDRAM wants 200 us before its first command."""
+"""Wait before the first command to the SDRAM, which requires 200 us."""
 
 
 def rtl_parameters(profile: NpuProfile) -> dict[str, int | str]:
-    """Return the parameters of the RTL's top module that make it this profile's machine."""
+    """Return the parameters of the RTL's top module for a profile."""
     return {
         "ROWS": profile.rows,
         "COLUMNS": profile.columns,
@@ -37,7 +37,7 @@ def rtl_parameters(profile: NpuProfile) -> dict[str, int | str]:
 
 
 def cache_directory() -> Path:
-    """Return where what is built from the RTL is kept."""
+    """Return the directory that caches builds of the RTL."""
     root = os.environ.get("EDGEWRIGHT_CACHE")
     home = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgewright"
     return home / "npu"

@@ -1,8 +1,7 @@
-"""Build what runs the RTL on this machine: Verilator makes C++ of it, a compiler makes a library or a program of that.
+"""Build a simulation of the RTL: Verilator converts it to C++, a compiler makes a shared library or a program of that.
 
-Built on first use and kept in the user's cache under a hash of everything that went into it (sources, parameters, tools), so
-a changed line of RTL is a new library and an unchanged one costs nothing. Verilator's own runtime, the same for all of them, is
-compiled once for itself.
+Builds are made on first use and cached under a hash of all their inputs (sources, parameters, tools), so only a changed input
+causes a new build. Verilator's runtime, which all builds share, is compiled once.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What is built from the RTL: its top module, the C++ around it, and the linker's options for it."""
+    """Kind of build: the top module of the RTL, the C++ around it, and the linker's options."""
 
     top: str
     harness: str
@@ -37,28 +36,35 @@ class _Target:
     suffix: str
 
 
-_LIBRARY = _Target("npu_system", "harness.cpp", ("-shared",), ".so")
+LIBRARY = _Target("npu_system", "harness.cpp", ("-shared",), ".so")
 _BOARD = _Target("npu_board", "pty_board.cpp", (), "")
 
 
 def build(profile: NpuProfile, *, plain: bool = False) -> Path:
-    """Return the shared library for `profile`, made now unless the cache has it."""
+    """Return the shared library for `profile`, building it unless the cache has it.
+
+    Args:
+        profile: the NPU.
+        plain: simulate a paired multiplier as two multipliers.
+
+    Raises:
+        OperationError: a tool is missing or fails.
+    """
     parameters = rtl_parameters(profile)
-    return _build(_LIBRARY, {**parameters, "PAIRED": 0} if plain else parameters)
+    return _build(LIBRARY, {**parameters, "PAIRED": 0} if plain else parameters)
 
 
 def build_board(profile: NpuProfile, cycles_per_bit: int) -> Path:
-    """Return the program that is a board on a pseudo-terminal, made now unless the cache has it."""
+    """Return the program that simulates a board on a pseudo-terminal, building it unless the cache has it.
+
+    Raises:
+        OperationError: a tool is missing or fails.
+    """
     return _build(_BOARD, {**rtl_parameters(profile), "CYCLES_PER_BIT": cycles_per_bit})
 
 
-def library_path(profile: NpuProfile) -> Path:
-    """Return where the cache keeps the library of this machine, whether it is there or not."""
-    return _cached(_LIBRARY, rtl_parameters(profile))
-
-
 def _build(target: _Target, parameters: Mapping[str, int | str]) -> Path:
-    built = _cached(target, parameters)
+    built = cached_path(target, parameters)
     if not built.is_file():
         built.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=built.parent) as scratch:
@@ -66,7 +72,8 @@ def _build(target: _Target, parameters: Mapping[str, int | str]) -> Path:
     return built
 
 
-def _cached(target: _Target, parameters: Mapping[str, int | str]) -> Path:
+def cached_path(target: _Target, parameters: Mapping[str, int | str]) -> Path:
+    """Return the path in the cache of a build with these parameters, whether or not it exists."""
     key = hashlib.sha256()
     for source in (*sorted(RTL.glob("*.sv*")), *sorted(RTL.glob("*.h")), RTL / target.harness):
         key.update(source.name.encode() + source.read_bytes())
@@ -76,7 +83,7 @@ def _cached(target: _Target, parameters: Mapping[str, int | str]) -> Path:
 
 
 def missing_tool() -> str | None:
-    """Return the first tool that the RTL simulation lacks on this machine, or None when it can be built."""
+    """Return the first tool of the RTL simulation that is missing on this machine, or None if all are installed."""
     return next((name for name in ("verilator", os.environ.get("CXX", "g++")) if shutil.which(name) is None), None)
 
 
@@ -85,13 +92,13 @@ def _tools() -> tuple[str, str]:
 
 
 def _tool(name: str, package: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         raise OperationError(
             f"the RTL simulation needs {name}, which is not on the PATH; on Debian: apt-get install {package}. "
-            "The functional model needs neither."
+            "The functional model runs without it."
         )
-    return found
+    return path
 
 
 def _compile(target: _Target, parameters: Mapping[str, int | str], scratch: Path) -> Path:
@@ -108,21 +115,21 @@ def _compile(target: _Target, parameters: Mapping[str, int | str], scratch: Path
 
 
 def runtime_headers() -> list[str]:
-    """Return the compiler's options that find the headers of Verilator's runtime."""
+    """Return the compiler options for the headers of Verilator's runtime."""
     return [f"-I{_runtime()}", f"-I{_runtime() / 'vltstd'}"]
 
 
 def runtime_objects() -> list[Path]:
-    """Return Verilator's runtime as object files, compiled now unless the cache has them."""
+    """Return the object files of Verilator's runtime, compiling them unless the cache has them."""
     key = hashlib.sha256(repr(([_call([tool, "--version"]) for tool in _tools()], _COMPILER_OPTIONS)).encode()).hexdigest()
-    kept = [cache_directory() / f"{Path(name).stem}-{key[:24]}.o" for name in _RUNTIME]
-    if not all(path.is_file() for path in kept):
+    objects = [cache_directory() / f"{Path(name).stem}-{key[:24]}.o" for name in _RUNTIME]
+    if not all(path.is_file() for path in objects):
         cache_directory().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_directory()) as scratch:
-            made = _compile_all([_runtime() / name for name in _RUNTIME], Path(scratch), runtime_headers())
-            for compiled, path in zip(made, kept, strict=True):
-                compiled.replace(path)
-    return kept
+            compiled = _compile_all([_runtime() / name for name in _RUNTIME], Path(scratch), runtime_headers())
+            for source, path in zip(compiled, objects, strict=True):
+                source.replace(path)
+    return objects
 
 
 def _runtime() -> Path:
@@ -130,11 +137,11 @@ def _runtime() -> Path:
 
 
 def _compile_all(code: Sequence[Path], folder: Path, headers: Sequence[str]) -> list[Path]:
-    """Compile each file to an object in `folder`, as many at a time as there are processors."""
+    """Compile each file to an object in `folder`, with one compiler per processor."""
     objects = [folder / f"{source.stem}.o" for source in code]
     commands = [
-        [_tools()[1], *_COMPILER_OPTIONS, *headers, "-c", "-o", str(made), str(source)]
-        for source, made in zip(code, objects, strict=True)
+        [_tools()[1], *_COMPILER_OPTIONS, *headers, "-c", "-o", str(output), str(source)]
+        for source, output in zip(code, objects, strict=True)
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_call, commands))
@@ -144,8 +151,10 @@ def _compile_all(code: Sequence[Path], folder: Path, headers: Sequence[str]) -> 
 def _call(command: Sequence[str]) -> str:
     try:
         finished = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as late:
-        raise OperationError(f"{Path(command[0]).name} took over {BUILD_TIMEOUT_S} s to build the RTL simulation") from late
+    except subprocess.TimeoutExpired as error:
+        raise OperationError(
+            f"{Path(command[0]).name} must build the RTL simulation within {BUILD_TIMEOUT_S} s, but it did not; try again"
+        ) from error
     if finished.returncode:
         first = next((line for line in (finished.stderr or finished.stdout).splitlines() if "rror" in line), "no message")
         raise OperationError(f"{Path(command[0]).name} failed to build the RTL simulation: {first}")

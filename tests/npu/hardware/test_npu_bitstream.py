@@ -1,7 +1,7 @@
-"""From RTL to a bitstream: stages that are kept, records that know what they speak of, and tools that fail in one line.
+"""Building a bitstream from the RTL: cached stages, records with the hash of their sources, and tool errors in one line.
 
-The tools are stood in for by small programs of the same names and arguments, which write what the real ones write; the last tests
-(marked slow) run the real ones on a small part.
+Small programs with the tools' names and arguments replace the tools and write the same kinds of file. The last test (marked
+slow) runs the real tools on a small part.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import IO
 import pytest
 from click.testing import CliRunner, Result
 
-from accel.npu.hardware.bitstream import Order, build_bitstream, find_tool, packing, run_stage
+from accel.npu.hardware.bitstream import BuildRequest, build_bitstream, find_tool, packing, run_stage
 from accel.npu.hardware.boards import PllDividers, cycles_per_bit, find_board, pll_dividers, top_parameters
-from accel.npu.hardware.implementation import Implementation, Use, is_stale, sources_sha256
+from accel.npu.hardware.implementation import Implementation, ResourceUse, is_stale, sources_sha256
 from accel.npu.profile import find_profile
 from accel.npu.registers import DEFAULT_BAUD
 from edgewright.cli import main
@@ -31,7 +31,7 @@ from edgewright.contracts import wire
 from edgewright.errors import BadInputError, NotFoundError, OperationError, ProfileError
 
 PROFILE = find_profile("ulx3s-85f")
-ORDER = Order(PROFILE, find_board("ulx3s-85f"), baud=DEFAULT_BAUD)
+REQUEST = BuildRequest(PROFILE, find_board("ulx3s-85f"), baud=DEFAULT_BAUD)
 
 REPORT = {
     "fmax": {"$glbnet$board.clk": {"achieved": 66.1234, "constraint": 60.0}},
@@ -45,14 +45,14 @@ REPORT = {
     },
 }
 YOSYS = """
-    told("Yosys 0.70 (git sha1 28ba3cb92, Release)")
+    version("Yosys 0.70 (git sha1 28ba3cb92, Release)")
     count("yosys")
     script = Path(arguments[0]).read_text()
     assert all(Path(name).is_file() for name in script.split() if name.endswith(".sv"))
     Path("netlist.json").write_text(script)
 """
 NEXTPNR = """
-    told('"nextpnr-ecp5" -- Next Generation Place and Route (Version nextpnr-0.11.1)')
+    version('"nextpnr-ecp5" -- Next Generation Place and Route (Version nextpnr-0.11.1)')
     count("nextpnr-ecp5")
     if os.environ.get("ROUTER") == "fails":
         print("Info: routing")
@@ -67,7 +67,7 @@ NEXTPNR = """
     Path("report.json").write_text(os.environ["REPORT"])
 """
 ECPPACK = """
-    told("Project Trellis ecppack Version 1.4-82-g3afe7b5")
+    version("Project Trellis ecppack Version 1.4-82-g3afe7b5")
     count("ecppack")
     Path("npu.bit").write_bytes(b"bits of " + Path("routed.config").read_bytes())
 """
@@ -80,9 +80,9 @@ def stand_in(folder: Path, name: str, body: str) -> None:
         import os, sys, time
         from pathlib import Path
         arguments = sys.argv[1:]
-        def told(version):
+        def version(text):
             if arguments == ["--version"]:
-                print(version)
+                print(text)
                 sys.exit()
         def count(name):
             with Path(os.environ["COUNTS"], name).open("a") as calls:
@@ -117,48 +117,48 @@ def edgewright(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["npu", "bitstream", *map(str, arguments)])
 
 
-def test_a_build_writes_the_bitstream_and_a_record_of_what_it_was_made_from(tools: Path, tmp_path: Path) -> None:
-    record = build_bitstream(ORDER, tmp_path)
+def test_a_build_writes_the_bitstream_and_a_record_of_its_sources(tools: Path, tmp_path: Path) -> None:
+    record = build_bitstream(REQUEST, tmp_path)
     assert (record.fmax_mhz, record.clock_mhz, record.part) == (66.12, 60.0, "LFE5U-85F CABGA381 speed grade 6")
-    assert record.resources["multipliers"] == Use(145, 156)
-    assert record.resources["block_rams"] == Use(173, 208)
+    assert record.resources["multipliers"] == ResourceUse(145, 156)
+    assert record.resources["block_rams"] == ResourceUse(173, 208)
     assert record.tools == {"yosys": "0.70", "nextpnr-ecp5": "0.11.1", "ecppack": "1.4-82-g3afe7b5"}
-    assert record.sources_sha256 == sources_sha256(ORDER.board)
+    assert record.sources_sha256 == sources_sha256(REQUEST.board)
     assert not is_stale(record, PROFILE)
     assert (tmp_path / "ulx3s-85f.bit").read_bytes().startswith(b"bits of read_verilog")
     assert json.loads((tmp_path / "ulx3s-85f.json").read_bytes())["fmax_mhz"] == 66.12
 
 
 def test_a_second_build_runs_no_tool(tools: Path, tmp_path: Path) -> None:
-    first = build_bitstream(ORDER, tmp_path)
-    assert build_bitstream(ORDER, tmp_path) == first
+    first = build_bitstream(REQUEST, tmp_path)
+    assert build_bitstream(REQUEST, tmp_path) == first
     assert calls(tools) == {"yosys": 1, "nextpnr-ecp5": 1, "ecppack": 1}
 
 
-def test_another_seed_places_again_and_synthesises_no_second_time(tools: Path, tmp_path: Path) -> None:
-    build_bitstream(ORDER, tmp_path)
-    build_bitstream(replace(ORDER, seed=2), tmp_path)
+def test_another_seed_places_again_without_a_second_synthesis(tools: Path, tmp_path: Path) -> None:
+    build_bitstream(REQUEST, tmp_path)
+    build_bitstream(replace(REQUEST, seed=2), tmp_path)
     assert calls(tools) == {"yosys": 1, "nextpnr-ecp5": 2, "ecppack": 2}
 
 
-def test_a_build_that_failed_goes_on_behind_its_last_finished_stage(
+def test_a_failed_build_resumes_after_its_last_finished_stage(
     tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROUTER", "fails")
     with pytest.raises(OperationError) as failed:
-        build_bitstream(ORDER, tmp_path / "out")
-    told, _, log = str(failed.value).partition("; its whole log: ")
-    assert told == "nextpnr-ecp5 failed to place and route: ERROR: Unable to place cell 'a', no BELs remaining"
+        build_bitstream(REQUEST, tmp_path / "out")
+    message, _, log = str(failed.value).partition("; see its log: ")
+    assert message == "nextpnr-ecp5 failed to place and route: ERROR: Unable to place cell 'a', no BELs remaining"
     assert Path(log).read_text(encoding="utf-8").startswith("Info: routing\n")
     assert not (tmp_path / "out").exists()
     monkeypatch.delenv("ROUTER")
-    build_bitstream(ORDER, tmp_path / "out")
+    build_bitstream(REQUEST, tmp_path / "out")
     assert calls(tools) == {"yosys": 1, "nextpnr-ecp5": 2, "ecppack": 1}
 
 
 @contextmanager
 def hanging_build(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Give a build whose place and route hangs, and a pipe that ends with that tool."""
+    """Start a build whose place and route hangs; yield it and a pipe that is closed when that tool ends."""
     os.mkfifo(tmp_path / "ready")
     command = [sys.executable, "-m", "edgewright", "npu", "bitstream", "-o", str(tmp_path / "out")]
     environment = {**os.environ, "ROUTER": "hangs", "READY": str(tmp_path / "ready")}
@@ -177,28 +177,28 @@ def test_an_interrupted_build_ends_its_tool_and_leaves_only_finished_stages(
 ) -> None:
     with hanging_build(tmp_path) as (build, ready):
         build.send_signal(number)
-        assert ready.read(1) == b""  # nobody holds the other end any more: the tool is gone
+        assert ready.read(1) == b""  # the other end is closed: the tool has ended
         assert build.wait(60) == 130
-    (kept,) = (tmp_path / "cache" / "npu" / "bitstream").iterdir()
-    assert kept.name.startswith("synthesise-")
+    (cached,) = (tmp_path / "cache" / "npu" / "bitstream").iterdir()
+    assert cached.name.startswith("synthesise-")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_a_killed_build_leaves_stays_while_its_tool_runs_and_goes_with_the_next_build(tools: Path, tmp_path: Path) -> None:
+def test_the_next_build_removes_the_directory_of_a_killed_one_unless_its_tool_still_runs(tools: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache" / "npu" / "bitstream"
     with hanging_build(tmp_path) as (build, ready):
         build.kill()
         build.wait(60)
-        (left,) = cache.glob(".place-and-route-*")
-        build_bitstream(ORDER, tmp_path / "first")
-        assert left.is_dir()
-        os.kill(int((left / "tool.pid").read_text(encoding="ascii")), signal.SIGKILL)
+        (abandoned,) = cache.glob(".place-and-route-*")
+        build_bitstream(REQUEST, tmp_path / "first")
+        assert abandoned.is_dir()
+        os.kill(int((abandoned / "tool.pid").read_text(encoding="ascii")), signal.SIGKILL)
         assert ready.read(1) == b""
-    build_bitstream(replace(ORDER, seed=2), tmp_path / "second")
+    build_bitstream(replace(REQUEST, seed=2), tmp_path / "second")
     assert sorted(path.name.split("-")[0] for path in cache.iterdir()) == ["pack", "pack", "place", "place", "synthesise"]
 
 
-def test_a_design_that_is_too_slow_is_kept_under_a_name_that_says_so_and_fails(
+def test_a_design_that_is_too_slow_fails_and_is_kept_under_the_name_too_slow(
     tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = {**REPORT, "fmax": {"a": {"achieved": 80.0}, "b": {"achieved": 51.5}}}
@@ -206,23 +206,25 @@ def test_a_design_that_is_too_slow_is_kept_under_a_name_that_says_so_and_fails(
     result = edgewright("-o", tmp_path / "out", "--json")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.startswith("edgewright: ulx3s-85f must reach 60 MHz, but place and route gave 51.5 MHz, 145 of")
-    assert f"kept as {tmp_path}/out/ulx3s-85f.too-slow.bit and .json, not to be loaded; try another --seed" in result.stderr
+    assert f"kept as {tmp_path}/out/ulx3s-85f.too-slow.bit and .json, do not load it; try another --seed" in result.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ulx3s-85f.too-slow.bit", "ulx3s-85f.too-slow.json"]
-    kept = wire.decode(
+    record = wire.decode(
         (tmp_path / "out" / "ulx3s-85f.too-slow.json").read_bytes(), Implementation, what="it", error=OperationError
     )
-    assert (kept.fmax_mhz, kept.clock_mhz, kept.resources["multipliers"]) == (51.5, 60.0, Use(145, 156))
+    assert (record.fmax_mhz, record.clock_mhz, record.resources["multipliers"]) == (51.5, 60.0, ResourceUse(145, 156))
 
 
 def test_the_stages_are_shown_while_they_run(tools: Path, tmp_path: Path) -> None:
-    slow = 'told("1.4")\nprint("packing", flush=True)\ntime.sleep(1.5)\n'
+    slow = 'version("1.4")\nprint("packing", flush=True)\ntime.sleep(1.5)\n'
     stand_in(tmp_path / "bin", "ecppack", slow + textwrap.dedent(ECPPACK))
     seen: list[tuple[str, str]] = []
     run_stage(packing(b"x"), find_tool("ecppack"), lambda stage, _took_s, line: seen.append((stage, line)))
     assert set(seen) == {("pack", "packing")}
 
 
-def test_a_missing_tool_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_of_a_missing_tool_is_one_line_with_the_package_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     result = edgewright("-o", tmp_path)
@@ -239,12 +241,14 @@ def test_the_command_prints_resources_clock_and_file(tools: Path, tmp_path: Path
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["resource", "used", "available", "share"]
     assert lines[1].split() == ["multipliers", "145", "156", "93%"]
-    assert lines[-2] == "LFE5U-85F CABGA381 speed grade 6: 66.12 MHz after place and route; the PLL makes 60 MHz; 3000000 baud"
+    assert (
+        lines[-2] == "LFE5U-85F CABGA381 speed grade 6: 66.12 MHz after place and route; the PLL generates 60 MHz; 3000000 baud"
+    )
     assert lines[-1].startswith(f"{tmp_path}/ulx3s-85f.bit (untested on hardware")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         pytest.param(
             ["--profile", "npu-sim-4"], "there is no board 'npu-sim-4' to build a bitstream for; known: ", id="no board"
@@ -254,10 +258,10 @@ def test_the_command_prints_resources_clock_and_file(tools: Path, tmp_path: Path
         pytest.param(["--baud", "12500000"], "baud must be 60 MHz divided by a whole number of at least 4", id="uneven"),
     ],
 )
-def test_bad_input_is_one_line(tools: Path, arguments: list[str], told: str) -> None:
+def test_bad_input_is_one_line(tools: Path, arguments: list[str], message: str) -> None:
     result = edgewright(*arguments)
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"edgewright: {told}")
+    assert result.stderr.startswith(f"edgewright: {message}")
     assert result.stderr.count("\n") == 1
 
 
@@ -270,22 +274,24 @@ def test_bad_input_is_one_line(tools: Path, arguments: list[str], told: str) -> 
         pytest.param(50.0, PllDividers(1, 16, 8), id="50"),
     ],
 )
-def test_the_pll_makes_the_profiles_clock(clock_mhz: float, dividers: PllDividers) -> None:
+def test_the_pll_generates_the_profiles_clock(clock_mhz: float, dividers: PllDividers) -> None:
     assert pll_dividers(25.0, clock_mhz) == dividers
 
 
-def test_a_clock_that_the_pll_cannot_make_is_refused() -> None:
-    with pytest.raises(ProfileError, match=r"^clock_mhz must be a frequency that an ECP5's PLL makes from 25 MHz, but 61\.7 is"):
+def test_a_clock_that_the_pll_cannot_generate_is_refused() -> None:
+    with pytest.raises(
+        ProfileError, match=r"^clock_mhz must be a frequency that an ECP5 PLL generates from 25 MHz, but 61\.7 is not"
+    ):
         top_parameters(replace(find_profile("colorlight-i9"), clock_mhz=61.7), find_board("colorlight-i9"), 3_000_000)
 
 
-def test_the_serial_line_is_divided_from_the_clock() -> None:
+def test_the_clock_is_divided_to_the_speed_of_the_serial_line() -> None:
     assert (cycles_per_bit(60.0, 3_000_000), cycles_per_bit(60.0, 115_200)) == (20, 521)
-    with pytest.raises(BadInputError, match="within 2 %, but 12500000 is not"):
+    with pytest.raises(BadInputError, match="within 2%, but 12500000 is not"):
         cycles_per_bit(60.0, 12_500_000)
 
 
-def test_an_unknown_board_is_told_with_the_nearest() -> None:
+def test_the_error_of_an_unknown_board_lists_the_nearest_names() -> None:
     with pytest.raises(NotFoundError, match=r"^there is no board 'ulx3s-85' to build a bitstream for; known: ulx3s-85f$"):
         find_board("ulx3s-85")
 
@@ -307,8 +313,8 @@ def test_the_real_tools_turn_a_small_npu_into_a_bitstream(
         parameter_groups=64,
     )
     board = replace(find_board("colorlight-i9"), part_option="--25k")
-    record = build_bitstream(Order(small, board, DEFAULT_BAUD), tmp_path)
+    record = build_bitstream(BuildRequest(small, board, DEFAULT_BAUD), tmp_path)
     assert record.resources["multipliers"].used >= small.macs_per_cycle // 2
-    assert record.resources["plls"] == Use(1, 2)
+    assert record.resources["plls"] == ResourceUse(1, 2)
     assert record.fmax_mhz > 60
     assert (tmp_path / f"{small.name}.bit").read_bytes().count(b"\xff\xff\xbd\xb3") == 1  # the preamble of an ECP5 bitstream

@@ -1,4 +1,4 @@
-"""The worst cases, on the functional model and on the RTL, against numbers worked out by hand or by plain NumPy."""
+"""Directed worst cases, on the functional model and on the RTL, against results computed by hand or with plain NumPy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> I
 
 
 def identity(profile: NpuProfile, bias: int = 0, shift: int = 30) -> Int32:
-    """Parameters that write (accumulator + bias) / 2^(shift - 30)."""
+    """Return parameters that write (accumulator + bias) / 2^(shift - 30)."""
     row = np.array([bias, 1 << 30, shift], np.int64).astype(np.int32)
     return np.broadcast_to(row, (profile.lane_groups, profile.vector_lanes, 3)).copy()
 
@@ -51,11 +51,11 @@ def run(
     weights: Int8,
     parameters: Int32,
     *,
-    wanted: int,
+    count: int,
 ) -> Int8:
-    """Run and return `wanted` vectors from address 64."""
+    """Run and return `count` vectors from address 64."""
     machine.load(make_program(profile, instructions, weights, parameters))
-    result: Int8 = machine.execute({0: memory[None]}, [(64, wanted)])[0][0]
+    result: Int8 = machine.execute({0: memory[None]}, [(64, count)])[0][0]
     return result
 
 
@@ -92,7 +92,7 @@ def test_n4_the_longest_safe_dot_product_of_extremes_is_exact(
         full(profile, -128),
         weights,
         identity(profile, bias),
-        wanted=1,
+        count=1,
     )
     assert result.tolist() == [[expected] * profile.columns]
 
@@ -107,7 +107,7 @@ def test_n8_sums_beyond_int8_saturate_on_both_sides(
     weights = np.full((profile.rows, profile.columns), weight, np.int8)
     load = isa.LoadW(address=0, rows=profile.rows)
     program = [load, ONE_POSITION, isa.Gemm(base=0, swap=1), *finish(1)]
-    result = run(machine, profile, program, full(profile, value), weights, identity(profile), wanted=1)
+    result = run(machine, profile, program, full(profile, value), weights, identity(profile), count=1)
     assert result.tolist() == [[expected] * profile.columns]
 
 
@@ -133,7 +133,7 @@ def test_n13_n24_n28_n30_to_n34_a_window_over_an_odd_plane_reads_padding_on_ever
         base=(-width - 1) & 0xFFFF, top=-1, left=-1, kernel_rows=3, kernel_columns=3, tap_row_pitch=width, tap_column_pitch=1
     )
     program = [shape, pool, *finish(rows * columns)]
-    result = run(machine, profile, program, memory, no_weights(profile), identity(profile, shift=34), wanted=rows * columns)
+    result = run(machine, profile, program, memory, no_weights(profile), identity(profile, shift=34), count=rows * columns)
     plane = memory[: height * width].reshape(height, width, -1).astype(int)
     padded = np.pad(plane, ((1, step + 2), (1, step + 2), (0, 0)), constant_values=padding)
     sums = windows(padded, rows, columns, step).sum(axis=(2, 3))
@@ -146,7 +146,7 @@ def test_n12_a_maximum_pool_ignores_padding_of_minus_128(machine: FunctionalMode
     pool = isa.Pool(
         base=(-5) & 0xFFFF, top=-1, left=-1, kernel_rows=3, kernel_columns=3, tap_row_pitch=4, tap_column_pitch=1, maximum=1
     )
-    result = run(machine, profile, [shape, pool, *finish(16)], memory, no_weights(profile), identity(profile), wanted=16)
+    result = run(machine, profile, [shape, pool, *finish(16)], memory, no_weights(profile), identity(profile), count=16)
     padded = np.pad(memory[:16].reshape(4, 4, -1).astype(int), ((1, 1), (1, 1), (0, 0)), constant_values=-128)
     np.testing.assert_array_equal(result, windows(padded, 4, 4, 1).max(axis=(2, 3)).reshape(16, -1))
 
@@ -164,7 +164,7 @@ def test_n12_a_maximum_pool_ignores_padding_of_minus_128(machine: FunctionalMode
         pytest.param(3, 2, (2, 1), 3, id="mostly padding"),
     ],
 )
-def test_n27_n35_a_depthwise_window_sums_the_channels_by_themselves(
+def test_n27_n35_a_depthwise_window_sums_each_channel_separately(
     machine: FunctionalModel | RtlSimulator, kernel: tuple[int, int], height: int, width: int, step: tuple[int, int], padded: int
 ) -> None:
     profile, memory = machine.profile, random_memory(machine.profile)
@@ -197,7 +197,7 @@ def test_n27_n35_a_depthwise_window_sums_the_channels_by_themselves(
     loads = [isa.LoadW(address=place * profile.rows, rows=profile.rows) for place in range(2)]
     twice = [loads[0], shape, depthwise, loads[1], replace(depthwise, accumulate=1)]
     result = run(
-        machine, profile, [*twice, *finish(rows * columns)], memory, weights, identity(profile, shift=39), wanted=rows * columns
+        machine, profile, [*twice, *finish(rows * columns)], memory, weights, identity(profile, shift=39), count=rows * columns
     )
     plane = memory[: height * width].reshape(height, width, -1).astype(int)
     around = np.pad(plane, ((padded, padded), (padded, padded), (0, 0)), constant_values=-77)
@@ -209,14 +209,14 @@ def test_n27_n35_a_depthwise_window_sums_the_channels_by_themselves(
     np.testing.assert_array_equal(result, np.clip(np.rint(sums / 512), -128, 127).reshape(-1, profile.columns))
 
 
-def test_n26_a_pass_right_behind_another_still_uses_its_own_weights(machine: FunctionalModel | RtlSimulator) -> None:
+def test_n26_a_pass_directly_after_another_uses_its_own_weights(machine: FunctionalModel | RtlSimulator) -> None:
     profile, memory = machine.profile, random_memory(machine.profile)
     weights = np.concatenate([np.eye(profile.rows, profile.columns), 2 * np.eye(profile.rows, profile.columns)]).astype(np.int8)
     shape = isa.Shape(height=8, width=8, rows=8, columns=8, row_pitch=8)
     loads = [isa.LoadW(address=place * profile.rows, rows=profile.rows) for place in range(2)]
     passes = [isa.Gemm(base=0, swap=1), isa.Gemm(base=0, swap=1, accumulate=1)]
     program = [shape, loads[0], passes[0], loads[1], passes[1], *finish(64)]
-    result = run(machine, profile, program, memory, weights, identity(profile, shift=32), wanted=64)
+    result = run(machine, profile, program, memory, weights, identity(profile, shift=32), count=64)
     np.testing.assert_array_equal(result, np.rint(memory.astype(int) * 3 / 4))
 
 
@@ -229,7 +229,7 @@ def test_n29_n72_a_residual_may_be_its_own_destination(machine: FunctionalModel 
     )
     add = isa.Vec(accumulator=0, count=64, destination=64, residual=64, parameters=0, add=1)
     program = [shape, isa.Pool(base=0), set_up, isa.Sync(array=1), add]
-    result = run(machine, profile, program, memory, no_weights(profile), identity(profile), wanted=64)
+    result = run(machine, profile, program, memory, no_weights(profile), identity(profile), count=64)
     main, other = memory[:64].astype(int), memory[64:].astype(int)
     expected = np.clip(np.rint(((main - 4) * 20000 + (other + 3) * 30000) / 65536) + 2, -100, 90)
     np.testing.assert_array_equal(result, expected)

@@ -1,4 +1,4 @@
-"""Transfers between the chip and its external memory: what they move, how long they take, what a program may not do with them."""
+"""Transfers between the chip and its external memory: data, cycles, and programs that are refused."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_n150_n151_n161_to_n164_random_programs_with_transfers_agree_in_rtl_and_
 @pytest.mark.parametrize(
     ("instructions", "cycles"),
     [
-        # Issued in cycle 2, asked for in 4; the refresh of the start holds the controller until 7.
+        # Issued in cycle 2, requested in 4; the refresh at the start occupies the controller until 7.
         pytest.param([replace(LOAD_WEIGHTS, words=2)], 7 + (2 * 2 + 7) + 5 + 1, id="n161 one weight row"),
         pytest.param([replace(LOAD_WEIGHTS, words=100)], 7 + (2 * 100 + 7) + 5 + 1, id="n161 fifty weight rows"),
-        pytest.param([STORE], 2 + 2 + 8 + (2 * 16 + 5) + 5 + 1, id="n163 a run to store"),
+        pytest.param([STORE], 2 + 2 + 8 + (2 * 16 + 5) + 5 + 1, id="n163 a stored run"),
         pytest.param(
             [replace(LOAD, words=4, runs=3, external_pitch=16, local_pitch=4)],
             7 + 3 * (2 * 4 + 7) + 2 * 1 + 5 + 1,
@@ -83,30 +83,30 @@ def test_n150_n151_n161_to_n164_random_programs_with_transfers_agree_in_rtl_and_
         pytest.param(
             [replace(LOAD, external=TENSORS // 256 * 256 + 256, words=256), replace(LOAD, words=16)],
             7 + (2 * 256 + 7) + 7 + (2 * 16 + 7) + 5 + 1,
-            id="n162 the refresh that a long burst held up comes before the next",
+            id="n162 the refresh that a long burst delays comes before the next transfer",
         ),
     ],
 )
-def test_n161_to_n163_a_transfer_takes_the_cycles_that_the_rules_say(
+def test_n161_to_n163_a_transfer_takes_the_cycles_of_the_specification(
     rtl_simulator: RtlSimulator, instructions: list[isa.Instruction], cycles: int
 ) -> None:
-    made = program(*instructions)
-    memory_after(rtl_simulator, made, np.zeros((64, 8), np.int8))
-    predicted = time_program(executed(made, PROFILE), PROFILE).counters
+    transfers = program(*instructions)
+    memory_after(rtl_simulator, transfers, np.zeros((64, 8), np.int8))
+    predicted = time_program(executed(transfers, PROFILE), PROFILE).counters
     assert predicted.cycles == cycles
     assert rtl_simulator.counters == predicted
 
 
 def test_n151_n158_a_seventeenth_transfer_waits_for_room_in_the_queue(rtl_simulator: RtlSimulator) -> None:
-    made = program(*[replace(LOAD_WEIGHTS, local=16 * number) for number in range(17)])
-    memory_after(rtl_simulator, made, np.zeros((64, 8), np.int8))
-    # The first is done in cycle 7 + 39 + 5; the seventeenth could have been issued in 2 + 16 x 3.
+    transfers = program(*[replace(LOAD_WEIGHTS, local=16 * number) for number in range(17)])
+    memory_after(rtl_simulator, transfers, np.zeros((64, 8), np.int8))
+    # The first ends in cycle 7 + 39 + 5; the seventeenth could have been issued in 2 + 16 x 3.
     assert rtl_simulator.counters is not None
     assert rtl_simulator.counters.transfer_stalls == 51 - 50
-    assert rtl_simulator.counters == time_program(executed(made, PROFILE), PROFILE).counters
+    assert rtl_simulator.counters == time_program(executed(transfers, PROFILE), PROFILE).counters
 
 
-def test_n152_halt_waits_for_transfers_and_a_machine_without_external_memory_refuses_them() -> None:
+def test_n152_halt_waits_for_transfers_and_an_npu_without_external_memory_refuses_them() -> None:
     without = find_profile("npu-sim-8")
     with pytest.raises(PackageError, match=r"^instruction 0 \(DMA\): npu-sim-8 has no external memory$"):
         check_program(make_program(without, [LOAD], WEIGHTS, PARAMETERS), without)
@@ -114,14 +114,14 @@ def test_n152_halt_waits_for_transfers_and_a_machine_without_external_memory_ref
     assert (after[:8] == 7).all()
 
 
-def test_n159_repeat_is_the_same_as_writing_it_out(rtl_simulator: RtlSimulator) -> None:
+def test_n159_repeat_equals_the_unrolled_instructions(rtl_simulator: RtlSimulator) -> None:
     load, gemm = isa.LoadW(address=3, rows=5), isa.Gemm(base=65532, accumulate=1, swap=1, top=-1)
-    turns = [(replace(load, address=3 + turn * 5), replace(gemm, base=(65532 + turn * 9) & 0xFFFF)) for turn in range(6)]
+    rounds = [(replace(load, address=3 + index * 5), replace(gemm, base=(65532 + index * 9) & 0xFFFF)) for index in range(6)]
     start, end = [SHAPE, isa.Gemm(base=0)], [isa.Sync(array=1), replace(VEC, count=16, destination=100)]
-    written_out = program(*start, *[instruction for turn in turns for instruction in turn], *end)
+    unrolled = program(*start, *[instruction for pair in rounds for instruction in pair], *end)
     repeated = program(*start, isa.Repeat(count=6, address_step=5, base_step=9), load, gemm, *end)
     memory = np.random.default_rng(0).integers(-128, 128, (128, 8)).astype(np.int8)
-    expected = memory_after(FunctionalModel(PROFILE), written_out, memory)
+    expected = memory_after(FunctionalModel(PROFILE), unrolled, memory)
     np.testing.assert_array_equal(memory_after(FunctionalModel(PROFILE), repeated, memory), expected)
     np.testing.assert_array_equal(memory_after(rtl_simulator, repeated, memory), expected)
     assert rtl_simulator.counters == time_program(executed(repeated, PROFILE), PROFILE).counters
@@ -188,29 +188,28 @@ def test_n153_n155_a_program_that_could_race_with_its_transfers_is_refused(
         check_program(program(*instructions), PROFILE)
 
 
-def test_n153_a_program_that_waits_for_exactly_what_it_needs_passes() -> None:
+def test_n153_a_program_with_exactly_the_required_waits_passes() -> None:
     waits = isa.Sync(transfers=1, pending=1)
     check_program(program(SHAPE, LOAD, LOAD_WEIGHTS, waits, POOL, DONE, isa.LoadW(address=0, rows=8), SYNC_ALL, STORE), PROFILE)
 
 
 def test_n155_weights_of_minus_128_are_refused_among_the_constants_too() -> None:
-    spoilt = replace(program(LOAD_WEIGHTS), external=np.full(TENSORS, 0x80808080, np.uint32))
+    invalid = replace(program(LOAD_WEIGHTS), external=np.full(TENSORS, 0x80808080, np.uint32))
     with pytest.raises(PackageError, match=r"^instruction 0 \(DMA\): weights must be between -127 and 127$"):
-        check_program(spoilt, PROFILE)
+        check_program(invalid, PROFILE)
 
 
-def test_n51_n155_the_constants_come_back_from_the_file() -> None:
-    made = program(LOAD_WEIGHTS)
-    np.testing.assert_array_equal(read_program(made.to_bytes()).external, CONSTANTS)
+def test_n51_n155_the_constants_survive_writing_and_reading_a_file() -> None:
+    np.testing.assert_array_equal(read_program(program(LOAD_WEIGHTS).to_bytes()).external, CONSTANTS)
 
 
-def test_n156_a_tensor_outside_has_addresses_from_65536_on(rtl_simulator: RtlSimulator) -> None:
+def test_n156_a_tensor_in_external_memory_has_addresses_from_65536_on(rtl_simulator: RtlSimulator) -> None:
     vectors = np.arange(64, dtype=np.int8).reshape(1, 8, 8)
     at = EXTERNAL_BASE + TENSORS // 2
     for machine in (FunctionalModel(PROFILE), rtl_simulator):
         machine.load(program(LOAD, DONE, replace(STORE, external=TENSORS + 64)))
-        left = machine.execute({at: vectors}, [(0, 8), (at + 32, 8)])
-        np.testing.assert_array_equal(left, [vectors, vectors])
+        results = machine.execute({at: vectors}, [(0, 8), (at + 32, 8)])
+        np.testing.assert_array_equal(results, [vectors, vectors])
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def changed(changes: dict[str, object]) -> NpuProfile:
     return replace(PROFILE, **changes)  # type: ignore[arg-type]
 
 
-def test_a_broken_protocol_of_the_memory_stops_the_run(rtl_simulator: RtlSimulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_violation_of_the_memory_protocol_stops_the_run(rtl_simulator: RtlSimulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         rtl_simulator._port._library, "npu_violation", lambda _npu: b"tRCD: READ within 20 ns of ACTIVATE in cycle 5"
     )

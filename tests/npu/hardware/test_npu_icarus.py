@@ -1,4 +1,4 @@
-"""A second simulator with another idea of time: what Verilator runs, Icarus runs with the same bits and the same cycles."""
+"""The RTL in Icarus, an event-driven simulator: the same bits and the same cycles as in Verilator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.random_programs import PLANE, memory_after, random_program
 
 WORDS = 8 * PLANE
 SEED = 0
-"""Its program has every instruction but DMA."""
+"""Seed of a program with every instruction but DMA."""
 BENCH = Path(__file__).parent / "icarus_bench.sv"
 TALL = replace(find_profile("npu-sim-4"), name="npu-sim-16x4", rows=16)
 COUNTERS = len(Counters.__slots__)
@@ -49,10 +49,10 @@ def test_a_random_program_leaves_the_same_memory_and_counters_in_icarus(
     program, memory = random_program(SEED, profile)
     lines = [f"{region:02x}{address:06x}{word:08x}" for region, address, word in writes(program, memory)]
     (tmp_path / "writes.hex").write_text("\n".join(lines), encoding="ascii")
-    said = call([str(require("vvp")), "-n", str(built), f"+file={tmp_path / 'writes.hex'}", f"+count={len(lines)}"])
-    words = [int(line, 16) for line in said.split()]
-    left = np.array(words[:-COUNTERS], "<u4").view(np.int8).reshape(-1, profile.columns)
-    np.testing.assert_array_equal(left, memory_after(FunctionalModel(profile), program, memory)[: len(left)])
+    output = call([str(require("vvp")), "-n", str(built), f"+file={tmp_path / 'writes.hex'}", f"+count={len(lines)}"])
+    words = [int(line, 16) for line in output.split()]
+    result = np.array(words[:-COUNTERS], "<u4").view(np.int8).reshape(-1, profile.columns)
+    np.testing.assert_array_equal(result, memory_after(FunctionalModel(profile), program, memory)[: len(result)])
     assert Counters(*words[-COUNTERS:]) == time_program(isa.decode(program.instructions), profile).counters
 
 
@@ -62,7 +62,9 @@ def writes(program: NpuProgram, memory: Int8) -> Iterator[tuple[int, int, int]]:
     contents: dict[int, npt.NDArray[np.generic]] = {
         registers.PROGRAM: program.instructions,
         registers.WEIGHTS: program.weights,
-        registers.ACTIVATIONS: np.pad(memory, ((0, len(memory)), (0, 0))),  # a residual may lie behind, where models hold 0
+        registers.ACTIVATIONS: np.pad(
+            memory, ((0, len(memory)), (0, 0))
+        ),  # a residual may be read after the tensors, where the models hold 0
         registers.PARAMETERS: parameters,
     }
     for region, values in contents.items():

@@ -1,4 +1,4 @@
-"""The SDRAM controller against a model of the memory that checks the protocol: the right one passes, every fault is named."""
+"""The SDRAM controller against a memory model that checks the protocol: the controller passes, and every fault is named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DRIVER = r"""
 #include "verilated.h"
 #include <random>
 
-static std::string said;
+static std::string finding;
 
 // Random bursts, with pauses; what is read must be what was written.
 extern "C" const char* drive(int bursts) {
@@ -40,7 +40,7 @@ extern "C" const char* drive(int bursts) {
   for (int cycle = 0; cycle < 16; cycle++) tick();
   controller.rst = 0;
   for (int limit = 100000; limit && !controller.idle; limit--) tick();
-  int wrong = 0;
+  int errors = 0;
   for (int burst = 0; burst < bursts && memory.violation.empty(); burst++) {
     const uint32_t address = random() % expected.size(), room = 256 - address % 256;
     const uint32_t words = 1 + random() % (random() % 2 ? room : 1);
@@ -61,17 +61,18 @@ extern "C" const char* drive(int bursts) {
       if (takes && write) expected[address + moved++] = controller.write_data;
       tick();
       if (takes) controller.write_data = random();
-      if (controller.valid && !write) wrong += controller.read_data != expected[address + moved++];
+      if (controller.valid && !write) errors += controller.read_data != expected[address + moved++];
     }
-    wrong += moved != words;
+    errors += moved != words;
   }
-  said = memory.violation.empty() ? (wrong ? "wrong data" : "") : memory.violation.substr(0, memory.violation.find(" in cycle"));
-  return said.c_str();
+  const std::string violation = memory.violation;
+  finding = violation.empty() ? (errors ? "wrong data" : "") : violation.substr(0, violation.find(" in cycle"));
+  return finding.c_str();
 }
 """
 
 
-def driven(source: str, folder: Path, require: Callable[[str], Path]) -> str:
+def drive_controller(source: str, folder: Path, require: Callable[[str], Path]) -> str:
     verilator = str(require("verilator"))
     (folder / "npu_sdram.sv").write_text(source, encoding="utf-8")
     (folder / "driver.cpp").write_text(DRIVER, encoding="utf-8")
@@ -82,17 +83,17 @@ def driven(source: str, folder: Path, require: Callable[[str], Path]) -> str:
     call(["g++", "-O1", "-fPIC", "-shared", "-std=c++17", "-w", *headers, "-o", str(library), *code, "-lpthread"])
     drive = ctypes.CDLL(str(library)).drive
     drive.restype = ctypes.c_char_p
-    said: bytes = drive(3000)
-    return said.decode()
+    finding: bytes = drive(3000)
+    return finding.decode()
 
 
-def test_n160_n162_random_bursts_keep_the_protocol_and_the_data(tmp_path: Path, require: Callable[[str], Path]) -> None:
-    assert driven((RTL / "npu_sdram.sv").read_text(encoding="utf-8"), tmp_path, require) == ""
+def test_n160_n162_random_bursts_obey_the_protocol_and_keep_the_data(tmp_path: Path, require: Callable[[str], Path]) -> None:
+    assert drive_controller((RTL / "npu_sdram.sv").read_text(encoding="utf-8"), tmp_path, require) == ""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("right", "wrong", "named"),
+    ("original", "faulty", "violation"),
     [
         pytest.param("state <= OPEN;", "state <= MOVE;", "tRCD: READ or WRITE within 20 ns of ACTIVATE", id="tRCD"),
         pytest.param("RAS = 5", "RAS = 4", "tRAS: PRECHARGE within 45 ns of ACTIVATE", id="tRAS"),
@@ -106,11 +107,11 @@ def test_n160_n162_random_bursts_keep_the_protocol_and_the_data(tmp_path: Path, 
     ],
 )
 def test_n160_n162_a_fault_in_the_controller_is_named(
-    right: str, wrong: str, named: str, tmp_path: Path, require: Callable[[str], Path]
+    original: str, faulty: str, violation: str, tmp_path: Path, require: Callable[[str], Path]
 ) -> None:
     source = (RTL / "npu_sdram.sv").read_text(encoding="utf-8")
-    assert source.count(right) == 1
-    assert driven(source.replace(right, wrong), tmp_path, require) == named
+    assert source.count(original) == 1
+    assert drive_controller(source.replace(original, faulty), tmp_path, require) == violation
 
 
 def call(command: list[str]) -> str:

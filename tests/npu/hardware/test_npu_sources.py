@@ -1,4 +1,4 @@
-"""The RTL stays in the subset that Verilator, Icarus and yosys all take; what runs on a device stays free of onnx."""
+"""The RTL stays in the subset that Verilator, Icarus and yosys support; code that runs on a device never imports onnx."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from accel.npu.hardware.sources import RTL, rtl_parameters
-from accel.npu.hardware.verilate import build, library_path, runtime_headers, runtime_objects
+from accel.npu.hardware.verilate import LIBRARY, build, cached_path, runtime_headers, runtime_objects
 from accel.npu.machines.rtl_simulator import RtlSimulator
 from accel.npu.profile import find_profile
 from edgewright.errors import OperationError
@@ -22,39 +22,39 @@ PROFILES = ("npu-sim-4", "npu-sim-8-paired", "npu-sim-8-mx", "npu-sim-8-sdram", 
 EXHAUSTIVE = """
 #include "Vnpu_mul_pair.h"
 #include "verilated.h"
-extern "C" long wrong() {
+extern "C" long count_errors() {
   VerilatedContext context;
   Vnpu_mul_pair pair{&context};
-  long bad = 0;
+  long errors = 0;
   auto tick = [&] { pair.clk = 0; pair.eval(); pair.clk = 1; pair.eval(); };
   for (int a = -127; a <= 127; a++)
     for (int b = -128; b <= 127; b++) {
       pair.wa = a; pair.wb = b;
       tick();  // the weights come one tick ahead
-      for (int x = -128; x <= 128; x++) {  // one more, because a product comes out one tick behind
+      for (int x = -128; x <= 128; x++) {  // one more, because a product comes out one tick late
         pair.x = x;
         tick();
         if (x > -128) {
-          int seen = x - 1;
-          bad += (int16_t)pair.pa != a * seen || (int16_t)pair.pb != b * seen;
+          int previous = x - 1;
+          errors += (int16_t)pair.pa != a * previous || (int16_t)pair.pb != b * previous;
         }
       }
     }
-  return bad;
+  return errors;
 }
 """
 
 
 @pytest.mark.parametrize("top", ["npu_system", "npu_board"])
 @pytest.mark.parametrize("profile_name", PROFILES)
-def test_verilator_has_nothing_to_say_about_the_rtl(profile_name: str, top: str, require: Callable[[str], Path]) -> None:
+def test_verilator_reports_no_warning_about_the_rtl(profile_name: str, top: str, require: Callable[[str], Path]) -> None:
     settings = [f"-G{name}={value}" for name, value in rtl_parameters(find_profile(profile_name)).items()]
     call([str(require("verilator")), "--lint-only", "-Wall", "--top-module", top, f"-I{RTL}", *settings, *SOURCES])
 
 
-def test_icarus_takes_the_rtl(require: Callable[[str], Path], tmp_path: Path) -> None:
-    said = call([str(require("iverilog")), "-g2012", f"-I{RTL}", "-s", "npu_board", "-o", str(tmp_path / "board"), *SOURCES])
-    assert said == ""
+def test_icarus_compiles_the_rtl_without_a_warning(require: Callable[[str], Path], tmp_path: Path) -> None:
+    output = call([str(require("iverilog")), "-g2012", f"-I{RTL}", "-s", "npu_board", "-o", str(tmp_path / "board"), *SOURCES])
+    assert output == ""
 
 
 def test_n14_the_paired_multiplier_is_exact_for_every_input(require: Callable[[str], Path], tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_n14_the_paired_multiplier_is_exact_for_every_input(require: Callable[[s
     headers = [f"-I{tmp_path}", *runtime_headers()]
     library = tmp_path / "exhaustive.so"
     call(["g++", "-O2", "-fPIC", "-shared", "-std=c++17", "-w", *headers, "-o", str(library), *code, "-lpthread"])
-    wrong = ctypes.CDLL(str(library)).wrong
-    wrong.restype = ctypes.c_long
-    assert wrong() == 0
+    count_errors = ctypes.CDLL(str(library)).count_errors
+    count_errors.restype = ctypes.c_long
+    assert count_errors() == 0
 
 
-def test_without_verilator_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_verilator_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(
         OperationError, match=r"^the RTL simulation needs verilator, which is not on the PATH; .*apt-get install verilator"
@@ -79,21 +79,22 @@ def test_without_verilator_one_line_says_what_to_install(monkeypatch: pytest.Mon
         RtlSimulator(find_profile("npu-sim-4"))
 
 
-def test_a_library_is_built_once_per_machine_whatever_its_name(require: Callable[[str], Path]) -> None:
+def test_a_library_is_built_once_per_npu_whatever_its_name(require: Callable[[str], Path]) -> None:
     require("verilator")
     profile = find_profile("npu-sim-4")
     built = build(profile)
     stamp = built.stat().st_mtime_ns
     assert build(replace(profile, name="another")) == built
     assert built.stat().st_mtime_ns == stamp
-    assert library_path(replace(profile, parameter_groups=256)) != built
+    assert cached_path(LIBRARY, rtl_parameters(profile)) == built
+    assert cached_path(LIBRARY, rtl_parameters(replace(profile, parameter_groups=256))) != built
 
 
 @pytest.mark.parametrize(
     "module",
     ["program", "model.functional_model", "model.report", "hardware.bitstream", "machines.rtl_simulator", "machines.failover"],
 )
-def test_what_runs_beside_a_board_never_loads_onnx(module: str) -> None:
+def test_code_that_runs_beside_a_board_never_imports_onnx(module: str) -> None:
     script = f"import accel.npu.{module}, sys; print('onnx' in sys.modules)"
     assert call([sys.executable, "-c", script]).strip() == "False"
 

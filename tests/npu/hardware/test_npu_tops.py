@@ -1,4 +1,4 @@
-"""The boards' top modules: linters pass them, and a whole one, simulated with a stand-in for the PLL, answers a host."""
+"""The top modules of the boards: they pass the linters, and answer a host in simulation with a substitute for the PLL."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from accel.npu.hardware.sources import RTL
 from accel.npu.link.frames import cobs_decode, cobs_encode
 from accel.npu.profile import find_profile
 
-# What Verilator and Icarus need to know of two cells of the part. The stand-in for the PLL passes the oscillator on (CLKOP is
-# what clk is made from) and locks after a while, with a clock that stumbles before.
+# Simulation models of two cells of the part. The model of the PLL passes the oscillator through (clk comes from CLKOP) and locks
+# after a while; its clock is irregular before.
 CELLS = """
 module EHXPLLL #(
   parameter PLLRST_ENA = "", INTFB_WAKE = "", STDBY_ENABLE = "", DPHASE_SOURCE = "", OUTDIVIDER_MUXA = "", OUTDIVIDER_MUXB = "",
@@ -99,7 +99,7 @@ def sources(board: Board) -> list[str]:
 
 
 @pytest.mark.parametrize("board", BOARDS.values(), ids=lambda board: board.name)
-def test_verilator_has_nothing_to_say_about_a_top_module(board: Board, cells: Path, require: Callable[[str], Path]) -> None:
+def test_verilator_reports_no_warning_about_a_top_module(board: Board, cells: Path, require: Callable[[str], Path]) -> None:
     parameters = [f"-G{name}={value}" for name, value in top_parameters(find_profile(board.name), board, 3_000_000).items()]
     about_cells = ["-Wno-DECLFILENAME", "-Wno-MULTITOP", "-Wno-UNUSEDPARAM", "-Wno-UNUSEDSIGNAL"]
     command = [str(require("verilator")), "--lint-only", "-Wall", *about_cells, "--top-module", board.top, f"-I{RTL}"]
@@ -107,9 +107,7 @@ def test_verilator_has_nothing_to_say_about_a_top_module(board: Board, cells: Pa
 
 
 @pytest.mark.parametrize("board", BOARDS.values(), ids=lambda board: board.name)
-def test_a_whole_board_answers_after_its_power_comes_up(
-    board: Board, cells: Path, tmp_path: Path, require: Callable[[str], Path]
-) -> None:
+def test_a_whole_board_answers_after_power_up(board: Board, cells: Path, tmp_path: Path, require: Callable[[str], Path]) -> None:
     answer = answer_of(board, MAGIC_REQUEST, 1000, cells, tmp_path, require)
     assert cobs_decode(answer.removesuffix(b"\0")) == MAGIC_ANSWER + zlib.crc32(MAGIC_ANSWER).to_bytes(4, "little")
 
@@ -128,8 +126,8 @@ def answer_of(board: Board, request: bytes, wait: int, cells: Path, tmp_path: Pa
     bench, program = tmp_path / "host.sv", tmp_path / "host"
     bench.write_text(host, encoding="utf-8")
     call([compiler, "-g2012", f"-I{RTL}", "-s", "host", "-o", str(program), str(bench), str(cells), *sources(board)])
-    said = call([runner, "-n", str(program)])
-    return bytes(int(line, 16) for line in said.split() if len(line) == 2)
+    output = call([runner, "-n", str(program)])
+    return bytes(int(line, 16) for line in output.split() if len(line) == 2)
 
 
 def call(command: list[str]) -> str:
