@@ -4,7 +4,7 @@
     Renewer    checks at the start and once a day, lets a worker renew (`certificate.py`) and reconnects
 
 A wrong clock must not lock the device out or cause repeated renewals. The age of a certificate is therefore measured on the
-device's clock, which stamped its arrival. Only if that clock was set back since, the certificate's own dates are used. Pauses use
+device's clock, which stamped its arrival. If that clock was set back since then, the certificate's own dates are used. Pauses use
 the monotonic clock.
 """
 

@@ -71,7 +71,7 @@ def next_step(situation: Situation) -> Step:
     if situation.newer is not None and (deployment is None or deployment.state.is_final):
         return Step(Action.ACCEPT, f"desired state {situation.newer.desired_number} is newer")
     if deployment is None or deployment.state.is_final:
-        return Step(Action.WAIT, "idle: no newer version requested")
+        return Step(Action.WAIT, "no newer version requested")
     if situation.newer is not None and deployment.state in BEFORE_THE_SWITCH:
         return Step(Action.SUPERSEDE, f"desired state {situation.newer.desired_number} arrived before the switch")
     exhausted = _exhausted(deployment)

@@ -36,6 +36,7 @@ class MqttTransport:
         boot_id: str,
         context: Callable[[], ssl.SSLContext],
         receiver: Receiver,
+        *,
         keepalive_s: int = KEEPALIVE_S,
     ) -> None:
         self._broker = broker

@@ -165,9 +165,9 @@ def v2(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.fixture(scope="session")
-def wrong(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def wrong_outputs(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A version whose outputs differ from its golden samples."""
-    return build(tmp_path_factory.mktemp("wrong"), Recipe(head_seed=3, golden_is_wrong=True))
+    return build(tmp_path_factory.mktemp("wrong_outputs"), Recipe(head_seed=3, golden_is_wrong=True))
 
 
 @pytest.fixture(scope="session")

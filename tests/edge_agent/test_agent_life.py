@@ -118,10 +118,10 @@ def test_a_version_with_a_changed_byte_is_refused(cloud: FakeCloud, running: Dev
 
 
 def test_a_version_with_wrong_outputs_is_refused_before_it_scores(
-    cloud: FakeCloud, running: Device, v1: Built, wrong: Built
+    cloud: FakeCloud, running: Device, v1: Built, wrong_outputs: Built
 ) -> None:
-    cloud.publish(wrong, 3)
-    cloud.set_desired(wrong, 3)
+    cloud.publish(wrong_outputs, 3)
+    cloud.set_desired(wrong_outputs, 3)
     assert "must score the golden samples as its source does" in cloud.wait_for(S.REFUSED).reason
     assert scores_match(running, v1)
 
@@ -249,7 +249,7 @@ def test_status_is_readable_by_people_and_by_programs(running: Device) -> None:
     assert "digits:1 fp32 on onnxruntime" in text
     status = json.loads(running.command("status", "--json", check=True).stdout)
     assert status["reported"]["state"] == "running"
-    assert status["next_step"] == "wait: idle: no newer version requested"
+    assert status["next_step"] == "wait: no newer version requested"
 
 
 def test_sigterm_during_a_pull_stops_the_agent(cloud: FakeCloud, device: Device, v1: Built) -> None:

@@ -120,11 +120,11 @@ def kill_worker_at(device: Device, cloud: FakeCloud, failpoint: str) -> None:
 
 @pytest.mark.parametrize("failpoint", TO_REFUSED)
 def test_a_wrong_version_is_refused_after_a_kill_and_the_old_one_runs(
-    failpoint: str, settled: tuple[FakeCloud, Path], copied: Device, v1: Built, wrong: Built
+    failpoint: str, settled: tuple[FakeCloud, Path], copied: Device, v1: Built, wrong_outputs: Built
 ) -> None:
     cloud = settled[0]
-    cloud.publish(wrong, 3)
-    cloud.set_desired(wrong, 3)
+    cloud.publish(wrong_outputs, 3)
+    cloud.set_desired(wrong_outputs, 3)
     kill_at(copied, failpoint)
     report = cloud.wait_for(S.REFUSED)
     assert "must score the golden samples as its source does" in report.reason
