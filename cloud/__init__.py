@@ -1,1 +1,1 @@
-"""The service: models, devices, rollouts, telemetry, and the page that shows them."""
+"""The cloud service: models, devices, rollouts, telemetry, and a console. Read service.py, then app.py, then http/routes.py."""

@@ -1,6 +1,6 @@
-"""One running cloud put together: endpoints in front, background work behind.
+"""The ASGI application of a cloud, and its background tasks.
 
-Starting: follow the counters, start the broker, connect to it, begin the background work. Ending is the same, backwards.
+Start: follow the counters, start the broker, connect to it, start the background tasks. Stop: the same in reverse order.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from edgewright.contracts import wire
 from edgewright.errors import UnreachableError
 
 _LOG = logging.getLogger("edgewright.cloud")
-_FOLLOW_S = 3600.0
+_WAIT_S = 3600.0
 
 Background = Callable[[Cloud], Awaitable[None]]
 
 
 async def follow_other_processes(cloud: Cloud) -> None:
-    """See what other processes on the same database change."""
+    """Follow changes by other processes on the same database."""
     await cloud.changes.follow_other_processes()
 
 
 async def publish_desired(cloud: Cloud) -> None:
-    """Send desired state over MQTT as it changes."""
+    """Publish desired states over MQTT as they change."""
     if cloud.mqtt is None:
         return
     seen = cloud.changes.number(Counter.DESIRED)
     while True:
-        number = await cloud.changes.wait(Counter.DESIRED, seen, _FOLLOW_S)
+        number = await cloud.changes.wait(Counter.DESIRED, seen, _WAIT_S)
         await to_thread.run_sync(cloud.mqtt.publish_desired, seen)
         seen = number
 
@@ -53,23 +53,23 @@ BACKGROUND: tuple[Background, ...] = (follow_other_processes, publish_desired, d
 
 
 @asynccontextmanager
-async def working(cloud: Cloud, broker: Broker | None) -> AsyncIterator[None]:
-    """Do everything that a cloud does besides answering requests, while the block runs."""
-    async with AsyncExitStack() as ending:
-        ending.callback(cloud.database.close)
+async def running(cloud: Cloud, broker: Broker | None) -> AsyncIterator[None]:
+    """Run the broker, the MQTT client and the background tasks while the block runs."""
+    async with AsyncExitStack() as stack:
+        stack.callback(cloud.database.close)
         await cloud.changes.start()
         if broker is not None:
-            ending.push_async_callback(broker.stop)
+            stack.push_async_callback(broker.stop)
             await broker.start()
         if cloud.mqtt is not None:
-            ending.push_async_callback(to_thread.run_sync, cloud.mqtt.stop)
+            stack.push_async_callback(to_thread.run_sync, cloud.mqtt.stop)
             cloud.mqtt.start()
-        work = [_keep_running(cloud, each) for each in BACKGROUND] + ([broker.supervise()] if broker else [])
-        ending.push_async_callback(_end, [asyncio.create_task(each) for each in work])
+        coroutines = [_keep_running(cloud, each) for each in BACKGROUND] + ([broker.supervise()] if broker else [])
+        stack.push_async_callback(_cancel, [asyncio.create_task(each) for each in coroutines])
         yield
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -78,7 +78,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 def create(cloud: Cloud) -> Starlette:
     """Return the ASGI application of a cloud."""
     routes = [Route(each.path, _asgi(each, cloud), methods=[each.method]) for each in ENDPOINTS]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted, Exception: _our_mistake})
+    return Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _internal_error})
 
 
 def _asgi(endpoint: Endpoint, cloud: Cloud) -> Callable[[Request], Awaitable[Response]]:
@@ -88,37 +88,37 @@ def _asgi(endpoint: Endpoint, cloud: Cloud) -> Callable[[Request], Awaitable[Res
     return handle
 
 
-async def _keep_running(cloud: Cloud, work: Background) -> None:
-    """Run background work; when it fails it is our mistake, which is logged and does not end the service.
+async def _keep_running(cloud: Cloud, task: Background) -> None:
+    """Run a background task and restart it after an error, which is logged.
 
-    A database that is away is nobody's mistake: it is said once a minute, and the work goes on when it is back.
+    If the database is unreachable, log it at most once a minute and retry every second.
     """
-    name = getattr(work, "__name__", str(work))
+    name = getattr(task, "__name__", str(task))
     quiet_until = 0.0
     while True:
         try:
-            await work(cloud)
+            await task(cloud)
             return
         except UnreachableError as error:
             if time.monotonic() > quiet_until:
-                _LOG.warning("background work waits name=%s error=%s", name, error)
+                _LOG.warning("background task waits for the database name=%s error=%s", name, error)
                 quiet_until = time.monotonic() + 60
             await asyncio.sleep(1)
-        except Exception:  # noqa: BLE001  whatever it is, the service goes on and the log says it
-            _LOG.exception("background work failed name=%s restart_in_s=1", name)
+        except Exception:  # noqa: BLE001  an error in one task must not stop the service
+            _LOG.exception("background task failed name=%s restart_in_s=1", name)
             await asyncio.sleep(1)
 
 
-async def _unrouted(request: Request, error: Exception) -> Response:
-    """Answer for a path or method that nobody serves."""
-    assert isinstance(error, HTTPException), "starlette calls this for no other"
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Return the response for an unknown path or method."""
+    assert isinstance(error, HTTPException), "registered for HTTPException only"
     code = "UNSUPPORTED" if error.status_code == 405 else "NAME_UNKNOWN"
     text = f"{request.method} {request.url.path[:200]}: {error.detail.lower()}; see /openapi.json"
-    plain = {"error": text, "errors": [{"code": code, "message": text}]}
-    return Response(wire.encode(plain), error.status_code, error.headers, "application/json")
+    body = {"error": text, "errors": [{"code": code, "message": text}]}
+    return Response(wire.encode(body), error.status_code, error.headers, "application/json")
 
 
-async def _our_mistake(_request: Request, _error: Exception) -> Response:
-    """Answer for a bug; its traceback goes to the log, not to the caller."""
-    text = "the cloud made a mistake; its log has the details"
+async def _internal_error(_request: Request, _error: Exception) -> Response:
+    """Return the response for an unexpected exception; starlette logs its traceback."""
+    text = "internal error of the cloud; its log has the details"
     return Response(wire.encode({"error": text}), 500, media_type="application/json")

@@ -1,7 +1,7 @@
-"""Who may do what: the one place where that is decided.
+"""Authentication and authorisation of HTTP requests.
 
-A device is whoever shows a certificate of the cloud's authority that was not revoked; an operator whoever sends the operator
-token, as a bearer token or (container tools) as the password of user `operator`. Each endpoint names the `Access` it grants.
+A device authenticates with a client certificate of the cloud's authority that is not revoked. An operator sends the operator
+token, as a bearer token or (container tools) as the password of user `operator`. Each endpoint names the `Access` it requires.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ OPERATOR_USER = "operator"
 
 
 class Access(enum.Enum):
-    """Whom an endpoint serves."""
+    """The access that an endpoint requires."""
 
     ANYONE = "anyone"
     DEVICE = "device"
     OPERATOR = "operator"
-    MEMBER = "device or operator"
+    DEVICE_OR_OPERATOR = "device or operator"
 
 
 class Role(enum.Enum):
-    """Who is asking."""
+    """The role of a caller."""
 
-    STRANGER = "stranger"
+    ANONYMOUS = "anonymous"
     DEVICE = "device"
     OPERATOR = "operator"
 
 
 class NoCredentialError(DeniedError):
-    """A request without a valid credential."""
+    """A request without a valid credential (401)."""
 
     http_status: ClassVar[int] = 401
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking; of a device, its name and the certificate that it showed."""
+    """An authenticated or anonymous caller; for a device, its name and certificate."""
 
     role: Role
     device: str = ""
@@ -55,43 +55,47 @@ class Caller:
 
 
 _GRANTED = {
-    Access.ANYONE: {Role.STRANGER, Role.DEVICE, Role.OPERATOR},
+    Access.ANYONE: {Role.ANONYMOUS, Role.DEVICE, Role.OPERATOR},
     Access.DEVICE: {Role.DEVICE},
     Access.OPERATOR: {Role.OPERATOR},
-    Access.MEMBER: {Role.DEVICE, Role.OPERATOR},
+    Access.DEVICE_OR_OPERATOR: {Role.DEVICE, Role.OPERATOR},
 }
 
 
 def identify(authorization: str | None, certificate_pem: str | None, operator_token: str, database: Database) -> Caller:
-    """Tell who is asking; a token counts before a certificate.
+    """Return the caller of a request; a token takes precedence over a certificate.
 
     Raises:
-        NoCredentialError: a token that is not this cloud's.
-        DeniedError: a certificate that was revoked or is no device's.
+        NoCredentialError: the token is not the operator token of this cloud.
+        DeniedError: the certificate was revoked or is not a device's.
     """
     if authorization is not None:
         return _by_token(authorization, operator_token)
     if certificate_pem is None:
-        return Caller(Role.STRANGER)
+        return Caller(Role.ANONYMOUS)
     certificate = x509.load_pem_x509_certificate(certificate_pem.encode("ascii"))
     with database.reading() as connection:
         return Caller(Role.DEVICE, device_of_certificate(connection, certificate), certificate)
 
 
 def check(access: Access, caller: Caller) -> None:
-    """Raise `NoCredentialError` or `DeniedError` unless `access` is granted to `caller`."""
+    """Raise `NoCredentialError` or `DeniedError` unless `caller` has `access`."""
     if caller.role in _GRANTED[access]:
         return
-    if caller.role is Role.STRANGER:
-        raise NoCredentialError(f"this needs the credential of: {access.value}; none was shown")
-    raise DeniedError(f"this is for: {access.value}; the credential shown is of: {caller.role.value}")
+    if caller.role is Role.ANONYMOUS:
+        raise NoCredentialError(
+            f"this request needs the credential of: {access.value}, but it has none: send a token or a certificate"
+        )
+    raise DeniedError(f"this request needs the credential of: {access.value}, but it has that of: {caller.role.value}")
 
 
 def _by_token(authorization: str, operator_token: str) -> Caller:
     scheme, _, credential = authorization.partition(" ")
-    shown = _basic_password(credential) if scheme.lower() == "basic" else credential.strip()
-    if scheme.lower() not in ("basic", "bearer") or not hmac.compare_digest(shown.encode(), operator_token.encode()):
-        raise NoCredentialError("the operator token must be this cloud's: it is in operator.token of the state directory")
+    secret = _basic_password(credential) if scheme.lower() == "basic" else credential.strip()
+    if scheme.lower() not in ("basic", "bearer") or not hmac.compare_digest(secret.encode(), operator_token.encode()):
+        raise NoCredentialError(
+            "the operator token must be the one in operator.token of the cloud's state directory, but another was sent"
+        )
     return Caller(Role.OPERATOR)
 
 

@@ -1,4 +1,4 @@
-"""`edgewright cloud`: run the service, and say whose packages it believes."""
+"""`edgewright cloud`: run the service and manage trusted publishers."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ def group() -> None:
 
 @group.command()
 @click.option(
-    "--state", type=click.Path(path_type=Path), default=DEFAULT_STATE, show_default=True, help="Where everything is kept."
+    "--state", type=click.Path(path_type=Path), default=DEFAULT_STATE, show_default=True, help="State directory of the cloud."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; TLS is always on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Default: the one of the last run, 8443 at first. 0: a free one.")
-@click.option("--name", "names", multiple=True, help="A name under which devices reach this machine; the first is told to them.")
-@click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="A publisher's public key to believe.")
-@click.option("--broker", "broker_url", metavar="URL", help="An MQTT broker, as mqtts://host:8883, instead of our own.")
-@click.option("--no-broker", is_flag=True, help="No MQTT: devices use HTTPS.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; TLS is always on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Default: the port of the last run, at first 8443. 0: a free port.")
+@click.option("--name", "names", multiple=True, help="Host name for devices; they connect to the first one.")
+@click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="Public key of a trusted publisher.")
+@click.option("--broker", "broker_url", metavar="URL", help="External MQTT broker, such as mqtts://host:8883.")
+@click.option("--no-broker", is_flag=True, help="Run without MQTT; devices use HTTPS.")
 @click.option(
-    "--broker-port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0: a free one, the same next time."
+    "--broker-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="0: a free port, kept for the next run.",
 )
-@click.option("--database", "database_url", metavar="URL", help="A database, as postgresql+psycopg://…, instead of SQLite.")
+@click.option("--database", "database_url", metavar="URL", help="Database, such as postgresql+psycopg://…; SQLite by default.")
 @click.option(
     "--device-days",
     type=click.IntRange(1, 90),
     default=90,
     show_default=True,
-    help="How long a device's certificate lives; shorter is stricter. Devices renew theirs at two thirds of it.",
+    help="Validity of device certificates in days; devices renew them after two thirds of it.",
 )
 @common_options
 def up(
@@ -56,9 +60,9 @@ def up(
     device_days: int,
     as_json: bool,
 ) -> None:
-    """Run the cloud until it is ended: API, registry, MQTT broker and console.
+    """Run the cloud until it is stopped: API, registry, MQTT broker and console.
 
-    Everything that it needs (authority, certificates, keys, operator token) is made on the first start.
+    The first start creates the certificate authority, certificates, keys and operator token.
     """
     if broker_url is not None and no_broker:
         raise click.UsageError("--broker and --no-broker exclude each other: leave one out")
@@ -81,17 +85,19 @@ def up(
 
 @group.command()
 @click.argument("key", type=click.Path(path_type=Path))
-@click.option("--state", type=click.Path(path_type=Path), default=DEFAULT_STATE, show_default=True, help="The cloud's directory.")
+@click.option(
+    "--state", type=click.Path(path_type=Path), default=DEFAULT_STATE, show_default=True, help="State directory of the cloud."
+)
 @common_options
 def trust(key: Path, state: Path, as_json: bool) -> None:
-    """Believe packages signed with the private half of KEY, from now on, also in a cloud that runs."""
+    """Trust packages signed with the private key of the public key file KEY, also in a running cloud."""
     from cloud.state import directory as state_directory
 
-    identity = state_directory.trust(state.expanduser(), key)
+    key_id = state_directory.trust(state.expanduser(), key)
     if as_json:
-        print_json({"key_id": identity})
+        print_json({"key_id": key_id})
     else:
-        click.echo(f"trusted: {identity}")
+        click.echo(f"trusted: {key_id}")
 
 
 def _announce(started: Started, *, as_json: bool) -> None:
@@ -104,6 +110,6 @@ def _announce(started: Started, *, as_json: bool) -> None:
         click.echo(f"token     in {state.token_file}")
         click.echo(f"clients   export EDGEWRIGHT_CLOUD={state.client_file}")
         click.echo(f"mqtt      {f'{broker.host}:{broker.port}' if broker else 'none; devices use HTTPS'}")
-        if sys.stdout.isatty():  # a log file is no place for a credential
+        if sys.stdout.isatty():  # do not write the credential to a log file
             click.echo(f"console   {started.url}/#token={state.operator_token}")
     sys.stdout.flush()

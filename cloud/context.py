@@ -1,4 +1,4 @@
-"""What every request and background task of one running cloud shares."""
+"""The state that requests and background tasks of one cloud share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cloud.db.changes import Changes
 from cloud.db.database import Database
-from cloud.messaging.client import MqttLink
+from cloud.messaging.client import MqttClient
 from cloud.registry.blobs import BlobStore
 from cloud.state.certificates import DEVICE_DAYS
 from cloud.state.directory import StateDirectory
@@ -23,10 +23,10 @@ class Cloud:
     changes: Changes
     blobs: BlobStore
     url: str
-    """The address that devices and clients are told."""
+    """The address for devices and clients."""
     device_days: float = DEVICE_DAYS
-    """How long a device's certificate lives."""
+    """Validity of a device certificate."""
     broker: BrokerAddress | None = None
-    mqtt: MqttLink | None = None
+    mqtt: MqttClient | None = None
     requests: Tally[tuple[str, str, int]] = field(default_factory=Tally)
-    """How many requests were answered, by method, route and status."""
+    """Number of answered requests by method, route and status."""

@@ -1,7 +1,7 @@
-"""The HTTPS listener: uvicorn, made to ask for client certificates and to show them to the application.
+"""The HTTPS listener: uvicorn with client certificates, which it passes to the application.
 
-Uvicorn does not implement the ASGI TLS extension; the protocol class here adds what we need of it. The handshake has verified
-the chain by then; whose certificate it is, and whether it was revoked, is decided per request (`cloud/auth.py`).
+Uvicorn does not implement the ASGI TLS extension, so the protocol class here adds the client certificate. The TLS handshake
+verifies the chain; `cloud/auth.py` identifies the device and checks the revocation for each request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GRACE_S = 5
 
 
 class ClientCertificateProtocol(HttpToolsProtocol):
-    """Puts the client's certificate into the scope, as https://asgi.readthedocs.io/en/latest/specs/tls.html has it."""
+    """HTTP protocol with the client certificate in the ASGI scope (https://asgi.readthedocs.io/en/latest/specs/tls.html)."""
 
     _tls: dict[object, object] | None = None
 
@@ -36,12 +36,12 @@ class ClientCertificateProtocol(HttpToolsProtocol):
         self._tls = {"client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)] if der else []}
 
     def on_message_begin(self) -> None:
-        """Show the certificate to this request."""
+        """Add the certificate to the scope of the request."""
         super().on_message_begin()
         self.scope["extensions"] = {"tls": self._tls or {}}
 
     def shutdown(self) -> None:
-        """Drop an idle connection at once: TLS would wait for a goodbye that an idle client does not send."""
+        """Abort an idle connection: TLS would wait for a close_notify that an idle client does not send."""
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
         else:
@@ -49,7 +49,7 @@ class ClientCertificateProtocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Ends cleanly on SIGTERM and SIGINT: waiting requests are let go first, so that nobody holds up the end."""
+    """A uvicorn server that ends long-polls before it shuts down on SIGTERM or SIGINT."""
 
     def __init__(self, config: uvicorn.Config, changes: Changes) -> None:
         super().__init__(config)
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def ended_by_signals(self) -> Iterator[None]:
-        """End in an orderly way when a signal comes while the block runs, even before the first request is served."""
+        """Shut down on SIGTERM or SIGINT while the block runs, also before the first request is served."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -69,11 +69,11 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `ended_by_signals`: uvicorn would raise them again when it has ended."""
+        """Leave signals to `ended_by_signals`: uvicorn would raise them again after the shutdown."""
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let waiting requests go, then end as uvicorn does."""
+        """End long-polls, then shut down as uvicorn does."""
         self._changes.close()
         await super().shutdown(sockets)
 

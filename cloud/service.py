@@ -1,6 +1,6 @@
-"""Run a cloud: the pieces in the order in which they need each other.
+"""Run a cloud: start its parts in order of dependency.
 
-the state directory, held against a second cloud → the listener's port → the database → the broker → serve
+lock the state directory → bind the port → open the database → prepare the broker → serve
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from cloud.context import Cloud
 from cloud.db.changes import Changes
 from cloud.db.database import Database
 from cloud.messaging.broker import Broker, end_orphan, find_mosquitto
-from cloud.messaging.client import MqttLink
+from cloud.messaging.client import MqttClient
 from cloud.registry.blobs import BlobStore
 from cloud.state import directory as state_directory
 from cloud.state.certificates import DEVICE_DAYS
 from cloud.state.directory import StateDirectory
-from cloud.state.ports import bind, usual
+from cloud.state.ports import bind, default_port
 from edgewright.contracts.messages import BrokerAddress
 from edgewright.errors import BadInputError
 
-_ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  names to recognise; the user chooses what to bind
+_ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  compared with --host, not bound
 _HTTPS_PORT = 8443
 _MQTTS_PORT = 8883
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `edgewright cloud up` was told."""
+    """The options of `edgewright cloud up`."""
 
     state: Path
     host: str = "127.0.0.1"
     port: int | None = None
-    """None: that of the last run, or the usual one at first; 0: that of the last run if it is free, else any."""
+    """None: the port of the last run, at first 8443; 0: the port of the last run if it is free, else any free port."""
     names: tuple[str, ...] = ()
-    """Other names under which devices and clients reach this cloud; the first is the one they are told."""
+    """Additional host names of this cloud; devices and clients are configured with the first."""
     trust: tuple[Path, ...] = ()
     broker_url: str | None = None
     broker_port: int = 0
     with_broker: bool = True
     database_url: str | None = None
     device_days: float = DEVICE_DAYS
-    """How long a device's certificate lives."""
+    """Validity of a device certificate."""
 
     def __post_init__(self) -> None:
         if not 0 < self.device_days <= DEVICE_DAYS:
@@ -58,7 +58,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What the user wants to know of a cloud that listens."""
+    """The addresses and the state directory of a started cloud."""
 
     url: str
     state: StateDirectory
@@ -66,29 +66,29 @@ class Started:
 
 
 def run(settings: Settings, announce: Callable[[Started], None]) -> None:
-    """Run a cloud until a signal ends it."""
-    os.umask(0o077)  # whatever it writes is its user's alone
-    with state_directory.held(settings.state):
+    """Run a cloud until a signal stops it."""
+    os.umask(0o077)  # all files are readable by their owner only
+    with state_directory.locked(settings.state):
         state = state_directory.prepare(settings.state, _names(settings), datetime.now(UTC))
         end_orphan(state.path)
         for key_file in settings.trust:
             state_directory.trust(state.path, key_file)
-        remembered = state.path / "port"
-        with bind(settings.host, usual(settings.port, remembered, _HTTPS_PORT), remembered, "--port") as bound:
+        port_file = state.path / "port"
+        with bind(settings.host, default_port(settings.port, port_file, _HTTPS_PORT), port_file, "--port") as bound:
             url = f"https://{_bracketed(_public_host(settings))}:{bound.getsockname()[1]}"
             database = Database.open(settings.database_url or f"sqlite:///{state.path / 'cloud.db'}")
             broker = _own_broker(settings, state, database)
             cloud = _cloud(settings, state, database, broker, url)
             state.write_client_context(url)
             started = Started(url, state, cloud.broker)
-            asyncio.run(_work(cloud, broker, bound, lambda: announce(started)))
+            asyncio.run(_serve(cloud, broker, bound, lambda: announce(started)))
 
 
-async def _work(cloud: Cloud, broker: Broker | None, bound: socket.socket, announce: Callable[[], None]) -> None:
+async def _serve(cloud: Cloud, broker: Broker | None, bound: socket.socket, announce: Callable[[], None]) -> None:
     state = cloud.state
     listener = server.create(app.create(cloud), cloud.changes, ca_file=state.ca_file, server_files=state.server_files)
     with listener.ended_by_signals():
-        async with app.working(cloud, broker):
+        async with app.running(cloud, broker):
             announce()
             await listener.serve(sockets=[bound])
 
@@ -101,11 +101,11 @@ def _cloud(settings: Settings, state: StateDirectory, database: Database, broker
     )
     if broker is not None:
         cloud.broker = BrokerAddress(host=_public_host(settings), port=broker.port)
-        reached = BrokerAddress(host="localhost" if settings.host in _ANY_ADDRESS else settings.host, port=broker.port)
-        cloud.mqtt = MqttLink(state, database, reached, broker.reload)
+        local = BrokerAddress(host="localhost" if settings.host in _ANY_ADDRESS else settings.host, port=broker.port)
+        cloud.mqtt = MqttClient(state, database, local, broker.reload)
     elif settings.broker_url is not None:
         cloud.broker = _address(settings.broker_url)
-        cloud.mqtt = MqttLink(state, database, cloud.broker, lambda: None)
+        cloud.mqtt = MqttClient(state, database, cloud.broker, lambda: None)
     return cloud
 
 
@@ -122,8 +122,8 @@ def _address(url: str) -> BrokerAddress:
     parts = urlsplit(url)
     try:
         port = parts.port or _MQTTS_PORT
-    except ValueError as wrong:
-        raise BadInputError(f"--broker must be like mqtts://host:8883, not {url!r}: {wrong}") from wrong
+    except ValueError as error:
+        raise BadInputError(f"--broker must be like mqtts://host:8883, not {url!r}: {error}") from error
     if parts.scheme != "mqtts" or not parts.hostname:
         raise BadInputError(f"--broker must be like mqtts://host:8883 (TLS is always on), not {url!r}")
     return BrokerAddress(host=parts.hostname, port=port)

@@ -1,1 +1,1 @@
-"""The database: connections and transactions, the tables, and how waiting requests learn of a change."""
+"""The database: connections and transactions, the tables, and notification of waiting requests."""

@@ -1,1 +1,1 @@
-"""Enrolled devices, their twins, the renewal of their certificates, and their telemetry."""
+"""Enrolled devices, their twins, certificate renewal, and telemetry."""

@@ -1,1 +1,1 @@
-"""The HTTP side: one router per noun, each a table of endpoints (`endpoint.py`), all of them in `routes.py`."""
+"""The HTTP API: one module per noun with a table of endpoints (`endpoint.py`); `routes.py` joins the tables."""

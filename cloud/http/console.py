@@ -1,7 +1,6 @@
-"""The page at `/` and its files, which hold nothing secret: what the page shows it asks for with the operator's token.
+"""The console at `/` and its static files, which contain no secrets: the page requests its data with the operator token.
 
-The policy lets the page load and call this server only, and run no script that is not one of these files: whatever a device
-says of itself stays text.
+The content security policy restricts the page to this server and to these scripts, so text from devices cannot run as code.
 """
 
 from __future__ import annotations
@@ -35,30 +34,30 @@ _HEADERS = {
 
 
 def page(_call: Call) -> Response:
-    """Give the page."""
+    """Return the page."""
     return _file("index.html")
 
 
 def page_file(call: Call) -> Response:
-    """Give one of the page's files."""
+    """Return a static file of the page."""
     return _file(call.path("file"))
 
 
 def _file(name: str) -> Response:
-    known = {path.name: path for path in _FOLDER.iterdir() if path.suffix in _TYPES}
-    if name not in known:
-        raise NotFoundError(f"the console has no file {name[:64]!r}; it begins at /")
-    return Response(known[name].read_bytes(), headers={**_HEADERS, "Content-Type": _TYPES[known[name].suffix]})
+    files = {path.name: path for path in _FOLDER.iterdir() if path.suffix in _TYPES}
+    if name not in files:
+        raise NotFoundError(f"the console has no file {name[:64]!r}; its page is /")
+    return Response(files[name].read_bytes(), headers={**_HEADERS, "Content-Type": _TYPES[files[name].suffix]})
 
 
 ENDPOINTS = (
-    Endpoint(method="GET", path="/", access=Access.ANYONE, summary="The console.", handler=page, gives=bytes),
+    Endpoint(method="GET", path="/", access=Access.ANYONE, summary="The console.", handler=page, response_type=bytes),
     Endpoint(
         method="GET",
         path="/console/{file}",
         access=Access.ANYONE,
         summary="A file of the console.",
         handler=page_file,
-        gives=bytes,
+        response_type=bytes,
     ),
 )

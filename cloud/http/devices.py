@@ -1,8 +1,7 @@
-"""Devices as operators see them."""
+"""Devices: list, show, label and revoke them; for operators."""
 
 from __future__ import annotations
 
-from cloud import membership
 from cloud.auth import Access
 from cloud.fleet import devices
 from cloud.http.endpoint import Call, Endpoint
@@ -29,8 +28,13 @@ def replace_labels(call: Call) -> DeviceRecord:
 
 
 def revoke_device(call: Call) -> DeviceRecord:
-    """Close every door to a device."""
-    return membership.revoke(call.cloud, call.path("device"), call.now)
+    """Revoke a device in the database, which every HTTPS request consults, and end its MQTT session (protocol.md P63)."""
+    cloud, device = call.cloud, call.path("device")
+    with cloud.database.transaction() as connection:
+        devices.revoke(connection, device, call.now)
+    if cloud.mqtt is not None:
+        cloud.mqtt.disconnect_device(device)
+    return show_device(call)
 
 
 ENDPOINTS = (
@@ -38,9 +42,9 @@ ENDPOINTS = (
         method="GET",
         path="/v1/devices",
         access=Access.OPERATOR,
-        summary="Every device: both sides of its twin, labels, presence.",
+        summary="All devices with their twins, labels and presence.",
         handler=list_devices,
-        gives=list[DeviceRecord],
+        response_type=list[DeviceRecord],
     ),
     Endpoint(
         method="GET",
@@ -48,7 +52,7 @@ ENDPOINTS = (
         access=Access.OPERATOR,
         summary="One device.",
         handler=show_device,
-        gives=DeviceRecord,
+        response_type=DeviceRecord,
     ),
     Endpoint(
         method="PUT",
@@ -56,15 +60,15 @@ ENDPOINTS = (
         access=Access.OPERATOR,
         summary="Replace the labels of a device.",
         handler=replace_labels,
-        takes=dict[str, str],
-        gives=DeviceRecord,
+        request_type=dict[str, str],
+        response_type=DeviceRecord,
     ),
     Endpoint(
         method="POST",
         path="/v1/devices/{device}/revoke",
         access=Access.OPERATOR,
-        summary="Revoke a device: its certificates open no door from now on.",
+        summary="Revoke a device and all of its certificates.",
         handler=revoke_device,
-        gives=DeviceRecord,
+        response_type=DeviceRecord,
     ),
 )

@@ -1,11 +1,9 @@
-"""What an endpoint is, and how every one of them is answered.
+"""Endpoints: the description of one method of one path, and the steps that answer a request.
 
-An endpoint says whom it serves, which message it takes and which it gives; the OpenAPI document is made from the same table.
-A handler that is a plain function runs in a worker thread, so that a transaction never holds up the event loop.
+    authenticate the caller → check the access → read and decode the body → call the handler → encode the result
 
-    identify the caller → check the access → read and decode the body → call the handler → encode what it returns
-
-Every refusal is `{"error": "<one line>"}` with the status of its error (protocol.md P3).
+The OpenAPI document is generated from the same descriptions. A handler that is a plain function runs in a worker thread, so a
+transaction never blocks the event loop. Every refusal is `{"error": "<one line>"}` with the status of its error (protocol.md P3).
 """
 
 from __future__ import annotations
@@ -30,7 +28,9 @@ from edgewright.contracts.http_errors import body_of, status_of
 from edgewright.errors import BadInputError, EdgewrightError
 
 MAX_BODY_BYTES = 8 << 20
-MAX_STRANGERS_BODY_BYTES = 64 << 10
+MAX_ANONYMOUS_BODY_BYTES = 64 << 10
+MAX_WAIT_S = 60.0
+"""Maximum time of a long-poll."""
 _LOG = logging.getLogger("edgewright.cloud")
 
 
@@ -42,7 +42,7 @@ class TooLargeError(BadInputError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request that was let in."""
+    """One authorised request."""
 
     cloud: Cloud
     request: Request
@@ -51,27 +51,34 @@ class Call:
     body: Any = None
 
     def path(self, name: str) -> str:
-        """Return a parameter of the path."""
+        """Return a path parameter."""
         return str(self.request.path_params[name])
 
     def text(self, name: str) -> str | None:
-        """Return a parameter of the query, None when it is absent or empty."""
+        """Return a query parameter, or None if it is absent or empty."""
         return self.request.query_params.get(name) or None
 
     def number(self, name: str, default: float) -> float:
-        """Return a numeric parameter of the query; raise `BadInputError` when it is no number of 0 or more."""
+        """Return a numeric query parameter; raise `BadInputError` unless it is 0 or more."""
         text = self.text(name)
         try:
             number = default if text is None else float(text)
         except ValueError:
             number = -1.0
         if not 0 <= number < 2**53:
-            raise BadInputError(f"the query parameter {name} must be a number from 0, not {text!r}")
+            raise BadInputError(f"the query parameter {name} must be a number of 0 or more, not {text!r}")
         return number
 
     def whole(self, name: str, default: int) -> int:
-        """Return a whole number of the query."""
+        """Return a query parameter as an integer."""
         return int(self.number(name, default))
+
+    def wait_s(self) -> float:
+        """Return the query parameter `wait_s`; raise `BadInputError` if it is over `MAX_WAIT_S`."""
+        wait_s = self.number("wait_s", 0)
+        if wait_s > MAX_WAIT_S:
+            raise BadInputError(f"wait_s must be at most {MAX_WAIT_S:g}, not {wait_s:g}: repeat the request instead")
+        return wait_s
 
 
 Handler = Callable[[Call], Any] | Callable[[Call], Awaitable[Any]]
@@ -86,17 +93,17 @@ class Endpoint:
     access: Access
     summary: str
     handler: Handler
-    takes: Any = None
-    """The type of the body; None for none, `bytes` when the handler reads it itself."""
-    gives: Any = None
-    """The type of the answer; None for an empty one, `bytes` for one that is no JSON."""
+    request_type: Any = None
+    """Type of the request body: None without a body, `bytes` if the handler reads it."""
+    response_type: Any = None
+    """Type of the response body: None without a body, `bytes` if it is not JSON."""
     status: int = 200
     query: dict[str, str] = field(default_factory=dict)
-    """The parameters of the query, each with its meaning."""
+    """Query parameters, each with its description."""
 
 
 async def answer(endpoint: Endpoint, cloud: Cloud, request: Request) -> Response:
-    """Answer a request to an endpoint."""
+    """Return the response to a request."""
     try:
         caller = await _identify(cloud, request)
         auth.check(endpoint.access, caller)
@@ -106,13 +113,13 @@ async def answer(endpoint: Endpoint, cloud: Cloud, request: Request) -> Response
     except EdgewrightError as error:
         response = refusal(error, request)
     except ClientDisconnect:
-        response = Response(status_code=499)  # nobody reads it; the number is for the count
+        response = Response(status_code=499)  # not received by the client; counted in the metrics
     cloud.requests[(endpoint.method, endpoint.path, response.status_code)] += 1
     return response
 
 
 def refusal(error: EdgewrightError, request: Request) -> Response:
-    """Return the answer to a request that cannot be served."""
+    """Return the response for an error."""
     status = status_of(error)
     body: dict[str, Any] = {**body_of(error)}
     headers = {}
@@ -128,12 +135,12 @@ def refusal(error: EdgewrightError, request: Request) -> Response:
 
 
 async def read_limited(request: Request, limit_bytes: int) -> bytes:
-    """Read a body into memory; raise `TooLargeError` when it is over the limit."""
+    """Read a body into memory; raise `TooLargeError` if it exceeds the limit."""
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
+    async for chunk in request.stream():
+        body += chunk
         if len(body) > limit_bytes:
-            raise TooLargeError(f"the body must be at most {limit_bytes} bytes, but it goes on: send less at a time")
+            raise TooLargeError(f"the body must be at most {limit_bytes} bytes, but it is longer: send less at a time")
     return bytes(body)
 
 
@@ -145,11 +152,11 @@ async def _identify(cloud: Cloud, request: Request) -> Caller:
 
 
 async def _read_body(endpoint: Endpoint, request: Request) -> Any:
-    if endpoint.takes is None or endpoint.takes is bytes:
+    if endpoint.request_type is None or endpoint.request_type is bytes:
         return None
-    limit_bytes = MAX_STRANGERS_BODY_BYTES if endpoint.access is Access.ANYONE else MAX_BODY_BYTES
+    limit_bytes = MAX_ANONYMOUS_BODY_BYTES if endpoint.access is Access.ANYONE else MAX_BODY_BYTES
     raw = await read_limited(request, limit_bytes)
-    return wire.decode(raw, endpoint.takes, what="the body")
+    return wire.decode(raw, endpoint.request_type, what="the body")
 
 
 async def _run(handler: Handler, call: Call) -> Any:

@@ -1,4 +1,4 @@
-"""Becoming a member: tokens for operators, the authority's certificate for all, enrolment for who has a token."""
+"""Enrolment: operators issue tokens, and devices exchange a token and a CSR for a certificate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgewright.contracts.names import TENANT
 
 
 def issue_token(call: Call) -> IssuedToken:
-    """Make a token that carries the address and the authority that the device shall believe."""
+    """Issue a token that contains the cloud's address and the digest of its authority."""
     with call.cloud.database.transaction() as connection:
         secret, expires_at = devices.issue_token(connection, call.body, call.now)
     token = EnrolmentToken(url=call.cloud.url, ca_sha256=call.cloud.state.authority.sha256(), secret=secret)
@@ -23,12 +23,12 @@ def issue_token(call: Call) -> IssuedToken:
 
 
 def certificate_authority(call: Call) -> Response:
-    """Give the authority's certificate; its digest is in the token, so it need not be believed blindly."""
+    """Return the authority's certificate; the device compares it with the digest in its token."""
     return Response(call.cloud.state.authority.pem, media_type="application/x-pem-file")
 
 
 def enrol(call: Call) -> EnrolResponse:
-    """Make the device a member."""
+    """Enrol the device and return its certificate and the trusted keys."""
     cloud, request = call.cloud, call.body
     with cloud.database.transaction() as connection:
         enrolled = devices.enrol(connection, request, cloud.state.authority, call.now, days=cloud.device_days)
@@ -48,28 +48,28 @@ ENDPOINTS = (
         method="POST",
         path="/v1/tokens",
         access=Access.OPERATOR,
-        summary="Make an enrolment token that works once.",
+        summary="Issue a one-time enrolment token.",
         handler=issue_token,
-        takes=TokenRequest,
-        gives=IssuedToken,
+        request_type=TokenRequest,
+        response_type=IssuedToken,
         status=201,
     ),
     Endpoint(
         method="GET",
         path="/v1/ca",
         access=Access.ANYONE,
-        summary="The certificate of the cloud's authority, as PEM.",
+        summary="The certificate of the cloud's authority as PEM.",
         handler=certificate_authority,
-        gives=bytes,
+        response_type=bytes,
     ),
     Endpoint(
         method="POST",
         path="/v1/enrol",
         access=Access.ANYONE,
-        summary="Become a member with a token and a CSR.",
+        summary="Enrol a device with a token and a CSR.",
         handler=enrol,
-        takes=EnrolRequest,
-        gives=EnrolResponse,
+        request_type=EnrolRequest,
+        response_type=EnrolResponse,
         status=201,
     ),
 )

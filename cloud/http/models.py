@@ -34,7 +34,7 @@ ENDPOINTS = (
         access=Access.OPERATOR,
         summary="The newest version of every model.",
         handler=list_models,
-        gives=list[ModelVersion],
+        response_type=list[ModelVersion],
     ),
     Endpoint(
         method="GET",
@@ -42,7 +42,7 @@ ENDPOINTS = (
         access=Access.OPERATOR,
         summary="Every version of a model, oldest first.",
         handler=show_model,
-        gives=list[ModelVersion],
+        response_type=list[ModelVersion],
     ),
     Endpoint(
         method="POST",
@@ -50,8 +50,8 @@ ENDPOINTS = (
         access=Access.OPERATOR,
         summary="Publish a pushed and signed index as the next version.",
         handler=publish,
-        takes=PublishRequest,
-        gives=ModelVersion,
+        request_type=PublishRequest,
+        response_type=ModelVersion,
         status=201,
     ),
 )

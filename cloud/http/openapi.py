@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table of endpoints and the message types, so that it cannot disagree with them."""
+"""The OpenAPI 3.1 document, generated from the endpoint table and the message types."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _SECURITY: dict[Access, list[dict[str, list[str]]]] = {
     Access.ANYONE: [{}],
     Access.DEVICE: [{"device": []}],
     Access.OPERATOR: [{"operator": []}, {"operatorBasic": []}],
-    Access.MEMBER: [{"device": []}, {"operator": []}, {"operatorBasic": []}],
+    Access.DEVICE_OR_OPERATOR: [{"device": []}, {"operator": []}, {"operatorBasic": []}],
 }
 _SCHEMES = {
     "operator": {"type": "http", "scheme": "bearer", "description": "the operator token"},
     "operatorBasic": {"type": "http", "scheme": "basic", "description": "user operator, password the operator token"},
-    "device": {"type": "mutualTLS", "description": "a certificate given at enrolment"},
+    "device": {"type": "mutualTLS", "description": "a certificate issued at enrolment"},
 }
 
 
 def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     """Return the OpenAPI document of `endpoints`."""
     table = tuple(endpoints)
-    kinds = list({kind for each in table for kind in (each.takes, each.gives) if kind not in (None, bytes)})
-    schemas, components = wire.json_schema(*kinds)
-    schema_of = dict(zip(kinds, schemas, strict=True))
+    types = list({each for row in table for each in (row.request_type, row.response_type) if each not in (None, bytes)})
+    schemas, components = wire.json_schema(*types)
+    schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in table:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schema_of)
@@ -52,30 +52,33 @@ def _operation(endpoint: Endpoint, schema_of: dict[Any, dict[str, Any]]) -> dict
         "summary": endpoint.summary,
         "tags": [endpoint.path.split("/")[1] or "console"],
         "security": _SECURITY[endpoint.access],
-        "responses": {str(endpoint.status): _answer(endpoint, schema_of), "default": _REFUSAL},
+        "responses": {str(endpoint.status): _response(endpoint, schema_of), "default": _REFUSAL},
     }
     parameters = [_parameter(name, "path", "") for name in re.findall(r"{(\w+)(?::\w+)?}", endpoint.path)]
-    parameters += [_parameter(name, "query", meaning) for name, meaning in endpoint.query.items()]
+    parameters += [_parameter(name, "query", description) for name, description in endpoint.query.items()]
     if parameters:
         operation["parameters"] = parameters
-    if endpoint.takes is not None:
-        operation["requestBody"] = {"required": endpoint.takes is not bytes, "content": _content(endpoint.takes, schema_of)}
+    if endpoint.request_type is not None:
+        operation["requestBody"] = {
+            "required": endpoint.request_type is not bytes,
+            "content": _content(endpoint.request_type, schema_of),
+        }
     return operation
 
 
-def _answer(endpoint: Endpoint, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": endpoint.summary}
-    if endpoint.gives is not None:
-        answer["content"] = _content(endpoint.gives, schema_of)
-    return answer
+def _response(endpoint: Endpoint, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": endpoint.summary}
+    if endpoint.response_type is not None:
+        response["content"] = _content(endpoint.response_type, schema_of)
+    return response
 
 
-def _content(kind: Any, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    if kind is bytes:
+def _content(body_type: Any, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    if body_type is bytes:
         return {"application/octet-stream": {}}
-    return {"application/json": {"schema": schema_of[kind]}}
+    return {"application/json": {"schema": schema_of[body_type]}}
 
 
-def _parameter(name: str, place: str, meaning: str) -> dict[str, Any]:
-    parameter = {"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}}
-    return {**parameter, "description": meaning} if meaning else parameter
+def _parameter(name: str, location: str, description: str) -> dict[str, Any]:
+    parameter = {"name": name, "in": location, "required": location == "path", "schema": {"type": "string"}}
+    return {**parameter, "description": description} if description else parameter

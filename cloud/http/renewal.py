@@ -1,4 +1,4 @@
-"""The next certificate: for a member over its present one, and for a device whose certificate has expired (P14, P15)."""
+"""Certificate renewal, with a valid certificate (protocol.md P14) and after expiry (P15)."""
 
 from __future__ import annotations
 
@@ -16,34 +16,38 @@ _LOG = logging.getLogger("edgewright.cloud")
 
 
 def renew(call: Call) -> IssuedCertificate:
-    """Give the member its next certificate."""
+    """Issue the next certificate to the device."""
     cloud, present = call.cloud, call.caller.certificate
-    assert present is not None, "the endpoint is for devices, and a device is who shows a certificate"
+    assert present is not None, "a device authenticates with a certificate"
     with cloud.database.transaction() as connection:
         renewed = renewals.over_tls(
             connection, cloud.state.authority, present, call.body.csr_pem, call.now, days=cloud.device_days
         )
-    return _issued(renewed, how="tls")
+    return _issued(renewed, method="tls")
 
 
 def challenge(call: Call) -> RenewalChallenge:
-    """Give a nonce to whoever asks; it is worth something only to who holds a device's key."""
+    """Return a nonce; only the holder of a device key can use it."""
     return renewals.challenge(call.cloud.state.authority, call.now)
 
 
 def renew_expired(call: Call) -> IssuedCertificate:
-    """Let a device back in that proves to hold the key of its expired certificate."""
+    """Issue the next certificate to a device that proves possession of the key of its expired one."""
     cloud = call.cloud
     with cloud.database.transaction() as connection:
         renewed = renewals.by_proof(connection, cloud.state.authority, call.body, call.now, days=cloud.device_days)
-    return _issued(renewed, how="proof")
+    return _issued(renewed, method="proof")
 
 
-def _issued(renewed: Enrolled, *, how: str) -> IssuedCertificate:
+def _issued(renewed: Enrolled, *, method: str) -> IssuedCertificate:
     certificate = renewed.certificate
     expires_at = certificate.not_valid_after_utc
     _LOG.info(
-        "renewed device=%s how=%s serial=%s expires_at=%s", renewed.device, how, serial_of(certificate), expires_at.isoformat()
+        "renewed device=%s method=%s serial=%s expires_at=%s",
+        renewed.device,
+        method,
+        serial_of(certificate),
+        expires_at.isoformat(),
     )
     return IssuedCertificate(
         device=renewed.device, certificate_pem=certificate_pem(certificate).decode("ascii"), expires_at=expires_at
@@ -55,10 +59,10 @@ ENDPOINTS = (
         method="POST",
         path="/v1/device/certificate",
         access=Access.DEVICE,
-        summary="The next certificate of the device that asks, for a new key; those that it has stay good until they expire.",
+        summary="Issue the next certificate of the device for a new key; earlier ones stay valid until they expire.",
         handler=renew,
-        takes=RenewalRequest,
-        gives=IssuedCertificate,
+        request_type=RenewalRequest,
+        response_type=IssuedCertificate,
         status=201,
     ),
     Endpoint(
@@ -67,16 +71,16 @@ ENDPOINTS = (
         access=Access.ANYONE,
         summary="A nonce to sign, for a device whose certificate has expired.",
         handler=challenge,
-        gives=RenewalChallenge,
+        response_type=RenewalChallenge,
     ),
     Endpoint(
         method="POST",
         path="/v1/renew",
         access=Access.ANYONE,
-        summary="The next certificate of a device whose last one has expired: an envelope over a `RenewalProof`, by the old key.",
+        summary="Issue a certificate to a device whose last one has expired, for a `RenewalProof` signed by the old key.",
         handler=renew_expired,
-        takes=Envelope,
-        gives=IssuedCertificate,
+        request_type=Envelope,
+        response_type=IssuedCertificate,
         status=201,
     ),
 )

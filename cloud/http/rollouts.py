@@ -1,10 +1,10 @@
-"""Rollouts as operators see and steer them."""
+"""Rollouts: create, show, pause, resume and abort them; for operators."""
 
 from __future__ import annotations
 
 from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint
-from cloud.rollouts import operations as rollouts
+from cloud.rollouts import operations
 from cloud.rollouts.store import all_rollouts, one_rollout
 from edgewright.contracts.messages import RolloutRecord, RolloutRequest
 from edgewright.errors import NotFoundError
@@ -13,7 +13,7 @@ from edgewright.errors import NotFoundError
 def create_rollout(call: Call) -> RolloutRecord:
     """Plan a rollout and start it."""
     with call.cloud.database.transaction() as connection:
-        return rollouts.create(connection, call.body, call.now).record()
+        return operations.create(connection, call.body, call.now).record()
 
 
 def list_rollouts(call: Call) -> list[RolloutRecord]:
@@ -29,27 +29,29 @@ def show_rollout(call: Call) -> RolloutRecord:
 
 
 def pause_rollout(call: Call) -> RolloutRecord:
-    """Offer the version to nobody further until it is resumed."""
+    """Stop offering the version to further devices."""
     with call.cloud.database.transaction() as connection:
-        return rollouts.pause(connection, _number(call), call.now).record()
+        return operations.pause(connection, _number(call), call.now).record()
 
 
 def resume_rollout(call: Call) -> RolloutRecord:
-    """Go on with a paused rollout."""
+    """Continue a paused rollout."""
     with call.cloud.database.transaction() as connection:
-        return rollouts.resume(connection, _number(call), call.now).record()
+        return operations.resume(connection, _number(call), call.now).record()
 
 
 def abort_rollout(call: Call) -> RolloutRecord:
     """End a rollout."""
     with call.cloud.database.transaction() as connection:
-        return rollouts.abort(connection, call.cloud.state.signing_key, _number(call), call.now).record()
+        return operations.abort(connection, call.cloud.state.signing_key, _number(call), call.now).record()
 
 
 def _number(call: Call) -> int:
     text = call.path("rollout")
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise NotFoundError(f"a rollout has a number, not {text[:64]!r}; 'edgewright rollouts list' shows them")
+        raise NotFoundError(
+            f"a rollout must be given by its number, not {text[:64]!r}; 'edgewright rollouts list' shows the numbers"
+        )
     return int(text)
 
 
@@ -58,50 +60,50 @@ ENDPOINTS = (
         method="POST",
         path="/v1/rollouts",
         access=Access.OPERATOR,
-        summary="Roll a version out in guarded waves.",
+        summary="Roll out a model version in guarded waves.",
         handler=create_rollout,
-        takes=RolloutRequest,
-        gives=RolloutRecord,
+        request_type=RolloutRequest,
+        response_type=RolloutRecord,
         status=201,
     ),
     Endpoint(
         method="GET",
         path="/v1/rollouts",
         access=Access.OPERATOR,
-        summary="Every rollout, newest first.",
+        summary="All rollouts, newest first.",
         handler=list_rollouts,
-        gives=list[RolloutRecord],
+        response_type=list[RolloutRecord],
     ),
     Endpoint(
         method="GET",
         path="/v1/rollouts/{rollout}",
         access=Access.OPERATOR,
-        summary="One rollout, device by device.",
+        summary="One rollout with its devices.",
         handler=show_rollout,
-        gives=RolloutRecord,
+        response_type=RolloutRecord,
     ),
     Endpoint(
         method="POST",
         path="/v1/rollouts/{rollout}/pause",
         access=Access.OPERATOR,
-        summary="Offer the version to nobody further until it is resumed.",
+        summary="Stop offering the version to further devices until the rollout is resumed.",
         handler=pause_rollout,
-        gives=RolloutRecord,
+        response_type=RolloutRecord,
     ),
     Endpoint(
         method="POST",
         path="/v1/rollouts/{rollout}/resume",
         access=Access.OPERATOR,
-        summary="Go on with a paused rollout.",
+        summary="Continue a paused rollout.",
         handler=resume_rollout,
-        gives=RolloutRecord,
+        response_type=RolloutRecord,
     ),
     Endpoint(
         method="POST",
         path="/v1/rollouts/{rollout}/abort",
         access=Access.OPERATOR,
-        summary="End a rollout: open offers are withdrawn, who runs the version keeps it.",
+        summary="End a rollout: withdraw open offers; devices that run the version keep it.",
         handler=abort_rollout,
-        gives=RolloutRecord,
+        response_type=RolloutRecord,
     ),
 )

@@ -1,14 +1,14 @@
-"""Every endpoint of the service, in the order in which they are matched; the OpenAPI document describes exactly these."""
+"""All endpoints of the service in matching order; the OpenAPI document describes exactly these."""
 
 from __future__ import annotations
 
 from cloud.auth import Access
-from cloud.http import console, device, devices, enrolment, models, oci, openapi, renewal, rollouts, system, telemetry
+from cloud.http import changes, console, device, devices, enrolment, models, oci, openapi, renewal, rollouts, system, telemetry
 from cloud.http.endpoint import Call, Endpoint
 
 
 def describe(_call: Call) -> dict[str, object]:
-    """Give the OpenAPI document."""
+    """Return the OpenAPI document."""
     return openapi.document(ENDPOINTS)
 
 
@@ -19,9 +19,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/openapi.json",
         access=Access.ANYONE,
-        summary="This description.",
+        summary="This OpenAPI document.",
         handler=describe,
-        gives=bytes,
+        response_type=bytes,
     ),
     *enrolment.ENDPOINTS,
     *renewal.ENDPOINTS,
@@ -30,5 +30,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *models.ENDPOINTS,
     *rollouts.ENDPOINTS,
     *telemetry.ENDPOINTS,
+    *changes.ENDPOINTS,
     *oci.ENDPOINTS,
 )

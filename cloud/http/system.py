@@ -1,4 +1,4 @@
-"""How the service is: health for anybody, numbers for operators, and the description of every endpoint."""
+"""Health and metrics of the service."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def health(call: Call) -> dict[str, str]:
-    """Answer when the database does."""
-    with call.cloud.database.reading() as connection:
-        devices.is_revoked(connection, "")
+    """Return the status of the service; an unreachable database is answered with 503."""
+    call.cloud.database.ping()
     mqtt = call.cloud.mqtt
     return {"status": "ok", "mqtt": "none" if mqtt is None else "connected" if mqtt.connected else "disconnected"}
 
 
 def metrics(call: Call) -> Response:
-    """Give the numbers in Prometheus' text format."""
+    """Return the metrics in the Prometheus text format."""
     cloud = call.cloud
     with cloud.database.reading() as connection:
-        known = devices.records(connection, call.now)
+        records = devices.records(connection, call.now)
         versions = models.newest_versions(connection)
         measurements = telemetry.count(connection)
-        issued, locked_out = devices.count_certificates(connection, call.now)
+        issued, expired = devices.count_certificates(connection, call.now)
     values = [
-        ("edgewright_devices", "gauge", "enrolled devices that were not revoked", sum(not each.revoked for each in known)),
-        ("edgewright_devices_online", "gauge", "devices that are there now", sum(each.online for each in known)),
+        ("edgewright_devices", "gauge", "enrolled devices", sum(not each.revoked for each in records)),
+        ("edgewright_devices_online", "gauge", "devices online", sum(each.online for each in records)),
         ("edgewright_device_certificates_total", "counter", "certificates issued to devices", issued),
-        ("edgewright_devices_expired", "gauge", "devices whose certificates have all expired", locked_out),
+        ("edgewright_devices_expired", "gauge", "devices without a valid certificate", expired),
         ("edgewright_models", "gauge", "models with a published version", len(versions)),
         ("edgewright_model_versions", "gauge", "published versions of all models", sum(each.version for each in versions)),
         ("edgewright_measurements_total", "counter", "measurements stored", measurements),
-        ("edgewright_changes_total", "counter", "changes that pages follow", cloud.changes.number(Counter.CHANGES)),
+        (
+            "edgewright_changes_total",
+            "counter",
+            "changes of devices, models, rollouts and telemetry",
+            cloud.changes.number(Counter.CHANGES),
+        ),
         (
             "edgewright_mqtt_connected",
             "gauge",
-            "1 while the broker answers",
+            "1 while connected to the broker",
             int(bool(cloud.mqtt and cloud.mqtt.connected)),
         ),
     ]
@@ -49,10 +53,10 @@ def metrics(call: Call) -> Response:
     return Response("".join([*lines, _requests(cloud.requests)]), headers={"Content-Type": _METRICS_TYPE})
 
 
-def _requests(counted: dict[tuple[str, str, int], int]) -> str:
+def _requests(counts: dict[tuple[str, str, int], int]) -> str:
     name = "edgewright_http_requests_total"
-    lines = [f"# HELP {name} requests answered\n# TYPE {name} counter\n"]
-    for (method, route, status), number in sorted(counted.items()):
+    lines = [f"# HELP {name} answered requests\n# TYPE {name} counter\n"]
+    for (method, route, status), number in sorted(counts.items()):
         lines.append(f'{name}{{method="{method}",route="{route}",status="{status}"}} {number}\n')
     return "".join(lines)
 
@@ -62,16 +66,16 @@ ENDPOINTS = (
         method="GET",
         path="/healthz",
         access=Access.ANYONE,
-        summary="Whether the service works.",
+        summary="Status of the service.",
         handler=health,
-        gives=dict[str, str],
+        response_type=dict[str, str],
     ),
     Endpoint(
         method="GET",
         path="/metrics",
         access=Access.OPERATOR,
-        summary="Numbers in Prometheus' text format.",
+        summary="Metrics in the Prometheus text format.",
         handler=metrics,
-        gives=bytes,
+        response_type=bytes,
     ),
 )

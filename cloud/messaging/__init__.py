@@ -1,1 +1,1 @@
-"""MQTT: the broker that the cloud starts, and the client with which it talks to devices."""
+"""MQTT: the broker that the cloud runs, and the client that exchanges messages with devices."""

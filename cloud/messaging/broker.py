@@ -1,13 +1,13 @@
-"""The MQTT broker of a cloud that has none of its own: mosquitto, run as a child and looked after.
+"""The built-in MQTT broker: mosquitto as a supervised child process.
 
-    end_orphan   end what a cloud that was killed left behind
-    prepare      choose the port, write configuration, access list, revocation list
-    start        run it and wait until it answers
-    supervise    start it again whenever it dies
-    stop         end it with the cloud
+    end_orphan   stop the broker of a cloud that was killed
+    prepare      choose the port; write the configuration, access list and revocation list
+    start        start the process and wait until it accepts connections
+    supervise    restart the process whenever it ends
+    stop         stop the process
 
-Every connection shows a certificate of the cloud's authority; its common name is the user's name and the client's id, and a
-device reaches only the topics under its own name (docs/spec/protocol.md P60).
+Every connection needs a certificate of the cloud's authority. Its common name is the user name and the client id, and a device
+may only use the topics under its own name (docs/spec/protocol.md P60).
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ _PID_FILE = "mosquitto.pid"
 
 
 def find_mosquitto() -> Path | None:
-    """Return the broker's program, or None; Debian keeps it out of a user's PATH."""
-    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-    return Path(found) if found else None
+    """Return the path of mosquitto, or None; Debian installs it in /usr/sbin, which is not in a user's PATH."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    return Path(program) if program else None
 
 
 def end_orphan(state: Path) -> None:
-    """End the broker of a cloud that was killed: known by its pid file and by the configuration that it runs with."""
+    """Stop the broker of a cloud that was killed, identified by its PID file and its configuration file."""
     folder = state / "broker"
     try:
         process = psutil.Process(int((folder / _PID_FILE).read_text("ascii")))
         if str(folder / _CONFIG_FILE) not in process.cmdline():
             return
-        _LOG.warning("ending the broker of an earlier run pid=%d", process.pid)
+        _LOG.warning("stopping the broker of an earlier run pid=%d", process.pid)
         process.terminate()
         with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(_STOP_TIMEOUT_S)
@@ -67,7 +67,7 @@ def end_orphan(state: Path) -> None:
 
 
 class Broker:
-    """One mosquitto below the state directory."""
+    """One mosquitto process with its files below the state directory."""
 
     def __init__(self, program: Path, state: StateDirectory, database: Database, *, host: str, port: int) -> None:
         self._program = program
@@ -79,7 +79,7 @@ class Broker:
         self._process: asyncio.subprocess.Process | None = None
 
     def prepare(self) -> None:
-        """Get everything ready that the program reads."""
+        """Choose the port and write all files that mosquitto reads."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self.port = choose_port(self._host, self.port, self._folder / "port", "--broker-port")
         write_atomically(self._folder / "acl", _access_list().encode("ascii"))
@@ -87,12 +87,16 @@ class Broker:
         write_atomically(self._config_file, self._configuration().encode("utf-8"))
 
     async def start(self) -> None:
-        """Run the program and wait until it answers; raise `OperationError` when it does not."""
+        """Start the process and wait until it accepts connections.
+
+        Raises:
+            OperationError: it ended, or does not accept connections within 10 s.
+        """
         self._process = await asyncio.create_subprocess_exec(
             str(self._program), "-c", str(self._config_file), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
         )
         ends_at = time.monotonic() + START_TIMEOUT_S
-        while not await self._answers():
+        while not await self._accepts_connections():
             if self._process.returncode is not None or time.monotonic() > ends_at:
                 log = self._folder / "mosquitto.log"
                 raise OperationError(
@@ -102,7 +106,7 @@ class Broker:
         _LOG.info("started broker pid=%d port=%d", self._process.pid, self.port)
 
     async def supervise(self) -> None:
-        """Start the program again whenever it ends, for ever; a little later each time that it does not stay."""
+        """Restart the process whenever it ends, until cancelled; the delay doubles up to 10 s if it ends within a minute."""
         delay_s = 0.2
         while True:
             assert self._process is not None, "start comes before supervise"
@@ -111,11 +115,11 @@ class Broker:
             delay_s = 0.2 if time.monotonic() - started > 60 else min(2 * delay_s, _MAX_RESTART_DELAY_S)
             _LOG.warning("broker ended code=%d restart_in_s=%.1f", code, delay_s)
             await asyncio.sleep(delay_s)
-            with contextlib.suppress(OperationError):  # it ended again; the next round waits longer
+            with contextlib.suppress(OperationError):  # ended again: the next iteration waits longer
                 await self.start()
 
     async def stop(self) -> None:
-        """End the program."""
+        """Stop the process."""
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()
@@ -126,7 +130,7 @@ class Broker:
             await self._process.wait()
 
     def reload(self) -> None:
-        """Write the revocation list and make the program read it."""
+        """Write the revocation list and make mosquitto reload it."""
         self._write_revocation_list()
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGHUP)
@@ -160,7 +164,7 @@ class Broker:
             "log_type warning",
         ]
         if os.geteuid() == 0:
-            lines.append("user root")  # else it becomes user mosquitto, who may not read the state directory
+            lines.append("user root")  # by default it changes to user mosquitto, which cannot read the state directory
         return "\n".join(lines) + "\n"
 
     @property
@@ -173,8 +177,8 @@ class Broker:
             revoked = devices.revoked_certificates(connection, now)
         write_atomically(self._folder / "revoked.pem", self._state.authority.revocation_list(revoked, now))
 
-    async def _answers(self) -> bool:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104  a name, not a binding
+    async def _accepts_connections(self) -> bool:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104  compared, not bound
         try:
             _, writer = await asyncio.open_connection(host, self.port)
         except OSError:
@@ -186,8 +190,8 @@ class Broker:
 
 
 def _access_list() -> str:
-    everything = f"{topics.PREFIX}/{TENANT}"
+    prefix = f"{topics.PREFIX}/{TENANT}"
     return (
         f"user {CLOUD_NAME}\ntopic readwrite {topics.PREFIX}/#\n\n"
-        f"# %u is the common name of the device's certificate\npattern readwrite {everything}/%u/#\n"
+        f"# %u is the common name of the device's certificate\npattern readwrite {prefix}/%u/#\n"
     )

@@ -1,8 +1,8 @@
-"""The cloud on MQTT: hears every device, sends desired state and acknowledgements, and can end a device's session.
+"""The cloud's MQTT client: receive reports and telemetry, publish desired state, disconnect revoked devices.
 
-It connects with the certificate `edgewright-cloud`, which may use every topic. Who said something is known from the topic,
-which the broker guards; a body that names another device is refused. Work on a message is done in the client's own thread:
-while the database is slow, the broker waits, and nothing piles up here.
+It connects with the certificate `edgewright-cloud`, which may use every topic. The topic identifies the sender, because the
+broker restricts each device to its own topics; a body that names another device is refused. Messages are processed in the
+client's thread, so the broker holds messages back while the database is slow.
 
 Desired state is published under a lock that spans reading and sending, so that an older envelope never replaces a newer one.
 """
@@ -30,11 +30,11 @@ from edgewright.errors import EdgewrightError, UnreachableError
 
 _LOG = logging.getLogger("edgewright.cloud.mqtt")
 _KEEPALIVE_S = 30
-_EXPEL_TIMEOUT_S = 5.0
+_TAKEOVER_TIMEOUT_S = 5.0
 
 
-class MqttLink:
-    """One connection to the broker, kept up for as long as the cloud runs."""
+class MqttClient:
+    """One connection to the broker, which reconnects until the cloud stops."""
 
     def __init__(
         self, state: StateDirectory, database: Database, address: BrokerAddress, reload_broker: Callable[[], None]
@@ -51,21 +51,21 @@ class MqttLink:
         self._client.on_message = self._on_message
         self._client.reconnect_delay_set(min_delay=1, max_delay=10)
         self.connected = False
-        self._missed = False
-        """Something could not be done because the database was away."""
+        self._has_missed = False
+        """True after a message or a publication was lost because the database was unreachable."""
 
     def start(self) -> None:
-        """Connect, and connect again whenever the connection is lost."""
+        """Connect in the background, and reconnect when the connection is lost."""
         self._client.connect_async(self._address.host, self._address.port, keepalive=_KEEPALIVE_S)
         self._client.loop_start()
 
     def stop(self) -> None:
-        """Disconnect for good."""
+        """Disconnect and end the client's thread."""
         self._client.disconnect()
         self._client.loop_stop()
 
     def publish_desired(self, after_change: int) -> None:
-        """Send, retained, every envelope that was set after the `after_change`-th change of desired state."""
+        """Publish, retained, every envelope that was set after counter value `after_change`."""
         with self._publishing:
             with self._database.reading() as connection:
                 changed = twins.desired_changed_after(connection, after_change)
@@ -74,20 +74,20 @@ class MqttLink:
         if changed:
             _LOG.info("published desired devices=%d after_change=%d", len(changed), after_change)
 
-    def expel(self, device: str) -> None:
-        """Keep a revoked device out: the broker reads the revocation list again, and the running session is taken over."""
+    def disconnect_device(self, device: str) -> None:
+        """Disconnect a revoked device: make the broker reload the revocation list, and take over the device's session."""
         self._reload_broker()
         for suffix in (topics.DESIRED, topics.REPORTED, topics.PRESENCE):
             self._client.publish(topics.topic(device, suffix), b"", qos=1, retain=True)
         if not self._take_over_session(device):
-            _LOG.warning("the broker did not let us end the session of device=%s; it ends when its connection does", device)
+            _LOG.warning("cannot end the session of a revoked device device=%s reason=broker refused the takeover", device)
 
     def _take_over_session(self, device: str) -> bool:
-        """Connect under the device's own name with a certificate made for that: a broker allows a name one connection."""
-        taken = threading.Event()
+        """Connect under the device's client id with a temporary certificate: a broker then closes the device's connection."""
+        connected = threading.Event()
         client = _new_client(device)
-        client.on_connect = lambda *_arguments: taken.set()
-        with tempfile.TemporaryDirectory(dir=self._state.path, prefix=".expel-") as folder:
+        client.on_connect = lambda *_arguments: connected.set()
+        with tempfile.TemporaryDirectory(dir=self._state.path, prefix=".takeover-") as folder:
             certificate_file, key_file, key = Path(folder) / "pem", Path(folder) / "key", new_key()
             certificate = self._state.authority.issue_client(device, key.public_key(), datetime.now(UTC), days=1)
             certificate_file.write_bytes(certificate_pem(certificate))
@@ -95,36 +95,36 @@ class MqttLink:
             client.tls_set_context(_tls(self._state.ca_file, certificate_file, key_file))
         try:
             client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S)
-        except OSError as failed:
-            _LOG.warning("cannot reach the broker to end a session device=%s error=%s", device, failed)
+        except OSError as error:
+            _LOG.warning("cannot reach the broker to end a session device=%s error=%s", device, error)
             return False
         client.loop_start()
-        arrived = taken.wait(_EXPEL_TIMEOUT_S)
+        is_taken_over = connected.wait(_TAKEOVER_TIMEOUT_S)
         client.disconnect()
         client.loop_stop()
-        return arrived
+        return is_taken_over
 
-    # What the client's own thread calls; the last parameters differ between paho-mqtt 1.6 and 2.
+    # Callbacks in the client's thread; the last parameters differ between paho-mqtt 1.6 and 2.
 
     def _on_connect(self, client: Any, _userdata: object, _flags: object, code: Any, *_properties: object) -> None:
         if code != 0:
-            _LOG.warning("the broker refuses the cloud reason=%s", code)
+            _LOG.warning("broker refused the connection reason=%s", code)
             return
         self.connected = True
         _LOG.info("connected broker=%s:%d", self._address.host, self._address.port)
         self._catch_up(client)
 
     def _catch_up(self, client: Any) -> None:
-        """Hear every device, the reports that the broker kept included, and say what is desired of each."""
-        heard = (topics.REPORTED, topics.TELEMETRY, topics.PRESENCE)
-        client.subscribe([(topics.from_all_devices(suffix), 1) for suffix in heard])
+        """Subscribe to every device, which also delivers retained reports, and publish every desired state."""
+        suffixes = (topics.REPORTED, topics.TELEMETRY, topics.PRESENCE)
+        client.subscribe([(topics.from_all_devices(suffix), 1) for suffix in suffixes])
         try:
-            self.publish_desired(after_change=0)  # a broker may have forgotten what it retained
-            self._missed = False
-        except UnreachableError as away:
-            self._missed = True
-            _LOG.warning("cannot publish desired state error=%s", away)
-        except Exception:  # noqa: BLE001  an exception here would end the client's thread for good
+            self.publish_desired(after_change=0)  # the broker may have lost its retained messages
+            self._has_missed = False
+        except UnreachableError as error:
+            self._has_missed = True
+            _LOG.warning("cannot publish desired state error=%s", error)
+        except Exception:  # noqa: BLE001  an exception here would end the client's thread
             _LOG.exception("cannot publish desired state")
 
     def _on_disconnect(self, *_arguments: object) -> None:
@@ -134,18 +134,18 @@ class MqttLink:
 
     def _on_message(self, client: Any, _userdata: object, message: Any) -> None:
         try:
-            self._take(topics.parse_topic(message.topic), message.payload, retained=bool(message.retain))
-            if self._missed:
+            self._process(topics.parse_topic(message.topic), message.payload, retained=bool(message.retain))
+            if self._has_missed:
                 self._catch_up(client)
-        except UnreachableError as away:
-            self._missed = True  # the broker keeps reports, and devices keep telemetry that nobody acknowledged
-            _LOG.warning("cannot take message topic=%s error=%s", message.topic, away)
-        except EdgewrightError as refused:
-            _LOG.warning("refused message topic=%s error=%s", message.topic, refused)
-        except Exception:  # noqa: BLE001  one message must not end the client's thread, and with it every device's hearing
-            _LOG.exception("cannot take message topic=%s", message.topic)
+        except UnreachableError as error:
+            self._has_missed = True  # the broker retains reports, and devices keep unacknowledged telemetry
+            _LOG.warning("cannot process message topic=%s error=%s", message.topic, error)
+        except EdgewrightError as error:
+            _LOG.warning("refused message topic=%s error=%s", message.topic, error)
+        except Exception:  # noqa: BLE001  one message must not end the client's thread
+            _LOG.exception("cannot process message topic=%s", message.topic)
 
-    def _take(self, topic: topics.DeviceTopic, payload: bytes, *, retained: bool) -> None:
+    def _process(self, topic: topics.DeviceTopic, payload: bytes, *, retained: bool) -> None:
         device, now = topic.device, datetime.now(UTC)
         if not payload:  # a retained message was cleared
             return
@@ -163,12 +163,12 @@ class MqttLink:
     def _store_telemetry(self, device: str, payload: bytes, now: datetime) -> None:
         batch = wire.decode(payload, TelemetryBatch, what=f"the telemetry of {device}")
         with self._database.transaction() as connection:
-            acknowledged = telemetry.store(connection, device, batch, now)
-        self._client.publish(topics.topic(device, topics.TELEMETRY_ACK), wire.encode(acknowledged), qos=1)
+            acknowledgement = telemetry.store(connection, device, batch, now)
+        self._client.publish(topics.topic(device, topics.TELEMETRY_ACK), wire.encode(acknowledgement), qos=1)
 
 
 def _new_client(name: str) -> Any:
-    """Make a client; paho-mqtt 2 wants to be told which callbacks it is given, 1.6 does not know the question."""
+    """Create a client; paho-mqtt 2 requires the version of the callbacks, 1.6 does not know the parameter."""
     if hasattr(paho, "CallbackAPIVersion"):
         return paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=name, clean_session=True)
     return paho.Client(client_id=name, clean_session=True)

@@ -1,1 +1,1 @@
-"""The steps of the schema, oldest first; they are applied when the database is opened."""
+"""Schema migrations, applied in order when the database is opened."""

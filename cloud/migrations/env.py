@@ -1,4 +1,4 @@
-"""What Alembic runs: the steps, on the connection that `cloud/db/database.py` gives."""
+"""Alembic's environment: run the migrations on the connection of `cloud/db/database.py`."""
 
 from __future__ import annotations
 

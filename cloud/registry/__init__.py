@@ -1,1 +1,1 @@
-"""The registry: blobs and manifests of the OCI store, and the model versions that point to them."""
+"""The registry: blobs, manifests and tags, and the model versions that refer to them."""

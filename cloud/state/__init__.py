@@ -1,1 +1,1 @@
-"""The state directory of a cloud: settings, keys, certificates and ports that outlive a restart."""
+"""The state directory of a cloud: keys, certificates and ports that persist across restarts."""

@@ -1,7 +1,7 @@
-"""The cloud's certificate authority: who is who on every TLS connection.
+"""The certificate authority of a cloud, which identifies both sides of every TLS connection.
 
-It vouches for the HTTPS listener and the broker (server certificates), for the cloud on MQTT, and for each device from the
-CSR that the device made. What a CSR asks for is ignored but its key: the name and the uses are ours to say.
+It issues server certificates to the HTTPS listener and the broker, and client certificates to the cloud's MQTT client and the
+devices. Only the key of a device's CSR is used; the authority sets the name and the key usage.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from edgewright.errors import BadInputError
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 825
-"""The longest that browsers accept of a private authority."""
+"""Maximum validity that browsers accept from a private authority."""
 DEVICE_DAYS = 90
-"""The longest that a device's certificate lives; an operator may choose a shorter life, never a longer one."""
+"""Maximum and default validity of a device certificate; an operator may choose a shorter one."""
 CLOUD_NAME = "edgewright-cloud"
-"""The cloud's own name on MQTT; no device may have it."""
+"""MQTT client name of the cloud, which no device may use."""
 
-_CLOCK_SKEW = timedelta(hours=1)  # a device's clock may lag behind before it has met a time server
-_SKEW_SHARE = 24  # a certificate that lives for hours must not have been good for longer before it was made
+_CLOCK_SKEW = timedelta(hours=1)  # a device's clock may be late before its first time synchronisation
+_SKEW_SHARE = 24  # limits the backdating of a short-lived certificate to 1/24 of its validity
 
 Key = ec.EllipticCurvePrivateKey
 DeviceKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -38,14 +38,14 @@ DeviceKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 @dataclass(frozen=True)
 class Authority:
-    """The authority's certificate and key; both ECDSA P-256."""
+    """Certificate and ECDSA P-256 key of the authority."""
 
     certificate: x509.Certificate
     key: Key
 
     @classmethod
     def create(cls, now: datetime) -> Authority:
-        """Make a new authority."""
+        """Create a new authority."""
         key = new_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgewright authority")])
         builder = _builder(name, name, key.public_key(), now, AUTHORITY_DAYS)
@@ -56,22 +56,22 @@ class Authority:
 
     @classmethod
     def from_pem(cls, certificate: bytes, key: bytes) -> Authority:
-        """Read what `certificate_pem` and `key_pem` wrote."""
-        loaded = serialization.load_pem_private_key(key, password=None)
-        assert isinstance(loaded, ec.EllipticCurvePrivateKey), "the authority's key is ours and ECDSA"
-        return cls(x509.load_pem_x509_certificate(certificate), loaded)
+        """Load an authority from PEM files."""
+        private_key = serialization.load_pem_private_key(key, password=None)
+        assert isinstance(private_key, ec.EllipticCurvePrivateKey), "the authority's key is always ECDSA"
+        return cls(x509.load_pem_x509_certificate(certificate), private_key)
 
     @cached_property
     def pem(self) -> str:
-        """The authority's certificate as PEM: what devices and clients believe."""
+        """The authority's certificate as PEM, the trust anchor of devices and clients."""
         return certificate_pem(self.certificate).decode("ascii")
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the certificate's DER in hexadecimal: what an enrolment token carries."""
+        """Return the SHA-256 of the certificate's DER in hexadecimal, as enrolment tokens contain it."""
         return self.certificate.fingerprint(hashes.SHA256()).hex()
 
     def issue_server(self, names: Iterable[str], key: Key, now: datetime) -> x509.Certificate:
-        """Vouch for a server under these host names and addresses."""
+        """Issue a server certificate for these host names and addresses."""
         alternatives = [_general_name(name) for name in dict.fromkeys(names)]
         builder = _builder(_common_name("edgewright server"), self.certificate.subject, key.public_key(), now, SERVER_DAYS)
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
@@ -80,22 +80,22 @@ class Authority:
     def issue_client(
         self, name: str, key: DeviceKey, now: datetime, days: float = DEVICE_DAYS, *, serial: int | None = None
     ) -> x509.Certificate:
-        """Vouch for a client called `name`; the serial number is a random one unless it is given."""
+        """Issue a client certificate with the common name `name`; the serial number is random by default."""
         builder = _builder(_common_name(name), self.certificate.subject, key, now, days, serial)
         return self._sign(builder, key, ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def issue_device(
         self, csr_pem: str, device: str, now: datetime, days: float = DEVICE_DAYS, *, serial: int | None = None
     ) -> x509.Certificate:
-        """Vouch for the key of a CSR under the name `device`, whatever name the CSR has.
+        """Issue a client certificate to `device` for the key of a CSR; the name in the CSR is ignored.
 
         Raises:
-            BadInputError: the CSR is none, is not signed by its own key, or its key is of a kind that we do not take.
+            BadInputError: the CSR cannot be decoded, is not signed by its own key, or has an unsupported type of key.
         """
         return self.issue_client(device, _checked_key(csr_pem), now, days, serial=serial)
 
     def issued(self, certificate: x509.Certificate) -> bool:
-        """Tell whether this authority signed a certificate, expired or not."""
+        """Return True if this authority signed the certificate, expired or not."""
         try:
             certificate.verify_directly_issued_by(self.certificate)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -103,7 +103,7 @@ class Authority:
         return True
 
     def secret_for(self, purpose: str) -> bytes:
-        """Derive a secret from the authority's key, so that every process of one cloud has it and nobody stores it."""
+        """Derive a secret from the authority's key with HKDF, so that all processes of one cloud share it without storing it."""
         raw = self.key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         return HKDF(hashes.SHA256(), length=32, salt=None, info=f"edgewright {purpose}".encode()).derive(raw)
 
@@ -127,7 +127,7 @@ class Authority:
 
 
 def new_key() -> Key:
-    """Make an ECDSA P-256 key."""
+    """Generate an ECDSA P-256 key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -142,12 +142,12 @@ def certificate_pem(certificate: x509.Certificate) -> bytes:
 
 
 def serial_of(certificate: x509.Certificate) -> str:
-    """Return the serial number in hexadecimal, as it is recorded."""
+    """Return the serial number in hexadecimal, as the database stores it."""
     return f"{certificate.serial_number:x}"
 
 
 def serves(certificate: x509.Certificate, names: Iterable[str], until: datetime) -> bool:
-    """Tell whether a server certificate covers all of these names and is still good at `until`."""
+    """Return True if a server certificate covers all names and is valid at `until`."""
     covered = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return certificate.not_valid_after_utc > until and all(_general_name(name) in covered for name in names)
 
@@ -156,10 +156,10 @@ def _checked_key(csr_pem: str) -> DeviceKey:
     try:
         csr = x509.load_pem_x509_csr(csr_pem.encode("utf-8"))
         key = csr.public_key()
-        signed_by_its_key = csr.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as wrong:
-        raise BadInputError(f"csr_pem must be a PEM certificate signing request: {wrong}") from wrong
-    if not signed_by_its_key:
+        is_self_signed = csr.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+        raise BadInputError(f"csr_pem must be a PEM certificate signing request: {error}") from error
+    if not is_self_signed:
         raise BadInputError("the certificate signing request must be signed by its own key, but the signature does not match")
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key
@@ -171,15 +171,15 @@ def _checked_key(csr_pem: str) -> DeviceKey:
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: DeviceKey, now: datetime, days: float, serial: int | None = None
 ) -> x509.CertificateBuilder:
-    life = timedelta(days=days)
+    validity = timedelta(days=days)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number() if serial is None else serial)
-        .not_valid_before(now - min(_CLOCK_SKEW, life / _SKEW_SHARE))
-        .not_valid_after(now + life)
+        .not_valid_before(now - min(_CLOCK_SKEW, validity / _SKEW_SHARE))
+        .not_valid_after(now + validity)
     )
 
 

@@ -1,16 +1,16 @@
-"""Everything that a cloud keeps on disk, made on its first start and readable by its user only.
+"""The state directory of a cloud, created on its first start and readable by its owner only.
 
     ca.pem ca.key              the certificate authority
     server.pem server.key      the HTTPS listener and the broker
     mqtt.pem mqtt.key          the cloud's own client certificate on MQTT
     cloud.key                  signs desired state
-    operator.token             opens the operator's door
-    client.json                where clients find all this (protocol.md P70)
+    operator.token             the credential of operators
+    client.json                addresses and paths for clients (protocol.md P70)
     trusted/                   publisher keys, one file per key
     cloud.db                   the database, unless --database names another
-    registry/ broker/          blobs; the broker's configuration and memory
+    registry/ broker/          blobs; the broker's configuration and retained messages
 
-Each file appears whole or not at all, so a start that was cut short is simply continued by the next one.
+Each file is written atomically, so the next start completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from edgewright.contracts.files import write_atomically
 from edgewright.errors import BadInputError, ConflictError
 
 OWNER_ONLY = 0o600
-"""The mode of every file here, whoever writes it: keys, the operator token, and what tells of them."""
+"""File mode of keys, the operator token, and the files that refer to them."""
 
-_ALWAYS_NAMED = ("localhost", "127.0.0.1", "::1")
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _RENEW_BEFORE = timedelta(days=60)
 
 
 @dataclass(frozen=True)
 class StateDirectory:
-    """A state directory that exists and is complete; make one with `prepare`."""
+    """A complete state directory; open one with `prepare`."""
 
     path: Path
     authority: Authority
@@ -53,7 +53,7 @@ class StateDirectory:
 
     @property
     def ca_file(self) -> Path:
-        """The authority's certificate."""
+        """Certificate of the authority."""
         return self.path / "ca.pem"
 
     @property
@@ -63,7 +63,7 @@ class StateDirectory:
 
     @property
     def mqtt_files(self) -> tuple[Path, Path]:
-        """Certificate and key of the cloud on MQTT."""
+        """Certificate and key of the MQTT client."""
         return self.path / "mqtt.pem", self.path / "mqtt.key"
 
     @property
@@ -73,54 +73,62 @@ class StateDirectory:
 
     @property
     def client_file(self) -> Path:
-        """Where clients find this cloud."""
+        """Path of `client.json`."""
         return self.path / CONTEXT_FILE
 
     def write_client_context(self, url: str) -> None:
-        """Write `client.json` for the address that the cloud answers at."""
+        """Write `client.json` with the address of the cloud."""
         write_context_file(self.client_file, url=url, ca_file=self.ca_file, token_file=self.token_file)
 
     def publisher_keys(self) -> tuple[str, ...]:
-        """Return the PEM of every trusted publisher key."""
+        """Return the trusted publisher keys as PEM."""
         return tuple(path.read_text("ascii") for path in sorted((self.path / "trusted").glob("*.pub")))
 
 
 def prepare(path: Path, names: Iterable[str], now: datetime) -> StateDirectory:
-    """Open the state directory, making what is missing; the server's certificate will cover `names` too."""
+    """Open the state directory and create missing files; the server certificate covers `names` and the local names.
+
+    Raises:
+        BadInputError: the directory cannot be created or belongs to another user.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = path.resolve()
         path.chmod(0o700)
         (path / "trusted").mkdir(mode=0o700, exist_ok=True)
-    except OSError as failed:
-        raise BadInputError(f"the state directory {path} must be a directory of your own: {failed.strerror}") from failed
+    except OSError as error:
+        raise BadInputError(f"the state directory {path} must be a directory that you own: {error.strerror}") from error
     authority = _authority(path, now)
-    _server_certificate(path, authority, (*_ALWAYS_NAMED, socket.gethostname(), *names), now)
+    _server_certificate(path, authority, (*_LOCAL_NAMES, socket.gethostname(), *names), now)
     _mqtt_certificate(path, authority, now)
     return StateDirectory(path, authority, _signing_key(path), _operator_token(path))
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Keep a second cloud out of the directory while the block runs; the lock ends with the process, however it ends."""
+def locked(path: Path) -> Iterator[None]:
+    """Lock the directory against a second cloud while the block runs; the kernel releases the lock if the process dies.
+
+    Raises:
+        ConflictError: another cloud uses the directory.
+    """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as busy:
-            raise ConflictError(f"another cloud runs on {path}: end it first, or give this one its own --state") from busy
+        except BlockingIOError as error:
+            raise ConflictError(f"another cloud uses {path}: stop it first, or choose another --state") from error
         yield
     finally:
         os.close(handle)
 
 
 def trust(path: Path, key_file: Path) -> str:
-    """Trust a publisher's public key from now on, also in a cloud that runs; return the key's id."""
+    """Trust a publisher's public key, also in a running cloud; return the key id."""
     key = signing.load_public_key(key_file)
-    identity = signing.key_id(key)
-    write_atomically(path / "trusted" / f"{identity}.pub", signing.public_pem(key).encode("ascii"), mode=OWNER_ONLY)
-    return identity
+    key_id = signing.key_id(key)
+    write_atomically(path / "trusted" / f"{key_id}.pub", signing.public_pem(key).encode("ascii"), mode=OWNER_ONLY)
+    return key_id
 
 
 def _authority(path: Path, now: datetime) -> Authority:
@@ -133,7 +141,7 @@ def _authority(path: Path, now: datetime) -> Authority:
 
 
 def _server_certificate(path: Path, authority: Authority, names: Iterable[str], now: datetime) -> None:
-    """Make the certificate, or another with the same key when a name is new or the old one ends soon."""
+    """Issue the certificate, or reissue it for the same key if a name is missing or it expires within 60 days."""
     certificate_file, names = path / "server.pem", tuple(names)
     key = _key(path / "server.key")
     if certificate_file.exists():
@@ -157,9 +165,9 @@ def _mqtt_certificate(path: Path, authority: Authority, now: datetime) -> None:
 def _key(path: Path) -> Key:
     if not path.exists():
         write_atomically(path, key_pem(new_key()), mode=OWNER_ONLY)
-    loaded = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    assert isinstance(loaded, ec.EllipticCurvePrivateKey), "this key is ours and ECDSA"
-    return loaded
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey), "written by this module as ECDSA"
+    return key
 
 
 def _signing_key(path: Path) -> signing.PrivateKey:

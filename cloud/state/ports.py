@@ -1,6 +1,6 @@
-"""Choose a port, and keep to it, for devices remember where their cloud is.
+"""Choose a port and keep it across restarts, because devices store the address of their cloud.
 
-No port means the one of the last run, or the usual one at first; port 0 the one of the last run if it is free, else any.
+Without a port, the port of the last run or a default is used. Port 0 is the port of the last run if it is free, else any.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from edgewright.contracts.files import write_atomically
 from edgewright.errors import BadInputError, ConflictError
 
 
-def bind(host: str, port: int, memory: Path, option: str) -> socket.socket:
-    """Return a socket bound to the port, and remember the port in the file `memory`.
+def bind(host: str, port: int, port_file: Path, option: str) -> socket.socket:
+    """Return a socket bound to the port, and store the port in `port_file`.
 
     Raises:
         ConflictError: the port is in use.
-        BadInputError: the host is not one of this machine, or the port is not ours to open.
+        BadInputError: the host is not an address of this machine, or the port needs other permissions.
     """
-    remembered = _remembered(memory) if port == 0 else port
+    preferred = _last_port(port_file) if port == 0 else port
     try:
-        bound = _bind(host, remembered, option)
+        bound = _bind(host, preferred, option)
     except ConflictError:
         if port != 0:
             raise
         bound = _bind(host, 0, option)
-    write_atomically(memory, str(bound.getsockname()[1]).encode("ascii"))
+    write_atomically(port_file, str(bound.getsockname()[1]).encode("ascii"))
     return bound
 
 
-def choose_port(host: str, port: int, memory: Path, option: str) -> int:
-    """Return a free port for a program that opens it itself."""
-    with bind(host, port, memory, option) as bound:
-        chosen: int = bound.getsockname()[1]
-    return chosen
+def choose_port(host: str, port: int, port_file: Path, option: str) -> int:
+    """Return a free port for a program that binds it."""
+    with bind(host, port, port_file, option) as bound:
+        free_port: int = bound.getsockname()[1]
+    return free_port
 
 
-def usual(port: int | None, memory: Path, first: int) -> int:
-    """Return `port`, or without one that of the last run, or `first`."""
+def default_port(port: int | None, port_file: Path, default: int) -> int:
+    """Return `port`, or if it is None the port of the last run, or `default`."""
     if port is not None:
         return port
-    return _remembered(memory) or first
+    return _last_port(port_file) or default
 
 
-def _remembered(memory: Path) -> int:
+def _last_port(port_file: Path) -> int:
     try:
-        return int(memory.read_text("ascii"))
+        return int(port_file.read_text("ascii"))
     except (FileNotFoundError, ValueError):
         return 0
 
@@ -63,10 +63,10 @@ def _bind(host: str, port: int, option: str) -> socket.socket:
         except OSError:
             opened.close()
             raise
-    except OSError as failed:
-        if failed.errno == errno.EADDRINUSE:
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise ConflictError(
-                f"port {port} of {host} must be free, but another program uses it: end that one, or choose another with {option}"
-            ) from failed
-        raise BadInputError(f"cannot listen on {host} port {port}: {failed.strerror}; try another --host or {option}") from failed
+                f"port {port} of {host} must be free, but another program uses it: stop it, or choose another port with {option}"
+            ) from error
+        raise BadInputError(f"cannot listen on {host} port {port}: {error.strerror}; try another --host or {option}") from error
     return opened

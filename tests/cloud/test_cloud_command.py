@@ -1,4 +1,4 @@
-"""`edgewright cloud`: start, end, be killed, start again (protocol.md P1, P22, P70)."""
+"""`edgewright cloud`: start, stop, kill and restart (protocol.md P1, P22, P70)."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ def broker_of(cloud: RunningCloud) -> psutil.Process:
     return psutil.Process(int((cloud.state / "broker" / "mosquitto.pid").read_text()))
 
 
-def test_p70_the_client_file_leads_to_the_cloud(cloud: RunningCloud) -> None:
+def test_p70_the_client_file_locates_the_cloud(cloud: RunningCloud) -> None:
     context = json.loads((cloud.state / "client.json").read_text())
     token = Path(context["token_file"]).read_text().strip()
     assert Http(context["url"], Path(context["ca_file"]), token=token).get("/v1/devices").status == 200
 
 
 def test_a_second_cloud_on_the_same_state_is_refused(cloud: RunningCloud) -> None:
-    finished = cloud_command("up", "--state", str(cloud.state), "--port", "0")
-    assert finished.returncode == 2
-    expected = f"edgewright: another cloud runs on {cloud.state}: end it first, or give this one its own --state\n"
-    assert finished.stderr == expected
+    result = cloud_command("up", "--state", str(cloud.state), "--port", "0")
+    assert result.returncode == 2
+    expected = f"edgewright: another cloud uses {cloud.state}: stop it first, or choose another --state\n"
+    assert result.stderr == expected
 
 
-def test_a_port_in_use_is_one_line_that_names_it_and_the_remedy(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        finished = cloud_command("up", "--state", str(tmp_path / "state"), "--port", str(port), "--no-broker")
-    assert finished.returncode == 2
-    assert finished.stderr == (
+        result = cloud_command("up", "--state", str(tmp_path / "state"), "--port", str(port), "--no-broker")
+    assert result.returncode == 2
+    assert result.stderr == (
         f"edgewright: port {port} of 127.0.0.1 must be free, but another program uses it: "
-        "end that one, or choose another with --port\n"
+        "stop it, or choose another port with --port\n"
     )
 
 
@@ -66,43 +66,43 @@ def test_a_port_in_use_is_one_line_that_names_it_and_the_remedy(tmp_path: Path) 
         pytest.param(("--database", "nonsense"), "edgewright: a database URL must be like postgresql+psycopg://", id="database"),
     ],
 )
-def test_a_setting_that_cannot_be_is_one_line_and_exit_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    finished = cloud_command("up", "--state", str(tmp_path / "state"), "--port", "0", *arguments)
-    assert finished.returncode == 2
-    assert finished.stderr.startswith(message)
-    assert finished.stderr.count("\n") == 1
+def test_an_invalid_setting_is_reported_in_one_line_with_exit_code_2(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = cloud_command("up", "--state", str(tmp_path / "state"), "--port", "0", *arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
 
 
-def test_the_operators_token_is_shown_only_on_a_terminal(tmp_path: Path) -> None:
+def test_the_operator_token_is_printed_only_on_a_terminal(tmp_path: Path) -> None:
     with running(tmp_path / "state", "--no-broker") as cloud:
         token = cloud.token
         cloud.stop()
         assert token not in cloud.log.read_text()
-    shown = on_a_terminal(["up", "--state", str(tmp_path / "state"), "--port", "0", "--no-broker"], until=f"#token={token}")
-    assert f"console   {cloud.url}/#token={token}" in shown
+    output = on_a_terminal(["up", "--state", str(tmp_path / "state"), "--port", "0", "--no-broker"], until=f"#token={token}")
+    assert f"console   {cloud.url}/#token={token}" in output
 
 
 def on_a_terminal(arguments: list[str], until: str) -> str:
-    """Run the command on a terminal until it has written `until`, and return what it wrote."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen([*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
+    """Run the command on a pseudo-terminal until it has printed `until`; return its output."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen([*COMMAND, *arguments], stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
     watchdog = threading.Timer(30, process.kill)
     watchdog.start()
-    written = ""
-    while until not in written:
-        written += os.read(ours, 4096).decode()
+    output = ""
+    while until not in output:
+        output += os.read(master, 4096).decode()
     process.terminate()
     process.wait(20)
     watchdog.cancel()
-    os.close(ours)
-    return written
+    os.close(master)
+    return output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_cloud_and_its_broker_cleanly(
-    require: Callable[[str], Path], tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_stops_the_cloud_and_its_broker(require: Callable[[str], Path], tmp_path: Path, number: signal.Signals) -> None:
     require("mosquitto")
     with running(tmp_path / "state") as cloud:
         broker = broker_of(cloud)
@@ -111,29 +111,33 @@ def test_a_signal_ends_the_cloud_and_its_broker_cleanly(
         assert not broker.is_running()
 
 
-def test_a_waiting_request_does_not_hold_up_the_end(tmp_path: Path) -> None:
+def test_a_waiting_request_does_not_delay_the_shutdown(tmp_path: Path) -> None:
     with running(tmp_path / "state", "--no-broker") as cloud, ThreadPoolExecutor(1) as waiter:
-        member = cloud.enrol("waiting", tmp_path)
-        answer = waiter.submit(member.http.get, "/v1/device/desired?have=0&wait_s=60")
+        device = cloud.enrol("waiting", tmp_path)
+        answer = waiter.submit(device.http.get, "/v1/device/desired?have=0&wait_s=60")
         assert cloud.stop() == 0
         assert answer.result(timeout=20).status == 204
 
 
-def test_after_kill_everything_is_there_again_at_the_same_addresses(require: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_cloud_restarted_after_a_kill_has_the_same_addresses_and_devices(
+    require: Callable[[str], Path], tmp_path: Path
+) -> None:
     require("mosquitto")
     with running(tmp_path / "state") as cloud:
-        member = cloud.enrol("survivor", tmp_path)
+        device = cloud.enrol("survivor", tmp_path)
         orphan = broker_of(cloud)
         cloud.kill()
         assert orphan.is_running()
         with running(tmp_path / "state") as again:
             assert (again.url, again.broker) == (cloud.url, cloud.broker)
             assert not orphan.is_running()
-            assert member.http.get("/v1/device/desired").status == 204
+            assert device.http.get("/v1/device/desired").status == 204
             assert [each["device"] for each in again.operator().get("/v1/devices").json()] == ["survivor"]
 
 
-def test_the_broker_of_a_killed_cloud_is_ended_even_by_one_without(require: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_restart_without_a_broker_also_stops_the_broker_of_a_killed_cloud(
+    require: Callable[[str], Path], tmp_path: Path
+) -> None:
     require("mosquitto")
     with running(tmp_path / "state") as cloud:
         orphan = broker_of(cloud)
@@ -142,22 +146,22 @@ def test_the_broker_of_a_killed_cloud_is_ended_even_by_one_without(require: Call
             assert not orphan.is_running()
 
 
-def test_p22_trusting_a_key_reaches_a_cloud_that_runs(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_p22_a_running_cloud_trusts_an_added_key(cloud: RunningCloud, tmp_path: Path) -> None:
     public = signing.write_key_pair(tmp_path / "publisher", signing.generate_key())
-    finished = cloud_command("trust", str(public), "--state", str(cloud.state))
-    identity = signing.key_id(signing.load_public_key(public))
-    assert (finished.returncode, finished.stdout) == (0, f"trusted: {identity}\n")
-    assert public.read_text() in cloud.enrol("believer", tmp_path).enrolment["publisher_keys_pem"]
+    result = cloud_command("trust", str(public), "--state", str(cloud.state))
+    key_id = signing.key_id(signing.load_public_key(public))
+    assert (result.returncode, result.stdout) == (0, f"trusted: {key_id}\n")
+    assert public.read_text() in cloud.enrol("trusting", tmp_path).enrolment["publisher_keys_pem"]
 
 
-def test_trusting_what_is_no_key_is_one_line_and_exit_2(tmp_path: Path) -> None:
+def test_a_file_without_a_key_is_reported_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "no.pub").write_text("no key")
-    finished = CliRunner().invoke(main, ["cloud", "trust", str(tmp_path / "no.pub"), "--state", str(tmp_path)])
-    assert finished.exit_code == 2
-    assert finished.stderr.startswith(f"edgewright: {tmp_path / 'no.pub'}: a trusted key must be a PEM public key")
+    result = CliRunner().invoke(main, ["cloud", "trust", str(tmp_path / "no.pub"), "--state", str(tmp_path)])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"edgewright: {tmp_path / 'no.pub'}: a trusted key must be a PEM public key")
 
 
-def test_a_broker_by_url_is_used_instead_of_our_own(require: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_broker_given_by_url_replaces_the_built_in_one(require: Callable[[str], Path], tmp_path: Path) -> None:
     require("mosquitto")
     with running(tmp_path / "first") as first:
         assert first.broker is not None
@@ -167,11 +171,11 @@ def test_a_broker_by_url_is_used_instead_of_our_own(require: Callable[[str], Pat
             assert not (second.state / "broker").exists()
 
 
-def test_the_certificate_covers_a_name_that_is_added_later(tmp_path: Path) -> None:
+def test_the_certificate_covers_a_name_added_later(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with running(state, "--no-broker") as cloud:
         authority = cloud.ca.read_bytes()
     with running(state, "--no-broker", "--name", "localhost", "--name", "cloud.example") as cloud:
         assert cloud.url.startswith("https://localhost:")
-        assert cloud.stranger().get("/healthz").status == 200
+        assert cloud.anonymous().get("/healthz").status == 200
         assert cloud.ca.read_bytes() == authority

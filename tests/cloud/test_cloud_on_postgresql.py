@@ -1,4 +1,4 @@
-"""A whole cloud on a real PostgreSQL server, and what it does while that is away."""
+"""A cloud on a real PostgreSQL server, also while the server is down."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgewright.sdk import CloudClient
 from tests.support.mqtt_devices import batch, connected, record_once, report
 from tests.support.postgres_server import PostgresServer, running_postgres
 from tests.support.running_cloud import running
-from tests.support.scripted_devices import told
+from tests.support.scripted_devices import enrol_scripted
 from tests.support.small_packages import make_package
 from tests.support.trusting_cloud import publisher
 
@@ -24,20 +24,18 @@ __all__ = ["publisher"]
 
 @pytest.fixture(scope="module")
 def server(require: Callable[[str], Path]) -> Iterator[PostgresServer]:
-    """A server of this file alone, which its tests may stop."""
-    with running_postgres(require("postgres").parent) as started:
-        yield started
+    """Return a server for this module, which its tests may stop."""
+    with running_postgres(require("postgres").parent) as server:
+        yield server
 
 
-def test_a_rollout_goes_to_its_end_and_a_restarted_cloud_knows_it(
-    server: PostgresServer, publisher: Path, tmp_path: Path
-) -> None:
+def test_a_rollout_completes_and_a_restarted_cloud_shows_it(server: PostgresServer, publisher: Path, tmp_path: Path) -> None:
     options = ("--no-broker", "--trust", f"{publisher}.pub", "--database", server.new_database())
     with running(tmp_path / "state", *options) as cloud, CloudClient.connect(str(cloud.state)) as client:
         client.publish(make_package(tmp_path, "digits").layout.path, load_private_key(publisher))
-        device = told(cloud, "camera-1", tmp_path)
+        device = enrol_scripted(cloud, "camera-1", tmp_path)
         number = client.create_rollout(RolloutRequest(model="digits", waves=("100%",))).rollout
-        device.obey()
+        device.run_desired()
         device.measure("latency_p50", "ms", 3.0)
         ended = list(client.watch_rollout(number))[-1]
         assert (ended.state, ended.devices[0].state) == (RolloutState.COMPLETED, DeploymentState.RUNNING)
@@ -47,9 +45,9 @@ def test_a_rollout_goes_to_its_end_and_a_restarted_cloud_knows_it(
         assert [each.value for each in client.telemetry(device="camera-1")] == [3.0]
 
 
-def test_while_the_server_is_away_requests_are_told_so_and_afterwards_all_goes_on(server: PostgresServer, tmp_path: Path) -> None:
+def test_requests_get_503_while_the_server_is_down_and_work_after_its_restart(server: PostgresServer, tmp_path: Path) -> None:
     with running(tmp_path / "state", "--no-broker", "--database", server.new_database()) as cloud:
-        device = told(cloud, "camera-1", tmp_path)
+        device = enrol_scripted(cloud, "camera-1", tmp_path)
         server.stop()
         try:
             answer = cloud.operator().get("/v1/devices")
@@ -64,7 +62,7 @@ def test_while_the_server_is_away_requests_are_told_so_and_afterwards_all_goes_o
     assert "Traceback" not in cloud.log.read_text()
 
 
-def test_a_report_that_came_over_mqtt_while_the_server_was_away_is_taken_later(
+def test_a_report_sent_over_mqtt_while_the_server_is_down_is_stored_later(
     server: PostgresServer, require: Callable[[str], Path], tmp_path: Path
 ) -> None:
     require("mosquitto")
@@ -72,11 +70,11 @@ def test_a_report_that_came_over_mqtt_while_the_server_was_away_is_taken_later(
         with connected(cloud, cloud.enrol("camera-1", tmp_path)) as client:
             server.stop()
             try:
-                client.say(topics.topic("camera-1", topics.REPORTED), report("camera-1", 1), retain=True)
-                wait_until(lambda: "cannot take message" in cloud.log.read_text(), what="the refusal", timeout_s=30)
+                client.publish(topics.topic("camera-1", topics.REPORTED), report("camera-1", 1), retain=True)
+                wait_until(lambda: "cannot process message" in cloud.log.read_text(), what="the refusal", timeout_s=30)
             finally:
                 server.start()
-            client.say(topics.topic("camera-1", topics.TELEMETRY), batch("camera-1", 1))
+            client.publish(topics.topic("camera-1", topics.TELEMETRY), batch("camera-1", 1))
             record = record_once(cloud.operator(), "camera-1", lambda record: record["reported"] is not None)
         assert (record["reported"]["reason"], record["telemetry_count"]) == ("all is well", 1)
         assert cloud.stop() == 0

@@ -16,7 +16,7 @@ from edgewright.contracts import signing
 from edgewright.contracts.messages import DeploymentState, RolloutRequest
 from edgewright.sdk import CloudClient
 from tests.support.running_cloud import RunningCloud, running
-from tests.support.scripted_devices import ToldDevice, told
+from tests.support.scripted_devices import ScriptedDevice, enrol_scripted
 from tests.support.small_packages import make_package
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
@@ -90,10 +90,10 @@ def client(cloud: RunningCloud, publisher: signing.PrivateKey, tmp_path_factory:
 
 
 @pytest.fixture(scope="module")
-def devices(cloud: RunningCloud, client: CloudClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ToldDevice]:
+def devices(cloud: RunningCloud, client: CloudClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ScriptedDevice]:
     """Three devices; one has a label that tries to be markup."""
     folder = tmp_path_factory.mktemp("devices")
-    named = {name: told(cloud, name, folder) for name in ("cam-1", "cam-2", "cam-3")}
+    named = {name: enrol_scripted(cloud, name, folder) for name in ("cam-1", "cam-2", "cam-3")}
     client.set_labels("cam-3", {"site": HOSTILE})
     return named
 
@@ -112,7 +112,7 @@ def driver(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def page(driver: webdriver.Chrome, cloud: RunningCloud, devices: dict[str, ToldDevice]) -> Page:
+def page(driver: webdriver.Chrome, cloud: RunningCloud, devices: dict[str, ScriptedDevice]) -> Page:
     opened = Page(driver, cloud)
     opened.open()
     driver.execute_script("sessionStorage.clear()")
@@ -140,7 +140,7 @@ def rollout(client: CloudClient, page: Page) -> Iterator[Callable[..., int]]:
 def test_the_token_is_asked_for_and_a_wrong_one_is_refused(page: Page, cloud: RunningCloud) -> None:
     page.open()
     page.driver.find_element(By.ID, "token").send_keys("wrong", Keys.ENTER)
-    page.wait_for("#ask-error", "the operator token must be this cloud's")
+    page.wait_for("#ask-error", "the operator token must be the one in operator.token")
     page.driver.find_element(By.ID, "token").send_keys(cloud.token, Keys.ENTER)
     page.wait_for("#connection", "live")
 
@@ -160,7 +160,7 @@ def test_devices_and_versions_are_shown(page: Page) -> None:
     assert page.text("#model-table tbody tr:first-child").startswith("digitsv2fp32")
 
 
-def test_what_a_device_says_of_itself_is_never_markup(page: Page, devices: dict[str, ToldDevice]) -> None:
+def test_what_a_device_says_of_itself_is_never_markup(page: Page, devices: dict[str, ScriptedDevice]) -> None:
     devices["cam-3"].report(None, HOSTILE)
     page.open_as_operator()
     page.wait_for("#device-table", f"site={HOSTILE}")
@@ -189,19 +189,21 @@ def test_the_policy_turns_no_text_into_markup_or_script(page: Page, attempt: str
 
 
 def test_a_rollout_is_followed_live_from_wave_to_wave(
-    page: Page, devices: dict[str, ToldDevice], rollout: Callable[..., int]
+    page: Page, devices: dict[str, ScriptedDevice], rollout: Callable[..., int]
 ) -> None:
     page.open_as_operator()
     number = rollout(1, "cam-1", "cam-2")
     page.wait_for(f"[aria-label='Rollout {number}'] .reason", "wave 1 of 2: 0 of 1 running, 1 in progress")
-    devices["cam-1"].obey()
+    devices["cam-1"].run_desired()
     page.wait_for(f"[aria-label='Rollout {number}'] [aria-label='Wave 1 of 2'] .wave-head", "1 of 1 running")
     page.wait_for("#device-table", "digits:1")
-    devices["cam-2"].obey()
+    devices["cam-2"].run_desired()
     page.wait_for(f"[aria-label='Rollout {number}']", "completed")
 
 
-def test_a_halted_rollout_is_red_and_says_why(page: Page, devices: dict[str, ToldDevice], rollout: Callable[..., int]) -> None:
+def test_a_halted_rollout_is_red_and_says_why(
+    page: Page, devices: dict[str, ScriptedDevice], rollout: Callable[..., int]
+) -> None:
     page.open_as_operator()
     number = rollout(2, "cam-2", "cam-1")
     devices["cam-2"].wait_for_desired()
@@ -223,7 +225,7 @@ def test_a_rollout_is_paused_and_aborted_from_the_page(page: Page, rollout: Call
     page.wait_for(f"[aria-label='Rollout {number}'] .state", "aborted")
 
 
-def test_a_device_is_explained_in_the_panel(page: Page, devices: dict[str, ToldDevice]) -> None:
+def test_a_device_is_explained_in_the_panel(page: Page, devices: dict[str, ScriptedDevice]) -> None:
     devices["cam-1"].report(DeploymentState.FETCHING, "412 of 812 kB", choice=("int8: chosen, 1.9 ms", "fp16: 3.2 ms"))
     devices["cam-1"].measure("latency_p95", "ms", 3.0, 1.0, 2.0)
     page.open_as_operator()
@@ -247,7 +249,7 @@ def test_nothing_is_cut_off_on_a_phone(page: Page) -> None:
 
 
 def test_the_page_holds_nothing_secret_and_knows_only_its_files(cloud: RunningCloud) -> None:
-    stranger = cloud.stranger()
+    stranger = cloud.anonymous()
     assert stranger.get("/").status == 200
     assert "default-src 'none'" in stranger.get("/").headers["Content-Security-Policy"]
     assert stranger.get("/console/main.js").headers["Content-Type"] == "text/javascript; charset=utf-8"

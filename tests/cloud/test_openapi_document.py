@@ -14,7 +14,7 @@ from tests.support.running_cloud import Http, RunningCloud
 
 @pytest.fixture(scope="module")
 def document(cloud: RunningCloud) -> dict[str, Any]:
-    answer = cloud.stranger().get("/openapi.json")
+    answer = cloud.anonymous().get("/openapi.json")
     assert answer.status == 200
     described: dict[str, Any] = answer.json()
     return described
@@ -42,12 +42,12 @@ def test_what_is_sent_and_what_comes_back_is_described(document: dict[str, Any])
 
 
 def test_the_health_is_open_to_all(cloud: RunningCloud) -> None:
-    answer = cloud.stranger().get("/healthz")
+    answer = cloud.anonymous().get("/healthz")
     assert (answer.status, answer.json()) == (200, {"status": "ok", "mqtt": "none"})
 
 
 def test_the_numbers_are_for_operators(cloud: RunningCloud, operator: Http) -> None:
-    assert cloud.stranger().get("/metrics").status == 401
+    assert cloud.anonymous().get("/metrics").status == 401
     operator.get("/v1/devices")
     answer = operator.get("/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"

@@ -12,7 +12,7 @@ import pytest
 from edgewright.contracts.messages import DeploymentState
 from tests.commands.conftest import CommandLine
 from tests.support.running_cloud import RunningCloud
-from tests.support.scripted_devices import told
+from tests.support.scripted_devices import enrol_scripted
 from tests.support.small_packages import make_package
 
 
@@ -48,7 +48,7 @@ def test_a_token_is_one_line_that_can_be_piped(edgewright: CommandLine) -> None:
 def test_a_device_is_labelled_and_loses_a_label_again(
     edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path
 ) -> None:
-    told(trusting_cloud, "labelled-1", tmp_path, labels={"line": "7"})
+    enrol_scripted(trusting_cloud, "labelled-1", tmp_path, labels={"line": "7"})
     assert edgewright.ok("devices", "label", "labelled-1", "site=east") == "labelled-1: line=7 site=east\n"
     assert edgewright.ok("devices", "label", "labelled-1", "line=") == "labelled-1: site=east\n"
 
@@ -61,7 +61,7 @@ def test_a_device_is_explained(
     golden: Callable[[str, str], None],
 ) -> None:
     publish("explained")
-    device = told(trusting_cloud, "explained-1", tmp_path)
+    device = enrol_scripted(trusting_cloud, "explained-1", tmp_path)
     edgewright.ok("rollouts", "create", "explained", "--device", "explained-1")
     device.wait_for_desired()
     before = edgewright.ok("devices", "explain", "explained-1")
@@ -72,7 +72,7 @@ def test_a_device_is_explained(
 
 
 def test_a_device_is_shown_and_revoked(edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path) -> None:
-    told(trusting_cloud, "shown-1", tmp_path)
+    enrol_scripted(trusting_cloud, "shown-1", tmp_path)
     assert "online     online" in edgewright.ok("devices", "show", "shown-1")
     assert "shown-1 is revoked" in edgewright.ok("devices", "revoke", "shown-1")
     (row,) = [line for line in edgewright.ok("devices", "list").splitlines() if line.startswith("shown-1 ")]
@@ -80,7 +80,7 @@ def test_a_device_is_shown_and_revoked(edgewright: CommandLine, trusting_cloud: 
 
 
 def test_an_unknown_device_comes_with_the_nearest(edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path) -> None:
-    told(trusting_cloud, "camera-7", tmp_path)
+    enrol_scripted(trusting_cloud, "camera-7", tmp_path)
     for verb in ("show", "explain", "revoke"):
         assert "no device is called 'camera-1'; known: camera-7" in edgewright.refused("devices", verb, "camera-1")
 
@@ -89,7 +89,7 @@ def test_a_rollout_is_created_with_its_rules(
     edgewright: CommandLine, trusting_cloud: RunningCloud, publish: Callable[[str], Any], tmp_path: Path
 ) -> None:
     publish("ruled")
-    told(trusting_cloud, "ruled-1", tmp_path, labels={"site": "north"})
+    enrol_scripted(trusting_cloud, "ruled-1", tmp_path, labels={"site": "north"})
     gate = ("--label", "site=north", "--waves", "1,100%", "--success-threshold", "90%", "--keep-on-halt")
     times = ("--soak", "30s", "--trial", "5s", "--device-timeout", "2m")
     record = edgewright.json("rollouts", "create", "ruled:1", *gate, *times)
@@ -105,7 +105,7 @@ def test_watching_a_rollout_that_is_halted_ends_with_one(
     edgewright: CommandLine, trusting_cloud: RunningCloud, publish: Callable[[str], Any], tmp_path: Path
 ) -> None:
     publish("halting")
-    device = told(trusting_cloud, "halting-1", tmp_path)
+    device = enrol_scripted(trusting_cloud, "halting-1", tmp_path)
     number = edgewright.json("rollouts", "create", "halting", "--device", "halting-1")["rollout"]
     device.wait_for_desired()
     device.report(DeploymentState.REFUSED, "golden samples differ")
@@ -122,9 +122,9 @@ def test_a_watched_rollout_that_completes_ends_with_zero(
     edgewright: CommandLine, trusting_cloud: RunningCloud, publish: Callable[[str], Any], tmp_path: Path
 ) -> None:
     publish("good")
-    device = told(trusting_cloud, "good-1", tmp_path)
+    device = enrol_scripted(trusting_cloud, "good-1", tmp_path)
     number = edgewright.json("rollouts", "create", "good", "--device", "good-1")["rollout"]
-    device.obey()
+    device.run_desired()
     assert edgewright.ok("rollouts", "watch", number).splitlines()[-1] == (
         f"rollout {number}  good:1  completed  wave 1/1  1 of 1 running  1 of 1 devices running"
     )

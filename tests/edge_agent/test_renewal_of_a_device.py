@@ -235,7 +235,7 @@ def test_p16_a_device_scores_during_renewals_and_reconnects_after_its_certificat
         assert expiry(here) > first_expiry
         report = here.record_when(lambda record: record["online"])["reported"]
         here.record_when(lambda record: record["reported"]["sequence"] > report["sequence"])
-        assert f"renewed device={NAME} how=tls" in here.cloud.log.read_text()
+        assert f"renewed device={NAME} method=tls" in here.cloud.log.read_text()
         assert "reconnecting transport=https reason='the certificate was renewed'" in here.device.log()
         assert "renew" in [past["event"] for past in here.device.explain()["history"]]
 
@@ -243,7 +243,7 @@ def test_p16_a_device_scores_during_renewals_and_reconnects_after_its_certificat
         time.sleep(max(0.0, (expiry(here) - datetime.now(UTC)).total_seconds()) + 1)
         here.device.start("--transport", "auto")
         here.record_when(lambda record: record["reported"]["boot_id"] != report["boot_id"])
-        assert f"renewed device={NAME} how=proof" in here.cloud.log.read_text()
+        assert f"renewed device={NAME} method=proof" in here.cloud.log.read_text()
 
 
 def test_p16_the_broker_session_reconnects_once_with_the_new_certificate(tmp_path: Path, require: Callable[[str], Path]) -> None:
@@ -253,7 +253,7 @@ def test_p16_the_broker_session_reconnects_once_with_the_new_certificate(tmp_pat
         here.record_when(lambda record: record["online"])
         here.record_when(lambda _: here.device.log().count("connected transport=mqtt") == 2)
         assert here.device.log().count("reconnecting transport=mqtt") == 1
-        assert here.cloud.log.read_text().count(f"renewed device={NAME} how=tls") == 1
+        assert here.cloud.log.read_text().count(f"renewed device={NAME} method=tls") == 1
         sequence = here.record_when(lambda record: record["online"])["reported"]["sequence"]
         here.record_when(lambda record: record["online"] and record["reported"]["sequence"] > sequence)
 

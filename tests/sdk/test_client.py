@@ -31,7 +31,7 @@ from edgewright.errors import (
 from edgewright.sdk import CloudClient, find_context, pushing
 from edgewright.sdk.connection import Connection
 from tests.support.running_cloud import RunningCloud
-from tests.support.scripted_devices import told
+from tests.support.scripted_devices import enrol_scripted
 from tests.support.small_packages import SmallPackage, make_package
 
 
@@ -111,7 +111,7 @@ def test_a_signature_must_be_valid_for_some_time(client: CloudClient, publisher:
 
 
 def test_devices_are_listed_labelled_and_revoked(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
-    told(cloud, "listed-1", tmp_path, labels={"site": "east"})
+    enrol_scripted(cloud, "listed-1", tmp_path, labels={"site": "east"})
     assert [each.labels for each in client.devices() if each.device == "listed-1"] == [{"site": "east"}]
     assert client.set_labels("listed-1", {"site": "west"}).labels == {"site": "west"}
     assert client.revoke("listed-1").revoked
@@ -123,7 +123,7 @@ def test_a_token_enrols_one_device(client: CloudClient) -> None:
 
 
 def test_an_unknown_name_comes_with_the_nearest_ones(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
-    told(cloud, "camera-7", tmp_path)
+    enrol_scripted(cloud, "camera-7", tmp_path)
     with pytest.raises(NotFoundError, match=r"no device is called 'camera-8'; known: .*camera-7"):
         client.device("camera-8")
 
@@ -136,13 +136,13 @@ def test_an_unknown_version_comes_with_the_known_ones(client: CloudClient, publi
 
 def test_a_rollout_is_watched_to_its_end(client: CloudClient, cloud: RunningCloud, publisher: Path, tmp_path: Path) -> None:
     publish(client, publisher, make_package(tmp_path, "watched"))
-    first, second = told(cloud, "watched-1", tmp_path), told(cloud, "watched-2", tmp_path)
+    first, second = enrol_scripted(cloud, "watched-1", tmp_path), enrol_scripted(cloud, "watched-2", tmp_path)
     request = RolloutRequest(model="watched", devices=("watched-1", "watched-2"), waves=("1", "100%"))
     number = client.create_rollout(request).rollout
     states = client.watch_rollout(number)
     assert next(states).state is RolloutState.RUNNING
-    first.obey()
-    second.obey()
+    first.run_desired()
+    second.run_desired()
     last = list(states)[-1]
     assert (last.state, last.wave) == (RolloutState.COMPLETED, 1)
     assert [each.state for each in last.devices] == [DeploymentState.RUNNING] * 2
@@ -153,7 +153,7 @@ def test_a_rollout_is_paused_resumed_and_aborted(
     client: CloudClient, cloud: RunningCloud, publisher: Path, tmp_path: Path
 ) -> None:
     publish(client, publisher, make_package(tmp_path, "steered"))
-    told(cloud, "steered-1", tmp_path)
+    enrol_scripted(cloud, "steered-1", tmp_path)
     number = client.create_rollout(RolloutRequest(model="steered", devices=("steered-1",))).rollout
     assert client.pause_rollout(number).state is RolloutState.PAUSED
     assert client.resume_rollout(number).state is RolloutState.RUNNING
@@ -163,14 +163,14 @@ def test_a_rollout_is_paused_resumed_and_aborted(
 
 
 def test_measurements_come_in_the_order_of_time(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
-    told(cloud, "measured-1", tmp_path).measure("latency_p50", "ms", 3.0, 4.0, 5.0)
+    enrol_scripted(cloud, "measured-1", tmp_path).measure("latency_p50", "ms", 3.0, 4.0, 5.0)
     found = client.telemetry(device="measured-1", name="latency_p50", limit=2)
     assert [each.value for each in found] == [4.0, 5.0]
 
 
 def test_a_change_ends_the_wait_for_it(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
     seen = client.changes(after=0, wait_s=0)
-    timer = threading.Timer(0.2, told, (cloud, "changing-1", tmp_path))
+    timer = threading.Timer(0.2, enrol_scripted, (cloud, "changing-1", tmp_path))
     timer.start()
     assert client.changes(after=seen, wait_s=20) > seen
     timer.join()
@@ -191,7 +191,7 @@ def test_a_cloud_with_the_certificate_of_another_authority_is_not_believed(clien
 
 
 def test_another_clouds_token_is_denied(client: CloudClient) -> None:
-    with pytest.raises(DeniedError, match="the operator token must be this cloud's"):
+    with pytest.raises(DeniedError, match="the operator token must be the one in operator.token"):
         CloudClient(replace(client.context, token="of-another-cloud")).devices()
 
 

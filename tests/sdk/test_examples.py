@@ -11,7 +11,7 @@ from pathlib import Path
 from edgewright.contracts.oci import OciLayout
 from edgewright.contracts.package import read_package
 from tests.support.running_cloud import RunningCloud
-from tests.support.scripted_devices import told
+from tests.support.scripted_devices import enrol_scripted
 from tests.support.small_packages import make_package
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -52,13 +52,13 @@ def test_a_network_on_the_simulated_board_gives_the_bits_of_the_model(tmp_path: 
 
 
 def test_a_rollout_is_published_started_and_watched(trusting_cloud: RunningCloud, publisher: Path, tmp_path: Path) -> None:
-    east = [told(trusting_cloud, name, tmp_path, labels={"site": "east"}) for name in ("east-1", "east-2")]
+    east = [enrol_scripted(trusting_cloud, name, tmp_path, labels={"site": "east"}) for name in ("east-1", "east-2")]
     package = make_package(tmp_path, "scripted").layout.path
     process = example(
         "roll_out_and_watch.py", package, "--key", publisher, "--label", "site=east", EDGEWRIGHT_CLOUD=str(trusting_cloud.state)
     )
     for device in east:
-        device.obey(wait_s=60)
+        device.run_desired(wait_s=60)
     said = ended(process)
     assert said[0].startswith("published scripted:1, ")
     assert said[-2:] == ["rollout 1 is completed, wave 2: east-1 running, east-2 running", "2 of 2 devices running"]

@@ -1,4 +1,4 @@
-"""Devices of a running cloud that talk MQTT, and the cloud's record of them."""
+"""Devices of a running cloud that use MQTT, and the cloud's records of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import paho.mqtt.client as paho
 
 from edgewright.contracts import topics, wire
 from edgewright.contracts.messages import Measurement, Presence, ReportedState, TelemetryBatch
-from tests.support.running_cloud import Http, Member, RunningCloud
+from tests.support.running_cloud import EnrolledDevice, Http, RunningCloud
 
 WAIT_S = 15.0
 
 
 class Client:
-    """A device's MQTT client: what arrives is in `received`, whether the broker let it in is in `accepted`."""
+    """A device's MQTT client: `received` holds messages, `accepted` the reason codes of connection attempts."""
 
     def __init__(self, cloud: RunningCloud, certificate: tuple[Path, Path] | None, name: str) -> None:
         self.received: queue.Queue[tuple[str, bytes]] = queue.Queue()
@@ -45,22 +45,22 @@ class Client:
         self.paho.subscribe(pattern, qos=1)
         assert self.subscribed.wait(WAIT_S)
 
-    def say(self, topic: str, body: object, *, retain: bool = False) -> Any:
+    def publish(self, topic: str, body: object, *, retain: bool = False) -> Any:
         raw = body if isinstance(body, bytes) else wire.encode(body)
         message = self.paho.publish(topic, raw, qos=1, retain=retain)
         message.wait_for_publish(WAIT_S)
         return message
 
-    def hear(self) -> tuple[str, bytes]:
+    def receive(self) -> tuple[str, bytes]:
         return self.received.get(timeout=WAIT_S)
 
 
 @contextmanager
-def connected(cloud: RunningCloud, member: Member, *, will: Presence | None = None) -> Iterator[Client]:
-    """Give a client that the broker has let in."""
-    client = Client(cloud, member.certificate, member.device)
+def connected(cloud: RunningCloud, device: EnrolledDevice, *, will: Presence | None = None) -> Iterator[Client]:
+    """Yield a client that the broker has accepted."""
+    client = Client(cloud, device.certificate, device.device)
     if will is not None:
-        client.paho.will_set(topics.topic(member.device, topics.PRESENCE), wire.encode(will), qos=1, retain=True)
+        client.paho.will_set(topics.topic(device.device, topics.PRESENCE), wire.encode(will), qos=1, retain=True)
     client.paho.connect(*client.address)
     client.paho.loop_start()
     try:
@@ -72,15 +72,15 @@ def connected(cloud: RunningCloud, member: Member, *, will: Presence | None = No
 
 
 def record_once(operator: Http, device: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Return the device's record as soon as it is as expected, following the number of changes."""
+    """Return the device's record as soon as `holds` is true of it, following the change counter."""
     number = 0
     while True:
         record: dict[str, Any] = operator.get(f"/v1/devices/{device}").json()
         if holds(record):
             return record
-        moved = operator.get(f"/v1/changes?after={number}&wait_s={WAIT_S}").json()["number"]
-        assert moved != number, f"nothing changed for {WAIT_S} s: {record}"
-        number = moved
+        current = operator.get(f"/v1/changes?after={number}&wait_s={WAIT_S}").json()["number"]
+        assert current != number, f"nothing changed for {WAIT_S} s: {record}"
+        number = current
 
 
 def report(device: str, sequence: int, reason: str = "all is well") -> ReportedState:
@@ -90,5 +90,5 @@ def report(device: str, sequence: int, reason: str = "all is well") -> ReportedS
 
 
 def batch(device: str, *sequences: int) -> TelemetryBatch:
-    measured = [Measurement(sequence=each, at=datetime.now(UTC), name="latency", value=1.5, unit="ms") for each in sequences]
-    return TelemetryBatch(device=device, queue_id="q1", measurements=tuple(measured))
+    measurements = [Measurement(sequence=each, at=datetime.now(UTC), name="latency", value=1.5, unit="ms") for each in sequences]
+    return TelemetryBatch(device=device, queue_id="q1", measurements=tuple(measurements))

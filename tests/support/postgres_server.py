@@ -1,6 +1,6 @@
-"""A real PostgreSQL server of our own: no TCP port, a socket that only its owner reaches, gone at the end.
+"""A temporary PostgreSQL server on a private Unix socket, without a TCP port.
 
-The server refuses to run as root; a test run as root starts it as the user `postgres`, whom Debian's package makes.
+The server refuses to run as root. A test run as root starts it as the user `postgres`, which Debian's package creates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PostgresServer:
     _numbers: Iterator[int] = field(default_factory=count)
 
     def new_database(self) -> str:
-        """Make an empty database and return its URL."""
+        """Create an empty database and return its URL."""
         name = f"cloud_{next(self._numbers)}"
         with psycopg.connect(host=str(self.folder), user=USER, dbname="postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
@@ -42,27 +42,29 @@ class PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres(require: Callable[[str], Path]) -> Iterator[PostgresServer]:
-    """One server for all tests; each makes databases of its own."""
+    """Return one server for all tests; each test creates its own databases."""
     with running_postgres(require("postgres").parent) as server:
         yield server
 
 
 @contextmanager
 def running_postgres(programs: Path) -> Iterator[PostgresServer]:
-    """Start a server with the programs of a folder, and stop it."""
-    folder = Path(tempfile.mkdtemp(prefix="edgewright-pg-"))  # a socket's path may not be long, and pytest's are
+    """Start a server with the programs of a folder; stop it afterwards."""
+    folder = Path(
+        tempfile.mkdtemp(prefix="edgewright-pg-")
+    )  # the path of a socket is limited to 107 bytes; pytest's folders are longer
     owner: dict[str, Any] = {}
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
         owner = {"user": "postgres", "group": "postgres", "extra_groups": []}
 
     def call(program: str, *arguments: object) -> None:
-        # Into a file, not a pipe: the server that pg_ctl leaves behind would hold it open.
-        with (folder / f"{program}.out").open("w+b") as said:
+        # A file instead of a pipe, because the server that pg_ctl starts would keep the pipe open.
+        with (folder / f"{program}.out").open("w+b") as output:
             command = [str(programs / program), *map(str, arguments)]
-            done = subprocess.run(command, cwd=folder, timeout=LIMIT_S, check=False, stdout=said, stderr=said, **owner)
-            said.seek(0)
-            assert done.returncode == 0, said.read().decode()
+            result = subprocess.run(command, cwd=folder, timeout=LIMIT_S, check=False, stdout=output, stderr=output, **owner)
+            output.seek(0)
+            assert result.returncode == 0, output.read().decode()
 
     data = folder / "data"
     waiting = ("-D", data, "-w", "-t", LIMIT_S)

@@ -14,7 +14,7 @@ from edgewright.contracts import signing
 from tests.edge_agent.conftest import Device
 from tests.support.device_packages import MODEL, Built
 from tests.support.running_cloud import RunningCloud, running
-from tests.support.short_lived_certs_cloud import brief
+from tests.support.short_lived_certs_cloud import running_with_short_lived_certs
 from tests.support.small_packages import SmallPackage, push
 
 WAIT_S = 45.0
@@ -72,7 +72,9 @@ def fleet(folder: Path, *options: str, life_s: float | None = None) -> Iterator[
     publisher.write_text(signing.public_pem(key.public_key()))
     state = folder / "cloud"
     running_cloud = (
-        running(state, "--trust", str(publisher), *options) if life_s is None else brief(state, publisher, life_s, *options)
+        running(state, "--trust", str(publisher), *options)
+        if life_s is None
+        else running_with_short_lived_certs(state, publisher, life_s, *options)
     )
     with running_cloud as cloud:
         created = Fleet(cloud, key, folder)

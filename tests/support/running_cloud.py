@@ -1,4 +1,4 @@
-"""A real cloud in a process of its own, and the strangers that talk to it: operators, devices, nobodies."""
+"""A real cloud in a process of its own, with HTTPS clients for operators, devices and anonymous callers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ START_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An HTTP response."""
 
     status: int
     headers: Any
@@ -45,7 +45,7 @@ class Answer:
 
 
 class Http:
-    """An HTTPS client that verifies the cloud and shows what it is given."""
+    """An HTTPS client that verifies the cloud and sends the given credential."""
 
     def __init__(self, url: str, ca: Path, *, token: str | None = None, certificate: tuple[Path, Path] | None = None) -> None:
         context = ssl.create_default_context(cafile=str(ca))
@@ -71,8 +71,8 @@ class Http:
 
 
 @dataclass(frozen=True)
-class Member:
-    """An enrolled device: its name, its key and certificate, and its HTTPS client."""
+class EnrolledDevice:
+    """An enrolled device: its name, its certificate and key files, and its HTTPS client."""
 
     device: str
     certificate: tuple[Path, Path]
@@ -101,25 +101,25 @@ class RunningCloud:
     def operator(self) -> Http:
         return Http(self.url, self.ca, token=self.token)
 
-    def stranger(self, *, token: str | None = None) -> Http:
+    def anonymous(self, *, token: str | None = None) -> Http:
         return Http(self.url, self.ca, token=token)
 
     def secret(self, **request: Any) -> str:
         return parse_token(self.operator().post("/v1/tokens", request).json()["token"]).secret
 
-    def enrol(self, name: str, folder: Path, **token: Any) -> Member:
-        """Make a device a member and return it; its files go to `folder`."""
+    def enrol(self, name: str, folder: Path, **token: Any) -> EnrolledDevice:
+        """Enrol a device whose files go to `folder`."""
         key_file, certificate_file = folder / f"{name}.key", folder / f"{name}.pem"
         csr = make_csr(key_file, common_name="whatever")
         body = {"secret": self.secret(**token), "device": name, "csr_pem": csr, "profile": "generic-x86-64"}
-        answer = self.stranger().post("/v1/enrol", body)
+        answer = self.anonymous().post("/v1/enrol", body)
         assert answer.status == 201, answer.body
         certificate_file.write_text(answer.json()["certificate_pem"])
         files = (certificate_file, key_file)
-        return Member(name, files, Http(self.url, self.ca, certificate=files), answer.json())
+        return EnrolledDevice(name, files, Http(self.url, self.ca, certificate=files), answer.json())
 
     def stop(self) -> int:
-        """End it with SIGTERM and return its exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(20)
 
@@ -129,14 +129,14 @@ class RunningCloud:
 
 
 def start(state: Path, *options: str) -> RunningCloud:
-    """Start a cloud on a free port and return it once it answers."""
+    """Start a cloud on a free port; return when it is ready."""
     command = [sys.executable, "-c", "from edgewright.cli import main; main()", "cloud", "up", "--json", "-v"]
     port = () if "--port" in options else ("--port", "0")
     return launch([*command, "--state", str(state), *port, *options], state)
 
 
 def launch(command: list[str], state: Path) -> RunningCloud:
-    """Run what announces a cloud as `cloud up --json` does."""
+    """Run a command that announces a cloud as `cloud up --json` does."""
     log = state.with_name(state.name + ".log")
     with log.open("ab") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
@@ -152,14 +152,14 @@ def launch(command: list[str], state: Path) -> RunningCloud:
 
 @contextmanager
 def running(state: Path, *options: str) -> Iterator[RunningCloud]:
-    """Give a cloud that is ended, whatever happened to it, and its broker with it."""
+    """Yield a cloud; terminate it and its broker afterwards."""
     with ending(start(state, *options)) as cloud:
         yield cloud
 
 
 @contextmanager
 def ending(cloud: RunningCloud) -> Iterator[RunningCloud]:
-    """End a cloud that was started with the block."""
+    """Terminate a started cloud at the end of the block."""
     try:
         yield cloud
     finally:
@@ -175,7 +175,7 @@ def ending(cloud: RunningCloud) -> Iterator[RunningCloud]:
 
 
 def make_csr(key_file: Path, common_name: str) -> str:
-    """Make a device's key and a certificate signing request for it."""
+    """Generate a device key and its certificate signing request."""
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     key_file.write_bytes(pem)
@@ -185,12 +185,12 @@ def make_csr(key_file: Path, common_name: str) -> str:
 
 
 def _first_document(process: subprocess.Popen[bytes], log: Path) -> bytes:
-    """Read the standard output up to the end of the announcement."""
+    """Read standard output up to the end of the announcement."""
     assert process.stdout is not None
-    read, ends_at = b"", time.monotonic() + START_TIMEOUT_S
-    while not read.endswith(b"\n}\n"):
+    output, ends_at = b"", time.monotonic() + START_TIMEOUT_S
+    while not output.endswith(b"\n}\n"):
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, ends_at - time.monotonic()))
-        piece = os.read(process.stdout.fileno(), 4096) if ready else b""
-        assert piece, f"the cloud did not start: {log.read_text()}"
-        read += piece
-    return read
+        chunk = os.read(process.stdout.fileno(), 4096) if ready else b""
+        assert chunk, f"the cloud did not start: {log.read_text()}"
+        output += chunk
+    return output

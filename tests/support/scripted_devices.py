@@ -1,4 +1,4 @@
-"""Devices of a running cloud that do what a test tells them: they follow desired state and report over HTTPS."""
+"""Scripted devices of a running cloud: a test makes them fetch desired state and report over HTTPS."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from edgewright.contracts.messages import (
     RunningVariant,
     TelemetryBatch,
 )
-from tests.support.running_cloud import Member, RunningCloud
+from tests.support.running_cloud import EnrolledDevice, RunningCloud
 
 
 @dataclass
-class ToldDevice:
-    """One enrolled device."""
+class ScriptedDevice:
+    """An enrolled device that acts only when a test calls it."""
 
-    member: Member
+    enrolled: EnrolledDevice
     sequence: int = 0
     seen: int = 0
 
     @property
     def name(self) -> str:
-        return self.member.device
+        return self.enrolled.device
 
     def wait_for_desired(self, wait_s: float = 20) -> DesiredState:
-        """Return the next desired state; the signature is the agent's concern and tested there."""
-        answer = self.member.http.get(f"/v1/device/desired?have={self.seen}&wait_s={wait_s}")
-        assert answer.status == 200, f"{self.name} was told nothing within {wait_s} s"
+        """Return the next desired state; its signature is tested with the agent."""
+        answer = self.enrolled.http.get(f"/v1/device/desired?have={self.seen}&wait_s={wait_s}")
+        assert answer.status == 200, f"{self.name} got no desired state within {wait_s} s"
         payload = base64.b64decode(answer.json()["payload"])
         desired = wire.decode(payload, DesiredState, what="desired state")
         self.seen = desired.desired_number
         return desired
 
-    def is_told_nothing(self, wait_s: float = 0) -> bool:
-        return self.member.http.get(f"/v1/device/desired?have={self.seen}&wait_s={wait_s}").status == 204
+    def has_no_newer_desired(self, wait_s: float = 0) -> bool:
+        return self.enrolled.http.get(f"/v1/device/desired?have={self.seen}&wait_s={wait_s}").status == 204
 
     def report(
         self, state: DeploymentState | None, reason: str = "", *, running: DesiredState | None = None, **more: Any
@@ -59,22 +59,22 @@ class ToldDevice:
             running=None if running is None else variant_of(running),
             **more,
         )
-        answer = self.member.http.post("/v1/device/reported", wire.to_plain(report))
+        answer = self.enrolled.http.post("/v1/device/reported", wire.to_plain(report))
         assert answer.status == 204, answer.body
 
-    def obey(self, wait_s: float = 20) -> DesiredState:
-        """Run what is desired next, and say so."""
+    def run_desired(self, wait_s: float = 20) -> DesiredState:
+        """Wait for the next desired state and report it as running."""
         desired = self.wait_for_desired(wait_s)
         self.report(DeploymentState.RUNNING, "passed its trial", running=desired)
         return desired
 
     def measure(self, name: str, unit: str, *values: float) -> None:
         now = datetime.now(UTC)
-        measured = tuple(
-            Measurement(sequence=place, at=now, name=name, value=value, unit=unit) for place, value in enumerate(values, 1)
+        measurements = tuple(
+            Measurement(sequence=sequence, at=now, name=name, value=value, unit=unit) for sequence, value in enumerate(values, 1)
         )
-        batch = TelemetryBatch(device=self.name, queue_id=f"queue-{name}", measurements=measured)
-        answer = self.member.http.post("/v1/device/telemetry", json.loads(wire.encode(batch)))
+        batch = TelemetryBatch(device=self.name, queue_id=f"queue-{name}", measurements=measurements)
+        answer = self.enrolled.http.post("/v1/device/telemetry", json.loads(wire.encode(batch)))
         assert answer.status == 200, answer.body
 
 
@@ -89,8 +89,8 @@ def variant_of(desired: DesiredState, variant: str = "int8") -> RunningVariant:
     )
 
 
-def told(cloud: RunningCloud, name: str, folder: Path, **token: Any) -> ToldDevice:
-    """Enrol a device and let it say hello."""
-    device = ToldDevice(cloud.enrol(name, folder, **token))
+def enrol_scripted(cloud: RunningCloud, name: str, folder: Path, **token: Any) -> ScriptedDevice:
+    """Enrol a device and let it send its first report."""
+    device = ScriptedDevice(cloud.enrol(name, folder, **token))
     device.report(None, "enrolled")
     return device

@@ -1,6 +1,6 @@
-"""A cloud whose device certificates live for seconds: what the command line does not offer, the settings allow.
+"""A cloud whose device certificates are valid for seconds; the command line allows whole days only.
 
-Run as a program it is that cloud; `brief` runs it.
+Run as a program, this module is that cloud; `running_with_short_lived_certs` starts it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from tests.support.running_cloud import RunningCloud, ending, launch
 DAY_S = 86400.0
 
 
-def brief(state: Path, publisher: Path, life_s: float, *options: str) -> AbstractContextManager[RunningCloud]:
-    """Give a running cloud; the one option that there is is `--no-broker`."""
+def running_with_short_lived_certs(
+    state: Path, publisher: Path, life_s: float, *options: str
+) -> AbstractContextManager[RunningCloud]:
+    """Return a context with a running cloud; the only option is `--no-broker`."""
     command = [sys.executable, "-m", "tests.support.short_lived_certs_cloud", str(state), str(publisher), str(life_s), *options]
     return ending(launch(command, state))
 
@@ -30,8 +32,12 @@ def announce(started: Started) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    place, key, life, *rest = sys.argv[1:]
-    chosen = Settings(
-        state=Path(place), port=0, trust=(Path(key),), with_broker="--no-broker" not in rest, device_days=float(life) / DAY_S
+    state_path, key, life, *options = sys.argv[1:]
+    settings = Settings(
+        state=Path(state_path),
+        port=0,
+        trust=(Path(key),),
+        with_broker="--no-broker" not in options,
+        device_days=float(life) / DAY_S,
     )
-    run(chosen, announce)
+    run(settings, announce)

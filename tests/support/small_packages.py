@@ -1,4 +1,4 @@
-"""Small real packages: a few bytes for a graph, everything else as the product makes it."""
+"""Small packages built with the product's own code, with a few bytes in place of a graph."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class SmallPackage:
     package: Package
 
     def signed(self, key: signing.PrivateKey, number: int, **changes: Any) -> dict[str, Any]:
-        """Return the body that publishes it as version `number`."""
-        promise = {"index_digest": self.package.digest, "model": self.package.name, "version": number}
+        """Return the request body that publishes the package as version `number`."""
+        claims = {"index_digest": self.package.digest, "model": self.package.name, "version": number}
         expires_at = datetime.now(UTC) + timedelta(days=1)
-        signature = signing.PackageSignature(**{**promise, "expires_at": expires_at, **changes})
+        signature = signing.PackageSignature(**{**claims, "expires_at": expires_at, **changes})
         envelope = wire.decode(signing.sign_package(signature, key), dict[str, Any], what="envelope")
         return {"version": number, "index": wire.to_plain(self.package.descriptor), "envelope": envelope}
 

@@ -1,4 +1,4 @@
-"""Fixtures: a running cloud without a broker, and the publisher that it trusts. Import both where they are wanted."""
+"""Fixtures: a running cloud without a broker, and the publisher that it trusts. A test module imports both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def publisher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trusting_cloud(tmp_path_factory: pytest.TempPathFactory, publisher: Path) -> Iterator[RunningCloud]:
-    """A cloud that takes packages of `publisher`."""
+    """A cloud that trusts `publisher`."""
     state = tmp_path_factory.mktemp("cloud") / "state"
-    with running(state, "--no-broker", "--trust", f"{publisher}.pub") as started:
-        yield started
+    with running(state, "--no-broker", "--trust", f"{publisher}.pub") as cloud:
+        yield cloud

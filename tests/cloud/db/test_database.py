@@ -1,4 +1,4 @@
-"""The schema, the counters, and waiting for them."""
+"""The schema, the counters, and waiting for changes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from cloud.db import schema
-from cloud.db.changes import LOOK_EVERY_S, Changes
+from cloud.db.changes import POLL_INTERVAL_S, Changes
 from cloud.db.database import Counter, Database, raise_counter, read_counters
 from edgewright.errors import BadInputError, StorageFullError, UnreachableError
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    opened = Database.open(database_url)
-    yield opened
-    opened.close()
+    database = Database.open(database_url)
+    yield database
+    database.close()
 
 
-def test_the_migrations_make_the_tables_of_the_schema(database: Database) -> None:
+def test_the_migrations_create_the_tables_of_the_schema(database: Database) -> None:
     with database.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
 
 
-def test_opening_twice_keeps_what_is_there(database: Database, database_url: str) -> None:
+def test_reopening_keeps_the_rows(database: Database, database_url: str) -> None:
     with database.transaction() as connection:
         raise_counter(connection, Counter.CHANGES)
     again = Database.open(database_url)
@@ -50,7 +50,7 @@ def test_a_database_that_cannot_be_opened_is_unreachable(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_full_disk_is_said_and_leaves_the_database_as_it_was(database: Database) -> None:
+def test_a_full_disk_is_reported_and_changes_nothing(database: Database) -> None:
     with database.reading() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     row = {"model": "huge", "version": 1, "index_digest": "sha256:0", "record": bytes(1 << 20)}
@@ -60,17 +60,17 @@ def test_a_full_disk_is_said_and_leaves_the_database_as_it_was(database: Databas
         assert connection.execute(schema.model_versions.select()).all() == []
 
 
-def test_listeners_hear_only_of_what_was_committed(database: Database) -> None:
-    heard: list[object] = []
-    database.listen(lambda raised: heard.append(dict(raised)))
+def test_listeners_are_notified_of_committed_changes_only(database: Database) -> None:
+    notifications: list[object] = []
+    database.listen(lambda raised: notifications.append(dict(raised)))
     with pytest.raises(ZeroDivisionError):
         change_and_fail(database)
     with database.transaction() as connection:
         raise_counter(connection, Counter.DESIRED)
-    assert heard == [{Counter.DESIRED: 1}]
+    assert notifications == [{Counter.DESIRED: 1}]
 
 
-def test_many_writers_lose_no_number(database: Database) -> None:
+def test_concurrent_writers_lose_no_increment(database: Database) -> None:
     def write() -> None:
         for _ in range(25):
             with database.transaction() as connection:
@@ -85,10 +85,10 @@ def test_many_writers_lose_no_number(database: Database) -> None:
         assert read_counters(connection)[Counter.CHANGES] == 100
 
 
-def test_a_change_in_this_process_wakes_a_waiter_before_any_look_at_the_database(database: Database) -> None:
+def test_a_change_in_this_process_wakes_a_waiter_without_polling(database: Database) -> None:
     async def wait_while_something_changes() -> tuple[int, float]:
         changes = Changes(database)
-        await changes.start()  # and nobody looks: follow_other_processes does not run
+        await changes.start()  # follow_other_processes does not run
         waiting = asyncio.create_task(changes.wait(Counter.DESIRED, 0, 10))
         await asyncio.sleep(0)
         await asyncio.to_thread(change, database)
@@ -97,7 +97,7 @@ def test_a_change_in_this_process_wakes_a_waiter_before_any_look_at_the_database
 
     number, took_s = asyncio.run(wait_while_something_changes())
     assert number == 1
-    assert took_s < LOOK_EVERY_S
+    assert took_s < POLL_INTERVAL_S
 
 
 def test_a_change_in_another_process_wakes_a_waiter(database: Database, database_url: str) -> None:
@@ -116,8 +116,8 @@ def test_a_change_in_another_process_wakes_a_waiter(database: Database, database
     assert asyncio.run(wait_while_another_changes()) == 1
 
 
-def test_a_waiter_is_let_go_when_the_service_ends(database: Database) -> None:
-    async def wait_while_the_service_ends() -> int:
+def test_a_waiter_returns_when_the_service_stops(database: Database) -> None:
+    async def wait_while_the_service_stops() -> int:
         changes = Changes(database)
         await changes.start()
         waiting = asyncio.create_task(changes.wait(Counter.CHANGES, 0, 10))
@@ -125,11 +125,11 @@ def test_a_waiter_is_let_go_when_the_service_ends(database: Database) -> None:
         changes.close()
         return await waiting
 
-    assert asyncio.run(wait_while_the_service_ends()) == 0
+    assert asyncio.run(wait_while_the_service_stops()) == 0
 
 
 def store_within(database: Database, pages: int, row: dict[str, object]) -> None:
-    """Store a row in a database that may not grow over so many pages: a full disk, as SQLite sees it."""
+    """Store a row in a database limited to `pages` pages, which SQLite reports as a full disk."""
     with database.transaction() as connection:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
         connection.execute(schema.model_versions.insert().values(row))

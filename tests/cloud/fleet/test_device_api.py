@@ -17,7 +17,7 @@ from edgewright.contracts import signing, wire
 from edgewright.contracts.messages import DesiredState
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor
 from edgewright.errors import ConflictError
-from tests.support.running_cloud import Http, Member, RunningCloud
+from tests.support.running_cloud import EnrolledDevice, Http, RunningCloud
 
 INDEX = Descriptor(mediaType=INDEX_TYPE, digest=wire.digest_of(b"index"), size=5)
 SPEC = DesiredSpec(model="digits", version=1, index=INDEX)
@@ -37,7 +37,7 @@ def want(cloud: RunningCloud, database: Database, device: str) -> DesiredState:
         return set_desired(connection, key, device, SPEC)
 
 
-def opened(member: Member, envelope: bytes) -> DesiredState:
+def opened(member: EnrolledDevice, envelope: bytes) -> DesiredState:
     """Verify an envelope as the device does."""
     trusted = signing.TrustedKeys.from_pem([member.enrolment["cloud_key_pem"]])
     return wire.decode(trusted.verify(envelope, signing.DESIRED_TYPE), DesiredState, what="desired")
@@ -93,7 +93,7 @@ def test_p31_a_device_gets_its_own_desired_state_alone(cloud: RunningCloud, data
 
 def test_p31_waiting_over_60_s_is_400(cloud: RunningCloud, tmp_path: Path) -> None:
     answer = cloud.enrol("endless", tmp_path).http.get("/v1/device/desired?wait_s=61")
-    assert (answer.status, answer.error) == (400, "wait_s must be at most 60, not 61: ask again afterwards")
+    assert (answer.status, answer.error) == (400, "wait_s must be at most 60, not 61: repeat the request instead")
 
 
 def test_the_number_of_desired_state_rises_with_every_change(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:

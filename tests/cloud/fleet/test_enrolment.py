@@ -21,7 +21,7 @@ from tests.support.running_cloud import Answer, Http, RunningCloud, make_csr
 
 def try_to_enrol(cloud: RunningCloud, tmp_path: Path, secret: str, device: str) -> Answer:
     csr = make_csr(tmp_path / "tried.key", common_name=device)
-    return cloud.stranger().post("/v1/enrol", {"secret": secret, "device": device, "csr_pem": csr})
+    return cloud.anonymous().post("/v1/enrol", {"secret": secret, "device": device, "csr_pem": csr})
 
 
 def test_p1_every_file_of_the_state_is_its_users_alone(cloud: RunningCloud) -> None:
@@ -34,18 +34,21 @@ def test_p2_an_operator_is_whoever_sends_the_token(cloud: RunningCloud) -> None:
 
 
 def test_p3_without_a_credential_the_answer_is_401(cloud: RunningCloud) -> None:
-    answer = cloud.stranger().get("/v1/devices")
-    assert (answer.status, answer.error) == (401, "this needs the credential of: operator; none was shown")
+    answer = cloud.anonymous().get("/v1/devices")
+    assert (answer.status, answer.error) == (
+        401,
+        "this request needs the credential of: operator, but it has none: send a token or a certificate",
+    )
 
 
 def test_p3_with_a_wrong_token_the_answer_is_401(cloud: RunningCloud) -> None:
-    assert cloud.stranger(token="wrong").get("/v1/devices").status == 401
+    assert cloud.anonymous(token="wrong").get("/v1/devices").status == 401
 
 
 def test_p3_with_a_devices_certificate_the_operators_door_answers_403(cloud: RunningCloud, tmp_path: Path) -> None:
     member = cloud.enrol("curious", tmp_path)
     answer = member.http.get("/v1/devices")
-    assert (answer.status, answer.error) == (403, "this is for: operator; the credential shown is of: device")
+    assert (answer.status, answer.error) == (403, "this request needs the credential of: operator, but it has that of: device")
 
 
 def test_p3_with_the_operators_token_the_devices_door_answers_403(operator: Http) -> None:
@@ -119,7 +122,7 @@ def test_p12_the_clouds_own_name_is_refused(cloud: RunningCloud, tmp_path: Path)
 
 def test_p12_a_csr_that_is_none_is_refused_and_the_token_stays_good(cloud: RunningCloud, tmp_path: Path) -> None:
     secret = cloud.secret()
-    answer = cloud.stranger().post("/v1/enrol", {"secret": secret, "device": "sloppy", "csr_pem": "no CSR"})
+    answer = cloud.anonymous().post("/v1/enrol", {"secret": secret, "device": "sloppy", "csr_pem": "no CSR"})
     assert answer.status == 400
     assert answer.error.startswith("csr_pem must be a PEM certificate signing request: ")
     assert try_to_enrol(cloud, tmp_path, secret, "sloppy").status == 201

@@ -28,13 +28,13 @@ from cloud.state.certificates import Authority, Key, certificate_pem, key_pem, n
 from edgewright.contracts import signing, wire
 from edgewright.contracts.messages import RenewalProof
 from edgewright.errors import BadInputError, DeniedError
-from tests.support.running_cloud import Answer, Http, Member, RunningCloud, make_csr, running
+from tests.support.running_cloud import Answer, EnrolledDevice, Http, RunningCloud, make_csr, running
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 REVOKED = re.compile(r"device \S+ was revoked at .* UTC: ask the operator")
 
 
-def renew(member: Member, csr: str) -> Answer:
+def renew(member: EnrolledDevice, csr: str) -> Answer:
     return member.http.post("/v1/device/certificate", {"csr_pem": csr})
 
 
@@ -62,7 +62,7 @@ def test_p14_a_member_gets_its_next_certificate_for_a_new_key_and_keeps_its_name
     assert datetime.fromisoformat(told["expires_at"]) == issued.not_valid_after_utc
     assert timedelta(days=89) < issued.not_valid_after_utc - datetime.now(UTC) <= timedelta(days=90)
     assert with_certificate(cloud, answer, tmp_path / "next.key").get("/v1/device/desired").status == 204
-    assert "renewed device=renews how=tls serial=" in cloud.log.read_text()
+    assert "renewed device=renews method=tls serial=" in cloud.log.read_text()
 
 
 def test_p14_the_old_certificate_stays_good_so_a_lost_answer_costs_nothing(cloud: RunningCloud, tmp_path: Path) -> None:
@@ -101,10 +101,16 @@ def test_p14_without_a_certificate_the_answer_is_401_and_with_the_operators_toke
     cloud: RunningCloud, operator: Http, tmp_path: Path
 ) -> None:
     body = {"csr_pem": csr_in(tmp_path)}
-    stranger = cloud.stranger().post("/v1/device/certificate", body)
-    assert (stranger.status, stranger.error) == (401, "this needs the credential of: device; none was shown")
-    wrong_door = operator.post("/v1/device/certificate", body)
-    assert (wrong_door.status, wrong_door.error) == (403, "this is for: device; the credential shown is of: operator")
+    anonymous = cloud.anonymous().post("/v1/device/certificate", body)
+    assert (anonymous.status, anonymous.error) == (
+        401,
+        "this request needs the credential of: device, but it has none: send a token or a certificate",
+    )
+    by_operator = operator.post("/v1/device/certificate", body)
+    assert (by_operator.status, by_operator.error) == (
+        403,
+        "this request needs the credential of: device, but it has that of: operator",
+    )
 
 
 def test_an_operator_may_choose_a_shorter_life_and_no_longer_one(tmp_path: Path) -> None:
@@ -139,14 +145,14 @@ class Sleeper:
 
     def proof(self, **changes: str) -> RenewalProof:
         fields = {
-            "nonce": self.cloud.stranger().get("/v1/renew").json()["nonce"],
+            "nonce": self.cloud.anonymous().get("/v1/renew").json()["nonce"],
             "certificate_pem": certificate_pem(self.certificate).decode(),
             "csr_pem": csr_in(self.folder),
         }
         return RenewalProof(**{**fields, **changes})
 
     def ask(self, proof: RenewalProof, key: Key | None = None) -> Answer:
-        return self.cloud.stranger().post("/v1/renew", signing.sign(wire.encode(proof), signing.RENEWAL_TYPE, key or self.key))
+        return self.cloud.anonymous().post("/v1/renew", signing.sign(wire.encode(proof), signing.RENEWAL_TYPE, key or self.key))
 
     def http(self) -> Http:
         (self.folder / "old.pem").write_bytes(certificate_pem(self.certificate))
@@ -185,7 +191,7 @@ def test_p15_a_device_that_proves_to_hold_the_expired_certificates_key_is_back(c
     assert answer.status == 201, answer.body
     assert answer.json()["device"] == "woken"
     assert with_certificate(cloud, answer, tmp_path / "next.key").get("/v1/device/desired").status == 204
-    assert "renewed device=woken how=proof serial=" in cloud.log.read_text()
+    assert "renewed device=woken method=proof serial=" in cloud.log.read_text()
 
 
 def test_p15_an_answer_that_was_lost_can_be_asked_for_again_until_the_device_was_heard_of(
@@ -222,7 +228,7 @@ def test_p15_a_changed_payload_under_a_good_signature_is_refused(sleeper: Sleepe
     envelope = json.loads(signing.sign(wire.encode(proof), signing.RENEWAL_TYPE, sleeper.key))
     changed = RenewalProof(nonce=proof.nonce, certificate_pem=proof.certificate_pem, csr_pem=csr_in(sleeper.folder, "forger"))
     envelope["payload"] = base64.b64encode(wire.encode(changed)).decode()
-    answer = cloud.stranger().post("/v1/renew", envelope)
+    answer = cloud.anonymous().post("/v1/renew", envelope)
     assert answer.status == 403
     assert "it was changed or forged" in answer.error
 
@@ -235,7 +241,7 @@ def test_p15_another_devices_certificate_is_refused(sleeper: Sleeper, cloud: Run
 
 def test_p15_a_signature_made_for_another_purpose_is_refused(sleeper: Sleeper, cloud: RunningCloud) -> None:
     envelope = signing.sign(wire.encode(sleeper.proof()), signing.DESIRED_TYPE, sleeper.key)
-    assert cloud.stranger().post("/v1/renew", envelope).status == 403
+    assert cloud.anonymous().post("/v1/renew", envelope).status == 403
 
 
 def test_p15_a_certificate_of_another_authority_is_refused(sleeper: Sleeper) -> None:
@@ -284,7 +290,7 @@ def test_p15_the_way_back_is_open_for_two_years(
 
 def test_p15_what_is_no_envelope_or_certificate_is_400(sleeper: Sleeper, cloud: RunningCloud) -> None:
     bodies: list[Any] = [{"payload": "?", "payloadType": "x", "signatures": []}, {"payload": "e30=", "payloadType": "x"}]
-    assert [cloud.stranger().post("/v1/renew", body).status for body in bodies] == [400, 400]
+    assert [cloud.anonymous().post("/v1/renew", body).status for body in bodies] == [400, 400]
     assert sleeper.ask(sleeper.proof(certificate_pem="none")).status == 400
 
 

@@ -74,17 +74,17 @@ def test_p31_desired_state_arrives_signed_and_is_there_again_at_the_next_connect
     with connected(cloud, member) as client:
         client.subscribe(topics.topic("wanted", topics.DESIRED))
         desired = want(cloud, database, "wanted")
-        topic, envelope = client.hear()
+        topic, envelope = client.receive()
     assert topic == "edgewright/v1/default/wanted/d/desired"
     assert wire.decode(trusted.verify(envelope, signing.DESIRED_TYPE), DesiredState, what="desired") == desired
     with connected(cloud, member) as client:
         client.subscribe(topics.topic("wanted", topics.DESIRED))
-        assert client.hear() == (topic, envelope)
+        assert client.receive() == (topic, envelope)
 
 
 def test_p40_a_report_reaches_the_twin(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
     with connected(cloud, cloud.enrol("reporter", tmp_path)) as client:
-        client.say(topics.topic("reporter", topics.REPORTED), report("reporter", 1), retain=True)
+        client.publish(topics.topic("reporter", topics.REPORTED), report("reporter", 1), retain=True)
         record = record_once(operator, "reporter", lambda record: record["reported"] is not None)
     assert (record["reported"]["reason"], record["online"]) == ("all is well", True)
 
@@ -95,8 +95,8 @@ def test_p50_telemetry_is_acknowledged_when_it_is_stored_and_p51_stored_once(
     with connected(cloud, cloud.enrol("measuring", tmp_path)) as client:
         client.subscribe(topics.topic("measuring", topics.TELEMETRY_ACK))
         for sent in (batch("measuring", 1, 2), batch("measuring", 1, 2), batch("measuring", 2, 3)):
-            client.say(topics.topic("measuring", topics.TELEMETRY), sent)
-        acknowledged = [wire.decode(client.hear()[1], TelemetryAck, what="ack").sequence for _ in range(3)]
+            client.publish(topics.topic("measuring", topics.TELEMETRY), sent)
+        acknowledged = [wire.decode(client.receive()[1], TelemetryAck, what="ack").sequence for _ in range(3)]
     assert acknowledged == [2, 2, 3]
     stored = operator.get("/v1/telemetry?device=measuring").json()
     assert [each["sequence"] for each in stored] == [1, 2, 3]
@@ -110,16 +110,16 @@ def test_p60_a_device_cannot_hear_another_devices_desired_state(cloud: RunningCl
         client.subscribe(topics.topic("victim", topics.DESIRED))
         client.subscribe("edgewright/v1/#")
         arrived.subscribe(topics.topic("victim", topics.DESIRED))
-        arrived.hear()  # what the victim has heard, the spy would have heard before its own message below
-        client.say(topics.topic("spy", "u/echo"), b"mine")
-        assert client.hear() == ("edgewright/v1/default/spy/u/echo", b"mine")
+        arrived.receive()  # what the victim has heard, the spy would have heard before its own message below
+        client.publish(topics.topic("spy", "u/echo"), b"mine")
+        assert client.receive() == ("edgewright/v1/default/spy/u/echo", b"mine")
 
 
 def test_p60_what_a_device_says_under_another_name_reaches_nobody(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
     cloud.enrol("honest", tmp_path)
     with connected(cloud, cloud.enrol("impostor", tmp_path)) as client:
-        client.say(topics.topic("honest", topics.REPORTED), report("honest", 1, "forged"))
-        client.say(topics.topic("impostor", topics.REPORTED), report("impostor", 1))
+        client.publish(topics.topic("honest", topics.REPORTED), report("honest", 1, "forged"))
+        client.publish(topics.topic("impostor", topics.REPORTED), report("impostor", 1))
         record_once(operator, "impostor", lambda record: record["reported"] is not None)
     assert operator.get("/v1/devices/honest").json()["reported"] is None
 
@@ -129,9 +129,9 @@ def test_a_body_that_names_another_device_than_its_topic_changes_nothing(
 ) -> None:
     cloud.enrol("named", tmp_path)
     with connected(cloud, cloud.enrol("naming", tmp_path)) as client:
-        client.say(topics.topic("naming", topics.REPORTED), report("named", 1, "forged"))
-        client.say(topics.topic("naming", topics.REPORTED), b"\xff no report")
-        client.say(topics.topic("naming", topics.REPORTED), report("naming", 1))
+        client.publish(topics.topic("naming", topics.REPORTED), report("named", 1, "forged"))
+        client.publish(topics.topic("naming", topics.REPORTED), b"\xff no report")
+        client.publish(topics.topic("naming", topics.REPORTED), report("naming", 1))
         record_once(operator, "naming", lambda record: record["reported"] is not None)
     assert operator.get("/v1/devices/named").json()["reported"] is None
 
@@ -156,7 +156,7 @@ def test_p60_without_a_certificate_nobody_gets_in(cloud: RunningCloud) -> None:
 def test_p62_the_last_will_says_that_a_device_has_gone(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
     member = cloud.enrol("mortal", tmp_path)
     with connected(cloud, member, will=Presence(online=False)) as client:
-        client.say(topics.topic("mortal", topics.PRESENCE), Presence(online=True), retain=True)
+        client.publish(topics.topic("mortal", topics.PRESENCE), Presence(online=True), retain=True)
         record_once(operator, "mortal", lambda record: bool(record["online"]))
         sock = client.paho.socket()
         sock.shutdown(2)  # the cable is cut: no goodbye
@@ -180,7 +180,7 @@ def test_p63_a_revoked_name_that_was_enrolled_again_hears_what_is_wanted_of_it(
     operator.post("/v1/devices/rehired/revoke")
     with connected(cloud, cloud.enrol("rehired", tmp_path, device="rehired")) as client:
         client.subscribe(topics.topic("rehired", topics.DESIRED))
-        assert client.hear()[1] != b""
+        assert client.receive()[1] != b""
 
 
 def test_a_broker_that_dies_is_started_again_and_hears_the_devices(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_broker_that_dies_is_started_again_and_hears_the_devices(cloud: Runnin
     client.paho.loop_start()
     assert client.accepted.get(timeout=WAIT_S) == 0
     # The cloud's own connection may come back after ours; what is retained waits for it.
-    client.say(topics.topic("patient", topics.REPORTED), report("patient", 1), retain=True)
+    client.publish(topics.topic("patient", topics.REPORTED), report("patient", 1), retain=True)
     record_once(operator, "patient", lambda record: record["reported"] is not None)
     client.paho.disconnect()
     client.paho.loop_stop()

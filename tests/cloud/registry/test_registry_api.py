@@ -51,7 +51,7 @@ def pushed(operator: Http) -> bytes:
 
 
 def test_without_a_credential_container_tools_are_asked_for_basic(cloud: RunningCloud) -> None:
-    answer = cloud.stranger().get("/v2/")
+    answer = cloud.anonymous().get("/v2/")
     assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Basic realm="edgewright"')
     assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
 

@@ -11,7 +11,7 @@ import pytest
 from edgewright.contracts import signing
 from edgewright.contracts.messages import DeploymentState
 from tests.support.running_cloud import RunningCloud, running, start
-from tests.support.scripted_devices import told
+from tests.support.scripted_devices import enrol_scripted
 from tests.support.small_packages import make_package, push
 from tests.support.trusting_cloud import publisher, trusting_cloud
 
@@ -38,12 +38,12 @@ def wait_until_ended(cloud: RunningCloud, number: int) -> Any:
 
 def test_an_offer_reaches_a_waiting_device_at_once(trusting_cloud: RunningCloud, publisher: Path, tmp_path: Path) -> None:
     publish(trusting_cloud, publisher, tmp_path, "prompt")
-    first, second = told(trusting_cloud, "prompt-1", tmp_path), told(trusting_cloud, "prompt-2", tmp_path)
+    first, second = enrol_scripted(trusting_cloud, "prompt-1", tmp_path), enrol_scripted(trusting_cloud, "prompt-2", tmp_path)
     request = {"model": "prompt", "devices": ["prompt-1", "prompt-2"], "waves": ["1", "2"]}
     answer = trusting_cloud.operator().post("/v1/rollouts", request)
     assert answer.status == 201
-    first.obey(wait_s=5)
-    second.obey(wait_s=5)
+    first.run_desired(wait_s=5)
+    second.run_desired(wait_s=5)
     assert wait_until_ended(trusting_cloud, answer.json()["rollout"])["state"] == "completed"
 
 
@@ -51,21 +51,21 @@ def test_a_cloud_killed_during_a_rollout_continues_it_after_the_restart(publishe
     state = tmp_path / "state"
     with running(state, "--no-broker", "--trust", f"{publisher}.pub") as cloud:
         publish(cloud, publisher, tmp_path, "lasting")
-        devices = [told(cloud, f"lasting-{number}", tmp_path) for number in (1, 2, 3)]
+        devices = [enrol_scripted(cloud, f"lasting-{number}", tmp_path) for number in (1, 2, 3)]
         request = {"model": "lasting", "devices": [each.name for each in devices], "waves": ["1", "2", "3"]}
         number = cloud.operator().post("/v1/rollouts", request).json()["rollout"]
-        devices[0].obey()
+        devices[0].run_desired()
         desired = devices[1].wait_for_desired()
         cloud.kill()
     restarted = start(state, "--no-broker")
     try:
         assert restarted.url == cloud.url
         devices[1].report(DeploymentState.RUNNING, running=desired)
-        assert devices[2].obey().desired_number == 1
+        assert devices[2].run_desired().desired_number == 1
         record = wait_until_ended(restarted, number)
         assert record["state"] == "completed"
         assert [each["desired_number"] for each in record["devices"]] == [1, 1, 1]
-        assert devices[0].is_told_nothing()
+        assert devices[0].has_no_newer_desired()
     finally:
         assert restarted.stop() == 0
         assert restarted.process.stdout is not None
@@ -73,10 +73,10 @@ def test_a_cloud_killed_during_a_rollout_continues_it_after_the_restart(publishe
 
 
 def test_a_device_cannot_see_or_change_rollouts(trusting_cloud: RunningCloud, tmp_path: Path) -> None:
-    device = told(trusting_cloud, "curious-1", tmp_path).member.http
+    device = enrol_scripted(trusting_cloud, "curious-1", tmp_path).enrolled.http
     assert device.get("/v1/rollouts").status == 403
     assert device.post("/v1/rollouts", {"model": "prompt"}).status == 403
-    assert trusting_cloud.stranger().post("/v1/rollouts/1/abort").status == 401
+    assert trusting_cloud.anonymous().post("/v1/rollouts/1/abort").status == 401
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_invalid_request_is_answered_in_one_line(
     operator = trusting_cloud.operator()
     if operator.get("/v1/models/asked").status == 404:
         publish(trusting_cloud, publisher, tmp_path, "asked")
-        told(trusting_cloud, "asked-1", tmp_path)
+        enrol_scripted(trusting_cloud, "asked-1", tmp_path)
     answer = operator.post("/v1/rollouts", body)
     assert (answer.status, answer.error[: len(error)]) == (status, error)
 
