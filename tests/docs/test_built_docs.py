@@ -36,6 +36,8 @@ class Page(HTMLParser):
     code: dict[str, list[str]] = field(default_factory=dict)
     """The highlighted blocks by language."""
     prose: list[str] = field(default_factory=list)
+    inline: list[str] = field(default_factory=list)
+    """The text of code in the prose."""
     quotations: int = 0
 
     def __post_init__(self) -> None:
@@ -67,7 +69,9 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if "pre" in self._open:
             self._block.append(data)
-        elif not {"code", "script", "style"} & set(self._open):
+        elif "code" in self._open:
+            self.inline.append(data)
+        elif not {"script", "style"} & set(self._open):
             self.prose.append(data)
         if self._open and self._open[-1] in {"h1", "h2", "h3", "h4", "h5"}:
             self.headings.setdefault(self._section, data)
@@ -142,6 +146,17 @@ def test_no_docstring_is_set_as_a_quotation(pages: dict[str, Page]) -> None:
 
 def test_no_description_of_an_attribute_is_split_into_a_type(pages: dict[str, Page]) -> None:
     assert [text for text in pages[PYTHON_PAGE].prose if text.strip() in {"Type", "Type:"}] == []
+
+
+def test_no_table_of_a_docstring_is_set_as_prose(pages: dict[str, Page]) -> None:
+    gap = re.compile(r"\S {2,}\S")
+    assert [text for path in (PYTHON_PAGE, COMMAND_PAGE) for text in pages[path].prose if gap.search(text)] == []
+
+
+@pytest.mark.parametrize("text", ["PosixPath(", "<factory>", "<function"])
+def test_no_default_is_shown_as_a_python_object(pages: dict[str, Page], text: str) -> None:
+    blocks = [block for page in pages.values() for block in [*page.prose, *page.inline]]
+    assert [block for block in blocks if text in block] == []
 
 
 def test_quotes_and_hyphens_stay_as_they_are_typed(pages: dict[str, Page]) -> None:
