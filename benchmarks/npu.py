@@ -1,8 +1,8 @@
-"""The NPU on real networks: cycles per layer, use of the multipliers, speed of the functional model, accuracy.
+"""The NPU on real networks: cycles per layer, multiplier utilization, speed of the functional model, accuracy.
 
-Without arguments it compiles a network of ResNet-8's shape (random weights) for every profile that it fits. With
+Without arguments it compiles a network with the shape of ResNet-8 (random weights) for every profile with enough memory. With
 `--resnet8 FILE.h5 --calibration A.npz --evaluation B.npz` (the MLPerf Tiny reference model; CIFAR-10 as `images`, `labels`)
-it also says what int8 costs in accuracy, and runs a few images through the RTL.
+it also measures the accuracy loss of int8. Some images run through the RTL.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("resnet8", "calibration", "evaluation"):
         parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--rtl-images", type=int, default=3, help="how many go through the RTL in a shared library")
-    parser.add_argument("--board-images", type=int, default=0, help="how many go through the RTL behind a simulated serial line")
+    parser.add_argument("--rtl-images", type=int, default=3, help="number of images for the RTL in a shared library")
+    parser.add_argument("--board-images", type=int, default=0, help="number of images for a simulated board")
     chosen = parser.parse_args()
     weights = trained_weights(chosen.resnet8) if chosen.resnet8 else random_weights()
     model = resnet8(weights)
@@ -102,8 +102,8 @@ def main() -> None:
 def show_costs(quantized: onnx.ModelProto, profile: NpuProfile) -> None:
     try:
         compiled = compile_model(quantized, profile)
-    except BadInputError as refused:
-        print(f"{profile.name}: {refused}")
+    except BadInputError as error:
+        print(f"{profile.name}: {error}")
         return
     cost = estimate(compiled.program, profile)
     print(
@@ -117,7 +117,7 @@ def show_costs(quantized: onnx.ModelProto, profile: NpuProfile) -> None:
 
 
 def show_depthwise(profile: NpuProfile) -> None:
-    """Depthwise layers of MobileNet's sizes in three ways, cycles from the cycle model; memories as large as they must be."""
+    """Print the cycles (cycle model) of depthwise layers of MobileNet's sizes in three implementations, with enough memory."""
     roomy = replace(profile, weight_rows=1 << 18, activation_vectors=1 << 16, parameter_groups=1 << 12, instructions=1 << 16)
     print(f"== depthwise layers: dense matrices, their diagonal blocks only, depthwise unit; {profile.name} with larger memories")
     print(f"   and {profile.vector_lanes} vector lanes")
@@ -130,9 +130,9 @@ def show_depthwise(profile: NpuProfile) -> None:
         ]
         costs = [estimate(program, roomy) for program in programs]
         cycles = [cost.counters.cycles for cost in costs]
-        where = f"{channels:4d} channels {size:3d}x{size:<3d} {kernel}x{kernel} step {step}"
+        layer_name = f"{channels:4d} channels {size:3d}x{size:<3d} {kernel}x{kernel} step {step}"
         ratios = f"{cycles[0] / cycles[2]:5.1f} and {cycles[1] / cycles[2]:.1f} times as fast, MAC use {costs[2].mac_use:.1%}"
-        print(f"{where}: {cycles[0]:8d} {cycles[1]:7d} {cycles[2]:6d} cycles, {ratios}", flush=True)
+        print(f"{layer_name}: {cycles[0]:8d} {cycles[1]:7d} {cycles[2]:6d} cycles, {ratios}", flush=True)
 
 
 def depthwise_layer(channels: int, size: int, kernel: int, step: int, group: int) -> onnx.ModelProto:
@@ -140,8 +140,8 @@ def depthwise_layer(channels: int, size: int, kernel: int, step: int, group: int
     result = graph.conv("image", "depthwise", channels, channels, kernel, step, group)
     inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", channels, size, size])]
     outputs = [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)]
-    made = helper.make_graph(graph.nodes[1:], "layer", inputs, outputs, graph.constants)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    layer = helper.make_graph(graph.nodes[1:], "layer", inputs, outputs, graph.constants)
+    model = helper.make_model(layer, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return quantize(model, np.random.default_rng(2).normal(size=(2, channels, size, size)).astype(np.float32))
 
 
@@ -153,28 +153,29 @@ def show_accuracy(
     session.run({"image": images[:16]})
     started = time.perf_counter()
     ours = session.run({"image": images})[output.name]
-    took = time.perf_counter() - started
+    took_s = time.perf_counter() - started
     floats = run(model, images, "logits")
     theirs = run(quantized, images, output.name)
     steps = np.rint((ours - theirs) / output.scale).astype(int)
-    print(f"functional model: {len(images) / took:.0f} images/s")
+    print(f"functional model: {len(images) / took_s:.0f} images/s")
     if labels is not None:
         for name, logits in (("float", floats), ("onnxruntime QDQ", theirs), ("functional model", ours)):
             print(f"accuracy {name:17s} {(logits.argmax(1) == labels).mean():.4f}")
     agreement = (ours.argmax(1) == theirs.argmax(1)).mean()
-    found, counts = np.unique(steps, return_counts=True)
-    print(f"functional model against onnxruntime QDQ: labels {agreement:.4f}, steps {found.tolist()} x {counts.tolist()}")
+    sizes, counts = np.unique(steps, return_counts=True)
+    print(f"functional model against onnxruntime QDQ: labels {agreement:.4f}, steps {sizes.tolist()} x {counts.tolist()}")
 
 
-def show_hardware(what: str, hardware: Hardware, compiled: Compiled, images: Float) -> None:
+def show_hardware(title: str, hardware: Hardware, compiled: Compiled, images: Float) -> None:
     name = compiled.program.description.outputs[0].name
     started = time.perf_counter()
     answers = Session(hardware, compiled.program).run({"image": images})[name]
-    took = time.perf_counter() - started
-    same = np.array_equal(answers, Session(FunctionalModel(hardware.profile), compiled.program).run({"image": images})[name])
+    took_s = time.perf_counter() - started
+    equal = np.array_equal(answers, Session(FunctionalModel(hardware.profile), compiled.program).run({"image": images})[name])
     exact = hardware.counters == estimate(compiled.program, hardware.profile).counters
     print(
-        f"{what}: upload and {len(images)} images in {took:.1f} s; outputs equal: {same}; counters equal the cycle model: {exact}"
+        f"{title}: upload and {len(images)} images in {took_s:.1f} s; "
+        f"outputs equal: {equal}; counters equal the cycle model: {exact}"
     )
 
 
@@ -215,7 +216,7 @@ class Graph:
 
 
 def resnet8(weights: Weights) -> onnx.ModelProto:
-    """MLPerf Tiny's image classifier, batch normalisation folded into the convolutions."""
+    """Return MLPerf Tiny's image classifier, with batch normalization folded into the convolutions."""
     graph = Graph(weights)
     x = graph.relu(graph.conv(graph.images, "conv2d", 3, 16, 3))
     y = graph.relu(graph.conv(x, "conv2d_1", 16, 16, 3))
@@ -229,7 +230,7 @@ def resnet8(weights: Weights) -> onnx.ModelProto:
 
 
 def small_mobilenet(weights: Weights) -> onnx.ModelProto:
-    """MobileNetV2's blocks for small images: expand by 4, depthwise, project, and add where the shapes allow it."""
+    """Return MobileNetV2's blocks for small images: expand by 4, depthwise, project, and add where the shapes allow it."""
     graph = Graph(weights)
     x, channels = graph.relu(graph.conv(graph.images, "stem", 3, 16, 3, 2)), 16
     for number, (outputs, step, kernel) in enumerate([(16, 1, 3), (24, 2, 3), (24, 1, 3), (40, 2, 5), (40, 1, 5), (64, 1, 3)]):
@@ -243,10 +244,12 @@ def small_mobilenet(weights: Weights) -> onnx.ModelProto:
 
 
 def trained_weights(path: Path) -> Weights:
-    """Read a legacy Keras file; the batch normalisation behind a convolution is found by following the layers."""
+    """Read a legacy Keras file; the batch normalization after a convolution is found by its inbound node."""
     file = h5py.File(path)
     layers = json.loads(file.attrs["model_config"])["config"]["layers"]
-    behind = {layer["inbound_nodes"][0][0][0]: layer["name"] for layer in layers if layer["class_name"] == "BatchNormalization"}
+    norm_after = {
+        layer["inbound_nodes"][0][0][0]: layer["name"] for layer in layers if layer["class_name"] == "BatchNormalization"
+    }
     epsilon = {layer["name"]: layer["config"].get("epsilon") for layer in layers}
 
     def read(layer: str, part: str) -> Float:
@@ -255,7 +258,7 @@ def trained_weights(path: Path) -> Weights:
 
     def weights(layer: str, part: str, shape: tuple[int, ...]) -> Float:
         values = read(layer, part)
-        norm = behind.get(layer)
+        norm = norm_after.get(layer)
         if norm:
             factor = read(norm, "gamma") / np.sqrt(read(norm, "moving_variance") + epsilon[norm])
             values = values * factor if part == "kernel" else (values - read(norm, "moving_mean")) * factor + read(norm, "beta")
@@ -299,16 +302,16 @@ def quantize(model: onnx.ModelProto, images: Float) -> onnx.ModelProto:
         return onnx.load(after)
 
 
-def run(model: onnx.ModelProto, images: Float, wanted: str) -> Float:
-    """Run a graph as it is written, up to any of its tensors."""
+def run(model: onnx.ModelProto, images: Float, tensor: str) -> Float:
+    """Return any tensor of a graph, run by ONNX Runtime without optimizations."""
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
-    extended.graph.output.append(helper.make_tensor_value_info(wanted, TensorProto.FLOAT, None))
+    extended.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(extended.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    result: Float = session.run([wanted], {"image": images})[0]
+    result: Float = session.run([tensor], {"image": images})[0]
     return result
 
 

@@ -1,11 +1,11 @@
 """ResNet-50 on the NPU with external memory: cycles and bytes per layer, and with `--rtl` all of it in the RTL.
 
-Beside the bytes that a layer moves stand those that it must move: every word that it reads or writes, counted once. `array` are
-the cycles in which the array took a vector in, `memory` those that the transfers take by themselves; the larger of the two is
-what the layer would take if they overlapped without a gap.
+`once MB` counts every word that a layer reads or writes once, as a lower bound of the moved bytes. `array` are the cycles in
+which the array reads a vector, `memory` those that the transfers alone take; the larger of the two is the time of the layer if
+both overlapped perfectly.
 
-Weights are random (they do not change the time); the input is 224 x 224. Nothing here was measured on a board: cycles are the
-cycle model's, which equal the RTL's counters; milliseconds are those cycles at the profile's clock.
+Weights are random (they do not change the time); the input is 224 x 224. Nothing here was measured on a board: cycles are those
+of the cycle model, which equal the RTL's counters; milliseconds are those cycles at the profile's clock.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     network, model = resnet50(chosen.size)
     image = network.images(1)
     quantized = quantize(model, image)
-    with _Took("compiled"):
+    with _Timer("compiled"):
         compiled = compile_model(quantized, profile)
     cost = estimate(compiled.program, profile)
     _print_layers(compiled.program, cost, profile)
@@ -55,14 +55,14 @@ def main() -> None:
     )
     place = compiled.program.description.outputs[0]
     functional = Session(FunctionalModel(profile), compiled.program)
-    with _Took("functional model, one image"):
+    with _Timer("functional model, one image"):
         expected = functional.run({INPUT: image})[place.name]
     steps = np.abs(np.rint((expected - reference(quantized, image, [place.name])[0]) / place.scale))
     print(f"against onnxruntime's QDQ: {np.mean(steps == 0):.1%} of the outputs equal, {steps.max():.0f} steps apart at most")
     if chosen.rtl:
         machine = RtlSimulator(profile, plain=True)
         hardware = Session(machine, compiled.program)
-        with _Took("RTL, one image"):
+        with _Timer("RTL, one image"):
             answer = hardware.run({INPUT: image})[place.name]
         print(
             f"outputs equal: {np.array_equal(answer, expected)}; counters equal the cycle model: {machine.counters == counters}"
@@ -117,18 +117,18 @@ def _words_once(transfers: Sequence[isa.Dma], profile: NpuProfile) -> int:
     return total
 
 
-class _Took:
-    """Prints how long something took."""
+class _Timer:
+    """Context manager that prints processor time and elapsed time."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, title: str) -> None:
+        self._title = title
 
     def __enter__(self) -> None:
         self._began = time.perf_counter(), time.process_time()
 
     def __exit__(self, *_: object) -> None:
         wall, busy = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
-        print(f"{self._what}: {busy:.1f} s of processor time, {wall:.1f} s")
+        print(f"{self._title}: {busy:.1f} s of processor time, {wall:.1f} s")
 
 
 if __name__ == "__main__":

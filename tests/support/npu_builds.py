@@ -1,4 +1,4 @@
-"""A build directory of a small residual network with a head, as convert and quantize leave one, made in a second."""
+"""A build directory of a small residual network with a head, as convert and quantize write it, made in a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs for the tests: drawn from a seed, and a way to make one from a list of instructions."""
+"""NPU programs for tests: random ones from a seed, and those made from a list of instructions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from accel.npu.program import EXTERNAL_BASE, Description, NpuProgram
 from edgewright.errors import PackageError
 
 TALL = replace(find_profile("npu-sim-4-paired"), name="npu-sim-16x4-paired", rows=16)
-"""The smallest machine with the whole depthwise unit, and with four parts per vector pass."""
+"""The smallest NPU with the full depthwise unit and with four parts per vector pass."""
 SYNC_ALL = isa.Sync(loader=1, array=1, vector=1, transfers=1)
 PLANE = 64
 """Random programs read planes below this address times four, and write anywhere below eight times it."""
 
 
 class Machine(Protocol):
-    """What the functional model and the RTL have in common."""
+    """Protocol of the functional model and the RTL simulator."""
 
     def load(self, program: NpuProgram) -> None: ...
 
-    def execute(self, inputs: dict[int, Int8], wanted: Sequence[tuple[int, int]]) -> list[Int8]: ...
+    def execute(self, inputs: dict[int, Int8], outputs: Sequence[tuple[int, int]]) -> list[Int8]: ...
 
 
 def make_program(
@@ -51,21 +51,21 @@ def make_program(
 
 
 def memory_after(machine: Machine, program: NpuProgram, memory: Int8) -> Int8:
-    """Fill the activation memory, and the tensors outside with the same, run, and return all of it."""
+    """Write `memory` to the activations, and to the external tensors if there are any; run, and return all of them."""
     machine.load(program)
     tensors = EXTERNAL_BASE + len(program.external) * 4 // memory.shape[1]
-    places = [0, tensors] if len(program.external) else [0]
-    left = machine.execute(dict.fromkeys(places, memory[None]), [(place, len(memory)) for place in places])
-    return np.concatenate([vectors[0] for vectors in left])
+    addresses = [0, tensors] if len(program.external) else [0]
+    results = machine.execute(dict.fromkeys(addresses, memory[None]), [(address, len(memory)) for address in addresses])
+    return np.concatenate([vectors[0] for vectors in results])
 
 
 def filled(memory: Int8, profile: NpuProfile) -> Int8:
-    """Return `memory` with zeros behind it: a residual may be read from there, where an earlier program left its outputs."""
+    """Pad `memory` with zeros: a residual may be read from there, where an earlier program left its outputs."""
     return np.pad(memory, ((0, profile.activation_vectors - len(memory)), (0, 0)))
 
 
 def random_memories(profile: NpuProfile, seed: int) -> tuple[Int8, Int8, Int32]:
-    """Return activations, weights and parameters; a share of the values is extreme."""
+    """Return activations, weights and parameters, some of them with extreme values."""
     generator = np.random.default_rng(seed)
     activations = extreme(generator, (8 * PLANE, profile.columns), low=-128)
     weights = extreme(generator, (64, profile.columns), low=-127)
@@ -76,7 +76,7 @@ def random_memories(profile: NpuProfile, seed: int) -> tuple[Int8, Int8, Int32]:
     multiplier = generator.integers(0, 1 << 31, shape)
     shift = generator.integers(1, 63, shape)
     likely = np.where(generator.random(shape) < 0.5, generator.integers(30, 34, shape), generator.integers(36, 42, shape))
-    sensible = generator.random(shape) < 0.9  # so that most results are neither 0 nor saturated
+    sensible = generator.random(shape) < 0.9  # most results must be neither 0 nor saturated
     multiplier = np.where(sensible, multiplier | 1 << 30, multiplier)
     multiplier = np.where(generator.random(shape) < 0.4, 1 << 30, multiplier)  # a power of two, so that ties occur
     bias, shift = np.where(sensible, bias >> 23, bias), np.where(sensible, likely, shift)
@@ -91,7 +91,7 @@ def extreme(generator: np.random.Generator, shape: tuple[int, ...], *, low: int)
 
 
 def random_program(seed: int, profile: NpuProfile) -> tuple[NpuProgram, Int8]:
-    """Make a program of a few passes; a SYNC stands only where the rules of order ask for one, or where chance puts it."""
+    """Draw a program of a few passes, with a SYNC only where the ordering rules require one, or at random."""
     activations, weights, parameters = random_memories(profile, seed)
     external = random_constants(weights, parameters) if profile.external_memory_mib else None
     chance = random.Random(seed)
@@ -107,7 +107,7 @@ def random_program(seed: int, profile: NpuProfile) -> tuple[NpuProgram, Int8]:
     for _ in range(chance.randint(1, 6)):
         drawn = blocks(chance, profile)
         if external is not None:
-            drawn = shuffled_in(chance, drawn, transfers(chance, profile, weights, parameters))
+            drawn = merge(chance, drawn, transfers(chance, profile, weights, parameters))
         for instruction in drawn:
             if legal(instruction):
                 chosen.append(instruction)
@@ -119,33 +119,33 @@ def random_program(seed: int, profile: NpuProfile) -> tuple[NpuProgram, Int8]:
 
 
 def random_constants(weights: Int8, parameters: Int32) -> npt.NDArray[np.uint32]:
-    """Return the same weights and parameters once more, the other way round, as the external memory holds them."""
+    """Return the words of the external memory: the weights and the parameters, each in reverse order."""
     groups = np.pad(parameters[::-1], ((0, 0), (0, 0), (0, 1)))
     return np.concatenate([np.ascontiguousarray(values).reshape(-1).view(np.uint32) for values in (weights[::-1], groups)])
 
 
 def transfers(chance: random.Random, profile: NpuProfile, weights: Int8, parameters: Int32) -> list[isa.Instruction]:
-    """Draw some transfers of every kind, and some waits for a part of them."""
+    """Draw transfers of every kind, and waits for some of them."""
     line, group = profile.columns // 4, 4 * profile.vector_lanes
     constants = weights.size // 4 + parameters.shape[0] * group
-    made: list[isa.Instruction] = []
+    drawn: list[isa.Instruction] = []
     for _ in range(chance.choice((0, 2, 5, 20))):
         kind = chance.randint(0, 4)
         if kind == 0:
             rows = chance.randint(1, len(weights))
             first = chance.randint(0, len(weights) - rows)
             local = chance.randint(0, len(weights) - rows) * line
-            made.append(isa.Dma(region=isa.Region.WEIGHTS, external=first * line, local=local, words=rows * line))
+            drawn.append(isa.Dma(region=isa.Region.WEIGHTS, external=first * line, local=local, words=rows * line))
         elif kind == 1:
             groups = chance.randint(1, 8)
             first = weights.size // 4 + chance.randint(0, len(parameters) - groups) * group
             local = chance.randint(0, len(parameters) - groups) * group
-            made.append(isa.Dma(region=isa.Region.PARAMETERS, external=first, local=local, words=groups * group))
+            drawn.append(isa.Dma(region=isa.Region.PARAMETERS, external=first, local=local, words=groups * group))
         elif kind == 2:
-            made.append(isa.Sync(transfers=1, pending=chance.randint(0, 15)))
+            drawn.append(isa.Sync(transfers=1, pending=chance.randint(0, 15)))
         else:
             count, runs = chance.randint(1, chance.choice((8, 80))), chance.randint(1, 4)
-            made.append(
+            drawn.append(
                 isa.Dma(
                     store=int(kind == 3),
                     region=isa.Region.ACTIVATIONS,
@@ -157,33 +157,33 @@ def transfers(chance: random.Random, profile: NpuProfile, weights: Int8, paramet
                     local_pitch=(count + chance.randint(0, 2)) * line,
                 )
             )
-    return made
+    return drawn
 
 
-def shuffled_in(chance: random.Random, ordered: list[isa.Instruction], others: list[isa.Instruction]) -> list[isa.Instruction]:
-    """Put `others` between the instructions of `ordered`, each list in its own order."""
-    ahead, behind = list(ordered), list(others)
-    mixed: list[isa.Instruction] = []
-    while ahead or behind:
-        mixed.append((behind if behind and (not ahead or chance.random() < 0.5) else ahead).pop(0))
-    return mixed
+def merge(chance: random.Random, ordered: list[isa.Instruction], others: list[isa.Instruction]) -> list[isa.Instruction]:
+    """Merge two lists at random; each keeps its own order."""
+    first, second = list(ordered), list(others)
+    merged: list[isa.Instruction] = []
+    while first or second:
+        merged.append((second if second and (not first or chance.random() < 0.5) else first).pop(0))
+    return merged
 
 
 def blocks(chance: random.Random, profile: NpuProfile) -> list[isa.Instruction]:
-    """Draw a shape, some passes onto the same accumulators, and the vector pass that takes the result away."""
+    """Draw a shape, some passes onto the same accumulators, and the vector pass that reads them."""
     shape = shapes(chance)
     positions = shape.rows * shape.columns
     bank = chance.randint(0, 1) * profile.accumulator_depth
     accumulator = bank + chance.randint(0, 8)
-    made: list[isa.Instruction] = [shape]
+    drawn: list[isa.Instruction] = [shape]
     for number in range(chance.randint(1, 4)):
-        made += passes(chance, profile, shape, accumulator, accumulate=int(number > 0))
-    made += [isa.Sync(array=1)]
+        drawn += passes(chance, profile, shape, accumulator, accumulate=int(number > 0))
+    drawn += [isa.Sync(array=1)]
     add = chance.randint(0, 1)
     if add:
-        made.append(residuals(chance))
-    made.append(vectors(chance, profile, accumulator, positions, add))
-    return made
+        drawn.append(residuals(chance))
+    drawn.append(vectors(chance, profile, accumulator, positions, add))
+    return drawn
 
 
 def shapes(chance: random.Random) -> isa.Shape:
@@ -210,13 +210,13 @@ def passes(
     unit = depthwise_unit(profile)
     limits = {isa.Gemm: (2, 2), isa.Dw: (unit.rows, unit.columns), isa.Pool: (3, 2)}[kind]
     swap = 0 if kind is isa.Pool else int(chance.randint(0, 3) > 0)
-    made: list[isa.Instruction] = []
+    drawn: list[isa.Instruction] = []
     if swap:
-        made.append(isa.LoadW(address=chance.randint(0, 32), rows=chance.randint(1, profile.rows)))
+        drawn.append(isa.LoadW(address=chance.randint(0, 32), rows=chance.randint(1, profile.rows)))
     dilations = chance.randint(0, 3), chance.randint(0, 3)
     if kind is isa.Dw:
         dilations = chance.choice([1, shape.row_step]), chance.choice([1, shape.column_step])
-    made.append(
+    drawn.append(
         kind(
             base=(chance.randint(0, 3) * PLANE + top * shape.width + left) & 0xFFFF,
             top=top,
@@ -233,7 +233,7 @@ def passes(
             maximum=int(kind is isa.Pool and chance.random() < 0.5),
         )
     )
-    return made
+    return drawn
 
 
 def clamps(chance: random.Random) -> tuple[int, int]:
@@ -260,7 +260,7 @@ def residuals(chance: random.Random) -> isa.Residual:
 
 def vectors(chance: random.Random, profile: NpuProfile, accumulator: int, positions: int, add: int) -> isa.Vec:
     low, high = clamps(chance)
-    count = chance.choice([positions, chance.randint(1, positions)])  # all of them: the last one is where passes meet
+    count = chance.choice([positions, chance.randint(1, positions)])  # often all: consecutive passes meet at the last one
     return isa.Vec(
         accumulator=accumulator,
         count=count,

@@ -44,7 +44,7 @@ class Implementation:
     profile: str
     profile_hash: str
     sources_sha256: str
-    """Hash over the RTL, the top module and the constraints."""
+    """Hash over the RTL, the top module and the constraints, without comments."""
     part: str
     baud: int
     seed: int
@@ -58,12 +58,21 @@ class Implementation:
 
 
 def sources_sha256(board: Board) -> str:
-    """Return the SHA-256 of all source files for `board` in this edgewright, in hexadecimal."""
+    """Return the SHA-256 of all source files for `board` in this edgewright, in hexadecimal.
+
+    Comments and blank lines are left out, because they do not change the bitstream.
+    """
     sha256 = hashlib.sha256()
     for source in board.sources:
-        content = source.read_bytes()
+        content = _without_comments(source)
         sha256.update(f"{source.name} {len(content)}\n".encode() + content)
     return sha256.hexdigest()
+
+
+def _without_comments(source: Path) -> bytes:
+    mark = "#" if source.suffix == ".lpf" else "//"
+    lines = (line.partition(mark)[0].rstrip() for line in source.read_text(encoding="utf-8").splitlines())
+    return "\n".join(line for line in lines if line).encode()
 
 
 def read_report(report: Mapping[str, Any]) -> tuple[float, dict[str, ResourceUse]]:

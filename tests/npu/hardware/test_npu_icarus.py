@@ -62,9 +62,8 @@ def writes(program: NpuProgram, memory: Int8) -> Iterator[tuple[int, int, int]]:
     contents: dict[int, npt.NDArray[np.generic]] = {
         registers.PROGRAM: program.instructions,
         registers.WEIGHTS: program.weights,
-        registers.ACTIVATIONS: np.pad(
-            memory, ((0, len(memory)), (0, 0))
-        ),  # a residual may be read after the tensors, where the models hold 0
+        # A residual may be read after the tensors, where the models hold 0.
+        registers.ACTIVATIONS: np.pad(memory, ((0, len(memory)), (0, 0))),
         registers.PARAMETERS: parameters,
     }
     for region, values in contents.items():

@@ -66,9 +66,18 @@ def test_a_changed_line_of_rtl_makes_a_record_stale(records: Path, monkeypatch: 
     write(records, FRESH)
     changed = shutil.copytree(RTL, records / "rtl")
     with (changed / "npu_dot.sv").open("a", encoding="utf-8") as source:
-        source.write("// changed\n")
+        source.write("wire changed;\n")
     monkeypatch.setattr(boards, "RTL", changed)
     assert status(PROFILE) == f"{STATUS} (stale: built from other sources)"
+
+
+def test_a_changed_comment_of_rtl_keeps_a_record_valid(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(records, FRESH)
+    changed = shutil.copytree(RTL, records / "rtl")
+    with (changed / "npu_dot.sv").open("a", encoding="utf-8") as source:
+        source.write("\n// changed\n")
+    monkeypatch.setattr(boards, "RTL", changed)
+    assert status(PROFILE) == STATUS
 
 
 def test_changed_pins_make_a_record_stale(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Instruction words: what is encoded comes back, and nothing else is accepted."""
+"""Instruction words: decoding reverses encoding, and invalid words are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def instructions(draw: st.DrawFn) -> isa.Instruction:
 
 
 @given(st.lists(instructions(), max_size=5))
-def test_n20_decoding_gives_back_what_was_encoded(program: list[isa.Instruction]) -> None:
+def test_n20_decoding_reverses_encoding(program: list[isa.Instruction]) -> None:
     words = isa.encode(program)
     assert words.shape == (len(program), 4)
     assert isa.decode(words) == program
@@ -30,7 +30,7 @@ def test_n20_fields_follow_the_opcode_from_bit_4_upwards() -> None:
     assert word.tolist() == [0x12ABCDE3, 0, 0, 0]
 
 
-def test_n20_the_rtl_reads_the_same_table() -> None:
+def test_n20_the_header_of_the_rtl_is_generated_from_the_same_table() -> None:
     assert (RTL / "npu_isa.svh").read_text(encoding="utf-8") == isa.rtl_header()
 
 

@@ -1,4 +1,4 @@
-"""Number format mxint8: shifts in the array, blocks in the compiler, against real numbers and ONNX Runtime."""
+"""Number format mxint8: shifts in the array and blocks in the compiler, against real arithmetic and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def machine(request: pytest.FixtureRequest, require: Callable[[str], Path]) -> I
     rtl_simulator.close()
 
 
-def test_n141_n142_a_pass_adds_each_rows_product_times_a_power_of_two(machine: FunctionalModel | RtlSimulator) -> None:
+def test_n141_n142_a_pass_adds_the_product_of_each_row_times_a_power_of_two(machine: FunctionalModel | RtlSimulator) -> None:
     generator = np.random.default_rng(0)
     memory = generator.integers(-128, 128, (80, PROFILE.columns)).astype(np.int8)
     weights = generator.integers(-127, 128, (2, PROFILE.rows, PROFILE.columns)).astype(np.int8)
     shifts = generator.integers(0, 16, (2, PROFILE.rows)).astype(np.int8)
-    rows = np.concatenate([shifts[:1], weights[0], shifts[1:] | 0x70, weights[1]])  # the upper bits do not count
+    rows = np.concatenate([shifts[:1], weights[0], shifts[1:] | 0x70, weights[1]])  # the upper bits are ignored
     loads = [isa.LoadW(address=at, rows=PROFILE.rows) for at in (0, 1 + PROFILE.rows)]
     passes = [isa.Gemm(base=0, swap=1), isa.Gemm(base=16, swap=1, accumulate=1)]
     vector = isa.Vec(accumulator=0, count=16, destination=64, parameters=0)
@@ -62,7 +62,7 @@ def test_n141_n142_a_pass_adds_each_rows_product_times_a_power_of_two(machine: F
     assert len(np.unique(result)) > 20
 
 
-def test_n142_a_depthwise_pass_takes_no_shift(machine: FunctionalModel | RtlSimulator) -> None:
+def test_n142_a_depthwise_pass_ignores_shifts(machine: FunctionalModel | RtlSimulator) -> None:
     memory = np.random.default_rng(1).integers(-128, 128, (80, PROFILE.columns)).astype(np.int8)
     rows = np.concatenate([np.full((1, PROFILE.columns), 5), np.ones((PROFILE.rows, PROFILE.columns))]).astype(np.int8)
     depthwise = isa.Dw(base=0, tap_row_pitch=16, tap_column_pitch=1, swap=1)
@@ -78,46 +78,46 @@ def parameters(shift: int) -> npt.NDArray[np.int32]:
 
 
 @given(st.integers(0, 1 << 32), st.integers(0, 18), st.sampled_from([16, 40, 96]))
-def test_n143_weights_keep_their_values_but_for_one_rounding_to_the_base(seed: int, spread: int, inputs: int) -> None:
+def test_n143_weights_keep_their_values_except_for_one_rounding_to_the_base(seed: int, spread: int, inputs: int) -> None:
     generator = np.random.default_rng(seed)
     elements = generator.integers(-127, 128, (3, inputs, 2, 1)).astype(np.int8)
     of_blocks = generator.integers(-spread, 1, (3, -(-inputs // BLOCK), 2, 1)).astype(np.int64)
     exponents = np.repeat(of_blocks, BLOCK, axis=1)[:, :inputs]
-    found = shift_weights(elements, exponents)
+    shifted = shift_weights(elements, exponents)
     real = np.ldexp(elements.astype(float), exponents.astype(int))
-    bases = found.bases[:, None, None, None]
-    kept = np.ldexp(found.integers().astype(float), bases.astype(int))
+    bases = shifted.bases[:, None, None, None]
+    values = np.ldexp(shifted.integers().astype(float), bases.astype(int))
     on_grid = exponents >= bases
-    np.testing.assert_array_equal(kept[on_grid], real[on_grid])
-    np.testing.assert_array_equal(kept[~on_grid], (np.rint(np.ldexp(real, -bases.astype(int))) * np.exp2(bases))[~on_grid])
-    assert found.shifts.min() >= 0
-    assert found.shifts.max() <= 15
+    np.testing.assert_array_equal(values[on_grid], real[on_grid])
+    np.testing.assert_array_equal(values[~on_grid], (np.rint(np.ldexp(real, -bases.astype(int))) * np.exp2(bases))[~on_grid])
+    assert shifted.shifts.min() >= 0
+    assert shifted.shifts.max() <= 15
 
 
 def test_n143_the_base_rises_until_the_sums_fit_an_accumulator() -> None:
     elements = np.full((1, 96, 3, 3), 127, np.int8)
     exponents = np.zeros((1, 96, 3, 3), np.int64)
     exponents[:, :BLOCK] = -12
-    found = shift_weights(elements, exponents)
-    assert found.bases.tolist() == [-5]  # 64 x 9 x 127 x 2^5 is under 2^22, twice that is not
-    assert LARGEST_SUM / 2 < np.abs(found.integers()).sum() < LARGEST_SUM
-    assert found.shifts[0, :, 0, 0].tolist() == [0, 5, 5]
+    shifted = shift_weights(elements, exponents)
+    assert shifted.bases.tolist() == [-5]  # 64 x 9 x 127 x 2^5 is under 2^22, twice that is not
+    assert LARGEST_SUM / 2 < np.abs(shifted.integers()).sum() < LARGEST_SUM
+    assert shifted.shifts[0, :, 0, 0].tolist() == [0, 5, 5]
 
 
 def test_n144_a_kernel_of_few_channels_has_one_exponent_per_output_channel() -> None:
     elements = np.array([100, 100, 3], np.int8).reshape(1, 3, 1, 1)
-    found = shift_weights(elements, np.array([-4, -5, -6], np.int64).reshape(1, 3, 1, 1))
-    assert found.bases.tolist() == [-4]
-    assert found.elements.ravel().tolist() == [100, 50, 1]
-    assert not found.shifts.any()
+    shifted = shift_weights(elements, np.array([-4, -5, -6], np.int64).reshape(1, 3, 1, 1))
+    assert shifted.bases.tolist() == [-4]
+    assert shifted.elements.ravel().tolist() == [100, 50, 1]
+    assert not shifted.shifts.any()
 
 
 def test_n144_zeros_have_no_exponent() -> None:
     elements = np.zeros((2, 64, 1, 1), np.int8)
     elements[0, 40] = 7
-    found = shift_weights(elements, np.where(elements, -3, 99).astype(np.int64))
-    assert found.bases.tolist() == [-3, 0]
-    assert found.elements[0, 40, 0, 0] == 7
+    shifted = shift_weights(elements, np.where(elements, -3, 99).astype(np.int64))
+    assert shifted.bases.tolist() == [-3, 0]
+    assert shifted.elements[0, 40, 0, 0] == 7
 
 
 def convolution(network: Network) -> str:
@@ -142,7 +142,7 @@ def residual_block(network: Network) -> str:
 
 
 def uneven(build: Callable[[Network], str]) -> tuple[onnx.ModelProto, Float]:
-    """Return a network whose input channels differ widely: behind the first 32 they have small weights. And images."""
+    """Return a network whose weights are small for all input channels but the first 32, and images for it."""
     network = Network(3, 6, 7)
     result = build(network)
     for tensor in network.constants:
@@ -154,7 +154,7 @@ def uneven(build: Callable[[Network], str]) -> tuple[onnx.ModelProto, Float]:
 
 
 def in_blocks(model: onnx.ModelProto, images: Float) -> onnx.ModelProto:
-    """Quantize the activations, and put the weights into blocks of 32 along the input channels, as scheme mxint8 writes them."""
+    """Quantize the activations, and the weights in blocks of 32 along the input channels, as scheme mxint8 writes them."""
     quantized = quantize(model, images)
     quantized.opset_import[0].version, quantized.ir_version = 21, 10
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -166,25 +166,25 @@ def in_blocks(model: onnx.ModelProto, images: Float) -> onnx.ModelProto:
             continue
         shape = weights[name].shape
         axis = 1 if len(shape) == 4 else 0
-        few = len(shape) == 4 and shape[1] < FEWEST_CHANNELS  # then a block runs over channels and window
+        few = len(shape) == 4 and shape[1] < FEWEST_CHANNELS  # then a block extends over channels and window
         elements, exponents = encode(weights[name].reshape(shape[0], -1) if few else weights[name], axis)
         parts: dict[str, npt.NDArray[Any]] = {"elements": elements, "exponents": exponents, "shape": np.array(shape)}
         quantized.graph.initializer.extend(numpy_helper.from_array(part, f"{name}.{key}") for key, part in parts.items())
         elements_and_scales, real = [f"{name}.elements", f"{name}.scales"], [f"{name}.real"]
-        made = [
+        nodes = [
             helper.make_node("Cast", [f"{name}.exponents"], [f"{name}.powers"], to=onnx.TensorProto.FLOAT),
             helper.make_node("Pow", ["two", f"{name}.powers"], [f"{name}.scales"]),
             helper.make_node("DequantizeLinear", elements_and_scales, real, axis=axis, block_size=BLOCK),
             helper.make_node("Reshape", [*real, f"{name}.shape"], list(node.output)),
         ]
         quantized.graph.node.remove(node)
-        for offset, one in enumerate(made):
-            quantized.graph.node.insert(place + offset, one)
+        for offset, replacement in enumerate(nodes):
+            quantized.graph.node.insert(place + offset, replacement)
     return quantized
 
 
 def encode(weights: Float, axis: int) -> tuple[Int8, Int8]:
-    """MXINT8: the exponent of a block is that of its largest value; 6 bits behind the point."""
+    """Encode weights as MXINT8: the exponent of a block is that of its largest value, elements have 6 fraction bits."""
     count = -(-weights.shape[axis] // BLOCK)
     padding = [(0, count * BLOCK - weights.shape[axis]) if place == axis else (0, 0) for place in range(weights.ndim)]
     blocks = np.stack(np.split(np.pad(weights, padding), count, axis=axis))
@@ -204,12 +204,12 @@ def test_n140_a_layer_in_blocks_is_within_one_step_of_onnxruntime_and_mostly_equ
     (place,) = result.program.description.outputs
     ours = Session(FunctionalModel(PROFILE), result.program).run({INPUT: images})[place.name]
     (theirs,) = reference(blocked, images, [place.name])
-    apart = np.rint((ours - theirs) / place.scale)
+    steps = np.rint((ours - theirs) / place.scale)
     layers = [layer for layer in lower(blocked).layers if isinstance(layer, ConvolutionLayer)]
     assert max(int(layer.shifts.max()) for layer in layers if layer.shifts is not None) >= largest_shift
     assert not result.on_host
-    assert np.abs(apart).max() <= 1
-    assert (apart != 0).mean() < 0.02  # the graph's biases are finer than the sums of this machine
+    assert np.abs(steps).max() <= 1
+    assert (steps != 0).mean() < 0.02  # the biases of the graph are finer than the sums of the NPU
 
 
 def test_n140_n145_a_network_in_blocks_has_the_same_bits_and_the_predicted_cycles_in_the_rtl(
@@ -227,12 +227,12 @@ def test_n140_n145_a_network_in_blocks_has_the_same_bits_and_the_predicted_cycle
     rtl_simulator.close()
 
 
-def test_n140_a_machine_for_blocks_has_no_external_memory() -> None:
+def test_n140_an_npu_for_mxint8_has_no_external_memory() -> None:
     with pytest.raises(ProfileError, match=r"^npu-sim-8-mx: external memory requires number_format int8, not mxint8$"):
         replace(PROFILE, external_memory_mib=32, external_bandwidth_mb_per_s=120)
 
 
-def test_weights_in_blocks_are_refused_by_a_machine_without_shifts() -> None:
+def test_weights_in_blocks_are_refused_for_an_npu_without_shifts() -> None:
     model, images = uneven(residual_block)
     with pytest.raises(
         ModelError, match=r"^npu-sim-8 supports weights with one scale per output channel, but layer conv_\d has block"
@@ -240,7 +240,7 @@ def test_weights_in_blocks_are_refused_by_a_machine_without_shifts() -> None:
         compile_model(in_blocks(model, images), find_profile("npu-sim-8"))
 
 
-def test_blocks_whose_scales_are_no_powers_of_two_stay_on_the_host_with_the_reason() -> None:
+def test_blocks_whose_scales_are_not_powers_of_two_stay_on_the_host_with_the_reason() -> None:
     model, images = uneven(residual_block)
     blocked = in_blocks(model, images)
     next(tensor for tensor in blocked.graph.initializer if tensor.name == "two").CopyFrom(

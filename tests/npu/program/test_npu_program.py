@@ -1,4 +1,4 @@
-"""The program file: what was written comes back, and anything else is one clear error."""
+"""The program file: it decodes to the same program, and damaged or incompatible files are refused."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def program() -> NpuProgram:
     return replace(plain, description=replace(plain.description, inputs=(place,), layers=(layer,)))
 
 
-def test_n50_n51_a_program_comes_back_from_its_file(program: NpuProgram) -> None:
-    again = read_program(program.to_bytes())
-    assert again.description == program.description
-    assert again.profile_hash == program.profile_hash
-    np.testing.assert_array_equal(again.instructions, program.instructions)
-    np.testing.assert_array_equal(again.weights, program.weights)
-    np.testing.assert_array_equal(again.parameters, program.parameters)
+def test_n50_n51_reading_a_program_file_gives_the_same_program(program: NpuProgram) -> None:
+    decoded = read_program(program.to_bytes())
+    assert decoded.description == program.description
+    assert decoded.profile_hash == program.profile_hash
+    np.testing.assert_array_equal(decoded.instructions, program.instructions)
+    np.testing.assert_array_equal(decoded.weights, program.weights)
+    np.testing.assert_array_equal(decoded.parameters, program.parameters)
 
 
 def test_n52_the_same_program_has_the_same_bytes(program: NpuProgram) -> None:
@@ -73,7 +73,7 @@ def test_n53_a_newer_version_is_refused(program: NpuProgram) -> None:
         read_program(bytes(raw), "p.bin")
 
 
-def test_n54_a_program_for_another_machine_is_refused_before_it_is_loaded(program: NpuProgram) -> None:
+def test_n54_a_program_for_another_npu_is_refused_before_it_is_loaded(program: NpuProgram) -> None:
     with pytest.raises(
         ProfileError, match=r"^the program was compiled for NPU npu-sim-4 .* compile the model again for npu-sim-8$"
     ):

@@ -1,4 +1,4 @@
-"""What a host sees of the hardware: registers, memories, counters, and how long each instruction takes."""
+"""The host interface of the RTL: registers, memories, counters, and the cycles of each instruction."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def rtl_simulator(require: Callable[[str], Path]) -> Iterator[RtlSimulator]:
     machine.close()
 
 
-def test_n62_n80_the_hardware_says_what_it_is(rtl_simulator: RtlSimulator) -> None:
+def test_n62_n80_the_first_registers_identify_the_hardware(rtl_simulator: RtlSimulator) -> None:
     magic, geometry, low, high = map(int, rtl_simulator.port.read(registers.REGISTERS, 0, 4))
     assert magic.to_bytes(4, "little") == b"EWP1"
     assert geometry.to_bytes(4, "big") == bytes([PROFILE.rows, PROFILE.columns, PROFILE.vector_lanes, 1])
     assert low.to_bytes(4, "little") + high.to_bytes(4, "little") == PROFILE.hash[:8]
 
 
-def test_n81_n82_what_was_written_to_the_activations_is_read_back(rtl_simulator: RtlSimulator) -> None:
+def test_n81_n82_words_written_to_the_activations_are_read_back(rtl_simulator: RtlSimulator) -> None:
     words = np.random.default_rng(0).integers(0, 1 << 32, 64, dtype=np.uint32)
     rtl_simulator.port.write(registers.ACTIVATIONS, 100, words)
     np.testing.assert_array_equal(rtl_simulator.port.read(registers.ACTIVATIONS, 100, 64), words)
@@ -69,7 +69,7 @@ SETS_ACCUMULATORS = [SHAPE, isa.Pool(base=0)]
     [
         pytest.param([], 3, id="n90 HALT alone"),
         pytest.param([isa.Sync()] * 5, 18, id="n90 three cycles per instruction"),
-        pytest.param([SHAPE, isa.Gemm(base=0)], 6 + 16 + 8, id="n91 sixteen visits and the way to the accumulators"),
+        pytest.param([SHAPE, isa.Gemm(base=0)], 6 + 16 + 8, id="n91 sixteen visits and the latency to the accumulators"),
         pytest.param([SHAPE, isa.Gemm(base=0), isa.Gemm(base=0)], 6 + 32 + 8, id="n91 no gap between passes"),
         pytest.param(
             [replace(SHAPE, rows=1, columns=1), isa.Pool(base=0, kernel_rows=4)],
@@ -80,7 +80,7 @@ SETS_ACCUMULATORS = [SHAPE, isa.Pool(base=0)]
         pytest.param([*SETS_ACCUMULATORS, SYNC, VEC], 6 + 16 + 8 + 3 + 16 * 4 + 13, id="n92 four groups per vector"),
     ],
 )
-def test_n83_n90_to_n94_a_program_takes_the_cycles_that_the_rules_say(
+def test_n83_n90_to_n94_a_program_takes_the_cycles_of_the_specification(
     rtl_simulator: RtlSimulator, instructions: list[isa.Instruction], cycles: int
 ) -> None:
     parameters = np.ones((PROFILE.lane_groups, PROFILE.vector_lanes, 3), np.int32)
@@ -91,12 +91,12 @@ def test_n83_n90_to_n94_a_program_takes_the_cycles_that_the_rules_say(
     assert rtl_simulator.counters == predicted
 
 
-def test_n23_n83_waits_are_counted_by_what_they_wait_for(rtl_simulator: RtlSimulator) -> None:
+def test_n23_n83_stalls_are_counted_per_unit(rtl_simulator: RtlSimulator) -> None:
     load = isa.LoadW(address=0, rows=8)
-    program = [SHAPE, load, load, isa.Gemm(base=0, swap=1), isa.Gemm(base=0), SYNC, VEC, replace(VEC, destination=96)]
+    instructions = [SHAPE, load, load, isa.Gemm(base=0, swap=1), isa.Gemm(base=0), SYNC, VEC, replace(VEC, destination=96)]
     parameters = np.ones((PROFILE.lane_groups, PROFILE.vector_lanes, 3), np.int32)
-    made = make_program(PROFILE, program, np.ones((8, PROFILE.columns), np.int8), parameters)
-    memory_after(rtl_simulator, made, np.zeros((16, PROFILE.columns), np.int8))
+    program = make_program(PROFILE, instructions, np.ones((8, PROFILE.columns), np.int8), parameters)
+    memory_after(rtl_simulator, program, np.zeros((16, PROFILE.columns), np.int8))
     assert rtl_simulator.counters == Counters(
         cycles=225,
         visits=32,

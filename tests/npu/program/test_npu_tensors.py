@@ -1,4 +1,4 @@
-"""How tensors lie in the memory, and the way there and back."""
+"""The layout of tensors in memory, and packing, unpacking and quantization."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from accel.npu.tensors import ColumnFold, TensorPlace, dequantize, pack, quantiz
 PLACE = TensorPlace(name="x", channels=5, height=2, width=3, scale=0.5, zero_point=-7, base=0)
 
 
-def some(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
+def random_values(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
     return np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
 
 
 def test_n40_n41_blocks_of_channels_follow_one_another_and_the_rest_holds_the_zero_point() -> None:
-    values = some(2, 5, 2, 3)
+    values = random_values(2, 5, 2, 3)
     vectors = pack(values, PLACE, 4)
     assert vectors.shape == (2, PLACE.vectors(4), 4) == (2, 12, 4)
     np.testing.assert_array_equal(vectors[1, 4], values[1, :4, 1, 1])
@@ -25,13 +25,13 @@ def test_n40_n41_blocks_of_channels_follow_one_another_and_the_rest_holds_the_ze
 
 
 @pytest.mark.parametrize("columns", [4, 8, 16])
-def test_unpacking_gives_back_what_was_packed(columns: int) -> None:
-    values = some(3, 5, 2, 3)
+def test_unpacking_reverses_packing(columns: int) -> None:
+    values = random_values(3, 5, 2, 3)
     np.testing.assert_array_equal(unpack(pack(values, PLACE, columns), PLACE, columns), values)
 
 
 def test_a_flat_or_channels_last_array_is_the_same_tensor() -> None:
-    values = some(3, 5, 2, 3)
+    values = random_values(3, 5, 2, 3)
     expected = pack(values, PLACE, 4)
     flat, last = replace(PLACE, flat=True), replace(PLACE, channels_last=True)
     np.testing.assert_array_equal(pack(values.reshape(3, -1), flat, 4), expected)
@@ -41,7 +41,7 @@ def test_a_flat_or_channels_last_array_is_the_same_tensor() -> None:
 
 def test_n42_a_folded_input_holds_the_pixels_under_a_kernel_row_side_by_side() -> None:
     fold = ColumnFold(kernel=3, step=2, dilation=1, left=1, width=2)
-    values = some(1, 5, 2, 3)
+    values = random_values(1, 5, 2, 3)
     vectors = pack(values, replace(PLACE, fold=fold), 16)
     assert vectors.shape == (1, 4, 16)
     under_first = np.concatenate([np.full(5, -7), values[0, :, 1, 0], values[0, :, 1, 1], [-7]])
