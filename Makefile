@@ -43,7 +43,7 @@ fix: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python -P $$script || exit 1; done
 
 docs: setup
 	$(BIN)/python -m sphinx -W -q -b html docs build/docs

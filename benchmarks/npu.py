@@ -3,6 +3,8 @@
 Without arguments it compiles a network with the shape of ResNet-8 (random weights) for every profile with enough memory. With
 `--resnet8 FILE.h5 --calibration A.npz --evaluation B.npz` (the MLPerf Tiny reference model; CIFAR-10 as `images`, `labels`)
 it also measures the accuracy loss of int8. Some images run through the RTL.
+
+Run it with `python -P`, or benchmarks/quantize.py hides the package quantize.
 """
 
 from __future__ import annotations
