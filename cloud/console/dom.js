@@ -1,18 +1,18 @@
-// Make elements. Text goes in as text and nothing here can take HTML, so what a device says of itself is never markup.
+// Create elements. All content is inserted as text and never parsed as HTML, so text from devices is never markup.
 
 export function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
+  const created = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined && value !== false) made.setAttribute(key, value === true ? "" : value);
+    if (value !== null && value !== undefined && value !== false) created.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
+  created.append(...children.filter((child) => child !== null && child !== undefined));
+  return created;
 }
 
 export function table(columns, rows, whenEmpty) {
   if (!rows.length) return element("p", { class: "empty" }, whenEmpty);
   const heads = columns.map((column) => element("th", { scope: "col" }, column));
-  const lines = rows.map((cells) => element("tr", {}, ...cells.map((cell, place) => field(columns[place], cell, place === 0))));
+  const lines = rows.map((cells) => element("tr", {}, ...cells.map((cell, index) => field(columns[index], cell, index === 0))));
   return element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
 }
 
@@ -23,29 +23,28 @@ function field(column, content, isName) {
   return isName ? element("th", { scope: "row", ...attributes }, ...wrapped) : element("td", attributes, ...wrapped);
 }
 
-// Make a place look like `children`, changing only what differs: the node under the pointer, the focus and the reading
-// position survive a change elsewhere. Nodes are matched by position, so what a click means is in data attributes (main.js).
-export function show(place, ...children) {
-  const wanted = element("div", {}, ...children);
-  match(place, wanted);
+// Replace the children of `parent`, changing only nodes that differ, so that hover, focus and reading position are kept.
+// Nodes are matched by position; click handlers therefore use data attributes (main.js).
+export function show(parent, ...children) {
+  update(parent, element("div", {}, ...children));
 }
 
-function match(old, wanted) {
-  const children = [...wanted.childNodes]; // a copy: those that are new move over
-  children.forEach((fresh, position) => {
-    const was = old.childNodes[position];
-    if (!was) old.append(fresh);
-    else if (was.nodeName !== fresh.nodeName) was.replaceWith(fresh);
-    else if (was.nodeType === Node.TEXT_NODE) was.data !== fresh.data && (was.data = fresh.data);
+function update(parent, target) {
+  const children = [...target.childNodes]; // a copy, because appended nodes leave `target`
+  children.forEach((next, position) => {
+    const current = parent.childNodes[position];
+    if (!current) parent.append(next);
+    else if (current.nodeName !== next.nodeName) current.replaceWith(next);
+    else if (current.nodeType === Node.TEXT_NODE) current.data !== next.data && (current.data = next.data);
     else {
-      matchAttributes(was, fresh);
-      match(was, fresh);
+      updateAttributes(current, next);
+      update(current, next);
     }
   });
-  while (old.childNodes.length > children.length) old.lastChild.remove();
+  while (parent.childNodes.length > children.length) parent.lastChild.remove();
 }
 
-function matchAttributes(old, fresh) {
-  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
-  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+function updateAttributes(current, next) {
+  for (const { name } of [...current.attributes]) if (!next.hasAttribute(name)) current.removeAttribute(name);
+  for (const { name, value } of next.attributes) if (current.getAttribute(name) !== value) current.setAttribute(name, value);
 }

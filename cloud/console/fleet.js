@@ -1,4 +1,4 @@
-// The page but for its rollouts: figures, what needs attention, devices, models.
+// The figures, problems, devices and models of the page.
 
 import { element, show, table } from "./dom.js";
 import { ago, count, kindOf, size, stateOf, words } from "./words.js";
@@ -12,29 +12,29 @@ export const runs = (running) => (running ? `${running.model}:${running.version}
 export function showFigures({ devices, models, rollouts }) {
   const online = devices.filter((device) => device.online).length;
   const active = rollouts.filter((rollout) => rollout.state === "running").length;
-  const troubled = troubles({ devices, rollouts }).length;
+  const problemCount = problems({ devices, rollouts }).length;
   show(
     at("figures"),
     tile(`${online} / ${devices.length}`, "devices online"),
-    tile(active, active === 1 ? "rollout under way" : "rollouts under way"),
+    tile(active, active === 1 ? "active rollout" : "active rollouts"),
     tile(models.length, models.length === 1 ? "model" : "models"),
-    tile(troubled, troubled === 1 ? "needs attention" : "need attention", troubled > 0),
+    tile(problemCount, problemCount === 1 ? "problem" : "problems", problemCount > 0),
   );
 }
 
 export function showAttention(fleet) {
-  const found = troubles(fleet);
-  at("attention").hidden = !found.length;
-  show(at("attention-list"), ...found.map((each) => element(
+  const list = problems(fleet);
+  at("attention").hidden = !list.length;
+  show(at("attention-list"), ...list.map((each) => element(
     "li", {},
-    each.device ? deviceButton(each.device) : element("strong", {}, each.what),
+    each.device ? deviceButton(each.device) : element("strong", {}, each.title),
     pill(each.state),
     element("span", {}, each.reason || "no reason given"),
   )));
 }
 
 export function showDevices(devices) {
-  const columns = ["Device", "State", "Running", "Profile", "Labels", "Last seen"];
+  const columns = ["device", "state", "running", "profile", "labels", "last seen"];
   const rows = devices.map((device) => [
     deviceButton(device.device),
     stateCell(device),
@@ -43,11 +43,11 @@ export function showDevices(devices) {
     labels(device.labels),
     presence(device),
   ]);
-  show(at("device-table"), table(columns, rows, "No device yet. Make a token with: edgewright devices token"));
+  show(at("device-table"), table(columns, rows, "No devices yet. Create an enrolment token with: edgewright devices token"));
 }
 
 export function showModels(models) {
-  const columns = ["Model", "Version", "Variants", "Size", "Published"];
+  const columns = ["model", "version", "variants", "size", "published"];
   const rows = models.flat().map((version) => [
     element("strong", {}, version.model),
     `v${version.version}`,
@@ -55,12 +55,12 @@ export function showModels(models) {
     size(version.size_bytes),
     when(version.published_at),
   ]);
-  show(at("model-table"), table(columns, rows, "Nothing published yet. Publish a package with: edgewright publish"));
+  show(at("model-table"), table(columns, rows, "No models yet. Publish a package with: edgewright publish"));
 }
 
 export function presence(device) {
-  const said = device.revoked ? "revoked" : device.online ? "online" : "offline";
-  return [element("span", { class: `dot${device.online ? " is-online" : ""}` }, said), element("small", {}, when(device.last_seen_at))];
+  const status = device.revoked ? "revoked" : device.online ? "online" : "offline";
+  return [element("span", { class: `dot${device.online ? " is-online" : ""}` }, status), element("small", {}, when(device.last_seen_at))];
 }
 
 export function labels(pairs) {
@@ -74,20 +74,20 @@ export function deviceButton(name) {
   return element("button", { type: "button", class: "link", "data-device": name }, name);
 }
 
-function troubles({ devices, rollouts }) {
+function problems({ devices, rollouts }) {
   const newest = rollouts.find((rollout) => rollout.state !== "completed" && rollout.state !== "aborted");
   const halted = newest?.state === "halted" ? [newest] : [];
-  const failing = devices.filter((device) => !device.revoked && kindOf(stateOf(device)) === "bad");
+  const failed = devices.filter((device) => !device.revoked && kindOf(stateOf(device)) === "failed");
   return [
     ...halted.map((rollout) => ({
-      what: `Rollout of ${rollout.model}:${rollout.version}`, state: rollout.state, reason: rollout.reason,
+      title: `Rollout of ${rollout.model}:${rollout.version}`, state: rollout.state, reason: rollout.reason,
     })),
-    ...failing.map((device) => ({ device: device.device, state: stateOf(device), reason: device.reported.reason })),
+    ...failed.map((device) => ({ device: device.device, state: stateOf(device), reason: device.reported.reason })),
   ];
 }
 
-function tile(figure, meaning, isBad = false) {
-  return element("li", { class: isBad ? "is-bad" : null }, element("strong", {}, String(figure)), element("span", {}, meaning));
+function tile(figure, caption, isFailed = false) {
+  return element("li", { class: isFailed ? "is-failed" : null }, element("strong", {}, String(figure)), element("span", {}, caption));
 }
 
 function stateCell(device) {

@@ -1,23 +1,23 @@
-// Follow the fleet: ask for the token once, load everything, then wait for the next change, for ever.
+// The main loop: ask for the token, load all data, then wait for the next change and repeat.
 
-import { Refused, ask, forgetToken, keepToken, takeToken } from "./api.js";
+import { Unauthorized, request, forgetToken, keepToken, takeToken } from "./api.js";
 import { showAttention, showDevices, showFigures, showModels, summary } from "./fleet.js";
 import { openPanel, refreshPanel, shownDevice } from "./panel.js";
 import { showRollouts } from "./rollouts.js";
 import { ago } from "./words.js";
 
 const WAIT_S = 25;
-const REST_MS = 500; // between two looks, so that a busy fleet does not keep the page busy
+const PAUSE_MS = 500; // minimum time between two updates, which limits the load by a busy fleet
 const at = (id) => document.getElementById(id);
 
 const versions = new Map();
 let devices = [];
-let saidLast = "";
+let lastAnnouncement = "";
 
 async function load() {
-  const [newest, found, rollouts] = await Promise.all([ask("/v1/models"), ask("/v1/devices"), ask("/v1/rollouts")]);
+  const [newest, allDevices, rollouts] = await Promise.all([request("/v1/models"), request("/v1/devices"), request("/v1/rollouts")]);
   const models = await Promise.all(newest.map(versionsOf));
-  devices = found;
+  devices = allDevices;
   const fleet = { devices, models, rollouts };
   showFigures(fleet);
   showAttention(fleet);
@@ -29,9 +29,9 @@ async function load() {
   announce(summary(fleet));
 }
 
-// Versions never change, so a model is asked for again only when it has a newer one.
+// Versions are immutable, so a model is requested again only when it has a newer one.
 async function versionsOf({ model, version }) {
-  if (versions.get(model)?.[0].version !== version) versions.set(model, (await ask(`/v1/models/${model}`)).reverse());
+  if (versions.get(model)?.[0].version !== version) versions.set(model, (await request(`/v1/models/${model}`)).reverse());
   return versions.get(model);
 }
 
@@ -40,15 +40,15 @@ async function follow() {
   let pause = 1000;
   for (;;) {
     try {
-      const { number } = await ask(`/v1/changes?after=${seen}&wait_s=${seen ? WAIT_S : 0}`);
+      const { number } = await request(`/v1/changes?after=${seen}&wait_s=${seen ? WAIT_S : 0}`);
       await load();
       seen = number;
       pause = 1000;
       connection("live", "live");
-      await sleep(REST_MS);
-    } catch (failed) {
-      if (failed instanceof Refused) return askForToken(failed.message);
-      connection("lost", `no answer from the cloud; trying again in ${pause / 1000} s`);
+      await sleep(PAUSE_MS);
+    } catch (error) {
+      if (error instanceof Unauthorized) return askForToken(error.message);
+      connection("lost", `the cloud does not respond; next attempt in ${pause / 1000} s`);
       await sleep(pause);
       pause = Math.min(pause * 2, 16000);
     }
@@ -58,14 +58,14 @@ async function follow() {
 const named = (name) => devices.find((device) => device.device === name);
 
 async function act(rollout, verb) {
-  const question = `End rollout ${rollout}? Open offers are withdrawn; who runs the version keeps it.`;
+  const question = `Abort rollout ${rollout}? Open offers are withdrawn. Devices that run the version keep it.`;
   if (verb === "abort" && !confirm(question)) return;
   try {
-    await ask(`/v1/rollouts/${rollout}/${verb}`, { method: "POST" });
+    await request(`/v1/rollouts/${rollout}/${verb}`, { method: "POST" });
     await load();
-  } catch (failed) {
-    announce(failed.message);
-    connection("lost", failed.message);
+  } catch (error) {
+    announce(error.message);
+    connection("lost", error.message);
   }
 }
 
@@ -90,10 +90,10 @@ function connection(state, text) {
   if (at("connection").textContent !== text) at("connection").textContent = text;
 }
 
-// Said aloud only when it differs: a screen reader shall not repeat itself every second.
+// For screen readers: announce only new text, so that it is not repeated at every update.
 function announce(text) {
-  if (text !== saidLast) at("news").textContent = text;
-  saidLast = text;
+  if (text !== lastAnnouncement) at("news").textContent = text;
+  lastAnnouncement = text;
 }
 
 const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));

@@ -1,6 +1,6 @@
-// One device in detail: what it does and why, why it runs this variant, and its measurements as small curves.
+// The details of one device: its state, the reasons for its variant, and sparklines of its measurements.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { element, show } from "./dom.js";
 import { labels, pill, presence, runs, when } from "./fleet.js";
 import { figure, size, stateOf } from "./words.js";
@@ -27,10 +27,10 @@ export async function refreshPanel(device) {
   show(document.getElementById("facts"), ...facts(device), ...choice(device.reported));
   const curves = document.getElementById("curves");
   try {
-    const found = await ask(`/v1/telemetry?device=${encodeURIComponent(device.device)}&limit=2000`);
-    if (shown === device.device) show(curves, ...sparklines(found));
-  } catch (failed) {
-    show(curves, element("p", { class: "problem" }, failed.message));
+    const measurements = await request(`/v1/telemetry?device=${encodeURIComponent(device.device)}&limit=2000`);
+    if (shown === device.device) show(curves, ...sparklines(measurements));
+  } catch (error) {
+    show(curves, element("p", { class: "problem" }, error.message));
   }
 }
 
@@ -46,8 +46,8 @@ function facts(device) {
     ["Reason", reported?.reason || null],
     ["Since", reported ? when(reported.since) : null],
     ["Attempt", reported && reported.attempt > 1 ? String(reported.attempt) : null],
-    ["Next try", reported?.next_retry_at ? new Date(reported.next_retry_at).toLocaleTimeString() : null],
-    ["Desired", desired ? `${desired.model}:${desired.version} (desired version ${desired.desired_number})` : null],
+    ["Next attempt", reported?.next_retry_at ? new Date(reported.next_retry_at).toLocaleTimeString() : null],
+    ["Desired", desired ? `${desired.model}:${desired.version} (desired state ${desired.desired_number})` : null],
     ["Running", running ? `${runs(running)}, ${running.variant}${precision} on ${running.backend}` : "nothing"],
     ["Pulled", reported?.bytes_pulled ? size(reported.bytes_pulled) : null],
     ["Presence", element("span", { class: "presence" }, ...presence(device))],
@@ -72,17 +72,17 @@ function sparklines(measurements) {
     if (!series.has(name)) series.set(name, { name, unit: each.unit, values: [] });
     series.get(name).values.push(each.value);
   }
-  const rank = ({ name }) => { const found = FIRST.findIndex((wanted) => wanted.test(name)); return found < 0 ? FIRST.length : found; };
+  const rank = ({ name }) => { const index = FIRST.findIndex((pattern) => pattern.test(name)); return index < 0 ? FIRST.length : index; };
   const ordered = [...series.values()].sort((one, other) => rank(one) - rank(other) || one.name.localeCompare(other.name));
-  if (!ordered.length) return [element("p", { class: "faint" }, "Nothing measured yet.")];
+  if (!ordered.length) return [element("p", { class: "faint" }, "No measurements yet.")];
   return ordered.slice(0, CURVES).map(sparkline);
 }
 
 function sparkline({ name, unit, values }) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  const written = (value) => (unit === "bytes" ? size(value) : `${figure(value)} ${unit}`);
-  const range = `${written(low)} to ${written(high)}`;
-  const last = written(values.at(-1));
+  const format = (value) => (unit === "bytes" ? size(value) : `${figure(value)} ${unit}`);
+  const range = `${format(low)} to ${format(high)}`;
+  const last = format(values.at(-1));
   return element(
     "figure", { class: "spark" },
     element("figcaption", {}, element("span", {}, name.replaceAll("_", " ")), element("strong", {}, last)),
@@ -91,16 +91,16 @@ function sparkline({ name, unit, values }) {
   );
 }
 
-function curve(values, low, high, meaning) {
-  const drawn = document.createElementNS(SVG, "svg");
+function curve(values, low, high, label) {
+  const svg = document.createElementNS(SVG, "svg");
   const line = document.createElementNS(SVG, "polyline");
   const spread = high - low || 1;
-  const x = (place) => (values.length > 1 ? (place / (values.length - 1)) * 100 : 50);
-  const points = values.map((value, place) => `${x(place).toFixed(2)},${(28 - ((value - low) / spread) * 26).toFixed(2)}`);
+  const x = (index) => (values.length > 1 ? (index / (values.length - 1)) * 100 : 50);
+  const points = values.map((value, index) => `${x(index).toFixed(2)},${(28 - ((value - low) / spread) * 26).toFixed(2)}`);
   line.setAttribute("points", (points.length > 1 ? points : [`0,15`, `100,15`]).join(" "));
-  for (const [key, value] of Object.entries({ viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", "aria-label": meaning })) {
-    drawn.setAttribute(key, value);
+  for (const [key, value] of Object.entries({ viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", "aria-label": label })) {
+    svg.setAttribute(key, value);
   }
-  drawn.append(line);
-  return drawn;
+  svg.append(line);
+  return svg;
 }

@@ -1,4 +1,4 @@
-// Rollouts, newest first: who is in which wave, how far each device got, and why a halted one was halted.
+// Rollouts, newest first: their waves, the state of each device, and the reason of a halt.
 
 import { element, show } from "./dom.js";
 import { pill, when } from "./fleet.js";
@@ -8,14 +8,14 @@ const CHIPS_PER_WAVE = 40;
 const SHOWN = 8;
 
 export function showRollouts(rollouts) {
-  const place = document.getElementById("rollout-list");
+  const list = document.getElementById("rollout-list");
   if (!rollouts.length) {
-    show(place, element("p", { class: "card empty" }, "No rollout yet. Start one with: edgewright rollouts create MODEL"));
+    show(list, element("p", { class: "card empty" }, "No rollouts yet. Create one with: edgewright rollouts create MODEL"));
     return;
   }
   const cards = rollouts.slice(0, SHOWN).map((rollout) => card(rollout));
   const older = rollouts.length - SHOWN;
-  show(place, ...cards, older > 0 ? element("p", { class: "faint" }, `and ${count(older, "older one", "older ones")}`) : "");
+  show(list, ...cards, older > 0 ? element("p", { class: "faint" }, `and ${count(older, "older rollout", "older rollouts")}`) : "");
 }
 
 function card(rollout) {
@@ -26,7 +26,7 @@ function card(rollout) {
     element(
       "div", { class: "rollout-head" },
       element("h3", {}, `${rollout.model}:${rollout.version}`),
-      pill(rollout.state, rollout.state === "running" ? "busy" : undefined), // a rollout that runs is not done
+      pill(rollout.state, rollout.state === "running" ? "active" : undefined), // a running rollout has not succeeded yet
       element("span", { class: "faint" }, `rollout ${rollout.rollout}, `, when(rollout.created_at)),
       actions(rollout),
     ),
@@ -37,8 +37,8 @@ function card(rollout) {
 
 function box(rollout, wave, devices, total) {
   const running = devices.filter((device) => device.state === "running").length;
-  const failing = devices.some((device) => kindOf(device.state) === "bad");
-  const stage = wave > rollout.wave ? " is-ahead" : wave === rollout.wave && rollout.state === "running" ? " is-open" : "";
+  const failing = devices.some((device) => kindOf(device.state) === "failed");
+  const stage = wave > rollout.wave ? " is-pending" : wave === rollout.wave && rollout.state === "running" ? " is-open" : "";
   const shown = devices.slice(0, CHIPS_PER_WAVE).map((device) => chip(device));
   const more = devices.length - CHIPS_PER_WAVE;
   return element(
@@ -52,10 +52,10 @@ function box(rollout, wave, devices, total) {
 
 function chip(device) {
   const state = device.desired_number === null ? "not offered yet" : words(device.state);
-  const look = device.desired_number === null ? "ahead" : kindOf(device.state);
-  const said = device.reason ? `${state}: ${device.reason}` : state;
+  const kind = device.desired_number === null ? "pending" : kindOf(device.state);
+  const description = device.reason ? `${state}: ${device.reason}` : state;
   const attributes = {
-    type: "button", class: `state chip ${look}`, title: said, "aria-label": `${device.device}, ${said}`,
+    type: "button", class: `state chip ${kind}`, title: description, "aria-label": `${device.device}, ${description}`,
     "data-device": device.device,
   };
   return element("button", attributes, device.device);

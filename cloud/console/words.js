@@ -1,10 +1,10 @@
-// How states, sizes and moments are written, here and nowhere else.
+// Text for states, sizes, times and numbers.
 
 const KINDS = {
-  running: "good", completed: "good",
-  offered: "busy", accepted: "busy", fetching: "busy", verified: "busy", staged: "busy", switching: "busy", trial: "busy",
-  refused: "bad", rolled_back: "bad", failed: "bad", rolling_back: "bad", halted: "bad",
-  paused: "held", superseded: "idle", aborted: "idle",
+  running: "success", completed: "success",
+  offered: "active", accepted: "active", fetching: "active", verified: "active", staged: "active", switching: "active", trial: "active",
+  refused: "failed", rolled_back: "failed", failed: "failed", rolling_back: "failed", halted: "failed",
+  paused: "paused", superseded: "idle", aborted: "idle",
 };
 
 export const kindOf = (state) => KINDS[state] ?? "idle";
@@ -12,12 +12,12 @@ export const words = (state) => (state ?? "idle").replaceAll("_", " ");
 export const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;
 
 export function size(bytes) {
-  let left = bytes;
+  let value = bytes;
   for (const unit of ["B", "kB", "MB", "GB"]) {
-    if (left < 1000) return `${unit === "B" ? Math.round(left) : left.toFixed(1)} ${unit}`;
-    left /= 1000;
+    if (value < 1000) return `${unit === "B" ? Math.round(value) : value.toFixed(1)} ${unit}`;
+    value /= 1000;
   }
-  return `${left.toFixed(1)} TB`;
+  return `${value.toFixed(1)} TB`;
 }
 
 export function ago(instant, now = Date.now()) {
@@ -33,7 +33,7 @@ export function figure(value) {
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 }
 
-// What is desired now counts: a report about an older version says nothing about it.
+// The state of the current desired state; a report about an older one does not count.
 export function stateOf(device) {
   const { desired, reported } = device;
   if (desired && (!reported || reported.desired_number < desired.desired_number)) return "offered";

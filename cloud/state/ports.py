@@ -39,7 +39,7 @@ def choose_port(host: str, port: int, port_file: Path, option: str) -> int:
 
 
 def default_port(port: int | None, port_file: Path, default: int) -> int:
-    """Return `port`, or if it is None the port of the last run, or `default`."""
+    """Return `port`; without one, return the port of the last run, or `default`."""
     if port is not None:
         return port
     return _last_port(port_file) or default

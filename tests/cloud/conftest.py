@@ -1,4 +1,4 @@
-"""A cloud that the tests share; those that stop or kill one start their own."""
+"""A cloud that the tests share; tests that stop or kill a cloud start their own."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["postgres"]
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
     """A cloud without a broker."""
-    with running(tmp_path_factory.mktemp("cloud") / "state", "--no-broker") as started:
-        yield started
+    with running(tmp_path_factory.mktemp("cloud") / "state", "--no-broker") as cloud:
+        yield cloud
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def operator(cloud: RunningCloud) -> Http:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, of each kind in turn."""
+    """Return the URL of an empty SQLite or PostgreSQL database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'cloud.db'}"
     server: PostgresServer = request.getfixturevalue("postgres")

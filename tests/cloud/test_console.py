@@ -1,4 +1,4 @@
-"""The page at `/`, in a real browser against a real cloud."""
+"""The console in a real browser with a real cloud."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FLAGS = (
 
 
 class Page:
-    """The console as a person meets it."""
+    """The console in the browser."""
 
     def __init__(self, driver: webdriver.Chrome, cloud: RunningCloud) -> None:
         self.driver = driver
@@ -54,7 +54,7 @@ class Page:
 
     def wait_for(self, selector: str, text: str) -> None:
         waiting = WebDriverWait(self.driver, 15, poll_frequency=0.1)
-        waiting.until(lambda _: text in self.text(selector), f"{selector} never said {text!r} but {self.text(selector)!r}")
+        waiting.until(lambda _: text in self.text(selector), f"{selector} must contain {text!r}, not {self.text(selector)!r}")
 
     def click(self, selector: str) -> None:
         self.driver.find_element(By.CSS_SELECTOR, selector).click()
@@ -62,8 +62,8 @@ class Page:
     def script(self, code: str) -> Any:
         return self.driver.execute_script(code)
 
-    def complaints(self) -> list[str]:
-        """Return what the browser complained about: errors, and what the content policy stopped."""
+    def errors(self) -> list[str]:
+        """Return errors from the browser's log, including violations of the content security policy."""
         return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
 
@@ -76,13 +76,13 @@ def publisher() -> signing.PrivateKey:
 def cloud(tmp_path_factory: pytest.TempPathFactory, publisher: signing.PrivateKey) -> Iterator[RunningCloud]:
     folder = tmp_path_factory.mktemp("console")
     public = signing.write_key_pair(folder / "publisher.key", publisher)
-    with running(folder / "state", "--no-broker", "--trust", str(public)) as started:
-        yield started
+    with running(folder / "state", "--no-broker", "--trust", str(public)) as cloud:
+        yield cloud
 
 
 @pytest.fixture(scope="module")
 def client(cloud: RunningCloud, publisher: signing.PrivateKey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudClient]:
-    """An operator whose cloud has two versions of one model."""
+    """An operator client; the cloud has two versions of one model."""
     with CloudClient.connect(str(cloud.state)) as connected:
         for graph in (b"first", b"second"):
             connected.publish(make_package(tmp_path_factory.mktemp("package"), "digits", graph).layout.path, publisher)
@@ -91,11 +91,11 @@ def client(cloud: RunningCloud, publisher: signing.PrivateKey, tmp_path_factory:
 
 @pytest.fixture(scope="module")
 def devices(cloud: RunningCloud, client: CloudClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ScriptedDevice]:
-    """Three devices; one has a label that tries to be markup."""
+    """Three devices; one has a label with HTML markup."""
     folder = tmp_path_factory.mktemp("devices")
-    named = {name: enrol_scripted(cloud, name, folder) for name in ("cam-1", "cam-2", "cam-3")}
+    devices = {name: enrol_scripted(cloud, name, folder) for name in ("cam-1", "cam-2", "cam-3")}
     client.set_labels("cam-3", {"site": HOSTILE})
-    return named
+    return devices
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +113,17 @@ def driver(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def page(driver: webdriver.Chrome, cloud: RunningCloud, devices: dict[str, ScriptedDevice]) -> Page:
-    opened = Page(driver, cloud)
-    opened.open()
+    page = Page(driver, cloud)
+    page.open()
     driver.execute_script("sessionStorage.clear()")
     driver.get("about:blank")
-    opened.complaints()  # reading them forgets them
-    return opened
+    page.errors()  # reading the log clears it
+    return page
 
 
 @pytest.fixture
 def rollout(client: CloudClient, page: Page) -> Iterator[Callable[..., int]]:
-    """Start rollouts that are ended with the test."""
+    """Start rollouts; abort them at the end of the test."""
     started: list[int] = []
 
     def start(version: int, *names: str, waves: tuple[str, ...] = ("1", "100%")) -> int:
@@ -137,7 +137,7 @@ def rollout(client: CloudClient, page: Page) -> Iterator[Callable[..., int]]:
             client.abort_rollout(number)
 
 
-def test_the_token_is_asked_for_and_a_wrong_one_is_refused(page: Page, cloud: RunningCloud) -> None:
+def test_the_page_asks_for_the_token_and_refuses_a_wrong_one(page: Page, cloud: RunningCloud) -> None:
     page.open()
     page.driver.find_element(By.ID, "token").send_keys("wrong", Keys.ENTER)
     page.wait_for("#ask-error", "the operator token must be the one in operator.token")
@@ -145,7 +145,7 @@ def test_the_token_is_asked_for_and_a_wrong_one_is_refused(page: Page, cloud: Ru
     page.wait_for("#connection", "live")
 
 
-def test_a_token_in_the_address_is_taken_out_of_it_and_lasts_as_long_as_the_tab(page: Page, cloud: RunningCloud) -> None:
+def test_a_token_in_the_address_is_removed_from_it_and_kept_for_the_tab(page: Page, cloud: RunningCloud) -> None:
     page.open_as_operator()
     assert page.driver.current_url == f"{cloud.url}/"
     page.driver.refresh()
@@ -160,7 +160,7 @@ def test_devices_and_versions_are_shown(page: Page) -> None:
     assert page.text("#model-table tbody tr:first-child").startswith("digitsv2fp32")
 
 
-def test_what_a_device_says_of_itself_is_never_markup(page: Page, devices: dict[str, ScriptedDevice]) -> None:
+def test_text_from_a_device_is_never_markup(page: Page, devices: dict[str, ScriptedDevice]) -> None:
     devices["cam-3"].report(None, HOSTILE)
     page.open_as_operator()
     page.wait_for("#device-table", f"site={HOSTILE}")
@@ -170,10 +170,10 @@ def test_what_a_device_says_of_itself_is_never_markup(page: Page, devices: dict[
     assert page.driver.title == "edgewright"
 
 
-def test_the_page_obeys_its_own_policy(page: Page) -> None:
+def test_the_page_does_not_violate_its_content_security_policy(page: Page) -> None:
     page.open_as_operator()
     page.wait_for("#device-table", "cam-1")
-    assert page.complaints() == []
+    assert page.errors() == []
 
 
 @pytest.mark.parametrize(
@@ -183,12 +183,12 @@ def test_the_page_obeys_its_own_policy(page: Page) -> None:
         pytest.param("document.body.setAttribute('onclick', 'x()')", id="script in an attribute"),
     ],
 )
-def test_the_policy_turns_no_text_into_markup_or_script(page: Page, attempt: str) -> None:
+def test_the_policy_blocks_markup_and_scripts_from_text(page: Page, attempt: str) -> None:
     page.open_as_operator()
     assert page.script(f"try {{ {attempt}; return 'done' }} catch (error) {{ return error.name }}") == "TypeError"
 
 
-def test_a_rollout_is_followed_live_from_wave_to_wave(
+def test_a_rollout_is_shown_live_from_wave_to_wave(
     page: Page, devices: dict[str, ScriptedDevice], rollout: Callable[..., int]
 ) -> None:
     page.open_as_operator()
@@ -201,7 +201,7 @@ def test_a_rollout_is_followed_live_from_wave_to_wave(
     page.wait_for(f"[aria-label='Rollout {number}']", "completed")
 
 
-def test_a_halted_rollout_is_red_and_says_why(
+def test_a_halted_rollout_is_marked_and_shows_the_reason(
     page: Page, devices: dict[str, ScriptedDevice], rollout: Callable[..., int]
 ) -> None:
     page.open_as_operator()
@@ -211,7 +211,7 @@ def test_a_halted_rollout_is_red_and_says_why(
     page.wait_for(f"[aria-label='Rollout {number}'].is-halted .reason", "cam-2 refused: golden samples differ")
     page.wait_for("#attention-list", "golden samples differ")
     page.wait_for("#news", "halted")
-    assert page.text(f"[aria-label='Rollout {number}'] .ahead") == "cam-1"
+    assert page.text(f"[aria-label='Rollout {number}'] .pending") == "cam-1"
 
 
 def test_a_rollout_is_paused_and_aborted_from_the_page(page: Page, rollout: Callable[..., int]) -> None:
@@ -248,10 +248,10 @@ def test_nothing_is_cut_off_on_a_phone(page: Page) -> None:
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_the_page_holds_nothing_secret_and_knows_only_its_files(cloud: RunningCloud) -> None:
-    stranger = cloud.anonymous()
-    assert stranger.get("/").status == 200
-    assert "default-src 'none'" in stranger.get("/").headers["Content-Security-Policy"]
-    assert stranger.get("/console/main.js").headers["Content-Type"] == "text/javascript; charset=utf-8"
-    assert stranger.get("/console/..%2Fschema.py").status == 404
-    assert stranger.get("/v1/devices").status == 401
+def test_the_page_needs_no_credential_and_serves_only_its_files(cloud: RunningCloud) -> None:
+    anonymous = cloud.anonymous()
+    assert anonymous.get("/").status == 200
+    assert "default-src 'none'" in anonymous.get("/").headers["Content-Security-Policy"]
+    assert anonymous.get("/console/main.js").headers["Content-Type"] == "text/javascript; charset=utf-8"
+    assert anonymous.get("/console/..%2Fschema.py").status == 404
+    assert anonymous.get("/v1/devices").status == 401

@@ -1,4 +1,4 @@
-"""The served description is valid OpenAPI and says what the service does."""
+"""The served OpenAPI document is valid and describes the service."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.running_cloud import Http, RunningCloud
 def document(cloud: RunningCloud) -> dict[str, Any]:
     answer = cloud.anonymous().get("/openapi.json")
     assert answer.status == 200
-    described: dict[str, Any] = answer.json()
-    return described
+    document: dict[str, Any] = answer.json()
+    return document
 
 
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
@@ -29,24 +29,24 @@ def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
     assert described == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 
 
-def test_every_operation_has_a_name_of_its_own(document: dict[str, Any]) -> None:
+def test_every_operation_has_a_unique_name(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
     assert len(names) == len(set(names))
 
 
-def test_what_is_sent_and_what_comes_back_is_described(document: dict[str, Any]) -> None:
+def test_requests_and_responses_are_described(document: dict[str, Any]) -> None:
     enrol = document["paths"]["/v1/enrol"]["post"]
     assert enrol["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/EnrolRequest"}
     assert enrol["responses"]["201"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/EnrolResponse"}
     assert "certificate_pem" in document["components"]["schemas"]["EnrolResponse"]["required"]
 
 
-def test_the_health_is_open_to_all(cloud: RunningCloud) -> None:
+def test_the_health_endpoint_needs_no_credential(cloud: RunningCloud) -> None:
     answer = cloud.anonymous().get("/healthz")
     assert (answer.status, answer.json()) == (200, {"status": "ok", "mqtt": "none"})
 
 
-def test_the_numbers_are_for_operators(cloud: RunningCloud, operator: Http) -> None:
+def test_metrics_are_for_operators(cloud: RunningCloud, operator: Http) -> None:
     assert cloud.anonymous().get("/metrics").status == 401
     operator.get("/v1/devices")
     answer = operator.get("/metrics")
@@ -55,6 +55,6 @@ def test_the_numbers_are_for_operators(cloud: RunningCloud, operator: Http) -> N
     assert '\nedgewright_http_requests_total{method="GET",route="/v1/devices",status="200"} ' in answer.body.decode()
 
 
-def test_an_unknown_path_is_404_in_the_form_of_every_refusal(operator: Http) -> None:
+def test_an_unknown_path_is_404_with_an_error_message(operator: Http) -> None:
     answer = operator.get("/v1/nothing")
     assert (answer.status, answer.error) == (404, "GET /v1/nothing: not found; see /openapi.json")

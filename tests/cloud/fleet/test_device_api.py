@@ -1,4 +1,4 @@
-"""A device over HTTPS alone: desired state, reports, telemetry (protocol.md P30, P31, P40, P41, P50, P51)."""
+"""The HTTPS API of a device: desired state, reports, telemetry (protocol.md P30, P31, P40, P41, P50, P51)."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ SPEC = DesiredSpec(model="digits", version=1, index=INDEX)
 
 @pytest.fixture(scope="module")
 def database(cloud: RunningCloud) -> Iterator[Database]:
-    """The cloud's database, as another process of it sees it."""
-    opened = Database.open(f"sqlite:///{cloud.state / 'cloud.db'}")
-    yield opened
-    opened.close()
+    """Open the cloud's database as another process."""
+    database = Database.open(f"sqlite:///{cloud.state / 'cloud.db'}")
+    yield database
+    database.close()
 
 
-def want(cloud: RunningCloud, database: Database, device: str) -> DesiredState:
+def set_desired_state(cloud: RunningCloud, database: Database, device: str) -> DesiredState:
     key = signing.load_private_key(cloud.state / "cloud.key")
     with database.transaction() as connection:
         return set_desired(connection, key, device, SPEC)
 
 
-def opened(member: EnrolledDevice, envelope: bytes) -> DesiredState:
+def verified(device: EnrolledDevice, envelope: bytes) -> DesiredState:
     """Verify an envelope as the device does."""
-    trusted = signing.TrustedKeys.from_pem([member.enrolment["cloud_key_pem"]])
+    trusted = signing.TrustedKeys.from_pem([device.enrolment["cloud_key_pem"]])
     return wire.decode(trusted.verify(envelope, signing.DESIRED_TYPE), DesiredState, what="desired")
 
 
 def report(device: str, sequence: int, reason: str, boot_id: str = "boot") -> dict[str, Any]:
     now = datetime.now(UTC).isoformat()
-    said = {"device": device, "desired_number": 0, "state": None, "reason": reason, "since": now}
-    return {**said, "boot_id": boot_id, "sequence": sequence}
+    body = {"device": device, "desired_number": 0, "state": None, "reason": reason, "since": now}
+    return {**body, "boot_id": boot_id, "sequence": sequence}
 
 
 def batch(device: str, *sequences: int, queue_id: str = "q", name: str = "latency") -> dict[str, Any]:
@@ -55,39 +55,43 @@ def batch(device: str, *sequences: int, queue_id: str = "q", name: str = "latenc
     return {"device": device, "queue_id": queue_id, "measurements": measurements}
 
 
-def test_p31_nothing_wanted_yet_is_204(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_p31_without_a_desired_state_the_answer_is_204(cloud: RunningCloud, tmp_path: Path) -> None:
     assert cloud.enrol("idle", tmp_path).http.get("/v1/device/desired?have=0").status == 204
 
 
 def test_p30_desired_state_is_an_envelope_that_the_cloud_key_verifies(
     cloud: RunningCloud, database: Database, tmp_path: Path
 ) -> None:
-    member = cloud.enrol("verifying", tmp_path)
-    desired = want(cloud, database, "verifying")
-    assert opened(member, member.http.get("/v1/device/desired?have=0").body) == desired
+    device = cloud.enrol("verifying", tmp_path)
+    desired = set_desired_state(cloud, database, "verifying")
+    assert verified(device, device.http.get("/v1/device/desired?have=0").body) == desired
     assert (desired.device, desired.desired_number) == ("verifying", 1)
 
 
-def test_p31_a_waiting_device_gets_what_another_process_sets(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:
-    member = cloud.enrol("waiting", tmp_path)
+def test_p31_a_waiting_device_gets_a_desired_state_set_by_another_process(
+    cloud: RunningCloud, database: Database, tmp_path: Path
+) -> None:
+    device = cloud.enrol("waiting", tmp_path)
     with ThreadPoolExecutor(1) as waiter:
-        answer = waiter.submit(member.http.get, "/v1/device/desired?have=0&wait_s=30")
-        desired = want(cloud, database, "waiting")
-        assert opened(member, answer.result(timeout=20).body) == desired
+        answer = waiter.submit(device.http.get, "/v1/device/desired?have=0&wait_s=30")
+        desired = set_desired_state(cloud, database, "waiting")
+        assert verified(device, answer.result(timeout=20).body) == desired
 
 
-def test_p31_a_device_that_has_the_newest_waits_and_gets_204(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:
-    member = cloud.enrol("current", tmp_path)
-    want(cloud, database, "current")
+def test_p31_a_device_with_the_newest_desired_state_waits_and_gets_204(
+    cloud: RunningCloud, database: Database, tmp_path: Path
+) -> None:
+    device = cloud.enrol("current", tmp_path)
+    set_desired_state(cloud, database, "current")
     began = time.monotonic()
-    assert member.http.get("/v1/device/desired?have=1&wait_s=0.3").status == 204
+    assert device.http.get("/v1/device/desired?have=1&wait_s=0.3").status == 204
     assert time.monotonic() - began >= 0.3
 
 
-def test_p31_a_device_gets_its_own_desired_state_alone(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:
+def test_p31_a_device_gets_only_its_own_desired_state(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:
     cloud.enrol("served", tmp_path)
     other = cloud.enrol("unserved", tmp_path)
-    want(cloud, database, "served")
+    set_desired_state(cloud, database, "served")
     assert other.http.get("/v1/device/desired?have=0").status == 204
 
 
@@ -96,34 +100,34 @@ def test_p31_waiting_over_60_s_is_400(cloud: RunningCloud, tmp_path: Path) -> No
     assert (answer.status, answer.error) == (400, "wait_s must be at most 60, not 61: repeat the request instead")
 
 
-def test_the_number_of_desired_state_rises_with_every_change(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:
+def test_the_desired_number_rises_with_every_change(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:
     cloud.enrol("counting", tmp_path)
-    assert [want(cloud, database, "counting").desired_number for _ in range(3)] == [1, 2, 3]
+    assert [set_desired_state(cloud, database, "counting").desired_number for _ in range(3)] == [1, 2, 3]
 
 
-def test_nothing_can_be_wanted_of_a_revoked_device_or_of_nobody(
+def test_a_revoked_or_unknown_device_gets_no_desired_state(
     cloud: RunningCloud, operator: Http, database: Database, tmp_path: Path
 ) -> None:
     cloud.enrol("gone", tmp_path)
     operator.post("/v1/devices/gone/revoke")
     with pytest.raises(ConflictError, match="device gone must be enrolled to get a desired state, but it was revoked"):
-        want(cloud, database, "gone")
-    with pytest.raises(ConflictError, match="device nobody must be enrolled"):
-        want(cloud, database, "nobody")
+        set_desired_state(cloud, database, "gone")
+    with pytest.raises(ConflictError, match="device unknown must be enrolled"):
+        set_desired_state(cloud, database, "unknown")
 
 
-def test_a_device_that_waits_is_told_at_once_that_it_was_revoked(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    member = cloud.enrol("dismissed", tmp_path)
+def test_revocation_ends_the_wait_of_a_device_with_403(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+    device = cloud.enrol("dismissed", tmp_path)
     with ThreadPoolExecutor(1) as waiter:
-        answer = waiter.submit(member.http.get, "/v1/device/desired?have=0&wait_s=50")
+        answer = waiter.submit(device.http.get, "/v1/device/desired?have=0&wait_s=50")
         operator.post("/v1/devices/dismissed/revoke")
         assert answer.result(timeout=20).status == 403
 
 
 def test_p40_a_report_is_shown_and_the_device_is_online(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    member = cloud.enrol("talking", tmp_path)
+    device = cloud.enrol("talking", tmp_path)
     assert operator.get("/v1/devices/talking").json()["online"] is False
-    assert member.http.post("/v1/device/reported", report("talking", 1, "fine")).status == 204
+    assert device.http.post("/v1/device/reported", report("talking", 1, "fine")).status == 204
     record = operator.get("/v1/devices/talking").json()
     assert (record["reported"]["reason"], record["online"]) == ("fine", True)
 
@@ -131,29 +135,29 @@ def test_p40_a_report_is_shown_and_the_device_is_online(cloud: RunningCloud, ope
 def test_p41_a_late_report_changes_nothing_until_the_device_boots_again(
     cloud: RunningCloud, operator: Http, tmp_path: Path
 ) -> None:
-    member = cloud.enrol("stuttering", tmp_path)
-    for said in (report("stuttering", 5, "new"), report("stuttering", 4, "old"), report("stuttering", 5, "again")):
-        assert member.http.post("/v1/device/reported", said).status == 204
+    device = cloud.enrol("stuttering", tmp_path)
+    for body in (report("stuttering", 5, "new"), report("stuttering", 4, "old"), report("stuttering", 5, "again")):
+        assert device.http.post("/v1/device/reported", body).status == 204
     assert operator.get("/v1/devices/stuttering").json()["reported"]["reason"] == "new"
-    member.http.post("/v1/device/reported", report("stuttering", 1, "booted", boot_id="another"))
+    device.http.post("/v1/device/reported", report("stuttering", 1, "booted", boot_id="another"))
     assert operator.get("/v1/devices/stuttering").json()["reported"]["reason"] == "booted"
 
 
 def test_a_device_cannot_report_for_another(cloud: RunningCloud, tmp_path: Path) -> None:
-    answer = cloud.enrol("ventriloquist", tmp_path).http.post("/v1/device/reported", report("puppet", 1, "hello"))
-    assert (answer.status, answer.error) == (403, "a message of device ventriloquist must name that device, but it names puppet")
+    answer = cloud.enrol("sender", tmp_path).http.post("/v1/device/reported", report("other", 1, "hello"))
+    assert (answer.status, answer.error) == (403, "a message of device sender must name that device, but it names other")
 
 
-def test_a_sequence_that_no_database_holds_is_400(cloud: RunningCloud, tmp_path: Path) -> None:
-    member = cloud.enrol("overflowing", tmp_path)
-    assert member.http.post("/v1/device/reported", report("overflowing", 2**63, "x")).status == 400
-    assert member.http.post("/v1/device/telemetry", batch("overflowing", 2**63)).status == 400
+def test_a_sequence_over_63_bits_is_400(cloud: RunningCloud, tmp_path: Path) -> None:
+    device = cloud.enrol("overflowing", tmp_path)
+    assert device.http.post("/v1/device/reported", report("overflowing", 2**63, "x")).status == 400
+    assert device.http.post("/v1/device/telemetry", batch("overflowing", 2**63)).status == 400
 
 
 def test_p50_p51_telemetry_is_acknowledged_and_stored_once(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    member = cloud.enrol("measuring", tmp_path)
-    first = member.http.post("/v1/device/telemetry", batch("measuring", 1, 2))
-    again = member.http.post("/v1/device/telemetry", batch("measuring", 1, 2, 3))
+    device = cloud.enrol("measuring", tmp_path)
+    first = device.http.post("/v1/device/telemetry", batch("measuring", 1, 2))
+    again = device.http.post("/v1/device/telemetry", batch("measuring", 1, 2, 3))
     assert (first.json(), again.json()) == ({"queue_id": "q", "sequence": 2}, {"queue_id": "q", "sequence": 3})
     assert [each["sequence"] for each in operator.get("/v1/telemetry?device=measuring").json()] == [1, 2, 3]
     assert operator.get("/v1/devices/measuring").json()["telemetry_count"] == 3
@@ -162,47 +166,47 @@ def test_p50_p51_telemetry_is_acknowledged_and_stored_once(cloud: RunningCloud, 
 def test_p51_the_same_sequence_in_another_queue_is_another_measurement(
     cloud: RunningCloud, operator: Http, tmp_path: Path
 ) -> None:
-    member = cloud.enrol("restarted", tmp_path)
-    member.http.post("/v1/device/telemetry", batch("restarted", 1, queue_id="old"))
-    member.http.post("/v1/device/telemetry", batch("restarted", 1, queue_id="new"))
+    device = cloud.enrol("restarted", tmp_path)
+    device.http.post("/v1/device/telemetry", batch("restarted", 1, queue_id="old"))
+    device.http.post("/v1/device/telemetry", batch("restarted", 1, queue_id="new"))
     assert {each["queue_id"] for each in operator.get("/v1/telemetry?device=restarted").json()} == {"old", "new"}
 
 
-def test_a_large_batch_is_stored_whole(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    member = cloud.enrol("verbose", tmp_path)
-    assert member.http.post("/v1/device/telemetry", batch("verbose", *range(1, 1801))).json()["sequence"] == 1800
+def test_a_large_batch_is_stored_completely(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+    device = cloud.enrol("verbose", tmp_path)
+    assert device.http.post("/v1/device/telemetry", batch("verbose", *range(1, 1801))).json()["sequence"] == 1800
     assert operator.get("/v1/devices/verbose").json()["telemetry_count"] == 1800
     newest = operator.get("/v1/telemetry?device=verbose&limit=2").json()
     assert [each["sequence"] for each in newest] == [1799, 1800]
 
 
 @pytest.mark.parametrize(
-    "sequences", [pytest.param((), id="empty"), pytest.param((2, 1), id="falling"), pytest.param((1, 1), id="twice")]
+    "sequences", [pytest.param((), id="empty"), pytest.param((2, 1), id="decreasing"), pytest.param((1, 1), id="twice")]
 )
 def test_a_batch_out_of_order_is_400_and_stores_nothing(
     cloud: RunningCloud, operator: Http, tmp_path: Path, sequences: tuple[int, ...]
 ) -> None:
     name = f"disorderly-{len(sequences)}{sum(sequences)}"
-    member = cloud.enrol(name, tmp_path)
-    assert member.http.post("/v1/device/telemetry", batch(name, *sequences)).status == 400
+    device = cloud.enrol(name, tmp_path)
+    assert device.http.post("/v1/device/telemetry", batch(name, *sequences)).status == 400
     assert operator.get(f"/v1/telemetry?device={name}").json() == []
 
 
-def test_measurements_are_found_by_name_and_by_time(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    member = cloud.enrol("searched", tmp_path)
-    member.http.post("/v1/device/telemetry", batch("searched", 1, name="found"))
-    member.http.post("/v1/device/telemetry", batch("searched", 2, name="other"))
+def test_measurements_are_selected_by_name_and_time(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+    device = cloud.enrol("searched", tmp_path)
+    device.http.post("/v1/device/telemetry", batch("searched", 1, name="found"))
+    device.http.post("/v1/device/telemetry", batch("searched", 2, name="other"))
     assert [each["sequence"] for each in operator.get("/v1/telemetry?name=found").json()] == [1]
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     assert operator.get(f"/v1/telemetry?device=searched&since={tomorrow}").json() == []
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=10001", "limit=many", "since=yesterday"])
-def test_a_query_that_makes_no_sense_is_400(operator: Http, query: str) -> None:
+def test_an_invalid_query_is_400(operator: Http, query: str) -> None:
     assert operator.get(f"/v1/telemetry?{query}").status == 400
 
 
-def test_a_page_that_follows_hears_of_the_next_change(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+def test_a_waiting_request_returns_at_the_next_change(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
     number = operator.get("/v1/changes").json()["number"]
     with ThreadPoolExecutor(1) as waiter:
         answer = waiter.submit(cloud.operator().get, f"/v1/changes?after={number}&wait_s=30")

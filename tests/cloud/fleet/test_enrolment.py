@@ -1,4 +1,4 @@
-"""Becoming and ceasing to be a member, over real TLS (protocol.md P1, P2, P3, P10-P13)."""
+"""Enrolment and revocation of devices over real TLS (protocol.md P1, P2, P3, P10-P13)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tests.support.running_cloud import Answer, Http, RunningCloud, make_csr
 
 
 def try_to_enrol(cloud: RunningCloud, tmp_path: Path, secret: str, device: str) -> Answer:
-    csr = make_csr(tmp_path / "tried.key", common_name=device)
+    csr = make_csr(tmp_path / "attempt.key", common_name=device)
     return cloud.anonymous().post("/v1/enrol", {"secret": secret, "device": device, "csr_pem": csr})
 
 
-def test_p1_every_file_of_the_state_is_its_users_alone(cloud: RunningCloud) -> None:
-    open_to_others = [path for path in cloud.state.rglob("*") if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077]
-    assert open_to_others == []
+def test_p1_only_the_owner_can_read_the_state_directory(cloud: RunningCloud) -> None:
+    readable_by_others = [path for path in cloud.state.rglob("*") if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    assert readable_by_others == []
 
 
-def test_p2_an_operator_is_whoever_sends_the_token(cloud: RunningCloud) -> None:
+def test_p2_the_operator_token_authenticates_an_operator(cloud: RunningCloud) -> None:
     assert cloud.operator().get("/v1/devices").status == 200
 
 
@@ -45,26 +45,26 @@ def test_p3_with_a_wrong_token_the_answer_is_401(cloud: RunningCloud) -> None:
     assert cloud.anonymous(token="wrong").get("/v1/devices").status == 401
 
 
-def test_p3_with_a_devices_certificate_the_operators_door_answers_403(cloud: RunningCloud, tmp_path: Path) -> None:
-    member = cloud.enrol("curious", tmp_path)
-    answer = member.http.get("/v1/devices")
+def test_p3_a_device_gets_403_from_an_operator_endpoint(cloud: RunningCloud, tmp_path: Path) -> None:
+    device = cloud.enrol("curious", tmp_path)
+    answer = device.http.get("/v1/devices")
     assert (answer.status, answer.error) == (403, "this request needs the credential of: operator, but it has that of: device")
 
 
-def test_p3_with_the_operators_token_the_devices_door_answers_403(operator: Http) -> None:
+def test_p3_an_operator_gets_403_from_a_device_endpoint(operator: Http) -> None:
     assert operator.get("/v1/device/desired").status == 403
 
 
-def test_p3_a_body_that_is_no_message_is_400_and_says_where(operator: Http) -> None:
+def test_p3_an_invalid_body_is_400_and_names_the_field(operator: Http) -> None:
     answer = operator.post("/v1/tokens", {"valid_s": "long"})
     assert (answer.status, answer.error) == (400, "the body cannot be read: Expected `float`, got `str` - at `$.valid_s`")
 
 
-def test_p3_a_body_without_end_is_413(operator: Http) -> None:
+def test_p3_a_body_over_the_limit_is_413(operator: Http) -> None:
     assert operator.post("/v1/tokens", b" " * (9 << 20)).status == 413
 
 
-def test_p11_the_token_names_the_authority_that_answers(cloud: RunningCloud, operator: Http) -> None:
+def test_p11_the_token_contains_the_digest_of_the_authority(cloud: RunningCloud, operator: Http) -> None:
     token = parse_token(operator.post("/v1/tokens", {}).json()["token"])
     with (
         urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False) as unverified,
@@ -74,12 +74,12 @@ def test_p11_the_token_names_the_authority_that_answers(cloud: RunningCloud, ope
     assert x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex() == token.ca_sha256
 
 
-def test_p12_the_certificate_has_the_devices_name_whatever_the_csr_says(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_p12_the_certificate_has_the_name_of_the_device_and_not_that_of_the_csr(cloud: RunningCloud, tmp_path: Path) -> None:
     certificate = x509.load_pem_x509_certificate(cloud.enrol("press-1", tmp_path).enrolment["certificate_pem"].encode())
     assert [name.value for name in certificate.subject] == ["press-1"]
 
 
-def test_p12_the_certificate_is_for_clients_and_90_days(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_p12_the_certificate_is_for_clients_and_valid_for_90_days(cloud: RunningCloud, tmp_path: Path) -> None:
     certificate = x509.load_pem_x509_certificate(cloud.enrol("press-2", tmp_path).enrolment["certificate_pem"].encode())
     uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(uses) == [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -98,14 +98,14 @@ def test_p12_a_forged_token_is_refused(cloud: RunningCloud, tmp_path: Path) -> N
     assert (answer.status, answer.error) == (403, "the enrolment token was not issued by this cloud: ask the operator for one")
 
 
-def test_p12_a_token_for_another_name_is_refused_and_stays_good(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_p12_a_token_for_another_name_is_refused_and_stays_valid(cloud: RunningCloud, tmp_path: Path) -> None:
     secret = cloud.secret(device="right")
     answer = try_to_enrol(cloud, tmp_path, secret, "wrong")
     assert (answer.status, answer.error) == (403, "the enrolment token is for device right, not for wrong")
     assert try_to_enrol(cloud, tmp_path, secret, "right").status == 201
 
 
-def test_p12_a_taken_name_is_refused_and_the_token_stays_good(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_p12_a_taken_name_is_refused_and_the_token_stays_valid(cloud: RunningCloud, tmp_path: Path) -> None:
     cloud.enrol("taken", tmp_path)
     secret = cloud.secret()
     answer = try_to_enrol(cloud, tmp_path, secret, "taken")
@@ -114,15 +114,15 @@ def test_p12_a_taken_name_is_refused_and_the_token_stays_good(cloud: RunningClou
     assert try_to_enrol(cloud, tmp_path, secret, "not-taken").status == 201
 
 
-def test_p12_the_clouds_own_name_is_refused(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_p12_the_name_of_the_cloud_is_refused(cloud: RunningCloud, tmp_path: Path) -> None:
     answer = try_to_enrol(cloud, tmp_path, cloud.secret(), "edgewright-cloud")
     assert answer.status == 400
     assert answer.error == "a device must not be called edgewright-cloud, which is the name of the cloud: choose another"
 
 
-def test_p12_a_csr_that_is_none_is_refused_and_the_token_stays_good(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_p12_an_invalid_csr_is_refused_and_the_token_stays_valid(cloud: RunningCloud, tmp_path: Path) -> None:
     secret = cloud.secret()
-    answer = cloud.anonymous().post("/v1/enrol", {"secret": secret, "device": "sloppy", "csr_pem": "no CSR"})
+    answer = cloud.anonymous().post("/v1/enrol", {"secret": secret, "device": "sloppy", "csr_pem": "not a CSR"})
     assert answer.status == 400
     assert answer.error.startswith("csr_pem must be a PEM certificate signing request: ")
     assert try_to_enrol(cloud, tmp_path, secret, "sloppy").status == 201
@@ -134,23 +134,25 @@ def test_a_devices_labels_come_from_its_token_and_can_be_replaced(cloud: Running
     assert operator.put("/v1/devices/labelled/labels", {"ring": "1"}).json()["labels"] == {"ring": "1"}
 
 
-def test_an_unknown_device_is_404_and_offers_near_names(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+def test_an_unknown_device_is_404_with_the_nearest_names(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
     cloud.enrol("camera-17", tmp_path)
     answer = operator.get("/v1/devices/camera-71")
     assert answer.status == 404
     assert answer.error.startswith("no device is called 'camera-71'; known: camera-17")
 
 
-def test_a_revoked_device_is_refused_on_the_connection_that_it_has(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    member = cloud.enrol("stolen", tmp_path)
-    assert member.http.get("/v1/device/desired").status == 204
+def test_a_revoked_device_is_refused_on_its_open_connection(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+    device = cloud.enrol("stolen", tmp_path)
+    assert device.http.get("/v1/device/desired").status == 204
     assert operator.post("/v1/devices/stolen/revoke").json()["revoked"] is True
-    answer = member.http.get("/v1/device/desired")
+    answer = device.http.get("/v1/device/desired")
     assert answer.status == 403
     assert answer.error.startswith("device stolen was revoked at ")
 
 
-def test_a_revoked_name_comes_back_only_with_a_token_made_for_it(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+def test_a_revoked_name_is_enrolled_again_only_with_a_token_for_that_name(
+    cloud: RunningCloud, operator: Http, tmp_path: Path
+) -> None:
     old = cloud.enrol("repaired", tmp_path)
     operator.post("/v1/devices/repaired/revoke")
     assert try_to_enrol(cloud, tmp_path, cloud.secret(), "repaired").status == 403
@@ -161,16 +163,16 @@ def test_a_revoked_name_comes_back_only_with_a_token_made_for_it(cloud: RunningC
     assert old.http.get("/v1/device/desired").status == 403
 
 
-def test_a_certificate_of_the_authority_that_is_no_devices_is_refused(cloud: RunningCloud) -> None:
-    own = Http(cloud.url, cloud.ca, certificate=(cloud.state / "mqtt.pem", cloud.state / "mqtt.key"))
-    answer = own.get("/v1/device/desired")
+def test_the_certificate_of_the_mqtt_client_is_refused_as_a_device(cloud: RunningCloud) -> None:
+    mqtt_client = Http(cloud.url, cloud.ca, certificate=(cloud.state / "mqtt.pem", cloud.state / "mqtt.key"))
+    answer = mqtt_client.get("/v1/device/desired")
     assert (answer.status, answer.error) == (
         403,
         "the client certificate must be issued by this cloud to a device, but it was not: enrol the device",
     )
 
 
-def test_a_certificate_of_another_authority_does_not_get_through_the_handshake(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_a_certificate_of_another_authority_fails_in_the_handshake(cloud: RunningCloud, tmp_path: Path) -> None:
     now, key = datetime.now(UTC), new_key()
     foreign = Authority.create(now).issue_client("intruder", key.public_key(), now)
     (tmp_path / "pem").write_bytes(certificate_pem(foreign))
@@ -180,11 +182,13 @@ def test_a_certificate_of_another_authority_does_not_get_through_the_handshake(c
         intruder.get("/v1/device/desired")
 
 
-def test_two_devices_with_one_token_at_the_same_time_make_one_member(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+def test_of_two_devices_with_one_token_at_the_same_time_one_is_enrolled(
+    cloud: RunningCloud, operator: Http, tmp_path: Path
+) -> None:
     secret = cloud.secret()
     folders = [tmp_path / "a", tmp_path / "b"]
     for each in folders:
         each.mkdir()
-    with ThreadPoolExecutor(2) as both:
-        answers = list(both.map(lambda each: try_to_enrol(cloud, each, secret, f"twin-{each.name}"), folders))
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda each: try_to_enrol(cloud, each, secret, f"twin-{each.name}"), folders))
     assert sorted(answer.status for answer in answers) == [201, 403]

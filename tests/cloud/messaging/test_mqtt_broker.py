@@ -1,4 +1,4 @@
-"""Devices on the real broker with clients of their own (protocol.md P31, P40, P41, P50, P51, P60, P62, P63)."""
+"""Devices on the real MQTT broker (protocol.md P31, P40, P41, P50, P51, P60, P62, P63)."""
 
 from __future__ import annotations
 
@@ -19,66 +19,66 @@ from edgewright.contracts.oci import INDEX_TYPE, Descriptor
 from tests.support.mqtt_devices import WAIT_S, Client, batch, connected, record_once, report
 from tests.support.running_cloud import Http, RunningCloud, running
 
-# paho-mqtt leaves a socket whose handshake the broker cut off to the garbage collector.
+# paho-mqtt does not close a socket whose handshake failed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
 INDEX = Descriptor(mediaType=INDEX_TYPE, digest=wire.digest_of(b"index"), size=5)
 
 
-def is_let_in(client: Client) -> bool:
-    """Tell whether the broker lets a client in; in TLS 1.3 a refused client hears of it only after its own handshake."""
+def is_accepted(client: Client) -> bool:
+    """Return True if the broker accepts a client; in TLS 1.3 the refusal arrives after the client's handshake."""
     outcome: queue.Queue[bool] = queue.Queue()
     client.paho.on_connect = lambda _client, _data, _flags, code, _properties: outcome.put(code.value == 0)
     client.paho.on_disconnect = lambda *_arguments: outcome.put(False)
     client.paho.on_connect_fail = lambda *_arguments: outcome.put(False)
     client.paho.connect_async(*client.address)
     client.paho.loop_start()
-    let_in = outcome.get(timeout=WAIT_S)
+    accepted = outcome.get(timeout=WAIT_S)
     client.paho.disconnect()
     client.paho.loop_stop()
-    return let_in
+    return accepted
 
 
 @pytest.fixture(scope="module")
 def cloud(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
-    """A cloud with a broker of its own."""
+    """A cloud with the built-in broker."""
     require("mosquitto")
-    with running(tmp_path_factory.mktemp("cloud") / "state") as started:
-        yield started
+    with running(tmp_path_factory.mktemp("cloud") / "state") as cloud:
+        yield cloud
 
 
 @pytest.fixture(scope="module")
 def database(cloud: RunningCloud) -> Iterator[Database]:
-    """The cloud's database, as another process of it sees it."""
-    opened = Database.open(f"sqlite:///{cloud.state / 'cloud.db'}")
-    yield opened
-    opened.close()
+    """Open the cloud's database as another process."""
+    database = Database.open(f"sqlite:///{cloud.state / 'cloud.db'}")
+    yield database
+    database.close()
 
 
-def want(cloud: RunningCloud, database: Database, device: str) -> DesiredState:
-    """Want something of a device, as the rollout engine does."""
+def set_desired_state(cloud: RunningCloud, database: Database, device: str) -> DesiredState:
+    """Set a desired state as the rollout engine does."""
     key = signing.load_private_key(cloud.state / "cloud.key")
     with database.transaction() as connection:
         return set_desired(connection, key, device, DesiredSpec(model="digits", version=1, index=INDEX))
 
 
-def test_p13_enrolment_tells_where_the_broker_is(cloud: RunningCloud, tmp_path: Path) -> None:
-    broker = cloud.enrol("told", tmp_path).enrolment["broker"]
+def test_p13_the_enrolment_response_contains_the_address_of_the_broker(cloud: RunningCloud, tmp_path: Path) -> None:
+    broker = cloud.enrol("addressed", tmp_path).enrolment["broker"]
     assert (broker["host"], broker["port"]) == cloud.broker
 
 
-def test_p31_desired_state_arrives_signed_and_is_there_again_at_the_next_connection(
+def test_p31_desired_state_is_signed_and_retained_for_the_next_connection(
     cloud: RunningCloud, database: Database, tmp_path: Path
 ) -> None:
-    member = cloud.enrol("wanted", tmp_path)
-    trusted = signing.TrustedKeys.from_pem([member.enrolment["cloud_key_pem"]])
-    with connected(cloud, member) as client:
-        client.subscribe(topics.topic("wanted", topics.DESIRED))
-        desired = want(cloud, database, "wanted")
+    device = cloud.enrol("follower", tmp_path)
+    trusted = signing.TrustedKeys.from_pem([device.enrolment["cloud_key_pem"]])
+    with connected(cloud, device) as client:
+        client.subscribe(topics.topic("follower", topics.DESIRED))
+        desired = set_desired_state(cloud, database, "follower")
         topic, envelope = client.receive()
-    assert topic == "edgewright/v1/default/wanted/d/desired"
+    assert topic == "edgewright/v1/default/follower/d/desired"
     assert wire.decode(trusted.verify(envelope, signing.DESIRED_TYPE), DesiredState, what="desired") == desired
-    with connected(cloud, member) as client:
-        client.subscribe(topics.topic("wanted", topics.DESIRED))
+    with connected(cloud, device) as client:
+        client.subscribe(topics.topic("follower", topics.DESIRED))
         assert client.receive() == (topic, envelope)
 
 
@@ -89,9 +89,7 @@ def test_p40_a_report_reaches_the_twin(cloud: RunningCloud, operator: Http, tmp_
     assert (record["reported"]["reason"], record["online"]) == ("all is well", True)
 
 
-def test_p50_telemetry_is_acknowledged_when_it_is_stored_and_p51_stored_once(
-    cloud: RunningCloud, operator: Http, tmp_path: Path
-) -> None:
+def test_p50_telemetry_is_acknowledged_and_p51_stored_once(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
     with connected(cloud, cloud.enrol("measuring", tmp_path)) as client:
         client.subscribe(topics.topic("measuring", topics.TELEMETRY_ACK))
         for sent in (batch("measuring", 1, 2), batch("measuring", 1, 2), batch("measuring", 2, 3)):
@@ -103,19 +101,21 @@ def test_p50_telemetry_is_acknowledged_when_it_is_stored_and_p51_stored_once(
     assert operator.get("/v1/devices/measuring").json()["telemetry_count"] == 3
 
 
-def test_p60_a_device_cannot_hear_another_devices_desired_state(cloud: RunningCloud, database: Database, tmp_path: Path) -> None:
+def test_p60_a_device_cannot_receive_the_desired_state_of_another(
+    cloud: RunningCloud, database: Database, tmp_path: Path
+) -> None:
     victim, spy = cloud.enrol("victim", tmp_path), cloud.enrol("spy", tmp_path)
-    want(cloud, database, victim.device)
-    with connected(cloud, victim) as arrived, connected(cloud, spy) as client:
+    set_desired_state(cloud, database, victim.device)
+    with connected(cloud, victim) as victim_client, connected(cloud, spy) as client:
         client.subscribe(topics.topic("victim", topics.DESIRED))
         client.subscribe("edgewright/v1/#")
-        arrived.subscribe(topics.topic("victim", topics.DESIRED))
-        arrived.receive()  # what the victim has heard, the spy would have heard before its own message below
+        victim_client.subscribe(topics.topic("victim", topics.DESIRED))
+        victim_client.receive()  # the spy would receive it before its own message below
         client.publish(topics.topic("spy", "u/echo"), b"mine")
         assert client.receive() == ("edgewright/v1/default/spy/u/echo", b"mine")
 
 
-def test_p60_what_a_device_says_under_another_name_reaches_nobody(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+def test_p60_a_message_on_the_topic_of_another_device_is_dropped(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
     cloud.enrol("honest", tmp_path)
     with connected(cloud, cloud.enrol("impostor", tmp_path)) as client:
         client.publish(topics.topic("honest", topics.REPORTED), report("honest", 1, "forged"))
@@ -124,75 +124,73 @@ def test_p60_what_a_device_says_under_another_name_reaches_nobody(cloud: Running
     assert operator.get("/v1/devices/honest").json()["reported"] is None
 
 
-def test_a_body_that_names_another_device_than_its_topic_changes_nothing(
-    cloud: RunningCloud, operator: Http, tmp_path: Path
-) -> None:
+def test_a_body_that_names_another_device_than_its_topic_is_refused(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
     cloud.enrol("named", tmp_path)
     with connected(cloud, cloud.enrol("naming", tmp_path)) as client:
         client.publish(topics.topic("naming", topics.REPORTED), report("named", 1, "forged"))
-        client.publish(topics.topic("naming", topics.REPORTED), b"\xff no report")
+        client.publish(topics.topic("naming", topics.REPORTED), b"\xff not a report")
         client.publish(topics.topic("naming", topics.REPORTED), report("naming", 1))
         record_once(operator, "naming", lambda record: record["reported"] is not None)
     assert operator.get("/v1/devices/named").json()["reported"] is None
 
 
-def test_p60_the_client_id_is_the_certificates_name_whatever_the_client_says(cloud: RunningCloud, tmp_path: Path) -> None:
+def test_p60_the_client_id_is_the_common_name_of_the_certificate(cloud: RunningCloud, tmp_path: Path) -> None:
     first, second = cloud.enrol("first", tmp_path), cloud.enrol("second", tmp_path)
     with connected(cloud, first) as bystander:
         thief = Client(cloud, second.certificate, "first")
         thief.paho.connect(*thief.address)
         thief.paho.loop_start()
         assert thief.accepted.get(timeout=WAIT_S) == 0
-        bystander.subscribe(topics.topic("first", "d/any"))  # still connected: another's id takes nothing over
+        bystander.subscribe(topics.topic("first", "d/any"))  # still connected: a forged client id does not take over the session
         thief.paho.disconnect()
         thief.paho.loop_stop()
         assert not bystander.disconnected.is_set()
 
 
-def test_p60_without_a_certificate_nobody_gets_in(cloud: RunningCloud) -> None:
-    assert not is_let_in(Client(cloud, None, "nobody"))
+def test_p60_a_client_without_a_certificate_is_refused(cloud: RunningCloud) -> None:
+    assert not is_accepted(Client(cloud, None, "anonymous"))
 
 
-def test_p62_the_last_will_says_that_a_device_has_gone(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    member = cloud.enrol("mortal", tmp_path)
-    with connected(cloud, member, will=Presence(online=False)) as client:
-        client.publish(topics.topic("mortal", topics.PRESENCE), Presence(online=True), retain=True)
-        record_once(operator, "mortal", lambda record: bool(record["online"]))
+def test_p62_the_last_will_marks_a_device_as_offline(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+    device = cloud.enrol("unplugged", tmp_path)
+    with connected(cloud, device, will=Presence(online=False)) as client:
+        client.publish(topics.topic("unplugged", topics.PRESENCE), Presence(online=True), retain=True)
+        record_once(operator, "unplugged", lambda record: bool(record["online"]))
         sock = client.paho.socket()
-        sock.shutdown(2)  # the cable is cut: no goodbye
-        record_once(operator, "mortal", lambda record: not record["online"])
+        sock.shutdown(2)  # a cut cable: no DISCONNECT packet
+        record_once(operator, "unplugged", lambda record: not record["online"])
 
 
-def test_p63_a_revoked_device_loses_its_connection_and_gets_no_other(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    member = cloud.enrol("fired", tmp_path)
-    with connected(cloud, member) as client:
-        assert operator.post("/v1/devices/fired/revoke").status == 200
+def test_p63_a_revoked_device_is_disconnected_and_refused(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+    device = cloud.enrol("dismissed", tmp_path)
+    with connected(cloud, device) as client:
+        assert operator.post("/v1/devices/dismissed/revoke").status == 200
         assert client.disconnected.wait(WAIT_S)
         client.paho.loop_stop()
-    assert not is_let_in(Client(cloud, member.certificate, "fired"))
+    assert not is_accepted(Client(cloud, device.certificate, "dismissed"))
 
 
-def test_p63_a_revoked_name_that_was_enrolled_again_hears_what_is_wanted_of_it(
+def test_p63_a_device_enrolled_again_receives_its_desired_state(
     cloud: RunningCloud, database: Database, operator: Http, tmp_path: Path
 ) -> None:
     cloud.enrol("rehired", tmp_path)
-    want(cloud, database, "rehired")
+    set_desired_state(cloud, database, "rehired")
     operator.post("/v1/devices/rehired/revoke")
     with connected(cloud, cloud.enrol("rehired", tmp_path, device="rehired")) as client:
         client.subscribe(topics.topic("rehired", topics.DESIRED))
         assert client.receive()[1] != b""
 
 
-def test_a_broker_that_dies_is_started_again_and_hears_the_devices(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
-    member = cloud.enrol("patient", tmp_path)
+def test_a_killed_broker_is_restarted_and_devices_reconnect(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+    device = cloud.enrol("patient", tmp_path)
     old = int((cloud.state / "broker" / "mosquitto.pid").read_text())
     os.kill(old, signal.SIGKILL)
-    client = Client(cloud, member.certificate, "patient")
+    client = Client(cloud, device.certificate, "patient")
     client.paho.reconnect_delay_set(1, 1)
     client.paho.connect_async(*client.address)
     client.paho.loop_start()
     assert client.accepted.get(timeout=WAIT_S) == 0
-    # The cloud's own connection may come back after ours; what is retained waits for it.
+    # The cloud may reconnect after this client; the retained message waits for it.
     client.publish(topics.topic("patient", topics.REPORTED), report("patient", 1), retain=True)
     record_once(operator, "patient", lambda record: record["reported"] is not None)
     client.paho.disconnect()

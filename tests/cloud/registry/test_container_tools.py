@@ -1,4 +1,4 @@
-"""The tools that people have: skopeo and oras push to and pull from a running cloud (protocol.md P20)."""
+"""Container tools: skopeo and oras push to and pull from a running cloud (protocol.md P20)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def blobs(layout: Path) -> set[str]:
 def test_skopeo_pushes_every_manifest_and_layer_of_a_package(
     skopeo: Skopeo, operator: Http, package: SmallPackage, certificates: str
 ) -> None:
-    # skopeo 1.9 writes the index anew, without the fields that it does not know; what the index names stays as it is.
+    # skopeo 1.9 rewrites the index without unknown fields; the manifests and layers stay unchanged.
     skopeo("copy", "--all", "--dest-cert-dir", certificates, f"oci:{package.layout.path}:tooled", "docker://REGISTRY/sent:latest")
     manifests = operator.get("/v2/sent/manifests/latest").json()["manifests"]
     assert [each["digest"] for each in manifests] == [variant.descriptor.digest for variant in package.package.variants]
@@ -69,7 +69,7 @@ def test_skopeo_pulls_every_manifest_and_layer_of_a_package(
     assert {blob.digest.removeprefix("sha256:") for blob in package.package.blobs()} <= blobs(tmp_path / "copy")
 
 
-def test_skopeo_inspects_the_very_bytes_of_the_index(
+def test_skopeo_inspects_the_unchanged_bytes_of_the_index(
     skopeo: Skopeo, operator: Http, package: SmallPackage, certificates: str
 ) -> None:
     push(operator, package, "shown")
@@ -96,7 +96,7 @@ def test_skopeo_lists_tags(skopeo: Skopeo, operator: Http, package: SmallPackage
 
 @pytest.fixture
 def client(cloud: RunningCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[oras.client.OrasClient]:
-    """An oras client that is logged in as the operator."""
+    """An oras client, logged in as the operator."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cloud.ca))
     monkeypatch.chdir(tmp_path)
     logged_in = oras.client.OrasClient(auth_backend="basic")

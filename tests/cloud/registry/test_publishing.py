@@ -1,4 +1,4 @@
-"""Publishing: what becomes a version, and what does not (protocol.md P21, P22)."""
+"""Publishing of model versions (protocol.md P21, P22)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.small_packages import make_package, push, push_blob, push_man
 
 @pytest.fixture(scope="module")
 def publisher(cloud: RunningCloud) -> signing.PrivateKey:
-    """A publisher whose key the cloud came to trust while it ran."""
+    """A publisher whose key was trusted while the cloud was running."""
     key = signing.generate_key()
     (cloud.state / "trusted" / "publisher.pub").write_text(signing.public_pem(key.public_key()))
     return key
@@ -67,7 +67,7 @@ def test_p21_a_missing_blob_is_409_and_names_it(operator: Http, publisher: signi
     assert answer.error.startswith(f"holey:1 cannot be published: repository holey has no blob {small.package.digest}")
 
 
-def test_p21_a_signature_of_a_stranger_is_409(operator: Http, publisher: signing.PrivateKey, tmp_path: Path) -> None:
+def test_p21_a_signature_by_an_untrusted_key_is_409(operator: Http, publisher: signing.PrivateKey, tmp_path: Path) -> None:
     small = make_package(tmp_path, "strange")
     push(operator, small, "strange")
     answer = operator.post("/v1/models/strange/versions", small.signed(signing.generate_key(), 1))
@@ -80,14 +80,14 @@ def test_p21_a_signature_of_a_stranger_is_409(operator: Http, publisher: signing
     ("changes", "reason"),
     [
         pytest.param({"version": 2}, "the signature is for promised:2", id="another version"),
-        pytest.param({"model": "other"}, "the signature is for other:1", id="another name"),
+        pytest.param({"model": "other"}, "the signature is for other:1", id="another model"),
         pytest.param({"index_digest": wire.digest_of(b"x")}, "the signature is of another package: of ", id="another package"),
         pytest.param(
             {"expires_at": datetime.now(UTC) - timedelta(days=1)}, "the signature of promised:1 expired at ", id="expired"
         ),
     ],
 )
-def test_p21_a_signature_over_something_else_is_409(
+def test_p21_a_signature_over_another_package_model_or_version_is_409(
     operator: Http, publisher: signing.PrivateKey, tmp_path: Path, changes: dict[str, object], reason: str
 ) -> None:
     small = make_package(tmp_path, "promised")
@@ -115,7 +115,7 @@ def test_p21_the_tag_of_a_published_version_never_moves(operator: Http, publishe
     assert answer.error == "fixed:1 is a published version and never changes; publish a new version instead"
 
 
-def test_an_unchanged_part_of_the_next_version_is_there_already(
+def test_the_unchanged_blobs_of_the_next_version_need_no_upload(
     operator: Http, publisher: signing.PrivateKey, tmp_path: Path
 ) -> None:
     first, second = make_package(tmp_path / "1", "grown", b"one"), make_package(tmp_path / "2", "grown", b"two")
@@ -130,12 +130,12 @@ def test_an_unchanged_part_of_the_next_version_is_there_already(
 
 
 def test_a_device_may_not_publish(cloud: RunningCloud, publisher: signing.PrivateKey, tmp_path: Path) -> None:
-    small = make_package(tmp_path, "coup")
-    answer = cloud.enrol("ambitious", tmp_path).http.post("/v1/models/coup/versions", small.signed(publisher, 1))
+    small = make_package(tmp_path, "denied")
+    answer = cloud.enrol("publisher-device", tmp_path).http.post("/v1/models/denied/versions", small.signed(publisher, 1))
     assert answer.status == 403
 
 
 def test_an_unknown_model_is_404(operator: Http) -> None:
-    answer = operator.get("/v1/models/unheard-of")
+    answer = operator.get("/v1/models/unknown-model")
     assert answer.status == 404
-    assert answer.error.startswith("no model is called 'unheard-of'")
+    assert answer.error.startswith("no model is called 'unknown-model'")

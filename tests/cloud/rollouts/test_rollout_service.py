@@ -82,7 +82,7 @@ def test_a_device_cannot_see_or_change_rollouts(trusting_cloud: RunningCloud, tm
 @pytest.mark.parametrize(
     ("body", "status", "error"),
     [
-        pytest.param({"model": "nobody"}, 404, "no model is called 'nobody'", id="model"),
+        pytest.param({"model": "unknown"}, 404, "no model is called 'unknown'", id="model"),
         pytest.param({"model": "asked", "version": 7}, 404, "model asked has no version 7", id="version"),
         pytest.param({"model": "asked", "devices": ["ghost"]}, 404, "no device is called 'ghost'", id="device"),
         pytest.param(

@@ -1,4 +1,4 @@
-"""The authority, apart from any connection."""
+"""The certificate authority, without connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def csr_of(key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) -> str:
     return csr.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def test_a_server_certificate_verifies_under_each_of_its_names(authority: Authority) -> None:
+def test_a_server_certificate_is_valid_for_each_of_its_names(authority: Authority) -> None:
     names = ("localhost", "127.0.0.1", "::1", "cloud.example")
     certificate = authority.issue_server(names, new_key(), NOW)
     verifier = PolicyBuilder().store(Store([authority.certificate])).time(NOW)
@@ -39,7 +39,7 @@ def test_a_server_certificate_verifies_under_each_of_its_names(authority: Author
     assert not serves(certificate, names, NOW + timedelta(days=825))
 
 
-def test_a_device_certificate_verifies_as_a_client_of_the_authority(authority: Authority) -> None:
+def test_a_device_certificate_is_a_client_certificate_of_the_authority(authority: Authority) -> None:
     certificate = authority.issue_device(csr_of(ed25519.Ed25519PrivateKey.generate()), "press-1", NOW)
     uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     certificate.verify_directly_issued_by(authority.certificate)
@@ -51,7 +51,7 @@ def test_an_rsa_key_is_refused(authority: Authority) -> None:
         authority.issue_device(csr_of(rsa.generate_private_key(65537, 2048)), "press-1", NOW)
 
 
-def test_a_csr_that_its_own_key_did_not_sign_is_refused(authority: Authority) -> None:
+def test_a_csr_not_signed_by_its_own_key_is_refused(authority: Authority) -> None:
     lines = csr_of(ed25519.Ed25519PrivateKey.generate()).splitlines()
     other = csr_of(ed25519.Ed25519PrivateKey.generate()).splitlines()
     forged = "\n".join([*lines[:-2], other[-2], lines[-1]])  # the last line of the body is the end of the signature
@@ -59,14 +59,14 @@ def test_a_csr_that_its_own_key_did_not_sign_is_refused(authority: Authority) ->
         authority.issue_device(forged, "press-1", NOW)
 
 
-def test_the_revocation_list_holds_exactly_what_was_revoked(authority: Authority) -> None:
+def test_the_revocation_list_contains_exactly_the_revoked_certificates(authority: Authority) -> None:
     certificate = authority.issue_client("press-1", new_key().public_key(), NOW)
     listed = x509.load_pem_x509_crl(authority.revocation_list([(serial_of(certificate), NOW)], NOW))
     assert listed.is_signature_valid(authority.key.public_key())
     assert [revoked.serial_number for revoked in listed] == [certificate.serial_number]
 
 
-def test_the_server_certificate_is_renewed_before_it_ends_and_the_authority_stays(tmp_path: Path) -> None:
+def test_the_server_certificate_is_renewed_before_it_expires_and_the_authority_stays(tmp_path: Path) -> None:
     prepare(tmp_path, (), NOW)
     authority, first = (tmp_path / "ca.pem").read_bytes(), (tmp_path / "server.pem").read_bytes()
     prepare(tmp_path, (), NOW + timedelta(days=100))
@@ -76,7 +76,7 @@ def test_the_server_certificate_is_renewed_before_it_ends_and_the_authority_stay
     assert (tmp_path / "ca.pem").read_bytes() == authority
 
 
-def test_a_first_start_that_was_cut_short_is_continued(tmp_path: Path) -> None:
+def test_an_interrupted_first_start_is_completed_by_the_next(tmp_path: Path) -> None:
     state = prepare(tmp_path, (), NOW)
     (tmp_path / "server.pem").unlink()
     (tmp_path / "operator.token").unlink()
