@@ -14,24 +14,40 @@ from edgewright.contracts.variant import FLOAT_VARIANT
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("-o", "--output", "build", required=True, type=click.Path(path_type=Path), help="The build directory to make.")
-@click.option("--head-from", default="auto", show_default=True, metavar="NODE|auto", help="The first node or layer of the head.")
-@click.option("--samples", type=click.Path(path_type=Path), help="Real samples (.npz) to compare on, in place of generated ones.")
-@click.option("--labels", default="", metavar="FILE|a,b,c", help="Names of the classes: a file with one per line, or a list.")
-@click.option("--inputs", default="", metavar="a,b", help="Inputs of a TensorFlow graph, if not those that are found.")
-@click.option("--outputs", default="", metavar="a,b", help="Outputs of a TensorFlow graph, if not those that are found.")
-@click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x224x224x3", help="The shape of an input whose axes are free.")
-@click.option("--profile", "profiles", multiple=True, metavar="P", help="Hardware that it is meant for: a name or a TOML file.")
+@click.option("-o", "--output", "build", required=True, type=click.Path(path_type=Path), help="The build directory to write.")
+@click.option("--head-from", default="auto", show_default=True, metavar="NODE|auto", help="First node or layer of the head.")
 @click.option(
-    "--max-memory", "max_memory_gb", type=click.FloatRange(min=0.1), metavar="GB", help="What the model's own framework may use."
+    "--samples",
+    type=click.Path(path_type=Path),
+    help="Real samples (.npz) for the comparison with the source (default: generated).",
+)
+@click.option("--labels", default="", metavar="FILE|a,b,c", help="Class names: a file with one name per line, or a list.")
+@click.option("--inputs", default="", metavar="a,b", help="Inputs of a TensorFlow graph (default: those that it declares).")
+@click.option("--outputs", default="", metavar="a,b", help="Outputs of a TensorFlow graph (default: those that it declares).")
+@click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x224x224x3", help="Shape of an input with free axes.")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="P",
+    help="Hardware profile that the graph must run on: a name or a TOML file.",
 )
 @click.option(
-    "--max-time", "max_time_s", type=click.FloatRange(min=0.1), metavar="S", help="Seconds that it may take (default: an hour)."
+    "--max-memory",
+    "max_memory_gb",
+    type=click.FloatRange(min=0.1),
+    metavar="GB",
+    help="Memory limit of the model's own framework.",
 )
-@click.option("--preprocessing", metavar="MODE|FILE", help="What images need first: caffe, torch, tf, none, or a JSON file.")
 @click.option(
-    "--converters", type=click.Path(path_type=Path), metavar="FILE.py", help="Your own Keras layers and what they become."
+    "--max-time",
+    "max_time_s",
+    type=click.FloatRange(min=0.1),
+    metavar="S",
+    help="Time limit of the framework, in seconds (default: one hour).",
 )
+@click.option("--preprocessing", metavar="MODE|FILE", help="Preprocessing of images: caffe, torch, tf, none, or a JSON file.")
+@click.option("--converters", type=click.Path(path_type=Path), metavar="FILE.py", help="Converters for custom Keras layers.")
 @click.option(
     "--trust",
     is_flag=True,
@@ -57,17 +73,17 @@ def command(
     allow_mismatch: bool,
     as_json: bool,
 ) -> None:
-    """Turn a trained model into verified ONNX in a build directory.
+    """Convert a trained model to verified ONNX in a build directory.
 
     SOURCE is a Keras model (.keras, .h5), a TensorFlow SavedModel or frozen graph, a PyTorch program (torch.export, with
-    --trust), a scikit-learn estimator (skops, or a pickle with --trust), a LightGBM or XGBoost model, or an ONNX file; what it
-    is, its content says. The graph is compared with the source in its own framework before anything is kept.
+    --trust), a scikit-learn estimator (skops, or a pickle with --trust), a LightGBM or XGBoost model, or an ONNX file. The format
+    is detected from the content. The graph is compared with the source, run in its own framework, before it is kept.
     """
-    from convert.conversion import ConvertOptions, convert_model  # onnx-ir takes a second; --help does without it
+    from convert.conversion import ConvertOptions, convert_model  # onnx-ir takes a second to import, which --help does not need
     from convert.featurizers.preprocessing import read_preprocessing
 
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
-        logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # -v tells what our passes did; -vv also what is inside them
+        logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # -v shows our passes; -vv also those of onnx_ir
     options = ConvertOptions(
         head_from=head_from,
         samples=samples,
@@ -83,11 +99,11 @@ def command(
         trust=trust,
         allow_mismatch=allow_mismatch,
     )
-    made = convert_model(source, build, options)
+    converted = convert_model(source, build, options)
     if as_json:
-        print_json({"build": str(made.path), "record": made.record, "variant": made.variant(FLOAT_VARIANT).config})
+        print_json({"build": str(converted.path), "record": converted.record, "variant": converted.variant(FLOAT_VARIANT).config})
     else:
-        _print(made)
+        _print(converted)
 
 
 def read_labels(text: str) -> tuple[str, ...]:
@@ -101,14 +117,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _print(made: BuildDirectory) -> None:
-    measured = made.variant(FLOAT_VARIANT).config.measured
+def _print(build: BuildDirectory) -> None:
+    measured = build.variant(FLOAT_VARIANT).config.measured
     if measured is not None:
         click.echo(
-            f"{made.path}: same as the source on {measured.sample_count} samples "
+            f"{build.path}: matches the source on {measured.sample_count} samples "
             f"(largest relative difference {measured.max_relative_difference:.2g})"
         )
-    if made.record.cut is not None:
+    if build.record.cut is not None:
         from convert.conversion import describe_cut
 
-        print_table(("part", "nodes", "weights MB", "tensors"), describe_cut(made.record.cut, made.graph))
+        print_table(("part", "nodes", "weights MB", "tensors"), describe_cut(build.record.cut, build.graph))

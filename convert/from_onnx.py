@@ -1,7 +1,7 @@
 """Read ONNX files of any operator set from 7 on.
 
-Older and newer graphs are brought to the operator set that every variant is made in; what onnx's converter cannot bring there,
-operators that nobody here knows, and inputs and outputs that are no tensors of numbers, are told.
+Graphs are converted to the operator set of all variants. Operators that cannot be converted or that onnxruntime lacks are
+rejected, and so are inputs and outputs other than numeric tensors.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from edgewright.errors import ModelError, one_line
 
 OLDEST = 7
 NEWEST = 22
-"""The newest that onnxruntime runs in every precision that we make."""
+"""The newest operator set that onnxruntime runs in every precision of our variants."""
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """Return the graph of an ONNX file, in an operator set that every variant can be made in.
+    """Return the graph of an ONNX file, in an operator set that every variant supports.
 
     Raises:
-        ModelError: its weights are missing, its operators or their set cannot be used, or an input or output is no tensor of
-            numbers.
+        ModelError: weights are missing, an operator or the operator set is not supported, or an input or output is not a
+            numeric tensor.
     """
     proto = _loaded(path)
     _check_ends(proto, path)
     _check_operators(proto, path)
-    proto = lifted(proto, path)
+    proto = at_supported_opset(proto, path)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version, proto.domain, proto.doc_string = "edgewright", "", "", ""
     del proto.metadata_props[:]
@@ -43,8 +43,8 @@ def _loaded(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
-    except (onnx.checker.ValidationError, FileNotFoundError, ValueError) as wrong:
-        raise ModelError(f"{path} is no valid ONNX model: {one_line(wrong)}") from wrong
+    except (onnx.checker.ValidationError, FileNotFoundError, ValueError) as error:
+        raise ModelError(f"{path} is not a valid ONNX model: {one_line(error)}") from error
     return proto
 
 
@@ -54,29 +54,28 @@ def _check_ends(proto: onnx.ModelProto, path: Path) -> None:
     for value in (*inputs, *proto.graph.output):
         if not value.type.HasField("tensor_type"):
             raise ModelError(f"{path}: {value.name} must be a tensor; export the model without maps and sequences (zipmap off)")
-
         if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             raise ModelError(
-                f"{path}: {value.name} must hold numbers, but it holds text: turn text into numbers before the model"
+                f"{path}: {value.name} must hold numbers, but it holds text: encode text as numbers before the model"
             )
 
 
 def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
-    ours = {function.domain for function in proto.functions}
-    strangers = {
+    model_domains = {function.domain for function in proto.functions}
+    unknown = {
         f"{node.op_type} of {node.domain} (node {node.name!r})"
         for node in _nodes(proto.graph)
-        if node.domain not in _KNOWN_DOMAINS and node.domain not in ours
+        if node.domain not in _KNOWN_DOMAINS and node.domain not in model_domains
     }
-    if strangers:
+    if unknown:
         raise ModelError(
-            f"{path} must use operators that onnxruntime knows, but it has {', '.join(sorted(strangers))}: "
-            "replace them by standard ones, or save them in the model as ONNX functions"
+            f"{path} must use operators that onnxruntime has, but it uses {', '.join(sorted(unknown))}: "
+            "replace them by standard ones, or define them in the model as ONNX functions"
         )
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph, and those of the graphs inside it (branches, loops)."""
+    """Yield the nodes of a graph and of its subgraphs (branches, loops)."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -84,8 +83,12 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(attribute.g)
 
 
-def lifted(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """Return `proto` in an operator set that every variant can be made in."""
+def at_supported_opset(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Return `proto`, converted to an operator set that every variant supports.
+
+    Raises:
+        ModelError: the operator set is too old, or an operator cannot be converted.
+    """
     version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
     if version in range(OPSET, NEWEST + 1):
         return proto
@@ -93,7 +96,7 @@ def lifted(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} must use operator set {OLDEST} or newer, but it uses {version}: export it with opset {OPSET}")
     try:
         return onnx.version_converter.convert_version(proto, OPSET)
-    except (RuntimeError, ValueError) as wrong:
+    except (RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{path} cannot be brought from operator set {version} to {OPSET}, export it with opset {OPSET}: {one_line(wrong)}"
-        ) from wrong
+            f"{path} cannot be converted from operator set {version} to {OPSET}, export it with opset {OPSET}: {one_line(error)}"
+        ) from error

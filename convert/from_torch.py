@@ -1,11 +1,11 @@
-"""Read PyTorch: a program saved by `torch.export.save`, or a module with example inputs through `export_module`.
+"""Read PyTorch models: programs saved by `torch.export.save`, and modules with example inputs (`export_module`).
 
-    torch.export     the module as one graph of operators, its batch left free
-    torch.onnx       the operators of ONNX
-    cleaned          no stack traces, so no paths of the author's machine travel with the model
+    torch.export     trace the module as one graph of operators with a free batch
+    torch.onnx       convert the operators
+    clean            remove stack traces, which contain paths of the author's machine
 
-Loading a program may unpickle weights and sample inputs, so it is done only when its author is trusted. PyTorch is not installed
-with edgewright: `pip install torch onnxscript` beside it.
+Loading a program may unpickle weights and sample inputs, so its author must be trusted. PyTorch is not installed with
+edgewright; install it with `pip install torch onnxscript`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def read_torch(path: Path, *, trust: bool) -> ir.Model:
     """Return the graph of an exported program.
 
     Raises:
-        ModelError: it is not trusted, cannot be loaded, has a fixed batch, or an operator in it has no counterpart in ONNX.
+        ModelError: the program is not trusted, cannot be loaded, has a fixed batch, or has an operator without counterpart in
+            ONNX.
+        BadInputError: PyTorch is not installed.
     """
     program = _loaded(path, trust=trust)
     return _graph_of(program, str(path))
@@ -40,36 +42,38 @@ def read_torch(path: Path, *, trust: bool) -> ir.Model:
 def export_module(module: Any, example_inputs: Sequence[Any]) -> ir.Model:
     """Return the graph of a module, in evaluation mode, with a free batch.
 
-    The example inputs are tensors whose first axis counts samples; only their other axes and their types matter.
+    Args:
+        module: a `torch.nn.Module`.
+        example_inputs: tensors [samples, …]; only dtypes and the axes after the first are used.
 
     Raises:
-        ModelError: the module cannot be traced, or an operator in it has no counterpart in ONNX.
+        ModelError: the module cannot be traced, or has an operator without counterpart in ONNX.
     """
     import torch
 
-    # torch.export takes sizes of 1 for constants of the model, so there must be more than one sample.
+    # torch.export treats an axis of size 1 as constant, so the batch must have more than one sample.
     doubled = tuple(torch.cat([tensor, tensor]) for tensor in example_inputs)
     name = type(module).__name__
     try:
         with _evaluating(module), _quiet():
             program = torch.export.export(module, doubled, dynamic_shapes=tuple({0: torch.export.Dim("N")} for _ in doubled))
-    except Exception as wrong:  # torch's errors share no base
-        raise ModelError(f"{name} cannot be exported with a free batch: {one_line(wrong)}") from wrong
+    except Exception as error:  # torch's errors have no common base class
+        raise ModelError(f"{name} cannot be exported with a free batch: {one_line(error)}") from error
     return _graph_of(program, name)
 
 
 def torch_outputs(path: Path, inputs: Arrays, *, trust: bool, batch_size: int) -> Arrays:
-    """Return what PyTorch itself says, in the order of the graph's outputs."""
+    """Return the program's outputs, computed by PyTorch, in the order of the graph's outputs."""
     import torch
 
     program = _loaded(path, trust=trust).module()
-    parts = []
+    batches = []
     with torch.no_grad():
         for start in range(0, len(inputs[0]), batch_size):
-            found = program(*(torch.from_numpy(array[start : start + batch_size]) for array in inputs))
-            leaves, _ = torch.utils._pytree.tree_flatten(found)
-            parts.append([leaf.numpy() for leaf in leaves])
-    return [np.concatenate(of_one_output) for of_one_output in zip(*parts, strict=True)]
+            outputs = program(*(torch.from_numpy(array[start : start + batch_size]) for array in inputs))
+            leaves, _ = torch.utils._pytree.tree_flatten(outputs)
+            batches.append([leaf.numpy() for leaf in leaves])
+    return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
 
 
 def _loaded(path: Path, *, trust: bool) -> Any:
@@ -85,8 +89,8 @@ def _loaded(path: Path, *, trust: bool) -> Any:
     try:
         with _quiet():
             return torch.export.load(path)
-    except Exception as wrong:  # torch's errors share no base
-        raise ModelError(f"{path}: PyTorch cannot load this program: {one_line(wrong)}") from wrong
+    except Exception as error:  # torch's errors have no common base class
+        raise ModelError(f"{path}: PyTorch cannot load this program: {one_line(error)}") from error
 
 
 def _graph_of(program: Any, where: str) -> ir.Model:
@@ -95,8 +99,8 @@ def _graph_of(program: Any, where: str) -> ir.Model:
     try:
         with _quiet():
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
-    except Exception as wrong:  # torch's errors share no base
-        raise ModelError(f"{where} cannot be expressed in ONNX: {one_line(wrong)}") from wrong
+    except Exception as error:  # torch's errors have no common base class
+        raise ModelError(f"{where} cannot be expressed in ONNX: {one_line(error)}") from error
     model: ir.Model = exported.model
     _check_batch(model.graph, where)
     _clean(model)
@@ -131,24 +135,24 @@ def _clean(model: ir.Model) -> None:
 
 @contextlib.contextmanager
 def _evaluating(module: Any) -> Iterator[None]:
-    """Put every part into evaluation mode, and back into its own afterwards."""
-    modes = {part: part.training for part in module.modules()}
+    """Put every submodule into evaluation mode, and restore its mode afterwards."""
+    modes = {submodule: submodule.training for submodule in module.modules()}
     module.eval()
     try:
         yield
     finally:
-        for part, training in modes.items():
-            part.training = training
+        for submodule, training in modes.items():
+            submodule.training = training
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch tells about itself from the user."""
-    before = logging.root.manager.disable
+    """Suppress torch's warnings and log messages."""
+    previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(previous)

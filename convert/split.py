@@ -1,9 +1,8 @@
-"""Cut a graph into a featurizer, which an accelerator runs, and the head behind it, which is trained again and again.
+"""Cut a graph into a featurizer, which an accelerator runs, and a head, which users retrain.
 
-The cut is a set of tensors. Everything that they need is the featurizer, the rest is the head, so the record of a cut is its
-tensors alone. `auto` puts everything into the featurizer that a last convolution or pooling needs, and the activations and
-reshapes right behind it; a model without such operators is all head. Where the graph is meant for accelerators, `auto` stops
-before the first operator that one of them cannot run: what comes behind that runs on the processor in any case.
+A cut is a set of tensors. The featurizer is every node that they depend on, and the head is the rest. `auto` cuts after the last
+convolution or pooling and the activations and reshapes that follow it; a model without such operators is all head. With
+accelerators, `auto` cuts before the first operator that one of them lacks, since everything after it runs on the processor.
 """
 
 from __future__ import annotations
@@ -53,18 +52,18 @@ _FOLLOWS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupportedOperators:
-    """Operators that an accelerator runs."""
+    """Operators that an accelerator supports."""
 
     anywhere: Collection[str]
     at_inputs: Collection[str] = ()
-    """Those that it runs on what comes from the user alone."""
+    """Operators supported only directly on graph inputs."""
 
 
 def split(model: ir.Model, head_from: str, accelerators: Collection[SupportedOperators] = ()) -> tuple[Cut, Parts]:
-    """Cut `model` before the node or layer `head_from`, or where `auto` says for all of `accelerators`.
+    """Cut `model` before the node or layer `head_from`, or with `auto` at the last cut that all `accelerators` support.
 
     Raises:
-        NotFoundError: there is no such node or layer; the nearest names are offered.
+        NotFoundError: there is no such node or layer; the message suggests similar names.
     """
     graph = model.graph
     featurizer = _auto(graph, accelerators) if head_from == AUTO else _before(graph, head_from)
@@ -74,30 +73,30 @@ def split(model: ir.Model, head_from: str, accelerators: Collection[SupportedOpe
 
 
 def _auto(graph: ir.Graph, accelerators: Collection[SupportedOperators]) -> set[ir.Node]:
-    possible = set(graph)
+    supported = set(graph)
     for accelerator in accelerators:
-        possible &= _reached(graph, accelerator)
-    featurizer = ancestors(node for node in possible if node.op_type in _SPATIAL)
-    for node in graph:  # producers come first, so one round is enough
+        supported &= _supported_nodes(graph, accelerator)
+    featurizer = ancestors(node for node in supported if node.op_type in _SPATIAL)
+    for node in graph:  # sorted topologically, so one iteration is enough
         producers = _producers(node)
-        if featurizer and node in possible and node.op_type in _FOLLOWS and producers and producers <= featurizer:
+        if featurizer and node in supported and node.op_type in _FOLLOWS and producers and producers <= featurizer:
             featurizer.add(node)
     return featurizer
 
 
-def _reached(graph: ir.Graph, accelerator: SupportedOperators) -> set[ir.Node]:
-    """Return the nodes that the accelerator runs with all that they need."""
-    reached: set[ir.Node] = set()
+def _supported_nodes(graph: ir.Graph, accelerator: SupportedOperators) -> set[ir.Node]:
+    """Return the nodes that the accelerator can run together with all their ancestors."""
+    nodes: set[ir.Node] = set()
     for node in graph:
         producers = _producers(node)
-        known = node.op_type in accelerator.anywhere or (node.op_type in accelerator.at_inputs and producers <= {None})
-        if known and producers <= reached | {None}:
-            reached.add(node)
-    return reached
+        is_supported = node.op_type in accelerator.anywhere or (node.op_type in accelerator.at_inputs and producers <= {None})
+        if is_supported and producers <= nodes | {None}:
+            nodes.add(node)
+    return nodes
 
 
 def _producers(node: ir.Node) -> set[ir.Node | None]:
-    """Return the nodes that a node reads from; None stands for the graph's inputs."""
+    """Return the nodes that produce a node's inputs; None stands for the graph's inputs."""
     return {value.producer() for value in node.inputs if value is not None and not _is_constant(value)}
 
 
@@ -110,12 +109,12 @@ def _before(graph: ir.Graph, name: str) -> set[ir.Node]:
     for node in graph:
         if node in starts or any(value is not None and value.producer() in head for value in node.inputs):
             head.add(node)
-    # What reaches the head only is the head's, also when it does not come after the named node.
+    # Nodes whose results only the head uses belong to the head, even if they do not depend on the named node.
     return ancestors(value.producer() for node in head for value in node.inputs if value is not None) - head
 
 
 def _boundary(graph: ir.Graph, parts: Parts) -> tuple[str, ...]:
-    """Return the tensors that leave the featurizer (the graph's inputs where there is none), in the order of the graph."""
+    """Return the featurizer's output tensors in graph order, or the graph's inputs if there is no featurizer."""
     if not parts.featurizer:
         return tuple(str(value.name) for value in graph.inputs)
     leaving = []

@@ -1,10 +1,12 @@
-"""The networks that edgewright knows how to build: featurizers, heads for them, and what an image needs before it enters.
+"""The networks that edgewright can build: featurizers, their heads, and the preprocessing of their images.
 
-    networks.py      the table: name, published size, preprocessing; `build_network` makes one
-    weights.py       weights from a file, or random ones from a seed
-    heads.py         put any Keras head on a featurizer; fine-tune the head or everything
-    saving.py        one `.keras` file that also carries preprocessing and the place of the head
-    ssd_boxes.py     the default boxes of SSD, decoding and non-maximum suppression, in NumPy for the host
+    networks.py         the table of networks, and `build_network`
+    applications.py, resnet8.py, ssd_vgg.py    the layers of the networks
+    preprocessing.py    preprocessing per network
+    weights.py          weights from files
+    heads.py            attach any Keras head to a featurizer; fine-tune the head or the whole network
+    saving.py           save a network with preprocessing and head layers as one `.keras` file
+    ssd_boxes.py        default boxes of SSD, decoding and non-maximum suppression, in NumPy
 
-Keras is imported inside functions: listing the networks costs no framework.
+Functions import Keras when they need it, so listing the networks does not.
 """

@@ -1,4 +1,4 @@
-"""The networks that Keras itself describes (`keras.applications`), without weights: nothing is ever downloaded."""
+"""Networks of `keras.applications`, without weights, so that nothing is downloaded."""
 
 from __future__ import annotations
 

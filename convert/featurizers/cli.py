@@ -1,4 +1,4 @@
-"""`edgewright featurizers`: list the networks that can be built, build one."""
+"""`edgewright featurizers`: list the networks, build one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from edgewright.command_line import common_options, print_json, print_table
 
 @click.group()
 def group() -> None:
-    """List and build the networks that edgewright knows."""
+    """List and build networks."""
 
 
 @group.command("list")
 @common_options
 def list_networks(as_json: bool) -> None:
-    """Show each network with its published size and input."""
+    """List the networks with their published size and input."""
     if as_json:
         print_json(list(NETWORKS.values()))
         return
-    rows = [(each.name, each.parameters, each.image_size, each.classes, each.description) for each in NETWORKS.values()]
+    rows = [
+        (network.name, network.parameters, network.image_size, network.classes, network.description)
+        for network in NETWORKS.values()
+    ]
     print_table(["network", "parameters", "image", "classes", "description"], rows)
 
 
@@ -32,7 +35,7 @@ def list_networks(as_json: bool) -> None:
 @click.option("--weights", type=click.Path(path_type=Path), help="A weights file that Keras wrote (default: random).")
 @click.option("--classes", type=int, help="Classes of the head (default: as published).")
 @click.option("--image-size", type=int, help="Height and width of the image in pixels (default: as published).")
-@click.option("--seed", default=0, show_default=True, help="Where random weights begin.")
+@click.option("--seed", default=0, show_default=True, help="Seed of random weights.")
 @click.option("--featurizer-only", is_flag=True, help="Leave the head out.")
 @common_options
 def build(
@@ -45,7 +48,7 @@ def build(
     featurizer_only: bool,
     as_json: bool,
 ) -> None:
-    """Build a network as one .keras file, preprocessing included."""
+    """Build a network as one .keras file, including its preprocessing."""
     from convert.featurizers.saving import save_network
 
     options = BuildOptions(classes=classes, image_size=image_size, weights=weights, seed=seed, featurizer_only=featurizer_only)

@@ -1,9 +1,9 @@
-"""Put any Keras head on a featurizer, and train the head alone or everything.
+"""Attach any Keras head to a featurizer, and train the head or the whole network.
 
-    attach_head    featurizer + layer, Sequential or functional model -> one model that knows where its head is
-    fine_tune      "head": the featurizer is run once and the head trained on its features; "all": everything moves
+    attach_head    featurizer + layer, Sequential or functional model -> one model with its head layers recorded
+    fine_tune      "head": run the featurizer once and train the head on its features; "all": train every layer
 
-Images are what the graph takes (see `preprocessing.normalize`).
+Images must be preprocessed (see `preprocessing.normalize`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLASSIFICATION = "sparse_categorical_crossentropy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuneOptions:
-    """How to train. A `loss` other than the default takes any labels that fit it (`mse` for a regressor)."""
+    """Training options. A `loss` other than the default takes any labels that fit it (`mse` for a regressor)."""
 
     epochs: int = 10
     batch_size: int = 32
@@ -43,18 +43,18 @@ class FineTuneOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuned:
-    """The loss on the training images after each epoch, as an average over the epoch."""
+    """Training result: the mean loss of each epoch."""
 
     losses: tuple[float, ...]
 
 
 def attach_head(featurizer: BuiltNetwork, head: Any) -> BuiltNetwork:
-    """Return the featurizer of `featurizer` with `head` (a Keras layer or model) on its features; layers are shared.
+    """Return the featurizer of `featurizer` with `head` (a Keras layer or model) attached; the layers are shared.
 
-    A Sequential's layers are laid out one by one, so that a cut can fall between any two of them.
+    A Sequential's layers are added one by one, so that the graph can be cut between any two of them.
 
     Raises:
-        ModelError: the head does not take such features, or a layer of it is named like one of the featurizer.
+        ModelError: the head does not take the features, or one of its layers has the name of a featurizer layer.
     """
     keras = import_keras()
     base = without_head(featurizer)
@@ -65,16 +65,11 @@ def attach_head(featurizer: BuiltNetwork, head: Any) -> BuiltNetwork:
     taken = {layer.name for layer in base.model.layers}
     for layer in layers:
         if layer.name in taken:
-            raise ModelError(f"the head's layer {layer.name!r} is named like one of {base.notes.network}: give it another name")
+            raise ModelError(f"the head's layer {layer.name!r} has the name of a layer of {base.notes.network}: rename it")
         taken.add(layer.name)
-        features = _called(layer, features)
+        features = _apply(layer, features)
     model = keras.Model(base.model.inputs, features, name=featurizer.notes.network.replace("-", "_"))
     return BuiltNetwork(model, replace(base.notes, head_layers=tuple(layer.name for layer in layers)))
-
-
-def standard_head(classes: int) -> Any:
-    """Return the usual classifier: one dense layer with softmax."""
-    return import_keras().layers.Dense(classes, activation="softmax", name="predictions")
 
 
 def fine_tune(
@@ -85,12 +80,19 @@ def fine_tune(
     part: Literal["head", "all"] = "head",
     options: FineTuneOptions | None = None,
 ) -> FineTuned:
-    """Train the network's own layers in place; which of them are trainable is afterwards as before.
+    """Train the network in place. Layers are unfrozen for the training and frozen again afterwards.
+
+    Args:
+        network: the network.
+        images: float32 [N, height, width, channels], preprocessed.
+        labels: [N], class numbers for the default loss.
+        part: the layers to train.
+        options: training options.
 
     Raises:
-        BadInputError: `part` is neither, or is the head of a network that has none.
+        BadInputError: `part` is not valid, or is "head" and the network has no head.
         SamplesError: images or labels do not fit the network.
-        OperationError: the loss is no number any more.
+        OperationError: the loss became NaN or infinite.
     """
     options = options or FineTuneOptions()
     if part not in ("head", "all"):
@@ -107,12 +109,12 @@ def fine_tune(
     return _train(keras, keras.Model(featurizer.outputs, network.model.outputs), features, labels, options)
 
 
-def _called(layer: Any, features: Any) -> Any:
+def _apply(layer: Any, features: Any) -> Any:
     try:
         return layer(features)
-    except (ValueError, TypeError) as wrong:
-        first = " ".join(str(wrong).split())[:160]
-        raise ModelError(f"the head's layer {layer.name!r} does not take features of shape {features.shape}: {first}") from wrong
+    except (ValueError, TypeError) as error:
+        first = " ".join(str(error).split())[:160]
+        raise ModelError(f"the head's layer {layer.name!r} does not take features of shape {features.shape}: {first}") from error
 
 
 def _train(keras: Any, model: Any, inputs: Array, labels: Array, options: FineTuneOptions) -> FineTuned:
@@ -132,11 +134,11 @@ def _train(keras: Any, model: Any, inputs: Array, labels: Array, options: FineTu
 
 
 def _check_samples(model: Any, images: Array, labels: Array, loss: str) -> None:
-    wanted = model.inputs[0].shape[1:]
-    if images.ndim != len(wanted) + 1 or any(
-        want not in (None, have) for want, have in zip(wanted, images.shape[1:], strict=True)
+    expected = model.inputs[0].shape[1:]
+    if images.ndim != len(expected) + 1 or any(
+        size not in (None, actual) for size, actual in zip(expected, images.shape[1:], strict=True)
     ):
-        raise SamplesError(f"images must have shape [N, {', '.join(map(str, wanted))}], but they have {list(images.shape)}")
+        raise SamplesError(f"images must have shape [N, {', '.join(map(str, expected))}], but they have {list(images.shape)}")
     if not len(images) or len(images) != len(labels):
         raise SamplesError(f"there must be one label per image and at least one, not {len(labels)} for {len(images)}")
     if not np.isfinite(images).all():
@@ -149,4 +151,4 @@ def _check_classes(labels: Array, classes: int) -> None:
     if labels.dtype.kind not in "iu":
         raise SamplesError(f"labels must be whole class numbers, not {labels.dtype}")
     if labels.min() < 0 or labels.max() >= classes:
-        raise SamplesError(f"labels must be 0 to {classes - 1}, but they go from {labels.min()} to {labels.max()}")
+        raise SamplesError(f"labels must be 0 to {classes - 1}, but they range from {labels.min()} to {labels.max()}")

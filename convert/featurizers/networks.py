@@ -1,10 +1,10 @@
-"""The table of networks, and how one is built.
+"""The table of networks, and the function that builds one.
 
-    NETWORKS         what is known of each without building it: published size, classes, preprocessing
-    build_network    name -> Keras model with weights, and the notes that travel with it
+    NETWORKS         published size, classes and preprocessing of each network
+    build_network    name -> Keras model with weights and notes
 
-A network is a featurizer and a head. For classifiers the head is the last layer; for SSD the whole network is the featurizer,
-because what follows (softmax, decoding, non-maximum suppression) runs on the host (ssd_boxes.py).
+A network is a featurizer and a head. The head of a classifier is its last layer. SSD is all featurizer, because softmax, decoding
+and non-maximum suppression run on the host (ssd_boxes.py).
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from edgewright.errors import BadInputError, NotFoundError
 
 IMAGENET_CLASSES = 1000
 SMALLEST_IMAGE = 32
-"""Below 32 pixels a network that halves its maps five times has nothing left."""
+"""A network that halves its feature maps five times needs at least 32 pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """What is known of a network before it is built."""
+    """Published properties of a network."""
 
     name: str
     description: str
     builder: str
-    """`module:function`; called with Keras, the image's (height, width), and the number of classes."""
+    """`module:function`, called with Keras, the image's (height, width), and the number of classes."""
     parameters: int
-    """The published count, with the published head."""
+    """Published count, including the published head."""
     image_size: int
     classes: int
     preprocessing: Preprocessing
     has_head: bool = True
     fixed_size: bool = False
-    """Whether it is defined for its own image size only."""
+    """The network is defined for its published image size only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkNotes:
-    """What travels with a model beside its layers and weights."""
+    """Facts about a network that its file stores in addition to layers and weights."""
 
     network: str
     preprocessing: Preprocessing
     head_layers: tuple[str, ...] = ()
-    """Names of the layers that are the head; empty for a featurizer alone."""
+    """Names of the head's layers; empty for a featurizer without head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ NETWORKS = {network.name: network for network in _ENTRIES}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """What can be chosen about a network; None means as published."""
+    """Options of a network; None: as published."""
 
     classes: int | None = None
     image_size: int | None = None
@@ -147,23 +147,27 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.classes is not None and self.classes < 1:
             raise BadInputError(f"classes must be 1 or more, not {self.classes}")
-        if not 0 <= self.seed < 2**32:  # what NumPy's legacy seeding, which Keras uses, takes
+        if not 0 <= self.seed < 2**32:  # the range of NumPy's legacy seeding, which Keras uses
             raise BadInputError(f"seed must be between 0 and 4294967295, not {self.seed}")
 
 
 def find_network(name: str) -> Network:
-    """Return the network called `name`; raise `NotFoundError` offering the nearest."""
+    """Return the network called `name`.
+
+    Raises:
+        NotFoundError: there is no such network; the message suggests a similar name.
+    """
     if name not in NETWORKS:
         raise NotFoundError(f"no network is called {name!r}{nearest(name, NETWORKS)}")
     return NETWORKS[name]
 
 
 def build_network(name: str, options: BuildOptions | None = None) -> BuiltNetwork:
-    """Build a network with weights from a file, or random ones that are the same for the same seed.
+    """Build a network with weights from a file, or with random weights that depend on the seed only.
 
     Raises:
         NotFoundError: no network has that name, or the weights file does not exist.
-        BadInputError: the image size is impossible for this network.
+        BadInputError: the network does not support the image size.
         ModelError: the weights do not fit.
     """
     network, options = find_network(name), options or BuildOptions()
@@ -181,14 +185,14 @@ def build_network(name: str, options: BuildOptions | None = None) -> BuiltNetwor
 
 
 def build_layers(keras: Any, network: Network, image_size: int | None = None, classes: int | None = None) -> Any:
-    """Return the Keras model of `network` as its layers initialise themselves."""
+    """Return the Keras model of `network` with its layers' initial weights."""
     module_name, _, function = network.builder.partition(":")
     size = image_size or network.image_size
     return getattr(import_module(module_name), function)(keras, (size, size), classes or network.classes)
 
 
 def without_head(built: BuiltNetwork) -> BuiltNetwork:
-    """Return the featurizer of a network: everything before its head, sharing the layers; itself when it has no head."""
+    """Return the part of a network before its head, with shared layers; the network itself if it has no head."""
     if not built.notes.head_layers:
         return built
     keras = import_keras()

@@ -1,4 +1,4 @@
-"""ResNet-8 as MLPerf Tiny's image classification has it: a stem and three residual stacks of 16, 32 and 64 filters."""
+"""ResNet-8 of MLPerf Tiny's image classification: a stem and three residual stacks of 16, 32 and 64 filters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def resnet8(keras: Any, image_size: tuple[int, int], classes: int) -> Any:
-    """Return ResNet-8; convolutions keep their biases before batch normalisation, as in the reference."""
+    """Return ResNet-8; convolutions before batch normalization have biases, as in the reference implementation."""
     layers = keras.layers
     image = keras.Input((*image_size, 3), name="image")
     features = _convolve(layers, image, 16, name="stem")
@@ -20,19 +20,19 @@ def resnet8(keras: Any, image_size: tuple[int, int], classes: int) -> Any:
 
 
 def _residual_stack(layers: Any, features: Any, filters: int, stride: int, *, name: str) -> Any:
-    inside = _convolve(layers, features, filters, stride=stride, name=f"{name}_1")
-    inside = layers.ReLU(name=f"{name}_1_relu")(inside)
-    inside = _convolve(layers, inside, filters, name=f"{name}_2")
+    residual = _convolve(layers, features, filters, stride=stride, name=f"{name}_1")
+    residual = layers.ReLU(name=f"{name}_1_relu")(residual)
+    residual = _convolve(layers, residual, filters, name=f"{name}_2")
     shortcut = features
     if stride != 1:
         shortcut = layers.Conv2D(
             filters, 1, strides=stride, padding="same", kernel_initializer="he_normal", name=f"{name}_shortcut"
         )(features)
-    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([shortcut, inside]))
+    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([shortcut, residual]))
 
 
 def _convolve(layers: Any, features: Any, filters: int, *, stride: int = 1, name: str) -> Any:
-    """Return 3x3 convolution and batch normalisation."""
+    """Apply a 3x3 convolution and batch normalization."""
     features = layers.Conv2D(filters, 3, strides=stride, padding="same", kernel_initializer="he_normal", name=f"{name}_conv")(
         features
     )

@@ -1,6 +1,6 @@
-"""One `.keras` file for model and notes: the preprocessing and the place of the head travel inside the archive.
+"""Save a network and its notes (preprocessing, head layers) as one `.keras` file.
 
-A `.keras` file is a zip; Keras reads its own members by name and leaves others alone, so the notes are one more of them.
+A `.keras` file is a zip archive. Keras reads its own members by name and ignores others, so the notes are an additional member.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _MAX_NOTES_BYTES = 1 << 20
 
 
 def save_network(built: BuiltNetwork, path: Path) -> None:
-    """Write model and notes to `path`, whole or not at all.
+    """Write model and notes to `path` atomically.
 
     Raises:
-        BadInputError: the name does not end in `.keras`, by which Keras tells its formats apart.
+        BadInputError: the name does not end in `.keras`, which Keras requires for this format.
     """
     if path.suffix != ".keras":
         raise BadInputError(f"{path}: the output must end in .keras")
@@ -35,10 +35,10 @@ def save_network(built: BuiltNetwork, path: Path) -> None:
 
 
 def read_notes(path: Path) -> NetworkNotes | None:
-    """Return the notes in a `.keras` file, or None where there are none; needs no Keras.
+    """Return the notes in a `.keras` file, or None; Keras is not needed.
 
     Raises:
-        ModelError: the file is no archive, or its notes cannot be read.
+        ModelError: the file is not an archive, or its notes cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -47,6 +47,6 @@ def read_notes(path: Path) -> NetworkNotes | None:
             if archive.getinfo(NOTES_MEMBER).file_size > _MAX_NOTES_BYTES:
                 raise ModelError(f"{path}: {NOTES_MEMBER} must be at most {_MAX_NOTES_BYTES} bytes")
             raw = archive.read(NOTES_MEMBER)
-    except (OSError, zipfile.BadZipFile) as wrong:
-        raise ModelError(f"{path} is no .keras file: {wrong}") from wrong
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} is not a .keras file: {error}") from error
     return wire.decode(raw, NetworkNotes, what=f"{path}: {NOTES_MEMBER}", error=ModelError)

@@ -1,14 +1,13 @@
 """SSD300 on VGG-16 (Liu et al. 2015, arXiv:1512.02325): boxes and class scores from six feature maps.
 
     conv1_1 … conv4_3    VGG-16; conv4_3, L2-normalised and scaled per channel, is the first map (38x38)
-    fc6, fc7             VGG's dense layers as convolutions, fc6 with holes of 6: the second map (19x19)
-    conv6 … conv9        ever smaller maps: 10, 5, 3, 1
+    fc6, fc7             VGG's dense layers as convolutions, fc6 with dilation 6: the second map (19x19)
+    conv6 … conv9        smaller maps: 10x10, 5x5, 3x3, 1x1
     boxes_i, classes_i   two convolutions per map, channels first: [box * 4 numbers, y, x] and [box * classes, y, x]
 
-Channels first is the order in which ONNX runtimes and accelerators make a map, so nothing is turned around on the device; rows of
-one default box each (the order of `ssd_boxes.default_boxes`) are a view for the host to take. Class scores are logits; softmax,
-decoding and non-maximum suppression are the host's work (ssd_boxes.py). Only layers that Keras itself has are used, so the model
-loads anywhere and needs no custom objects.
+ONNX runtimes and accelerators compute maps channels first, so the device needs no transpose; the host takes rows per default box
+as a view (in the order of `ssd_boxes.default_boxes`). Class scores are logits; softmax, decoding and non-maximum suppression run
+on the host (ssd_boxes.py). All layers are part of Keras, so the model needs no custom objects.
 """
 
 from __future__ import annotations
@@ -20,11 +19,15 @@ from edgewright.errors import BadInputError
 
 _VGG_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 _CONV4_3_SCALE = 20.0
-"""Where the paper lets the learned scale of the normalised map begin."""
+"""Initial value of the learned scale of the normalized map (Liu et al., section 3.1)."""
 
 
 def ssd_vgg(keras: Any, image_size: tuple[int, int], classes: int) -> Any:
-    """Return the twelve-output network; `classes` counts the background, which is class 0."""
+    """Return the network with twelve outputs; `classes` includes the background, which is class 0.
+
+    Raises:
+        BadInputError: there are fewer than two classes.
+    """
     if classes < 2:
         raise BadInputError(f"ssd-vgg needs at least 2 classes, the background and one other, not {classes}")
     layers = keras.layers
@@ -49,32 +52,32 @@ def _feature_maps(layers: Any, image: Any) -> list[Any]:
 
 
 def _vgg(layers: Any, features: Any) -> tuple[Any, Any]:
-    """Return conv4_3 and conv5_3; pools round up, so that 75 becomes 38."""
-    ends = []
+    """Return conv4_3 and conv5_3; pooling rounds up, so that 75 becomes 38."""
+    last_convolutions = []
     for block, (filters, count) in enumerate(_VGG_BLOCKS, start=1):
         for place in range(1, count + 1):
             features = _convolve(layers, features, filters, 3, name=f"conv{block}_{place}")
-        ends.append(features)
+        last_convolutions.append(features)
         features = layers.MaxPooling2D(2, padding="same", name=f"pool{block}")(features) if block < 5 else features
-    return ends[3], ends[4]
+    return last_convolutions[3], last_convolutions[4]
 
 
 def _normalized(layers: Any, features: Any) -> Any:
-    """Return each position's channels at unit length, times one learned scale per channel (a 1x1 depthwise convolution)."""
+    """Apply L2 normalization per position, and a learned scale per channel (a 1x1 depthwise convolution)."""
     unit = layers.UnitNormalization(axis=-1, name="conv4_3_unit")(features)
-    start = {"class_name": "Constant", "config": {"value": _CONV4_3_SCALE}}
-    return layers.DepthwiseConv2D(1, use_bias=False, depthwise_initializer=start, name="conv4_3_scale")(unit)
+    initializer = {"class_name": "Constant", "config": {"value": _CONV4_3_SCALE}}
+    return layers.DepthwiseConv2D(1, use_bias=False, depthwise_initializer=initializer, name="conv4_3_scale")(unit)
 
 
 def _halved(layers: Any, features: Any, narrow: int, wide: int, *, name: str) -> Any:
-    """Return a map of half the size; padded by one on every side, as the original is, which `same` would not always do."""
+    """Return a map of half the size, padded by one on every side as in the original; `same` pads differently for some sizes."""
     features = _convolve(layers, features, narrow, 1, name=f"{name}_1")
     features = layers.ZeroPadding2D(1, name=f"{name}_pad")(features)
     return _convolve(layers, features, wide, 3, strides=2, padding="valid", name=f"{name}_2")
 
 
 def _trimmed(layers: Any, features: Any, narrow: int, wide: int, *, name: str) -> Any:
-    """Return a map that is two smaller."""
+    """Return a map that is smaller by two rows and columns."""
     features = _convolve(layers, features, narrow, 1, name=f"{name}_1")
     return _convolve(layers, features, wide, 3, padding="valid", name=f"{name}_2")
 
@@ -84,6 +87,6 @@ def _convolve(layers: Any, features: Any, filters: int, kernel: int, *, name: st
 
 
 def _map(layers: Any, features: Any, channels: int, *, name: str) -> Any:
-    """Return a map of `channels` numbers per position, channels first."""
-    found = layers.Conv2D(channels, 3, padding="same", name=f"{name}_conv")(features)
-    return layers.Permute((3, 1, 2), name=name)(found)
+    """Return an output of `channels` numbers per position, channels first."""
+    scores = layers.Conv2D(channels, 3, padding="same", name=f"{name}_conv")(features)
+    return layers.Permute((3, 1, 2), name=name)(scores)

@@ -1,6 +1,6 @@
-"""Weights from a file: those of the whole network, of the published one with another head, or of the featurizer alone.
+"""Load weights of a whole network, of the published network with another head, or of a featurizer only.
 
-Reads what Keras writes (`.weights.h5`, `.keras`, and the older `.h5`), by layers in their order; nothing is unpickled.
+Keras's formats are supported (`.weights.h5`, `.keras`, and the older `.h5`). Layers match by order, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ _SUFFIXES = (".weights.h5", ".keras", ".h5", ".hdf5")
 
 
 def load_weights(model: Any, path: Path, *, has_head: bool, published: Callable[[], Any] | None = None) -> None:
-    """Load `path` into `model`; where only the head differs, load the featurizer's and leave the head as it is.
+    """Load `path` into `model`; if only the head differs, load the featurizer's weights and leave the head unchanged.
 
     Args:
-        model: a Keras model whose last layer is the head, when `has_head`.
+        model: a Keras model; its last layer is the head if `has_head`.
         path: the weights file.
-        has_head: whether the file may also be of the model without its last layer.
-        published: builds the network with its published number of classes, when `model` has another.
+        has_head: the file may also hold the weights of the model without its last layer.
+        published: builds the network with its published number of classes, if `model` has another.
 
     Raises:
         NotFoundError: there is no such file.
-        ModelError: it is no weights file, or its weights are of another network.
+        ModelError: the file is not a weights file, or holds weights of another network.
     """
     if not path.is_file():
         raise NotFoundError(f"{path}: no such weights file")
     if not path.name.endswith(_SUFFIXES):
         raise ModelError(f"{path}: a weights file must be one of {', '.join(_SUFFIXES)}, as Keras writes them")
-    failure = _try(model, path)
-    if failure is None:
+    error = _try_load(model, path)
+    if error is None:
         return
     if published is not None:
         source = published()
-        if _try(source, path) is None:
+        if _try_load(source, path) is None:
             _copy_featurizer(source, model)
             return
-    if has_head and _try(_without_last_layer(model), path) is None:
+    if has_head and _try_load(_without_last_layer(model), path) is None:
         return
-    raise ModelError(f"{path}: its weights must be those of {model.name} or of its featurizer: {one_line(failure)}")
+    raise ModelError(f"{path}: its weights must be those of {model.name} or of its featurizer: {one_line(error)}")
 
 
-def _try(model: Any, path: Path) -> Exception | None:
-    """Load and return None, or return what Keras said; it raises whatever the file's reader raises.
+def _try_load(model: Any, path: Path) -> Exception | None:
+    """Load weights; return Keras's error, or None.
 
-    Keras only warns when it finds nothing for a layer and leaves it random: here that is a failure too.
+    Keras only warns if the file has no weights for a layer, and leaves them random. Here that is an error.
     """
     try:
         with warnings.catch_warnings():
@@ -65,8 +65,8 @@ def _try(model: Any, path: Path) -> Exception | None:
         IndexError,
         RuntimeError,
         zipfile.BadZipFile,
-    ) as wrong:
-        return wrong
+    ) as error:
+        return error
     return None
 
 
@@ -77,5 +77,5 @@ def _without_last_layer(model: Any) -> Any:
 
 
 def _copy_featurizer(source: Any, target: Any) -> None:
-    for have, want in zip(source.layers[:-1], target.layers[:-1], strict=True):
-        want.set_weights(have.get_weights())
+    for layer, copy in zip(source.layers[:-1], target.layers[:-1], strict=True):
+        copy.set_weights(layer.get_weights())

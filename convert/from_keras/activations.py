@@ -1,4 +1,4 @@
-"""Activation functions and activation layers of Keras in ONNX operators."""
+"""Rules for Keras's activation functions and activation layers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ FUNCTIONS: dict[str, Callable[[Call, Tensor], Tensor]] = {
     "softmax": _over_channels("Softmax"),
     "log_softmax": _over_channels("LogSoftmax"),
 }
-"""By the function's own name: aliases such as `swish` are the same function."""
+"""Rules by the function's own name; aliases such as `swish` are the same function."""
 
 
 def activate(call: Call, x: Tensor) -> Tensor:
@@ -66,17 +66,17 @@ def activate(call: Call, x: Tensor) -> Tensor:
     activation = call.layer.activation
     if activation is None:
         return x
-    if hasattr(activation, "get_config"):  # a layer given as an activation
+    if hasattr(activation, "get_config"):  # a layer used as an activation
         inner = replace(call, layer=activation, inputs=(x,), output_shape=x.shape)
         if type(activation).__name__ not in LAYERS:
-            raise call.unsupported(f"the activation {type(activation).__name__} is not known")
+            raise call.unsupported(f"the activation {type(activation).__name__} is not supported")
         return LAYERS[type(activation).__name__](inner)
     name = getattr(activation, "__name__", repr(activation))
-    ours = str(getattr(activation, "__module__", "")).startswith("keras.")
-    if not ours and registered_name(activation) in call.converters:
+    is_builtin = str(getattr(activation, "__module__", "")).startswith("keras.")
+    if not is_builtin and registered_name(activation) in call.converters:
         return call.converters[registered_name(activation)](replace(call, inputs=(x,), output_shape=x.shape))
-    if name not in FUNCTIONS or not ours:
-        raise call.unsupported(f"the activation {name!r} is not known")
+    if name not in FUNCTIONS or not is_builtin:
+        raise call.unsupported(f"the activation {name!r} is not supported")
     return FUNCTIONS[name](call, x)
 
 
@@ -87,7 +87,7 @@ def _activation(call: Call) -> Tensor:
 def _relu(call: Call) -> Tensor:
     layer, x = call.layer, call.only
     if layer.threshold:
-        raise call.unsupported(f"threshold={layer.threshold}; only 0 is known")
+        raise call.unsupported(f"threshold={layer.threshold}; only 0 is supported")
     if layer.negative_slope:
         x = replace(x, value=call.node("LeakyRelu", x.value, alpha=float(layer.negative_slope)))
     elif layer.max_value is None:

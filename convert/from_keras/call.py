@@ -1,4 +1,4 @@
-"""One call of one Keras layer, as the rules see it: the layer, its inputs, and a place to emit nodes at."""
+"""One call of one Keras layer, the argument of every rule: the layer, its inputs, and methods that emit nodes."""
 
 from __future__ import annotations
 
@@ -14,92 +14,96 @@ from convert.from_keras.layouts import Layout, Layouts, Tensor, constant_in_orde
 from convert.graph.emit import Emitter, Shape
 from edgewright.errors import ModelError
 
-Numbers = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]
 
 
 class UnsupportedLayerError(ModelError):
-    """A layer, or a setting of one, that no rule covers; what runs the layer itself can still trace it."""
+    """A layer, or a setting of a layer, without a rule. TensorFlow can still trace such a layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A layer applied to tensors."""
+    """One application of a layer to tensors."""
 
     layer: Any
     path: str
-    """The layer's name below its model: `backbone/conv1`."""
+    """The layer's name with those of its nested models: `backbone/conv1`."""
     position: str
-    """Where the user finds it: `layer 4 of 12`."""
+    """Position for messages: `layer 4 of 12`."""
     inputs: tuple[Tensor, ...]
-    operands: tuple[Tensor | Numbers, ...]
-    """What an operation (`x + 3`) is applied to, in order, constants included; the inputs again for a layer."""
+    operands: tuple[Tensor | Floats, ...]
+    """Operands of an operation (`x + 3`) in order, including constants; the inputs in the case of a layer."""
     output_shape: Shape
     emit: Emitter
     layouts: Layouts
     converters: Mapping[str, Callable[[Call], Tensor]] = field(default_factory=dict)
-    """Those of the user's own layers and activation functions, by the name that Keras registered them under."""
+    """Converters of custom layers and activation functions, by registered name."""
 
     @property
     def only(self) -> Tensor:
-        """The input of a layer that has one."""
+        """The input of a layer with one input."""
         return self.inputs[0]
 
     def native(self) -> Tensor:
-        """The only input in Keras's order."""
+        """Return the only input in Keras's axis order."""
         return self.layouts.native(self.only)
 
     def channels_first(self) -> Tensor:
-        """The only input, channels first; layers with `data_format="channels_first"` are refused."""
+        """Return the only input, channels first.
+
+        Raises:
+            UnsupportedLayerError: the layer has `data_format="channels_first"`.
+        """
         if getattr(self.layer, "data_format", "channels_last") != "channels_last":
             raise self.unsupported(f"data_format={self.layer.data_format!r}; channels_last is supported")
         return self.layouts.channels_first(self.only)
 
     def node(self, operator: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """Emit a node at this layer."""
+        """Emit a node named after this layer, and return its output."""
         return self.emit.node(operator, inputs, where=self.path, **attributes)
 
     def result(self, value: ir.Value, layout: Layout = Layout.NATIVE) -> Tensor:
-        """Return the layer's output: `value` with the shape that Keras gives it."""
+        """Return the layer's output: `value` with the output shape of the Keras layer."""
         return Tensor(value, self.output_shape, layout)
 
     def like_input(self, value: ir.Value, tensor: Tensor | None = None) -> Tensor:
-        """Return the layer's output where it has the layout of `tensor` (the only input by default)."""
+        """Return the layer's output with shape and layout of `tensor` (the only input by default)."""
         return replace(tensor or self.only, value=value)
 
-    def weight(self, attribute: str, shape: tuple[int, ...], arrange: Callable[[Numbers], Numbers] | None = None) -> ir.Value:
-        """Return the layer's variable `attribute`, arranged; a layer called twice has it once."""
+    def weight(self, attribute: str, shape: tuple[int, ...], arrange: Callable[[Floats], Floats] | None = None) -> ir.Value:
+        """Return the layer's variable `attribute` as a weight, rearranged by `arrange`; calls of one layer share it."""
 
-        def load() -> Numbers:
-            numbers = floats_of(getattr(self.layer, attribute))
-            return numbers if arrange is None else arrange(numbers)
+        def load() -> Floats:
+            variable = floats_of(getattr(self.layer, attribute))
+            return variable if arrange is None else arrange(variable)
 
         key = (id(self.layer), attribute, shape, self.only.layout)
         return self.emit.weight(key, f"{self.path}/{attribute}", shape, load)
 
-    def constant(self, name: str, numbers: npt.ArrayLike) -> ir.Value:
-        """Return a float constant of this layer."""
-        return self.emit.floats(f"{self.path}/{name}", numbers)
+    def constant(self, name: str, values: npt.ArrayLike) -> ir.Value:
+        """Return a float32 constant named after this layer."""
+        return self.emit.floats(f"{self.path}/{name}", values)
 
-    def integers(self, name: str, numbers: npt.ArrayLike) -> ir.Value:
-        """Return an integer constant (a shape, axes, pads) of this layer."""
-        return self.emit.integers(f"{self.path}/{name}", numbers)
+    def integers(self, name: str, values: npt.ArrayLike) -> ir.Value:
+        """Return an int64 constant (a shape, axes, pads) named after this layer."""
+        return self.emit.integers(f"{self.path}/{name}", values)
 
     def broadcast(self, operator: str, tensor: Tensor, name: str, constant: npt.ArrayLike) -> Tensor:
-        """Apply a binary operator to `tensor` and a constant that Keras would broadcast."""
+        """Apply a binary operator to `tensor` and a constant that broadcasts against it in Keras's order."""
         arranged = constant_in_order_of(tensor, np.asarray(constant, np.float32))
         return replace(tensor, value=self.node(operator, tensor.value, self.constant(name, arranged)))
 
-    def unsupported(self, what: str) -> UnsupportedLayerError:
-        """Return the error that names the layer, its class, its position and what is not supported about it."""
+    def unsupported(self, reason: str) -> UnsupportedLayerError:
+        """Return the error that names the layer, its class, its position and the reason."""
         return UnsupportedLayerError(
-            f"layer {self.path!r} ({type(self.layer).__name__}, {self.position}) cannot be converted: {what}; "
+            f"layer {self.path!r} ({type(self.layer).__name__}, {self.position}) cannot be converted: {reason}; "
             "replace it in the model, or give a converter for it with --converters FILE.py --trust"
         )
 
 
-def floats_of(variable: Any) -> Numbers:
-    """Return a framework's variable or tensor as float32, without a copy where it is that already."""
+def floats_of(variable: Any) -> Floats:
+    """Return a framework's variable or tensor as float32, without a copy if it is float32 already."""
     value = getattr(variable, "value", variable)
-    if hasattr(value, "read_value") and value.dtype == "float32":  # TensorFlow: its own conversion to NumPy copies
+    if hasattr(value, "read_value") and value.dtype == "float32":  # TensorFlow copies in its own conversion to NumPy
         value = memoryview(value.read_value())
     return np.asarray(value, np.float32)

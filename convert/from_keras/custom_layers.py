@@ -1,11 +1,11 @@
-"""What the user's own Keras layers become in ONNX: converters from a file of the user's, or from an installed package.
+"""Converters for custom Keras layers, from the user's file or from installed packages.
 
     # my_layers.py, for `edgewright convert --converters my_layers.py --trust`
     CONVERTERS = {Twice: convert_twice, "mine>Thrice": convert_thrice}
 
-A converter takes the `Call` of its layer (weights, settings, inputs, a place to emit nodes at) and returns the layer's output.
-Keys are the class, an activation function, or the name that Keras registered either under. A package offers the same mapping to
-everyone who installs it as an entry point of the group `edgewright.converters`.
+A converter takes the `Call` of its layer (weights, settings, inputs, methods that emit nodes) and returns the layer's output.
+Keys are layer classes, activation functions, or their registered names in Keras. An installed package provides such a mapping as
+an entry point of the group `edgewright.converters`.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ TABLE = "CONVERTERS"
 
 @dataclass(frozen=True, slots=True)
 class CustomLayers:
-    """Converters and the classes or functions that they are for, both by registered name."""
+    """Converters and their classes or functions, both by registered name."""
 
     converters: Mapping[str, Converter] = field(default_factory=dict)
     objects: Mapping[str, Any] = field(default_factory=dict)
-    """What Keras must know to load the model; names alone are known to it already."""
+    """Classes and functions that Keras needs to load the model."""
 
     @classmethod
     def of(cls, table: Mapping[Any, Converter]) -> CustomLayers:
-        """Return what a mapping like `CONVERTERS` says.
+        """Return the custom layers of a mapping such as `CONVERTERS`.
 
         Raises:
-            BadInputError: a key is neither a class, a function nor a name, or a value is no function.
+            BadInputError: a key is not a class, function or name, or a value is not a function.
         """
         for key, converter in table.items():
             if not (isinstance(key, str) or callable(key)) or not callable(converter):
@@ -58,27 +58,27 @@ class CustomLayers:
 
 
 def custom_layers(path: Path | None) -> CustomLayers:
-    """Return the converters of the file `path`, before those of installed packages.
+    """Return the converters of installed packages and of the file `path`, which take precedence.
 
-    Runs the file; whether its author is trusted is the caller's question.
+    The file is run, so the caller must check that its author is trusted.
 
     Raises:
-        BadInputError: the file or a package's table cannot be used.
+        BadInputError: the file cannot be run, or a mapping is not valid.
     """
-    configure_tensorflow()  # both a package and the user's file may import Keras
+    configure_tensorflow()  # packages and the user's file may import Keras
     table: dict[Any, Converter] = {}
-    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        table |= _table(point.load(), f"the entry point {point.value}")
+    for entry_point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry_point: entry_point.name):
+        table |= _checked_table(entry_point.load(), f"the entry point {entry_point.value}")
     if path is not None:
-        table |= _table(getattr(_imported(path), TABLE, {}), str(path))
+        table |= _checked_table(getattr(_imported(path), TABLE, {}), str(path))
     return CustomLayers.of(table)
 
 
-def registered_name(thing: Any) -> str:
-    """Return the name that Keras saves a class or function under: `package>name` where it is registered, else its own."""
+def registered_name(class_or_function: Any) -> str:
+    """Return the name under which Keras saves a class or function: `package>name` if it is registered, else its own."""
     import keras
 
-    return str(keras.saving.get_registered_name(thing))
+    return str(keras.saving.get_registered_name(class_or_function))
 
 
 def _imported(path: Path) -> ModuleType:
@@ -89,18 +89,18 @@ def _imported(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise BadInputError(f"{path} must be a Python file (.py) that defines {TABLE}")
     module = importlib.util.module_from_spec(spec)
-    # Keras looks a class's module up by name; a module of ours or of a library is never replaced.
-    known = sys.modules.setdefault(name, module)
+    # Keras looks up a class's module by name. An already imported module of that name is not replaced.
+    registered = sys.modules.setdefault(name, module)
     try:
         spec.loader.exec_module(module)
-    except Exception as wrong:  # whatever the user's code raises
-        if known is module:
+    except Exception as error:  # the user's code may raise anything
+        if registered is module:
             del sys.modules[name]
-        raise BadInputError(f"{path} must run, but it raised {type(wrong).__name__}: {wrong}") from wrong
+        raise BadInputError(f"{path} must run, but it raised {type(error).__name__}: {error}") from error
     return module
 
 
-def _table(found: Any, where: str) -> Mapping[Any, Converter]:
-    if not isinstance(found, Mapping):
-        raise BadInputError(f"{where}: {TABLE} must be a dictionary from layer class to function, not {type(found).__name__}")
-    return found
+def _checked_table(table: Any, where: str) -> Mapping[Any, Converter]:
+    if not isinstance(table, Mapping):
+        raise BadInputError(f"{where}: {TABLE} must be a dictionary from layer class to function, not {type(table).__name__}")
+    return table

@@ -1,7 +1,7 @@
-"""Padding as TensorFlow means it, in ONNX attributes.
+"""TensorFlow's padding as ONNX attributes.
 
-`padding="same"` gives an output of ceil(input / stride) and puts the odd row and column at the end. Where the input's size is
-not known, `auto_pad=SAME_UPPER` says the same.
+`padding="same"` gives an output of ceil(input / stride) and puts the odd row and column at the end. `auto_pad=SAME_UPPER` is
+equivalent, and is used if the input's size is unknown.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from convert.from_keras.call import Call
 
 
 def convolution_padding(call: Call, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> dict[str, Any]:
-    """Return the attributes of a Conv; the layer's `padding` may be `valid`, `same` or `causal`."""
+    """Return the attributes of a Conv, for a layer with `valid`, `same` or `causal` padding."""
     kernel, strides, dilations = _axes(call, kernel), _axes(call, strides), _axes(call, dilations)
     shape = {"kernel_shape": kernel, "strides": strides, "dilations": dilations}
-    reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    extent = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
     if call.layer.padding == "causal":
-        return {**shape, "pads": [*(size - 1 for size in reach), *(0 for _ in reach)]}
-    return {**shape, **_padding(call, reach, strides)}
+        return {**shape, "pads": [*(size - 1 for size in extent), *(0 for _ in extent)]}
+    return {**shape, **_padding(call, extent, strides)}
 
 
 def pooling_padding(call: Call) -> dict[str, Any]:
@@ -29,42 +29,42 @@ def pooling_padding(call: Call) -> dict[str, Any]:
 
 
 def transposed_padding(call: Call) -> dict[str, Any]:
-    """Return the attributes of a ConvTranspose whose output is input * stride (same) or as long as it gets (valid)."""
+    """Return the attributes of a ConvTranspose; its output is input * stride with `same` padding, and uncropped with `valid`."""
     layer = call.layer
     if layer.output_padding is not None:
         raise call.unsupported("output_padding is not supported")
     kernel, strides, dilations = (_axes(call, sizes) for sizes in (layer.kernel_size, layer.strides, layer.dilation_rate))
-    reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
-    spare = [max(size - stride, 0) if layer.padding == "same" else 0 for size, stride in zip(reach, strides, strict=True)]
-    missing = [max(stride - size, 0) for size, stride in zip(reach, strides, strict=True)]
+    extent = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    cropped = [max(size - stride, 0) if layer.padding == "same" else 0 for size, stride in zip(extent, strides, strict=True)]
+    missing = [max(stride - size, 0) for size, stride in zip(extent, strides, strict=True)]
     return {
         "kernel_shape": kernel,
         "strides": strides,
         "dilations": dilations,
-        "pads": [*(total // 2 for total in spare), *(total - total // 2 for total in spare)],
+        "pads": [*(total // 2 for total in cropped), *(total - total // 2 for total in cropped)],
         "output_padding": missing,
     }
 
 
-def _padding(call: Call, reach: Sequence[int], strides: Sequence[int]) -> dict[str, Any]:
+def _padding(call: Call, extent: Sequence[int], strides: Sequence[int]) -> dict[str, Any]:
     if call.layer.padding == "valid":
-        return {"pads": [0] * (2 * len(reach))}
+        return {"pads": [0] * (2 * len(extent))}
     sizes = call.only.shape[1:-1]
     if None in sizes:
         return {"auto_pad": "SAME_UPPER"}
     needed = [
         (-(-size // stride) - 1) * stride + length - size
-        for size, length, stride in zip([int(size or 0) for size in sizes], reach, strides, strict=True)
+        for size, length, stride in zip([int(size or 0) for size in sizes], extent, strides, strict=True)
     ]
-    # TensorFlow's kernels for volumes, and only those, centre windows that leave places out; one place less rounds to none.
+    # Only TensorFlow's 3-D kernels centre windows that skip entries; one skipped entry rounds to none.
     if len(needed) == 3 and min(needed) < -1:
         raise call.unsupported(
-            "padding='same' with strides that leave out more than one place of a volume; pad and stride it apart"
+            "padding='same' with strides that skip more than one entry of a volume; use a separate padding layer"
         )
     totals = [max(total, 0) for total in needed]
     return {"pads": [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]}
 
 
 def _axes(call: Call, sizes: int | Sequence[int]) -> list[int]:
-    """Return one entry per spatial axis; 1-D layers may keep a bare number."""
+    """Return one size per spatial axis; 1-D layers may have a plain number."""
     return [int(sizes)] * (call.only.rank - 2) if isinstance(sizes, int) else [int(size) for size in sizes]

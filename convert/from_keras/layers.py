@@ -1,7 +1,6 @@
-"""What each Keras layer is in ONNX: one small rule per kind of layer, found by the name of its class.
+"""Rules that convert Keras layers, by class name: a rule takes a `Call` and returns the layer's output.
 
-A rule takes a `Call` and returns the layer's output. Geometry (which side TensorFlow pads when `padding="same"` is odd, how a
-transposed convolution is cropped) lies in `keras_geometry.py`, layouts in `layouts.py`.
+Padding and cropping are in geometry.py, axis orders in layouts.py.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def _convolution(call: Call) -> Tensor:
     layer, x = call.layer, call.channels_first()
     kernel = tuple(layer.kernel.shape)
     shape = (kernel[-1], kernel[-2], *kernel[:-2])
-    weight = call.weight("kernel", shape, lambda numbers: np.moveaxis(numbers, (-1, -2), (0, 1)))
+    weight = call.weight("kernel", shape, lambda kernel: np.moveaxis(kernel, (-1, -2), (0, 1)))
     bias = (call.weight("bias", (kernel[-1],)),) if layer.use_bias else ()
     geometry = convolution_padding(call, layer.kernel_size, layer.strides, layer.dilation_rate)
     value = call.node("Conv", x.value, weight, *bias, group=int(layer.groups), **geometry)
@@ -33,11 +32,11 @@ def _convolution(call: Call) -> Tensor:
 
 
 def _channelwise(call: Call, attribute: str, kernel: tuple[int, ...], *, with_bias: bool) -> Tensor:
-    """Depthwise convolution: TensorFlow's output channel c * multiplier + m is row c * multiplier + m of ONNX's weights."""
+    """Emit a depthwise convolution. Output channel c * multiplier + m is the same row of TensorFlow's and ONNX's weights."""
     layer, x = call.layer, call.channels_first()
     *space, channels, multiplier = kernel
     shape = (channels * multiplier, 1, *space)
-    weight = call.weight(attribute, shape, lambda numbers: np.moveaxis(numbers, (-2, -1), (0, 1)))
+    weight = call.weight(attribute, shape, lambda kernel: np.moveaxis(kernel, (-2, -1), (0, 1)))
     bias = (call.weight("bias", (channels * multiplier,)),) if with_bias else ()
     geometry = convolution_padding(call, layer.kernel_size, layer.strides, layer.dilation_rate)
     return call.result(call.node("Conv", x.value, weight, *bias, group=channels, **geometry), FIRST)
@@ -53,7 +52,7 @@ def _separable(call: Call) -> Tensor:
     deep = _channelwise(call, "depthwise_kernel", tuple(layer.depthwise_kernel.shape), with_bias=False)
     kernel = tuple(layer.pointwise_kernel.shape)
     shape = (kernel[-1], kernel[-2], *kernel[:-2])
-    weight = call.weight("pointwise_kernel", shape, lambda numbers: np.moveaxis(numbers, (-1, -2), (0, 1)))
+    weight = call.weight("pointwise_kernel", shape, lambda kernel: np.moveaxis(kernel, (-1, -2), (0, 1)))
     bias = (call.weight("bias", (kernel[-1],)),) if layer.use_bias else ()
     return activate(call, call.result(call.node("Conv", deep.value, weight, *bias, kernel_shape=list(kernel[:-2])), FIRST))
 
@@ -62,7 +61,7 @@ def _transposed_convolution(call: Call) -> Tensor:
     layer, x = call.layer, call.channels_first()
     kernel = tuple(layer.kernel.shape)
     shape = (kernel[-1], kernel[-2], *kernel[:-2])
-    weight = call.weight("kernel", shape, lambda numbers: np.moveaxis(numbers, (-1, -2), (0, 1)))
+    weight = call.weight("kernel", shape, lambda kernel: np.moveaxis(kernel, (-1, -2), (0, 1)))
     bias = (call.weight("bias", (kernel[-2],)),) if layer.use_bias else ()
     value = call.node("ConvTranspose", x.value, weight, *bias, **transposed_padding(call))
     return activate(call, call.result(value, FIRST))
@@ -72,12 +71,12 @@ def _dense(call: Call) -> Tensor:
     layer, x = call.layer, call.only
     features, units = layer.kernel.shape
     bias = (call.weight("bias", (units,)),) if layer.use_bias else ()
-    if x.layout is FIRST:  # the same as a convolution that looks at one place
+    if x.layout is FIRST:  # equivalent to a 1x1 convolution
         ones = (1,) * (x.rank - 2)
-        weight = call.weight("kernel", (units, features, *ones), lambda numbers: numbers.T)
+        weight = call.weight("kernel", (units, features, *ones), lambda kernel: kernel.T)
         dense = call.result(call.node("Conv", x.value, weight, *bias, kernel_shape=list(ones)), FIRST)
     elif x.rank == 2:
-        weight = call.weight("kernel", (features, units), lambda numbers: rows_in_order_of(x, numbers))
+        weight = call.weight("kernel", (features, units), lambda kernel: rows_in_order_of(x, kernel))
         dense = call.result(call.node("Gemm", x.value, weight, *bias))
     else:
         value = call.node("MatMul", x.value, call.weight("kernel", (features, units)))
@@ -93,10 +92,10 @@ def _batch_normalization(call: Call) -> Tensor:
         x = call.layouts.channels_first(x)
     size = (int(layer.moving_mean.shape[0]),)
 
-    def per_channel(attribute: str, otherwise: float) -> ir.Value:
+    def per_channel(attribute: str, default: float) -> ir.Value:
         if getattr(layer, attribute) is None:
-            return call.constant(attribute, np.full(size, otherwise))
-        return call.weight(attribute, size, lambda numbers: columns_in_order_of(x, numbers) if x.layout is FLAT else numbers)
+            return call.constant(attribute, np.full(size, default))
+        return call.weight(attribute, size, lambda values: columns_in_order_of(x, values) if x.layout is FLAT else values)
 
     parameters = [per_channel("gamma", 1.0), per_channel("beta", 0.0), per_channel("moving_mean", 0.0)]
     parameters.append(per_channel("moving_variance", 1.0))
@@ -135,14 +134,14 @@ def _rescaling(call: Call) -> Tensor:
 def _normalization(call: Call) -> Tensor:
     layer = call.layer
     mean = floats_of(layer.mean)
-    deviation = np.maximum(np.sqrt(floats_of(layer.variance)), 1e-7)  # Keras's own guard against a constant feature
+    deviation = np.maximum(np.sqrt(floats_of(layer.variance)), 1e-7)  # Keras limits the deviation likewise, for constant features
     if layer.invert:
         return call.broadcast("Add", call.broadcast("Mul", call.only, "deviation", deviation), "mean", mean)
     return call.broadcast("Div", call.broadcast("Sub", call.only, "mean", mean), "deviation", deviation)
 
 
 def merging(operator: str) -> Rule:
-    """Return the rule that applies a binary operator to tensors one after the other."""
+    """Return the rule that combines all inputs with a binary operator."""
 
     def merge(call: Call) -> Tensor:
         first, *others = _aligned(call)
@@ -168,7 +167,7 @@ def _concatenate(call: Call) -> Tensor:
 
 
 def _aligned(call: Call) -> list[Tensor]:
-    """Return the inputs of an element-wise layer in one layout and, as Keras does it, with one rank."""
+    """Return the inputs of an element-wise layer with the same layout and rank, as Keras broadcasts them."""
     if len({(x.layout, x.rank, x.image) for x in call.inputs}) == 1:
         return list(call.inputs)
     ranks = {x.rank for x in call.inputs}
@@ -212,19 +211,19 @@ def _cropping(call: Call) -> Tensor:
 
 
 def _pairs(sides: Any) -> list[tuple[int, int]]:
-    """Return (before, after) per axis; 1-D layers keep a bare pair."""
+    """Return (before, after) per axis; 1-D layers have a plain pair."""
     return [sides] if isinstance(sides[0], int) else [(before, after) for before, after in sides]
 
 
 def _up_sampling(call: Call) -> Tensor:
     x = call.channels_first()
-    how = getattr(call.layer, "interpolation", "nearest")
-    if how not in ("nearest", "bilinear"):
-        raise call.unsupported(f"interpolation={how!r}; nearest and bilinear are supported")
+    interpolation = getattr(call.layer, "interpolation", "nearest")
+    if interpolation not in ("nearest", "bilinear"):
+        raise call.unsupported(f"{interpolation=}; nearest and bilinear are supported")
     factors = np.atleast_1d(call.layer.size)
     scales = call.constant("scales", [1.0, 1.0, *factors])
     mode = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    if how == "nearest":
+    if interpolation == "nearest":
         mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return call.result(call.node("Resize", x.value, None, scales, **mode), FIRST)
 
@@ -248,7 +247,7 @@ def _reshape(call: Call) -> Tensor:
     if sum(size is None for size in sizes) > 1:
         raise call.unsupported("more than one axis of the result is unknown; give the model's input a fixed shape")
     target = [0 if None in sizes else -1, *(-1 if size is None else size for size in sizes)]
-    if len(sizes) > 1 and all(size == 1 for size in sizes[:-1]):  # one place only: channels first is the same order
+    if len(sizes) > 1 and all(size == 1 for size in sizes[:-1]):  # one spatial position: channels first is the same order
         target = [target[0], target[-1], *target[1:-1]]
         return call.result(call.node("Reshape", call.native().value, call.integers("shape", target)), FIRST)
     return call.result(call.node("Reshape", call.native().value, call.integers("shape", target)))
@@ -345,4 +344,4 @@ RULES: dict[str, Rule] = {
     "RepeatVector": _repeat_vector,
     **dict.fromkeys(_ONLY_IN_TRAINING, _unchanged),
 }
-"""By class name."""
+"""Rules by class name."""

@@ -1,9 +1,8 @@
-"""Keras keeps channels last, ONNX runtimes and accelerators want them first; here lies the whole difference.
+"""Axis orders: Keras stores channels last, ONNX runtimes and accelerators use channels first.
 
-A `Tensor` is a value of the new graph together with the shape that Keras gives it and the order in which we hold it. Rules ask
-for the order that they need, and a Transpose appears only where an order really has to change: once at an image input, and
-nowhere else in the networks that people train. A flattened image stays in channels-first order until a Dense layer absorbs the
-difference into the rows of its weights.
+A `Tensor` is a value of the graph with its shape in Keras and its axis order in the graph. Rules request the order that they
+need, and a Transpose is emitted only where the order must change: in common networks, once at an image input. A flattened image
+keeps channels-first order until a Dense layer reorders the rows of its weights accordingly.
 """
 
 from __future__ import annotations
@@ -19,33 +18,33 @@ from convert.graph.emit import Emitter, Shape
 
 
 class Layout(enum.Enum):
-    """How a tensor's axes are ordered in the graph."""
+    """Axis order of a tensor in the graph."""
 
     NATIVE = enum.auto()
-    """As Keras has them."""
+    """Keras's order."""
     CHANNELS_FIRST = enum.auto()
-    """Keras's last axis comes right after the batch."""
+    """Keras's last axis is second, after the batch."""
     FLATTENED_CHANNELS_FIRST = enum.auto()
-    """Rank 2 for Keras and here, but the columns are those of the channels-first image."""
+    """Rank 2 in Keras and in the graph, with the columns of the channels-first image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A value, the shape that Keras gives it (batch included), and its layout here."""
+    """A value of the graph, its shape in Keras (including the batch), and its layout in the graph."""
 
     value: ir.Value
     shape: Shape
     layout: Layout = Layout.NATIVE
     image: tuple[int, ...] = ()
-    """For a flattened image: Keras's sizes (…, channels) before it was flattened."""
+    """Sizes (…, channels) of a flattened image in Keras before flattening; empty for other tensors."""
 
     @property
     def rank(self) -> int:
-        """The number of axes that Keras sees, batch included."""
+        """The number of axes in Keras, including the batch."""
         return len(self.shape)
 
     def axis(self, keras_axis: int) -> int:
-        """Return where Keras's axis lies in the value."""
+        """Return the axis of the value that corresponds to an axis in Keras."""
         axis = keras_axis % self.rank
         if self.layout is not Layout.CHANNELS_FIRST or axis == 0:
             return axis
@@ -53,14 +52,14 @@ class Tensor:
 
 
 class Layouts:
-    """Changes layouts, each tensor at most once."""
+    """Conversion between layouts; each tensor is converted at most once."""
 
     def __init__(self, emit: Emitter) -> None:
         self._emit = emit
         self._changed: dict[tuple[int, Layout], ir.Value] = {}
 
     def channels_first(self, tensor: Tensor) -> Tensor:
-        """Return `tensor` (rank 3 or more) with its channels right after the batch."""
+        """Return `tensor` (rank 3 or more) with the channels second, after the batch."""
         if tensor.layout is Layout.CHANNELS_FIRST:
             return tensor
         last = tensor.rank - 1
@@ -68,7 +67,7 @@ class Layouts:
         return replace(tensor, value=value, layout=Layout.CHANNELS_FIRST)
 
     def native(self, tensor: Tensor) -> Tensor:
-        """Return `tensor` in Keras's order."""
+        """Return `tensor` in Keras's axis order."""
         if tensor.layout is Layout.NATIVE:
             return tensor
         if tensor.layout is Layout.CHANNELS_FIRST:
@@ -88,8 +87,8 @@ class Layouts:
             where, (*space, channels) = str(tensor.value.name), tensor.image
             shape = self._emit.integers(f"{where}/image", [-1, channels, *space])
             image = self._emit.node("Reshape", [tensor.value, shape], where=where)
-            turned = self._emit.node("Transpose", [image], where=where, perm=[0, *range(2, len(space) + 2), 1])
-            self._changed[key] = self._emit.node("Flatten", [turned], where=where, axis=1)
+            transposed = self._emit.node("Transpose", [image], where=where, perm=[0, *range(2, len(space) + 2), 1])
+            self._changed[key] = self._emit.node("Flatten", [transposed], where=where, axis=1)
         return Tensor(self._changed[key], tensor.shape)
 
 
@@ -98,8 +97,8 @@ def rows_in_order_of(tensor: Tensor, kernel: npt.NDArray[np.float32]) -> npt.NDA
     if tensor.layout is not Layout.FLATTENED_CHANNELS_FIRST:
         return kernel
     image = kernel.reshape(*tensor.image, -1)
-    places = range(image.ndim)
-    return image.transpose(places[-2], *places[:-2], places[-1])
+    axes = range(image.ndim)
+    return image.transpose(axes[-2], *axes[:-2], axes[-1])
 
 
 def columns_in_order_of(tensor: Tensor, per_column: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -108,7 +107,7 @@ def columns_in_order_of(tensor: Tensor, per_column: npt.NDArray[np.float32]) -> 
 
 
 def constant_in_order_of(tensor: Tensor, constant: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return a constant that broadcasts against Keras's tensor so that it broadcasts against `tensor` as it lies here."""
+    """Return a constant in Keras's order, rearranged so that it broadcasts against `tensor` in its layout."""
     if constant.size == 1:
         return constant.reshape(())
     full = constant.reshape((1,) * (tensor.rank - constant.ndim) + constant.shape)

@@ -1,7 +1,7 @@
-"""Legacy Keras files (HDF5): models saved as `.h5`, also by Keras 2, whose settings Keras 3 refuses or reads differently.
+"""Legacy Keras files (HDF5): models saved as `.h5`, also by Keras 2, some of whose settings Keras 3 rejects or reads differently.
 
-Keras 3 loads such a file when nothing in it is strange to it. Settings that it no longer knows are dropped where they say what it
-does anyway (`groups: 1` on a depthwise convolution); a setting that would change the model is refused by name.
+Settings that Keras 3 lacks are removed if they have the value of its fixed behaviour (`groups: 1` on a depthwise convolution). A
+setting that would change the model is rejected by name.
 """
 
 from __future__ import annotations
@@ -28,36 +28,42 @@ _DROPPED: dict[str, tuple[Any, ...]] = {
     "input_dim": (None,),
     "dim_ordering": ("tf",),
 }
-"""Settings that may go where they have one of these values and the layer of Keras 3 does not know them."""
+"""Settings that Keras 3 lacks, with the values that make no difference."""
 
 _CHANGED_MEANING = {"hard_sigmoid": "is clip(x / 5 + 0.5) in Keras 2 and clip(x / 6 + 0.5) in Keras 3"}
 
 
 def is_legacy(path: Path) -> bool:
-    """Tell whether a file is HDF5."""
+    """Return whether a file is HDF5."""
     with path.open("rb") as stream:
         return stream.read(len(MAGIC)) == MAGIC
 
 
 def read_legacy_config(path: Path) -> dict[str, Any]:
-    """Return the model's configuration; raise `ModelError` when the file is cut short or holds weights alone."""
+    """Return the model's configuration.
+
+    Raises:
+        ModelError: the file is truncated, or holds weights only.
+    """
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             text = file.attrs.get("model_config")
             has_weights = "model_weights" in file
-    except OSError as wrong:
-        raise ModelError(f"{path} must be a whole HDF5 file, but it is cut short or damaged: copy it again") from wrong
+    except OSError as error:
+        raise ModelError(f"{path} must be a whole HDF5 file, but it is truncated or damaged: copy it again") from error
     if text is None or not has_weights:
-        raise ModelError(f"{path} is an HDF5 file, but it holds no Keras model; save the whole model, not its weights alone")
+        raise ModelError(
+            f"{path} is an HDF5 file, but it does not hold a Keras model; save the whole model, not only its weights"
+        )
     config: dict[str, Any] = json.loads(text)
     return config
 
 
 @contextlib.contextmanager
 def modernized(path: Path) -> Iterator[Path]:
-    """Give a file that Keras 3 loads: `path` itself, or a copy without the settings that Keras 3 does not know."""
+    """Yield a file that Keras 3 loads: `path` itself, or a copy without the settings that Keras 3 lacks."""
     import h5py
 
     config = read_legacy_config(path)
@@ -82,16 +88,16 @@ def _version(path: Path) -> str:
 
 
 def _modernize(config: dict[str, Any], path: Path) -> bool:
-    """Change the settings of every layer in place; return whether anything had to change."""
+    """Remove obsolete settings of every layer, in place; return whether there were any."""
     changed = False
     for entry in config.get("config", {}).get("layers", ()):
         settings = entry.get("config", {})
         _refuse_changed_meaning(entry, path)
-        for name in sorted(set(settings) & set(_DROPPED) - _known_settings(entry["class_name"])):
+        for name in sorted(set(settings) & set(_DROPPED) - _arguments_of(entry["class_name"])):
             if settings[name] not in _DROPPED[name]:
                 raise ModelError(
                     f"{path}: layer {settings.get('name', '?')!r} ({entry['class_name']}) has {name}={settings[name]!r}, "
-                    "which Keras 3 does not know: convert the model with the Keras that trained it to ONNX, and convert that"
+                    "which Keras 3 does not support: convert the model with the Keras that trained it to ONNX, and convert that"
                 )
             del settings[name]
             changed = True
@@ -110,11 +116,11 @@ def _refuse_changed_meaning(entry: dict[str, Any], path: Path) -> None:
             )
 
 
-def _known_settings(class_name: str) -> set[str]:
-    """Return the names of the arguments of a layer of Keras 3; those of all when the class is unknown (Keras will say so)."""
+def _arguments_of(class_name: str) -> set[str]:
+    """Return the argument names of a Keras 3 layer; for an unknown class, which Keras itself rejects, all obsolete settings."""
     import inspect
 
     import keras
 
-    kind = getattr(keras.layers, class_name, None)
-    return set(_DROPPED) if kind is None else set(inspect.signature(kind.__init__).parameters)
+    layer_class = getattr(keras.layers, class_name, None)
+    return set(_DROPPED) if layer_class is None else set(inspect.signature(layer_class.__init__).parameters)

@@ -1,4 +1,4 @@
-"""Operations between layers (`x + 3`, `keras.ops.relu(x)`): what models use beside layers, such as the gates of MobileNetV3."""
+"""Rules for operations between layers (`x + 3`, `keras.ops.relu(x)`), as in the gates of MobileNetV3."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _binary(operator: str) -> Rule:
         if len(call.operands) != 2:
             raise call.unsupported("it must have two operands, tensors or numbers")
         if all(isinstance(operand, Tensor) for operand in call.operands):
-            if len({one.rank for one in call.inputs}) > 1:
+            if len({tensor.rank for tensor in call.inputs}) > 1:
                 raise call.unsupported("its tensors have different ranks; reshape one of them first")
             return merging(operator)(call)
         if tuple(call.output_shape) != tuple(call.only.shape):
@@ -55,4 +55,4 @@ OPERATIONS: dict[str, Rule] = {
     "Absolute": _unary("Abs"),
     "Negative": _unary("Neg"),
 }
-"""By class name; only those whose result does not depend on other arguments."""
+"""Rules by class name, for operations whose result depends on their operands only."""

@@ -1,12 +1,11 @@
 """Read a Keras model by walking its layers.
 
-    config of the file -> refuse code and strangers before any framework is loaded
-    keras.load_model   -> the layers, in safe mode
-    walk               -> one or two ONNX nodes per layer, straight from its configuration and weights
+    configuration of the file -> reject code and unknown layers before a framework is loaded
+    keras.load_model          -> load the layers, in safe mode
+    walk                      -> emit one or two ONNX nodes per layer, from its configuration and weights
 
-Tracing a TensorFlow graph instead costs many times the time and memory (`benchmarks/convert.py --peer` shows both). What a layer
-becomes is said in `keras_layers.py` and `keras_operations.py`, and for the user's own layers by the user (`custom_layers.py`);
-layers that are in neither are refused by name, and traced after all where they are Keras's own (`conversion.py`).
+Tracing with TensorFlow takes many times the time and memory (benchmarks/convert.py measures both), so it is used only for
+Keras layers without a rule (read_source.py).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from convert.frameworks import import_keras
-from convert.from_keras.call import Call, Numbers
+from convert.from_keras.call import Call, Floats
 from convert.from_keras.custom_layers import CustomLayers, registered_name
 from convert.from_keras.keras_file import NO_CUSTOM_LAYERS, KerasFile
 from convert.from_keras.layers import RULES
@@ -50,30 +49,34 @@ def read_keras(file: KerasFile, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.M
 
 
 def load_keras(path: Path, *, trust: bool = False, custom: CustomLayers = NO_CUSTOM_LAYERS) -> Any:
-    """Load a model, in safe mode (nothing in the file is executed) unless its author is trusted."""
+    """Load a model; in safe mode, which runs no code from the file, unless its author is trusted.
+
+    Raises:
+        ModelError: Keras cannot load the file.
+    """
     keras = import_keras()
     try:
         with modernized(path) if is_legacy(path) else contextlib.nullcontext(path) as readable:
             return keras.models.load_model(readable, dict(custom.objects), compile=False, safe_mode=not trust)
-    except (ValueError, TypeError, KeyError, OSError, AttributeError) as wrong:
-        reason = first_line(wrong)
+    except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
+        reason = first_line(error)
         hint = "; give the file that defines it with --converters FILE.py --trust" if "Could not locate" in reason else ""
-        raise ModelError(f"{path}: Keras cannot load this model: {reason}{hint}") from wrong
+        raise ModelError(f"{path}: Keras cannot load this model: {reason}{hint}") from error
 
 
 def as_argument(model: Any, tensors: Sequence[Any]) -> Any:
-    """Return the inputs of a model, given in the order of `model.inputs`, as its call takes them: alone, or in lists or dicts."""
+    """Return `tensors`, in the order of `model.inputs`, in the structure of the model's argument (a tensor, list or dict)."""
     import keras
 
     function = getattr(model, "_functional", None) or model
     structure = getattr(function, "_inputs_struct", None)
-    if structure is None:  # a model in Python code, which says nothing of its inputs
+    if structure is None:  # a subclassed model, which does not declare the structure
         return list(tensors) if len(tensors) > 1 else tensors[0]
     return keras.tree.pack_sequence_as(structure, list(tensors))
 
 
 def names_of_outputs(model: Any) -> list[str]:
-    """Return the name of each output: that of the layer it comes from, with a number where that name is taken."""
+    """Return a name for each output: the name of its layer, with a number if that name is taken."""
     names = Emitter()
     for tensor in model.inputs:
         names.unique(tensor.name)
@@ -81,7 +84,7 @@ def names_of_outputs(model: Any) -> list[str]:
 
 
 def graph_of(model: Any, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
-    """Return the graph of a loaded (or just built) Keras model.
+    """Return the graph of a Keras model.
 
     Raises:
         ModelError: a layer has no rule and no converter in `custom`, or a converter fails.
@@ -104,7 +107,7 @@ def graph_of(model: Any, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What a walk writes into, and what it knows of the user's own layers."""
+    """Destination of a walk, and the converters of custom layers."""
 
     emit: Emitter
     layouts: Layouts
@@ -112,18 +115,17 @@ class _Target:
 
 
 def _walk(function: Any, inputs: list[Tensor], prefix: str, target: _Target) -> list[Tensor]:
-    """Go through a functional model in the order in which Keras would run it."""
-    known = {id(tensor): given for tensor, given in zip(function.inputs, inputs, strict=True)}
+    """Convert the layers of a functional model in the order in which Keras runs them; return its outputs."""
+    tensors = {id(tensor): result for tensor, result in zip(function.inputs, inputs, strict=True)}
     steps = [node for depth in sorted(function._nodes_by_depth, reverse=True) for node in function._nodes_by_depth[depth]]
     steps = [node for node in steps if not node.is_input]
     for number, node in enumerate(steps, start=1):
-        given = tuple(known[id(tensor)] for tensor in node.input_tensors)
         call = Call(
             layer=node.operation,
             path=f"{prefix}{node.operation.name}",
             position=f"layer {number} of {len(steps)}",
-            inputs=given,
-            operands=_operands(node, known),
+            inputs=tuple(tensors[id(tensor)] for tensor in node.input_tensors),
+            operands=_operands(node, tensors),
             output_shape=tuple(node.outputs[0].shape),
             emit=target.emit,
             layouts=target.layouts,
@@ -131,68 +133,69 @@ def _walk(function: Any, inputs: list[Tensor], prefix: str, target: _Target) -> 
         )
         results = _apply(call, target)
         if len(results) != len(node.outputs):
-            raise call.unsupported(f"it has {len(node.outputs)} outputs, but what it becomes has {len(results)}")
-        known.update((id(tensor), result) for tensor, result in zip(node.outputs, results, strict=True))
-    return [known[id(tensor)] for tensor in function.outputs]
+            raise call.unsupported(f"it has {len(node.outputs)} outputs, but its converter returned {len(results)}")
+        tensors.update((id(tensor), result) for tensor, result in zip(node.outputs, results, strict=True))
+    return [tensors[id(tensor)] for tensor in function.outputs]
 
 
 def _apply(call: Call, target: _Target) -> list[Tensor]:
-    kind = type(call.layer)
-    if not kind.__module__.startswith("keras.src.") and registered_name(kind) in call.converters:
-        return [_by_the_user(call, registered_name(kind))]
+    layer_class = type(call.layer)
+    is_builtin = layer_class.__module__.startswith("keras.src.")
+    if not is_builtin and registered_name(layer_class) in call.converters:
+        return [_run_converter(call, registered_name(layer_class))]
     inner = getattr(call.layer, "_functional", None) or call.layer
     if getattr(inner, "_nodes_by_depth", None):
         return _walk(inner, list(call.inputs), f"{call.path}/", target)
-    rules = OPERATIONS if kind.__module__.startswith("keras.src.ops") else _LAYER_RULES
-    if kind.__name__ not in rules or not kind.__module__.startswith("keras.src."):
+    rules = OPERATIONS if layer_class.__module__.startswith("keras.src.ops") else _LAYER_RULES
+    if layer_class.__name__ not in rules or not is_builtin:
         raise call.unsupported("there is no rule for this layer")
-    log.debug("layer path=%s class=%s shape=%s", call.path, kind.__name__, call.output_shape)
-    return [rules[kind.__name__](call)]
+    log.debug("layer path=%s class=%s shape=%s", call.path, layer_class.__name__, call.output_shape)
+    return [rules[layer_class.__name__](call)]
 
 
-def _by_the_user(call: Call, name: str) -> Tensor:
+def _run_converter(call: Call, name: str) -> Tensor:
     try:
-        made = call.converters[name](call)
+        result = call.converters[name](call)
     except ModelError:
         raise
-    except Exception as wrong:  # whatever the user's code raises
-        log.info("converter of layer path=%s failed", call.path, exc_info=wrong)
-        reason = f"{type(wrong).__name__}: {wrong}"
+    except Exception as error:  # the user's code may raise anything
+        log.info("converter of layer path=%s failed", call.path, exc_info=error)
+        reason = f"{type(error).__name__}: {error}"
         raise ModelError(
             f"layer {call.path!r} ({name}, {call.position}): its converter failed (-v shows where): {reason}"
-        ) from wrong
-    if not isinstance(made, Tensor):
-        raise ModelError(f"layer {call.path!r} ({name}): its converter must return a Tensor, not {type(made).__name__}")
-    return made
+        ) from error
+    if not isinstance(result, Tensor):
+        raise ModelError(f"layer {call.path!r} ({name}): its converter must return a Tensor, not {type(result).__name__}")
+    return result
 
 
-def _operands(node: Any, known: dict[int, Tensor]) -> tuple[Tensor | Numbers, ...]:
+def _operands(node: Any, tensors: dict[int, Tensor]) -> tuple[Tensor | Floats, ...]:
     """Return the arguments of an operation that are tensors or numbers, in order."""
     arguments = [*node.arguments.args, *node.arguments.kwargs.values()]
-    numeric = [one for one in arguments if id(one) in known or isinstance(one, int | float | np.ndarray)]
-    return tuple(known[id(one)] if id(one) in known else np.asarray(one, np.float32) for one in numeric)
+    operands = [value for value in arguments if id(value) in tensors or isinstance(value, int | float | np.ndarray)]
+    return tuple(tensors[id(value)] if id(value) in tensors else np.asarray(value, np.float32) for value in operands)
 
 
 def _input(emit: Emitter, tensor: Any) -> ir.Value:
-    """Return the graph input for one of Keras; every kind of float is given as float32."""
+    """Return the graph input for a Keras input; all float dtypes become float32."""
     if tensor.dtype == "string":
         raise ModelError(
-            f"input {tensor.name!r} must hold numbers, but it holds text: turn text into numbers before the model, "
-            "and save the layers behind TextVectorization or StringLookup"
+            f"input {tensor.name!r} must hold numbers, but it holds text: encode text as numbers before the model, "
+            "and save the layers after TextVectorization or StringLookup"
         )
     dtype = ir.DataType.FLOAT if "float" in tensor.dtype else ir.DataType[tensor.dtype.upper()]
     return graph_input(emit.unique(tensor.name), dtype, tensor.shape)
 
 
 def _as_float(emit: Emitter, value: ir.Value, shape: tuple[int | None, ...]) -> Tensor:
-    """Keras computes in floats whatever the input is; so does the graph."""
+    """Return an input cast to float32, as Keras does with inputs of other dtypes."""
     if value.dtype is not ir.DataType.FLOAT:
         value = emit.node("Cast", [value], where=str(value.name), to=int(ir.DataType.FLOAT))
     return Tensor(value, tuple(shape))
 
 
 def _output(emit: Emitter, result: Tensor, name: str) -> ir.Value:
-    """Return the value called `name`; one that is an input or an output already gets a node of its own."""
+    """Rename a result as the graph output `name`; an Identity is added if the value is an input or another output."""
     value = result.value
     if value.producer() is None or value.name != value.producer().name:
         value = emit.node("Identity", [value], where=name)

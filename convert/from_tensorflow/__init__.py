@@ -1,1 +1,1 @@
-"""TensorFlow SavedModels and frozen graphs to ONNX, in a process with limits (runner.py)."""
+"""TensorFlow SavedModels and frozen graphs to ONNX; runner.py converts in a process with limits."""

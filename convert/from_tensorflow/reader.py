@@ -1,12 +1,12 @@
-"""Read what only TensorFlow itself can read: SavedModel directories, frozen graphs, and Keras models with code in them.
+"""Read SavedModel directories, frozen graphs, and Keras models that contain code, with TensorFlow and tf2onnx.
 
-    freeze       one graph without variables or calls           } in a process of its own,
-    set aside    its large weights, which only wait in files    } under a limit of memory and time
-    tf2onnx      the operators                                  } (`tensorflow_runner.py`)
-    put back     the weights, straight from those files
+    freeze              get one graph without variables or calls     } in a process of its own,
+    detach weights      move large weights to files                  } with limits of memory and time
+    tf2onnx             convert the operators                        } (runner.py)
+    attach weights      add the weights from the files
 
-tf2onnx copies every weight dozens of times on its way; 60 to 75 times the model's size was measured. Without the large ones it
-has little to copy. The passes undo the transposes that it puts on them.
+tf2onnx copies every weight dozens of times: it was measured to use 60 to 75 times the model's size. Without the large weights it
+has little to copy. The passes remove the transposes that tf2onnx adds to weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import onnx
 import onnx_ir as ir
 
 from convert.frameworks import import_tensorflow
-from convert.from_onnx import lifted
+from convert.from_onnx import at_supported_opset
 from convert.graph.emit import IR_VERSION, named_shape
 from convert.source.identify import SourceKind
 from convert.source.options import DEFAULT_OPTIONS, SourceOptions
@@ -38,10 +38,10 @@ from edgewright.graphs.lazy_weights import LazyWeight
 Arrays = list[npt.NDArray[Any]]
 
 TF_OPSET = 18
-"""The newest that tf2onnx writes; `from_onnx` lifts it to ours."""
+"""The newest operator set that tf2onnx writes; `at_supported_opset` converts it to ours."""
 
-_SET_ASIDE_ELEMENTS = 1 << 16
-_TOUCHES_THE_MACHINE = {
+_DETACHED_ELEMENTS = 1 << 16
+_UNSAFE_OPERATORS = {
     "PyFunc",
     "PyFuncStateless",
     "EagerPyFunc",
@@ -58,7 +58,7 @@ _NO_OUTPUT = {"NoOp", "Assert", "Const", "Placeholder"}
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """A graph without variables, and what its inputs and outputs are called (name to tensor)."""
+    """A graph without variables, with the tensors of its inputs and outputs by name."""
 
     graph_def: Any
     inputs: dict[str, str]
@@ -66,12 +66,12 @@ class Frozen:
 
 
 def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, options: SourceOptions = DEFAULT_OPTIONS) -> ir.Model:
-    """Return the graph of a SavedModel, a frozen graph, or a Keras model whose code the user trusts.
+    """Return the graph of a SavedModel, a frozen graph, or a trusted Keras model with code.
 
     Raises:
-        ModelError: it cannot be loaded, or has operators that ONNX lacks.
-        NotFoundError: an input or output that the user named does not exist.
-        OperationError: a limit was reached; nothing was written.
+        ModelError: the source cannot be loaded, or has operators that ONNX lacks.
+        NotFoundError: a requested input or output does not exist.
+        OperationError: the process reached a limit.
     """
     with tempfile.TemporaryDirectory(prefix="edgewright-") as name:
         folder = Path(name)
@@ -85,27 +85,27 @@ def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, options: Sourc
             *options.arguments,
         ]
         run_limited(command, limits, path)
-        proto = lifted(onnx.load(folder / "graph.onnx"), path)
+        proto = at_supported_opset(onnx.load(folder / "graph.onnx"), path)
         proto.ir_version = IR_VERSION
         proto.producer_name, proto.producer_version, proto.doc_string, proto.graph.name = "edgewright", "", "", "model"
         model = ir.from_proto(proto)
-        _put_back(model.graph, folder)
+        _attach_weights(model.graph, folder)
     _name_axes(model.graph)
     return model
 
 
 def run_tensorflow(kind: SourceKind, path: Path, inputs: Arrays, options: SourceOptions, *, batch_size: int) -> Arrays:
-    """Return what TensorFlow itself says, in the order of the graph's outputs."""
+    """Return the source's outputs, computed by TensorFlow, in the order of the graph's outputs."""
     tf = import_tensorflow()
     function = None
     if kind is SourceKind.SAVED_MODEL and not options.inputs:
-        function = _signature_function(path, options)  # its variables stay where they are: a quarter of the memory of freezing
+        function = _signature_function(path, options)  # takes a quarter of the memory of freezing: variables are not copied
     function = function or _pruned(freeze(kind, path, options))
-    parts = [
-        [np.asarray(one) for one in function(*(tf.constant(array[start : start + batch_size]) for array in inputs))]
+    batches = [
+        [np.asarray(output) for output in function(*(tf.constant(array[start : start + batch_size]) for array in inputs))]
         for start in range(0, len(inputs[0]), batch_size)
     ]
-    return [np.concatenate(of_one_output) for of_one_output in zip(*parts, strict=True)]
+    return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
 
 
 def _pruned(frozen: Frozen) -> Callable[..., Sequence[Any]]:
@@ -120,23 +120,23 @@ def _pruned(frozen: Frozen) -> Callable[..., Sequence[Any]]:
 
 
 def _signature_function(path: Path, options: SourceOptions) -> Callable[..., Sequence[Any]] | None:
-    """Return a SavedModel's own function of its inputs, or None where they go by other names than its arguments."""
+    """Return a SavedModel's serving function, or None if its inputs and arguments have different names."""
     model, signature = _loaded(path, options)
     count = len(signature.inputs) - len(signature.captured_inputs)
     names = [tensor.name.split(":")[0] for tensor in signature.inputs[:count]]
     if set(names) != set(signature.structured_input_signature[1]):
         return None
-    outputs = _chosen(options.outputs, {name: name for name in sorted(signature.structured_outputs)}, path)
+    output_names = _chosen(options.outputs, {name: name for name in sorted(signature.structured_outputs)}, path)
 
-    def function(*tensors: Any, _alive: Any = model) -> Sequence[Any]:
-        found = signature(**dict(zip(names, tensors, strict=True)))
-        return [found[name] for name in outputs]
+    def function(*tensors: Any, _model: Any = model) -> Sequence[Any]:
+        outputs = signature(**dict(zip(names, tensors, strict=True)))
+        return [outputs[name] for name in output_names]
 
     return function
 
 
 def freeze(kind: SourceKind, path: Path, options: SourceOptions) -> Frozen:
-    """Return the graph of a source, its variables as constants."""
+    """Return the graph of a source, with its variables as constants."""
     if kind is SourceKind.FROZEN_GRAPH:
         return _frozen_graph(path, options)
     if kind is SourceKind.SAVED_MODEL:
@@ -145,21 +145,21 @@ def freeze(kind: SourceKind, path: Path, options: SourceOptions) -> Frozen:
 
 
 def convert_frozen(frozen: Frozen, path: Path, folder: Path) -> None:
-    """Write `graph.onnx` and the weights that were set aside into `folder`."""
+    """Write `graph.onnx`, the detached weights and their index `weights.json` into `folder`."""
     import tf2onnx
 
     inputs, outputs = list(frozen.inputs.values()), list(frozen.outputs.values())
-    aside = _set_aside(frozen.graph_def, folder)
+    detached = _detach_weights(frozen.graph_def, folder)
     proto, _ = tf2onnx.convert.from_graph_def(
         frozen.graph_def,
-        input_names=inputs + [f"{name}:0" for name in aside],
+        input_names=inputs + [f"{name}:0" for name in detached],
         output_names=outputs,
         opset=TF_OPSET,
-        tensors_to_rename={tensor: name for known in (frozen.inputs, frozen.outputs) for name, tensor in known.items()},
+        tensors_to_rename={tensor: name for ends in (frozen.inputs, frozen.outputs) for name, tensor in ends.items()},
     )
     _refuse_unknown_operators(proto, path)
     (folder / "graph.onnx").write_bytes(proto.SerializeToString())
-    (folder / "aside.json").write_text(json.dumps({f"{name}:0": file for name, file in aside.items()}), "utf-8")
+    (folder / "weights.json").write_text(json.dumps({f"{name}:0": file for name, file in detached.items()}), "utf-8")
 
 
 def _frozen_graph(path: Path, options: SourceOptions) -> Frozen:
@@ -169,31 +169,31 @@ def _frozen_graph(path: Path, options: SourceOptions) -> Frozen:
         graph_def.ParseFromString(path.read_bytes())
         with tf.Graph().as_default():
             tf.import_graph_def(graph_def, name="")
-    except Exception as wrong:  # protobuf's and TensorFlow's errors share no base
-        raise ModelError(f"{path} must be a whole frozen graph, but TensorFlow cannot load it: {one_line(wrong)}") from wrong
+    except Exception as error:  # protobuf's and TensorFlow's errors have no common base class
+        raise ModelError(f"{path} must be a whole frozen graph, but TensorFlow cannot load it: {one_line(error)}") from error
     _refuse_code([graph_def], path, trust=options.trust)
     used = {name.split(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
-    found_inputs = [node.name for node in graph_def.node if node.op == "Placeholder"]
-    found_outputs = [node.name for node in graph_def.node if node.name not in used and node.op not in _NO_OUTPUT]
+    placeholders = [node.name for node in graph_def.node if node.op == "Placeholder"]
+    unused = [node.name for node in graph_def.node if node.name not in used and node.op not in _NO_OUTPUT]
     names = [node.name for node in graph_def.node]
-    inputs = _tensors(options.inputs, names, path) or {name: f"{name}:0" for name in found_inputs}
-    outputs = _tensors(options.outputs, names, path) or {name: f"{name}:0" for name in found_outputs}
+    inputs = _tensors(options.inputs, names, path) or {name: f"{name}:0" for name in placeholders}
+    outputs = _tensors(options.outputs, names, path) or {name: f"{name}:0" for name in unused}
     if not inputs or not outputs:
         raise ModelError(f"{path} must have inputs and outputs, but none were found: name them with --inputs and --outputs")
     return Frozen(graph_def, inputs, outputs)
 
 
 def _frozen_saved_model(path: Path, options: SourceOptions) -> Frozen:
-    _alive, signature = _loaded(path, options)
+    _model, signature = _loaded(path, options)
     frozen = _constant(signature)
-    # A frozen function lists its inputs in the order of the signature's tensors, which carry the argument names.
+    # A frozen function lists its inputs in the order of the signature's tensors, which are named like the arguments.
     inputs = {tensor.name.split(":")[0]: tensor.name for tensor in frozen.inputs}
     outputs = dict(zip(sorted(signature.structured_outputs), (tensor.name for tensor in frozen.outputs), strict=True))
     return Frozen(frozen.graph.as_graph_def(), _chosen(options.inputs, inputs, path), _chosen(options.outputs, outputs, path))
 
 
 def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
-    """Return a SavedModel and the function that it is served by, whose variables live as long as the model does."""
+    """Return a SavedModel and its serving function; the caller must keep the model, which owns the function's variables."""
     tf = import_tensorflow()
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -204,9 +204,9 @@ def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
         loaded = tf.saved_model.load(str(path))
     except ModelError:
         raise
-    except Exception as wrong:  # protobuf's and TensorFlow's errors share no base
-        raise ModelError(f"{path} must be a whole SavedModel, but TensorFlow cannot load it: {one_line(wrong)}") from wrong
-    signatures = {name: one for name, one in loaded.signatures.items() if not name.startswith("_")}
+    except Exception as error:  # protobuf's and TensorFlow's errors have no common base class
+        raise ModelError(f"{path} must be a whole SavedModel, but TensorFlow cannot load it: {one_line(error)}") from error
+    signatures = {name: signature for name, signature in loaded.signatures.items() if not name.startswith("_")}
     if not signatures:
         raise ModelError(f"{path} must have a signature, but it has none: save it with signatures= or with model.export")
     return loaded, signatures.get("serving_default") or next(iter(signatures.values()))
@@ -220,10 +220,10 @@ def _frozen_keras(path: Path, options: SourceOptions) -> Frozen:
     model = load_keras(path, trust=options.trust, custom=custom_layers(options.converters))
     import keras
 
-    specs = [tf.TensorSpec([None, *one.shape[1:]], one.dtype) for one in model.inputs]
+    specs = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
     call = tf.function(lambda *tensors: keras.tree.flatten(model(as_argument(model, tensors), training=False)))
     frozen = _constant(call.get_concrete_function(*specs))
-    inputs = {one.name: tensor.name for one, tensor in zip(model.inputs, frozen.inputs, strict=True)}
+    inputs = {given.name: tensor.name for given, tensor in zip(model.inputs, frozen.inputs, strict=True)}
     outputs = {name: tensor.name for name, tensor in zip(names_of_outputs(model), frozen.outputs, strict=True)}
     return Frozen(frozen.graph.as_graph_def(), inputs, outputs)
 
@@ -234,30 +234,30 @@ def _constant(function: Any) -> Any:
     return convert_variables_to_constants_v2(function)
 
 
-def _tensors(wanted: Sequence[str], names: Sequence[str], path: Path) -> dict[str, str]:
-    """Return the tensors of nodes that the user names, with or without the number of the output."""
-    known = set(names)
+def _tensors(requested: Sequence[str], names: Sequence[str], path: Path) -> dict[str, str]:
+    """Return the tensors of requested nodes; a request may end with an output number, as in `split:1`."""
+    existing = set(names)
     tensors = {}
-    for name in wanted:
-        node, _, place = name.partition(":")
-        if node not in known:
+    for name in requested:
+        node, _, output = name.partition(":")
+        if node not in existing:
             raise NotFoundError(f"{path} has no node {node!r}{nearest(node, names)}")
-        tensors[node if place in ("", "0") else name.replace(":", "_")] = f"{node}:{place or 0}"
+        tensors[node if output in ("", "0") else name.replace(":", "_")] = f"{node}:{output or 0}"
     return tensors
 
 
-def _chosen(wanted: Sequence[str], known: dict[str, str], path: Path) -> dict[str, str]:
-    for name in wanted:
-        if name not in known:
-            raise NotFoundError(f"{path} has no input or output {name!r}{nearest(name, known)}")
-    return {name: known[name] for name in wanted} or known
+def _chosen(requested: Sequence[str], tensors: dict[str, str], path: Path) -> dict[str, str]:
+    for name in requested:
+        if name not in tensors:
+            raise NotFoundError(f"{path} has no input or output {name!r}{nearest(name, tensors)}")
+    return {name: tensors[name] for name in requested} or tensors
 
 
 def _refuse_code(graph_defs: Sequence[Any], path: Path, *, trust: bool) -> None:
-    found = sorted(set(_operators(graph_defs)) & _TOUCHES_THE_MACHINE)
-    if found and not trust:
+    unsafe = sorted(set(_operators(graph_defs)) & _UNSAFE_OPERATORS)
+    if unsafe and not trust:
         raise ModelError(
-            f"{path} must only compute, but its operators {', '.join(found)} run code or touch files: add --trust if you made it"
+            f"{path} must only compute, but {', '.join(unsafe)} in it run code or access files: add --trust if you made it"
         )
 
 
@@ -267,43 +267,43 @@ def _operators(graph_defs: Sequence[Any]) -> Iterator[str]:
         yield from (node.op for function in graph_def.library.function for node in function.node_def)
 
 
-def _set_aside(graph_def: Any, folder: Path) -> dict[str, str]:
-    """Write large float constants to files and leave placeholders of their shape; return the file of each."""
+def _detach_weights(graph_def: Any, folder: Path) -> dict[str, str]:
+    """Write large float32 constants to files and replace them by placeholders; return the file name for each node."""
     tf = import_tensorflow()
-    aside: dict[str, str] = {}
+    files: dict[str, str] = {}
     for node in graph_def.node:
         if node.op != "Const" or node.attr["dtype"].type != tf.float32.as_datatype_enum:
             continue
         shape = node.attr["value"].tensor.tensor_shape
-        if int(np.prod([axis.size for axis in shape.dim])) <= _SET_ASIDE_ELEMENTS:
+        if int(np.prod([axis.size for axis in shape.dim])) <= _DETACHED_ELEMENTS:
             continue
-        aside[node.name] = f"{len(aside)}.npy"
-        np.save(folder / aside[node.name], tf.make_ndarray(node.attr["value"].tensor))
+        files[node.name] = f"{len(files)}.npy"
+        np.save(folder / files[node.name], tf.make_ndarray(node.attr["value"].tensor))
         node.op = "Placeholder"
         node.attr["shape"].shape.CopyFrom(shape)
         del node.attr["value"]
-    return aside
+    return files
 
 
 def _refuse_unknown_operators(proto: onnx.ModelProto, path: Path) -> None:
-    strangers = sorted({node.op_type for node in proto.graph.node if not onnx.defs.has(node.op_type, node.domain)})
-    if strangers:
+    unknown = sorted({node.op_type for node in proto.graph.node if not onnx.defs.has(node.op_type, node.domain)})
+    if unknown:
         raise ModelError(
-            f"{path} has TensorFlow operators that cannot be expressed in ONNX: {', '.join(strangers)}; "
+            f"{path} has TensorFlow operators that cannot be expressed in ONNX: {', '.join(unknown)}; "
             "replace them, or cut them off with --outputs"
         )
 
 
-def _put_back(graph: ir.Graph, folder: Path) -> None:
-    """Make weights of the inputs that stand for them; they are mapped, so nothing is copied before it is written."""
-    files = json.loads((folder / "aside.json").read_text("utf-8"))
+def _attach_weights(graph: ir.Graph, folder: Path) -> None:
+    """Replace the inputs for detached weights by the weights, memory-mapped so that they are not copied."""
+    files = json.loads((folder / "weights.json").read_text("utf-8"))
     for value in list(graph.inputs):
         if value.name not in files:
             continue
-        numbers = np.load(folder / files[value.name], mmap_mode="r")
+        array = np.load(folder / files[value.name], mmap_mode="r")
         graph.inputs.remove(value)
-        value.const_value = LazyWeight(str(value.name), numbers.shape, functools.partial(np.asarray, numbers))
-        value.shape, value.type = ir.Shape(numbers.shape), ir.TensorType(ir.DataType.FLOAT)
+        value.const_value = LazyWeight(str(value.name), array.shape, functools.partial(np.asarray, array))
+        value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
         graph.register_initializer(value)
 
 

@@ -1,6 +1,6 @@
-"""Convert with TensorFlow: `python -m convert.from_tensorflow.runner`, always a process of its own under limits (`capped.py`).
+"""Convert with TensorFlow: `python -m convert.from_tensorflow.runner`, always in a process with limits (resource_limits.py).
 
-Writes into a folder; an error is one line on the error stream and its exit code.
+The graph is written to a folder. An error is reported as one line on standard error and its exit code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgewright.errors import EdgewrightError
 @with_source_options
 def main(kind: str, source: Path, folder: Path, options: SourceOptions) -> None:
     """Write the graph of SOURCE into FOLDER."""
-    logging.disable(logging.CRITICAL)  # tf2onnx logs as errors what is then told in one line
+    logging.disable(logging.CRITICAL)  # tf2onnx logs errors that are reported below in one line
     try:
         frozen = freeze(SourceKind(kind), source, options)
         convert_frozen(frozen, source, folder)

@@ -1,1 +1,1 @@
-"""scikit-learn, LightGBM and XGBoost models to ONNX; ensemble.py writes the tree operators."""
+"""scikit-learn, LightGBM and XGBoost models to ONNX; ensemble.py emits the tree operators."""

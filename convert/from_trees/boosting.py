@@ -1,11 +1,11 @@
 """Read LightGBM models (text) and XGBoost models (JSON or UBJSON).
 
-    the framework loads the file   -> a tree dump in its own words
-    one table of nodes             -> `trees.py` writes it as ONNX
-    the objective                  -> the link from margins to the answer
+    load         the framework loads the file and dumps its trees
+    TreeTable    the nodes of all trees, which ensemble.py emits as ONNX
+    Link         the function from margins to the output, chosen by the objective
 
-Both formats are data, so nothing needs to be trusted. What the trees of a file do and ONNX's cannot (categorical splits, linear
-leaves, one tree for several outputs) is refused by name. The boosters inside scikit-learn estimators come through here as well.
+Both formats hold data only, so no trust is needed. Trees that ONNX cannot express (categorical splits, linear leaves, several
+outputs per tree) are rejected by name. Boosters inside scikit-learn estimators are read here too.
 """
 
 from __future__ import annotations
@@ -52,44 +52,44 @@ _LOGISTIC = ("binary:logistic", "reg:logistic")
 
 
 def read_lightgbm(path: Path) -> tuple[ir.Model, tuple[str, ...]]:
-    """Return the graph of a LightGBM text model and its class numbers (none for a regressor).
+    """Return the graph of a LightGBM text model and its class labels (empty for a regressor).
 
     Raises:
-        ModelError: it cannot be loaded, or a split in it has no counterpart in ONNX.
+        ModelError: the model cannot be loaded, or has a split without counterpart in ONNX.
     """
     ensemble = lightgbm_ensemble(_lightgbm_booster(path), path)
     return graph_of(ensemble), ensemble.labels
 
 
 def read_xgboost(path: Path) -> tuple[ir.Model, tuple[str, ...]]:
-    """Return the graph of an XGBoost model and its class numbers (none for a regressor).
+    """Return the graph of an XGBoost model and its class labels (empty for a regressor).
 
     Raises:
-        ModelError: it cannot be loaded, is no tree booster, or a split in it has no counterpart in ONNX.
+        ModelError: the model cannot be loaded, is not a tree booster, or has a split without counterpart in ONNX.
     """
     ensemble = xgboost_ensemble(_xgboost_booster(path), path)
     return graph_of(ensemble), ensemble.labels
 
 
 def lightgbm_outputs(path: Path, features: npt.NDArray[Any]) -> Scores:
-    """Return what LightGBM itself says, in the form of the graph's output."""
+    """Return LightGBM's own predictions in the shape of the graph's output, [samples, outputs]."""
     booster = _lightgbm_booster(path)
     return _as_columns(booster.predict(features), lightgbm_ensemble(booster, path).link)
 
 
 def xgboost_outputs(path: Path, features: npt.NDArray[Any]) -> Scores:
-    """Return what XGBoost itself says, in the form of the graph's output."""
+    """Return XGBoost's own predictions in the shape of the graph's output, [samples, outputs]."""
     import xgboost
 
     booster = _xgboost_booster(path)
     ensemble = xgboost_ensemble(booster, path)
     if ensemble.link is Link.SOFTMAX:
-        booster.set_param({"objective": "multi:softprob"})  # softmax would say only which class is the largest
+        booster.set_param({"objective": "multi:softprob"})  # multi:softmax returns only the index of the largest class
     return _as_columns(booster.predict(xgboost.DMatrix(features), validate_features=False), ensemble.link)
 
 
 def ensemble_of_estimator(estimator: Any, path: Path) -> Ensemble | None:
-    """Return the trees of a fitted estimator that boosts them, or nothing where skl2onnx writes it."""
+    """Return the trees of a fitted boosting estimator, or None for estimators that skl2onnx converts."""
     if type(estimator).__name__ in ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor"):
         return histogram_ensemble(estimator, path)
     family = type(estimator).__module__.partition(".")[0]
@@ -106,8 +106,8 @@ def lightgbm_ensemble(booster: Any, path: Path) -> Ensemble:
     """Return the trees of a LightGBM booster."""
     dump = booster.dump_model()
     per_iteration = int(dump["num_tree_per_iteration"])
-    roots = [one["tree_structure"] for one in dump["tree_info"]]
-    scale = per_iteration / len(roots) if dump.get("average_output") and roots else 1.0  # a random forest votes
+    roots = [tree["tree_structure"] for tree in dump["tree_info"]]
+    scale = per_iteration / len(roots) if dump.get("average_output") and roots else 1.0  # a random forest averages its trees
     table = TreeTable(Comparison.AT_MOST)
     for tree, root in enumerate(roots):
         for number, node in _numbered(root):
@@ -134,16 +134,16 @@ def xgboost_ensemble(booster: Any, path: Path) -> Ensemble:
     if boosting["name"] not in ("gbtree", "dart"):
         _refuse(path, f"no trees (booster {boosting['name']})", "train it with booster=gbtree")
     model = boosting.get("gbtree", boosting)["model"]
-    drops = boosting.get("weight_drop") or [1.0] * len(model["trees"])
+    weights = boosting.get("weight_drop") or [1.0] * len(model["trees"])
     table = TreeTable(Comparison.BELOW)
-    for tree, (one, margin, drop) in enumerate(zip(model["trees"], model["tree_info"], drops, strict=True)):
-        _xgboost_tree(table, tree, one, int(margin), float(drop), path)
-    objective, numbers = learner["objective"]["name"], learner["learner_model_param"]
-    margins = max(int(numbers["num_class"]), int(numbers["num_target"]), 1)
+    for tree, (nodes, margin, weight) in enumerate(zip(model["trees"], model["tree_info"], weights, strict=True)):
+        _xgboost_tree(table, tree, nodes, margin=int(margin), weight=float(weight), path=path)
+    objective, parameters = learner["objective"]["name"], learner["learner_model_param"]
+    margins = max(int(parameters["num_class"]), int(parameters["num_target"]), 1)
     return Ensemble(
         trees=table,
-        feature_count=int(numbers["num_feature"]),
-        base_margins=_base_margins(numbers["base_score"], objective, margins),
+        feature_count=int(parameters["num_feature"]),
+        base_margins=_base_margins(parameters["base_score"], objective, margins),
         link=_XGBOOST_LINKS.get(objective, Link.IDENTITY),
     )
 
@@ -154,8 +154,8 @@ def _lightgbm_booster(path: Path) -> Any:
     lightgbm.register_logger(_Quiet())
     try:
         return lightgbm.Booster(model_file=str(path), params={"verbose": -1})
-    except (lightgbm.basic.LightGBMError, ValueError, KeyError) as wrong:
-        raise ModelError(f"{path}: LightGBM cannot load this model: {first_line(wrong)}") from wrong
+    except (lightgbm.basic.LightGBMError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: LightGBM cannot load this model: {first_line(error)}") from error
 
 
 def _xgboost_booster(path: Path) -> Any:
@@ -165,29 +165,29 @@ def _xgboost_booster(path: Path) -> Any:
         with xgboost.config_context(verbosity=0):
             booster = xgboost.Booster()
             booster.load_model(bytearray(path.read_bytes()))
-    except (xgboost.core.XGBoostError, ValueError) as wrong:
-        raise ModelError(f"{path}: XGBoost cannot load this model: {first_line(wrong)}") from wrong
+    except (xgboost.core.XGBoostError, ValueError) as error:
+        raise ModelError(f"{path}: XGBoost cannot load this model: {first_line(error)}") from error
     return booster
 
 
 class _Quiet:
-    """LightGBM speaks on the standard output, where results go."""
+    """Logger that discards messages; LightGBM's own writes to standard output, which is for results."""
 
     def info(self, _message: str) -> None:
-        """Say nothing."""
+        """Discard a message."""
 
     def warning(self, _message: str) -> None:
-        """Say nothing."""
+        """Discard a message."""
 
 
 def _numbered(root: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the nodes of a tree, root first, each with its number; a split learns the numbers of its branches."""
-    waiting, count = [(0, root)], 1
-    while waiting:
-        number, node = waiting.pop()
+    """Yield the numbered nodes of a tree, root first; the numbers of a split's children are stored in it."""
+    pending, count = [(0, root)], 1
+    while pending:
+        number, node = pending.pop()
         if "left_child" in node:
             node["left"], node["right"] = count, count + 1
-            waiting += [(count, node["left_child"]), (count + 1, node["right_child"])]
+            pending += [(count, node["left_child"]), (count + 1, node["right_child"])]
             count += 2
         yield number, node
 
@@ -196,9 +196,9 @@ def _lightgbm_split(table: TreeTable, tree: int, number: int, node: dict[str, An
     if node["decision_type"] != "<=":
         _refuse(path, f"a categorical split (feature {node['split_feature']})", "encode categories as numbers before training")
     if node["missing_type"] == "Zero":
-        _refuse(path, "splits that take zero for missing", "train it with zero_as_missing=false")
+        _refuse(path, "splits that treat zero as missing", "train it with zero_as_missing=false")
     threshold = float(node["threshold"])
-    # Unless it was trained with missing values, LightGBM takes 0 for one.
+    # A LightGBM model that was trained without missing values replaces them by 0.
     missing_left = bool(node["default_left"]) if node["missing_type"] == "NaN" else threshold >= 0
     table.split(
         tree,
@@ -212,36 +212,36 @@ def _lightgbm_split(table: TreeTable, tree: int, number: int, node: dict[str, An
 
 
 def _lightgbm_link(objective: str) -> tuple[Link, float]:
-    name, *words = objective.split() or [""]
-    settings = dict(word.split(":", 1) for word in words if ":" in word)
-    if "sqrt" in words:
+    name, *options = objective.split() or [""]
+    settings = dict(option.split(":", 1) for option in options if ":" in option)
+    if "sqrt" in options:
         return Link.SIGNED_SQUARE, 1.0
     return _LIGHTGBM_LINKS.get(name, Link.IDENTITY), float(settings.get("sigmoid", 1.0))
 
 
-def _xgboost_tree(table: TreeTable, tree: int, one: dict[str, Any], margin: int, drop: float, path: Path) -> None:
-    if int(one["tree_param"]["size_leaf_vector"]) > 1:
+def _xgboost_tree(table: TreeTable, tree: int, nodes: dict[str, Any], *, margin: int, weight: float, path: Path) -> None:
+    if int(nodes["tree_param"]["size_leaf_vector"]) > 1:
         _refuse(path, "trees with several outputs each", "train it with multi_strategy=one_output_per_tree")
-    if any(one["split_type"]):
+    if any(nodes["split_type"]):
         _refuse(path, "categorical splits", "encode categories as numbers before training")
-    for number, (left, right) in enumerate(zip(one["left_children"], one["right_children"], strict=True)):
-        value = float(one["split_conditions"][number])
+    for number, (left, right) in enumerate(zip(nodes["left_children"], nodes["right_children"], strict=True)):
+        value = float(nodes["split_conditions"][number])
         if left < 0:
-            table.leaf(tree, number, margin=margin, weight=value * drop)
+            table.leaf(tree, number, margin=margin, weight=value * weight)
             continue
         table.split(
             tree,
             number,
-            feature=int(one["split_indices"][number]),
+            feature=int(nodes["split_indices"][number]),
             threshold=value,
             left=int(left),
             right=int(right),
-            missing_left=bool(one["default_left"][number]),
+            missing_left=bool(nodes["default_left"][number]),
         )
 
 
 def _base_margins(text: str, objective: str, count: int) -> tuple[float, ...]:
-    """Return what XGBoost's margins start from; the file has it in the units of the answer."""
+    """Return the initial margins of an XGBoost model; the file has them in the units of the output."""
     scores = [float(part) for part in text.strip("[]").split(",")]
     margins = [_as_margin(score, objective) for score in scores]
     return tuple(margins * count if len(margins) == 1 else margins)
@@ -253,17 +253,17 @@ def _as_margin(score: float, objective: str) -> float:
     return float(np.log(score)) if _XGBOOST_LINKS.get(objective) is Link.EXP else score
 
 
-def _as_columns(answer: Any, link: Link) -> Scores:
-    found = np.asarray(answer, np.float32)
-    if found.ndim == 2:
-        return found
+def _as_columns(predictions: Any, link: Link) -> Scores:
+    scores = np.asarray(predictions, np.float32)
+    if scores.ndim == 2:
+        return scores
     columns: dict[Link, Callable[[], list[Scores]]] = {
-        Link.TWO_CLASSES: lambda: [1 - found, found],
-        Link.HINGE: lambda: [1 - found, found],
-        Link.TWO_SCORES: lambda: [-found, found],
+        Link.TWO_CLASSES: lambda: [1 - scores, scores],
+        Link.HINGE: lambda: [1 - scores, scores],
+        Link.TWO_SCORES: lambda: [-scores, scores],
     }
-    return np.stack(columns.get(link, lambda: [found])(), axis=1)
+    return np.stack(columns.get(link, lambda: [scores])(), axis=1)
 
 
-def _refuse(path: Path, what: str, remedy: str) -> NoReturn:
-    raise ModelError(f"{path} has {what}, which this reader does not know: {remedy}")
+def _refuse(path: Path, feature: str, remedy: str) -> NoReturn:
+    raise ModelError(f"{path} has {feature}, which cannot be converted: {remedy}")

@@ -1,8 +1,8 @@
-"""Write an ensemble of decision trees as ONNX: one TreeEnsembleRegressor, and the link function behind it as plain nodes.
+"""Emit an ensemble of decision trees as ONNX: one TreeEnsembleRegressor, followed by the link function as separate nodes.
 
-Converters that pick ONNX's classifier or regressor by the name of an objective get the rarer objectives wrong without a word
-(one-versus-all, raw margins, hinge, ranking). Here trees only add up margins, and what turns margins into the model's answer is
-said once, in `Link`. Missing values take the branch that the framework would have taken.
+Converters that choose ONNX's tree classifier or regressor by the objective's name silently get rare objectives wrong
+(one-versus-all, raw margins, hinge, ranking). Here the trees only sum margins, and `Link` is the function from margins to the
+output. Missing values take the same branch as in the framework.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ FEATURES = "features"
 
 
 class Comparison(enum.StrEnum):
-    """When a value takes the left branch."""
+    """Condition under which a value takes the left branch."""
 
     AT_MOST = "BRANCH_LEQ"
     BELOW = "BRANCH_LT"
 
 
 class Link(enum.Enum):
-    """What turns the summed margins into the model's answer."""
+    """Function from the summed margins to the model's output."""
 
     IDENTITY = enum.auto()
     EXP = enum.auto()
     LOG_1P_EXP = enum.auto()
     SIGNED_SQUARE = enum.auto()
     SIGMOID = enum.auto()
-    """Of a value between 0 and 1 that is no probability of a class."""
+    """Sigmoid of each margin, for a value between 0 and 1 that is not a class probability."""
     TWO_CLASSES = enum.auto()
     """Sigmoid of the single margin, as one probability for each of two classes."""
     TWO_SCORES = enum.auto()
@@ -49,13 +49,13 @@ class Link(enum.Enum):
 
     @property
     def output(self) -> str:
-        """How the graph's output is called."""
+        """Name of the graph's output."""
         if self in (Link.TWO_SCORES, Link.HINGE):
             return "scores"
         return "probabilities" if self.classes(1) else "value"
 
     def classes(self, margins: int) -> int:
-        """Return how many classes that many margins tell apart; none where the answer is a number."""
+        """Return the number of classes for a number of margins; 0 for a regressor."""
         if self in (Link.TWO_CLASSES, Link.TWO_SCORES, Link.HINGE):
             return 2
         return margins if self in (Link.SOFTMAX, Link.ONE_VERSUS_ALL) else 0
@@ -63,64 +63,76 @@ class Link(enum.Enum):
 
 @dataclass(slots=True)
 class TreeTable:
-    """The nodes of all trees as the columns that ONNX wants."""
+    """The nodes of all trees, as the attributes of ONNX's tree operators."""
 
     comparison: Comparison
     nodes: dict[str, list[Any]] = field(default_factory=dict)
     leaves: dict[str, list[Any]] = field(default_factory=dict)
 
     def split(self, tree: int, node: int, *, feature: int, threshold: float, left: int, right: int, missing_left: bool) -> None:
-        """Add a node that compares a feature."""
-        self._add(tree, node, str(self.comparison), feature, threshold, left, right, missing_left)
+        """Add a node that compares a feature with a threshold."""
+        self._add(
+            {
+                "treeids": tree,
+                "nodeids": node,
+                "modes": str(self.comparison),
+                "featureids": feature,
+                "values": float(threshold),
+                "truenodeids": left,
+                "falsenodeids": right,
+                "missing_value_tracks_true": int(missing_left),
+            }
+        )
 
     def leaf(self, tree: int, node: int, *, margin: int, weight: float) -> None:
         """Add a leaf that adds `weight` to a margin."""
-        self._add(tree, node, "LEAF", 0, 0.0, 0, 0, False)
+        self._add(
+            {
+                "treeids": tree,
+                "nodeids": node,
+                "modes": "LEAF",
+                "featureids": 0,
+                "values": 0.0,
+                "truenodeids": 0,
+                "falsenodeids": 0,
+                "missing_value_tracks_true": 0,
+            }
+        )
         for name, value in (("treeids", tree), ("nodeids", node), ("ids", margin), ("weights", float(weight))):
             self.leaves.setdefault(f"target_{name}", []).append(value)
 
-    def _add(self, tree: int, node: int, mode: str, feature: int, value: float, left: int, right: int, missing: bool) -> None:
-        row = {
-            "treeids": tree,
-            "nodeids": node,
-            "modes": mode,
-            "featureids": feature,
-            "values": float(value),
-            "truenodeids": left,
-            "falsenodeids": right,
-            "missing_value_tracks_true": int(missing),
-        }
+    def _add(self, row: dict[str, Any]) -> None:
         for name, cell in row.items():
             self.nodes.setdefault(f"nodes_{name}", []).append(cell)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ensemble:
-    """A boosted model: trees that add to margins, and a link."""
+    """A boosted model: trees that add to margins, and a link function."""
 
     trees: TreeTable
     feature_count: int
     base_margins: tuple[float, ...]
-    """What the margins start from; their number is the number of margins."""
+    """Initial value of each margin."""
     link: Link
     slope: float = 1.0
-    """What the margins are multiplied by before the link."""
+    """Factor of the margins before the link function."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes as both frameworks number them."""
-        return tuple(str(place) for place in range(self.link.classes(len(self.base_margins))))
+        """Class numbers as both frameworks assign them."""
+        return tuple(str(number) for number in range(self.link.classes(len(self.base_margins))))
 
 
 def rounded_down(threshold: float) -> float:
-    """Return the largest float32 that is not above `threshold`: `x <= threshold` stays the same for every float32 x."""
-    with np.errstate(over="ignore"):  # beyond the largest float32 lies infinity, which is right
-        near = np.float32(threshold)
-        return float(near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf)))
+    """Return the largest float32 that is at most `threshold`, so that `x <= threshold` is unchanged for every float32 x."""
+    with np.errstate(over="ignore"):  # thresholds above the largest float32 become infinity, which is right
+        nearest = np.float32(threshold)
+        return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf)))
 
 
 def graph_of(ensemble: Ensemble) -> ir.Model:
-    """Return the graph of an ensemble: `features` float32[N, features] to one output."""
+    """Return the graph of an ensemble, from `features` float32[N, features] to one float32 output [N, scores]."""
     emit = Emitter()
     features = graph_input(FEATURES, ir.DataType.FLOAT, (None, ensemble.feature_count))
     margins = _margins(emit, features, ensemble)
@@ -149,9 +161,9 @@ def _margins(emit: Emitter, features: ir.Value, ensemble: Ensemble) -> ir.Value:
             **ensemble.trees.nodes,
             **ensemble.trees.leaves,
         )
-    else:  # a model without a single tree says the same to everybody
-        nothing = emit.node("MatMul", [features, emit.floats("none", np.zeros((ensemble.feature_count, count)))], where="trees")
-        margins = emit.node("Add", [nothing, emit.floats("base", ensemble.base_margins)], where="trees")
+    else:  # a model without trees returns a constant
+        zeros = emit.node("MatMul", [features, emit.floats("none", np.zeros((ensemble.feature_count, count)))], where="trees")
+        margins = emit.node("Add", [zeros, emit.floats("base", ensemble.base_margins)], where="trees")
     if ensemble.slope != 1.0:
         margins = emit.node("Mul", [margins, emit.floats("slope", ensemble.slope)], where="trees")
     return margins
@@ -162,25 +174,25 @@ def _unary(operator: str) -> Callable[[Emitter, ir.Value], ir.Value]:
 
 
 def _signed_square(emit: Emitter, margins: ir.Value) -> ir.Value:
-    size = emit.node("Abs", [margins], where="link")
-    return emit.node("Mul", [margins, size], where="link")
+    magnitude = emit.node("Abs", [margins], where="link")
+    return emit.node("Mul", [margins, magnitude], where="link")
 
 
 def _two_classes(emit: Emitter, margins: ir.Value) -> ir.Value:
-    """Take the sigmoid of both signs: 1 - p would lose the small probabilities."""
+    """Emit the sigmoid of both signs of the margin: 1 - p would round small probabilities to 0."""
     return emit.node("Sigmoid", [_two_scores(emit, margins)], where="link")
 
 
 def _two_scores(emit: Emitter, margins: ir.Value) -> ir.Value:
-    other = emit.node("Neg", [margins], where="link")
-    return emit.node("Concat", [other, margins], where="link", axis=1)
+    negative = emit.node("Neg", [margins], where="link")
+    return emit.node("Concat", [negative, margins], where="link", axis=1)
 
 
 def _hinge(emit: Emitter, margins: ir.Value) -> ir.Value:
-    above = emit.node("Greater", [margins, emit.floats("zero", 0.0)], where="link")
-    one = emit.node("Cast", [above], where="link", to=int(ir.DataType.FLOAT))
-    other = emit.node("Sub", [emit.floats("one", 1.0), one], where="link")
-    return emit.node("Concat", [other, one], where="link", axis=1)
+    is_positive = emit.node("Greater", [margins, emit.floats("zero", 0.0)], where="link")
+    second = emit.node("Cast", [is_positive], where="link", to=int(ir.DataType.FLOAT))
+    first = emit.node("Sub", [emit.floats("one", 1.0), second], where="link")
+    return emit.node("Concat", [first, second], where="link", axis=1)
 
 
 _LINKS: dict[Link, Callable[[Emitter, ir.Value], ir.Value]] = {

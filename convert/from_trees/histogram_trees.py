@@ -1,6 +1,6 @@
-"""The trees of scikit-learn's HistGradientBoosting estimators, which skl2onnx does not write with today's protobuf.
+"""Read the trees of scikit-learn's HistGradientBoosting estimators, which skl2onnx cannot convert with the installed protobuf.
 
-Missing values take the branch that training chose, as in the estimator itself; categorical features are refused, because ONNX's
+Missing values take the branch that training chose, as in the estimator itself. Categorical features are rejected, because ONNX's
 trees compare numbers only.
 """
 
@@ -23,10 +23,10 @@ def histogram_ensemble(estimator: Any, path: Path) -> Ensemble:
     """
     if estimator.is_categorical_ is not None:
         raise ModelError(
-            f"{path} has categorical splits, which this reader does not know: encode categories as numbers before training"
+            f"{path} has categorical splits, which cannot be converted: encode categories as numbers before training"
         )
     table = TreeTable(Comparison.AT_MOST)
-    trees = [(margin, one) for iteration in estimator._predictors for margin, one in enumerate(iteration)]
+    trees = [(margin, predictor) for iteration in estimator._predictors for margin, predictor in enumerate(iteration)]
     for tree, (margin, predictor) in enumerate(trees):
         for number, node in enumerate(predictor.nodes):
             if node["is_leaf"]:

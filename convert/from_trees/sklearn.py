@@ -1,8 +1,7 @@
 """Read scikit-learn estimators and pipelines.
 
-skops files are data: only types of scikit-learn and NumPy are rebuilt. A pickle is a program, so it is opened only when the user
-says that its author is trusted. The graph's first output is what labels are predicted from: probabilities where the estimator
-has them, else decision values, else the regressor's value.
+A skops file is data: only types of scikit-learn and NumPy are loaded. A pickle is a program, so its author must be trusted. The
+graph has one output: probabilities if the estimator has them, else decision values, else the regressor's value.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from edgewright.errors import ModelError
 _DATA_TYPES = ("sklearn.", "numpy.", "scipy.sparse.")
 _NOT_DATA = ("sklearn.datasets.", "sklearn.externals.", "sklearn.utils.")
 _STILL_DATA = ("sklearn.utils._bunch.Bunch",)
-"""A dict whose keys are attributes too: what ensembles keep their parts in."""
+"""A dict whose keys are also attributes; ensembles store their parts in it."""
 
 
 def read_sklearn(path: Path, *, pickled: bool, trust: bool) -> tuple[ir.Model, tuple[str, ...]]:
-    """Return the graph of an estimator and its class labels (none for a regressor).
+    """Return the graph of an estimator and its class labels (empty for a regressor).
 
     Raises:
-        ModelError: it is not trusted, cannot be loaded, or an operator in it has no counterpart in ONNX.
+        ModelError: the file is not trusted, cannot be loaded, or holds an estimator without counterpart in ONNX.
     """
     estimator = load_estimator(path, pickled=pickled, trust=trust)
     labels = tuple(str(label) for label in getattr(estimator, "classes_", ()))
@@ -42,7 +41,11 @@ def read_sklearn(path: Path, *, pickled: bool, trust: bool) -> tuple[ir.Model, t
 
 
 def load_estimator(path: Path, *, pickled: bool, trust: bool) -> Any:
-    """Load an estimator from a skops file, or from a pickle when `trust` says so."""
+    """Load an estimator from a skops file, or from a pickle if its author is trusted.
+
+    Raises:
+        ModelError: the file is not trusted, cannot be loaded, or does not hold a fitted estimator of numeric tables.
+    """
     estimator = _unpickled(path, trust) if pickled else _from_skops(path, trust)
     _refuse_text(estimator, path)
     if not hasattr(estimator, "n_features_in_"):
@@ -52,45 +55,49 @@ def load_estimator(path: Path, *, pickled: bool, trust: bool) -> Any:
         )
     for part in _parts(estimator):
         if hasattr(part, "transformers_"):
-            _select_by_place(part)
-        if hasattr(part, "flatten_transform"):  # of what a voting classifier's `transform` gives; skl2onnx knows one form
+            _select_by_index(part)
+        if hasattr(part, "flatten_transform"):  # of a voting classifier's `transform`; skl2onnx supports only this value
             part.flatten_transform = False
     return estimator
 
 
 def _parts(estimator: Any) -> Iterator[Any]:
-    """Yield an estimator and those inside pipelines, column transformers and ensembles of several."""
+    """Yield an estimator and the estimators inside it (pipelines, column transformers, ensembles)."""
     yield estimator
-    named = [step[1] for step in getattr(estimator, "steps", ())]
-    named += [step[1] for step in getattr(estimator, "transformers_", getattr(estimator, "transformer_list", ()))]
-    inner = [getattr(estimator, name, None) for name in ("best_estimator_", "final_estimator_", "regressor_")]
-    for one in (*named, *inner):
-        if hasattr(one, "get_params"):
-            yield from _parts(one)
+    inner = [step[1] for step in getattr(estimator, "steps", ())]
+    inner += [step[1] for step in getattr(estimator, "transformers_", getattr(estimator, "transformer_list", ()))]
+    inner += [getattr(estimator, name, None) for name in ("best_estimator_", "final_estimator_", "regressor_")]
+    for part in inner:
+        if hasattr(part, "get_params"):
+            yield from _parts(part)
 
 
 def _refuse_text(estimator: Any, path: Path) -> None:
     for part in _parts(estimator):
         categories = getattr(part, "categories_", ())
-        if hasattr(part, "vocabulary_") or any(np.asarray(one).dtype.kind in "OUS" for one in categories):
+        if hasattr(part, "vocabulary_") or any(np.asarray(values).dtype.kind in "OUS" for values in categories):
             raise ModelError(
                 f"{path} must take numbers, but its {type(part).__name__} takes text: encode text as numbers before the model, "
                 "and save the estimator that takes the numbers"
             )
 
 
-def _select_by_place(transformer: Any) -> None:
-    """Let a transformer that was fitted on a table with named columns take an array with the same columns in that order."""
-    places = getattr(transformer, "_transformer_to_input_indices", None)
-    if places is None:
+def _select_by_index(transformer: Any) -> None:
+    """Make a transformer that was fitted on named columns select them by index, so that it takes an array."""
+    indices = getattr(transformer, "_transformer_to_input_indices", None)
+    if indices is None:
         return
-    transformer.transformers_ = [(name, one, list(places.get(name, columns))) for name, one, columns in transformer.transformers_]
-    transformer.transformers = [(name, one, list(places.get(name, columns))) for name, one, columns in transformer.transformers]
+    transformer.transformers_ = [
+        (name, part, list(indices.get(name, columns))) for name, part, columns in transformer.transformers_
+    ]
+    transformer.transformers = [
+        (name, part, list(indices.get(name, columns))) for name, part, columns in transformer.transformers
+    ]
     transformer._columns = [columns for _, _, columns in transformer.transformers]
 
 
 def source_outputs(estimator: Any, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return what the estimator itself says, in the form of the graph's first output."""
+    """Return the estimator's own predictions in the shape of the graph's output, [samples, scores]."""
     if hasattr(estimator, "predict_proba"):
         return np.asarray(estimator.predict_proba(features), np.float32)
     if hasattr(estimator, "decision_function"):
@@ -103,18 +110,18 @@ def _from_skops(path: Path, trust: bool) -> Any:
     import skops.io
 
     unknown = skops.io.get_untrusted_types(file=path)
-    strangers = [
+    untrusted = [
         name for name in unknown if name not in _STILL_DATA and (not name.startswith(_DATA_TYPES) or name.startswith(_NOT_DATA))
     ]
-    if strangers and not trust:
+    if untrusted and not trust:
         raise ModelError(
-            f"{path} must hold types of scikit-learn and NumPy only, but it holds {', '.join(strangers)}: "
+            f"{path} must hold types of scikit-learn and NumPy only, but it holds {', '.join(untrusted)}: "
             "save a model without custom types, or add --trust if you made it"
         )
     try:
         return skops.io.load(path, trusted=unknown)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as wrong:
-        raise ModelError(f"{path}: this scikit-learn model cannot be loaded: {wrong}") from wrong
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
+        raise ModelError(f"{path}: this scikit-learn model cannot be loaded: {error}") from error
 
 
 def _unpickled(path: Path, trust: bool) -> Any:
@@ -127,8 +134,8 @@ def _unpickled(path: Path, trust: bool) -> Any:
 
     try:
         return joblib.load(path)
-    except Exception as wrong:  # a pickle runs code of its own, which may raise anything
-        raise ModelError(f"{path}: this pickle cannot be opened: {type(wrong).__name__}: {wrong}") from wrong
+    except Exception as error:  # the pickle's code may raise anything
+        raise ModelError(f"{path}: this pickle cannot be opened: {type(error).__name__}: {error}") from error
 
 
 def _graph_of(estimator: Any, path: Path) -> ir.Model:
@@ -140,44 +147,48 @@ def _graph_of(estimator: Any, path: Path) -> ir.Model:
             f"{path} must hold a classifier or regressor, but {type(estimator).__name__} is neither: "
             "save the whole pipeline that ends in one"
         )
-    _refuse_several_answers(estimator, path)
-    kind = [("features", FloatTensorType([None, int(estimator.n_features_in_)]))]
+    _refuse_multioutput(estimator, path)
+    initial_types = [("features", FloatTensorType([None, int(estimator.n_features_in_)]))]
     *before, last = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
     ensemble = ensemble_of_estimator(last, path)
     if ensemble is not None and not before:
         return trees.graph_of(ensemble)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of one library about another; nothing that a user could act on
-            proto = _converted(estimator, kind) if ensemble is None else _transformed(estimator[:-1], kind, ensemble)
-    except Exception as wrong:  # its errors share no base, and all mean that this estimator is not expressible
-        reason = " ".join(str(wrong.__cause__ or wrong).split())[:200]
-        raise ModelError(f"{path}: {type(estimator).__name__} cannot be expressed in ONNX: {reason}") from wrong
+            warnings.simplefilter("ignore")  # deprecations inside libraries
+            proto = (
+                _converted(estimator, initial_types)
+                if ensemble is None
+                else _pipeline_graph(estimator[:-1], initial_types, ensemble)
+            )
+    except Exception as error:  # skl2onnx's errors have no common base class
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ModelError(f"{path}: {type(estimator).__name__} cannot be expressed in ONNX: {reason}") from error
     return _with_scores_only(proto)
 
 
-def _refuse_several_answers(estimator: Any, path: Path) -> None:
-    """Raise `ModelError` for a classifier that answers several questions about a sample: its outputs name no single class."""
+def _refuse_multioutput(estimator: Any, path: Path) -> None:
+    """Check that a classifier predicts one label per sample."""
     from sklearn.base import is_classifier
 
-    answer: Any = None
-    with contextlib.suppress(Exception):  # whatever an estimator says to zeros; its own complaints come with the real samples
-        answer = estimator.predict(np.zeros((1, estimator.n_features_in_), np.float32))
-    if answer is not None and is_classifier(estimator) and np.ndim(answer) > 1:
+    labels: Any = None
+    with contextlib.suppress(Exception):  # an error here would come from the zeros; real samples are checked later
+        labels = estimator.predict(np.zeros((1, estimator.n_features_in_), np.float32))
+    if labels is not None and is_classifier(estimator) and np.ndim(labels) > 1:
         raise ModelError(
-            f"{path} must predict one label per sample, but {type(estimator).__name__} predicts {np.shape(answer)[1]}: "
+            f"{path} must predict one label per sample, but {type(estimator).__name__} predicts {np.shape(labels)[1]}: "
             "save one classifier per label"
         )
 
 
-def _transformed(transformer: Any, kind: Any, ensemble: trees.Ensemble) -> onnx.ModelProto:
-    """Put the trees of another framework behind the transformers of scikit-learn."""
+def _pipeline_graph(transformer: Any, initial_types: Any, ensemble: trees.Ensemble) -> onnx.ModelProto:
+    """Append the graph of a tree ensemble to the graph of scikit-learn's transformers."""
     from skl2onnx import convert_sklearn
 
     head = ir.to_proto(trees.graph_of(ensemble))
     opset = {"": OPSET, trees.ML_DOMAIN: trees.ML_OPSET}
-    body = convert_sklearn(transformer, initial_types=kind, target_opset=opset)
-    del body.opset_import[:]  # skl2onnx names only the sets that it used; parts can be joined when they name the same ones
+    body = convert_sklearn(transformer, initial_types=initial_types, target_opset=opset)
+    del body.opset_import[:]  # skl2onnx lists only the operator sets it used, but merged models must list the same ones
     body.opset_import.extend(head.opset_import)
     body.ir_version = head.ir_version
     body = onnx.compose.add_prefix(body, "before/", rename_inputs=False)
@@ -185,21 +196,23 @@ def _transformed(transformer: Any, kind: Any, ensemble: trees.Ensemble) -> onnx.
     return onnx.compose.merge_models(body, onnx.compose.add_prefix(head, "", rename_nodes=False), io_map=joint)
 
 
-def _converted(estimator: Any, kind: Any) -> Any:
-    """Convert with probabilities as one array; estimators that only have decision values do not know that option."""
+def _converted(estimator: Any, initial_types: Any) -> Any:
+    """Convert with probabilities as one array, an option that estimators with decision values only lack."""
     from skl2onnx import convert_sklearn
 
     opset = {"": OPSET}
     try:
-        return convert_sklearn(estimator, initial_types=kind, options={id(estimator): {"zipmap": False}}, target_opset=opset)
-    except NameError as wrong:
-        if "zipmap" not in str(wrong):
+        return convert_sklearn(
+            estimator, initial_types=initial_types, options={id(estimator): {"zipmap": False}}, target_opset=opset
+        )
+    except NameError as error:
+        if "zipmap" not in str(error):
             raise
-        return convert_sklearn(estimator, initial_types=kind, target_opset=opset)
+        return convert_sklearn(estimator, initial_types=initial_types, target_opset=opset)
 
 
 def _with_scores_only(proto: onnx.ModelProto) -> ir.Model:
-    """Drop the label output: its argmax is in the scores, and class names travel beside the graph."""
+    """Remove the label output: it is the argmax of the scores, and class names are stored in the record of the build."""
     proto.producer_name, proto.producer_version, proto.domain, proto.doc_string = "edgewright", "", "", ""
     proto.graph.name = "model"
     model = ir.from_proto(proto)
@@ -215,7 +228,7 @@ def _with_scores_only(proto: onnx.ModelProto) -> ir.Model:
 
 
 def _one_score_per_class(graph: ir.Graph, decision: ir.Value) -> ir.Value:
-    """Give a binary classifier's single decision value a second column, so that the largest one names the class."""
+    """Add the negated value of a binary classifier as a first column, so that the largest column is the class."""
     name, decision.name = decision.name, "decision"
     negative = ir.node("Neg", [decision], name="scores/Neg")
     both = ir.node("Concat", [negative.outputs[0], decision], attributes={"axis": 1}, name="scores/Concat")

@@ -1,8 +1,8 @@
-"""What a reader writes a graph with: nodes that all have names, and weights that are read only when they are written.
+"""Build graphs: nodes that all have names, and weights that are read only when they are written.
 
-Every node is called `<where>/<operator>`, where `where` is the path of the layer it came from, so that people find their layers
-again and tools that select nodes by name (quantization does) never meet an empty one. A weight is a promise: its shape is known
-at once, its numbers are fetched from the framework one tensor at a time, so a graph costs no second copy of a model.
+Every node is called `<where>/<operator>`; `where` is the path of its layer. So users recognize their layers, and quantization,
+which selects nodes by name, never gets an empty name. Weights are lazy: the shape is known at once, and the contents are fetched
+from the framework one tensor at a time. So a graph needs no second copy of a model's weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from edgewright.graphs.lazy_weights import LazyWeight
 
 OPSET = 21
-"""The newest that onnxruntime runs in every precision that we make (research: 28 has no int8 kernels)."""
+"""The newest operator set that onnxruntime runs in every precision of our variants (28 has no int8 kernels)."""
 IR_VERSION = 10
 
 Shape = tuple[int | None, ...]
@@ -25,7 +25,7 @@ BATCH_AXIS = "N"
 
 
 class Emitter:
-    """Collects nodes and weights; `graph` turns them into a model."""
+    """Collector of nodes and weights; `model` returns them as a model."""
 
     def __init__(self) -> None:
         self._nodes: list[ir.Node] = []
@@ -37,19 +37,19 @@ class Emitter:
     ) -> ir.Value:
         """Append a node with one output and return that output."""
         name = self.unique(f"{where}/{operator}")
-        made = ir.node(operator, list(inputs), attributes=attributes, domain=domain, name=name)
-        made.outputs[0].name = name
-        self._nodes.append(made)
-        return made.outputs[0]
+        node = ir.node(operator, list(inputs), attributes=attributes, domain=domain, name=name)
+        node.outputs[0].name = name
+        self._nodes.append(node)
+        return node.outputs[0]
 
     def weight(self, key: Hashable, name: str, shape: tuple[int, ...], load: Callable[[], npt.NDArray[Any]]) -> ir.Value:
-        """Return the float weight known by `key`; its numbers come from `load` when they are needed."""
+        """Return the float32 weight with the identity `key`; `load` returns its contents when they are needed."""
         if key not in self._weights:
             self._weights[key] = self._initializer(LazyWeight(self.unique(name), shape, load))
         return self._weights[key]
 
     def floats(self, name: str, values: npt.ArrayLike) -> ir.Value:
-        """Return a new float constant."""
+        """Return a new float32 constant."""
         return self._constant(name, np.asarray(values, np.float32))
 
     def integers(self, name: str, values: npt.ArrayLike) -> ir.Value:
@@ -57,7 +57,7 @@ class Emitter:
         return self._constant(name, np.asarray(values, np.int64))
 
     def unique(self, name: str) -> str:
-        """Return `name`, or `name` with a number when it is taken, and take it."""
+        """Reserve and return `name`, with a number appended if it is taken."""
         candidate, count = name, 1
         while candidate in self._names:
             count += 1
@@ -66,7 +66,7 @@ class Emitter:
         return candidate
 
     def model(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
-        """Return everything emitted so far as a model."""
+        """Return all nodes and weights so far as a model."""
         graph = ir.Graph(
             inputs, outputs, nodes=self._nodes, initializers=list(self._weights.values()), opset_imports={"": OPSET}, name="model"
         )
@@ -83,12 +83,12 @@ class Emitter:
 
 
 def graph_input(name: str, dtype: ir.DataType, shape: Shape) -> ir.Value:
-    """Return a graph input; the first axis is the batch, other free axes are named after their place."""
+    """Return a graph input; the first axis is the batch, and other free axes are named by their index."""
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=named_shape(name, shape))
 
 
 def named_shape(name: str, shape: Shape) -> ir.Shape:
     """Return the shape with a free batch and a name for every other free axis."""
     axes: list[int | str] = [BATCH_AXIS]
-    axes += [size if size is not None else f"{name}_axis{place}" for place, size in enumerate(shape[1:], start=1)]
+    axes += [size if size is not None else f"{name}_axis{axis}" for axis, size in enumerate(shape[1:], start=1)]
     return ir.Shape(axes)

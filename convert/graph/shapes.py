@@ -1,7 +1,7 @@
-"""Shapes of a graph's inputs: fixed where the user says so, and asked for where a profile cannot do without.
+"""Fix shapes of a graph's inputs as the user asks, and check them against the hardware profiles.
 
-A free batch axis is everyone's friend and stays free unless it is given a number. Other free axes (images of any size) run on
-onnxruntime, but an NPU program is made for one size.
+The batch axis stays free unless the user gives it a number. Other free axes (images of any size) run on onnxruntime, but an NPU
+program is compiled for one size.
 """
 
 from __future__ import annotations
@@ -17,35 +17,39 @@ from edgewright.errors import BadInputError, ModelError, NotFoundError
 from hardware_profiles.hardware_profile import HardwareProfile
 
 _SHAPE = re.compile(r"(?:(?P<name>.+)=)?(?P<sizes>(?:\d+|[^\W\dx][^\Wx]*)(?:x\d+)*)")
-_PLACEHOLDER = 224
+_EXAMPLE_SIZE = 224
 
 Shape = tuple[int | str, ...]
 
 
-def fix_shapes(model: ir.Model, wanted: Sequence[str]) -> None:
-    """Give inputs the shapes that the user wrote, `image=1x224x224x3` or, for a free batch, `image=Nx224x224x3`.
+def fix_shapes(model: ir.Model, shapes: Sequence[str]) -> None:
+    """Set input shapes from texts such as `image=1x224x224x3`, or `image=Nx224x224x3` for a free batch.
 
     Raises:
-        BadInputError: a shape cannot be read, or contradicts the model's.
+        BadInputError: a text cannot be parsed, or contradicts the model's shape.
         NotFoundError: no input has that name.
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
-    for text in wanted:
+    for text in shapes:
         name, shape = _parsed(text, inputs)
-        inputs[name].shape = ir.Shape(_agreed(name, inputs[name], shape, text))
-    if wanted:
+        inputs[name].shape = ir.Shape(_merged(name, inputs[name], shape, text))
+    if shapes:
         common.ShapeInferencePass(strict_mode=False)(model)
 
 
 def check_shapes(model: ir.Model, profiles: Iterable[HardwareProfile]) -> None:
-    """Raise `ModelError` where a profile runs fixed shapes only and an axis behind the batch is free."""
+    """Check that only batch axes are free, if a profile runs fixed shapes only.
+
+    Raises:
+        ModelError: another axis of an input or output is free.
+    """
     fixed_only = [profile.name for profile in profiles if profile.npu is not None]
     if not fixed_only:
         return
     for value in model.graph.inputs:
         free = _free_axes(value)
         if free:
-            example = "x".join(["N", *(str(size) if isinstance(size, int) else str(_PLACEHOLDER) for size in value.shape[1:])])
+            example = "x".join(["N", *(str(size) if isinstance(size, int) else str(_EXAMPLE_SIZE) for size in value.shape[1:])])
             raise ModelError(
                 f"{fixed_only[0]} runs fixed shapes only, but input {value.name} has a free {free}: "
                 f"give each axis its size, as in --shape {value.name}={example}"
@@ -60,35 +64,35 @@ def check_shapes(model: ir.Model, profiles: Iterable[HardwareProfile]) -> None:
 
 
 def _parsed(text: str, inputs: dict[str, ir.Value]) -> tuple[str, Shape]:
-    found = _SHAPE.fullmatch(text)
-    if found is None:
+    match = _SHAPE.fullmatch(text)
+    if match is None:
         raise BadInputError(f"--shape must be sizes after the input's name, as in image=1x224x224x3, not {text!r}")
-    name = found["name"]
+    name = match["name"]
     if name is None and len(inputs) > 1:
         raise BadInputError(f"--shape {text} must name one of the inputs {', '.join(inputs)}, as in {next(iter(inputs))}={text}")
     if name is not None and name not in inputs:
         raise NotFoundError(f"--shape {text}: the model has no input {name!r}{nearest(name, inputs)}")
-    sizes = tuple(int(size) if size.isdigit() else size for size in found["sizes"].split("x"))
+    sizes = tuple(int(size) if size.isdigit() else size for size in match["sizes"].split("x"))
     return name or next(iter(inputs)), sizes
 
 
-def _agreed(name: str, value: ir.Value, wanted: Shape, text: str) -> Shape:
-    """Return `wanted` where it says the same as the model's own shape, only more."""
+def _merged(name: str, value: ir.Value, shape: Shape, text: str) -> Shape:
+    """Return `shape` if the model's own shape allows it; the batch stays as the model has it unless it is a number."""
     own = tuple(value.shape)
-    if len(own) != len(wanted):
-        raise BadInputError(f"--shape {text}: input {name} has {len(own)} axes, {_written(own)}, not {len(wanted)}")
-    for place, (have, want) in enumerate(zip(own, wanted, strict=True)):
-        if want == 0:
-            raise BadInputError(f"--shape {text}: axis {place} of input {name} must be 1 or more, not 0")
-        if isinstance(have, int) and have != want:
-            raise BadInputError(f"--shape {text}: axis {place} of input {name} must be {have}, as the model has it, not {want}")
-    return (own[0] if isinstance(wanted[0], str) else wanted[0], *wanted[1:])
+    if len(own) != len(shape):
+        raise BadInputError(f"--shape {text}: input {name} has {len(own)} axes, {_written(own)}, not {len(shape)}")
+    for axis, (own_size, size) in enumerate(zip(own, shape, strict=True)):
+        if size == 0:
+            raise BadInputError(f"--shape {text}: axis {axis} of input {name} must be 1 or more, not 0")
+        if isinstance(own_size, int) and own_size != size:
+            raise BadInputError(f"--shape {text}: axis {axis} of input {name} must be {own_size}, as in the model, not {size}")
+    return (own[0] if isinstance(shape[0], str) else shape[0], *shape[1:])
 
 
 def _free_axes(value: ir.Value) -> str:
     if value.shape is None:
         return "shape"
-    free = [f"axis {place} ({size})" for place, size in enumerate(value.shape) if place and not isinstance(size, int)]
+    free = [f"axis {axis} ({size})" for axis, size in enumerate(value.shape) if axis and not isinstance(size, int)]
     return " and ".join(free)
 
 

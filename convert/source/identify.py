@@ -1,4 +1,4 @@
-"""Which reader a model needs, told by what is in it and never by its name."""
+"""Identify the format of a model from its content, never from its file name."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _KERAS_MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
 _TORCH_PROGRAMS = ("/models/model.json", "serialized_exported_program.json")
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"x\x9c": "zlib", b"\x04\x22\x4d\x18": "lz4"}
-_READ = (
-    "readable are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON) "
+_SUPPORTED = (
+    "supported are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON), "
     "ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
 )
 
-_MOST_LOOKED_AT = 20
-"""Files in a directory that is no model itself."""
+_MAX_IDENTIFIED_FILES = 20
+"""Files of a directory that are identified for an error message."""
 
 _FIRST_NODE = re.compile(
     rb"\n[\x04-\xff][\x80-\xff]{0,8}[\x00-\x7f]?"  # field 1 and its length
-    rb"\n[\x01-\x7f][A-Za-z0-9.][\w.\-/>]{0,126}"  # in it, field 1: the node's name
+    rb"\n[\x01-\x7f][A-Za-z0-9.][\w.\-/>]{0,126}"  # inside it, field 1: the node's name
     rb"\x12[\x02-\x7f][A-Z]\w+",  # and field 2: its operator
     re.DOTALL,
 )
-"""How a TensorFlow GraphDef begins: with a node."""
+"""Start of a TensorFlow GraphDef: its first node."""
 
 
 class SourceKind(enum.StrEnum):
-    """The kinds of model that can be read."""
+    """Formats of source models."""
 
     KERAS = "keras"
     SKLEARN = "sklearn"
@@ -49,16 +49,16 @@ def identify(path: Path) -> SourceKind:
     """Return the kind of the model at `path`.
 
     Raises:
-        ModelError: nothing is there, it is no model, it is cut short, or no reader knows it.
+        ModelError: the path does not exist, or is not a complete model of a supported format.
     """
     if path.is_dir():
         return _identify_directory(path)
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; {_READ}")
+        raise ModelError(f"{path}: no such file; {_SUPPORTED}")
     with path.open("rb") as stream:
         start = stream.read(512)
     if not start:
-        raise ModelError(f"{path} must be a model, but it is empty; {_READ}")
+        raise ModelError(f"{path} must be a model, but it is empty; {_SUPPORTED}")
     if start.startswith(b"PK"):
         return _identify_archive(path)
     if start.startswith(MAGIC):
@@ -73,16 +73,16 @@ def identify(path: Path) -> SourceKind:
         return SourceKind.FROZEN_GRAPH
     if start[0] == 0x08:  # the first field of an ONNX ModelProto: its IR version
         return _identify_protobuf(path)
-    raise ModelError(f"{path} is no model that can be read; {_READ}")
+    raise ModelError(f"{path} is not a model of a known format; {_SUPPORTED}")
 
 
 def _identify_directory(path: Path) -> SourceKind:
     if (path / "saved_model.pb").is_file():
         return SourceKind.SAVED_MODEL
-    models = [file.name for file in sorted(path.iterdir())[:_MOST_LOOKED_AT] if file.is_file() and _is_model(file)]
+    models = [file.name for file in sorted(path.iterdir())[:_MAX_IDENTIFIED_FILES] if file.is_file() and _is_model(file)]
     if models:
         raise ModelError(f"{path} must be one model, but it is a directory with {', '.join(models)}: convert one of them")
-    raise _not_read(path, "a directory")
+    raise ModelError(f"{path} is a directory without a model; {_SUPPORTED}")
 
 
 def _is_model(path: Path) -> bool:
@@ -98,25 +98,25 @@ def _identify_archive(path: Path) -> SourceKind:
         with zipfile.ZipFile(path) as archive:
             members = set(archive.namelist())
             damaged = archive.testzip()
-    except zipfile.BadZipFile as wrong:
-        raise ModelError(f"{path} must be a whole archive, but it is cut short or damaged: copy it again") from wrong
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"{path} must be a whole archive, but it is truncated or damaged: copy it again") from error
     if damaged:
         raise ModelError(f"{path} must be a whole archive, but {damaged} in it is damaged: copy it again")
-    signs = {
+    signatures = {
         SourceKind.KERAS: members >= _KERAS_MEMBERS,
         SourceKind.SKLEARN: "schema.json" in members,
         SourceKind.TORCH: any(name.endswith(_TORCH_PROGRAMS) for name in members),
     }
-    kinds = [kind for kind, shown in signs.items() if shown]
+    kinds = [kind for kind, matches in signatures.items() if matches]
     if len(kinds) > 1:
         raise ModelError(f"{path} must be one model, but it holds those of {' and '.join(kinds)}: keep one of them")
     if kinds:
         return kinds[0]
     if any(name.endswith("/data.pkl") or name == "data.pkl" for name in members):
         raise ModelError(
-            f"{path} is a PyTorch file without a graph, which cannot be read; save it with torch.export.save, or as ONNX"
+            f"{path} is a PyTorch file without a graph, which cannot be converted; save it with torch.export.save, or as ONNX"
         )
-    raise ModelError(f"{path} is a zip archive, but it holds no model; {_READ}")
+    raise ModelError(f"{path} is a zip archive, but it does not hold a model; {_SUPPORTED}")
 
 
 def _identify_protobuf(path: Path) -> SourceKind:
@@ -125,12 +125,8 @@ def _identify_protobuf(path: Path) -> SourceKind:
 
     try:
         model = onnx.load_model_from_string(path.read_bytes())
-    except (DecodeError, UnicodeDecodeError) as wrong:  # the second one of protobuf's parser in Python, for a damaged name
-        raise ModelError(f"{path} must be a whole ONNX file, but it is cut short or damaged: copy it again") from wrong
+    except (DecodeError, UnicodeDecodeError) as error:  # UnicodeDecodeError: from protobuf's Python parser, for a damaged name
+        raise ModelError(f"{path} must be a whole ONNX file, but it is truncated or damaged: copy it again") from error
     if not model.HasField("graph"):
-        raise ModelError(f"{path} is no model that can be read; {_READ}")
+        raise ModelError(f"{path} is not a model of a known format; {_SUPPORTED}")
     return SourceKind.ONNX
-
-
-def _not_read(path: Path, what: str) -> ModelError:
-    return ModelError(f"{path} is {what}, which cannot be read yet; {_READ}")

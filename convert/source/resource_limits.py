@@ -1,8 +1,8 @@
-"""Run a framework's work in a process of its own that can neither eat the machine nor run for ever.
+"""Run a command under limits of memory and time.
 
-The address space is no measure of a framework's need (TensorFlow reserves far more than it touches), so the resident memory of
-the process and its children is watched instead, and the kernel is told to take this process first if memory runs out between two
-looks. At the limit everything it started is killed.
+The limit applies to resident memory, which is polled for the process and its children. A limit on address space would not work:
+TensorFlow reserves far more than it uses. If memory runs out between two polls, the kernel's OOM killer takes this process
+first. At a limit the process and all its children are killed.
 """
 
 from __future__ import annotations
@@ -20,42 +20,48 @@ import psutil
 from edgewright.errors import ModelError, OperationError, last_line
 
 GB = 1e9
-_LOOK_EVERY_S = 0.05
-_FIRST_TO_GO = "1000"
+_POLL_INTERVAL_S = 0.05
+_MAX_OOM_SCORE_ADJ = "1000"
 _SHARE_OF_FREE_MEMORY = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a command may use."""
+    """Limits of a command."""
 
     memory_bytes: int
     time_s: float = 3600.0
 
     @classmethod
     def of_this_machine(cls, max_memory_gb: float | None = None, max_time_s: float | None = None) -> Limits:
-        """Return the limits that the user asked for; otherwise three quarters of the memory that is free now, and an hour."""
+        """Return limits with defaults: three quarters of the memory that is free now, and one hour."""
         free_bytes = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
         memory_bytes = free_bytes if max_memory_gb is None else int(max_memory_gb * GB)
         return cls(memory_bytes=memory_bytes) if max_time_s is None else cls(memory_bytes=memory_bytes, time_s=max_time_s)
 
 
 def run_limited(command: Sequence[str], limits: Limits, source: Path, *, doing: str = "converting it") -> None:
-    """Run `command`, which is `doing` something with `source`, to its end; its last line of error output tells why it failed.
+    """Run `command` to its end. The message of an error is the last line that the command wrote to standard error.
+
+    Args:
+        command: program and arguments.
+        limits: memory and time that it may use.
+        source: the model, named in messages.
+        doing: the activity, named in messages.
 
     Raises:
-        ModelError: it ended with exit code 2: the input cannot be used.
-        OperationError: it crashed, or reached a limit and was stopped.
+        ModelError: the command ended with exit code 2, so the input cannot be used.
+        OperationError: the command crashed, or reached a limit and was killed.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
         try:
-            _sacrifice(process.pid)
-            reached = _watch(process, limits, doing)
+            _prefer_for_oom_killer(process.pid)
+            exceeded = _wait(process, limits, doing)
         finally:
             _kill(process)
-        if reached:
-            raise OperationError(f"{source}: {reached}")
+        if exceeded:
+            raise OperationError(f"{source}: {exceeded}")
         if process.returncode == 0:
             return
         errors.seek(0)
@@ -65,12 +71,12 @@ def run_limited(command: Sequence[str], limits: Limits, source: Path, *, doing: 
     raise OperationError(f"{source}: {doing} failed (exit code {process.returncode}): {last}")
 
 
-def _watch(process: subprocess.Popen[bytes], limits: Limits, doing: str) -> str:
-    """Wait for the end; return which limit was reached, or nothing."""
+def _wait(process: subprocess.Popen[bytes], limits: Limits, doing: str) -> str:
+    """Wait until the process ends or reaches a limit; return a description of the limit, or an empty string."""
     started = time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_LOOK_EVERY_S)
+            process.wait(_POLL_INTERVAL_S)
             return ""
         if resident_bytes(process.pid) > limits.memory_bytes:
             return (
@@ -82,29 +88,29 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits, doing: str) -> str:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the memory that a process and all it started have touched."""
+    """Return the resident memory of a process and all its descendants."""
     total = 0
-    for one in _family(pid):
+    for process in _process_tree(pid):
         with contextlib.suppress(psutil.Error):
-            total += one.memory_info().rss
+            total += process.memory_info().rss
     return total
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _process_tree(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
     return []
 
 
-def _sacrifice(pid: int) -> None:
-    """Ask the kernel to end this process before any other; where that cannot be asked, watching must do."""
+def _prefer_for_oom_killer(pid: int) -> None:
+    """Make this process the kernel's first choice when memory runs out; if not permitted, rely on polling."""
     with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text(_FIRST_TO_GO, "ascii")
+        Path(f"/proc/{pid}/oom_score_adj").write_text(_MAX_OOM_SCORE_ADJ, "ascii")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    for one in _family(process.pid):
+    for descendant in _process_tree(process.pid):
         with contextlib.suppress(psutil.Error):
-            one.kill()
+            descendant.kill()
     process.wait()

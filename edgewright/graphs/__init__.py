@@ -1,4 +1,4 @@
-"""ONNX graphs as convert and quantize share them: files, the parts of a cut graph, lazy weights, and dead code.
+"""ONNX graphs, for conversion and quantization: files, the parts of a cut graph, lazy weights, and dead code.
 
-Needs the `onnx` packages, so nothing that runs on a device imports it.
+The `onnx` packages are required, so code that runs on a device must not import this package.
 """

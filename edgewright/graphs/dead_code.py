@@ -1,4 +1,4 @@
-"""Dead code of a graph: nodes, functions, operator sets and weights that no output needs."""
+"""Dead code of a graph: nodes, functions, operator sets and weights that no output depends on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from onnx_ir.passes import common
 
 
 def remove_dead(model: ir.Model) -> str:
-    """Take out what no output needs, weights included."""
+    """Remove everything that no output depends on, including weights; return a description of the change, or an empty string."""
     before = len(model.graph), len(model.graph.initializers)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     nodes, weights = before[0] - len(model.graph), before[1] - len(model.graph.initializers)
-    return f"removed {nodes} nodes and {weights} weights that nothing uses" if nodes or weights else ""
+    return f"removed {nodes} unused nodes and {weights} unused weights" if nodes or weights else ""

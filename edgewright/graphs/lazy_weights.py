@@ -11,15 +11,15 @@ import onnx_ir as ir
 
 
 class LazyWeight(ir.LazyTensor):  # type: ignore[misc]  # the library's types are not read (see pyproject)
-    """A float32 tensor whose numbers come from a function, each time that they are asked for."""
+    """A float32 tensor whose contents a function computes at each access."""
 
     def __init__(self, name: str, shape: tuple[int, ...], load: Callable[[], npt.NDArray[Any]]) -> None:
-        def evaluated() -> ir.Tensor:
+        def evaluate() -> ir.Tensor:
             return ir.Tensor(np.ascontiguousarray(load(), np.float32).reshape(shape), name=name)
 
-        super().__init__(evaluated, ir.DataType.FLOAT, ir.Shape(shape), name=name)
+        super().__init__(evaluate, ir.DataType.FLOAT, ir.Shape(shape), name=name)
         self._load = load
 
     def view(self) -> npt.NDArray[Any]:
-        """Return the numbers in this tensor's order, perhaps in another shape and without a copy of their own."""
+        """Return the contents in this tensor's order without a copy, possibly in another shape."""
         return self._load()

@@ -1,4 +1,4 @@
-"""The two parts of a graph, featurizer and head, and how a recorded cut gives them back."""
+"""The two parts of a graph, featurizer and head, from its recorded cut."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from edgewright.contracts.build_directory import Cut
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The two sides of a cut graph."""
+    """The nodes of the two parts of a graph."""
 
     featurizer: frozenset[ir.Node]
     head: frozenset[ir.Node]
 
     def is_head(self, node: ir.Node) -> bool:
-        """Tell whether a node of this graph is in the head."""
+        """Return whether a node is in the head."""
         return node in self.head
 
 
 def parts_of(model: ir.Model, cut: Cut) -> Parts:
-    """Return the featurizer and the head of a graph whose cut is recorded."""
+    """Return the featurizer and the head of a graph with a recorded cut."""
     values = {value.name: value for node in model.graph for value in node.outputs}
     producers = [values[name].producer() for name in cut.tensors if name in values]
     featurizer = ancestors(node for node in producers if node is not None)
@@ -31,13 +31,13 @@ def parts_of(model: ir.Model, cut: Cut) -> Parts:
 
 
 def ancestors(nodes: Iterable[ir.Node | None]) -> set[ir.Node]:
-    """Return `nodes` without None, and every node that they need directly or indirectly."""
-    found: set[ir.Node] = set()
-    waiting = [node for node in nodes if node is not None]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
+    """Return `nodes` without None, and every node that they depend on."""
+    result: set[ir.Node] = set()
+    pending = [node for node in nodes if node is not None]
+    while pending:
+        node = pending.pop()
+        if node not in result:
+            result.add(node)
             producers = (value.producer() for value in node.inputs if value is not None)
-            waiting += [producer for producer in producers if producer is not None]
-    return found
+            pending += [producer for producer in producers if producer is not None]
+    return result

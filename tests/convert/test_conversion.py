@@ -159,7 +159,7 @@ def test_an_output_that_is_no_build_directory_is_not_touched(tmp_path: Path) -> 
 def test_what_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a model", "utf-8")
     result = run(tmp_path / "notes.txt", "-o", tmp_path / "build")
-    assert refused(result, 2).startswith(f"{tmp_path}/notes.txt is no model that can be read; ")
+    assert refused(result, 2).startswith(f"{tmp_path}/notes.txt is not a model of a known format; ")
     assert not (tmp_path / "build").exists()
 
 

@@ -103,7 +103,7 @@ def test_an_operator_set_that_is_too_old_is_told(tmp_path: Path) -> None:
 
 def test_a_new_operator_that_our_set_lacks_is_told(tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "m.onnx", 24, [helper.make_node("Swish", ["x"], ["y"])])
-    assert refusal(path).startswith(f"{path} cannot be brought from operator set 24 to 21, export it with opset 21: ")
+    assert refusal(path).startswith(f"{path} cannot be converted from operator set 24 to 21, export it with opset 21: ")
 
 
 def test_an_operator_of_a_strangers_domain_is_named_with_its_node(tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_an_operator_of_a_strangers_domain_is_named_with_its_node(tmp_path: Path
     model.opset_import.append(helper.make_opsetid("studio", 1))
     onnx.save(model, path)
     assert refusal(path) == (
-        f"{path} must use operators that onnxruntime knows, but it has Blur of studio (node 'soft'): "
-        "replace them by standard ones, or save them in the model as ONNX functions"
+        f"{path} must use operators that onnxruntime has, but it uses Blur of studio (node 'soft'): "
+        "replace them by standard ones, or define them in the model as ONNX functions"
     )
 
 
@@ -124,7 +124,7 @@ def test_an_input_of_text_is_told(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("StringNormalizer", ["word"], ["plain"])], "g", [text], [plain])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=8), tmp_path / "m.onnx")
     assert refusal(tmp_path / "m.onnx") == (
-        f"{tmp_path / 'm.onnx'}: word must hold numbers, but it holds text: turn text into numbers before the model"
+        f"{tmp_path / 'm.onnx'}: word must hold numbers, but it holds text: encode text as numbers before the model"
     )
 
 
@@ -153,12 +153,12 @@ def test_missing_weights_are_told(tmp_path: Path) -> None:
     path = convolution(tmp_path / "m.onnx", 21)
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="m.weights", size_threshold=0)
     (tmp_path / "m.weights").unlink()
-    assert refusal(path).startswith(f"{path} is no valid ONNX model: ")
+    assert refusal(path).startswith(f"{path} is not a valid ONNX model: ")
 
 
 def test_an_operator_that_nobody_knows_is_told(tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "m.onnx", 21, [helper.make_node("Frobnicate", ["x"], ["y"])])
-    assert refusal(path).startswith(f"{path} is no valid ONNX model: No Op registered for Frobnicate")
+    assert refusal(path).startswith(f"{path} is not a valid ONNX model: No Op registered for Frobnicate")
 
 
 def test_numbers_are_left_as_they_are(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from sklearn.datasets import load_digits
 
-from convert.featurizers.heads import FineTuneOptions, attach_head, fine_tune, standard_head
+from convert.featurizers.heads import FineTuneOptions, attach_head, fine_tune
 from convert.featurizers.networks import BuildOptions, BuiltNetwork, NetworkNotes, build_network, without_head
 from convert.featurizers.preprocessing import caffe, normalize, plain, signed, torch_style
 from convert.frameworks import import_keras
@@ -87,12 +87,12 @@ def test_a_head_for_other_features_is_refused(featurizer: BuiltNetwork, keras: A
 
 
 def test_a_name_that_is_taken_is_refused(featurizer: BuiltNetwork, keras: Any) -> None:
-    with pytest.raises(ModelError, match=r"^the head's layer 'features' is named like one of resnet8: give it another name$"):
+    with pytest.raises(ModelError, match=r"^the head's layer 'features' has the name of a layer of resnet8: rename it$"):
         attach_head(featurizer, keras.layers.Dense(2, name="features"))
 
 
 def test_training_the_head_leaves_the_featurizer_as_it_was(featurizer: BuiltNetwork) -> None:
-    network = attach_head(featurizer, standard_head(10))
+    network = attach_head(featurizer, import_keras().layers.Dense(10, activation="softmax"))
     before = weights_of(network)
     losses = fine_tune(network, *digit_images(96), options=FineTuneOptions(epochs=5)).losses
     assert losses[-1] < losses[0]
@@ -138,7 +138,7 @@ def test_the_same_seed_trains_the_same(keras: Any) -> None:
     [
         pytest.param((4, 8, 8, 3), [0] * 4, "images must have shape [N, 32, 32, 3], but they have [4, 8, 8, 3]", id="shape"),
         pytest.param((4, 32, 32, 3), [0] * 3, "one label per image and at least one, not 3 for 4", id="count"),
-        pytest.param((2, 32, 32, 3), [0, 10], "labels must be 0 to 9, but they go from 0 to 10", id="class"),
+        pytest.param((2, 32, 32, 3), [0, 10], "labels must be 0 to 9, but they range from 0 to 10", id="class"),
         pytest.param((2, 32, 32, 3), [0.5, 1.0], "labels must be whole class numbers, not float64", id="fractions"),
         pytest.param((0, 32, 32, 3), [], "at least one, not 0 for 0", id="none"),
     ],

@@ -78,7 +78,7 @@ def test_two_classes_of_one_box_are_both_found_best_first() -> None:
 def test_a_missing_output_is_said() -> None:
     outputs = empty_outputs()
     del outputs["boxes_3"]
-    with pytest.raises(SamplesError, match=r"^SSD's output boxes_3 is missing; found boxes_1"):
+    with pytest.raises(SamplesError, match=r"^SSD's output boxes_3 is missing; the outputs are boxes_1"):
         detect(outputs)
 
 

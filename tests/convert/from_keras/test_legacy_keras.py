@@ -63,7 +63,7 @@ ADVICE = "convert the model with the Keras that trained it to ONNX, and convert 
 
 def test_a_setting_that_would_change_the_model_is_refused(tmp_path: Path) -> None:
     path = as_keras_2(network(), tmp_path / "old.h5", deep={"groups": 3})
-    assert refusal(path) == f"{path}: layer 'deep' (DepthwiseConv2D) has groups=3, which Keras 3 does not know: {ADVICE}"
+    assert refusal(path) == f"{path}: layer 'deep' (DepthwiseConv2D) has groups=3, which Keras 3 does not support: {ADVICE}"
 
 
 def test_a_function_that_means_something_else_today_is_refused(tmp_path: Path) -> None:
@@ -77,13 +77,13 @@ def test_a_function_that_means_something_else_today_is_refused(tmp_path: Path) -
 def weights_alone(path: Path) -> str:
     with h5py.File(path, "w") as file:
         file.create_group("model_weights")
-    return f"{path} is an HDF5 file, but it holds no Keras model; save the whole model, not its weights alone"
+    return f"{path} is an HDF5 file, but it does not hold a Keras model; save the whole model, not only its weights"
 
 
 def cut_short(path: Path) -> str:
     as_keras_2(network(), path)
     path.write_bytes(path.read_bytes()[:3000])
-    return f"{path} must be a whole HDF5 file, but it is cut short or damaged: copy it again"
+    return f"{path} must be a whole HDF5 file, but it is truncated or damaged: copy it again"
 
 
 @pytest.mark.parametrize("spoil", [weights_alone, cut_short])

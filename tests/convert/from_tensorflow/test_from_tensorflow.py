@@ -163,7 +163,7 @@ def graph_file(path: Path, build: Any) -> Path:
 def test_operators_that_touch_the_machine_are_refused_by_name(tmp_path: Path) -> None:
     path = graph_file(tmp_path / "reader", lambda tf: tf.io.read_file(tf.compat.v1.placeholder(tf.string, [], name="x")))
     assert refusal(SourceKind.FROZEN_GRAPH, path) == (
-        f"{path} must only compute, but its operators ReadFile run code or touch files: add --trust if you made it"
+        f"{path} must only compute, but ReadFile in it run code or access files: add --trust if you made it"
     )
 
 

@@ -208,29 +208,27 @@ def test_what_the_trees_of_onnx_cannot_do_is_told(tmp_path: Path) -> None:
     target = categories[:, 0] % 3
     path = lightgbm_file(tmp_path / "categories", target, categories, categorical_feature=[0], min_data_per_group=1, cat_smooth=1)
     assert refusal(from_boosting.read_lightgbm, path) == (
-        f"{path} has a categorical split (feature 0), which this reader does not know: "
-        "encode categories as numbers before training"
+        f"{path} has a categorical split (feature 0), which cannot be converted: encode categories as numbers before training"
     )
     path = lightgbm_file(tmp_path / "zeros", COUNTS, features(), zero_as_missing=True)
     assert refusal(from_boosting.read_lightgbm, path) == (
-        f"{path} has splits that take zero for missing, which this reader does not know: train it with zero_as_missing=false"
+        f"{path} has splits that treat zero as missing, which cannot be converted: train it with zero_as_missing=false"
     )
     path = lightgbm_file(tmp_path / "linear", COUNTS, features(), linear_tree=True)
     assert refusal(from_boosting.read_lightgbm, path) == (
-        f"{path} has linear trees (linear_tree=true), which this reader does not know: train it with linear_tree=false"
+        f"{path} has linear trees (linear_tree=true), which cannot be converted: train it with linear_tree=false"
     )
 
 
 def test_an_xgboost_model_without_plain_trees_is_told(tmp_path: Path) -> None:
     path = xgboost_file(tmp_path / "linear.json", COUNTS, features(), booster="gblinear")
     assert refusal(from_boosting.read_xgboost, path) == (
-        f"{path} has no trees (booster gblinear), which this reader does not know: train it with booster=gbtree"
+        f"{path} has no trees (booster gblinear), which cannot be converted: train it with booster=gbtree"
     )
     both = np.stack([COUNTS, SHARES], 1)
     path = xgboost_file(tmp_path / "vector.json", both, features(), multi_strategy="multi_output_tree", tree_method="hist")
     assert refusal(from_boosting.read_xgboost, path) == (
-        f"{path} has trees with several outputs each, which this reader does not know: "
-        "train it with multi_strategy=one_output_per_tree"
+        f"{path} has trees with several outputs each, which cannot be converted: train it with multi_strategy=one_output_per_tree"
     )
 
 

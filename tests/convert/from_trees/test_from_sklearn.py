@@ -158,7 +158,7 @@ def test_boosted_categories_are_told(tmp_path: Path) -> None:
     table = np.random.default_rng(0).integers(0, 3, (60, 2)).astype(np.float64)
     path = saved(HistGradientBoostingClassifier(categorical_features=[0]).fit(table, table[:, 0] > 1), tmp_path / "model.skops")
     assert refusal(path, trust=True) == (
-        f"{path} has categorical splits, which this reader does not know: encode categories as numbers before training"
+        f"{path} has categorical splits, which cannot be converted: encode categories as numbers before training"
     )
 
 

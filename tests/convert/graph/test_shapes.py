@@ -98,9 +98,7 @@ def test_a_profile_that_runs_any_size_asks_for_nothing(tmp_path: Path) -> None:
             "picture=1x3x8x8", "--shape picture=1x3x8x8: the model has no input 'picture'; known: image", id="no such input"
         ),
         pytest.param("3x8x8", "--shape 3x8x8: input image has 4 axes, Nx3xheightxwidth, not 3", id="too few axes"),
-        pytest.param(
-            "Nx1x8x8", "--shape Nx1x8x8: axis 1 of input image must be 3, as the model has it, not 1", id="another size"
-        ),
+        pytest.param("Nx1x8x8", "--shape Nx1x8x8: axis 1 of input image must be 3, as in the model, not 1", id="another size"),
         pytest.param("Nx3x0x8", "--shape Nx3x0x8: axis 2 of input image must be 1 or more, not 0", id="nothing"),
     ],
 )

@@ -13,9 +13,9 @@ from convert.source.identify import SourceKind, identify
 from edgewright.errors import ModelError
 from tests.support.convert_networks import keras_file
 
-CUT = "it is cut short or damaged: copy it again"
-READ = (
-    "readable are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON) "
+CUT = "it is truncated or damaged: copy it again"
+SUPPORTED = (
+    "supported are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON), "
     "ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
 )
 
@@ -60,7 +60,7 @@ def refusal(path: Path) -> str:
 def test_a_truncated_keras_file_is_told(tmp_path: Path) -> None:
     whole = keras_file().read_bytes()
     path = written(tmp_path / "cut.keras", whole[: len(whole) * 2 // 3])
-    assert refusal(path) == f"{path} must be a whole archive, but it is cut short or damaged: copy it again"
+    assert refusal(path) == f"{path} must be a whole archive, but it is truncated or damaged: copy it again"
 
 
 def test_a_damaged_member_is_named(tmp_path: Path) -> None:
@@ -74,10 +74,10 @@ def test_a_damaged_member_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(b"", "{} must be a model, but it is empty; " + READ, id="empty"),
-        pytest.param(b"name,age\n", "{} is no model that can be read; " + READ, id="text"),
+        pytest.param(b"", "{} must be a model, but it is empty; " + SUPPORTED, id="empty"),
+        pytest.param(b"name,age\n", "{} is not a model of a known format; " + SUPPORTED, id="text"),
         pytest.param(b"\x08\x07\xff\xff\xff", "{} must be a whole ONNX file, but " + CUT, id="cut"),
-        pytest.param(b"\x08\x07", "{} is no model that can be read; " + READ, id="no graph"),
+        pytest.param(b"\x08\x07", "{} is not a model of a known format; " + SUPPORTED, id="no graph"),
     ],
 )
 def test_what_is_no_model_is_told(tmp_path: Path, content: bytes, message: str) -> None:
@@ -87,13 +87,13 @@ def test_what_is_no_model_is_told(tmp_path: Path, content: bytes, message: str) 
 
 def test_an_archive_without_a_model_is_told(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", "readme.txt")
-    assert refusal(path) == f"{path} is a zip archive, but it holds no model; {READ}"
+    assert refusal(path) == f"{path} is a zip archive, but it does not hold a model; {SUPPORTED}"
 
 
 def test_a_pytorch_file_without_a_graph_is_told(tmp_path: Path) -> None:
     path = zipped(tmp_path / "model.pt", "model/data.pkl")
     assert refusal(path) == (
-        f"{path} is a PyTorch file without a graph, which cannot be read; save it with torch.export.save, or as ONNX"
+        f"{path} is a PyTorch file without a graph, which cannot be converted; save it with torch.export.save, or as ONNX"
     )
 
 
@@ -102,11 +102,11 @@ def test_a_pytorch_program_is_known_by_its_graph(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "none") == f"{tmp_path}/none: no such file; {READ}"
+    assert refusal(tmp_path / "none") == f"{tmp_path}/none: no such file; {SUPPORTED}"
 
 
 def test_a_directory_is_told(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path} is a directory, which cannot be read yet; {READ}"
+    assert refusal(tmp_path) == f"{tmp_path} is a directory without a model; {SUPPORTED}"
 
 
 def test_a_saved_model_is_known_by_what_lies_in_the_directory(tmp_path: Path) -> None:
@@ -116,4 +116,4 @@ def test_a_saved_model_is_known_by_what_lies_in_the_directory(tmp_path: Path) ->
 
 def test_text_that_begins_with_empty_lines_is_no_frozen_graph(tmp_path: Path) -> None:
     path = written(tmp_path / "notes", b"\n\n\n\x12Some Text about Models")
-    assert refusal(path) == f"{path} is no model that can be read; {READ}"
+    assert refusal(path) == f"{path} is not a model of a known format; {SUPPORTED}"
