@@ -1,10 +1,10 @@
-"""Convert the networks side by side with tf2onnx: time, memory, nodes, and how far the result is from Keras.
+"""Compare the conversion of the networks with tf2onnx: time, memory, nodes, and the difference from Keras.
 
     .venv/bin/python benchmarks/convert.py [--network NAME]… [--all] [--quick] [--json]
 
-Each conversion is a process of its own. Time and peak memory begin when the Keras model is loaded, for that costs both the same;
-`command s` is all of `edgewright convert`, its comparison with Keras in a second process included. tf2onnx runs under a cap
-on time and memory, because it needs 60 to 75 times the model's size.
+Each conversion runs in a process of its own. Time and peak memory are measured after the Keras model is loaded, which costs both
+tools the same. The remark shows the time of the whole command `edgewright convert`, with the comparison in a second
+process. tf2onnx runs under limits of time and memory, because it needs 60 to 75 times the model's size.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ COLUMNS = (
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the networks and print the results."""
     options = _options()
     names = NETWORKS if options.all else tuple(options.network or DEFAULT)
     rounds = 1 if options.quick else options.rounds
-    found = []
+    results = []
     with tempfile.TemporaryDirectory(prefix="edgewright-bench-") as folder:
         for name in names:
-            found += _measure(name, Path(folder), rounds, options)
+            results += _measure(name, Path(folder), rounds, options)
             print(f"measured {name}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"machine": machine_line(PACKAGES), "results": found}, indent=2))
+        print(json.dumps({"machine": machine_line(PACKAGES), "results": results}, indent=2))
         return
     print(machine_line(PACKAGES))
-    print_table(COLUMNS, [[row.get(column) for column in COLUMNS] for row in found])
+    print_table(COLUMNS, [[row.get(column) for column in COLUMNS] for row in results])
 
 
 def _measure(name: str, folder: Path, rounds: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     source = folder / f"{name}.keras"
-    built = ask(__file__, {"do": "build", "name": name, "path": str(source)}, time_limit_s=600)
+    built = ask(__file__, {"task": "build", "name": name, "path": str(source)}, time_limit_s=600)
     if built.failure:
         return [{"network": name, "tool": "keras", "remark": built.failure}]
     ours = [_ask("edgewright", source, time_limit_s=600) for _ in range(rounds)]
     rows = [_row(name, "edgewright", ours)]
     if not options.quick:
-        command = ask(__file__, {"do": "command", "path": str(source), "build": str(folder / name)}, time_limit_s=900)
+        command = ask(__file__, {"task": "command", "path": str(source), "build": str(folder / name)}, time_limit_s=900)
         rows[0]["remark"] = command.failure or f"command {command.values['seconds']:.1f} s"
         peer = _ask("tf2onnx", source, time_limit_s=options.peer_time_s, memory_limit_mib=options.peer_memory_mib)
         rows.append(_row(name, "tf2onnx", [peer]))
@@ -64,7 +64,7 @@ def _measure(name: str, folder: Path, rounds: int, options: argparse.Namespace) 
 
 
 def _ask(tool: str, source: Path, **limits: Any) -> Outcome:
-    return ask(__file__, {"do": tool, "path": str(source)}, **limits)
+    return ask(__file__, {"task": tool, "path": str(source)}, **limits)
 
 
 def _row(name: str, tool: str, outcomes: list[Outcome]) -> dict[str, Any]:
@@ -88,12 +88,12 @@ def _row(name: str, tool: str, outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
-    """Do one thing in a worker."""
-    if request["do"] == "build":
+    """Run one request in a worker process."""
+    if request["task"] == "build":
         return _build(request["name"], Path(request["path"]))
-    if request["do"] == "command":
+    if request["task"] == "command":
         return _command(Path(request["path"]), Path(request["build"]))
-    return _convert(request["do"], Path(request["path"]))
+    return _convert(request["task"], Path(request["path"]))
 
 
 def _build(name: str, path: Path) -> dict[str, Any]:
@@ -101,14 +101,14 @@ def _build(name: str, path: Path) -> dict[str, Any]:
     from convert.featurizers.saving import save_network
 
     built = build_network(name)
-    _stir(built.model)
-    _show_logits(built.model)
+    _randomize_batch_norm(built.model)
+    _remove_softmax(built.model)
     save_network(built, path)
     return {}
 
 
-def _stir(model: Any) -> None:
-    """Give batch normalisation something to do: as initialised it changes nothing, and deep signals fade to zero."""
+def _randomize_batch_norm(model: Any) -> None:
+    """Randomize batch normalization: initially it changes nothing, and signals of deep networks fade to zero."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -119,8 +119,8 @@ def _stir(model: Any) -> None:
             layer.set_weights([*fresh, random.uniform(0.5, 1.5, variance.shape)])
 
 
-def _show_logits(model: Any) -> None:
-    """Take a softmax off the end: the random logits of a deep network saturate it, and then it hides every difference."""
+def _remove_softmax(model: Any) -> None:
+    """Remove a final softmax: random logits of a deep network saturate it, which hides every difference."""
     import keras
 
     last = model.layers[-1]
@@ -141,7 +141,7 @@ def _convert(tool: str, source: Path) -> dict[str, Any]:
 
     model = load_keras(source)
     if tool == "tf2onnx":
-        import tf2onnx  # noqa: F401  # its import belongs to loading, not to converting
+        import tf2onnx  # noqa: F401  # import time is not part of the conversion
     else:
         import onnx_ir  # noqa: F401
     forget_peak()
@@ -186,7 +186,7 @@ def _by_tf2onnx(model: Any, folder: Path) -> Path:
 
 
 def _examined(path: Path, model: Any) -> dict[str, Any]:
-    """Return what is in a graph, and the largest difference from Keras over the largest value of an output."""
+    """Return node counts of a graph, and the largest difference from Keras relative to the largest value of an output."""
     import numpy as np
     import onnx
     import onnxruntime
@@ -194,23 +194,23 @@ def _examined(path: Path, model: Any) -> dict[str, Any]:
     nodes = [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
     image = np.random.default_rng(0).uniform(0, 1, (2, *model.inputs[0].shape[1:])).astype(np.float32)
     session = onnxruntime.InferenceSession(str(path))
-    found = session.run(None, {session.get_inputs()[0].name: image})
+    actual = session.run(None, {session.get_inputs()[0].name: image})
     outputs = model(image)
     expected = [np.asarray(output) for output in (outputs if isinstance(outputs, list) else [outputs])]
-    differences = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found, expected, strict=True)]
+    differences = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(actual, expected, strict=True)]
     return {"nodes": len(nodes), "transposes": nodes.count("Transpose"), "difference": float(max(differences))}
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--network", action="append", choices=NETWORKS, help=f"may be given several times (default: {DEFAULT[0]})"
+        "--network", action="append", choices=NETWORKS, help=f"a network to measure, repeatable (default: {DEFAULT[0]})"
     )
-    parser.add_argument("--all", action="store_true", help="every network; takes half an hour")
-    parser.add_argument("--quick", action="store_true", help="one round, and without tf2onnx and the whole command")
+    parser.add_argument("--all", action="store_true", help="all networks, which takes half an hour")
+    parser.add_argument("--quick", action="store_true", help="one round, without tf2onnx and the whole command")
     parser.add_argument("--rounds", type=int, default=3, help="conversions by edgewright per network")
-    parser.add_argument("--peer-time-s", type=float, default=300, help="what tf2onnx may take")
-    parser.add_argument("--peer-memory-mib", type=int, default=8192, help="what tf2onnx may use")
+    parser.add_argument("--peer-time-s", type=float, default=300, help="time limit of tf2onnx")
+    parser.add_argument("--peer-memory-mib", type=int, default=8192, help="memory limit of tf2onnx")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

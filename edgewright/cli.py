@@ -25,8 +25,8 @@ class Lazy(NamedTuple):
 
 
 COMMANDS: dict[str, Lazy] = {
-    "convert": Lazy("convert.cli:command", "Turn a trained model into verified ONNX in a build directory.", "convert"),
-    "featurizers": Lazy("convert.featurizers.cli:group", "List and build the networks that edgewright knows.", "convert"),
+    "convert": Lazy("convert.cli:command", "Convert a trained model to verified ONNX in a build directory.", "convert"),
+    "featurizers": Lazy("convert.featurizers.cli:group", "List and build networks.", "convert"),
     "quantize": Lazy("quantize.cli:command", "Add a variant of lower precision, with its measured accuracy.", "quantize"),
     "compile": Lazy("edgewright.commands.compile:command", "Compile a quantized variant for an NPU.", "quantize"),
     "evaluate": Lazy("accel.evaluate_cli:command", "Measure accuracy, agreement and latency of variants.", None),
