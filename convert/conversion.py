@@ -129,23 +129,23 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     _check_ends_apply(kind, options)
     profiles = [load_profile(name) for name in options.profiles]
     started = time.perf_counter()
-    model = read_source(kind, source, options.source_options, options.limits)
-    graph = model.graph
-    log.info("read source_kind=%s nodes=%d took_ms=%.0f", kind, len(graph.graph), _milliseconds(started))
-    fix_shapes(graph, options.shapes)
-    simplify(graph)
-    check_shapes(graph, profiles)
-    cut, parts = split(graph, _head_from(model, options), _accelerators(profiles))
-    inputs, outputs = _specs(graph.graph.inputs), _specs(graph.graph.outputs)
-    labels = _checked_labels(options.labels or model.labels, outputs[0])
-    samples = _samples(graph.graph, inputs, options.samples)
+    source_model = read_source(kind, source, options.source_options, options.limits)
+    model = source_model.model
+    log.info("read source_kind=%s nodes=%d took_ms=%.0f", kind, len(model.graph), _milliseconds(started))
+    fix_shapes(model, options.shapes)
+    simplify(model)
+    check_shapes(model, profiles)
+    cut, parts = split(model, _head_from(source_model, options), _accelerators(profiles))
+    inputs, outputs = _specs(model.graph.inputs), _specs(model.graph.outputs)
+    labels = _checked_labels(options.labels or source_model.labels, outputs[0])
+    samples = _samples(model.graph, inputs, options.samples)
     with BuildDirectory.creating(build) as staging:
         started = time.perf_counter()
-        write_graph(staging / "graph", graph, parts.is_head)
-        log.info("wrote graph nodes=%d took_ms=%.0f", len(graph.graph), _milliseconds(started))
+        write_graph(staging / "graph", model, parts.is_head)
+        log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
         started = time.perf_counter()
         expected = _source_outputs(kind, source, outputs, samples, options)
-        accuracy = _verify(staging, samples, expected, tolerance=model.tolerance, options=options, source=source)
+        accuracy = _verify(staging, samples, expected, tolerance=source_model.tolerance, options=options, source=source)
         log.info("compared with source samples=%d took_ms=%.0f", accuracy.sample_count, _milliseconds(started))
         record = BuildRecord(
             source_kind="sklearn" if kind is SourceKind.PICKLE else kind.value,
@@ -155,7 +155,7 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
             tolerance=parity.float_tolerance(accuracy),
             labels=labels,
             cut=cut,
-            preprocessing=options.preprocessing or model.preprocessing,
+            preprocessing=options.preprocessing or source_model.preprocessing,
         )
         write_record(staging, record)
         _write_float_variant(staging, record, accuracy)
@@ -193,12 +193,12 @@ def _milliseconds(since: float) -> float:
     return (time.perf_counter() - since) * 1000
 
 
-def _head_from(model: SourceModel, options: ConvertOptions) -> str:
+def _head_from(source_model: SourceModel, options: ConvertOptions) -> str:
     """Return the first node or layer of the head: from the options, else the head that the author attached, else `auto`."""
     if options.head_from != AUTO:
         return options.head_from
-    layers = {part for node in model.graph.graph for part in _layers_of(str(node.name))}
-    return next((name for name in model.head_layers if name in layers), AUTO)
+    layers = {part for node in source_model.model.graph for part in _layers_of(str(node.name))}
+    return next((name for name in source_model.head_layers if name in layers), AUTO)
 
 
 def _layers_of(name: str) -> list[str]:
@@ -214,7 +214,7 @@ def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
 def _spec(value: ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype is None:
         raise ModelError(f"{value.name} must have a known shape and type; give the model's inputs and outputs fixed shapes")
-    free = ("N", *(f"{value.name}_axis{place}" for place in range(1, len(value.shape))))
+    free = ("N", *(f"{value.name}_axis{axis}" for axis in range(1, len(value.shape))))
     shape = tuple(
         size if isinstance(size, int) else str(size.value or name) for size, name in zip(value.shape, free, strict=False)
     )

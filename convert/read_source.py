@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class SourceModel:
     """The graph of a source model, and the facts about the source that later steps need."""
 
-    graph: ir.Model
+    model: ir.Model
     labels: tuple[str, ...] = ()
     """Class names that the source holds, in the order of the first output."""
     head_layers: tuple[str, ...] = ()
@@ -60,25 +60,25 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
         case SourceKind.KERAS:
             return _read_keras(path, options, limits)
         case SourceKind.SAVED_MODEL | SourceKind.FROZEN_GRAPH:
-            return SourceModel(graph=_read_tensorflow(kind, path, options, limits))
+            return SourceModel(model=_read_tensorflow(kind, path, options, limits))
         case SourceKind.SKLEARN | SourceKind.PICKLE:
             from convert.from_trees.sklearn import read_sklearn
 
-            graph, labels = read_sklearn(path, pickled=kind is SourceKind.PICKLE, trust=options.trust)
-            return SourceModel(graph=graph, labels=labels)
+            model, labels = read_sklearn(path, pickled=kind is SourceKind.PICKLE, trust=options.trust)
+            return SourceModel(model=model, labels=labels)
         case SourceKind.LIGHTGBM | SourceKind.XGBOOST:
             from convert.from_trees.boosting import read_lightgbm, read_xgboost
 
-            graph, labels = read_lightgbm(path) if kind is SourceKind.LIGHTGBM else read_xgboost(path)
-            return SourceModel(graph=graph, labels=labels)
+            model, labels = read_lightgbm(path) if kind is SourceKind.LIGHTGBM else read_xgboost(path)
+            return SourceModel(model=model, labels=labels)
         case SourceKind.TORCH:
             from convert.from_torch import read_torch
 
-            return SourceModel(graph=read_torch(path, trust=options.trust))
+            return SourceModel(model=read_torch(path, trust=options.trust))
         case SourceKind.ONNX:
             from convert.from_onnx import read_onnx
 
-            return SourceModel(graph=read_onnx(path))
+            return SourceModel(model=read_onnx(path))
 
 
 def _read_keras(path: Path, options: SourceOptions, limits: Callable[[], Limits]) -> SourceModel:
@@ -88,11 +88,11 @@ def _read_keras(path: Path, options: SourceOptions, limits: Callable[[], Limits]
     custom = custom_layers(options.converters)
     file = KerasFile.open(path)
     if options.trust and file.holds_code(custom):
-        graph = _read_tensorflow(SourceKind.KERAS, path, options, limits)
+        model = _read_tensorflow(SourceKind.KERAS, path, options, limits)
     else:
-        graph = _walk_or_trace(file, custom, options, limits)
+        model = _walk_or_trace(file, custom, options, limits)
     return SourceModel(
-        graph=graph,
+        model=model,
         head_layers=() if file.notes is None else file.notes.head_layers,
         preprocessing=None if file.notes is None else file.notes.preprocessing,
         tolerance=HALF_TOLERANCES.get(file.half_precision or "", FLOAT_TOLERANCE),

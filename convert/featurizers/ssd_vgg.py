@@ -33,9 +33,9 @@ def ssd_vgg(keras: Any, image_size: tuple[int, int], classes: int) -> Any:
     layers = keras.layers
     image = keras.Input((*image_size, 3), name="image")
     outputs: dict[str, Any] = {}
-    for place, (features, feature_map) in enumerate(zip(_feature_maps(layers, image), FEATURE_MAPS, strict=True), start=1):
-        outputs[f"boxes_{place}"] = _map(layers, features, feature_map.boxes * 4, name=f"boxes_{place}")
-        outputs[f"classes_{place}"] = _map(layers, features, feature_map.boxes * classes, name=f"classes_{place}")
+    for number, (features, feature_map) in enumerate(zip(_feature_maps(layers, image), FEATURE_MAPS, strict=True), start=1):
+        outputs[f"boxes_{number}"] = _map(layers, features, feature_map.boxes * 4, name=f"boxes_{number}")
+        outputs[f"classes_{number}"] = _map(layers, features, feature_map.boxes * classes, name=f"classes_{number}")
     return keras.Model(image, list(outputs.values()), name="ssd_vgg")
 
 
@@ -55,8 +55,8 @@ def _vgg(layers: Any, features: Any) -> tuple[Any, Any]:
     """Return conv4_3 and conv5_3; pooling rounds up, so that 75 becomes 38."""
     last_convolutions = []
     for block, (filters, count) in enumerate(_VGG_BLOCKS, start=1):
-        for place in range(1, count + 1):
-            features = _convolve(layers, features, filters, 3, name=f"conv{block}_{place}")
+        for number in range(1, count + 1):
+            features = _convolve(layers, features, filters, 3, name=f"conv{block}_{number}")
         last_convolutions.append(features)
         features = layers.MaxPooling2D(2, padding="same", name=f"pool{block}")(features) if block < 5 else features
     return last_convolutions[3], last_convolutions[4]

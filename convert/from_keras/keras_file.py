@@ -53,12 +53,12 @@ class KerasFile:
     def holds_code(self, custom: CustomLayers = NO_CUSTOM_LAYERS) -> bool:
         """Return whether a layer is Python code, or is unknown to both Keras and `custom`."""
         try:
-            self.refuse_code(custom)
+            self.reject_code(custom)
         except ModelError:
             return True
         return False
 
-    def refuse_code(self, custom: CustomLayers = NO_CUSTOM_LAYERS) -> None:
+    def reject_code(self, custom: CustomLayers = NO_CUSTOM_LAYERS) -> None:
         """Check that every layer is known to Keras or `custom`.
 
         Raises:

@@ -92,7 +92,7 @@ def _modernize(config: dict[str, Any], path: Path) -> bool:
     changed = False
     for entry in config.get("config", {}).get("layers", ()):
         settings = entry.get("config", {})
-        _refuse_changed_meaning(entry, path)
+        _reject_changed_meaning(entry, path)
         for name in sorted(set(settings) & set(_DROPPED) - _arguments_of(entry["class_name"])):
             if settings[name] not in _DROPPED[name]:
                 raise ModelError(
@@ -105,7 +105,7 @@ def _modernize(config: dict[str, Any], path: Path) -> bool:
     return changed
 
 
-def _refuse_changed_meaning(entry: dict[str, Any], path: Path) -> None:
+def _reject_changed_meaning(entry: dict[str, Any], path: Path) -> None:
     settings = entry.get("config", {})
     for name in ("activation", "recurrent_activation"):
         if settings.get(name) in _CHANGED_MEANING:

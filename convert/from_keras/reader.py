@@ -44,7 +44,7 @@ def read_keras(file: KerasFile, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.M
         UnsupportedLayerError: a layer has no rule.
         ModelError: the file cannot be loaded, or holds code.
     """
-    file.refuse_code(custom)
+    file.reject_code(custom)
     return graph_of(load_keras(file.path, custom=custom), custom)
 
 

@@ -157,7 +157,7 @@ def convert_frozen(frozen: Frozen, path: Path, folder: Path) -> None:
         opset=TF_OPSET,
         tensors_to_rename={tensor: name for ends in (frozen.inputs, frozen.outputs) for name, tensor in ends.items()},
     )
-    _refuse_unknown_operators(proto, path)
+    _reject_unknown_operators(proto, path)
     (folder / "graph.onnx").write_bytes(proto.SerializeToString())
     (folder / "weights.json").write_text(json.dumps({f"{name}:0": file for name, file in detached.items()}), "utf-8")
 
@@ -171,7 +171,7 @@ def _frozen_graph(path: Path, options: SourceOptions) -> Frozen:
             tf.import_graph_def(graph_def, name="")
     except Exception as error:  # protobuf's and TensorFlow's errors have no common base class
         raise ModelError(f"{path} must be a whole frozen graph, but TensorFlow cannot load it: {one_line(error)}") from error
-    _refuse_code([graph_def], path, trust=options.trust)
+    _reject_code([graph_def], path, trust=options.trust)
     used = {name.split(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
     placeholders = [node.name for node in graph_def.node if node.op == "Placeholder"]
     unused = [node.name for node in graph_def.node if node.name not in used and node.op not in _NO_OUTPUT]
@@ -200,7 +200,7 @@ def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
     content = saved_model_pb2.SavedModel()
     try:
         content.ParseFromString((path / "saved_model.pb").read_bytes())
-        _refuse_code([meta.graph_def for meta in content.meta_graphs], path, trust=options.trust)
+        _reject_code([meta.graph_def for meta in content.meta_graphs], path, trust=options.trust)
         loaded = tf.saved_model.load(str(path))
     except ModelError:
         raise
@@ -253,7 +253,7 @@ def _chosen(requested: Sequence[str], tensors: dict[str, str], path: Path) -> di
     return {name: tensors[name] for name in requested} or tensors
 
 
-def _refuse_code(graph_defs: Sequence[Any], path: Path, *, trust: bool) -> None:
+def _reject_code(graph_defs: Sequence[Any], path: Path, *, trust: bool) -> None:
     unsafe = sorted(set(_operators(graph_defs)) & _UNSAFE_OPERATORS)
     if unsafe and not trust:
         raise ModelError(
@@ -285,7 +285,7 @@ def _detach_weights(graph_def: Any, folder: Path) -> dict[str, str]:
     return files
 
 
-def _refuse_unknown_operators(proto: onnx.ModelProto, path: Path) -> None:
+def _reject_unknown_operators(proto: onnx.ModelProto, path: Path) -> None:
     unknown = sorted({node.op_type for node in proto.graph.node if not onnx.defs.has(node.op_type, node.domain)})
     if unknown:
         raise ModelError(

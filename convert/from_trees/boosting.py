@@ -113,7 +113,7 @@ def lightgbm_ensemble(booster: Any, path: Path) -> Ensemble:
         for number, node in _numbered(root):
             if "leaf_value" in node:
                 if "leaf_coeff" in node:
-                    _refuse(path, "linear trees (linear_tree=true)", "train it with linear_tree=false")
+                    _reject(path, "linear trees (linear_tree=true)", "train it with linear_tree=false")
                 table.leaf(tree, number, margin=tree % per_iteration, weight=node["leaf_value"] * scale)
             else:
                 _lightgbm_split(table, tree, number, node, path)
@@ -132,7 +132,7 @@ def xgboost_ensemble(booster: Any, path: Path) -> Ensemble:
     learner = json.loads(booster.save_raw("json"))["learner"]
     boosting = learner["gradient_booster"]
     if boosting["name"] not in ("gbtree", "dart"):
-        _refuse(path, f"no trees (booster {boosting['name']})", "train it with booster=gbtree")
+        _reject(path, f"no trees (booster {boosting['name']})", "train it with booster=gbtree")
     model = boosting.get("gbtree", boosting)["model"]
     weights = boosting.get("weight_drop") or [1.0] * len(model["trees"])
     table = TreeTable(Comparison.BELOW)
@@ -194,9 +194,9 @@ def _numbered(root: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _lightgbm_split(table: TreeTable, tree: int, number: int, node: dict[str, Any], path: Path) -> None:
     if node["decision_type"] != "<=":
-        _refuse(path, f"a categorical split (feature {node['split_feature']})", "encode categories as numbers before training")
+        _reject(path, f"a categorical split (feature {node['split_feature']})", "encode categories as numbers before training")
     if node["missing_type"] == "Zero":
-        _refuse(path, "splits that treat zero as missing", "train it with zero_as_missing=false")
+        _reject(path, "splits that treat zero as missing", "train it with zero_as_missing=false")
     threshold = float(node["threshold"])
     # A LightGBM model that was trained without missing values replaces them by 0.
     missing_left = bool(node["default_left"]) if node["missing_type"] == "NaN" else threshold >= 0
@@ -221,9 +221,9 @@ def _lightgbm_link(objective: str) -> tuple[Link, float]:
 
 def _xgboost_tree(table: TreeTable, tree: int, nodes: dict[str, Any], *, margin: int, weight: float, path: Path) -> None:
     if int(nodes["tree_param"]["size_leaf_vector"]) > 1:
-        _refuse(path, "trees with several outputs each", "train it with multi_strategy=one_output_per_tree")
+        _reject(path, "trees with several outputs each", "train it with multi_strategy=one_output_per_tree")
     if any(nodes["split_type"]):
-        _refuse(path, "categorical splits", "encode categories as numbers before training")
+        _reject(path, "categorical splits", "encode categories as numbers before training")
     for number, (left, right) in enumerate(zip(nodes["left_children"], nodes["right_children"], strict=True)):
         value = float(nodes["split_conditions"][number])
         if left < 0:
@@ -265,5 +265,5 @@ def _as_columns(predictions: Any, link: Link) -> Scores:
     return np.stack(columns.get(link, lambda: [scores])(), axis=1)
 
 
-def _refuse(path: Path, feature: str, remedy: str) -> NoReturn:
+def _reject(path: Path, feature: str, remedy: str) -> NoReturn:
     raise ModelError(f"{path} has {feature}, which cannot be converted: {remedy}")

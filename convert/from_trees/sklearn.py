@@ -47,7 +47,7 @@ def load_estimator(path: Path, *, pickled: bool, trust: bool) -> Any:
         ModelError: the file is not trusted, cannot be loaded, or does not hold a fitted estimator of numeric tables.
     """
     estimator = _unpickled(path, trust) if pickled else _from_skops(path, trust)
-    _refuse_text(estimator, path)
+    _reject_text(estimator, path)
     if not hasattr(estimator, "n_features_in_"):
         raise ModelError(
             f"{path} must hold a fitted scikit-learn estimator of tables, but it holds {type(estimator).__name__}: "
@@ -72,7 +72,7 @@ def _parts(estimator: Any) -> Iterator[Any]:
             yield from _parts(part)
 
 
-def _refuse_text(estimator: Any, path: Path) -> None:
+def _reject_text(estimator: Any, path: Path) -> None:
     for part in _parts(estimator):
         categories = getattr(part, "categories_", ())
         if hasattr(part, "vocabulary_") or any(np.asarray(values).dtype.kind in "OUS" for values in categories):
@@ -147,7 +147,7 @@ def _graph_of(estimator: Any, path: Path) -> ir.Model:
             f"{path} must hold a classifier or regressor, but {type(estimator).__name__} is neither: "
             "save the whole pipeline that ends in one"
         )
-    _refuse_multioutput(estimator, path)
+    _reject_multioutput(estimator, path)
     initial_types = [("features", FloatTensorType([None, int(estimator.n_features_in_)]))]
     *before, last = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
     ensemble = ensemble_of_estimator(last, path)
@@ -167,7 +167,7 @@ def _graph_of(estimator: Any, path: Path) -> ir.Model:
     return _with_scores_only(proto)
 
 
-def _refuse_multioutput(estimator: Any, path: Path) -> None:
+def _reject_multioutput(estimator: Any, path: Path) -> None:
     """Check that a classifier predicts one label per sample."""
     from sklearn.base import is_classifier
 

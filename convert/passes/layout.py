@@ -140,8 +140,8 @@ def _transposed(node: ir.Node) -> NewWeight:
 def _reshaped(node: ir.Node) -> NewWeight:
     weight = node.inputs[0].const_value
     target = [int(size) or int(weight.shape[axis]) for axis, size in enumerate(constant_of(node.inputs[1]))]
-    known = math.prod(size for size in target if size != -1)
-    shape = tuple(weight.size // known if size == -1 else size for size in target)
+    product = math.prod(size for size in target if size != -1)
+    shape = tuple(weight.size // product if size == -1 else size for size in target)
     return shape, lambda: weight.numpy().reshape(shape)
 
 

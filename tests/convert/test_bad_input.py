@@ -1,4 +1,4 @@
-"""What cannot be converted is told in one line through the command, with its exit code, and leaves nothing behind."""
+"""Failed conversions: the command prints one line, exits with the right code, and leaves no files."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ WIDE = 600
 def matrix(path: Path, weight: Any) -> Path:
     """Return an ONNX file with one product."""
     rows, columns = weight.shape
-    made = helper.make_graph(
+    graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "weight"], ["y"], name="product")],
         "g",
         [helper.make_tensor_value_info("x", FLOAT, ["N", rows])],
         [helper.make_tensor_value_info("y", FLOAT, ["N", columns])],
         [numpy_helper.from_array(weight, "weight")],
     )
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
 
-def told(code: int, *arguments: object) -> str:
-    """Return the one line that the command ends with."""
+def error_line(code: int, *arguments: object) -> str:
+    """Run the command and return its error line."""
     result = CliRunner().invoke(main, ["convert", *(str(argument) for argument in arguments)])
     assert result.exit_code == code, result.output
     assert len(result.stderr.splitlines()) == 1, result.stderr
@@ -53,30 +53,30 @@ def told(code: int, *arguments: object) -> str:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
-    """Return where the build would be, in a folder of its own that must stay empty."""
-    (tmp_path / "made").mkdir()
-    return tmp_path / "made" / "build"
+    """Return the path for a build, in a folder that must stay empty."""
+    (tmp_path / "output").mkdir()
+    return tmp_path / "output" / "build"
 
 
-def test_a_weight_that_is_no_number(tmp_path: Path, build: Path) -> None:
+def test_a_weight_that_is_nan(tmp_path: Path, build: Path) -> None:
     weight = noise(4, 3)
     weight[2, 1] = np.nan
-    assert told(2, matrix(tmp_path / "m.onnx", weight), "-o", build) == (
+    assert error_line(2, matrix(tmp_path / "m.onnx", weight), "-o", build) == (
         "weight weight must hold finite numbers, but it holds NaN: the training diverged; train the model again"
     )
     assert not list(build.parent.iterdir())
 
 
-def test_a_pickle_of_an_author_who_is_not_trusted(tmp_path: Path, build: Path) -> None:
+def test_a_pickle_without_trust(tmp_path: Path, build: Path) -> None:
     (tmp_path / "m.pkl").write_bytes(pickle.dumps([1]))
-    line = told(2, tmp_path / "m.pkl", "-o", build)
+    line = error_line(2, tmp_path / "m.pkl", "-o", build)
     assert line.startswith(f"{tmp_path}/m.pkl is a pickle, which can run any code when it is opened")
     assert "--trust" in line
     assert not list(build.parent.iterdir())
 
 
 def test_a_head_that_does_not_exist(tmp_path: Path, build: Path) -> None:
-    line = told(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build, "--head-from", "produkt")
+    line = error_line(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build, "--head-from", "produkt")
     assert line == "the graph has no node or layer 'produkt'; known: product"
     assert not list(build.parent.iterdir())
 
@@ -86,7 +86,7 @@ def test_a_directory_of_several_models(tmp_path: Path, build: Path) -> None:
     matrix(tmp_path / "models" / "b.onnx", noise(2, 2))
     (tmp_path / "models" / "a.keras").write_bytes(keras_file().read_bytes())
     (tmp_path / "models" / "notes.txt").write_text("which one?", "utf-8")
-    assert told(2, tmp_path / "models", "-o", build) == (
+    assert error_line(2, tmp_path / "models", "-o", build) == (
         f"{tmp_path}/models must be one model, but it is a directory with a.keras, b.onnx: convert one of them"
     )
 
@@ -98,12 +98,14 @@ def test_an_archive_of_two_formats(tmp_path: Path, build: Path) -> None:
     with zipfile.ZipFile(keras_file()) as source, zipfile.ZipFile(path, "a") as mixed:
         for name in source.namelist():
             mixed.writestr(name, source.read(name))
-    assert told(2, path, "-o", build) == (f"{path} must be one model, but it holds those of keras and sklearn: keep one of them")
+    assert error_line(2, path, "-o", build) == (
+        f"{path} must be one model, but it holds those of keras and sklearn: keep one of them"
+    )
 
 
 LIMITED = """
 import resource, sys
-from convert import conversion, from_onnx  # so that the limit meets the work and not the imports
+from convert import conversion, from_onnx  # imported first, so that the limit applies to the conversion
 from edgewright.cli import main
 used = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmData"))
 more = int(sys.argv[2]) + (used if sys.argv[1] == "RLIMIT_DATA" else 0)
@@ -113,15 +115,15 @@ main(sys.argv[3:])
 
 
 def limited(limit: str, value: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process with a limit: bytes of a file, or of memory beyond what the process has when it begins."""
+    """Run the command with a limit in bytes on a file's size, or on memory in addition to that of the imports."""
     command = [sys.executable, "-c", LIMITED, limit, str(value), "convert", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_disk_without_room_for_the_weights(tmp_path: Path, build: Path) -> None:
-    found = limited("RLIMIT_FSIZE", 500_000, matrix(tmp_path / "m.onnx", noise(WIDE, WIDE)), "-o", build)
-    assert found.returncode == 1, found.stderr
-    assert found.stderr == (
+def test_a_file_size_limit(tmp_path: Path, build: Path) -> None:
+    process = limited("RLIMIT_FSIZE", 500_000, matrix(tmp_path / "m.onnx", noise(WIDE, WIDE)), "-o", build)
+    assert process.returncode == 1, process.stderr
+    assert process.stderr == (
         f"edgewright: {build} exceeds the largest permitted file size: raise the limit (ulimit -f) and try again\n"
     )
     assert not list(build.parent.iterdir())
@@ -129,14 +131,14 @@ def test_a_disk_without_room_for_the_weights(tmp_path: Path, build: Path) -> Non
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB of its own."""
+    """Mount a file system of 1 MiB."""
     if os.geteuid() != 0:
-        pytest.skip("mounting needs root; a limit on files says the same")
+        pytest.skip("mounting needs root; test_a_file_size_limit covers the same code")
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False, timeout=10).returncode != 0:
-        pytest.skip("this machine does not let tests mount")
+        pytest.skip("mounting is not permitted on this machine")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=10)
 
@@ -144,27 +146,27 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk(tiny_disk: Path, tmp_path: Path) -> None:
     build = tiny_disk / "build"
     source = matrix(tmp_path / "m.onnx", noise(WIDE, WIDE))
-    assert told(1, source, "-o", build) == f"no room left to write {build}: free some space and try again"
+    assert error_line(1, source, "-o", build) == f"no room left to write {build}: free some space and try again"
     assert not list(tiny_disk.iterdir())
 
 
 def test_too_little_memory(tmp_path: Path, build: Path) -> None:
     source = matrix(tmp_path / "m.onnx", np.zeros((6000, 5000), np.float32))  # 120 MB
-    found = limited("RLIMIT_DATA", 50_000_000, source, "-o", build)
-    assert found.returncode == 1, found.stderr
-    assert found.stderr.splitlines()[-1] == (
+    process = limited("RLIMIT_DATA", 50_000_000, source, "-o", build)
+    assert process.returncode == 1, process.stderr
+    assert process.stderr.splitlines()[-1] == (
         f"edgewright: {source}: converting it needs more memory than this process may have: free some, or use a larger machine"
     )
     assert not list(build.parent.iterdir())
 
 
-def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path, build: Path) -> None:
+def test_an_interrupt_leaves_no_files(tmp_path: Path, build: Path) -> None:
     source = matrix(tmp_path / "m.onnx", noise(WIDE, WIDE))
     command = [sys.executable, "-m", "edgewright", "convert", str(source), "-o", str(build)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 100
-        while not list(build.parent.iterdir()):  # the working directory, while the source runs in its own process
+        while not list(build.parent.iterdir()):  # until the staging directory exists
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
@@ -179,7 +181,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path, build: Path) 
 
 def test_an_output_that_is_a_file(tmp_path: Path, build: Path) -> None:
     build.write_text("kept")
-    assert told(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build) == (
+    assert error_line(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build) == (
         f"{build} must be a directory, or not there yet, but it is a file: choose another output"
     )
     assert build.read_text() == "kept"
@@ -187,6 +189,6 @@ def test_an_output_that_is_a_file(tmp_path: Path, build: Path) -> None:
 
 def test_an_output_below_a_file(tmp_path: Path, build: Path) -> None:
     build.write_text("kept")
-    assert told(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build / "deeper") == (
+    assert error_line(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build / "deeper") == (
         f"{build}/deeper cannot be written (a file is in the way): choose another path, or change its permissions"
     )

@@ -1,4 +1,4 @@
-"""The whole of `edgewright convert`, with the source running in a process of its own."""
+"""`edgewright convert` as a whole, with the source in a process of its own."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_parity_is_reported_for_each_output() -> None:
     assert report["outputs"][0]["max_relative_difference"] < 1e-5
 
 
-def test_training_the_head_again_changes_the_head_weights_alone(tmp_path: Path) -> None:
+def test_retraining_the_head_changes_the_head_weights_only(tmp_path: Path) -> None:
     options = ConvertOptions(samples=held_out_samples(), labels=digits_build().record.labels)
     build = convert_model(retrained_file(), tmp_path / "build", options)
     old, new = contents(digits_build().path / "variants" / "fp32"), contents(build.path / "variants" / "fp32")
@@ -101,8 +101,8 @@ def test_the_command_shows_the_cut_of_a_pipeline_that_is_all_head(tmp_path: Path
     assert BuildDirectory.open(tmp_path / "build").record.labels == tuple("0123456789")
 
 
-def test_verbose_tells_each_step_and_what_each_pass_did(tmp_path: Path) -> None:
-    """In a process of its own: logging is set up once per process."""
+def test_verbose_logs_each_step_and_each_change_of_a_pass(tmp_path: Path) -> None:
+    """Logging is configured once per process, so the command runs in a new one."""
     arguments = ["convert", str(logistic(tmp_path / "model.skops")), "-o", str(tmp_path / "build"), "-v"]
     done = subprocess.run(
         [sys.executable, "-m", "edgewright", *arguments], capture_output=True, text=True, timeout=120, check=True
@@ -127,26 +127,26 @@ def refused(result: Result, code: int) -> str:
     return result.stderr.strip().removeprefix("edgewright: ")
 
 
-def test_samples_of_another_shape_are_told_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_samples_of_another_shape_are_rejected_and_no_files_are_left(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz", {"features": np.zeros((3, 12), np.float32)})
     result = run(logistic(tmp_path / "model.skops"), "-o", tmp_path / "build", "--samples", tmp_path / "x.npz")
     assert refused(result, 2) == (f"{tmp_path}/x.npz: input features must have shape [N, 64], but the samples have shape [3, 12]")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.skops", "x.npz"]
 
 
-def test_samples_of_another_dtype_are_told(tmp_path: Path) -> None:
+def test_samples_of_another_dtype_are_rejected(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz", {"features": np.zeros((3, 64), np.complex64)})
-    with pytest.raises(SamplesError) as told:
+    with pytest.raises(SamplesError) as caught:
         convert_model(logistic(tmp_path / "m"), tmp_path / "build", ConvertOptions(samples=tmp_path / "x.npz"))
-    assert str(told.value) == f"{tmp_path}/x.npz: input features must be float32, but the samples are complex64"
+    assert str(caught.value) == f"{tmp_path}/x.npz: input features must be float32, but the samples are complex64"
 
 
-def test_labels_that_are_too_few_are_told(tmp_path: Path) -> None:
+def test_too_few_labels_are_rejected(tmp_path: Path) -> None:
     result = run(logistic(tmp_path / "model.skops"), "-o", tmp_path / "build", "--labels", "zero,one")
     assert refused(result, 2) == ("there must be one label per class: output probabilities has 10, but 2 were given")
 
 
-def test_an_output_that_is_no_build_directory_is_not_touched(tmp_path: Path) -> None:
+def test_a_directory_other_than_a_build_directory_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("important", "utf-8")
     result = run(logistic(tmp_path / "model.skops"), "-o", tmp_path / "mine")
@@ -156,7 +156,7 @@ def test_an_output_that_is_no_build_directory_is_not_touched(tmp_path: Path) -> 
     assert (tmp_path / "mine" / "thesis.txt").read_text("utf-8") == "important"
 
 
-def test_what_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_text_file_is_rejected_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a model", "utf-8")
     result = run(tmp_path / "notes.txt", "-o", tmp_path / "build")
     assert refused(result, 2).startswith(f"{tmp_path}/notes.txt is not a model of a known format; ")
@@ -164,17 +164,17 @@ def test_what_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")  # Keras's own
-def test_what_a_network_says_of_its_images_and_its_head_travels_with_it(tmp_path: Path) -> None:
+def test_preprocessing_and_head_layers_of_a_network_are_stored_in_the_build(tmp_path: Path) -> None:
     network = build_network("resnet8")
     save_network(network, tmp_path / "resnet8.keras")
     build = convert_model(tmp_path / "resnet8.keras", tmp_path / "build", ConvertOptions())
     assert build.record.preprocessing == network.notes.preprocessing
     assert build.variant("fp32").config.preprocessing == network.notes.preprocessing
     assert build.record.cut is not None
-    assert build.record.cut.head_nodes == 2  # its Dense layer and the softmax behind it
+    assert build.record.cut.head_nodes == 2  # its Dense layer and the softmax after it
 
 
-def test_the_user_says_how_images_are_prepared(tmp_path: Path) -> None:
+def test_preprocessing_is_a_mode_or_a_file(tmp_path: Path) -> None:
     result = run(logistic(tmp_path / "model.skops"), "-o", tmp_path / "build", "--preprocessing", "torch")
     assert result.exit_code == 0, result.output
     assert BuildDirectory.open(tmp_path / "build").record.preprocessing == MODES["torch"]
@@ -182,7 +182,7 @@ def test_the_user_says_how_images_are_prepared(tmp_path: Path) -> None:
     assert read_preprocessing(str(tmp_path / "own.json")) == Preprocessing(scale=0.5, color_order="bgr")
 
 
-def test_a_preprocessing_that_nobody_knows_is_told(tmp_path: Path) -> None:
+def test_an_unknown_preprocessing_mode_is_rejected(tmp_path: Path) -> None:
     result = run(tmp_path / "model.skops", "-o", tmp_path / "build", "--preprocessing", "cafe")
     assert refused(result, 2) == "--preprocessing cafe: no such mode or JSON file; known: caffe"
 

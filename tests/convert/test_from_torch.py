@@ -1,4 +1,4 @@
-"""PyTorch programs and modules say the same in ONNX."""
+"""PyTorch programs and modules compute the same in ONNX."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from edgewright.errors import ModelError
 from tests.support.convert_networks import noise, relative_difference, run_graph
 
 TORCH = Path(sys.prefix) / "torch"
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch's, of itself
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own warnings
 
 
 @pytest.fixture(autouse=True)
 def _torch(require_package: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Find PyTorch where scripts/torch.sh put it, here and in the processes that are started."""
+    """Make the PyTorch that scripts/torch.sh installed importable, in this process and its children."""
     if (TORCH / "unavailable").exists():
         pytest.skip("the package index has no CPU build of PyTorch for this Python")
     monkeypatch.syspath_prepend(str(TORCH))
@@ -63,7 +63,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["convert", *(str(argument) for argument in arguments)])
 
 
-def test_a_module_says_the_same_and_keeps_its_mode() -> None:
+def test_a_module_computes_the_same_and_keeps_its_mode() -> None:
     import torch
 
     from convert.from_torch import export_module
@@ -78,7 +78,7 @@ def test_a_module_says_the_same_and_keeps_its_mode() -> None:
     assert relative_difference(run_graph(graph, batch)[0], expected) < 1e-5
 
 
-def test_a_program_becomes_a_build_directory_without_paths_of_its_author(tmp_path: Path) -> None:
+def test_the_build_of_a_program_contains_no_paths_of_its_author(tmp_path: Path) -> None:
     path = program(tmp_path / "model.pt2")
     assert identify(path) is SourceKind.TORCH
     result = run(path, "-o", tmp_path / "build", "--trust")
@@ -89,7 +89,7 @@ def test_a_program_becomes_a_build_directory_without_paths_of_its_author(tmp_pat
     assert b".py" not in (build.graph / "graph.onnx").read_bytes()
 
 
-def test_a_program_is_not_opened_without_trust(tmp_path: Path) -> None:
+def test_a_program_is_not_loaded_without_trust(tmp_path: Path) -> None:
     path = program(tmp_path / "model.pt2")
     result = run(path, "-o", tmp_path / "build")
     assert result.exit_code == 2
@@ -102,12 +102,12 @@ def test_a_program_is_not_opened_without_trust(tmp_path: Path) -> None:
 def refusal(path: Path) -> str:
     from convert.from_torch import read_torch
 
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         read_torch(path, trust=True)
-    return str(refused.value)
+    return str(caught.value)
 
 
-def test_a_program_with_a_fixed_batch_is_told_how_to_free_it(tmp_path: Path) -> None:
+def test_a_program_with_a_fixed_batch_is_rejected_with_advice(tmp_path: Path) -> None:
     path = program(tmp_path / "model.pt2", free=False)
     assert refusal(path) == (
         f"{path}: the first axis of input input must count samples and be free, but its shape is [2,1,8,8]: "
@@ -120,16 +120,16 @@ def test_a_module_that_cannot_be_traced_is_named() -> None:
 
     from convert.from_torch import export_module
 
-    class Branching(torch.nn.Module):  # type: ignore[misc]  # torch is not installed where types are checked
+    class Branching(torch.nn.Module):  # type: ignore[misc]  # torch is not installed for the type check
         def forward(self, x: Any) -> Any:
             return x + 1 if x.sum() > 0 else x - 1
 
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         export_module(Branching(), [torch.from_numpy(np.ones((2, 3), np.float32))])
-    assert str(refused.value).startswith("Branching cannot be exported with a free batch: ")
+    assert str(caught.value).startswith("Branching cannot be exported with a free batch: ")
 
 
-def test_a_damaged_program_is_told(tmp_path: Path) -> None:
+def test_a_damaged_program_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "model.pt2"
     path.write_bytes(b"PK\x03\x04cut")
     assert refusal(path).startswith(f"{path}: PyTorch cannot load this program: ")

@@ -1,4 +1,4 @@
-"""Where a graph is cut, and that both sides together are the whole."""
+"""The cut of a graph, and the two parts in sequence."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from edgewright.graphs.parts import parts_of
 from tests.support.convert_networks import converted, digits, keras, relative_difference, run_graph, trained
 
 
-def test_auto_cuts_behind_the_last_pooling_and_its_flatten() -> None:
+def test_auto_cuts_after_the_last_pooling_and_its_flatten() -> None:
     cut, _ = split(converted(trained()), AUTO)
     assert cut == Cut(tensors=("flatten/Flatten",), featurizer_nodes=8, head_nodes=4)
 
 
 @pytest.mark.parametrize("where", [AUTO, "classes", "hidden/Relu", "join", "stem"])
-def test_featurizer_and_head_together_say_what_the_whole_says(where: str) -> None:
+def test_featurizer_and_head_in_sequence_compute_the_whole_graph(where: str) -> None:
     graph = converted(trained())
     cut, _ = split(graph, where)
     images = digits()[0][:20]
@@ -37,17 +37,17 @@ def test_featurizer_and_head_together_say_what_the_whole_says(where: str) -> Non
 
 
 def _run(model: onnx.ModelProto, inputs: dict[str, Any]) -> list[Any]:
-    found: list[Any] = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)
-    return found
+    outputs: list[Any] = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)
+    return outputs
 
 
-def test_a_cut_is_found_again_from_its_tensors() -> None:
+def test_the_parts_are_restored_from_the_tensors_of_a_cut() -> None:
     graph = converted(trained())
     cut, parts = split(graph, "hidden")
     assert parts_of(graph, cut) == parts
 
 
-def test_a_branch_around_the_named_layer_crosses_the_cut_as_a_tensor_of_its_own() -> None:
+def test_a_branch_around_the_named_layer_adds_a_tensor_to_the_cut() -> None:
     cut, _ = split(converted(trained()), "join")
     assert cut.tensors == ("stem_relu/Relu", "block_relu/Relu")
 
@@ -59,7 +59,7 @@ def test_a_model_without_images_is_all_head() -> None:
     assert not parts.featurizer
 
 
-def test_a_gate_inside_the_featurizer_is_the_featurizers() -> None:
+def test_a_gate_inside_the_featurizer_belongs_to_the_featurizer() -> None:
     layers = keras().layers
     given = keras().Input((6, 6, 4))
     x = layers.Conv2D(4, 3, name="first")(given)
@@ -70,7 +70,7 @@ def test_a_gate_inside_the_featurizer_is_the_featurizers() -> None:
     assert [node.name for node in parts.head] == ["score/Gemm"]
 
 
-def test_for_an_accelerator_auto_stops_before_what_it_cannot_run() -> None:
+def test_auto_cuts_before_the_first_operator_that_an_accelerator_lacks() -> None:
     layers = keras().layers
     given = keras().Input((6, 6, 4))
     x = layers.Conv2D(4, 3, activation="relu", name="first")(given)
@@ -81,12 +81,12 @@ def test_for_an_accelerator_auto_stops_before_what_it_cannot_run() -> None:
     assert {"second/Sigmoid", "third/Conv"} <= {node.name for node in parts.head}
 
 
-def test_what_no_accelerator_runs_from_the_start_leaves_everything_to_the_head() -> None:
+def test_a_graph_without_supported_operators_is_all_head() -> None:
     cut, _ = split(converted(trained()), AUTO, [SupportedOperators(anywhere={"Conv"}), SupportedOperators(anywhere={"Relu"})])
     assert cut.featurizer_nodes == 0
 
 
-def test_an_unknown_layer_offers_the_nearest() -> None:
-    with pytest.raises(NotFoundError) as refused:
+def test_an_unknown_layer_gets_a_suggestion() -> None:
+    with pytest.raises(NotFoundError) as caught:
         split(converted(trained()), "hiden")
-    assert str(refused.value) == "the graph has no node or layer 'hiden'; known: hidden"
+    assert str(caught.value) == "the graph has no node or layer 'hiden'; known: hidden"

@@ -1,4 +1,4 @@
-"""What lies in graph.onnx and what outside, and that it can be read again."""
+"""Contents of graph.onnx and of the weights files, and reading them back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def location(tensor: onnx.TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
-def test_every_float_lies_outside_by_its_side_and_every_shape_inside(tmp_path: Path) -> None:
+def test_float_weights_are_stored_in_the_file_of_their_part(tmp_path: Path) -> None:
     written = write(trained(), tmp_path)
     places = {tensor.name: location(tensor).get("location", "inside") for tensor in written.graph.initializer}
     assert places == {
@@ -42,7 +42,7 @@ def test_every_float_lies_outside_by_its_side_and_every_shape_inside(tmp_path: P
     }
 
 
-def test_a_shape_constant_stays_inside(tmp_path: Path) -> None:
+def test_shape_constants_are_stored_in_the_graph(tmp_path: Path) -> None:
     given = keras().Input((4,))
     model = keras().Model(given, keras().layers.Dense(2)(keras().layers.Reshape((2, 2))(given)))
     written = write(model, tmp_path)
@@ -50,12 +50,12 @@ def test_a_shape_constant_stays_inside(tmp_path: Path) -> None:
     assert inside == [f"{model.layers[1].name}/shape"]
 
 
-def test_tensors_start_where_vectors_load_well(tmp_path: Path) -> None:
+def test_tensors_are_aligned_for_vector_loads(tmp_path: Path) -> None:
     written = write(trained(), tmp_path)
     assert {int(location(tensor)["offset"]) % ALIGNMENT for tensor in written.graph.initializer} == {0}
 
 
-def test_the_files_are_loaded_by_onnx_and_say_the_same(tmp_path: Path) -> None:
+def test_the_files_are_loaded_by_onnx_and_compute_the_same(tmp_path: Path) -> None:
     write(trained(), tmp_path)
     onnx.checker.check_model(tmp_path / "graph.onnx", full_check=True)
     from accel.backends.onnxruntime_cpu import load_graph
@@ -66,19 +66,19 @@ def test_the_files_are_loaded_by_onnx_and_say_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("wrong", "word"), [(np.nan, "NaN"), (np.inf, "infinity")], ids=["NaN", "infinity"])
-def test_a_weight_that_is_no_number_is_named(wrong: float, word: str, tmp_path: Path) -> None:
+def test_a_weight_that_is_not_finite_is_named(wrong: float, word: str, tmp_path: Path) -> None:
     given = keras().Input((4,))
     model = keras().Model(given, keras().layers.Dense(2, name="broken")(given))
     model.set_weights([np.full((4, 2), wrong, np.float32), np.zeros(2, np.float32)])
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         write(model, tmp_path)
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         f"weight broken/kernel must hold finite numbers, but it holds {word}: the training diverged; train the model again"
     )
 
 
-def test_a_graph_that_resizes_is_loaded_from_disk(tmp_path: Path) -> None:
-    """Runtimes must see the scales of a Resize before they read weights."""
+def test_a_graph_with_a_resize_is_loaded_from_disk(tmp_path: Path) -> None:
+    """Runtimes need the scales of a Resize before they read weights."""
     layers = keras().layers
     given = keras().Input((4, 4, 3), name="image")
     model = keras().Model(given, layers.Conv2D(2, 1)(layers.UpSampling2D(2, interpolation="bilinear")(given)))
@@ -89,7 +89,7 @@ def test_a_graph_that_resizes_is_loaded_from_disk(tmp_path: Path) -> None:
     assert relative_difference(found, run_keras(model, noise(2, 4, 4, 3))[0]) < 1e-5
 
 
-def test_the_infinities_of_a_mask_are_meant(tmp_path: Path) -> None:
+def test_infinities_of_a_mask_are_allowed(tmp_path: Path) -> None:
     scores = onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["N", 3])
     masked = onnx.helper.make_tensor_value_info("masked", onnx.TensorProto.FLOAT, ["N", 3])
     mask = onnx.numpy_helper.from_array(np.array([0, 0, -np.inf], np.float32), "mask")

@@ -1,4 +1,4 @@
-"""Models that several tests need: made once per session, from scikit-learn's bundled digits or from fixed random numbers."""
+"""Models for several tests, built once per session from scikit-learn's digits or from a fixed seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 @functools.cache
 def keras() -> Any:
-    """Import Keras once; importing it warns about itself."""
+    """Import Keras once, without its warnings."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     with warnings.catch_warnings():
@@ -38,12 +38,12 @@ def keras() -> Any:
 @functools.cache
 def folder() -> Path:
     """Return a directory for the whole session."""
-    kept = tempfile.TemporaryDirectory(prefix="edgewright-tests-")
-    _KEPT.append(kept)
-    return Path(kept.name)
+    directory = tempfile.TemporaryDirectory(prefix="edgewright-tests-")
+    _DIRECTORIES.append(directory)
+    return Path(directory.name)
 
 
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+_DIRECTORIES: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @functools.cache
@@ -58,7 +58,7 @@ def digits() -> tuple[Array, Array]:
 
 @functools.cache
 def training_samples() -> Path:
-    """Return a file with the samples that models are trained and calibrated on."""
+    """Return a file with the samples for training and calibration."""
     images, labels = digits()
     path = folder() / "training.npz"
     write_npz(path, {"image": images[:1400], "labels": labels[:1400]})
@@ -67,7 +67,7 @@ def training_samples() -> Path:
 
 @functools.cache
 def held_out_samples() -> Path:
-    """Return a file with the samples that no model saw."""
+    """Return a file with held-out samples."""
     images, labels = digits()
     path = folder() / "held_out.npz"
     write_npz(path, {"image": images[1400:], "labels": labels[1400:]})
@@ -103,7 +103,7 @@ def keras_file() -> Path:
 
 @functools.cache
 def retrained_file() -> Path:
-    """Return the same network with another head, as after training the head again."""
+    """Return the same network with another head, as after retraining the head."""
     module = keras()
     model = module.models.clone_model(trained())
     model.set_weights(trained().get_weights())
@@ -114,13 +114,13 @@ def retrained_file() -> Path:
 
 @functools.cache
 def digits_build() -> BuildDirectory:
-    """Return the trained network, converted; tests that add to a build copy it first."""
+    """Return the build of the trained network; tests that change a build copy it first."""
     labels = tuple(str(digit) for digit in range(10))
     return convert_model(keras_file(), folder() / "build", ConvertOptions(samples=held_out_samples(), labels=labels))
 
 
 def saved(model: Any, path: Path) -> Path:
-    """Save a Keras model; doing so warns of NumPy 2."""
+    """Save a Keras model, without its warnings about NumPy 2."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save(path)
@@ -137,29 +137,31 @@ def converted(model: Any) -> ir.Model:
 def run_graph(graph: ir.Model, *inputs: Array) -> list[Array]:
     """Run a graph in memory."""
     session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
-    found: list[Array] = session.run(None, {given.name: array for given, array in zip(session.get_inputs(), inputs, strict=True)})
-    return found
+    outputs: list[Array] = session.run(
+        None, {given.name: array for given, array in zip(session.get_inputs(), inputs, strict=True)}
+    )
+    return outputs
 
 
 def run_keras(model: Any, *inputs: Array) -> list[Array]:
-    """Run a Keras model as it is at inference."""
-    answer = model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
-    return [np.asarray(one) for one in (answer if isinstance(answer, list | tuple) else [answer])]
+    """Run a Keras model in inference mode."""
+    outputs = model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+    return [np.asarray(output) for output in (outputs if isinstance(outputs, list | tuple) else [outputs])]
 
 
-def relative_difference(found: Array, expected: Array) -> float:
+def relative_difference(actual: Array, expected: Array) -> float:
     """Return the largest difference over the largest expected value."""
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+    assert actual.shape == expected.shape
+    return float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-30))
 
 
 def noise(*shape: int, seed: int = 0) -> Array:
-    """Return the same normal numbers every time."""
+    """Return normally distributed numbers from a fixed seed."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def shaken(model: Any) -> Any:
-    """Give a fresh model weights that are unlike its initial ones (biases of zero hide mistakes)."""
+    """Give a model random weights: initial weights, such as zero biases, hide mistakes."""
     generator = np.random.default_rng(3)
     model.set_weights([_shaken(weight, generator) for weight in model.get_weights()])
     return model

@@ -1,4 +1,4 @@
-"""The networks: published sizes, shapes, seeds, weights from files, and the file that carries them."""
+"""The networks: published sizes, shapes, seeds, weights from files, and saved files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from convert.passes.simplify import simplify
 from edgewright.cli import main
 from edgewright.errors import BadInputError, ModelError
 
-# Keras reads TensorFlow's variables in a way that NumPy 2 frowns upon.
+# NumPy 2 deprecates the way in which Keras reads TensorFlow's variables.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 
@@ -35,7 +35,7 @@ def keras() -> Any:
 
 
 def without_weights(keras: Any, name: str) -> Any:
-    """Build a network whose variables are never filled: counting needs no memory."""
+    """Build a network without allocating its variables."""
     with keras.StatelessScope(initialize_variables=False):
         return build_layers(keras, find_network(name))
 
@@ -55,13 +55,13 @@ def test_a_network_has_exactly_the_published_parameters(keras: Any, name: str) -
         pytest.param("resnet8", (64,), id="resnet8"),
     ],
 )
-def test_the_last_layer_of_a_classifier_takes_the_features(keras: Any, name: str, features: tuple[int, ...]) -> None:
+def test_the_head_of_a_classifier_takes_the_features(keras: Any, name: str, features: tuple[int, ...]) -> None:
     model = without_weights(keras, name)
     assert model.layers[-1].input.shape == (None, *features)
     assert model.output.shape == (None, NETWORKS[name].classes)
 
 
-def test_ssd_gives_boxes_and_classes_for_the_six_usual_maps(keras: Any) -> None:
+def test_ssd_returns_boxes_and_classes_for_six_maps(keras: Any) -> None:
     model = without_weights(keras, "ssd-vgg")
     maps = [(4, 38), (6, 19), (6, 10), (6, 5), (4, 3), (4, 1)]
     assert [tuple(output.shape[1:]) for output in model.outputs] == [
@@ -71,7 +71,7 @@ def test_ssd_gives_boxes_and_classes_for_the_six_usual_maps(keras: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_graph_of_a_network_turns_nothing_around_but_the_image(keras: Any, name: str) -> None:
+def test_the_graph_of_a_network_transposes_only_the_image(keras: Any, name: str) -> None:
     graph = graph_of(without_weights(keras, name))
     simplify(graph)
     turned = [node.inputs[0] for node in graph.graph if node.op_type == "Transpose"]
@@ -89,7 +89,7 @@ def test_the_graph_of_a_network_turns_nothing_around_but_the_image(keras: Any, n
         pytest.param("conv9_2", (1, 1, 256), id="1"),
     ],
 )
-def test_ssds_feature_maps_are_the_usual_ones(keras: Any, layer: str, shape: tuple[int, ...]) -> None:
+def test_ssds_feature_maps_have_the_published_shapes(keras: Any, layer: str, shape: tuple[int, ...]) -> None:
     assert without_weights(keras, "ssd-vgg").get_layer(layer).output.shape[1:] == shape
 
 
@@ -97,7 +97,7 @@ def copy_of(layer: Any) -> Any:
     return type(layer).from_config(layer.get_config())
 
 
-def test_ssds_first_map_is_normalised_to_the_scale_of_the_paper(keras: Any) -> None:
+def test_ssds_first_map_is_normalized_to_the_scale_of_the_paper(keras: Any) -> None:
     model = without_weights(keras, "ssd-vgg")
     unit, scale = (
         type(layer).from_config(layer.get_config()) for layer in map(model.get_layer, ["conv4_3_unit", "conv4_3_scale"])
@@ -106,7 +106,7 @@ def test_ssds_first_map_is_normalised_to_the_scale_of_the_paper(keras: Any) -> N
     np.testing.assert_allclose(np.linalg.norm(scale(unit(channels)), axis=-1), 20.0, rtol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
+def test_weights_depend_on_the_seed_only() -> None:
     first, again, other = (build_network("resnet8", BuildOptions(seed=seed)).model.get_weights() for seed in (3, 3, 4))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0], other[0])
@@ -118,7 +118,7 @@ def test_a_featurizer_is_the_network_without_its_head() -> None:
     assert built.notes.head_layers == ()
 
 
-def test_the_image_size_changes_the_preprocessing_with_it() -> None:
+def test_the_image_size_changes_the_preprocessing() -> None:
     notes = build_network("mobilenet-v2", BuildOptions(image_size=112, featurizer_only=True)).notes
     assert (notes.preprocessing.resize_height, notes.preprocessing.crop_height) == (128, 112)
 
@@ -135,14 +135,14 @@ def test_the_image_size_changes_the_preprocessing_with_it() -> None:
         pytest.param("resnet8", {"weights": Path("gone.h5")}, "gone.h5: no such weights file", id="no weights"),
     ],
 )
-def test_what_cannot_be_built_is_one_clear_line(name: str, options: dict[str, Any], message: str) -> None:
+def test_options_that_are_not_valid_are_rejected(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInputError, match=f"^{message}"):
         build_network(name, BuildOptions(**options))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A ResNet-8 whose weights stand for trained ones."""
+    """Return a ResNet-8 with weights that stand for trained ones."""
     return build_network("resnet8", BuildOptions(seed=99)).model
 
 
@@ -165,21 +165,21 @@ def test_weights_come_from_every_kind_of_file_that_keras_writes(trained: Any, tm
     np.testing.assert_array_equal(model.predict(images(), verbose=0), trained.predict(images(), verbose=0))
 
 
-def test_with_another_number_of_classes_the_featurizer_takes_the_weights(trained: Any, tmp_path: Path) -> None:
+def test_with_another_number_of_classes_the_featurizer_weights_are_loaded(trained: Any, tmp_path: Path) -> None:
     trained.save_weights(tmp_path / "trained.weights.h5")
     built = build_network("resnet8", BuildOptions(classes=4, weights=tmp_path / "trained.weights.h5"))
     assert built.model.output.shape == (None, 4)
     np.testing.assert_allclose(features_of(built.model), features_of(trained), rtol=1e-6)
 
 
-def test_weights_of_a_featurizer_alone_leave_the_head_random(trained: Any, tmp_path: Path, keras: Any) -> None:
+def test_weights_of_a_featurizer_leave_the_head_random(trained: Any, tmp_path: Path, keras: Any) -> None:
     featurizer = keras.Model(trained.inputs, trained.get_layer("features").output)
     featurizer.save_weights(tmp_path / "notop.weights.h5")
     built = build_network("resnet8", BuildOptions(weights=tmp_path / "notop.weights.h5"))
     np.testing.assert_allclose(features_of(built.model), features_of(trained), rtol=1e-6)
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path, keras: Any) -> None:
+def test_weights_of_another_network_are_rejected(tmp_path: Path, keras: Any) -> None:
     other = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
     other.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(ModelError, match=r"other\.weights\.h5: its weights must be those of resnet8 or of its featurizer: "):
@@ -187,7 +187,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, keras: Any) -> N
 
 
 @pytest.mark.parametrize("name", ["junk.weights.h5", "junk.keras", "junk.h5", "junk.txt"])
-def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_without_weights_is_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"no weights in here")
     with pytest.raises(ModelError, match="weights"):
         build_network("resnet8", BuildOptions(weights=tmp_path / name))
@@ -202,12 +202,12 @@ def test_a_saved_network_loads_as_any_keras_model_and_keeps_its_notes(tmp_path: 
     assert built.notes.head_layers == ("predictions",)
 
 
-def test_a_keras_file_of_someone_else_has_no_notes(tmp_path: Path, keras: Any) -> None:
+def test_a_plain_keras_file_has_no_notes(tmp_path: Path, keras: Any) -> None:
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "plain.keras")
     assert read_notes(tmp_path / "plain.keras") is None
 
 
-def test_notes_that_are_no_notes_are_refused(tmp_path: Path) -> None:
+def test_damaged_notes_are_rejected(tmp_path: Path) -> None:
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "odd.keras", "w") as archive:
@@ -216,13 +216,13 @@ def test_notes_that_are_no_notes_are_refused(tmp_path: Path) -> None:
         read_notes(tmp_path / "odd.keras")
 
 
-def test_an_output_of_another_kind_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_an_output_file_of_another_format_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"model\.h5: the output must end in \.keras"):
         save_network(build_network("resnet8"), tmp_path / "model.h5")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_head_of_a_featurizer_is_the_featurizer() -> None:
+def test_without_head_returns_a_featurizer_unchanged() -> None:
     featurizer = build_network("resnet8", BuildOptions(featurizer_only=True))
     assert without_head(featurizer) is featurizer
 
@@ -231,13 +231,13 @@ def test_the_command_lists_the_networks(golden: Any) -> None:
     golden("featurizers_list.txt", CliRunner().invoke(main, ["featurizers", "list"]).output)
 
 
-def test_the_command_builds_a_file_and_says_what_is_in_it(tmp_path: Path) -> None:
+def test_the_command_builds_a_file_and_describes_it(tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     result = CliRunner().invoke(main, ["featurizers", "build", "resnet8", "-o", str(path), "--classes", "3", "--json"])
-    said = json.loads(result.output)
-    assert said["parameters"] == 78_666 - 7 * 65
-    assert said["size_bytes"] == path.stat().st_size
-    assert said["notes"]["head_layers"] == ["predictions"]
+    output = json.loads(result.output)
+    assert output["parameters"] == 78_666 - 7 * 65
+    assert output["size_bytes"] == path.stat().st_size
+    assert output["notes"]["head_layers"] == ["predictions"]
 
 
 def test_the_command_ends_with_2_and_one_line_for_an_unknown_network(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Heads and fine-tuning: what moves, what stays, what is refused."""
+"""Heads and fine-tuning: trained layers, frozen layers, rejected arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from convert.frameworks import import_keras
 from edgewright.contracts.variant import Preprocessing
 from edgewright.errors import BadInputError, ModelError, OperationError, SamplesError
 
-# Keras reads TensorFlow's variables in a way that NumPy 2 frowns upon.
+# NumPy 2 deprecates the way in which Keras reads TensorFlow's variables.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 Array = npt.NDArray[Any]
@@ -34,19 +34,19 @@ def network() -> BuiltNetwork:
 
 @pytest.fixture(scope="module")
 def featurizer() -> BuiltNetwork:
-    """Shared: no test here changes its weights, as the first of the tests on training shows."""
+    """Return a featurizer that tests share; no test changes its weights."""
     return build_network("resnet8", BuildOptions(featurizer_only=True))
 
 
 def digit_images(count: int) -> tuple[Array, Array]:
-    """Real scans, as 32x32 RGB pixels 0..255."""
+    """Return scanned digits as 32x32 RGB pixels 0..255."""
     digits = load_digits()
     large = np.repeat(np.repeat(digits.images[:count] * 255 / 16, 4, axis=1), 4, axis=2)
     return np.repeat(large[..., np.newaxis], 3, axis=-1).astype(np.float32), digits.target[:count]
 
 
 def tiny_network(keras: Any) -> BuiltNetwork:
-    """A network of two layers: training all of it costs no minute."""
+    """Return a network of two layers, which trains in seconds."""
     image = keras.Input((32, 32, 3))
     features = keras.layers.Conv2D(16, 8, strides=8, activation="relu", name="features")(image)
     scores = keras.layers.Dense(10, activation="softmax", name="scores")(keras.layers.Flatten()(features))
@@ -58,7 +58,7 @@ def weights_of(network: BuiltNetwork) -> list[Array]:
     return [np.array(array) for array in without_head(network).model.get_weights()]
 
 
-def test_any_head_can_be_attached_and_its_place_is_known(featurizer: BuiltNetwork, keras: Any) -> None:
+def test_any_head_can_be_attached_and_its_layers_are_recorded(featurizer: BuiltNetwork, keras: Any) -> None:
     head = keras.Sequential([keras.layers.Dense(16, activation="relu", name="hidden"), keras.layers.Dense(2, name="out")])
     network = attach_head(featurizer, head)
     assert network.model.output.shape == (None, 2)
@@ -80,18 +80,18 @@ def test_a_new_head_replaces_the_old_one(network: BuiltNetwork, keras: Any) -> N
     assert "predictions" not in {layer.name for layer in renewed.model.layers}
 
 
-def test_a_head_for_other_features_is_refused(featurizer: BuiltNetwork, keras: Any) -> None:
+def test_a_head_for_other_features_is_rejected(featurizer: BuiltNetwork, keras: Any) -> None:
     other = keras.Model(inputs := keras.Input((9,)), keras.layers.Dense(2)(inputs), name="other")
     with pytest.raises(ModelError, match=r"^the head's layer 'other' does not take features of shape \(None, 64\): "):
         attach_head(featurizer, other)
 
 
-def test_a_name_that_is_taken_is_refused(featurizer: BuiltNetwork, keras: Any) -> None:
+def test_a_layer_name_of_the_featurizer_is_rejected(featurizer: BuiltNetwork, keras: Any) -> None:
     with pytest.raises(ModelError, match=r"^the head's layer 'features' has the name of a layer of resnet8: rename it$"):
         attach_head(featurizer, keras.layers.Dense(2, name="features"))
 
 
-def test_training_the_head_leaves_the_featurizer_as_it_was(featurizer: BuiltNetwork) -> None:
+def test_training_the_head_does_not_change_the_featurizer(featurizer: BuiltNetwork) -> None:
     network = attach_head(featurizer, import_keras().layers.Dense(10, activation="softmax"))
     before = weights_of(network)
     losses = fine_tune(network, *digit_images(96), options=FineTuneOptions(epochs=5)).losses
@@ -108,7 +108,7 @@ def test_training_learns_real_digits(keras: Any, part: Literal["head", "all"]) -
     assert np.mean(predicted == labels[300:]) > 0.8
 
 
-def test_training_everything_moves_frozen_layers_too_and_freezes_them_again(keras: Any) -> None:
+def test_training_the_whole_network_includes_frozen_layers_and_freezes_them_again(keras: Any) -> None:
     network = tiny_network(keras)
     network.model.get_layer("features").trainable = False
     before = weights_of(network)
@@ -124,7 +124,7 @@ def test_a_regressor_is_trained_with_its_own_loss(featurizer: BuiltNetwork, kera
     assert losses[-1] < losses[0]
 
 
-def test_the_same_seed_trains_the_same(keras: Any) -> None:
+def test_training_with_the_same_seed_gives_the_same_weights(keras: Any) -> None:
     keras.utils.set_random_seed(1)
     first, second = tiny_network(keras), tiny_network(keras)
     second.model.set_weights(first.model.get_weights())
@@ -143,25 +143,25 @@ def test_the_same_seed_trains_the_same(keras: Any) -> None:
         pytest.param((0, 32, 32, 3), [], "at least one, not 0 for 0", id="none"),
     ],
 )
-def test_samples_that_do_not_fit_are_refused(
+def test_samples_that_do_not_fit_are_rejected(
     network: BuiltNetwork, pixels: tuple[int, ...], labels: list[float], message: str
 ) -> None:
-    with pytest.raises(SamplesError) as refused:
+    with pytest.raises(SamplesError) as caught:
         fine_tune(network, np.zeros(pixels, np.float32), np.array(labels))
-    assert message in str(refused.value)
+    assert message in str(caught.value)
 
 
-def test_images_with_nan_are_refused(network: BuiltNetwork) -> None:
+def test_images_with_nan_are_rejected(network: BuiltNetwork) -> None:
     with pytest.raises(SamplesError, match="images must be finite numbers"):
         fine_tune(network, np.full((2, 32, 32, 3), np.nan, np.float32), np.array([0, 1]))
 
 
-def test_a_head_that_is_not_there_cannot_be_trained(featurizer: BuiltNetwork) -> None:
+def test_a_network_without_head_cannot_train_its_head(featurizer: BuiltNetwork) -> None:
     with pytest.raises(BadInputError, match=r"^resnet8 has no head to train: attach one, or train with part='all'$"):
         fine_tune(featurizer, *digit_images(4))
 
 
-def test_training_that_runs_away_is_said(featurizer: BuiltNetwork, keras: Any) -> None:
+def test_divergent_training_is_reported(featurizer: BuiltNetwork, keras: Any) -> None:
     network = attach_head(featurizer, keras.layers.Dense(1, name="amount"))
     pixels, labels = digit_images(8)
     with pytest.raises(OperationError, match="training did not converge: the loss became"):
@@ -177,7 +177,7 @@ def test_training_that_runs_away_is_said(featurizer: BuiltNetwork, keras: Any) -
         pytest.param(signed(224), "mobilenet_v2", id="signed"),
     ],
 )
-def test_preprocessing_is_what_keras_does_for_the_same_network(keras: Any, preprocessing: Preprocessing, network: str) -> None:
+def test_preprocessing_matches_keras(keras: Any, preprocessing: Preprocessing, network: str) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (2, 4, 4, 3)).astype(np.float32)
     expected = getattr(keras.applications, network).preprocess_input(pixels.copy())
     np.testing.assert_allclose(normalize(pixels, preprocessing), expected, atol=1e-4)
@@ -188,6 +188,6 @@ def test_plain_preprocessing_changes_no_pixel() -> None:
     np.testing.assert_array_equal(normalize(pixels, plain(2)), pixels.astype(np.float32))
 
 
-def test_images_without_colours_are_refused_where_colours_are_meant() -> None:
+def test_gray_images_are_rejected_for_color_preprocessing() -> None:
     with pytest.raises(SamplesError, match=r"images must have shape \[N, height, width, 3\], but they have \[1, 8, 8, 1\]"):
         normalize(np.zeros((1, 8, 8, 1)), caffe(8))

@@ -1,4 +1,4 @@
-"""Layers of the user's own: converted by a file of the user's, or refused with one line that says how."""
+"""Custom Keras layers: converted with a file of converters, or rejected in one line with advice."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "convert-custom-layers.md
 
 @pytest.fixture
 def layers_file(tmp_path: Path) -> Path:
-    """Return the file that the documentation shows."""
-    found = re.search(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert found is not None
+    """Return the file in the documentation."""
+    match = re.search(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    assert match is not None
     path = tmp_path / "my_layers.py"
-    path.write_text(found.group(1), "utf-8")
+    path.write_text(match.group(1), "utf-8")
     return path
 
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
-    """Take what a test registered out of this process, so that the next test's Keras does not know it."""
+    """Remove the modules and classes that a test registered."""
     keras()
     before = set(sys.modules)
-    known = keras().saving.get_custom_objects()
-    kept = dict(known)
+    registered = keras().saving.get_custom_objects()
+    previous = dict(registered)
     yield
-    known.clear()
-    known.update(kept)
+    registered.clear()
+    registered.update(previous)
     if "my_layers" not in before:
         sys.modules.pop("my_layers", None)
 
 
 def gated(path: Path) -> Any:
-    """Return a model with the documented layer behind a convolution."""
+    """Return a model with the documented layer after a convolution."""
     (gate,) = custom_layers(path).objects.values()
     layers = keras().layers
     image = keras().Input((7, 5, 3), name="image")
@@ -61,7 +61,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["convert", *(str(argument) for argument in arguments)])
 
 
-def test_the_documented_layer_converts_without_tracing_and_says_the_same(layers_file: Path, tmp_path: Path) -> None:
+def test_the_documented_layer_converts_without_tracing_and_matches_keras(layers_file: Path, tmp_path: Path) -> None:
     model = saved(gated(layers_file), tmp_path / "model.keras")
     result = run(model, "-o", tmp_path / "build", "--converters", layers_file, "--trust")
     assert result.exit_code == 0, result.output
@@ -72,22 +72,22 @@ def test_the_documented_layer_converts_without_tracing_and_says_the_same(layers_
 
 
 @pytest.mark.slow  # TensorFlow is loaded in two processes
-def test_a_file_with_the_class_alone_lets_tensorflow_trace_the_model(layers_file: Path, tmp_path: Path) -> None:
+def test_without_a_converter_tensorflow_traces_the_custom_layer(layers_file: Path, tmp_path: Path) -> None:
     model = saved(gated(layers_file), tmp_path / "model.keras")
     layers_file.write_text(layers_file.read_text("utf-8").replace("CONVERTERS = {Gate: convert_gate}", ""), "utf-8")
     result = run(model, "-o", tmp_path / "build", "--converters", layers_file, "--trust")
     assert result.exit_code == 0, result.output
 
 
-def told(result: Result) -> str:
+def error_line(result: Result) -> str:
     assert result.exit_code == 2, result.output
     assert len(result.stderr.splitlines()) == 1
     return result.stderr.strip().removeprefix("edgewright: ")
 
 
-def test_an_unknown_layer_is_named_with_the_way_to_convert_it(layers_file: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_custom_layer_names_it_and_the_option_to_convert_it(layers_file: Path, tmp_path: Path) -> None:
     model = saved(gated(layers_file), tmp_path / "model.keras")
-    assert told(run(model, "-o", tmp_path / "build")) == (
+    assert error_line(run(model, "-o", tmp_path / "build")) == (
         f"{model}: layer 'gate' (Gate, layer 2) is a custom layer that Keras does not know: "
         "give its class and converter with --converters FILE.py --trust, or replace it by built-in layers"
     )
@@ -96,7 +96,7 @@ def test_an_unknown_layer_is_named_with_the_way_to_convert_it(layers_file: Path,
 
 def test_converters_run_only_for_a_trusted_author(layers_file: Path, tmp_path: Path) -> None:
     result = run(tmp_path / "model.keras", "-o", tmp_path / "build", "--converters", layers_file)
-    assert told(result) == f"--converters runs {layers_file}: add --trust if you know who wrote it"
+    assert error_line(result) == f"--converters runs {layers_file}: add --trust if you know who wrote it"
 
 
 @pytest.mark.parametrize(
@@ -107,36 +107,36 @@ def test_converters_run_only_for_a_trusted_author(layers_file: Path, tmp_path: P
         pytest.param("CONVERTERS = {1: len}", "CONVERTERS must map layer classes or registered names to functions", id="key"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_converters_file_that_is_not_valid_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "broken_layers.py"
     path.write_text(text, "utf-8")
-    with pytest.raises(BadInputError) as refused:
+    with pytest.raises(BadInputError) as caught:
         custom_layers(path)
-    assert str(refused.value).startswith(message.format(path))
+    assert str(caught.value).startswith(message.format(path))
 
 
-def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_converters_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"none\.py: no such file; --converters takes a Python file that defines CONVERTERS$"):
         custom_layers(tmp_path / "none.py")
 
 
 def test_a_converter_that_fails_is_named_with_its_layer(layers_file: Path) -> None:
     model = gated(layers_file)
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         graph_of(model, CustomLayers.of({"mine>Gate": lambda call: call.layer.no_such_setting}))
-    assert str(refused.value).startswith(
+    assert str(caught.value).startswith(
         "layer 'gate' (mine>Gate, layer 2 of 4): its converter failed (-v shows where): AttributeError: "
     )
 
 
-def test_a_converter_that_returns_nothing_is_told(layers_file: Path) -> None:
+def test_a_converter_that_returns_nothing_is_rejected(layers_file: Path) -> None:
     nothing: Any = {"mine>Gate": print}
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         graph_of(gated(layers_file), CustomLayers.of(nothing))
-    assert str(refused.value) == "layer 'gate' (mine>Gate): its converter must return a Tensor, not NoneType"
+    assert str(caught.value) == "layer 'gate' (mine>Gate): its converter must return a Tensor, not NoneType"
 
 
-def test_an_activation_function_of_the_authors_own_has_a_converter(tmp_path: Path) -> None:
+def test_a_custom_activation_function_can_have_a_converter(tmp_path: Path) -> None:
     @keras().saving.register_keras_serializable("mine")  # type: ignore[untyped-decorator]
     def twice(x: Any) -> Any:
         return x * 2
@@ -150,7 +150,7 @@ def test_an_activation_function_of_the_authors_own_has_a_converter(tmp_path: Pat
     assert relative_difference(run_graph(graph, noise(2, 4))[0], run_keras(model, noise(2, 4))[0]) < 1e-6
 
 
-def test_an_installed_package_offers_its_converters(layers_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_installed_package_provides_converters(layers_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = gated(layers_file)
     monkeypatch.syspath_prepend(str(tmp_path))
     point = EntryPoint(name="mine", value="my_layers:CONVERTERS", group="edgewright.converters")

@@ -1,4 +1,4 @@
-"""Whole Keras models: nested, shared, with several inputs and outputs; and those that are refused."""
+"""Whole Keras models: nested, shared, with several inputs and outputs, and models that are rejected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def backbone() -> Any:
     return keras().Model(given, layers.ReLU()(layers.Conv2D(5, 3, padding="same", name="inner")(given)), name="backbone")
 
 
-def test_a_nested_model_that_is_called_twice_has_its_weights_once() -> None:
+def test_a_nested_model_that_is_called_twice_stores_its_weights_once() -> None:
     layers, inner = keras().layers, backbone()
     left, right = keras().Input(IMAGE, name="left"), keras().Input(IMAGE, name="right")
     model = shaken(keras().Model([left, right], layers.Subtract()([inner(left), inner(right)])))
@@ -43,7 +43,7 @@ def test_several_outputs_keep_their_order_and_names() -> None:
     assert [relative_difference(one, other) < 1e-5 for one, other in zip(found, expected, strict=True)] == [True, True]
 
 
-def test_a_value_that_is_input_and_output_at_once_is_kept_apart() -> None:
+def test_an_input_that_is_also_an_output_gets_an_identity_node() -> None:
     layers = keras().layers
     given = keras().Input((4,))
     row = layers.Dropout(0.5, name="same")(given)
@@ -52,14 +52,14 @@ def test_a_value_that_is_input_and_output_at_once_is_kept_apart() -> None:
     assert relative_difference(run_graph(converted(model), batch)[0], batch) == 0
 
 
-def test_a_sequential_model_is_read_like_any_other() -> None:
+def test_a_sequential_model_converts() -> None:
     layers = keras().layers
     model = shaken(keras().Sequential([keras().Input(IMAGE), backbone(), layers.Flatten(), layers.Dense(3)]))
     batch = noise(2, *IMAGE)
     assert relative_difference(run_graph(converted(model), batch)[0], run_keras(model, batch)[0]) < 1e-5
 
 
-def test_an_input_of_any_size_keeps_named_axes() -> None:
+def test_free_axes_of_an_input_have_names() -> None:
     layers = keras().layers
     given = keras().Input((None, None, 3), name="image")
     x = layers.Conv2D(4, 3, strides=2, padding="same")(given)
@@ -69,7 +69,7 @@ def test_an_input_of_any_size_keeps_named_axes() -> None:
     assert relative_difference(run_graph(graph, batch)[0], run_keras(model, batch)[0]) < 1e-5
 
 
-def test_an_integer_input_is_computed_in_floats() -> None:
+def test_an_integer_input_is_cast_to_float() -> None:
     layers = keras().layers
     given = keras().Input(IMAGE, dtype="uint8")
     model = shaken(keras().Model(given, layers.Conv2D(2, 3)(layers.Rescaling(1 / 255)(given))))
@@ -81,9 +81,9 @@ def test_a_layer_without_a_rule_is_named_with_its_class_and_position() -> None:
     layers = keras().layers
     given = keras().Input((5, 4))
     model = keras().Model(given, layers.TimeDistributed(layers.Dense(3), name="steps")(layers.Dense(4)(given)))
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         graph_of(model)
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         "layer 'steps' (TimeDistributed, layer 2 of 2) cannot be converted: there is no rule for this layer; "
         "replace it in the model, or give a converter for it with --converters FILE.py --trust"
     )
@@ -93,15 +93,15 @@ def test_a_setting_without_a_rule_is_named() -> None:
     layers = keras().layers
     given = keras().Input(IMAGE)
     model = keras().Model(given, layers.UpSampling2D(2, interpolation="lanczos3", name="up")(given))
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         graph_of(model)
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         "layer 'up' (UpSampling2D, layer 1 of 1) cannot be converted: interpolation='lanczos3'; nearest and bilinear are "
         "supported; replace it in the model, or give a converter for it with --converters FILE.py --trust"
     )
 
 
-def test_strides_that_leave_out_much_of_a_volume_are_named() -> None:
+def test_strides_that_skip_entries_of_a_volume_are_rejected() -> None:
     layers = keras().layers
     given = keras().Input((6, 6, 6, 1))
     model = keras().Model(given, layers.AveragePooling3D(1, 3, padding="same", name="sparse")(given))
@@ -111,7 +111,7 @@ def test_strides_that_leave_out_much_of_a_volume_are_named() -> None:
         graph_of(model)
 
 
-def test_an_activation_of_the_authors_own_is_named() -> None:
+def test_a_custom_activation_without_converter_is_named() -> None:
     layers = keras().layers
     given = keras().Input((4,))
 
@@ -123,35 +123,35 @@ def test_an_activation_of_the_authors_own_is_named() -> None:
         graph_of(model)
 
 
-def test_a_lambda_layer_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_a_lambda_layer_is_rejected_before_keras_is_loaded(tmp_path: Path) -> None:
     layers = keras().layers
     given = keras().Input((4,))
     twice = layers.Lambda(lambda x: x * 2, output_shape=(4,), name="twice")
     path = saved(keras().Model(given, twice(given)), tmp_path / "code.keras")
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         read_keras(KerasFile.open(path))
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         f"{path}: layer 'twice' (Lambda, layer 1) is Python code, which is not run: "
         "replace it by layers, or add --trust if you made it"
     )
 
 
-def test_a_custom_layer_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_custom_layer_is_rejected_by_name(tmp_path: Path) -> None:
     class Twice(keras().layers.Layer):  # type: ignore[misc]
         def call(self, x: Any) -> Any:
             return x * 2
 
     given = keras().Input((4,))
     path = saved(keras().Model(given, Twice(name="twice")(given)), tmp_path / "custom.keras")
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         read_keras(KerasFile.open(path))
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         f"{path}: layer 'twice' (Twice, layer 1) is a custom layer that Keras does not know: "
         "give its class and converter with --converters FILE.py --trust, or replace it by built-in layers"
     )
 
 
-def test_a_model_whose_input_shape_was_never_given_is_refused() -> None:
+def test_a_model_without_input_shape_is_rejected() -> None:
     model = keras().Sequential([keras().layers.Dense(3)], name="shapeless")
     with pytest.raises(ModelError, match=r"^model 'shapeless' has no layer graph: it must be functional or a Sequential model"):
         graph_of(model)

@@ -1,4 +1,4 @@
-"""Every Keras layer that has a rule says the same in ONNX."""
+"""Every Keras layer with a rule computes the same in ONNX."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("shape", "build"), [pytest.param(shape, build, id=name) for name, shape, build in CASES])
-def test_a_layer_says_the_same_in_onnx(shape: tuple[int, ...], build: Build) -> None:
+def test_a_layer_computes_the_same_in_onnx(shape: tuple[int, ...], build: Build) -> None:
     given = keras().Input(shape)
     model = shaken(keras().Model(given, build(keras().layers, given)))
     batch = noise(3, *shape)
-    found, expected = run_graph(converted(model), batch), run_keras(model, batch)
-    assert relative_difference(found[0], expected[0]) < 1e-5
+    actual, expected = run_graph(converted(model), batch), run_keras(model, batch)
+    assert relative_difference(actual[0], expected[0]) < 1e-5
 
 
 ACTIVATIONS = [
@@ -137,7 +137,7 @@ ACTIVATIONS = [
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_says_the_same_in_onnx(name: str) -> None:
+def test_an_activation_computes_the_same_in_onnx(name: str) -> None:
     layers = keras().layers
     given = keras().Input(IMAGE)
     model = shaken(keras().Model(given, layers.Activation(name)(layers.Conv2D(5, 1)(given))))
@@ -156,10 +156,10 @@ def test_an_image_network_has_one_transpose_at_its_input_and_no_batch_normalizat
     gate = layers.Reshape((1, 1, 8))(layers.Dense(8, activation="sigmoid")(layers.GlobalAveragePooling2D()(x)))
     x = layers.MaxPooling2D(2)(layers.Multiply()([x, layers.Conv2D(8, 1)(gate)]))
     model = keras().Model(given, layers.Dense(3)(layers.BatchNormalization()(layers.Dense(4)(layers.Flatten()(x)))))
-    found = operators(model)
-    assert found.count("Transpose") == 1
-    assert found[0] == "Transpose"
-    assert not {"BatchNormalization", "Pad", "Identity"} & set(found)
+    types = operators(model)
+    assert types.count("Transpose") == 1
+    assert types[0] == "Transpose"
+    assert not {"BatchNormalization", "Pad", "Identity"} & set(types)
 
 
 def test_a_network_without_images_has_no_transpose() -> None:
@@ -169,7 +169,7 @@ def test_a_network_without_images_has_no_transpose() -> None:
     assert operators(model) == ["Mul", "Flatten", "Gemm"]
 
 
-def test_every_node_has_a_name_of_its_own_that_begins_with_its_layer() -> None:
+def test_every_node_has_a_unique_name_that_begins_with_its_layer() -> None:
     layers = keras().layers
     given = keras().Input(IMAGE, name="image")
     shared = layers.Conv2D(4, 3, padding="same", activation="relu", name="shared")
@@ -190,7 +190,7 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_between_layers_says_the_same_in_onnx(operation: Callable[[Any], Any]) -> None:
+def test_an_operation_between_layers_computes_the_same_in_onnx(operation: Callable[[Any], Any]) -> None:
     layers = keras().layers
     given = keras().Input(IMAGE)
     model = shaken(keras().Model(given, layers.Flatten()(operation(layers.Conv2D(5, 1)(given)))))

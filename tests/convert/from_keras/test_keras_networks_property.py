@@ -1,4 +1,4 @@
-"""A law over generated networks: converted = source, whatever the layers, shapes, strides, holes, paddings and branches."""
+"""Law: a converted network computes the same as its source, for generated layers, shapes, strides, dilations and branches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.convert_networks import converted, keras, noise, relative_dif
 
 @dataclass(frozen=True)
 class Step:
-    """One layer of a generated network; a kind uses what it needs of the rest."""
+    """One layer of a generated network; each kind uses some of the settings."""
 
     kind: str
     kernel: tuple[int, int, int]
@@ -26,11 +26,11 @@ class Step:
 
 
 Grow = Callable[[Any, Step, Any], Any]
-"""Keras's layers, what to add, what to add it to -> the next tensor."""
+"""Keras's layers, the step, the current tensor -> the next tensor."""
 
 
 def kernel(step: Step, x: Any) -> tuple[int, ...]:
-    """Return as many sizes as the image has axes, none larger than the image."""
+    """Return one kernel size per axis of the image, at most the image's size."""
     return tuple(min(size, *x.shape[1:-1]) for size in step.kernel[: len(x.shape) - 2])
 
 
@@ -39,7 +39,7 @@ def of_rank(layers: Any, name: str, x: Any) -> Any:
 
 
 def per_axis(x: Any, one: Any) -> Any:
-    """Return a setting once per axis of the image; 1-D layers take it bare."""
+    """Return a setting for each axis of the image; 1-D layers take a plain number."""
     axes = len(x.shape) - 2
     return one if axes == 1 else tuple(one for _ in range(axes))
 
@@ -111,7 +111,7 @@ def steps(rank: int) -> st.SearchStrategy[list[Step]]:
         kind=st.sampled_from(sorted(KINDS[rank])),
         kernel=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3)),
         padding=st.sampled_from(["same", "valid"]),
-        stride=st.integers(1, 3 if rank < 3 else 2),  # longer ones over volumes are refused
+        stride=st.integers(1, 3 if rank < 3 else 2),  # larger strides over volumes are rejected
         number=st.integers(1, 5),
         activation=st.sampled_from(["relu", "relu6", "tanh", "silu", "hard_sigmoid", "leaky_relu", "elu", "softplus"]),
     )
@@ -120,7 +120,7 @@ def steps(rank: int) -> st.SearchStrategy[list[Step]]:
 
 SMALL_ENOUGH = 4_000
 QUICKLY = (Phase.generate,)
-"""A network that fails is told as it was found: making it smaller would take minutes."""
+"""No shrinking of failing networks, which would take minutes."""
 
 
 def check(shape: tuple[int, ...], chosen: list[Step], *, flat: bool) -> None:
@@ -140,19 +140,19 @@ def check(shape: tuple[int, ...], chosen: list[Step], *, flat: bool) -> None:
 
 @given(shape=st.tuples(st.integers(5, 13), st.integers(5, 13), st.integers(1, 4)), chosen=steps(2), flat=st.booleans())
 @settings(max_examples=40, deadline=None, derandomize=True, phases=QUICKLY)
-def test_any_small_network_over_images_says_the_same(shape: tuple[int, ...], chosen: list[Step], flat: bool) -> None:
+def test_any_small_network_over_images_computes_the_same(shape: tuple[int, ...], chosen: list[Step], flat: bool) -> None:
     check(shape, chosen, flat=flat)
 
 
 @given(shape=st.tuples(st.integers(4, 17), st.integers(1, 4)), chosen=steps(1), flat=st.booleans())
 @settings(max_examples=20, deadline=None, derandomize=True, phases=QUICKLY)
-def test_any_small_network_over_series_says_the_same(shape: tuple[int, ...], chosen: list[Step], flat: bool) -> None:
+def test_any_small_network_over_series_computes_the_same(shape: tuple[int, ...], chosen: list[Step], flat: bool) -> None:
     check(shape, chosen, flat=flat)
 
 
 @given(shape=st.tuples(*[st.integers(3, 6)] * 3, st.integers(1, 3)), chosen=steps(3), flat=st.booleans())
 @settings(max_examples=10, deadline=None, derandomize=True, phases=QUICKLY)
-def test_any_small_network_over_volumes_says_the_same(shape: tuple[int, ...], chosen: list[Step], flat: bool) -> None:
+def test_any_small_network_over_volumes_computes_the_same(shape: tuple[int, ...], chosen: list[Step], flat: bool) -> None:
     check(shape, chosen, flat=flat)
 
 
@@ -160,5 +160,5 @@ def test_any_small_network_over_volumes_says_the_same(shape: tuple[int, ...], ch
 @pytest.mark.timeout(1800)
 @given(shape=st.tuples(st.integers(5, 17), st.integers(5, 17), st.integers(1, 4)), chosen=steps(2), flat=st.booleans())
 @settings(max_examples=600, deadline=None, derandomize=True, phases=QUICKLY)
-def test_hundreds_of_networks_over_images_say_the_same(shape: tuple[int, ...], chosen: list[Step], flat: bool) -> None:
+def test_hundreds_of_networks_over_images_compute_the_same(shape: tuple[int, ...], chosen: list[Step], flat: bool) -> None:
     check(shape, chosen, flat=flat)

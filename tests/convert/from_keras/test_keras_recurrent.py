@@ -1,4 +1,4 @@
-"""Sequence layers of Keras say in ONNX what they say in Keras; what cannot be said is named."""
+"""Sequence layers of Keras compute the same in ONNX; unsupported settings are named."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def difference(model: Any, batch: Any) -> float:
         pytest.param({"activation": "relu"}, id="relu"),
     ],
 )
-def test_a_recurrent_layer_says_the_same(kind: str, settings: dict[str, Any]) -> None:
+def test_a_recurrent_layer_computes_the_same(kind: str, settings: dict[str, Any]) -> None:
     assert difference(model_of(layer(kind, **settings)), noise(4, STEPS, FEATURES)) < 1e-5
 
 
-def test_a_gru_whose_reset_comes_before_the_product_says_the_same() -> None:
+def test_a_gru_with_reset_before_the_product_computes_the_same() -> None:
     assert difference(model_of(layer("GRU", reset_after=False)), noise(4, STEPS, FEATURES)) < 1e-5
 
 
 @pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave"])
 @pytest.mark.parametrize("sequences", [True, False], ids=["every state", "last state"])
-def test_both_directions_say_the_same(merge: str, sequences: bool) -> None:
+def test_both_directions_compute_the_same(merge: str, sequences: bool) -> None:
     both = keras().layers.Bidirectional(layer("LSTM", return_sequences=sequences), merge_mode=merge)
     assert difference(model_of(both), noise(4, STEPS, FEATURES)) < 1e-5
 
 
-def test_tokens_of_any_number_are_embedded_and_remembered() -> None:
+def test_token_sequences_of_any_length_convert() -> None:
     layers = keras().layers
     given = keras().Input((None,), dtype="int32", name="tokens")
     model = shaken(keras().Model(given, layers.Dense(2)(layers.LSTM(4)(layers.Embedding(11, 6)(given)))))
@@ -80,12 +80,12 @@ def test_channels_become_the_features_of_a_sequence() -> None:
 )
 def test_a_setting_that_onnx_lacks_is_named(build: Any, reason: str) -> None:
     given = keras().Input((STEPS, FEATURES))
-    found = build(keras().layers)(given)
+    result = build(keras().layers)(given)
     with pytest.raises(ModelError, match=reason):
-        graph_of(keras().Model(given, found[0] if isinstance(found, list | tuple) else found))
+        graph_of(keras().Model(given, result[0] if isinstance(result, list | tuple) else result))
 
 
-def test_masked_tokens_are_refused_by_name() -> None:
+def test_masked_tokens_are_rejected_by_name() -> None:
     layers = keras().layers
     given = keras().Input((STEPS,), dtype="int32")
     model = keras().Model(given, layers.LSTM(2)(layers.Embedding(5, 3, mask_zero=True, name="words")(given)))
@@ -93,7 +93,7 @@ def test_masked_tokens_are_refused_by_name() -> None:
         graph_of(model)
 
 
-def test_text_is_refused_by_the_inputs_name() -> None:
+def test_a_text_input_is_rejected_by_name() -> None:
     given = keras().Input((1,), dtype="string", name="sentence")
     model = keras().Model(given, keras().layers.Identity()(given))
     with pytest.raises(ModelError, match=r"^input 'sentence' must hold numbers, but it holds text"):

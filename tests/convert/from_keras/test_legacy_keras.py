@@ -1,4 +1,4 @@
-"""Keras models in HDF5, also with the settings of Keras 2."""
+"""Keras models in HDF5, including settings of Keras 2."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def network() -> Any:
 
 
 def as_keras_2(model: Any, path: Path, **settings: dict[str, Any]) -> Path:
-    """Save as `.h5` and write settings of Keras 2 into the layers that are named."""
+    """Save a model as `.h5` with settings of Keras 2 in the named layers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save(path)
@@ -43,7 +43,7 @@ def as_keras_2(model: Any, path: Path, **settings: dict[str, Any]) -> Path:
     return path
 
 
-def test_settings_that_keras_3_refuses_but_that_change_nothing_are_dropped(tmp_path: Path) -> None:
+def test_obsolete_settings_without_effect_are_removed(tmp_path: Path) -> None:
     model = network()
     path = as_keras_2(model, tmp_path / "old.h5", deep={"groups": 1}, norm={"renorm": False, "virtual_batch_size": None})
     before = path.read_bytes()
@@ -53,20 +53,20 @@ def test_settings_that_keras_3_refuses_but_that_change_nothing_are_dropped(tmp_p
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         read_keras(KerasFile.open(path))
-    return str(refused.value)
+    return str(caught.value)
 
 
 ADVICE = "convert the model with the Keras that trained it to ONNX, and convert that"
 
 
-def test_a_setting_that_would_change_the_model_is_refused(tmp_path: Path) -> None:
+def test_an_obsolete_setting_that_changes_the_model_is_rejected(tmp_path: Path) -> None:
     path = as_keras_2(network(), tmp_path / "old.h5", deep={"groups": 3})
     assert refusal(path) == f"{path}: layer 'deep' (DepthwiseConv2D) has groups=3, which Keras 3 does not support: {ADVICE}"
 
 
-def test_a_function_that_means_something_else_today_is_refused(tmp_path: Path) -> None:
+def test_a_function_that_keras_3_defines_differently_is_rejected(tmp_path: Path) -> None:
     path = as_keras_2(network(), tmp_path / "old.h5", score={"activation": "hard_sigmoid"})
     assert refusal(path) == (
         f"{path}: layer 'score' uses hard_sigmoid, which is clip(x / 5 + 0.5) in Keras 2 and clip(x / 6 + 0.5) in Keras 3: "
@@ -87,19 +87,17 @@ def cut_short(path: Path) -> str:
 
 
 @pytest.mark.parametrize("spoil", [weights_alone, cut_short])
-def test_what_is_no_whole_model_is_told(spoil: Callable[[Path], str], tmp_path: Path) -> None:
+def test_an_incomplete_legacy_file_is_rejected(spoil: Callable[[Path], str], tmp_path: Path) -> None:
     expected = spoil(tmp_path / "file.h5")
     assert refusal(tmp_path / "file.h5") == expected
 
 
-def test_tensorflow_is_told_to_be_quiet_before_a_keras_2_file_asks_for_keras(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorflow_is_configured_before_a_keras_2_file_needs_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = as_keras_2(network(), tmp_path / "m.h5", score={})
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     config = read_legacy_config(path)
     for entry in config["config"]["layers"]:
-        entry.pop("module", None)  # Keras 2 names none, so the check imports Keras
-    KerasFile(path, config).refuse_code()
+        entry.pop("module", None)  # Keras 2 saves no module, so the check imports Keras
+    KerasFile(path, config).reject_code()
     assert (os.environ["TF_CPP_MIN_LOG_LEVEL"], os.environ["TF_ENABLE_ONEDNN_OPTS"]) == ("3", "0")

@@ -1,4 +1,4 @@
-"""SavedModels, frozen graphs and Keras code: read by TensorFlow in a process that cannot take the machine with it."""
+"""SavedModels, frozen graphs and Keras models with code, read by TensorFlow in a process with limits."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from edgewright.errors import ModelError, NotFoundError, OperationError
 from tests.support.convert_networks import folder, keras, noise, relative_difference, run_graph, saved, shaken
 
 AMPLE = Limits(memory_bytes=6_000_000_000, time_s=250)
-pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's, of itself
+pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own warnings
 
 
 @functools.cache
 def network() -> Any:
-    """Return a network with what channels-last code brings: global pooling, a flattened image, two outputs."""
+    """Return a channels-last network with global pooling, a flattened image and two outputs."""
     layers = keras().layers
     keras().utils.set_random_seed(5)
     image = keras().Input((8, 8, 3), name="image")
@@ -80,7 +80,7 @@ def test_a_saved_model_becomes_a_build_directory_with_one_transpose_at_its_input
     assert max(output["max_relative_difference"] for output in report["outputs"]) < 1e-5
 
 
-def test_an_inner_node_can_be_the_output_and_the_nearest_names_are_offered(tmp_path: Path) -> None:
+def test_an_inner_node_can_be_the_output_and_unknown_names_get_suggestions(tmp_path: Path) -> None:
     kind, path = SourceKind.FROZEN_GRAPH, frozen_graph()
     assert identify(path) is kind
     names = [node.name for node in _graph_def(path).node if node.op == "Relu6"]
@@ -89,9 +89,9 @@ def test_an_inner_node_can_be_the_output_and_the_nearest_names_are_offered(tmp_p
     simplify(graph, check_each=True)
     expected = run_tensorflow(kind, path, [noise(3, 8, 8, 3)], inner, batch_size=2)
     assert relative_difference(run_graph(graph, noise(3, 8, 8, 3))[0], expected[0]) < 1e-5
-    with pytest.raises(NotFoundError) as told:
+    with pytest.raises(NotFoundError) as caught:
         run_tensorflow(kind, path, [], SourceOptions(outputs=(names[0] + "x",)), batch_size=2)
-    assert str(told.value).startswith(f"{path} has no node {names[0] + 'x'!r}; known: {names[0]}")
+    assert str(caught.value).startswith(f"{path} has no node {names[0] + 'x'!r}; known: {names[0]}")
 
 
 def _graph_def(path: Path) -> Any:
@@ -102,20 +102,20 @@ def _graph_def(path: Path) -> Any:
     return graph_def
 
 
-def test_an_output_that_does_not_exist_is_told() -> None:
-    with pytest.raises(NotFoundError) as told:
+def test_an_unknown_output_is_rejected() -> None:
+    with pytest.raises(NotFoundError) as caught:
         run_tensorflow(SourceKind.SAVED_MODEL, saved_model(), [], SourceOptions(outputs=("output_7",)), batch_size=1)
-    assert str(told.value).startswith(f"{saved_model()} has no input or output 'output_7'; known: output_")
+    assert str(caught.value).startswith(f"{saved_model()} has no input or output 'output_7'; known: output_")
 
 
-def test_ends_of_what_is_no_tensorflow_graph_are_refused(tmp_path: Path) -> None:
+def test_inputs_and_outputs_options_are_rejected_for_other_formats(tmp_path: Path) -> None:
     path = saved(keras().Sequential([keras().Input((2,)), keras().layers.Dense(1)]), tmp_path / "m.keras")
     result = run(path, "-o", tmp_path / "build", "--inputs", "x")
     assert result.exit_code == 2
     assert result.stderr == ("edgewright: --inputs and --outputs apply to TensorFlow graphs only, not to keras: leave them out\n")
 
 
-def test_at_the_memory_limit_it_stops_with_a_clear_message_and_leaves_nothing(tmp_path: Path) -> None:
+def test_at_the_memory_limit_the_conversion_fails_and_leaves_no_files(tmp_path: Path) -> None:
     result = run(saved_model(), "-o", tmp_path / "build", "--max-memory", "0.1")
     assert result.exit_code == 1
     assert result.stderr == (
@@ -125,30 +125,30 @@ def test_at_the_memory_limit_it_stops_with_a_clear_message_and_leaves_nothing(tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_at_the_time_limit_it_stops_with_a_clear_message() -> None:
-    with pytest.raises(OperationError) as told:
+def test_at_the_time_limit_the_conversion_fails() -> None:
+    with pytest.raises(OperationError) as caught:
         read_tensorflow(SourceKind.SAVED_MODEL, saved_model(), Limits(memory_bytes=AMPLE.memory_bytes, time_s=0.2))
-    assert str(told.value) == (
+    assert str(caught.value) == (
         f"{saved_model()}: converting it must end within 0.2 s, but it did not and was stopped: allow more with --max-time"
     )
 
 
 def refusal(kind: SourceKind, path: Path) -> str:
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as caught:
         run_tensorflow(kind, path, [], DEFAULT_OPTIONS, batch_size=1)
-    return str(told.value)
+    return str(caught.value)
 
 
-def test_a_frozen_graph_that_is_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_truncated_frozen_graph_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "cut.pb"
     path.write_bytes(frozen_graph().read_bytes()[:3000])
     assert refusal(identify(path), path).startswith(f"{path} must be a whole frozen graph, but TensorFlow cannot load it: ")
 
 
-def test_a_saved_model_that_is_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_truncated_saved_model_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\xff")
-    told = refusal(identify(tmp_path), tmp_path)
-    assert told.startswith(f"{tmp_path} must be a whole SavedModel, but TensorFlow cannot load it: ")
+    message = refusal(identify(tmp_path), tmp_path)
+    assert message.startswith(f"{tmp_path} must be a whole SavedModel, but TensorFlow cannot load it: ")
 
 
 def graph_file(path: Path, build: Any) -> Path:
@@ -160,7 +160,7 @@ def graph_file(path: Path, build: Any) -> Path:
     return path
 
 
-def test_operators_that_touch_the_machine_are_refused_by_name(tmp_path: Path) -> None:
+def test_operators_that_access_the_machine_are_rejected_by_name(tmp_path: Path) -> None:
     path = graph_file(tmp_path / "reader", lambda tf: tf.io.read_file(tf.compat.v1.placeholder(tf.string, [], name="x")))
     assert refusal(SourceKind.FROZEN_GRAPH, path) == (
         f"{path} must only compute, but ReadFile in it run code or access files: add --trust if you made it"
@@ -172,15 +172,15 @@ def test_operators_that_onnx_lacks_are_named(tmp_path: Path) -> None:
         tf.math.bessel_i0(tf.compat.v1.placeholder(tf.float32, [None, 3], name="x"))
 
     path = graph_file(tmp_path / "bessel", build)
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as caught:
         read_tensorflow(SourceKind.FROZEN_GRAPH, path, AMPLE)
-    assert str(told.value) == (
+    assert str(caught.value) == (
         f"{path} has TensorFlow operators that cannot be expressed in ONNX: BesselI0; "
         "replace them, or cut them off with --outputs"
     )
 
 
-def test_a_lambda_layer_is_traced_when_its_author_is_trusted(tmp_path: Path) -> None:
+def test_a_lambda_layer_is_traced_if_its_author_is_trusted(tmp_path: Path) -> None:
     layers = keras().layers
     image = keras().Input((4,), name="x")
     model = keras().Model(image, layers.Dense(3, name="y")(layers.Lambda(lambda x: x * x + 1)(image)))
@@ -192,7 +192,7 @@ def test_a_lambda_layer_is_traced_when_its_author_is_trusted(tmp_path: Path) -> 
     assert relative_difference(run_graph(graph, noise(6, 4))[0], expected[0]) < 1e-5
 
 
-def test_a_layer_of_keras_without_a_rule_is_traced_without_being_trusted(tmp_path: Path) -> None:
+def test_a_keras_layer_without_a_rule_is_traced_without_trust(tmp_path: Path) -> None:
     layers = keras().layers
     steps = layers.TimeDistributed(layers.Dense(2), name="steps")
     model = keras().Sequential([keras().Input((5, 4), name="wide input"), steps])

@@ -1,4 +1,4 @@
-"""A SavedModel of 400 MB: it is converted in a fraction of what tf2onnx takes, or stopped where the user says."""
+"""A SavedModel of 400 MB: it converts in a fraction of tf2onnx's memory, or fails at the user's limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarn
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a network of VGG's kind, written in plain TensorFlow: five convolutions and a dense layer of 98 million weights."""
+    """Return a network like VGG in plain TensorFlow: five convolutions and a dense layer of 98 million weights."""
     import tensorflow as tf
 
     generator = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_is_converted_below_twenty_times_its_size(large: Path, tmp_path: Path) -> None:
+def test_a_large_saved_model_converts_within_twenty_times_its_size(large: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["convert", str(large), "-o", str(tmp_path / "build"), "--max-memory", "8"])
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "build" / "reports" / "parity.json").read_text("utf-8"))
@@ -58,7 +58,9 @@ def test_it_is_converted_below_twenty_times_its_size(large: Path, tmp_path: Path
         pytest.param("--max-time", "5", "must end within 5 s, but it did not and was stopped", id="time"),
     ],
 )
-def test_at_a_limit_it_stops_and_leaves_nothing(large: Path, tmp_path: Path, option: str, value: str, message: str) -> None:
+def test_at_a_limit_the_conversion_fails_and_leaves_no_files(
+    large: Path, tmp_path: Path, option: str, value: str, message: str
+) -> None:
     result = CliRunner().invoke(main, ["convert", str(large), "-o", str(tmp_path / "build"), option, value])
     assert result.exit_code == 1
     assert message in result.stderr

@@ -1,4 +1,4 @@
-"""LightGBM and XGBoost: every objective says the same in ONNX, also where a value is missing."""
+"""LightGBM and XGBoost: every objective computes the same in ONNX, including missing values."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ XGBOOST = [
 
 @pytest.mark.parametrize("given", [pytest.param(features, id="complete"), pytest.param(with_gaps, id="gaps in training")])
 @pytest.mark.parametrize(("target", "settings", "classes"), LIGHTGBM)
-def test_a_lightgbm_model_says_the_same(target: Any, settings: Any, classes: int, given: Any, tmp_path: Path) -> None:
+def test_a_lightgbm_model_computes_the_same(target: Any, settings: Any, classes: int, given: Any, tmp_path: Path) -> None:
     path = lightgbm_file(tmp_path / "model", target, given(), **settings)
     graph, labels = from_boosting.read_lightgbm(path)
     batch = np.concatenate([features(), with_gaps()])
@@ -118,7 +118,7 @@ def test_a_lightgbm_model_says_the_same(target: Any, settings: Any, classes: int
 
 @pytest.mark.parametrize("form", ["json", "ubj"])
 @pytest.mark.parametrize(("target", "settings", "classes"), XGBOOST)
-def test_an_xgboost_model_says_the_same(target: Any, settings: Any, classes: int, form: str, tmp_path: Path) -> None:
+def test_an_xgboost_model_computes_the_same(target: Any, settings: Any, classes: int, form: str, tmp_path: Path) -> None:
     path = xgboost_file(tmp_path / f"model.{form}", target, with_gaps(), **settings)
     graph, labels = from_boosting.read_xgboost(path)
     batch = np.concatenate([features(), with_gaps()])
@@ -151,9 +151,9 @@ def estimators() -> list[Any]:
 
 
 @pytest.mark.parametrize("place", range(4), ids=["LGBMClassifier", "LGBMRegressor", "XGBClassifier", "XGBRegressor"])
-@pytest.mark.parametrize("piped", [False, True], ids=["alone", "behind a scaler"])
+@pytest.mark.parametrize("piped", [False, True], ids=["alone", "after a scaler"])
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
-def test_a_boosted_estimator_of_scikit_learn_says_the_same(place: int, piped: bool, tmp_path: Path) -> None:
+def test_a_boosting_estimator_in_scikit_learn_computes_the_same(place: int, piped: bool, tmp_path: Path) -> None:
     estimator = estimators()[place]
     estimator = make_pipeline(MinMaxScaler(), estimator) if piped else estimator
     joblib.dump(estimator.fit(features(), CLASSES), tmp_path / "model.pkl")
@@ -166,7 +166,7 @@ def test_a_boosted_estimator_of_scikit_learn_says_the_same(place: int, piped: bo
 
 @pytest.mark.parametrize("place", [0, 2], ids=["LGBMClassifier", "XGBClassifier"])
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
-def test_a_boosted_estimator_in_a_skops_file_needs_trust(place: int, tmp_path: Path) -> None:
+def test_a_boosting_estimator_in_a_skops_file_needs_trust(place: int, tmp_path: Path) -> None:
     estimator = estimators()[place].fit(features(), CLASSES)
     skops.io.dump(estimator, tmp_path / "model.skops")
     with pytest.raises(ModelError, match="add --trust if you made it$"):
@@ -175,7 +175,7 @@ def test_a_boosted_estimator_in_a_skops_file_needs_trust(place: int, tmp_path: P
     assert relative_difference(run_graph(graph, features())[0], source_outputs(estimator, features())) < 1e-5
 
 
-def test_an_estimator_that_stopped_early_uses_its_best_trees_only(tmp_path: Path) -> None:
+def test_an_estimator_with_early_stopping_uses_its_best_trees_only(tmp_path: Path) -> None:
     from xgboost import XGBClassifier
 
     estimator = XGBClassifier(n_estimators=60, early_stopping_rounds=2, learning_rate=1.5, n_jobs=1)
@@ -186,7 +186,7 @@ def test_an_estimator_that_stopped_early_uses_its_best_trees_only(tmp_path: Path
     assert relative_difference(run_graph(graph, features())[0], source_outputs(estimator, features())) < 1e-5
 
 
-def test_the_command_converts_a_booster_and_proves_it(tmp_path: Path) -> None:
+def test_the_command_converts_and_verifies_a_booster(tmp_path: Path) -> None:
     model = xgboost_file(tmp_path / "model.ubj", HALVES, features(), objective="binary:logistic")
     result = CliRunner().invoke(main, ["convert", str(model), "-o", str(tmp_path / "build"), "--labels", "low,high"])
     assert result.exit_code == 0, result.output
@@ -197,13 +197,13 @@ def test_the_command_converts_a_booster_and_proves_it(tmp_path: Path) -> None:
 
 
 def refusal(read: Any, path: Path) -> str:
-    with pytest.raises(ModelError) as refused, warnings.catch_warnings():
+    with pytest.raises(ModelError) as caught, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read(path)
-    return str(refused.value)
+    return str(caught.value)
 
 
-def test_what_the_trees_of_onnx_cannot_do_is_told(tmp_path: Path) -> None:
+def test_lightgbm_trees_that_onnx_cannot_express_are_rejected(tmp_path: Path) -> None:
     categories = np.tile(np.arange(8.0), 50).reshape(-1, 1)
     target = categories[:, 0] % 3
     path = lightgbm_file(tmp_path / "categories", target, categories, categorical_feature=[0], min_data_per_group=1, cat_smooth=1)
@@ -220,7 +220,7 @@ def test_what_the_trees_of_onnx_cannot_do_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_an_xgboost_model_without_plain_trees_is_told(tmp_path: Path) -> None:
+def test_xgboost_trees_that_onnx_cannot_express_are_rejected(tmp_path: Path) -> None:
     path = xgboost_file(tmp_path / "linear.json", COUNTS, features(), booster="gblinear")
     assert refusal(from_boosting.read_xgboost, path) == (
         f"{path} has no trees (booster gblinear), which cannot be converted: train it with booster=gbtree"
@@ -232,7 +232,7 @@ def test_an_xgboost_model_without_plain_trees_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_model_that_is_cut_short_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_truncated_model_is_rejected_in_one_line(tmp_path: Path) -> None:
     path = xgboost_file(tmp_path / "model.json", HALVES, features(), objective="binary:logistic")
     path.write_bytes(path.read_bytes()[:2000])
     assert refusal(from_boosting.read_xgboost, path).startswith(f"{path}: XGBoost cannot load this model: ")

@@ -1,4 +1,4 @@
-"""Free axes: fixed by `--shape`, and told where a profile cannot do with them."""
+"""Free axes: fixed by `--shape`, and rejected for profiles with fixed shapes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FLOAT = onnx.TensorProto.FLOAT
 
 
 def any_size(path: Path, sizes: tuple[Any, ...] = ("N", 3, "height", "width")) -> Path:
-    """Return an ONNX file that takes images of any size: a convolution padded to the same size, and a global pool."""
-    made = helper.make_graph(
+    """Return an ONNX file for images of any size: a convolution with `same` padding, and a global pool."""
+    graph = helper.make_graph(
         [
             helper.make_node("Conv", ["image", "w"], ["c"], auto_pad="SAME_UPPER", strides=[2, 2]),
             helper.make_node("Relu", ["c"], ["map"]),
@@ -41,7 +41,7 @@ def any_size(path: Path, sizes: tuple[Any, ...] = ("N", 3, "height", "width")) -
         ],
         [numpy_helper.from_array(noise(4, 3, 3, 3), "w")],
     )
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
 
@@ -49,22 +49,22 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["convert", *(str(argument) for argument in arguments)])
 
 
-def told(result: Result) -> str:
+def error_line(result: Result) -> str:
     assert result.exit_code == 2, result.output
     assert len(result.stderr.splitlines()) == 1
     return result.stderr.strip().removeprefix("edgewright: ")
 
 
-def test_a_profile_that_forbids_free_axes_names_them_and_how_to_fix_them(tmp_path: Path) -> None:
+def test_a_free_axis_is_rejected_for_a_profile_with_fixed_shapes(tmp_path: Path) -> None:
     result = run(any_size(tmp_path / "m.onnx"), "-o", tmp_path / "build", "--profile", "npu-sim-4")
-    assert told(result) == (
+    assert error_line(result) == (
         "npu-sim-4 runs fixed shapes only, but input image has a free axis 2 (height) and axis 3 (width): "
         "give each axis its size, as in --shape image=Nx3x224x224"
     )
     assert not (tmp_path / "build").exists()
 
 
-def test_a_fixed_shape_suits_the_profile_and_every_value_has_its_size(tmp_path: Path) -> None:
+def test_a_fixed_shape_is_inferred_for_every_value(tmp_path: Path) -> None:
     result = run(any_size(tmp_path / "m.onnx"), "-o", tmp_path / "build", "--shape", "image=Nx3x8x7", "--profile", "npu-sim-4")
     assert result.exit_code == 0, result.output
     record = BuildDirectory.open(tmp_path / "build").record
@@ -75,13 +75,13 @@ def test_a_fixed_shape_suits_the_profile_and_every_value_has_its_size(tmp_path: 
     ]
 
 
-def test_a_batch_can_be_fixed_too(tmp_path: Path) -> None:
+def test_the_batch_can_be_fixed(tmp_path: Path) -> None:
     result = run(any_size(tmp_path / "m.onnx"), "-o", tmp_path / "build", "--shape", "1x3x8x7")
     assert result.exit_code == 0, result.output
     assert str(BuildDirectory.open(tmp_path / "build").record.outputs[0]) == "score float32[1, 4]"
 
 
-def test_a_profile_that_runs_any_size_asks_for_nothing(tmp_path: Path) -> None:
+def test_a_profile_without_fixed_shapes_accepts_free_axes(tmp_path: Path) -> None:
     graph = read_onnx(any_size(tmp_path / "m.onnx"))
     check_shapes(graph, [load_profile("raspberry-pi-5")])
 
@@ -102,37 +102,37 @@ def test_a_profile_that_runs_any_size_asks_for_nothing(tmp_path: Path) -> None:
         pytest.param("Nx3x0x8", "--shape Nx3x0x8: axis 2 of input image must be 1 or more, not 0", id="nothing"),
     ],
 )
-def test_a_shape_that_cannot_be_is_told(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(EdgewrightError) as refused:
+def test_a_shape_that_is_not_valid_is_rejected(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EdgewrightError) as caught:
         fix_shapes(read_onnx(any_size(tmp_path / "m.onnx")), [text])
-    assert str(refused.value) == message
-    assert refused.value.exit_code == 2
+    assert str(caught.value) == message
+    assert caught.value.exit_code == 2
 
 
-def test_of_several_inputs_one_must_be_named() -> None:
+def test_a_shape_must_name_its_input_if_there_are_several() -> None:
     layers = keras().layers
     ends = [keras().Input((None, 2), name=name) for name in ("left", "right")]
     graph = graph_of(keras().Model(ends, layers.Add(name="sum")(ends)))
-    with pytest.raises(EdgewrightError) as refused:
+    with pytest.raises(EdgewrightError) as caught:
         fix_shapes(graph, ["4x5x2"])
-    assert str(refused.value) == "--shape 4x5x2 must name one of the inputs left, right, as in left=4x5x2"
+    assert str(caught.value) == "--shape 4x5x2 must name one of the inputs left, right, as in left=4x5x2"
 
 
-def test_an_output_whose_size_the_data_decides_is_told() -> None:
-    made = helper.make_graph(
+def test_an_output_of_data_dependent_size_is_rejected() -> None:
+    graph = helper.make_graph(
         [helper.make_node("NonZero", ["x"], ["places"])],
         "g",
         [helper.make_tensor_value_info("x", FLOAT, [1, 4])],
-        [helper.make_tensor_value_info("places", onnx.TensorProto.INT64, [2, "found"])],
+        [helper.make_tensor_value_info("places", onnx.TensorProto.INT64, [2, "count"])],
     )
-    graph = ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    graph = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
     with pytest.raises(
-        EdgewrightError, match=r"^npu-sim-4 runs fixed shapes only, but output places has a free axis 1 \(found\)"
+        EdgewrightError, match=r"^npu-sim-4 runs fixed shapes only, but output places has a free axis 1 \(count\)"
     ):
         check_shapes(graph, [load_profile("npu-sim-4")])
 
 
-def test_a_keras_network_of_any_size_is_fixed_and_says_the_same() -> None:
+def test_a_keras_network_with_free_axes_computes_the_same_after_fixing_them() -> None:
     layers = keras().layers
     image = keras().Input((None, None, 3), name="image")
     x = layers.MaxPooling2D(3, 2, padding="same")(layers.Conv2D(4, 3, strides=2, padding="same")(image))

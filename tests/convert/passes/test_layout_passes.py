@@ -1,4 +1,4 @@
-"""Transposes go into weights, reductions and matrices; what the graph says stays the same."""
+"""Passes that remove transposes and scales: the graph computes the same without them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def graph(sizes: tuple[int, ...], nodes: list[onnx.NodeProto], **constants: Any)
         helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None),
     ]
     weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    made = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
-    return ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    proto = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    return ir.from_proto(helper.make_model(proto, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
 
 
 def node(operator: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
@@ -33,12 +33,12 @@ def node(operator: str, inputs: str, outputs: str, **attributes: Any) -> onnx.No
 
 
 def simplified(model: ir.Model, *shape: int) -> list[str]:
-    """Simplify, check that the graph still says the same, and return its operators."""
+    """Simplify a graph, check that it computes the same, and return its operators."""
     batch = noise(3, *shape)
     before = run_graph(model, batch)[0]
     simplify(model)
     assert relative_difference(run_graph(model, batch)[0], before) < 1e-5
-    return [one.op_type for one in model.graph]
+    return [node.op_type for node in model.graph]
 
 
 SIZES = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
@@ -46,7 +46,7 @@ SIZES = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
 
 @given(shape=SIZES, order=st.permutations([1, 2, 3]), width=st.integers(1, 4))
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_any_transposed_image_is_flattened_as_it_lies(shape: tuple[int, ...], order: list[int], width: int) -> None:
+def test_any_flattened_transposed_image_loses_its_transpose(shape: tuple[int, ...], order: list[int], width: int) -> None:
     rows = math.prod(shape)
     steps = [node("Transpose", "x", "t", perm=[0, *order]), node("Reshape", "t flat", "f"), node("MatMul", "f w", "y")]
     model = graph(shape, steps, flat=np.array([-1, rows]), w=noise(rows, width))
@@ -55,18 +55,20 @@ def test_any_transposed_image_is_flattened_as_it_lies(shape: tuple[int, ...], or
 
 @given(shape=SIZES, order=st.permutations([1, 2, 3]), axes=st.sets(st.integers(1, 3), min_size=2), keep=st.booleans())
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_any_reduction_says_the_same(shape: tuple[int, ...], order: list[int], axes: set[int], keep: bool) -> None:
+def test_any_reduction_of_a_transposed_image_computes_the_same(
+    shape: tuple[int, ...], order: list[int], axes: set[int], keep: bool
+) -> None:
     steps = [node("Transpose", "x", "t", perm=[0, *order]), node("ReduceMean", "t axes", "y", keepdims=int(keep))]
     model = graph(shape, steps, axes=np.array(sorted(axes)))
     assert ("Transpose" in simplified(model, *shape)) == keep
 
 
-def test_a_reduction_that_leaves_another_order_keeps_its_transpose() -> None:
+def test_a_reduction_to_another_axis_order_keeps_its_transpose() -> None:
     steps = [node("Transpose", "x", "t", perm=[0, 3, 2, 1]), node("ReduceMax", "t axes", "y", keepdims=0)]
     assert simplified(graph((2, 3, 4), steps, axes=np.array([3])), 2, 3, 4) == ["Transpose", "ReduceMax"]
 
 
-def test_a_large_weight_is_scaled_and_turned_where_it_lies() -> None:
+def test_scaling_and_transposing_a_large_weight_is_folded_into_it() -> None:
     steps = [
         node("Mul", "w scale", "m"),
         node("Reshape", "m shape", "r"),
@@ -78,7 +80,7 @@ def test_a_large_weight_is_scaled_and_turned_where_it_lies() -> None:
 
 
 @pytest.mark.parametrize("attributes", [{"transA": 1}, {"transB": 1}], ids=str)
-def test_a_product_with_a_turned_side_is_left_alone(attributes: dict[str, int]) -> None:
+def test_a_product_with_a_transposed_operand_is_unchanged(attributes: dict[str, int]) -> None:
     steps = [
         node("Transpose", "x", "t", perm=[0, 2, 3, 1]),
         node("Reshape", "t flat", "f"),
@@ -90,7 +92,7 @@ def test_a_product_with_a_turned_side_is_left_alone(attributes: dict[str, int]) 
     assert "Transpose" in simplified(model, 2, 2, 2)
 
 
-def test_an_image_that_is_not_flattened_whole_keeps_its_transpose() -> None:
+def test_a_partly_flattened_image_keeps_its_transpose() -> None:
     steps = [node("Transpose", "x", "t", perm=[0, 2, 3, 1]), node("Reshape", "t half", "f"), node("MatMul", "f w", "y")]
     model = graph((2, 2, 2), steps, half=np.array([-1, 4]), w=noise(4, 2))
     assert "Transpose" in simplified(model, 2, 2, 2)
@@ -98,7 +100,7 @@ def test_an_image_that_is_not_flattened_whole_keeps_its_transpose() -> None:
 
 @given(size=st.integers(1, 4), biased=st.booleans(), steps=st.lists(st.sampled_from(["Mul", "Add"]), min_size=1, max_size=4))
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_any_scales_and_shifts_of_channels_go_into_the_convolution(size: int, biased: bool, steps: list[str]) -> None:
+def test_any_channel_scales_and_shifts_are_folded_into_the_convolution(size: int, biased: bool, steps: list[str]) -> None:
     nodes = [node("Conv", "x w b" if biased else "x w", "v0")]
     nodes += [node(kind, f"c{place} v{place}", f"v{place + 1}") for place, kind in enumerate(steps)]
     numbers = {f"c{place}": noise(1, size, 1, 1, seed=place) for place in range(len(steps))}
@@ -107,13 +109,13 @@ def test_any_scales_and_shifts_of_channels_go_into_the_convolution(size: int, bi
     assert simplified(model, 3, 4, 4) == ["Conv", "Relu"]
 
 
-def test_numbers_along_another_axis_stay_out_of_the_convolution() -> None:
+def test_a_scale_along_another_axis_is_not_folded() -> None:
     steps = [node("Conv", "x w", "c"), node("Mul", "c s", "m"), node("Relu", "m", "y")]
     model = graph((3, 4, 4), steps, w=noise(4, 3, 1, 1), s=noise(4))
     assert simplified(model, 3, 4, 4) == ["Conv", "Mul", "Relu"]
 
 
-def test_a_convolution_that_others_read_keeps_its_numbers() -> None:
+def test_a_convolution_with_another_consumer_keeps_its_weights() -> None:
     steps = [node("Conv", "x w", "c"), node("Mul", "c s", "m"), node("Add", "c m", "y")]
     model = graph((3, 4, 4), steps, w=noise(4, 3, 1, 1), s=noise(4, 1, 1))
     assert simplified(model, 3, 4, 4) == ["Conv", "Mul", "Add"]

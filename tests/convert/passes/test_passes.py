@@ -1,4 +1,4 @@
-"""Each pass alone, on small graphs written by hand: it does its work, and leaves what it must not touch."""
+"""Each pass on small graphs: the changes that it makes, and the nodes that it must keep."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.convert_networks import noise, relative_difference, run_graph
 
 def graph(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str] = ("y",), **constants: Any) -> ir.Model:
     """Return a model with one input x [N, 3, 6, 6]."""
-    made = helper.make_graph(
+    proto = helper.make_graph(
         list(nodes),
         "g",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, 6, 6])],
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    return ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    return ir.from_proto(helper.make_model(proto, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
 
 
 def node(operator: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
@@ -65,13 +65,13 @@ def test_a_batch_norm_is_folded_into_a_transposed_gemm() -> None:
     assert operators(model) == ["Flatten", "Gemm"]
 
 
-def test_a_batch_norm_stays_when_its_input_has_another_reader() -> None:
+def test_a_batch_norm_stays_if_its_input_has_another_consumer() -> None:
     steps = [node("Conv", "x w", "c"), node("BatchNormalization", f"c {NORM}", "n"), node("Add", "c n", "y")]
     model = same_after(graph(steps, w=noise(4, 3, 3, 3), **norm_constants(4)), fold_batch_norm)
     assert operators(model) == ["Conv", "BatchNormalization", "Add"]
 
 
-def test_a_batch_norm_stays_when_its_input_is_an_output() -> None:
+def test_a_batch_norm_stays_if_its_input_is_a_graph_output() -> None:
     steps = [node("Conv", "x w", "c"), node("BatchNormalization", f"c {NORM}", "y")]
     model = same_after(graph(steps, ("y", "c"), w=noise(4, 3, 3, 3), **norm_constants(4)), fold_batch_norm)
     assert operators(model) == ["Conv", "BatchNormalization"]
@@ -90,7 +90,7 @@ def test_a_pad_of_ones_stays() -> None:
     assert operators(same_after(model, simplify)) == ["Pad", "Conv"]
 
 
-def test_transposes_that_cancel_go_away() -> None:
+def test_transposes_that_cancel_are_removed() -> None:
     steps = [
         node("Transpose", "x", "a", perm=[0, 2, 3, 1]),
         node("Transpose", "a", "b", perm=[0, 3, 1, 2]),
@@ -99,7 +99,7 @@ def test_transposes_that_cancel_go_away() -> None:
     assert operators(same_after(graph(steps), simplify)) == ["Relu"]
 
 
-def test_transposes_that_cancel_at_an_output_leave_it_its_name() -> None:
+def test_transposes_that_cancel_at_an_output_keep_its_name() -> None:
     steps = [
         node("Relu", "x", "r"),
         node("Transpose", "r", "a", perm=[0, 2, 3, 1]),
@@ -110,43 +110,43 @@ def test_transposes_that_cancel_at_an_output_leave_it_its_name() -> None:
     assert model.graph.outputs[0].name == "y"
 
 
-def test_transposes_that_cancel_between_input_and_output_stay_a_node() -> None:
+def test_transposes_that_cancel_between_input_and_output_leave_one_node() -> None:
     steps = [node("Transpose", "x", "a", perm=[0, 2, 3, 1]), node("Transpose", "a", "y", perm=[0, 3, 1, 2])]
     assert len(operators(same_after(graph(steps), simplify))) == 1
 
 
-def test_transposes_in_a_row_become_one() -> None:
+def test_transposes_in_a_row_are_merged() -> None:
     steps = [node("Transpose", "x", "a", perm=[0, 2, 3, 1]), node("Transpose", "a", "y", perm=[0, 2, 1, 3])]
     assert operators(same_after(graph(steps), simplify)) == ["Transpose"]
 
 
-def test_what_is_known_is_computed() -> None:
+def test_constant_nodes_are_computed() -> None:
     steps = [node("Add", "one two", "three"), node("Mul", "three two", "six"), node("Mul", "x six", "y")]
     model = same_after(graph(steps, one=np.float32(1), two=np.float32(2)), simplify)
     assert operators(model) == ["Mul"]
 
 
-def test_quantizers_of_weights_are_not_computed_away() -> None:
+def test_quantizers_of_weights_are_not_computed() -> None:
     steps = [node("DequantizeLinear", "w scale", "d"), node("Mul", "x d", "y")]
     model = same_after(graph(steps, w=np.int8(3), scale=np.float32(0.5)), simplify)
     assert operators(model) == ["DequantizeLinear", "Mul"]
 
 
-def test_what_nothing_uses_goes_away_with_its_weights() -> None:
+def test_unused_nodes_are_removed_with_their_weights() -> None:
     steps = [node("Relu", "x", "y"), node("Add", "x w", "unused")]
     model = same_after(graph(steps, w=np.float32(1)), simplify)
     assert operators(model) == ["Relu"]
     assert not model.graph.initializers
 
 
-def test_identities_and_dropouts_go_away_and_outputs_keep_their_names() -> None:
+def test_identities_and_dropouts_are_removed_and_outputs_keep_their_names() -> None:
     steps = [node("Identity", "x", "a"), node("Dropout", "a", "b"), node("Relu", "b", "c"), node("Identity", "c", "y")]
     model = same_after(graph(steps), simplify)
     assert operators(model) == ["Relu"]
     assert model.graph.outputs[0].name == "y"
 
 
-def test_a_dropout_stays_when_its_mask_is_read_or_when_it_trains() -> None:
+def test_a_dropout_stays_if_its_mask_is_used_or_in_training_mode() -> None:
     steps = [
         node("Dropout", "x", "a mask"),
         node("Where", "mask a x", "b"),
@@ -157,13 +157,13 @@ def test_a_dropout_stays_when_its_mask_is_read_or_when_it_trains() -> None:
     assert operators(same_after(model, simplify)) == ["Dropout", "Where", "Dropout", "Relu"]
 
 
-def test_every_node_has_a_name_afterwards() -> None:
+def test_every_node_has_a_name_after_simplification() -> None:
     model = graph([node("Relu", "x", "a"), node("Relu", "a", "y")])
     simplify(model)
     assert [one.name for one in model.graph] == ["Relu_0", "Relu_1"]
 
 
-def test_each_pass_says_what_it_did_and_nothing_otherwise() -> None:
+def test_simplify_reports_each_change_and_nothing_otherwise() -> None:
     steps = [node("Conv", "x w", "c"), node("BatchNormalization", f"c {NORM}", "y")]
     model = graph(steps, w=noise(4, 3, 3, 3), **norm_constants(4))
     assert "fold_batch_norm: folded 1 batch normalizations" in simplify(model)

@@ -1,4 +1,4 @@
-"""What a file is, told by its content; what is no model is told in one line."""
+"""Formats are identified by content, and other files are rejected in one line."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def written(path: Path, content: bytes) -> Path:
     return path
 
 
-def test_a_keras_file_is_known_under_any_name(tmp_path: Path) -> None:
+def test_a_keras_file_is_identified_under_any_name(tmp_path: Path) -> None:
     assert identify(written(tmp_path / "model.zip", keras_file().read_bytes())) is SourceKind.KERAS
 
 
-def test_a_pickle_is_known_by_its_first_bytes(tmp_path: Path) -> None:
+def test_a_pickle_is_identified_by_its_first_bytes(tmp_path: Path) -> None:
     assert identify(written(tmp_path / "model.keras", pickle.dumps([1, 2]))) is SourceKind.PICKLE
 
 
-def test_an_onnx_file_is_known_by_its_content(tmp_path: Path) -> None:
+def test_an_onnx_file_is_identified_by_its_content(tmp_path: Path) -> None:
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 2]) for name in "xy"]
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:]))
@@ -47,17 +47,17 @@ def zipped(path: Path, *names: str) -> Path:
     return path
 
 
-def test_a_skops_file_is_known_by_its_schema(tmp_path: Path) -> None:
+def test_a_skops_file_is_identified_by_its_schema(tmp_path: Path) -> None:
     assert identify(zipped(tmp_path / "model", "schema.json", "1.npy")) is SourceKind.SKLEARN
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as caught:
         identify(path)
-    return str(refused.value)
+    return str(caught.value)
 
 
-def test_a_truncated_keras_file_is_told(tmp_path: Path) -> None:
+def test_a_truncated_keras_file_is_rejected(tmp_path: Path) -> None:
     whole = keras_file().read_bytes()
     path = written(tmp_path / "cut.keras", whole[: len(whole) * 2 // 3])
     assert refusal(path) == f"{path} must be a whole archive, but it is truncated or damaged: copy it again"
@@ -80,40 +80,40 @@ def test_a_damaged_member_is_named(tmp_path: Path) -> None:
         pytest.param(b"\x08\x07", "{} is not a model of a known format; " + SUPPORTED, id="no graph"),
     ],
 )
-def test_what_is_no_model_is_told(tmp_path: Path, content: bytes, message: str) -> None:
+def test_other_files_are_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     path = written(tmp_path / "file", content)
     assert refusal(path) == message.format(path)
 
 
-def test_an_archive_without_a_model_is_told(tmp_path: Path) -> None:
+def test_an_archive_without_a_model_is_rejected(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", "readme.txt")
     assert refusal(path) == f"{path} is a zip archive, but it does not hold a model; {SUPPORTED}"
 
 
-def test_a_pytorch_file_without_a_graph_is_told(tmp_path: Path) -> None:
+def test_a_pytorch_file_without_a_graph_is_rejected(tmp_path: Path) -> None:
     path = zipped(tmp_path / "model.pt", "model/data.pkl")
     assert refusal(path) == (
         f"{path} is a PyTorch file without a graph, which cannot be converted; save it with torch.export.save, or as ONNX"
     )
 
 
-def test_a_pytorch_program_is_known_by_its_graph(tmp_path: Path) -> None:
+def test_a_pytorch_program_is_identified_by_its_graph(tmp_path: Path) -> None:
     assert identify(zipped(tmp_path / "model", "m/models/model.json", "m/data/sample_inputs/model.pt")) is SourceKind.TORCH
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none") == f"{tmp_path}/none: no such file; {SUPPORTED}"
 
 
-def test_a_directory_is_told(tmp_path: Path) -> None:
+def test_a_directory_without_a_model_is_rejected(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path} is a directory without a model; {SUPPORTED}"
 
 
-def test_a_saved_model_is_known_by_what_lies_in_the_directory(tmp_path: Path) -> None:
+def test_a_saved_model_is_identified_by_the_files_in_the_directory(tmp_path: Path) -> None:
     written(tmp_path / "saved_model.pb", b"\x08\x01")
     assert identify(tmp_path) is SourceKind.SAVED_MODEL
 
 
-def test_text_that_begins_with_empty_lines_is_no_frozen_graph(tmp_path: Path) -> None:
+def test_text_with_leading_empty_lines_is_not_a_frozen_graph(tmp_path: Path) -> None:
     path = written(tmp_path / "notes", b"\n\n\n\x12Some Text about Models")
     assert refusal(path) == f"{path} is not a model of a known format; {SUPPORTED}"

@@ -1,4 +1,4 @@
-"""What is compared with the source, and what happens when it differs."""
+"""The comparison with the source, its report and its tolerance."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ EXPECTED = {"score": np.array([[0.0, 2.0], [4.0, 1.0], [0.0, 3.0]], np.float32)}
     ],
 )
 def test_the_worst_output_and_sample_are_named(generated: bool, advice: str) -> None:
-    found = {"score": EXPECTED["score"] + np.array([[0, 0], [0, 0], [0, 0.4]], np.float32)}
-    report = report_on(EXPECTED, found, measure_outputs(EXPECTED, found, None), generated=generated)
-    with pytest.raises(ParityError) as told:
+    actual = {"score": EXPECTED["score"] + np.array([[0, 0], [0, 0], [0, 0.4]], np.float32)}
+    report = report_on(EXPECTED, actual, measure_outputs(EXPECTED, actual, None), generated=generated)
+    with pytest.raises(ParityError) as caught:
         check(report, Path("model.keras"))
-    assert str(told.value) == (
+    assert str(caught.value) == (
         "model.keras: the converted graph must be within 0.0001 of the source, but output score differs by 0.1 at sample 2: "
         f"{advice}, or accept it with --allow-mismatch"
     )
 
 
 def test_a_small_difference_passes() -> None:
-    found = {"score": EXPECTED["score"] * np.float32(1.00001)}
-    report = report_on(EXPECTED, found, measure_outputs(EXPECTED, found, None), generated=True)
+    actual = {"score": EXPECTED["score"] * np.float32(1.00001)}
+    report = report_on(EXPECTED, actual, measure_outputs(EXPECTED, actual, None), generated=True)
     check(report, Path("model.keras"))
     assert report.passed
 
@@ -57,7 +57,7 @@ def test_nan_never_passes() -> None:
         measure_outputs(EXPECTED, {"score": EXPECTED["score"] * np.float32(np.nan)}, None)
 
 
-def test_an_accepted_mismatch_widens_what_variants_are_held_to() -> None:
+def test_an_accepted_mismatch_widens_the_tolerance_of_variants() -> None:
     exact = Measured(sample_count=9, agreement=1.0, max_relative_difference=1e-6)
     apart = Measured(sample_count=9, agreement=0.75, max_relative_difference=0.25)
     assert float_tolerance(exact) == Tolerance(max_relative_difference=1e-4, min_agreement=1.0)
@@ -70,7 +70,7 @@ def test_generated_samples_are_the_same_every_time() -> None:
     assert np.array_equal(first.inputs["image"], second.inputs["image"])
 
 
-def test_the_sources_own_refusal_arrives_as_its_line(tmp_path: Path) -> None:
+def test_an_error_in_the_source_process_is_reported_with_its_message(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(b"\x80\x04")
     with pytest.raises(ModelError, match=r"model.pkl is a pickle, which can run any code when it is opened"):
@@ -85,10 +85,10 @@ def test_one_column_is_a_probability() -> None:
     assert accuracy(np.array([[0.2], [0.9]], np.float32), np.array([0, 1])) == 1.0
 
 
-def test_a_label_that_is_no_class_is_told() -> None:
-    with pytest.raises(SamplesError) as told:
+def test_a_label_outside_the_classes_is_rejected() -> None:
+    with pytest.raises(SamplesError) as caught:
         accuracy(EXPECTED["score"], np.array([0, 1, 2]))
-    assert str(told.value) == "labels must be class indices from 0 to 1, but they range from 0 to 2"
+    assert str(caught.value) == "labels must be class indices from 0 to 1, but they range from 0 to 2"
 
 
 def test_inputs_and_outputs_in_dicts_keep_their_order(tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_inputs_and_outputs_in_dicts_keep_their_order(tmp_path: Path) -> None:
     model = shaken(keras().Model({"wide": wide, "deep": deep}, outputs))
     graph, given = converted(model), [noise(5, 2), noise(5, 3)]
     expected = run_in_its_framework(SourceKind.KERAS, saved(model, tmp_path / "m.keras"), given)
-    found = run_graph(graph, *given)
+    actual = run_graph(graph, *given)
     assert [value.name for value in (*graph.graph.inputs, *graph.graph.outputs)] == ["deep", "wide", "a", "b"]
-    assert max(relative_difference(*pair) for pair in zip(found, expected, strict=True)) < 1e-5
+    assert max(relative_difference(*pair) for pair in zip(actual, expected, strict=True)) < 1e-5
 
 
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
-def test_a_model_that_rounds_to_half_precision_may_differ_by_that(half: str, tmp_path: Path) -> None:
+def test_the_tolerance_of_a_half_precision_model_covers_its_rounding(half: str, tmp_path: Path) -> None:
     layers = keras().layers
     given = keras().Input((16,))
     hidden = layers.Dense(8, activation="relu", dtype=f"mixed_{half}")(given)
