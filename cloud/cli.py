@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,7 +109,7 @@ def _announce(started: Started, *, as_json: bool) -> None:
         click.echo(f"cloud     {started.url}")
         click.echo(f"state     {state.path}")
         click.echo(f"token     in {state.token_file}")
-        click.echo(f"clients   export EDGEWRIGHT_CLOUD={state.client_file}")
+        click.echo(f"clients   export EDGEWRIGHT_CLOUD={shlex.quote(str(state.client_file))}")
         click.echo(f"mqtt      {f'{broker.host}:{broker.port}' if broker else 'none; devices use HTTPS'}")
         if sys.stdout.isatty():  # do not write the credential to a log file
             click.echo(f"console   {started.url}/#token={state.operator_token}")

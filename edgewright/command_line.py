@@ -1,4 +1,4 @@
-"""What every command has: `--json`, `-v`, a progress bar that is quiet when nobody watches, tables."""
+"""Shared by all commands: `--json`, `-v`, shares, tables, and a progress bar for terminals."""
 
 from __future__ import annotations
 
@@ -20,8 +20,20 @@ def common_options(command: F) -> F:
     """Add `--json` (parameter `as_json`) and `-v/--verbose` to a command."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")(command)
     return click.option(
-        "-v", "--verbose", count=True, expose_value=False, callback=_set_verbosity, help="Say more (-vv: everything)."
+        "-v", "--verbose", count=True, expose_value=False, callback=_set_verbosity, help="Log more (-vv: everything)."
     )(command)
+
+
+def share(text: str) -> float:
+    """Return the fraction in `95%` or `0.95`: the type of every option that takes a share."""
+    number = text.strip()
+    try:
+        fraction = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        fraction = -1.0
+    if not 0 <= fraction <= 1:
+        raise click.BadParameter(f"must be a share from 0% to 100%, as in 95% or 0.95, not {text!r}")
+    return fraction
 
 
 def print_json(value: Any) -> None:
@@ -30,10 +42,10 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns; numbers to the right, everything else to the left. An empty table still shows its header."""
+    """Print aligned columns, numbers to the right and everything else to the left; an empty table still has its head."""
     texts = [[_text(cell) for cell in row] for row in rows]
-    numeric = [bool(texts) and all(_is_number(row[place]) for row in texts) for place in range(len(columns))]
-    widths = [max([len(name), *(len(row[place]) for row in texts)]) for place, name in enumerate(columns)]
+    numeric = [bool(texts) and all(_is_number(row[index]) for row in texts) for index in range(len(columns))]
+    widths = [max([len(name), *(len(row[index]) for row in texts)]) for index, name in enumerate(columns)]
     for row in [list(columns), *texts]:
         cells = [
             cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric, strict=True)
@@ -42,7 +54,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def progress(items: Sequence[T], label: str) -> Iterator[T]:
-    """Go through `items` with a progress bar on the error stream of a terminal, silently elsewhere."""
+    """Yield `items`, with a progress bar on the error stream if that is a terminal."""
     if not sys.stderr.isatty():
         yield from items
         return

@@ -7,10 +7,9 @@ from pathlib import Path
 import click
 
 from accel.evaluate import EVALUATION_COLUMNS, evaluation_row
-from edgewright.command_line import common_options, print_json, print_table, progress
+from edgewright.command_line import common_options, print_json, print_table, progress, share
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import BackendName
-from edgewright.errors import BadInputError
 from hardware_profiles.catalog import load_profile
 from quantize.calibration.thresholds import Calibration
 from quantize.int8.int8 import Int8Settings
@@ -34,7 +33,7 @@ from quantize.scheme import Scheme
     type=click.Path(path_type=Path),
     help="Real samples (.npz) for calibration and measurement. Only mxint8 needs none; it is then measured on the golden ones.",
 )
-@click.option("--max-drop", metavar="SHARE", help="Keep no variant that loses more accuracy than this: 1% or 0.01.")
+@click.option("--max-drop", type=share, help="Keep no variant that loses more accuracy than this: 1% or 0.01.")
 @click.option(
     "--calibration",
     default=Int8Settings().calibration.value,
@@ -61,7 +60,7 @@ def command(
     build: Path,
     schemes: tuple[str, ...],
     samples: Path | None,
-    max_drop: str | None,
+    max_drop: float | None,
     calibration: str,
     backend: str,
     profiles: tuple[str, ...],
@@ -74,33 +73,16 @@ def command(
     npu-mxint8 it also prints the accuracy on the NPU's functional model, which has the same bits as a board.
     """
     opened = BuildDirectory.open(build)
-    allowed = None if max_drop is None else parse_share(max_drop)
     int8 = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
     hardware = [load_profile(name) for name in profiles]
     requests = [
         options
         for scheme in schemes
         for options in options_for(
-            QuantizeOptions(scheme=Scheme(scheme), samples=samples, backend=backend, max_drop=allowed, int8=int8), hardware
+            QuantizeOptions(scheme=Scheme(scheme), samples=samples, backend=backend, max_drop=max_drop, int8=int8), hardware
         )
     ]
     _print(opened, quantize_all(opened, requests, progress=progress), as_json=as_json)
-
-
-def parse_share(text: str) -> float:
-    """Return the share in `1%` or `0.01`.
-
-    Raises:
-        BadInputError: the text is neither, or the share is not between 0 and 1.
-    """
-    number = text.strip().removesuffix("%")
-    try:
-        share = float(number) / (100 if text.strip().endswith("%") else 1)
-    except ValueError as error:
-        raise BadInputError(f"--max-drop must be a share like 1% or 0.01, not {text!r}") from error
-    if not 0 <= share <= 1:
-        raise BadInputError(f"--max-drop must be between 0% and 100%, not {text!r}")
-    return share
 
 
 def _print(build: BuildDirectory, results: list[Quantized], *, as_json: bool) -> None:

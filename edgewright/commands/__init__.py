@@ -1,1 +1,1 @@
-"""Command groups that use several packages; each is imported only when it is called."""
+"""Commands that use several packages, one module per group; `edgewright/cli.py` imports each on use."""

@@ -1,4 +1,4 @@
-"""`edgewright compile`: a quantized variant becomes a variant for an FPGA board."""
+"""`edgewright compile`: compile a quantized variant for an FPGA board."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edgewright.contracts.build_directory import BuildDirectory
 
 @click.command()
 @click.argument("build", type=click.Path(path_type=Path))
-@click.option("--profile", "profile_name", required=True, help="Which NPU: a shipped one by name (npu profiles), or a TOML file.")
-@click.option("--variant", "source", help="The quantized variant to compile, if not that of the NPU's format.")
+@click.option("--profile", "profile_name", required=True, help="A shipped NPU by name (npu profiles), or a TOML file.")
+@click.option("--variant", "source", help="The quantized variant to compile; default: the one in the NPU's number format.")
 @click.option("--samples", type=click.Path(path_type=Path), help="Measure accuracy on these samples (.npz).")
 @common_options
 def command(build: Path, profile_name: str, source: str | None, samples: Path | None, as_json: bool) -> None:
     """Compile a quantized variant for an NPU.
 
-    Adds the variant npu-PROFILE to BUILD: the part that the NPU runs as its program, the rest as the head that stays on the
-    processor. Shows where every operator runs, and why the others do not run on the NPU.
+    Adds the variant npu-PROFILE to BUILD: a program for the NPU, and the head that stays on the processor. Shows where every
+    operator runs, and why the others do not run on the NPU.
     """
     opened = BuildDirectory.open(build)
     report = compile_variant(opened, find_profile(profile_name), source=source, samples=samples)
@@ -30,7 +30,7 @@ def command(build: Path, profile_name: str, source: str | None, samples: Path | 
         print_json(report)
         return
     rows = [(row.layer, row.operator, "npu" if row.on_npu else "host", row.reason or None) for row in report.coverage]
-    print_table(("layer", "operator", "runs on", "why"), rows)
+    print_table(("layer", "operator", "runs on", "reason"), rows)
     click.echo(_summary(report))
 
 

@@ -1,7 +1,8 @@
-"""`edgewright devices`: who is a member of the fleet, what each runs, and why."""
+"""`edgewright devices`: the devices of the fleet, the version that each runs, and why."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 
@@ -20,9 +21,9 @@ def group() -> None:
 
 
 @group.command("token")
-@click.option("--device", help="Only this device may use it; without, the device names itself.")
-@click.option("--label", "labels", type=label, multiple=True, help="A label that the device is given (repeat for more).")
-@click.option("--valid", "valid_s", type=duration, default="1h", show_default=True, help="How long it can be used.")
+@click.option("--device", help="The only device that may use it; without, any device may, under a name of its own.")
+@click.option("--label", "labels", type=label, multiple=True, help="A label for the device (repeat for more).")
+@click.option("--valid", "valid_s", type=duration, default="1h", show_default=True, help="Time until it expires.")
 @cloud_options
 def token(device: str | None, labels: tuple[tuple[str, str], ...], valid_s: float, cloud: str | None, as_json: bool) -> None:
     """Make a token that enrols one device, once."""
@@ -34,28 +35,39 @@ def token(device: str | None, labels: tuple[tuple[str, str], ...], valid_s: floa
         print_json(issued)
         return
     click.echo(issued.token)
-    if sys.stderr.isatty():
-        click.echo(f"good once, until {moment(issued.expires_at)}; on the device: edgewright agent enrol TOKEN", err=True)
+    if on_a_terminal():
+        click.echo(f"valid once, until {moment(issued.expires_at)}; on the device:", err=True)
+        click.echo(f"  {enrol_command(issued.token, device)}", err=True)
+
+
+def on_a_terminal() -> bool:
+    """Return True if a person sees the error stream."""
+    return sys.stderr.isatty()
+
+
+def enrol_command(token: str, device: str | None) -> str:
+    """Return the command that enrols a device with a token; a device without a name gets the placeholder NAME."""
+    return shlex.join(["edgewright", "agent", "enrol", "--token", token, "--name", device or "NAME"])
 
 
 @group.command("list")
 @cloud_options
 def list_devices(cloud: str | None, as_json: bool) -> None:
-    """List every device: what it runs and how far it got."""
+    """List every device with its version and its state."""
     with CloudClient.connect(cloud) as client:
         devices = client.devices()
     if as_json:
         print_json(devices)
         return
     columns = ("device", "profile", "online", "running", "variant", "state", "labels", "reason")
-    print_table(columns, [_row(each) for each in devices])
+    print_table(columns, [_row(device) for device in devices])
 
 
 @group.command("show")
 @click.argument("device")
 @cloud_options
 def show(device: str, cloud: str | None, as_json: bool) -> None:
-    """Show all that the cloud knows of one device."""
+    """Show the cloud's record of one device."""
     record = _fetch(device, cloud)
     if as_json:
         print_json(record)
@@ -72,17 +84,17 @@ def show(device: str, cloud: str | None, as_json: bool) -> None:
         ("running", _running(record)),
         ("state", _state(record)),
         ("agent", reported and reported.agent_version),
-        ("pulled", reported and f"{reported.bytes_pulled:,} bytes for desired version {reported.desired_number}"),
+        ("pulled", reported and f"{reported.bytes_pulled:,} bytes for desired state {reported.desired_number}"),
         ("telemetry", f"{record.telemetry_count:,} measurements"),
     ]
-    print_table(("", ""), rows)
+    print_table(("field", "value"), rows)
 
 
 @group.command("explain")
 @click.argument("device")
 @cloud_options
 def explain(device: str, cloud: str | None, as_json: bool) -> None:
-    """Say what a device is doing, why, since when, and what comes next."""
+    """Explain a device: its state, the reason, since when, and the next step."""
     record = _fetch(device, cloud)
     if as_json:
         print_json(record)
@@ -99,8 +111,8 @@ def set_labels(device: str, labels: tuple[tuple[str, str], ...], cloud: str | No
     """Set labels of a device, as in site=plant-2; an empty text (site=) removes one."""
     check_name(device, "device")
     with CloudClient.connect(cloud) as client:
-        wanted = {**client.device(device).labels, **dict(labels)}
-        record = client.set_labels(device, {name: text for name, text in wanted.items() if text})
+        merged = {**client.device(device).labels, **dict(labels)}
+        record = client.set_labels(device, {name: text for name, text in merged.items() if text})
     if as_json:
         print_json(record)
     else:
@@ -111,33 +123,33 @@ def set_labels(device: str, labels: tuple[tuple[str, str], ...], cloud: str | No
 @click.argument("device")
 @cloud_options
 def revoke(device: str, cloud: str | None, as_json: bool) -> None:
-    """Close every door of the cloud to a device, at once."""
+    """Revoke a device's certificate; the cloud rejects the device at once."""
     check_name(device, "device")
     with CloudClient.connect(cloud) as client:
         record = client.revoke(device)
     if as_json:
         print_json(record)
     else:
-        click.echo(f"{record.device} is revoked: its certificate opens nothing any more")
+        click.echo(f"{record.device} is revoked: the cloud rejects its certificate from now on")
 
 
 def explanation(record: DeviceRecord) -> Iterator[str]:
     """Yield the lines of `explain`."""
     seen = f"last seen {moment(record.last_seen_at)}" if record.last_seen_at else "never seen"
     yield f"{record.device} ({record.profile or 'profile unknown'}) is {_online(record)}, {seen}"
-    yield f"desired   {_desired(record) or 'nothing yet; edgewright rollouts create offers it a version'}"
+    yield f"desired   {_desired(record) or 'nothing yet; edgewright rollouts create requests a version'}"
     yield f"running   {_running(record) or 'nothing'}"
     if record.reported is not None:
-        yield from _last_word(record.reported, record)
+        yield from _explain_report(record.reported, record)
         if record.reported.choice:
             yield "why this variant"
             yield from (f"          {sentence}" for sentence in record.reported.choice)
 
 
-def _last_word(reported: ReportedState, record: DeviceRecord) -> Iterator[str]:
+def _explain_report(reported: ReportedState, record: DeviceRecord) -> Iterator[str]:
     state = _words(reported.state) if reported.state else "idle"
     if record.desired is not None and reported.desired_number < record.desired.desired_number:
-        yield f"state     offered: {'it has not answered yet' if record.online else 'it takes it when it is back online'}"
+        yield f"state     offered: {'no report yet' if record.online else 'sent when the device is back online'}"
         yield f"before    {state}: {reported.reason or 'no reason given'}"
         return
     yield f"state     {state}, since {moment(reported.since)}, attempt {reported.attempt}"
@@ -147,10 +159,10 @@ def _last_word(reported: ReportedState, record: DeviceRecord) -> Iterator[str]:
 
 def _next(reported: ReportedState) -> str:
     if reported.next_retry_at is not None:
-        return f"tries again at {moment(reported.next_retry_at)}"
+        return f"next attempt at {moment(reported.next_retry_at)}"
     if reported.state is None or reported.state.is_final:
         return "nothing, until another version is desired"
-    return "goes on by itself"
+    return "continues automatically"
 
 
 def _fetch(device: str, cloud: str | None) -> DeviceRecord:
@@ -182,19 +194,18 @@ def _online(record: DeviceRecord) -> str:
 
 def _desired(record: DeviceRecord) -> str | None:
     desired = record.desired
-    return None if desired is None else f"{desired.model}:{desired.version} (desired version {desired.desired_number})"
+    return None if desired is None else f"{desired.model}:{desired.version} (desired state {desired.desired_number})"
 
 
 def _running(record: DeviceRecord) -> str | None:
     running = record.reported.running if record.reported else None
     if running is None:
         return None
-    built = f"variant {running.variant} ({running.precision}) on {running.backend}"
-    return f"{running.model}:{running.version}, {built}"
+    return f"{running.model}:{running.version}, variant {running.variant} ({running.precision}) on {running.backend}"
 
 
 def _state(record: DeviceRecord) -> str | None:
-    """Return the state of what is desired now, not of what was desired before."""
+    """Return the state of the current desired state, not of an earlier one."""
     reported = record.reported
     if record.desired is not None and (reported is None or reported.desired_number < record.desired.desired_number):
         return _words(DeploymentState.OFFERED)

@@ -1,4 +1,4 @@
-"""`edgewright models`: what has been published."""
+"""`edgewright models`: published models and their versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def list_models(cloud: str | None, as_json: bool) -> None:
 @click.argument("name")
 @cloud_options
 def show(name: str, cloud: str | None, as_json: bool) -> None:
-    """Show every version of one model."""
+    """Show all versions of one model."""
     check_name(name, "model")
     with CloudClient.connect(cloud) as client:
         versions = client.model_versions(name)
@@ -50,14 +50,14 @@ def _print_versions(versions: Sequence[ModelVersion]) -> None:
         columns,
         [
             (
-                each.model,
-                each.version,
-                moment(each.published_at),
-                size_text(each.size_bytes),
-                " ".join(each.variants),
-                each.key_id[:16],
-                each.index.digest[:19],
+                version.model,
+                version.version,
+                moment(version.published_at),
+                size_text(version.size_bytes),
+                " ".join(version.variants),
+                version.key_id[:16],
+                version.index.digest[:19],
             )
-            for each in versions
+            for version in versions
         ],
     )

@@ -28,7 +28,7 @@ def group() -> None:
 
 @group.command()
 @click.argument("build_directory", metavar="BUILD", type=PathArgument)
-@click.option("-o", "--output", required=True, type=PathArgument, help="The package: a new OCI layout directory.")
+@click.option("-o", "--output", required=True, type=PathArgument, help="The package: an OCI layout directory, or X.tar.")
 @click.option("--name", required=True, help="The model's name.")
 @click.option("--variant", "variants", multiple=True, help="Pack only these variants (default: all).")
 @click.option("--profile", "profiles", multiple=True, help="Also consider this hardware profile (a name or a TOML file).")
@@ -46,7 +46,7 @@ def build(
     as_json: bool,
 ) -> None:
     """Pack a build directory; the same build gives the same bytes."""
-    from edgewright.packing import PackOptions, pack  # brings the runtime, which the other commands do without
+    from edgewright.packing import PackOptions, pack  # imports the runtime, which the other commands do not need
 
     options = PackOptions(
         name=name,
@@ -55,36 +55,37 @@ def build(
         annotations=dict(_key_value(text) for text in annotations),
         allow_mismatch=allow_mismatch,
     )
-    built = pack(BuildDirectory.open(build_directory), output, options)
-    _show(built, (), as_json)
+    package = pack(BuildDirectory.open(build_directory), output, options)
+    _show(package, (), as_json)
 
 
 @group.command()
 @click.argument("path", metavar="PACKAGE", type=PathArgument)
 @common_options
 def inspect(path: Path, as_json: bool) -> None:
-    """Show what a package holds, without checking its layers."""
+    """Show the content of a package, without checking its layers."""
     with packages.opened(path) as layout:
-        found = packages.read_package(layout)
-        _show(found, packages.signatures(layout, found), as_json)
+        package = packages.read_package(layout)
+        _show(package, packages.signatures(layout, package), as_json)
 
 
 @group.command()
 @click.argument("path", metavar="PACKAGE", type=PathArgument)
-@click.option("--key", "keys", multiple=True, type=PathArgument, help="A trusted public key; without one only digests count.")
+@click.option("--key", "keys", multiple=True, type=PathArgument, help="A trusted public key; without one, check digests only.")
 @common_options
 def verify(path: Path, keys: tuple[Path, ...], as_json: bool) -> None:
     """Check every byte against its digest, and the signature against trusted keys."""
     with packages.opened(path) as layout:
-        found = packages.read_package(layout)
-        packages.verify_blobs(layout, found)
-        signed = verified_signature(layout, found, keys) if keys else None
+        package = packages.read_package(layout)
+        packages.verify_blobs(layout, package)
+        signature = verified_signature(layout, package, keys) if keys else None
+    count = len(package.blobs()) + 1
     if as_json:
-        print_json({"name": found.name, "digest": found.digest, "blobs": len(found.blobs()) + 1, "signature": signed})
+        print_json({"name": package.name, "digest": package.digest, "blobs": count, "signature": signature})
         return
-    click.echo(f"{len(found.blobs()) + 1} blobs of {found.name} ({found.digest}) are unchanged")
-    if signed is not None:
-        click.echo(f"signed as {signed.model}:{signed.version}, until {signed.expires_at:%Y-%m-%d}")
+    click.echo(f"{count} blobs of {package.name} ({package.digest}) are unchanged")
+    if signature is not None:
+        click.echo(f"signed as {signature.model}:{signature.version}, until {signature.expires_at:%Y-%m-%d}")
     else:
         click.echo("signature not checked: name a trusted key with --key")
 
@@ -92,26 +93,26 @@ def verify(path: Path, keys: tuple[Path, ...], as_json: bool) -> None:
 @group.command()
 @click.argument("path", metavar="PACKAGE", type=PathArgument)
 @click.option("--key", required=True, type=PathArgument, help="The private signing key.")
-@click.option("--version", required=True, type=click.IntRange(min=1), help="The version that the signature vouches for.")
-@click.option("--expires-days", default=365, show_default=True, type=click.IntRange(min=1), help="How long it is valid.")
+@click.option("--version", required=True, type=click.IntRange(min=1), help="The version that the signature confirms.")
+@click.option("--expires-days", default=365, show_default=True, type=click.IntRange(min=1), help="Lifetime of the signature.")
 def sign(path: Path, key: Path, version: int, expires_days: int) -> None:
-    """Sign a package directory for travelling without a cloud; `publish` signs by itself."""
+    """Sign a package directory that is copied without a cloud; `publish` signs automatically."""
     private_key = signing.load_private_key(key)
     layout = OciLayout.open(path)
-    found = packages.read_package(layout)
-    packages.verify_blobs(layout, found)
+    package = packages.read_package(layout)
+    packages.verify_blobs(layout, package)
     expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=expires_days)
-    binding = signing.PackageSignature(
-        index_digest=found.digest, model=check_name(found.name, "model"), version=version, expires_at=expires_at
+    signature = signing.PackageSignature(
+        index_digest=package.digest, model=check_name(package.name, "model"), version=version, expires_at=expires_at
     )
-    packages.attach_signature(layout, found, signing.sign_package(binding, private_key))
-    click.echo(f"signed {found.name}:{version} ({found.digest}) until {expires_at:%Y-%m-%d}")
+    packages.attach_signature(layout, package, signing.sign_package(signature, private_key))
+    click.echo(f"signed {package.name}:{version} ({package.digest}) until {expires_at:%Y-%m-%d}")
 
 
 @group.command()
 @click.argument("path", metavar="KEY", type=PathArgument)
 def keygen(path: Path) -> None:
-    """Make an Ed25519 signing key: KEY (keep it secret) and KEY.pub (hand it out)."""
+    """Generate an Ed25519 signing key: KEY (keep it secret) and KEY.pub (for those who verify)."""
     public_path = signing.write_key_pair(path, signing.generate_key())
     click.echo(f"wrote {path} (secret) and {public_path}")
 
@@ -122,66 +123,73 @@ def keygen(path: Path) -> None:
 def export_tar(path: Path, output: Path) -> None:
     """Write a package directory as one tar, for an air-gapped copy."""
     layout = OciLayout.open(path)
-    found = packages.read_package(layout)
-    packages.verify_blobs(layout, found)
-    if output.exists():
-        raise ConflictError(f"{output} exists: choose another name or remove it yourself")
+    package = packages.read_package(layout)
+    packages.verify_blobs(layout, package)
+    _check_free(output)
     packages.write_tar(layout, output)
-    click.echo(f"wrote {output}: {found.name} ({found.digest}), {output.stat().st_size} bytes")
+    click.echo(f"wrote {output}: {package.name} ({package.digest}), {output.stat().st_size} bytes")
 
 
 @group.command("import")
 @click.argument("path", metavar="TAR", type=PathArgument)
 @click.option("-o", "--output", required=True, type=PathArgument, help="The package directory to write.")
-@click.option("--key", "keys", multiple=True, type=PathArgument, help="Refuse it unless one of these keys signed it.")
+@click.option("--key", "keys", multiple=True, type=PathArgument, help="Reject it unless one of these keys signed it.")
 def import_tar(path: Path, output: Path, keys: tuple[Path, ...]) -> None:
     """Unpack a tar into a package directory, after checking every byte."""
-    if output.exists():
-        raise ConflictError(f"{output} exists: choose another name or remove it yourself")
+    _check_free(output)
     with packages.opened(path) as layout:
-        found = packages.read_package(layout)
-        packages.verify_blobs(layout, found)
+        package = packages.read_package(layout)
+        packages.verify_blobs(layout, package)
         if keys:
-            verified_signature(layout, found, keys)
+            verified_signature(layout, package, keys)
         with staging_beside(output) as staging:
             shutil.copytree(layout.path, staging, dirs_exist_ok=True)
             replace_directory(staging, output)
-    click.echo(f"wrote {output}: {found.name} ({found.digest})")
+    click.echo(f"wrote {output}: {package.name} ({package.digest})")
 
 
-def verified_signature(layout: OciLayout, found: Package, keys: tuple[Path, ...]) -> signing.PackageSignature:
-    """Return the first signature of the layout that one of the public keys vouches for; raise `SignatureError`."""
+def verified_signature(layout: OciLayout, package: Package, keys: tuple[Path, ...]) -> signing.PackageSignature:
+    """Return the first signature of a package that is valid under one of the public keys.
+
+    Raises:
+        SignatureError: the package is not signed, or no signature is valid; the error is that of the first.
+    """
     trusted = signing.TrustedKeys(signing.load_public_key(key) for key in keys)
-    envelopes = packages.signatures(layout, found)
+    envelopes = packages.signatures(layout, package)
     if not envelopes:
-        raise SignatureError(f"{found.name} is not signed: 'edgewright packages sign' or 'edgewright publish' signs it")
-    refusals = []
+        raise SignatureError(f"{package.name} is not signed: 'edgewright packages sign' or 'edgewright publish' signs it")
+    errors = []
     for envelope in envelopes:
         try:
-            return signing.verify_package(envelope, trusted, index_digest=found.digest, now=datetime.now(UTC))
-        except SignatureError as refused:
-            refusals.append(refused)
-    raise refusals[0]
+            return signing.verify_package(envelope, trusted, index_digest=package.digest, now=datetime.now(UTC))
+        except SignatureError as error:
+            errors.append(error)
+    raise errors[0]
 
 
-def _show(found: Package, envelopes: tuple[bytes, ...], as_json: bool) -> None:
+def _check_free(output: Path) -> None:
+    if output.exists():
+        raise ConflictError(f"{output} exists: choose another name, or remove it")
+
+
+def _show(package: Package, envelopes: tuple[bytes, ...], as_json: bool) -> None:
     if as_json:
-        variants = [{"digest": variant.descriptor.digest, "config": variant.config} for variant in found.variants]
+        variants = [{"digest": variant.descriptor.digest, "config": variant.config} for variant in package.variants]
         print_json(
             {
-                "name": found.name,
-                "digest": found.digest,
-                "annotations": found.index.annotations,
+                "name": package.name,
+                "digest": package.digest,
+                "annotations": package.index.annotations,
                 "variants": variants,
-                "blobs": found.blobs(),
+                "blobs": package.blobs(),
                 "signatures": len(envelopes),
             }
         )
         return
-    click.echo(f"{found.name}  {found.digest}  {'signed' if envelopes else 'not signed'}")
+    click.echo(f"{package.name}  {package.digest}  {'signed' if envelopes else 'not signed'}")
     print_table(
-        ["variant", "backend", "precision", "accuracy", "agreement", "size_bytes", "profiles"],
-        [_row(variant) for variant in found.variants],
+        ["variant", "backend", "precision", "accuracy", "agreement", "size bytes", "profiles"],
+        [_row(variant) for variant in package.variants],
     )
 
 

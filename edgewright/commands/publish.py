@@ -1,4 +1,4 @@
-"""`edgewright publish`: what was built and signed here becomes the next version in the cloud."""
+"""`edgewright publish`: sign a package and make it the next version in the cloud."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ from edgewright.sdk import CloudClient
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--key", required=True, type=click.Path(path_type=Path), help="PEM private key that signs.")
 @click.option(
-    "--expires-days", type=click.IntRange(1, 36500), default=365, show_default=True, help="Until then devices accept it."
+    "--expires-days",
+    type=click.IntRange(1, 36500),
+    default=365,
+    show_default=True,
+    help="Lifetime of the signature.",
 )
 @cloud_options
 def command(package: Path, key: Path, expires_days: int, cloud: str | None, as_json: bool) -> None:
     """Sign a package and publish it as the next version.
 
-    PACKAGE is an OCI layout directory or one tar of it. Only what the cloud lacks is sent; a version that somebody else
-    published at the same moment comes first, and this one after it.
+    PACKAGE is an OCI layout directory or one tar of it. Only blobs that the cloud lacks are sent. If another version is
+    published at the same moment, this one gets the number after it.
     """
     signing_key = load_private_key(key)
     with CloudClient.connect(cloud) as client:
@@ -35,8 +39,8 @@ def command(package: Path, key: Path, expires_days: int, cloud: str | None, as_j
         print_json(version)
     else:
         count = len(version.variants)
-        held = f"{count} variant{'' if count == 1 else 's'}, {size_text(version.size_bytes)}"
-        click.echo(f"published {version.model}:{version.version}: {held}")
+        contents = f"{count} variant{'' if count == 1 else 's'}, {size_text(version.size_bytes)}"
+        click.echo(f"published {version.model}:{version.version}: {contents}")
         click.echo(f"next: edgewright rollouts create {version.model}:{version.version}")
 
 
@@ -46,7 +50,7 @@ def _publish(client: CloudClient, package: Path, key: PrivateKey, valid: timedel
     with click.progressbar(length=0, label="pushing", file=sys.stderr) as bar:
 
         def show(sent: int, total: int) -> None:
-            bar.length = total or 1  # nothing to send is all of it
+            bar.length = total or 1  # with nothing to send the bar is full at once
             bar.update((sent if total else 1) - bar.pos)
 
         return client.publish(package, key, valid=valid, on_progress=show)

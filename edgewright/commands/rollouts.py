@@ -1,4 +1,4 @@
-"""`edgewright rollouts`: bring a version to the fleet, a little at a time, and stop when it does badly."""
+"""`edgewright rollouts`: bring a version to the fleet in waves, and halt when too few devices run it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import click
 
-from edgewright.command_line import print_json, print_table
-from edgewright.commands.cloud_options import cloud_options, duration, label, moment, share
+from edgewright.command_line import print_json, print_table, share
+from edgewright.commands.cloud_options import cloud_options, duration, label, moment
 from edgewright.contracts.messages import DeploymentState, RolloutRecord, RolloutRequest, RolloutState
 from edgewright.contracts.names import check_name, parse_reference
 from edgewright.errors import OperationError
@@ -26,14 +26,19 @@ def group() -> None:
 @click.argument("model", metavar="MODEL[:VERSION]")
 @click.option("--device", "devices", multiple=True, help="Only these devices, in this order (repeat for more). [default: all]")
 @click.option("--label", "labels", type=label, multiple=True, help="Only devices with this label (repeat for more).")
-@click.option("--waves", default="1,25%,100%", show_default=True, help="How many have been offered it by the end of each wave.")
+@click.option("--waves", default="1,25%,100%", show_default=True, help="Devices that have been offered it after each wave.")
 @click.option(
     "--success-threshold", type=share, default="100%", show_default=True, help="Share of a wave that must be running it."
 )
-@click.option("--soak", "soak_s", type=duration, default="0s", show_default=True, help="How long a passed wave is watched.")
-@click.option("--trial", "trial_s", type=duration, default="60s", show_default=True, help="How long a device tries it out.")
+@click.option("--soak", "soak_s", type=duration, default="0s", show_default=True, help="Time that a passed wave is watched.")
+@click.option("--trial", "trial_s", type=duration, default="60s", show_default=True, help="Trial period on each device.")
 @click.option(
-    "--device-timeout", "device_timeout_s", type=duration, default="1h", show_default=True, help="Silence that counts as failure."
+    "--device-timeout",
+    "device_timeout_s",
+    type=duration,
+    default="1h",
+    show_default=True,
+    help="Silence that counts as a failure.",
 )
 @click.option("--keep-on-halt", is_flag=True, help="Let devices that run the version keep it when the rollout is halted.")
 @cloud_options
@@ -50,7 +55,7 @@ def create(
     cloud: str | None,
     as_json: bool,
 ) -> None:
-    """Start to roll a version out; without VERSION, the newest."""
+    """Start a rollout of a version (default: the newest)."""
     reference = parse_reference(model)
     request = RolloutRequest(
         model=reference.name,
@@ -70,7 +75,7 @@ def create(
         print_json(record)
         return
     _print_record(record)
-    click.echo(f"follow it: edgewright rollouts watch {record.rollout}")
+    click.echo(f"next: edgewright rollouts watch {record.rollout}")
 
 
 @group.command("list")
@@ -98,14 +103,14 @@ def show(rollout: int, cloud: str | None, as_json: bool) -> None:
 @click.argument("rollout", type=click.IntRange(min=1))
 @cloud_options
 def watch(rollout: int, cloud: str | None, as_json: bool) -> None:
-    """Follow a rollout until it ends; a halted or aborted one ends with exit code 1."""
+    """Follow a rollout until it ends; the exit code is 1 for a halted or aborted one."""
     with CloudClient.connect(cloud) as client:
-        said = ""
+        printed = ""
         for record in client.watch_rollout(rollout):
             line = summary(record)
-            if not as_json and line != said:
+            if not as_json and line != printed:
                 click.echo(line)
-            said = line
+            printed = line
     if as_json:
         print_json(record)
     if record.state in _STOPPED:
@@ -116,7 +121,7 @@ def watch(rollout: int, cloud: str | None, as_json: bool) -> None:
 @click.argument("rollout", type=click.IntRange(min=1))
 @cloud_options
 def pause(rollout: int, cloud: str | None, as_json: bool) -> None:
-    """Offer the version to nobody further until it is resumed."""
+    """Pause a rollout: no further device is offered the version."""
     _act(lambda client: client.pause_rollout(rollout), cloud, as_json)
 
 
@@ -124,7 +129,7 @@ def pause(rollout: int, cloud: str | None, as_json: bool) -> None:
 @click.argument("rollout", type=click.IntRange(min=1))
 @cloud_options
 def resume(rollout: int, cloud: str | None, as_json: bool) -> None:
-    """Go on with a paused rollout."""
+    """Resume a paused rollout."""
     _act(lambda client: client.resume_rollout(rollout), cloud, as_json)
 
 
@@ -132,12 +137,12 @@ def resume(rollout: int, cloud: str | None, as_json: bool) -> None:
 @click.argument("rollout", type=click.IntRange(min=1))
 @cloud_options
 def abort(rollout: int, cloud: str | None, as_json: bool) -> None:
-    """End a rollout: open offers are withdrawn, who runs the version keeps it."""
+    """Abort a rollout: open offers are withdrawn, devices that run the version keep it."""
     _act(lambda client: client.abort_rollout(rollout), cloud, as_json)
 
 
 def summary(record: RolloutRecord) -> str:
-    """Return where a rollout is, in one line."""
+    """Return the progress of a rollout in one line."""
     return (
         f"rollout {record.rollout}  {_version(record)}  {record.state}  wave {_wave(record)}  "
         f"{_running(record)} of {len(record.devices)} running  {record.reason}"
@@ -155,8 +160,8 @@ def _act(action: Callable[[CloudClient], RolloutRecord], cloud: str | None, as_j
 
 def _print_record(record: RolloutRecord) -> None:
     click.echo(summary(record))
-    columns = ("wave", "device", "state", "reason")
-    print_table(columns, [(each.wave + 1, each.device, _words(each.state), each.reason or None) for each in record.devices])
+    rows = [(device.wave + 1, device.device, _words(device.state), device.reason or None) for device in record.devices]
+    print_table(("wave", "device", "state", "reason"), rows)
 
 
 def _row(record: RolloutRecord) -> tuple[object, ...]:
@@ -177,11 +182,11 @@ def _version(record: RolloutRecord) -> str:
 
 
 def _wave(record: RolloutRecord) -> str:
-    return f"{record.wave + 1}/{1 + max((each.wave for each in record.devices), default=0)}"
+    return f"{record.wave + 1}/{1 + max((device.wave for device in record.devices), default=0)}"
 
 
 def _running(record: RolloutRecord) -> int:
-    return Counter(each.state for each in record.devices)[DeploymentState.RUNNING]
+    return Counter(device.state for device in record.devices)[DeploymentState.RUNNING]
 
 
 def _words(state: DeploymentState | None) -> str | None:

@@ -26,7 +26,7 @@ def show_summary(summary: dict[str, Any], took_s: float) -> None:
     """Print the closing tables."""
     heading("What happened")
     print_table(
-        ["variant", "precision", "accuracy", "size_bytes", "latency_ms"],
+        ["variant", "precision", "accuracy", "size bytes", "latency ms"],
         [[row[key] for key in ("name", "precision", "accuracy", "size_bytes", "latency_ms")] for row in summary["variants"]],
     )
     click.echo()

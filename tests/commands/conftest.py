@@ -1,4 +1,4 @@
-"""The command line, pointed at a running cloud."""
+"""The command line with a running cloud."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["publisher", "trusting_cloud"]
 
 
 class CommandLine:
-    """Runs `edgewright` with the words given."""
+    """Runner of `edgewright` commands against one cloud."""
 
     def __init__(self, state: Path) -> None:
         self._environment = {"EDGEWRIGHT_CLOUD": str(state)}
 
     def run(self, *words: object, cloud: str | None = None) -> Result:
-        named = () if cloud is None else ("--cloud", cloud)
-        return CliRunner().invoke(main, [str(word) for word in (*words, *named)], env=self._environment)
+        option = () if cloud is None else ("--cloud", cloud)
+        return CliRunner().invoke(main, [str(word) for word in (*words, *option)], env=self._environment)
 
     def ok(self, *words: object) -> str:
-        """Return what a command prints that must succeed."""
+        """Return the output of a command that must succeed."""
         result = self.run(*words)
         assert result.exit_code == 0, result.output
         return result.stdout
@@ -37,7 +37,7 @@ class CommandLine:
         return json.loads(self.ok(*words, "--json"))
 
     def refused(self, *words: object) -> str:
-        """Return the one line of a command that must end with exit code 2."""
+        """Return the line of a command that must exit with 2."""
         result = self.run(*words)
         assert result.exit_code == 2, result.output
         (line,) = result.stderr.splitlines()

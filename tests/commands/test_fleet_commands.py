@@ -1,14 +1,17 @@
-"""publish, models, devices and rollout, as a person types them against a running cloud."""
+"""The commands publish, models, devices and rollouts, run against a real cloud."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge_agent.cli import group as agent
+from edgewright.commands.devices import enrol_command
 from edgewright.contracts.messages import DeploymentState
 from tests.commands.conftest import CommandLine
 from tests.support.running_cloud import RunningCloud
@@ -16,14 +19,14 @@ from tests.support.scripted_devices import enrol_scripted
 from tests.support.small_packages import make_package
 
 
-def test_publish_says_which_version_it_became(edgewright: CommandLine, publisher: Path, tmp_path: Path) -> None:
+def test_publish_prints_the_new_version(edgewright: CommandLine, publisher: Path, tmp_path: Path) -> None:
     package = make_package(tmp_path, "spoken").layout.path
-    said = edgewright.ok("publish", package, "--key", publisher)
-    assert re.fullmatch(r"published spoken:1: 1 variant, .* kB\nnext: edgewright rollouts create spoken:1\n", said)
+    output = edgewright.ok("publish", package, "--key", publisher)
+    assert re.fullmatch(r"published spoken:1: 1 variant, .* kB\nnext: edgewright rollouts create spoken:1\n", output)
     assert edgewright.json("publish", package, "--key", publisher, "--expires-days", 7)["version"] == 2
 
 
-def test_publish_wants_a_key_and_a_package_that_exist(edgewright: CommandLine, publisher: Path, tmp_path: Path) -> None:
+def test_publish_needs_a_key_and_a_package_that_exist(edgewright: CommandLine, publisher: Path, tmp_path: Path) -> None:
     assert "no such package" in edgewright.refused("publish", tmp_path / "nothing", "--key", publisher)
     assert "no such" in edgewright.refused("publish", make_package(tmp_path, "keyless").layout.path, "--key", tmp_path / "nokey")
 
@@ -35,19 +38,31 @@ def test_models_are_listed_and_shown(edgewright: CommandLine, publish: Callable[
     assert edgewright.ok("models", "show", "shown").splitlines()[2].startswith("shown        2  ")
 
 
-def test_an_unknown_model_comes_with_the_nearest(edgewright: CommandLine, publish: Callable[[str], Any]) -> None:
+def test_an_unknown_model_offers_the_nearest(edgewright: CommandLine, publish: Callable[[str], Any]) -> None:
     publish("digits")
     assert "no model is called 'digit'; known: digits" in edgewright.refused("models", "show", "digit")
 
 
 def test_a_token_is_one_line_that_can_be_piped(edgewright: CommandLine) -> None:
-    said = edgewright.ok("devices", "token", "--device", "cam-9", "--label", "site=east", "--valid", "10m")
-    assert re.fullmatch(r"ew1\.[A-Za-z0-9_-]+\n", said)
+    output = edgewright.ok("devices", "token", "--device", "cam-9", "--label", "site=east", "--valid", "10m")
+    assert re.fullmatch(r"ew1\.[A-Za-z0-9_-]+\n", output)
 
 
-def test_a_device_is_labelled_and_loses_a_label_again(
-    edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("device", ["cam-9", None])
+def test_the_printed_enrol_command_is_what_the_agent_accepts(device: str | None) -> None:
+    program, group, command, *arguments = shlex.split(enrol_command("ew1.a-b_c", device))
+    assert (program, group, command) == ("edgewright", "agent", "enrol")
+    parsed = agent.commands[command].make_context(command, arguments).params
+    assert (parsed["token"], parsed["device"]) == ("ew1.a-b_c", device or "NAME")
+
+
+def test_a_terminal_gets_the_enrol_command_beside_the_token(edgewright: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgewright.commands.devices.on_a_terminal", lambda: True)
+    result = edgewright.run("devices", "token", "--device", "cam-9")
+    assert result.stderr.splitlines()[1] == f"  edgewright agent enrol --token {result.stdout.strip()} --name cam-9"
+
+
+def test_a_label_of_a_device_is_set_and_removed(edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path) -> None:
     enrol_scripted(trusting_cloud, "labelled-1", tmp_path, labels={"line": "7"})
     assert edgewright.ok("devices", "label", "labelled-1", "site=east") == "labelled-1: line=7 site=east\n"
     assert edgewright.ok("devices", "label", "labelled-1", "line=") == "labelled-1: site=east\n"
@@ -79,7 +94,7 @@ def test_a_device_is_shown_and_revoked(edgewright: CommandLine, trusting_cloud: 
     assert "revoked" in row
 
 
-def test_an_unknown_device_comes_with_the_nearest(edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path) -> None:
+def test_an_unknown_device_offers_the_nearest(edgewright: CommandLine, trusting_cloud: RunningCloud, tmp_path: Path) -> None:
     enrol_scripted(trusting_cloud, "camera-7", tmp_path)
     for verb in ("show", "explain", "revoke"):
         assert "no device is called 'camera-1'; known: camera-7" in edgewright.refused("devices", verb, "camera-1")
@@ -101,7 +116,7 @@ def test_a_rollout_is_created_with_its_rules(
     assert edgewright.json("rollouts", "abort", number)["state"] == "aborted"
 
 
-def test_watching_a_rollout_that_is_halted_ends_with_one(
+def test_watching_a_halted_rollout_exits_with_one(
     edgewright: CommandLine, trusting_cloud: RunningCloud, publish: Callable[[str], Any], tmp_path: Path
 ) -> None:
     publish("halting")
@@ -118,7 +133,7 @@ def test_watching_a_rollout_that_is_halted_ends_with_one(
     assert "halting-1  refused  golden samples differ" in edgewright.ok("rollouts", "show", number)
 
 
-def test_a_watched_rollout_that_completes_ends_with_zero(
+def test_watching_a_completed_rollout_exits_with_zero(
     edgewright: CommandLine, trusting_cloud: RunningCloud, publish: Callable[[str], Any], tmp_path: Path
 ) -> None:
     publish("good")
@@ -134,7 +149,7 @@ def test_a_watched_rollout_that_completes_ends_with_zero(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        pytest.param("rollouts create nobody", "no model is called 'nobody'", id="unknown model"),
+        pytest.param("rollouts create missing", "no model is called 'missing'", id="unknown model"),
         pytest.param("rollouts create Digits", "a model's name must be lower-case letters", id="no model's name"),
         pytest.param("rollouts create digits:0", "a version must be a whole number from 1", id="version 0"),
         pytest.param("rollouts create x --device A", "a device's name must be lower-case letters", id="no device's name"),
@@ -143,7 +158,7 @@ def test_a_watched_rollout_that_completes_ends_with_zero(
         pytest.param("devices show Cam", "a device's name must be lower-case letters", id="device's name"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_line(edgewright: CommandLine, words: str, message: str) -> None:
+def test_a_rejected_command_prints_one_line(edgewright: CommandLine, words: str, message: str) -> None:
     assert message in edgewright.refused(*words.split())
 
 
@@ -151,22 +166,18 @@ def test_what_cannot_be_done_is_one_clear_line(edgewright: CommandLine, words: s
     ("words", "message"),
     [
         pytest.param("rollouts create m --soak 30", "a number and a unit, as in 30s, 5m, 1h or 2d, not '30'", id="duration"),
-        pytest.param(
-            "rollouts create m --success-threshold 0.9", "must be a share from 0% to 100%, as in 95%, not '0.9'", id="share"
-        ),
-        pytest.param(
-            "rollouts create m --success-threshold 101%", "must be a share from 0% to 100%, as in 95%, not '101%'", id="over"
-        ),
+        pytest.param("rollouts create m --success-threshold most", "as in 95% or 0.95, not 'most'", id="not a share"),
+        pytest.param("rollouts create m --success-threshold 101%", "a share from 0% to 100%, as in 95% or 0.95", id="over"),
         pytest.param("devices token --label site", "must be a name and a text, as in site=plant-2, not 'site'", id="label"),
     ],
 )
-def test_an_option_that_cannot_be_read_says_how_it_is_written(edgewright: CommandLine, words: str, message: str) -> None:
+def test_an_invalid_option_states_its_notation(edgewright: CommandLine, words: str, message: str) -> None:
     result = edgewright.run(*words.split())
     assert result.exit_code == 2
     assert message in result.stderr
 
 
-def test_a_cloud_that_is_not_there_ends_with_three(edgewright: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_cloud_exits_with_three(edgewright: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEWRIGHT_TOKEN", "t")
     result = edgewright.run("devices", "list", cloud="https://127.0.0.1:1")
     assert result.exit_code == 3

@@ -145,16 +145,11 @@ def test_a_build_without_a_float_variant_is_refused(tmp_path: Path) -> None:
     assert message == f"{build.path} must hold the variant fp32, which stands for the source model; it is not there"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("much", "--max-drop must be a share like 1% or 0.01, not 'much'"),
-        ("120%", "--max-drop must be between 0% and 100%, not '120%'"),
-    ],
-)
-def test_an_invalid_share_is_refused(text: str, message: str) -> None:
+@pytest.mark.parametrize("text", ["much", "120%"])
+def test_an_invalid_share_is_refused(text: str) -> None:
     result = run("quantize", quantized_build().path, "--scheme", "int8", "--samples", training_samples(), "--max-drop", text)
-    assert refused(result, 2) == message
+    assert result.exit_code == 2
+    assert f"must be a share from 0% to 100%, as in 95% or 0.95, not '{text}'" in result.stderr
 
 
 def test_a_directory_that_is_not_a_build_is_refused(tmp_path: Path) -> None:
