@@ -141,8 +141,8 @@ def test_if_no_variant_can_be_measured_the_profile_decides_and_the_reason_is_giv
     broken = build(tmp_path / "broken", Recipe(others=(Precision.INT8,), broken=("fp32", "int8")))
     record = pull(store, cloud, broken)
     assert record.running.variant == "fp32"
-    assert record.choice[0].startswith(f"{BY_PROFILE} Nothing was measured: fp32/graph.onnx is no ONNX graph")
-    assert "int8/graph.onnx is no ONNX graph" in record.choice[0]
+    assert record.choice[0].startswith(f"{BY_PROFILE} Nothing was measured: fp32/graph.onnx is not an ONNX graph")
+    assert "int8/graph.onnx is not an ONNX graph" in record.choice[0]
     assert load_all(store.root) == ()
 
 
