@@ -1,1 +1,9 @@
-"""Turn one graph into variants of less precision, each with its measured accuracy."""
+"""Turn a float graph into variants of lower precision, each with its measured accuracy.
+
+quantization.py   the steps for every scheme: read this first
+scheme.py         the schemes, and what they share: the source graph, a variant's files, the result
+fp16.py, int8/, mx/, npu/    the schemes
+calibration/      observed graphs, ranges, histograms, thresholds, SQNR
+rewrites/         changes of a graph that keep its function
+report/           `edgewright report`
+"""

@@ -1,9 +1,9 @@
 """fp16: half the bytes, the same labels; inputs and outputs of the graph stay float32.
 
-A number that half precision cannot hold becomes infinity at best and, in other converters, silently another number. So operators
-whose weights or values (on real samples) come near its limit stay float32, and so do those that sum many terms or exponentiate.
+A number beyond the range of half precision becomes infinity, or in other converters silently another number. So operators stay
+float32 if their weights or values (on real samples) are near the limit, or if they sum many terms or exponentiate.
 
-Where rounding changes a predicted label of the samples, the last operators stay float32 too, as few as make the labels equal.
+If rounding changes a predicted label of the samples, the last operators stay float32 too, as few as keep the labels.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from quantize.scheme import float_graph, read_float_graph, write_variant_graph
 log = logging.getLogger(__name__)
 
 LARGEST = float(np.finfo(np.float16).max)
-HEADROOM = 4.0
-"""How far below the limit the values of the samples must stay: other samples may be larger."""
+MARGIN = 4.0
+"""The values of the samples must stay below the limit by this factor, because other samples may be larger."""
 
-KEPT_FLOAT = {
+FLOAT32_OPERATORS = {
     "Cast",
     "CumSum",
     "Exp",
@@ -50,7 +50,7 @@ KEPT_FLOAT = {
     "TopK",
 }
 _FLOAT_INPUTS = {"Resize": {1, 2}}
-"""Inputs that the standard wants as float32 whatever the others are."""
+"""Inputs that are always float32 in the ONNX standard."""
 
 
 def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, reference: Tensors, progress: Progress = silent) -> None:
@@ -62,8 +62,8 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, referenc
     ranges = tensor_ranges(ObservedGraph.open(float_graph(build), progress=progress), samples)
     names = [str(node.name) for node in read_float_graph(build).graph if _can_be_half(node, ranges)]
     if not names:
-        found = sorted({node.op_type for node in read_float_graph(build).graph})
-        raise ModelError(f"{build.path}: fp16 needs operators that run in half precision, but the graph has {found}")
+        operators = sorted({node.op_type for node in read_float_graph(build).graph})
+        raise ModelError(f"{build.path}: fp16 needs operators that run in half precision, but the graph has {operators}")
     for kept in _attempts(len(names)):
         _write(build, folder, names[: len(names) - kept])
         if not _changes_labels(samples, reference, folder):
@@ -73,7 +73,7 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, referenc
 
 
 def _attempts(count: int) -> list[int]:
-    """Return how many of the last operators to keep in float32, from none to half of them."""
+    """Return the numbers of last operators to try in float32: 0, then powers of two up to half of them."""
     return [0, *(1 << power for power in range(count.bit_length()) if 2 << power <= count)]
 
 
@@ -90,11 +90,11 @@ def _changes_labels(samples: Samples, reference: Tensors, folder: Path) -> bool:
 
 
 def _can_be_half(node: ir.Node, ranges: dict[str, tuple[float, float]]) -> bool:
-    if node.domain not in ("", "ai.onnx") or node.op_type in KEPT_FLOAT:
+    if node.domain not in ("", "ai.onnx") or node.op_type in FLOAT32_OPERATORS:
         return False
     floats = [value for value in (*node.inputs, *node.outputs) if value is not None and value.dtype is ir.DataType.FLOAT]
     largest = max((_largest(value, ranges) for value in floats), default=0.0)
-    if largest > LARGEST / HEADROOM:
+    if largest > LARGEST / MARGIN:
         log.info("kept in float32 node=%s largest_value=%g", node.name, largest)
         return False
     return bool(floats)
@@ -108,29 +108,29 @@ def _largest(value: ir.Value, ranges: dict[str, tuple[float, float]]) -> float:
 
 
 def _to_half(model: ir.Model, names: set[str]) -> None:
-    """Turn the nodes called `names` to half precision, with a Cast wherever a value changes sides."""
+    """Convert the nodes called `names` to half precision, with a Cast between nodes of different precision."""
     graph = model.graph
-    sides = _Sides(graph)
+    precisions = _Precisions(graph)
     for node in list(graph):
         half = node.name in names
         for place, value in enumerate(node.inputs):
             if value is None or value.dtype is not ir.DataType.FLOAT or place in _FLOAT_INPUTS.get(node.op_type, ()):
                 continue
             if value.const_value is None:
-                node.replace_input_with(place, sides.on(value, node, half=half))
+                node.replace_input_with(place, precisions.value(value, node, half=half))
             elif half:
-                node.replace_input_with(place, sides.weight(value))
+                node.replace_input_with(place, precisions.weight(value))
         if half:
-            sides.halved.update(value for value in node.outputs if value.dtype is ir.DataType.FLOAT)
-    for value in sides.halved:
+            precisions.halved.update(value for value in node.outputs if value.dtype is ir.DataType.FLOAT)
+    for value in precisions.halved:
         value.dtype = ir.DataType.FLOAT16
     for place, output in enumerate(graph.outputs):
-        if output in sides.halved:
+        if output in precisions.halved:
             graph.outputs[place] = _float_output(graph, output)
 
 
-class _Sides:
-    """Which values are half by now, and the casts and halved weights made so far, each once."""
+class _Precisions:
+    """The values in half precision so far, and one cast or halved weight per value that needs it."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.halved: set[ir.Value] = set()
@@ -138,8 +138,8 @@ class _Sides:
         self._casts: dict[ir.Value, ir.Value] = {}
         self._weights: dict[ir.Value, ir.Value] = {}
 
-    def on(self, value: ir.Value, user: ir.Node, *, half: bool) -> ir.Value:
-        """Return `value` in the precision of its user."""
+    def value(self, value: ir.Value, user: ir.Node, *, half: bool) -> ir.Value:
+        """Return `value` in the precision of its consumer."""
         if (value in self.halved) is half:
             return value
         if value not in self._casts:
@@ -156,7 +156,7 @@ class _Sides:
 def _half_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
     tensor = value.const_value
     if tensor is None:
-        raise AssertionError(f"{value.name} is no weight")
+        raise AssertionError(f"{value.name} is not a weight")
     name = f"{value.name}/half"
 
     def halved() -> ir.Tensor:
@@ -164,26 +164,26 @@ def _half_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
         return ir.tensor(numbers, name=name)
 
     lazy = ir.LazyTensor(halved, ir.DataType.FLOAT16, ir.Shape(tensor.shape.numpy()), name=name)
-    made = ir.Value(name=name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=lazy)
-    graph.register_initializer(made)
-    return made
+    weight = ir.Value(name=name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=lazy)
+    graph.register_initializer(weight)
+    return weight
 
 
-def _cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, user: ir.Node) -> ir.Value:
-    kind = "half" if wanted is ir.DataType.FLOAT16 else "float"
-    node = ir.node("Cast", [value], attributes={"to": int(wanted)}, name=f"{value.name}/to_{kind}")
+def _cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, user: ir.Node) -> ir.Value:
+    kind = "half" if dtype is ir.DataType.FLOAT16 else "float"
+    node = ir.node("Cast", [value], attributes={"to": int(dtype)}, name=f"{value.name}/to_{kind}")
     graph.insert_before(user, node)
     node.outputs[0].name, node.outputs[0].shape = node.name, value.shape
-    node.outputs[0].type = ir.TensorType(wanted)
+    node.outputs[0].type = ir.TensorType(dtype)
     return node.outputs[0]
 
 
 def _float_output(graph: ir.Graph, output: ir.Value) -> ir.Value:
-    """Give the graph a float32 output of the same name."""
+    """Replace a half-precision output of the graph with a float32 one of the same name."""
     name = str(output.name)
     output.name = f"{name}/half"
     node = ir.node("Cast", [output], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{name}/to_float")
     graph.append(node)
-    made = node.outputs[0]
-    made.name, made.shape, made.type = name, output.shape, ir.TensorType(ir.DataType.FLOAT)
-    return made
+    result = node.outputs[0]
+    result.name, result.shape, result.type = name, output.shape, ir.TensorType(ir.DataType.FLOAT)
+    return result

@@ -1,4 +1,4 @@
-"""What every scheme does the same way: take the float graph, keep the cut, write a variant's files."""
+"""The schemes, and the steps that they share: read the float graph, keep the cut, write the files of a variant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Co
 
 
 class Scheme(enum.StrEnum):
-    """The ways to make a variant of less precision; the variant is called after its scheme."""
+    """The ways to make a variant of lower precision; a variant has the name of its scheme."""
 
     FP16 = "fp16"
     INT8 = "int8"
@@ -31,12 +31,12 @@ class Scheme(enum.StrEnum):
 
     @property
     def precision(self) -> Precision:
-        """The number format of what the scheme makes."""
+        """The number format of the scheme's variant."""
         return Precision(self.value)
 
     @property
     def needs_samples(self) -> bool:
-        """Whether it learns from samples; one that does not can be measured on the golden ones."""
+        """True if the scheme calibrates; the others can be measured on the golden samples."""
         return self is not Scheme.MXINT8
 
 
@@ -59,64 +59,63 @@ class QuantizationResult:
 
 
 def float_graph(build: BuildDirectory) -> Path:
-    """Return where the float graph lies."""
+    """Return the path of the float graph."""
     return build.graph / LayerKind.GRAPH.file_name
 
 
 def check_source(build: BuildDirectory) -> None:
-    """Raise `ModelError` where a scheme would have nothing to begin with: the source is of less, or of more, precision."""
+    """Raise `ModelError` unless the source graph is a float32 graph without quantizers."""
     graph = read_float_graph(build).graph
-    found = sorted({node.op_type for node in graph if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear")})
-    if found:
+    quantizers = sorted({node.op_type for node in graph if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear")})
+    if quantizers:
         raise ModelError(
-            f"{build.path}: a scheme begins with a float model, but this one is quantized already ({', '.join(found)}): "
-            "convert the model that it was made of, or package this one as it is"
+            f"{build.path}: the model must be a float model, but it is quantized already ({', '.join(quantizers)}): "
+            "convert its float original, or package it as it is"
         )
     kinds = {value.const_value.dtype for value in graph.initializers.values() if value.const_value is not None}
     others = sorted(kind.name.lower() for kind in kinds & {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
     if others and ir.DataType.FLOAT not in kinds:
         raise ModelError(
-            f"{build.path}: a scheme begins with a float32 model, but the weights of this one are {', '.join(others)}: "
-            "export it in float32"
+            f"{build.path}: the weights must be float32, but they are {', '.join(others)}: export the model in float32"
         )
 
 
 def read_float_graph(build: BuildDirectory) -> ir.Model:
-    """Return the float graph; its weights stay on disk."""
+    """Return the float graph; its external weights stay on disk."""
     return read_graph(float_graph(build))
 
 
 def write_variant_graph(build: BuildDirectory, model: ir.Model, folder: Path) -> None:
-    """Write a graph derived from the build's; weights of the head stay apart from those of the featurizer."""
+    """Write a graph derived from the build's, with the weights of head and featurizer in separate files."""
     head = head_nodes(build)
     featurizer = {node.name for node in read_float_graph(build).graph} - head
-    sides = _sides(model.graph, head, featurizer)
-    minify(model, sides)
-    write_graph(folder, model, sides.__getitem__)
+    in_head = _head_membership(model.graph, head, featurizer)
+    minify(model, in_head)
+    write_graph(folder, model, in_head.__getitem__)
 
 
 def head_nodes(build: BuildDirectory) -> set[str | None]:
-    """Return the names of the operators behind the cut; without a cut, of all."""
+    """Return the names of the operators after the cut; without a cut, of all."""
     original = read_float_graph(build)
     cut = build.record.cut
     return {node.name for node in (parts_of(original, cut).head if cut else original.graph)}
 
 
-def _sides(graph: ir.Graph, head: set[str | None], featurizer: set[str | None]) -> dict[ir.Node, bool]:
-    """Say of every node whether it is the head's.
+def _head_membership(graph: ir.Graph, head: set[str | None], featurizer: set[str | None]) -> dict[ir.Node, bool]:
+    """Return True for every node of the head and False for every node of the featurizer.
 
-    Nodes that a scheme added belong where their first input comes from, and where that is no data either, to whom they serve.
+    A node that a scheme added follows the producer of its first input; without one, it follows its consumers.
     """
-    sides: dict[ir.Node, bool] = {}
+    in_head: dict[ir.Node, bool] = {}
     for node in graph:
         first = node.inputs[0] if node.inputs else None
         if node.name in head or node.name in featurizer:
-            sides[node] = node.name in head
-        elif first is not None and first.producer() in sides:
-            sides[node] = sides[first.producer()]
+            in_head[node] = node.name in head
+        elif first is not None and first.producer() in in_head:
+            in_head[node] = in_head[first.producer()]
         elif first is not None and first.is_graph_input():
-            sides[node] = not featurizer
+            in_head[node] = not featurizer
     for node in reversed(graph):
-        if node not in sides:
-            sides[node] = all(sides[user] for output in node.outputs for user in output.consumers())
-    return sides
+        if node not in in_head:
+            in_head[node] = all(in_head[user] for output in node.outputs for user in output.consumers())
+    return in_head

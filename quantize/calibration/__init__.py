@@ -1,1 +1,1 @@
-"""Calibration: run samples, collect ranges and histograms of activations, choose thresholds, and measure the noise."""
+"""Calibration: observe activations on samples, collect ranges and histograms, choose thresholds, and measure the SQNR."""

@@ -1,7 +1,6 @@
-"""Calibration: which values flow through a graph on real samples, and whether the samples are fit to tell.
+"""Calibrate the tensors of a graph on real samples, and reject samples that cannot calibrate.
 
-histograms.py collects, in batches and in constant memory; thresholds.py decides; here the two meet, and samples that could
-not tell are refused.
+histograms.py collects values, in batches and in constant memory; thresholds.py chooses the range from them.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from quantize.calibration.histograms import Range, collect_histograms, collect_r
 from quantize.calibration.thresholds import Calibration, best_range
 
 RANGE_FACTOR = 50.0
-"""Samples whose largest value is this many times that of the golden ones were scaled differently (255 for pixels)."""
+"""Samples with a largest value this many times that of the golden ones must have another scale (255 for pixels)."""
 
 
 def tensor_ranges(graph: ObservedGraph, samples: Samples, method: Calibration = Calibration.MINMAX) -> dict[str, Range]:
-    """Return the range that each float tensor of a graph should cover; min-max is what was seen, the others clip outliers."""
+    """Return the range to cover for each float tensor of a graph; min-max is the full range, other methods clip outliers."""
     ranges = collect_ranges(graph, samples)
     if method is Calibration.MINMAX:
         return ranges
@@ -37,8 +36,8 @@ def tensor_ranges(graph: ObservedGraph, samples: Samples, method: Calibration = 
 
 
 def check_calibration(samples: Samples, build: BuildDirectory, where: Path) -> None:
-    """Raise `SamplesError` unless the samples can tell which values a model meets."""
-    usual = _usual_inputs(build)
+    """Raise `SamplesError` unless the samples are finite, vary, and have the scale of the golden ones."""
+    typical = _typical_inputs(build)
     for name, array in samples.inputs.items():
         if array.dtype.kind not in "fiu":
             continue
@@ -51,34 +50,34 @@ def check_calibration(samples: Samples, build: BuildDirectory, where: Path) -> N
             raise SamplesError(
                 f"{where}: samples of {name} must vary, but every value is {low:g}: give real samples of the model's input"
             )
-        if name in usual:
-            _check_range(name, (low, high), usual[name], where)
+        if name in typical:
+            _check_range(name, (low, high), typical[name], where)
     if samples.count < BATCH_SIZE:
         logging.getLogger(__name__).warning("few samples count=%d: give 100 or more that look like the real input", samples.count)
 
 
 def _extent(array: npt.NDArray[Any]) -> tuple[float, float]:
-    """Return the smallest and the largest value; NaN where there is one."""
+    """Return the smallest and the largest value; NaN if there is one."""
     extents = np.array([(piece.min(), piece.max()) for piece in pieces(array)])
     return float(extents[:, 0].min()), float(extents[:, 1].max())
 
 
-def _usual_inputs(build: BuildDirectory) -> Tensors:
-    """Return the golden inputs where they are real samples; generated ones say nothing about the range."""
+def _typical_inputs(build: BuildDirectory) -> Tensors:
+    """Return the golden inputs if they are real samples; generated ones have no typical range."""
     report = build.reports / "parity.json"
     golden = build.graph / LayerKind.GOLDEN_INPUTS.file_name
     if not report.is_file() or not golden.is_file():
         return {}
-    said: dict[str, Any] = decode(report.read_bytes(), dict, what=str(report), error=PackageError)
-    return {} if said.get("generated_samples", True) else read_npz(golden)
+    parity: dict[str, Any] = decode(report.read_bytes(), dict, what=str(report), error=PackageError)
+    return {} if parity.get("generated_samples", True) else read_npz(golden)
 
 
-def _check_range(name: str, extent: tuple[float, float], usual: npt.NDArray[Any], where: Path) -> None:
-    (low, high), expected = extent, float(np.abs(usual).max())
+def _check_range(name: str, extent: tuple[float, float], typical: npt.NDArray[Any], where: Path) -> None:
+    (low, high), expected = extent, float(np.abs(typical).max())
     largest = max(abs(low), abs(high))
     if expected == 0 or 1 / RANGE_FACTOR < largest / expected < RANGE_FACTOR:
         return
     raise SamplesError(
-        f"{where}: samples of {name} must be in the range that the model was converted with, {usual.min():g} to {usual.max():g}, "
-        f"but they are {low:g} to {high:g}: scale them as in training"
+        f"{where}: samples of {name} must be in the range that the model was converted with, "
+        f"{typical.min():g} to {typical.max():g}, but they are {low:g} to {high:g}: scale them as in training"
     )

@@ -1,6 +1,6 @@
-"""What values flow through each tensor of a graph: first the range, then a histogram inside that range.
+"""Collect the range of each tensor of a graph, then a histogram within that range.
 
-Two passes over the samples, each keeping a few numbers per tensor: five thousand images need no more memory than fifty.
+Each of the two passes over the samples keeps a few numbers per tensor: five thousand images need no more memory than fifty.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from edgewright.contracts.samples import Samples
 from quantize.calibration.activations import ObservedGraph
 
 BINS = 4096
-"""Sixteen for each of the 256 levels of int8: enough to place a threshold within a sixteenth of a step."""
+"""Sixteen per level of int8: a threshold is exact to a sixteenth of a step."""
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often values fell into `BINS` equal bins from `low` to `high`."""
+    """Counts of values in `BINS` equal bins from `low` to `high`."""
 
     low: float
     high: float
     counts: npt.NDArray[np.int64]
 
     def centers(self) -> npt.NDArray[np.float64]:
-        """Return the middle of each bin."""
+        """Return the center of each bin, shape [BINS]."""
         width = (self.high - self.low) / len(self.counts)
         places = np.arange(len(self.counts), dtype=np.float64)
         centers: npt.NDArray[np.float64] = self.low + width * (places + 0.5)
@@ -48,17 +48,17 @@ def collect_ranges(graph: ObservedGraph, samples: Samples) -> dict[str, Range]:
 
 
 def collect_histograms(graph: ObservedGraph, samples: Samples, ranges: Mapping[str, Range]) -> dict[str, Histogram]:
-    """Return the histogram of every tensor that takes more than one value."""
-    wanted = [name for name, (low, high) in ranges.items() if high > low]
-    counts = {name: np.zeros(BINS, np.int64) for name in wanted}
-    for values in graph.values(samples, wanted, "calibrating, second pass"):
+    """Return the histogram of every tensor with more than one value."""
+    varying = [name for name, (low, high) in ranges.items() if high > low]
+    counts = {name: np.zeros(BINS, np.int64) for name in varying}
+    for values in graph.values(samples, varying, "calibrating, second pass"):
         for name, array in values.items():
             counts[name] += _counted(array, *ranges[name])
-    return {name: Histogram(*ranges[name], counts[name]) for name in wanted}
+    return {name: Histogram(*ranges[name], counts[name]) for name in varying}
 
 
 def _counted(array: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.int64]:
-    """Count into equal bins; three times as fast as numpy.histogram, which copies in float64."""
+    """Count values in equal bins; three times as fast as numpy.histogram, which copies to float64."""
     flat = array.reshape(-1).astype(np.float32, copy=False)
     if not np.isfinite(flat).all():
         flat = flat[np.isfinite(flat)]

@@ -1,6 +1,7 @@
-"""How much noise a variant adds, layer by layer: 10 log10(sum of float values squared / sum of differences squared), in dB.
+"""Measure the signal-to-quantization-noise ratio (SQNR) of a variant, layer by layer.
 
-Every six decibels are a bit. Both graphs see the same samples side by side, and only two sums per tensor are kept.
+The SQNR is 10 log10(sum of float values squared / sum of differences squared), in dB; six decibels are a bit. Both graphs run on
+the same samples side by side, and only two sums per tensor are kept.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from edgewright.contracts.samples import Samples, Tensors
 from quantize.calibration.activations import ObservedGraph
 
 CEILING_DB = 150.0
-"""Told for no difference at all: float32 itself has about this much."""
+"""The SQNR of equal tensors: float32 itself has about this much."""
 SAMPLE_LIMIT = 128
-"""Samples that a measurement takes; more change the ratio by less than it varies between data sets."""
+"""Samples of a measurement; more of them change the SQNR by less than it varies between data sets."""
 
 _READ_AS = ("{0}_DequantizeLinear_Output", "{0}/dq", "{0}/half", "{0}")
-"""What stands for a tensor of the float graph in a variant: what the quantizers make of it, the halved one, or itself."""
+"""Names in a variant for a tensor of the float graph: dequantized, in half precision, or unchanged."""
 
 
 class Observed(Protocol):
-    """A graph that runs somewhere and whose inner tensors can be seen."""
+    """A graph whose inner tensors can be read, on any runtime."""
 
     @property
     def tensors(self) -> Sequence[str]:
-        """The names of what can be seen."""
+        """The names of the readable tensors."""
 
     def run(self, inputs: Tensors, tensors: Sequence[str]) -> Tensors:
         """Return the values of `tensors`."""
@@ -39,7 +40,7 @@ class Observed(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSqnr:
-    """How clean the output of one operator is in a variant."""
+    """The SQNR of the output of one operator in a variant."""
 
     node: str
     operator: str
@@ -48,7 +49,7 @@ class LayerSqnr:
 
 
 def layer_sqnr(model: onnx.ModelProto, float_graph: ObservedGraph, variant: ObservedGraph, samples: Samples) -> list[LayerSqnr]:
-    """Return the signal-to-noise ratio behind each operator of the float `model` that the variant still has, in graph order."""
+    """Return the SQNR after each operator of the float `model` that the variant still has, in the order of the graph."""
     measured = tensor_sqnr(float_graph, variant, samples)
     return [
         LayerSqnr(node=node.name, operator=node.op_type, tensor=name, sqnr_db=measured[name])
@@ -66,14 +67,14 @@ def tensor_sqnr(
 ) -> dict[str, float]:
     """Return the SQNR in dB of every tensor that both graphs have, or only of `tensors`."""
     pairs = {name: twin for name, twin in _pairs(float_graph, variant).items() if tensors is None or name in tensors}
-    chosen = evenly_spaced(samples)
+    subset = evenly_spaced(samples)
     signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)
-    for inputs in float_graph.batches(chosen, list(pairs), "measuring SQNR"):
+    for inputs in float_graph.batches(subset, list(pairs), "measuring SQNR"):
         expected = float_graph.run(inputs, list(pairs))
-        found = variant.run(inputs, list(pairs.values()))
+        actual = variant.run(inputs, list(pairs.values()))
         for name, twin in pairs.items():
             signal[name] += _energy(expected[name])
-            noise[name] += _energy(expected[name] - found[twin])
+            noise[name] += _energy(expected[name] - actual[twin])
     return {name: decibels(signal[name], noise[name]) for name in pairs}
 
 
@@ -83,21 +84,21 @@ def _energy(array: npt.NDArray[Any]) -> float:
 
 
 def decibels(signal: float, noise: float) -> float:
-    """Return the ratio of two energies in dB, between 0 energy told as 0 dB and `CEILING_DB`."""
+    """Return the ratio of two energies in dB: 0 without signal, at most `CEILING_DB`."""
     if noise <= 0:
         return CEILING_DB
     return min(CEILING_DB, 10 * math.log10(signal / noise)) if signal > 0 else 0.0
 
 
 def evenly_spaced(samples: Samples, limit: int = SAMPLE_LIMIT) -> Samples:
-    """Return at most `limit` samples, evenly spread: files are often sorted by label."""
+    """Return at most `limit` samples, evenly spaced, because files are often sorted by label."""
     if samples.count <= limit:
         return samples
     return samples.take(np.linspace(0, samples.count - 1, limit).astype(int))
 
 
 def _pairs(float_graph: ObservedGraph, variant: Observed) -> Mapping[str, str]:
-    """Return the tensors that can be compared, and what each is called in the variant."""
-    there = set(variant.tensors)
-    twins = {name: [form.format(name) for form in _READ_AS if form.format(name) in there] for name in float_graph.tensors}
-    return {name: found[0] for name, found in twins.items() if found and name not in float_graph.inputs}
+    """Return the tensors that both graphs have, with the name of each in the variant."""
+    available = set(variant.tensors)
+    twins = {name: [form.format(name) for form in _READ_AS if form.format(name) in available] for name in float_graph.tensors}
+    return {name: names[0] for name, names in twins.items() if names and name not in float_graph.inputs}

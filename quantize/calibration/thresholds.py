@@ -1,11 +1,11 @@
-"""Which range of values eight bits should cover: a pure rule on a tensor's histogram.
+"""Choose the range of values for eight bits from the histogram of a tensor.
 
-minmax      everything that was seen; one outlier makes every step coarse
+minmax      the full range; one outlier makes every step coarse
 percentile  all but the rarest hundred-thousandth
 entropy     the range whose 256 levels lose the least information (Kullback-Leibler divergence)
 mse         the range with the smallest expected squared error, of clipping and of rounding together
 
-Zero is always inside: padding and ReLU produce it, so it must be exact.
+The range always includes zero, because padding and ReLU produce it: it must be exact.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from quantize.calibration.histograms import Histogram, Range
 
 LEVELS = 256
 CANDIDATES = 64
-"""How many places each end of the range is tried at."""
+"""Tried positions of each end of the range."""
 SMALLEST_SHARE = 0.02
-"""No end moves closer to zero than this share of where it began."""
+"""No end moves closer to zero than this share of its first position."""
 RARE = 1e-5
 
 Cost = Callable[[Histogram, float, float], float]
 
 
 class Calibration(enum.StrEnum):
-    """The ways to choose a range."""
+    """The methods to choose a range."""
 
     MINMAX = "minmax"
     PERCENTILE = "percentile"
@@ -38,7 +38,7 @@ class Calibration(enum.StrEnum):
 
 
 def best_range(histogram: Histogram, method: Calibration) -> Range:
-    """Return the range that `method` chooses."""
+    """Return the range of `method`."""
     whole = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if method is Calibration.MINMAX:
         return whole
@@ -56,7 +56,7 @@ def _percentiles(histogram: Histogram) -> Range:
 
 
 def _search(histogram: Histogram, whole: Range, cost: Cost) -> Range:
-    """Move one end, then the other, then both once more: four scans instead of every pair."""
+    """Move each end in turn, twice: four scans instead of all pairs."""
     low, high = whole
     shares = np.linspace(1.0, SMALLEST_SHARE, CANDIDATES)
     for _ in range(2):
@@ -72,15 +72,15 @@ def _squared_error(histogram: Histogram, low: float, high: float) -> float:
     levels = np.clip(np.rint(centers / step) + zero, 0, LEVELS - 1)
     width = (histogram.high - histogram.low) / len(centers)
     inside = (centers >= low) & (centers <= high)
-    # Inside, a step finer than a bin still rounds: its error is known (a twelfth of the step squared) where bins cannot show it.
+    # Steps finer than a bin round too: their error is a twelfth of the step squared, which the bins cannot show.
     error = np.where(inside & (step < width), step**2 / 12, ((levels - zero) * step - centers) ** 2)
     return float((histogram.counts * error).sum())
 
 
 def _divergence(histogram: Histogram, low: float, high: float) -> float:
-    """Return KL(P||Q): P the histogram with its outliers moved to the ends, Q what 256 levels can tell of it.
+    """Return KL(P||Q): P is the histogram with its outliers moved to the ends, Q its approximation by 256 levels.
 
-    A bin that holds values but gets no share in Q counts as an almost certain surprise, so clipping is never free.
+    A bin with values but no share in Q counts with a tiny probability, so clipping always has a cost.
     """
     centers = histogram.centers()
     inside = (centers >= low) & (centers <= high)
@@ -89,14 +89,14 @@ def _divergence(histogram: Histogram, low: float, high: float) -> float:
         return float("inf")
     kept = _without_zeros(histogram)[places]
     clipped = kept.copy()
-    clipped[0] += histogram.counts[: places[0]].sum()  # outliers; zero is never one
+    clipped[0] += histogram.counts[: places[0]].sum()  # outliers; zero never is one
     clipped[-1] += histogram.counts[places[-1] + 1 :].sum()
     levels = np.minimum(((centers[places] - low) / (high - low) * LEVELS).astype(np.int64), LEVELS - 1)
     return _kullback_leibler(clipped, _flattened(kept, levels))
 
 
 def _without_zeros(histogram: Histogram) -> npt.NDArray[np.float64]:
-    """Level the spike that ReLU leaves at zero: zero is exact whatever the range, so it says nothing of a good one."""
+    """Reduce the peak of ReLU at zero to its neighbours: zero is exact in every range, so it must not affect the choice."""
     counts = histogram.counts.astype(np.float64)
     place = int(np.clip(-histogram.low / (histogram.high - histogram.low) * len(counts), 0, len(counts) - 1))
     around = np.delete(counts[max(place - 1, 0) : place + 2], min(place, 1))
@@ -105,7 +105,7 @@ def _without_zeros(histogram: Histogram) -> npt.NDArray[np.float64]:
 
 
 def _flattened(counts: npt.NDArray[np.float64], levels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Spread each level's counts evenly over those of its bins that hold any."""
+    """Distribute the counts of each level evenly over its non-empty bins."""
     filled = counts > 0
     totals = np.bincount(levels, counts, LEVELS)
     bins = np.maximum(np.bincount(levels, filled, LEVELS), 1)

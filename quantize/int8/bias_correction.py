@@ -1,11 +1,11 @@
-"""Bias correction: rounding weights and clipping activations moves the mean of a layer's output; the bias can move it back.
+"""Bias correction: quantization shifts the mean of a layer's output, and a new bias compensates for it.
 
-A layer is linear, so the mean of its output is its output for the mean of its input. One pass over the samples collects
-the mean input of every layer, as it is and as the quantizer rounds it; then each layer runs twice on means alone, once with its
-own weights and once with rounded ones, and the difference goes into the bias.
+A layer is linear, so the mean of its output is its output for the mean of its input. One pass over the samples collects the mean
+input of every layer, exact and as the quantizer rounds it. Then each layer runs on both means, with its own and with its rounded
+weights, and the difference is added to the bias.
 
-Whether that helps is measured: a layer keeps its new bias only if the signal-to-noise ratio behind it rises. The verdict on a
-layer depends on what comes before it and not on what comes behind, so training the head again leaves the featurizer as it is.
+A layer keeps its new bias only if the measured SQNR after it rises. That depends on the layers before it and not on those after
+it, so a retrained head leaves the featurizer unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from quantize.int8.qdq import layers, quantized_graph, rounded_weight, set_weigh
 BIASED = {"Conv", "Gemm"}
 BATCH_AXIS = 0
 SHIFT_SAMPLES = 1024
-"""The mean of a layer is learnt from at most so many."""
+"""Largest number of samples for the mean of a layer."""
 
 Array = npt.NDArray[np.float32]
 Shift = dict[str, Array]
@@ -37,31 +37,31 @@ Shift = dict[str, Array]
 
 def correct_biases(
     model: onnx.ModelProto,
-    watched: ObservedGraph,
+    observed: ObservedGraph,
     ranges: Mapping[str, Range],
     samples: Samples,
     rounding: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
-    watch: Callable[[onnx.ModelProto], Observed] = ObservedGraph,
+    observe: Callable[[onnx.ModelProto], Observed] = ObservedGraph,
 ) -> dict[str, Array]:
-    """Correct the biases of `model` in place; return what the bias was before, of each layer whose noise fell.
+    """Correct the biases of `model` in place; return the original bias of each layer whose SQNR rose.
 
-    `rounding` quantizes a graph (in `ranges`), `watch` runs one as the target will: both decide what noise is.
+    `rounding` quantizes a graph with `ranges`, and `observe` runs one as the target does; the SQNR is measured with both.
     """
     candidates = [node for node in layers(model) if _can_be_corrected(model, node)]
     if not candidates:
         return {}
     rounding = rounding or partial(quantized_graph, ranges=ranges)
     plain = rounding(model)
-    shifts = _shifts(model, plain, candidates, watched, ranges, evenly_spaced(samples, SHIFT_SAMPLES))
+    shifts = _shifts(model, plain, candidates, observed, ranges, evenly_spaced(samples, SHIFT_SAMPLES))
     corrected = onnx.ModelProto()
     corrected.CopyFrom(model)
     _apply(corrected, candidates, shifts)
-    before = tensor_sqnr(watched, watch(plain), samples)
-    after = tensor_sqnr(watched, watch(rounding(corrected)), samples)
-    helped = [node for node in candidates if _visible(model, node, after) > _visible(model, node, before)]
-    originals = {node.name: weight_of(model, node.input[2]).copy() for node in helped}
-    _apply(model, helped, shifts)
-    logging.getLogger(__name__).info("corrected biases=%d of=%d", len(helped), len(candidates))
+    before = tensor_sqnr(observed, observe(plain), samples)
+    after = tensor_sqnr(observed, observe(rounding(corrected)), samples)
+    improved = [node for node in candidates if _sqnr_after(model, node, after) > _sqnr_after(model, node, before)]
+    originals = {node.name: weight_of(model, node.input[2]).copy() for node in improved}
+    _apply(model, improved, shifts)
+    logging.getLogger(__name__).info("corrected biases=%d of=%d", len(improved), len(candidates))
     return originals
 
 
@@ -81,30 +81,30 @@ def _shifts(
     model: onnx.ModelProto,
     quantized: onnx.ModelProto,
     candidates: Sequence[onnx.NodeProto],
-    watched: ObservedGraph,
+    observed: ObservedGraph,
     ranges: Mapping[str, Range],
     samples: Samples,
 ) -> Shift:
-    """Return what to add to the bias of each layer that was quantized."""
-    means = _means(watched, samples, [node.input[0] for node in candidates], ranges)
-    found = {}
+    """Return the shift of the bias of each quantized layer, shape [channels]."""
+    means = _means(observed, samples, [node.input[0] for node in candidates], ranges)
+    shifts = {}
     for node in candidates:
         rounded = rounded_weight(quantized, node.input[1])
         if rounded is not None:
-            exact, rough = means[node.input[0]]
+            exact, rounded_mean = means[node.input[0]]
             weight = weight_of(model, node.input[1])
-            found[node.name] = _per_channel(_run(node, exact, weight) - _run(node, rough, rounded.reshape(weight.shape)))
-    return found
+            shifts[node.name] = _per_channel(_run(node, exact, weight) - _run(node, rounded_mean, rounded.reshape(weight.shape)))
+    return shifts
 
 
 def _means(
-    watched: ObservedGraph, samples: Samples, tensors: Sequence[str], ranges: Mapping[str, Range]
+    observed: ObservedGraph, samples: Samples, tensors: Sequence[str], ranges: Mapping[str, Range]
 ) -> dict[str, tuple[Array, Array]]:
-    """Return the mean of each tensor over the samples, as it is and as the quantizer rounds it."""
+    """Return the mean of each tensor over the samples, exact and as the quantizer rounds it."""
     names = sorted(set(tensors))
     sums: dict[str, list[Array]] = {}
     count = 0
-    for values in watched.values(samples, names, "correcting biases"):
+    for values in observed.values(samples, names, "correcting biases"):
         count += _add(values, sums, ranges)
     share = np.float32(1 / count)
     return {name: (exact * share, rough * share) for name, (exact, rough) in sums.items()}
@@ -128,7 +128,7 @@ def _rounded(array: Array, bounds: Range) -> Array:
 
 
 def _run(node: onnx.NodeProto, mean: Array, weight: Array) -> Array:
-    """Run one layer alone, without its bias, on one sample."""
+    """Run a single layer on one sample, without its bias."""
     import onnxruntime
 
     alone = helper.make_node(node.op_type, ["mean", "weight"], ["out"])
@@ -142,8 +142,8 @@ def _run(node: onnx.NodeProto, mean: Array, weight: Array) -> Array:
     )
     layer = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     session = onnxruntime.InferenceSession(layer.SerializeToString(), providers=["CPUExecutionProvider"])
-    found: Array = session.run(None, {"mean": mean})[0]
-    return found
+    output: Array = session.run(None, {"mean": mean})[0]
+    return output
 
 
 def _per_channel(output: Array) -> Array:
@@ -157,10 +157,10 @@ def _apply(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], shifts: Shif
             set_weight(model, node.input[2], weight_of(model, node.input[2]) + shifts[node.name])
 
 
-def _visible(model: onnx.ModelProto, node: onnx.NodeProto, noise: Mapping[str, float]) -> float:
-    """Return the ratio behind a layer, or behind its activation where the quantizer merged the two."""
+def _sqnr_after(model: onnx.ModelProto, node: onnx.NodeProto, sqnr_db: Mapping[str, float]) -> float:
+    """Return the SQNR after a layer, or after its activation if the quantizer merged the two."""
     name = node.output[0]
-    if name in noise:
-        return noise[name]
+    if name in sqnr_db:
+        return sqnr_db[name]
     followers = [user.output[0] for user in model.graph.node if name in user.input]
-    return next((noise[follower] for follower in followers if follower in noise), float("-inf"))
+    return next((sqnr_db[follower] for follower in followers if follower in sqnr_db), float("-inf"))

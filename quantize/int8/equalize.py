@@ -1,9 +1,9 @@
-"""Cross-layer equalization: even out the channels between two layers, so that one range fits them all.
+"""Cross-layer equalization: equalize the channels between two layers, so that one range fits all of them.
 
-Scaling a channel down where it leaves the first layer and up where it enters the second changes nothing in float, as long as
-what lies between scales with its input (ReLU and pooling do, ReLU6 does not). Each channel gets the scale at which both layers'
-weights reach equally far (Nagel et al., 2019). Pairs across the cut between featurizer and head are left alone, because training
-the head again must not change the featurizer.
+Dividing a channel at the output of the first layer and multiplying it at the input of the second changes nothing in float, if the
+operators between them scale with their input (ReLU and pooling do, ReLU6 does not). Each channel gets the scale at which the
+weights of both layers have the same largest magnitude (Nagel et al., 2019). Pairs across the cut between featurizer and head are
+skipped, because a retrained head must not change the featurizer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from quantize.int8.qdq import WEIGHTED, layers, set_weight, weight_of
 ROUNDS = 10
 SETTLED = 1e-3
 LARGEST_SCALE = 1e3
-"""A dead channel would be scaled without bound, for nothing."""
+"""Limit for channels with almost no weights."""
 
 _SCALES_WITH_ITS_INPUT = {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity"}
 Array = npt.NDArray[np.float32]
@@ -29,16 +29,16 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two layers, the second fed by the first alone and fed by nothing else."""
+    """Two layers: the second is the only consumer of the first and has no other input."""
 
     first: onnx.NodeProto
     second: onnx.NodeProto
 
 
 def equalize(model: onnx.ModelProto, *, apart: Collection[str | None]) -> int:
-    """Even out every pair of layers in `model`, in place; return how many pairs there are.
+    """Equalize every pair of layers in `model`, in place; return the number of pairs.
 
-    Nodes called `apart` are paired among themselves only.
+    Nodes called `apart` form pairs only with each other.
     """
     pairs = [pair for pair in _pairs(model) if (pair.first.name in apart) == (pair.second.name in apart)]
     for _ in range(ROUNDS):
@@ -81,24 +81,24 @@ def _next_layer(node: onnx.NodeProto, users: dict[str, list[onnx.NodeProto]], ou
 
 
 def _equalize(model: onnx.ModelProto, pair: Pair) -> float:
-    """Scale one pair and return how far the scales are from 1."""
-    leaving = _reach(weight_of(model, pair.first.input[1]), _out_axis(pair.first))
-    entering = _reach(weight_of(model, pair.second.input[1]), _in_axis(model, pair.second))
-    if len(leaving) != len(entering):
+    """Scale one pair; return the largest distance of a scale from 1, as a logarithm."""
+    first = _magnitudes(weight_of(model, pair.first.input[1]), _out_axis(pair.first))
+    second = _magnitudes(weight_of(model, pair.second.input[1]), _in_axis(model, pair.second))
+    if len(first) != len(second):
         return 0.0
-    alive = (leaving > 0) & (entering > 0)
-    ratio = np.divide(leaving, entering, out=np.ones_like(leaving), where=alive)
+    nonzero = (first > 0) & (second > 0)
+    ratio = np.divide(first, second, out=np.ones_like(first), where=nonzero)
     scale: Array = np.clip(np.sqrt(ratio), 1 / LARGEST_SCALE, LARGEST_SCALE).astype(np.float32)
-    shrunk: Array = np.reciprocal(scale)
-    _multiply(model, pair.first.input[1], shrunk, _out_axis(pair.first))
+    inverse: Array = np.reciprocal(scale)
+    _multiply(model, pair.first.input[1], inverse, _out_axis(pair.first))
     if len(pair.first.input) > 2 and pair.first.input[2]:
-        _multiply(model, pair.first.input[2], shrunk, -1)
+        _multiply(model, pair.first.input[2], inverse, -1)
     _multiply(model, pair.second.input[1], scale, _in_axis(model, pair.second))
     return float(np.abs(np.log(scale)).max())
 
 
 def _out_axis(node: onnx.NodeProto) -> int | None:
-    """Return the axis of a layer's weights that counts what leaves; None where it is no plain axis."""
+    """Return the axis of the output channels in the weights of a layer; None for operators without one."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "Gemm":
@@ -107,7 +107,7 @@ def _out_axis(node: onnx.NodeProto) -> int | None:
 
 
 def _in_axis(model: onnx.ModelProto, node: onnx.NodeProto) -> int | None:
-    """Return the axis that counts what enters; a depthwise convolution has as many inputs as outputs."""
+    """Return the axis of the input channels; in a depthwise convolution it is that of the output channels."""
     if node.op_type == "Gemm":
         return 1 if _attribute(node, "transB", 0) else 0
     if node.op_type != "Conv":
@@ -118,12 +118,12 @@ def _in_axis(model: onnx.ModelProto, node: onnx.NodeProto) -> int | None:
     return 0 if group == weight_of(model, node.input[1]).shape[0] else None
 
 
-def _reach(weight: Array, axis: int | None) -> Array:
+def _magnitudes(weight: Array, axis: int | None) -> Array:
     if axis is None:
         raise AssertionError("pairs have plain axes")
     others = tuple(place for place in range(weight.ndim) if place != axis)
-    reach: Array = np.abs(weight).max(axis=others)
-    return reach
+    largest: Array = np.abs(weight).max(axis=others)
+    return largest
 
 
 def _multiply(model: onnx.ModelProto, name: str, scale: Array, axis: int | None) -> None:

@@ -1,10 +1,10 @@
-"""int8: integers wherever an operator has integer kernels, in the ranges that real samples flow in.
+"""int8: integers for every operator with integer kernels, in the ranges of real samples.
 
 calibrate   the range of every tensor
-equalize    on request: even out channels before rounding (equalize.py)
+equalize    on request: equalize channels before rounding (equalize.py)
 quantize    activations with a zero point (half a point more accurate on ResNet-8 than symmetric ones), weights per output
             channel, in the types that the hardware multiplies exactly and fast (qdq.py)
-correct     shift biases by what rounding moved their layer's mean, where that lowers the noise (bias_correction.py)
+correct     compensate in the bias for the shift of a layer's mean, if the SQNR rises (bias_correction.py)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from quantize.calibration.histograms import Range
 from quantize.calibration.thresholds import Calibration
 from quantize.int8.bias_correction import correct_biases
 from quantize.int8.equalize import equalize
-from quantize.int8.qdq import KEPT_FLOAT, QdqFormat, layers, quantized_graph, set_weight, with_followers
+from quantize.int8.qdq import FLOAT_OPERATORS, QdqFormat, layers, quantized_graph, set_weight, with_followers
 from quantize.rewrites.space_to_depth import LARGEST_SHARE, space_to_depth
 from quantize.rewrites.stride_hoisting import hoist_strides
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph, head_nodes, write_variant_graph
@@ -41,29 +41,29 @@ _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Settings:
-    """How to make integers."""
+    """The settings of the integer schemes."""
 
     calibration: Calibration = Calibration.MINMAX
-    """Least squared error has less noise on ResNet-8, yet a point less accuracy, also on its own calibration set."""
+    """MSE has a higher SQNR on ResNet-8, but one point less accuracy, even on its own calibration set."""
     equalize: bool = False
     types: Int8Types = Int8Types.U8S8
-    """What the processor multiplies best (`HardwareProfile.int8_types`)."""
+    """The types that the processor multiplies fastest (`HardwareProfile.int8_types`)."""
     correct_bias: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class CalibratedGraph:
-    """A float graph that is ready to be quantized, with its weights inside, as often as a search needs."""
+    """A float graph with embedded weights, ready for any number of quantizations."""
 
     model: onnx.ModelProto
-    """Its biases are corrected."""
+    """Has corrected biases."""
     ranges: Mapping[str, Range]
     original_biases: Mapping[str, npt.NDArray[np.float32]]
-    """Of the layers that were corrected: a layer that stays float needs its own."""
+    """The biases before their correction, by layer; a layer that stays float needs its own."""
     types: Int8Types
 
     def quantized(self, kept_float: Collection[str] = (), *, integer_biases: bool = False) -> onnx.ModelProto:
-        """Return the int8 graph in which the layers called `kept_float` stay as they were trained."""
+        """Return the int8 graph in which the layers called `kept_float` stay unchanged."""
         form = QdqFormat(types=self.types, integer_biases=integer_biases)
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
@@ -79,7 +79,7 @@ def make_int8(
     """Write the int8 variant of a build's graph into `folder`.
 
     Raises:
-        ModelError: nothing in the graph has an integer kernel.
+        ModelError: no operator of the graph has an integer kernel.
     """
     prepared = prepare(build, samples, settings, progress)
     write_int8(build, prepared.quantized(), folder)
@@ -87,7 +87,7 @@ def make_int8(
 
 
 def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings, progress: Progress = silent) -> CalibratedGraph:
-    """Calibrate, equalize and correct: all that is done before the integers are written."""
+    """Calibrate, equalize and correct: all steps before the integers."""
     model = onnx.load(float_graph(build))
     hoist_strides(model)
     if settings.equalize:
@@ -100,9 +100,10 @@ def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings, pro
 
 
 def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, *, for_processors: bool = True) -> None:
-    """Write a quantized graph as a variant's; refuse one without a single quantizer.
+    """Write a quantized graph into a variant's folder; `for_processors` also applies the space-to-depth rewrite.
 
-    What is `for_processors` is also reshaped as their vector units like it (column_packing.py); an NPU has an array of its own.
+    Raises:
+        ModelError: the graph has no quantizer.
     """
     _check_quantized(quantized, build.path)
     graph = ir.from_proto(quantized)
@@ -114,18 +115,20 @@ def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, 
 
 
 def int8_fallbacks(model: onnx.ModelProto) -> tuple[FloatFallback, ...]:
-    """Return the operators that int8 never touches, and why."""
+    """Return the operators that int8 never quantizes, with the reason."""
     why = "a quantized softmax has fixed steps of 1/256, too coarse for probabilities"
     return tuple(
         FloatFallback(node=node.name, operator=node.op_type, reason=why)
         for node in model.graph.node
-        if node.op_type in KEPT_FLOAT
+        if node.op_type in FLOAT_OPERATORS
     )
 
 
 def _check_quantized(model: onnx.ModelProto, where: Path) -> None:
     count = sum(node.op_type in _QUANTIZERS for node in model.graph.node)
     if not count:
-        found = sorted({node.op_type for node in model.graph.node})
-        raise ModelError(f"{where}: int8 needs operators with integer kernels (Conv, Gemm, MatMul, …), but the graph has {found}")
+        operators = sorted({node.op_type for node in model.graph.node})
+        raise ModelError(
+            f"{where}: int8 needs operators with integer kernels (Conv, Gemm, MatMul, …), but the graph has {operators}"
+        )
     logging.getLogger(__name__).info("quantized quantizers=%d", count)

@@ -1,12 +1,12 @@
-"""Mixed precision: int8 for as many layers as the user's accuracy allows, float32 for the few that cost too much.
+"""Mixed precision: int8 for as many layers as the accuracy budget allows, float32 for the few most sensitive ones.
 
-sensitivity   round one layer alone and measure the noise at the outputs; the noisiest layers come first
+sensitivity   quantize one layer alone and measure the SQNR at the outputs; the lowest comes first
 search        from all int8: keep the next layer in float until the accuracy is within the budget
-give back     a layer whose return to int8 still fits the budget goes back
-journal       every measurement is written down at once, so an interrupted search goes on where it was
+reduce        return layers to int8 if the accuracy stays within the budget
+journal       every measurement is stored at once, so an interrupted search continues
 
-A measurement is a variant as it would be shipped, run over all samples. The journal belongs to one graph, one set of samples
-and one way to calibrate; another `--max-drop` uses the same measurements.
+A measurement scores all samples with the variant as it would be shipped. The journal belongs to one graph, one set of samples and
+one calibration; another `--max-drop` uses the same measurements.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Journal:
-    """What was measured so far; written after every measurement."""
+    """The measurements so far; stored after every one."""
 
     key: str
-    """What the measurements belong to."""
+    """Digest of the graph, the samples and the calibration."""
     sqnr_db: dict[str, float] = field(default_factory=dict)
-    """Of each layer: the ratio at the outputs when it alone is rounded."""
+    """The SQNR at the outputs with only this layer quantized, by layer."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Of each set of layers kept in float (joined by blanks): the share of right, or of equal, labels."""
+    """The share of correct labels, or of equal ones without true labels, by the names of the float layers joined with spaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The outcome of a search."""
+    """The result of a search."""
 
     kept: tuple[str, ...]
     score: float
@@ -77,59 +77,60 @@ def make_mixed(
     """Write the mixed variant of a build's graph into `folder`.
 
     Raises:
-        ParityError: even with all layers but one in float the budget does not hold.
+        ModelError: no output holds floats, or no operator has an integer kernel.
+        ParityError: the budget is exceeded even with all layers but one in float.
     """
     prepared = prepare(build, samples, settings, progress)
     journal = open_journal(build, samples, settings)
     sqnr_db = _sensitivities(build, prepared, samples, journal, progress)
     measure = _recorded(build, journal, lambda kept: _score(build, prepared, samples, reference, kept))
-    wanted = score_of(reference, reference, samples) - max_drop
+    required = score_of(reference, reference, samples) - max_drop
     order = sorted(sqnr_db, key=lambda name: sqnr_db[name])
-    found = search(order, wanted, measure)
-    write_int8(build, prepared.quantized(found.kept, integer_biases=True), folder)
-    log.info("mixed kept_float=%d of=%d score=%.4f", len(found.kept), len(order), found.score)
-    reasons = _reasons(prepared.model, found, order, sqnr_db, measure)
+    result = search(order, required, measure)
+    write_int8(build, prepared.quantized(result.kept, integer_biases=True), folder)
+    log.info("mixed kept_float=%d of=%d score=%.4f", len(result.kept), len(order), result.score)
+    reasons = _reasons(prepared.model, result, order, sqnr_db, measure)
     return QuantizationResult((*reasons, *int8_fallbacks(prepared.model)), prepared.model)
 
 
-def search(order: Sequence[str], wanted: float, measure: Measure) -> SearchResult:
-    """Return the layers to keep in float: the first of `order` until `measure` reaches `wanted`, less those not needed.
+def search(order: Sequence[str], required: float, measure: Measure) -> SearchResult:
+    """Return the layers to keep in float: the first of `order` until `measure` reaches `required`, without the unneeded ones.
 
     Raises:
-        ParityError: it is not reached with all but one of them.
+        ParityError: `measure` does not reach `required` with all layers but one.
     """
     kept: list[str] = []
-    while (score := measure(kept)) < wanted:
+    while (score := measure(kept)) < required:
         if len(kept) >= len(order) - 1:
             raise ParityError(
-                f"mixed must keep {wanted:.2%} right, but with all layers but one in float it reaches only {score:.2%}: "
+                f"mixed must predict {required:.2%} correctly, but it reaches only {score:.2%} with all layers but one in float: "
                 "allow more with --max-drop, or use fp16"
             )
         kept.append(order[len(kept)])
-    for name in reversed(kept[:-1]):  # without the last one it was just measured to be too little
+    for name in reversed(kept[:-1]):  # the search just measured that the last one is needed
         fewer = [other for other in kept if other != name]
-        if measure(fewer) >= wanted:
+        if measure(fewer) >= required:
             kept = fewer
     return SearchResult(tuple(kept), measure(kept))
 
 
 def open_journal(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> Journal:
-    """Return the journal of an interrupted search for the same thing, or an empty one."""
+    """Return the journal of an interrupted search with the same key, or an empty one."""
     key = _key(build, samples, settings)
     path = build.reports / f"{JOURNAL}.json"
     if path.is_file():
-        found = wire.decode(path.read_bytes(), Journal, what=str(path), error=PackageError)
-        if found.key == key:
-            log.info("resumed layers=%d measurements=%d", len(found.sqnr_db), len(found.scores))
-            return found
+        journal = wire.decode(path.read_bytes(), Journal, what=str(path), error=PackageError)
+        if journal.key == key:
+            log.info("resumed layers=%d measurements=%d", len(journal.sqnr_db), len(journal.scores))
+            return journal
     return Journal(key=key)
 
 
-def score_of(found: Tensors, reference: Tensors, samples: Samples) -> float:
-    """Return the share of right labels; without labels, the share of those that equal the float model's."""
+def score_of(outputs: Tensors, reference: Tensors, samples: Samples) -> float:
+    """Return the share of correct labels; without true labels, the share that equals the float model's."""
     if samples.labels is not None:
-        return accuracy(next(iter(found.values())), samples.labels)
-    return measure_outputs(reference, found, None).agreement
+        return accuracy(next(iter(outputs.values())), samples.labels)
+    return measure_outputs(reference, outputs, None).agreement
 
 
 def _key(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> str:
@@ -143,12 +144,15 @@ def _key(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> str
 def _sensitivities(
     build: BuildDirectory, prepared: CalibratedGraph, samples: Samples, journal: Journal, progress: Progress
 ) -> dict[str, float]:
-    """Return the ratio at the outputs with one layer rounded, for each layer, measuring those that are not in the journal."""
+    """Return the SQNR at the outputs with one layer quantized, by layer; measure those that are not in the journal."""
     names = [node.name for node in layers(prepared.model)]
     observed = ObservedGraph(prepared.model)
     outputs = [value.name for value in prepared.model.graph.output if value.name in observed.tensors]
     if not outputs:
-        raise ModelError(f"{build.path}: mixed measures noise at the outputs, but none of them holds floats: give the scores too")
+        raise ModelError(
+            f"{build.path}: mixed measures the SQNR at the outputs, so one of them must hold floats, "
+            "but none does: add the scores to the outputs"
+        )
     missing = [name for name in names if name not in journal.sqnr_db]
     for name in progress(missing, "sensitivity of layers"):
         others = [other for other in names if other != name]
@@ -159,7 +163,7 @@ def _sensitivities(
 
 
 def _recorded(build: BuildDirectory, journal: Journal, score: Measure) -> Measure:
-    """Return `score`, remembering in the journal what it said."""
+    """Return `score` with every result stored in the journal."""
 
     def measure(kept: Sequence[str]) -> float:
         name = " ".join(sorted(kept))
@@ -180,17 +184,18 @@ def _score(build: BuildDirectory, prepared: CalibratedGraph, samples: Samples, r
 
 
 def _reasons(
-    model: onnx.ModelProto, found: SearchResult, order: Sequence[str], sqnr_db: dict[str, float], measure: Measure
+    model: onnx.ModelProto, result: SearchResult, order: Sequence[str], sqnr_db: dict[str, float], measure: Measure
 ) -> list[FloatFallback]:
     operators = {node.name: node.op_type for node in model.graph.node}
     return [
         FloatFallback(
             node=name,
             operator=operators[name],
-            reason=f"int8 here leaves {sqnr_db[name]:.1f} dB at the outputs, the {_ordinal(order.index(name) + 1)} least of "
-            f"{len(order)} layers; all int8 scores {measure([]):.2%}, with the layers kept {found.score:.2%}",
+            reason=f"int8 in this layer alone gives an SQNR of {sqnr_db[name]:.1f} dB at the outputs, "
+            f"the {_ordinal(order.index(name) + 1)} lowest of {len(order)} layers; "
+            f"all int8 scores {measure([]):.2%}, with the float layers {result.score:.2%}",
         )
-        for name in found.kept
+        for name in result.kept
     ]
 
 

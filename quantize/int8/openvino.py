@@ -1,12 +1,12 @@
-"""int8 by NNCF, tuned for OpenVINO: which tensors are quantized follows that runtime's own rules for what it can fuse.
+"""int8 by NNCF, tuned for OpenVINO: NNCF quantizes the tensors that this runtime can fuse.
 
-    samples      one at a time, so five thousand cost no more memory than fifty
+    samples      one at a time, so five thousand need no more memory than fifty
     quantize     NNCF on the ONNX graph: QuantizeLinear and DequantizeLinear, weights folded to int8
     write        weights of featurizer and head apart, as in the float variant
 
-The result is plain ONNX, so onnxruntime runs it too. Two of NNCF's defaults are not taken, because they cost two points of
-accuracy on a trained ResNet-8 (0.895 in float): ranges are the true smallest and largest values, and biases stay as they are
-(0.8925; NNCF's averaged ranges and fast bias correction: 0.87).
+The result is plain ONNX, so onnxruntime runs it too. Two of NNCF's defaults are changed, because they cost two points of accuracy
+on a trained ResNet-8 (0.895 in float): ranges are the true minimum and maximum, and biases stay unchanged (0.8925; with NNCF's
+averaged ranges and fast bias correction: 0.87).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from edgewright.contracts.variant import (
     VariantDirectory,
     size_of_weights_and_graph,
 )
-from edgewright.errors import BadInputError, ModelError, OperationError
+from edgewright.errors import BadInputError, ModelError, OperationError, one_line
 from edgewright.graphs.files import write_graph
 from edgewright.progress import Progress, silent
-from quantize.int8.qdq import KEPT_FLOAT, WEIGHTED
+from quantize.int8.qdq import FLOAT_OPERATORS, WEIGHTED
 from quantize.rewrites.opset import lower_opset
 from quantize.rewrites.stride_hoisting import hoist_strides
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph
@@ -52,14 +52,14 @@ _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NncfOptions:
-    """How the variant is called, what it will be held to, and what of NNCF is used."""
+    """The name and tolerance of the variant, and the settings of NNCF."""
 
     name: str = "int8-openvino"
     tolerance: Tolerance | None = None
-    """None keeps the float variant's, until the variant has been measured."""
+    """None keeps the float variant's until the variant is measured."""
     correct_biases: bool = False
     symmetric_activations: bool = True
-    """A zero point costs OpenVINO a sum over each window: an eighth of MobileNetV2, for no better labels on ResNet-8."""
+    """Zero points cost OpenVINO a sum per window: an eighth of MobileNetV2's time, without better labels on ResNet-8."""
 
 
 def quantize_with_nncf(
@@ -70,18 +70,18 @@ def quantize_with_nncf(
     *,
     progress: Progress = silent,
 ) -> VariantDirectory:
-    """Write the int8 variant of `float_variant` into the empty directory `target`; nothing of it is measured yet.
+    """Write the int8 variant of `float_variant` into the empty directory `target`, without measurements.
 
     Raises:
-        BadInputError: NNCF is not installed, or the variant is no float graph.
-        ModelError: nothing in the graph has an integer kernel.
+        BadInputError: NNCF is not installed, or the variant is not a float graph.
+        ModelError: no operator of the graph has an integer kernel.
         OperationError: NNCF failed.
     """
     options = options or NncfOptions()
     check_installed()
     if float_variant.config.precision is not Precision.FP32:
-        found = float_variant.config.precision
-        raise BadInputError(f"{float_variant.path}: int8 is made from an fp32 variant, but this one is {found}")
+        precision = float_variant.config.precision
+        raise BadInputError(f"{float_variant.path}: int8 needs an fp32 variant, but this one is {precision}")
     source = float_variant.file(LayerKind.GRAPH)
     model = onnx.load(source)
     hoist_strides(model)
@@ -95,35 +95,35 @@ def quantize_with_nncf(
 def make_openvino_int8(
     build: BuildDirectory, samples: Samples, folder: Path, *, progress: Progress = silent
 ) -> QuantizationResult:
-    """Write the int8 variant of a build's graph into `folder` as `quantize_with_nncf` does, and say what stayed in float."""
-    made = quantize_with_nncf(build.variant(FLOAT_VARIANT), samples, folder, progress=progress)
-    graph = onnx.load(made.file(LayerKind.GRAPH), load_external_data=False).graph
+    """Write the int8 variant of a build's graph into `folder` with NNCF."""
+    variant = quantize_with_nncf(build.variant(FLOAT_VARIANT), samples, folder, progress=progress)
+    graph = onnx.load(variant.file(LayerKind.GRAPH), load_external_data=False).graph
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    kept = tuple(
-        FloatFallback(node=node.name, operator=node.op_type, reason="NNCF knows no integer form of it that OpenVINO is faster at")
+    fallbacks = tuple(
+        FloatFallback(node=node.name, operator=node.op_type, reason="NNCF has no integer form of it that is faster in OpenVINO")
         for node in graph.node
-        if node.op_type in WEIGHTED | KEPT_FLOAT and not dequantized & set(node.input)
+        if node.op_type in WEIGHTED | FLOAT_OPERATORS and not dequantized & set(node.input)
     )
-    compared = onnx.load(float_graph(build))
-    return QuantizationResult(kept, compared if hoist_strides(compared) else None)
+    reference = onnx.load(float_graph(build))
+    return QuantizationResult(fallbacks, reference if hoist_strides(reference) else None)
 
 
 def check_installed() -> None:
-    """Raise `BadInputError` unless NNCF is there."""
+    """Raise `BadInputError` unless NNCF is installed."""
     if find_spec("nncf") is None:
         raise BadInputError("int8 for openvino needs the package nncf, which is not installed: pip install 'edgewright[nncf]'")
 
 
 class _OneByOne:
-    """The samples as NNCF wants them: as often as it likes, in batches of the size that the graph insists on."""
+    """The samples as an iterable for NNCF, in batches of the size that the graph requires."""
 
     def __init__(self, samples: Samples, batch: int, progress: Progress) -> None:
         self._samples, self._batch, self._progress = samples, batch, progress
 
     def __iter__(self) -> Iterator[Tensors]:
         for start in self._progress(range(0, self._samples.count, self._batch), "calibrating"):
-            wanted = np.arange(start, start + self._batch) % self._samples.count
-            yield self._samples.take(wanted).inputs
+            places = np.arange(start, start + self._batch) % self._samples.count
+            yield self._samples.take(places).inputs
 
     def __len__(self) -> int:
         return math.ceil(self._samples.count / self._batch)
@@ -138,10 +138,10 @@ def _batch(variant: VariantDirectory) -> int:
 def _quantized(model: onnx.ModelProto, variant: VariantDirectory, source: _OneByOne, options: NncfOptions) -> onnx.ModelProto:
     with _quiet_nncf() as nncf:
         try:
-            found: onnx.ModelProto = nncf.quantize(model, nncf.Dataset(source), **_settings(nncf, len(source), options))
-        except (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError, RuntimeError, ValueError) as failed:
-            raise OperationError(f"{variant.path}: nncf failed: {' '.join(str(failed).split())[:200]}") from failed
-    return found
+            quantized: onnx.ModelProto = nncf.quantize(model, nncf.Dataset(source), **_settings(nncf, len(source), options))
+        except (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError, RuntimeError, ValueError) as error:
+            raise OperationError(f"{variant.path}: nncf failed: {one_line(error)}") from error
+    return quantized
 
 
 def _settings(nncf: Any, count: int, options: NncfOptions) -> dict[str, Any]:
@@ -161,24 +161,24 @@ def _settings(nncf: Any, count: int, options: NncfOptions) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet_nncf() -> Iterator[Any]:
-    """Import and use NNCF without its telemetry, and without what it writes to the output that our own JSON goes to."""
+    """Import and use NNCF without its telemetry, and without its prints on standard output, where our JSON goes."""
     logger_class = logging.getLoggerClass()
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             with without_telemetry():
                 import nncf
         finally:
-            logging.setLoggerClass(logger_class)  # NNCF makes its own class everybody's
+            logging.setLoggerClass(logger_class)  # NNCF replaces the class of all loggers
         nncf.set_log_level(logging.ERROR)
         yield nncf
 
 
 def _plain_onnx(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
-    """Return the graph as every runtime takes it; raise `ModelError` when nothing was quantized."""
+    """Return the graph in a form for every runtime; raise `ModelError` if it has no quantizer."""
     operators = {node.op_type for node in model.graph.node}
     if not operators & _QUANTIZERS:
-        found = ", ".join(sorted(operators))
-        raise ModelError(f"{source}: int8 needs operators with integer kernels (Conv, Gemm, MatMul, …), but it has {found}")
+        listed = ", ".join(sorted(operators))
+        raise ModelError(f"{source}: int8 needs operators with integer kernels (Conv, Gemm, MatMul, …), but it has {listed}")
     lower_opset(model)
     del model.metadata_props[:]
     model.producer_name, model.producer_version = "edgewright", ""
@@ -187,7 +187,7 @@ def _plain_onnx(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
 
 
 def _side_of(original: ir.Model) -> Callable[[ir.Node], bool]:
-    """Tell which nodes are the head's: those with weights there in the float graph, and what follows them or serves them."""
+    """Return a predicate for the nodes of the head: those with weights there in the float graph, and their followers."""
     sides = {node.name: side for node in original.graph if (side := _file_of_weights(node)) is not None}
 
     @functools.cache

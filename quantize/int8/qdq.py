@@ -1,7 +1,7 @@
-"""Put QuantizeLinear and DequantizeLinear around the operators of a graph, in ranges that were found before.
+"""Insert QuantizeLinear and DequantizeLinear nodes around the operators of a graph, with the ranges of a calibration.
 
-onnxruntime's quantizer knows which operators have integer kernels and how their quantizers are shared; calibration is ours.
-Activations have a zero point, weights are symmetric and have a scale per output channel; the types are the hardware's matter.
+onnxruntime's quantizer has the rules for operators with integer kernels and for shared quantizers; the ranges are ours.
+Activations have a zero point, weights are symmetric with a scale per output channel; the types depend on the hardware.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from edgewright.errors import OperationError
+from edgewright.errors import OperationError, one_line
 from hardware_profiles.hardware_profile import Int8Types
 from quantize.calibration.histograms import Range
 from quantize.mx.encoding import Blocks, decode
 from quantize.mx.graph import ELEMENTS, EXPONENTS
 from quantize.rewrites.opset import lower_opset
 
-KEPT_FLOAT = {"Softmax", "LogSoftmax"}
-"""Their quantized form has a fixed scale of 1/256, which ruins probabilities."""
+FLOAT_OPERATORS = {"Softmax", "LogSoftmax"}
+"""Their quantized form has a fixed scale of 1/256, which is too coarse for probabilities."""
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-"""Operators with weights: what is meant by a layer where layers are counted, corrected or kept in float."""
+"""Operators with weights. These are the layers that are counted, corrected or kept in float."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QdqFormat:
-    """How the integers of a graph are written."""
+    """The format of the integers in a graph."""
 
     types: Int8Types = Int8Types.U8S8
     integer_biases: bool = False
-    """Float biases make a smaller graph: onnxruntime turns them into integers itself, on loading. Integer ones are for where it
-    must not (`accel.backends.onnxruntime_cpu.load_graph` on mixed precision)."""
+    """Float biases make a smaller graph, because onnxruntime converts them to integers on loading. Mixed precision disables that
+    optimizer (`accel.backends.onnxruntime_cpu.load_graph`), so it needs integer ones."""
 
 
 def quantized_graph(
     model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = (), form: QdqFormat | None = None
 ) -> onnx.ModelProto:
-    """Return `model` (its weights inside) with quantizers; the nodes called `kept_float` keep float inputs and weights."""
+    """Return `model` (with embedded weights) with quantizers; the nodes called `kept_float` keep float inputs and weights."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -48,9 +48,9 @@ def quantized_graph(
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     form = form or QdqFormat()
-    if any(not node.name for node in model.graph.node):  # an empty name would exclude every node without one, silently
+    if any(not node.name for node in model.graph.node):  # an empty name would silently exclude every node without a name
         raise AssertionError("every node must have a name before quantization")
-    excluded = {*kept_float, *(node.name for node in model.graph.node if node.op_type in KEPT_FLOAT)}
+    excluded = {*kept_float, *(node.name for node in model.graph.node if node.op_type in FLOAT_OPERATORS)}
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     try:
         quantizer = QDQQuantizer(
@@ -67,11 +67,11 @@ def quantized_graph(
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
-    except (ValueError, RuntimeError, TypeError) as failed:
-        raise OperationError(f"onnxruntime could not quantize the graph: {' '.join(str(failed).split())[:200]}") from failed
-    made: onnx.ModelProto = quantizer.model.model
-    lower_opset(made)
-    return made
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise OperationError(f"onnxruntime could not quantize the graph: {one_line(error)}") from error
+    quantized: onnx.ModelProto = quantizer.model.model
+    lower_opset(quantized)
+    return quantized
 
 
 def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -81,9 +81,9 @@ def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def with_followers(model: onnx.ModelProto, kept_float: Collection[str]) -> set[str]:
-    """Return `kept_float` and the operators without weights that get values from those layers alone.
+    """Return `kept_float` and the operators without weights whose values come only from those layers.
 
-    With every layer in float nothing is left to quantize, not even what comes before the first layer.
+    With every layer in float the result is all operators, including those before the first layer.
     """
     names = {node.name for node in layers(model)}
     if names <= set(kept_float):
@@ -91,37 +91,37 @@ def with_followers(model: onnx.ModelProto, kept_float: Collection[str]) -> set[s
     sources: dict[str, set[str]] = {}
     kept = set(kept_float)
     for node in model.graph.node:
-        above = {node.name} if node.name in names else set().union(*(sources.get(name, set()) for name in node.input))
-        sources.update(dict.fromkeys(node.output, above))
-        if above and above <= set(kept_float):
+        origins = {node.name} if node.name in names else set().union(*(sources.get(name, set()) for name in node.input))
+        sources.update(dict.fromkeys(node.output, origins))
+        if origins and origins <= set(kept_float):
             kept.add(node.name)
     return kept
 
 
 def weight_of(model: onnx.ModelProto, name: str) -> npt.NDArray[np.float32]:
-    """Return the numbers of an initializer."""
-    found: npt.NDArray[np.float32] = numpy_helper.to_array(_initializer(model, name))
-    return found
+    """Return the values of an initializer."""
+    weight: npt.NDArray[np.float32] = numpy_helper.to_array(_initializer(model, name))
+    return weight
 
 
 def set_weight(model: onnx.ModelProto, name: str, numbers: npt.NDArray[np.float32]) -> None:
-    """Replace the numbers of an initializer."""
+    """Replace the values of an initializer."""
     _initializer(model, name).CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numbers, np.float32), name))
 
 
 def rounded_weight(quantized: onnx.ModelProto, name: str) -> npt.NDArray[np.float32] | None:
-    """Return what the quantized graph holds in place of the weight `name`, as float; None where it stayed float.
+    """Return the dequantized values of the weight `name` in a quantized graph; None if it stayed float.
 
-    Of a weight in blocks the shape is that of its blocks' layout, with as many numbers in the same order.
+    A weight in blocks has the shape of its block layout, with the values in the same order.
     """
-    known = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    if ELEMENTS.format(name) in known:
+    initializers = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    if ELEMENTS.format(name) in initializers:
         return _from_blocks(quantized, name)
-    if f"{name}_quantized" not in known:
+    if f"{name}_quantized" not in initializers:
         return None
     reader = next(node for node in quantized.graph.node if f"{name}_quantized" in node.input)
     axis = next((attribute.i for attribute in reader.attribute if attribute.name == "axis"), 1)
-    levels, scale, zero = (numpy_helper.to_array(known[part]) for part in reader.input)
+    levels, scale, zero = (numpy_helper.to_array(initializers[part]) for part in reader.input)
     shape = [-1 if place == axis else 1 for place in range(levels.ndim)] if scale.ndim else []
     rounded: npt.NDArray[np.float32] = (levels.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)
     return rounded
@@ -135,5 +135,5 @@ def _from_blocks(quantized: onnx.ModelProto, name: str) -> npt.NDArray[np.float3
 
 
 def _initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    found: onnx.TensorProto = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-    return found
+    tensor: onnx.TensorProto = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    return tensor

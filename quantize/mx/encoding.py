@@ -1,11 +1,12 @@
 """MXINT8 of the OCP Microscaling Formats (MX) Specification v1.0: numbers in blocks of 32 that share a power of two.
 
-An element is an int8 that counts 64ths of its block's scale (the format's implicit scale of 2^-6, section 5.3). The scale is the
-largest power of two that is not above the largest magnitude of the block (section 6.3: floor(log2(max)) less the element format's
-largest exponent, which is 0). Elements are rounded half to even and saturate at 127 and -127; -128 is left unused, as section 5.3
-allows, so that the range is symmetric and the NPU's multipliers take it.
+An element is an int8 in units of 1/64 of its block's scale (the format's implicit scale of 2^-6, section 5.3). The scale is the
+largest power of two up to the largest magnitude of the block (section 6.3: floor(log2(max)) minus the largest exponent of the
+element format, which is 0). Elements are rounded half to even and saturate at 127 and -127. -128 is unused, as section 5.3
+allows: the range is then symmetric, as the NPU's multipliers require.
 
-Here a block's exponent is that of one count, `value = element * 2**exponent`; the specification's E8M0 byte is that plus 133.
+The exponent of a block here is that of one unit, `value = element * 2**exponent`; the E8M0 byte of the specification is that plus
+133.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ BLOCK = 32
 LARGEST = 127
 FRACTION_BITS = 6
 LOWEST_EXPONENT = -126
-"""2^-126 is float32's smallest normal number; runtimes may take smaller scales for zero."""
+"""2^-126 is float32's smallest normal number; runtimes may flush smaller scales to zero."""
 
 Int8 = npt.NDArray[np.int8]
 Float32 = npt.NDArray[np.float32]
@@ -30,17 +31,17 @@ class Blocks:
     """Numbers in blocks along `axis`."""
 
     elements: Int8
-    """In the shape of the numbers."""
+    """Same shape as the numbers."""
     exponents: Int8
-    """In that shape too, but with one entry per block along `axis`; the last block may be short."""
+    """Same shape, but with one entry per block along `axis`; the last block may be short."""
     axis: int
 
 
 def encode(numbers: Float32, axis: int, lowest: npt.ArrayLike = LOWEST_EXPONENT) -> Blocks:
-    """Round finite numbers to MXINT8 in blocks along `axis`, with no exponent under `lowest` (one, or one per block).
+    """Round finite numbers to MXINT8 in blocks along `axis`, with exponents of at least `lowest` (a scalar, or one per block).
 
-    A number comes back within half a count of what it was, or within one where it saturates; powers of two come back exactly,
-    unless a block's exponent had to be raised to `lowest`.
+    The error is at most half a unit, or one unit with saturation. Powers of two are exact unless the exponent of their block
+    is raised to `lowest`.
     """
     length = numbers.shape[axis]
     padded = np.zeros((*np.moveaxis(numbers, axis, -1).shape[:-1], -(-length // BLOCK) * BLOCK), np.float32)
@@ -59,7 +60,7 @@ def encode(numbers: Float32, axis: int, lowest: npt.ArrayLike = LOWEST_EXPONENT)
 
 
 def decode(blocks: Blocks) -> Float32:
-    """Return the numbers that blocks stand for, as float32, in which all of them are exact."""
+    """Return the exact values of blocks as float32."""
     length = blocks.elements.shape[blocks.axis]
     spread = np.repeat(blocks.exponents, BLOCK, axis=blocks.axis).take(range(length), axis=blocks.axis)
     numbers: Float32 = np.ldexp(blocks.elements.astype(np.float32), spread)

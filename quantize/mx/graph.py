@@ -1,9 +1,9 @@
-"""MXINT8 weights in an ONNX graph, in standard operators (operator set 21 and later) that any runtime reads:
+"""MXINT8 weights in an ONNX graph, in standard operators (operator set 21 and later) that every runtime supports:
 
     exponents (int8) -> Cast -> Pow(2, .) -> scales;  elements (int8), scales -> DequantizeLinear with block_size 32 -> weight
 
-The exponents are bytes like the standard's E8M0 scales, because onnxruntime has no kernel for the type itself; as float32 they
-would cost an eighth of the weights. Where blocks do not run along an axis that the weight has, a Reshape follows.
+The exponents are bytes like the standard's E8M0 scales, because onnxruntime has no kernel for that type; as float32 they would
+take an eighth of the weights' size. A Reshape follows if the block layout has another shape than the weight.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import onnx_ir as ir
 from quantize.mx.encoding import BLOCK, Blocks, Int8
 
 OPSET = 21
-"""The first operator set with blocks."""
+"""The first operator set with block quantization."""
 IR_VERSION = 10
-"""The first file format that goes with it."""
+"""The first file format version for that operator set."""
 FEWEST_CHANNELS = BLOCK // 2
-"""Of fewer input channels than these a block of its own is not made: a byte of scale would serve too few elements."""
+"""A block along fewer input channels would spend a byte of scale on too few elements."""
 ELEMENTS, EXPONENTS = "{0}/q", "{0}/e"
-"""What the two constants of the weight called {0} are called."""
+"""The names of the two constants for the weight called {0}."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a weight is cut into blocks: along `axis` of `shape`, which may differ from its own."""
+    """The block layout of a weight: along `axis` of `shape`, which may differ from the weight's shape."""
 
     axis: int
     shape: tuple[int, ...]
 
 
 class BlockWriter:
-    """Adds to a graph what turns blocks back into a weight."""
+    """A writer of the nodes that expand blocks to a weight."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
@@ -42,9 +42,9 @@ class BlockWriter:
         self._two = self._node("Constant", [], "two", {"value_float": 2.0})
 
     def weight(self, name: str, shape: tuple[int, ...], layout: Layout, blocks: Callable[[], Blocks]) -> ir.Value:
-        """Return the weight `name` of `shape` as the runtime will see it.
+        """Return the expanded weight `name` with shape `shape`.
 
-        `blocks` encodes it; it is called when the graph is written, so that a large model is never in memory whole.
+        `blocks` encodes the weight; it is called when the graph is written, so that a large model is never in memory as a whole.
         """
         sizes = list(layout.shape)
         sizes[layout.axis] = -(-sizes[layout.axis] // BLOCK)
@@ -52,22 +52,22 @@ class BlockWriter:
         exponents = self.initializer(_lazy(lambda: blocks().exponents, sizes, EXPONENTS.format(name)))
         powers = self._node("Cast", [exponents], f"{name}/p", {"to": int(ir.DataType.FLOAT)})
         scales = self._node("Pow", [self._two, powers], f"{name}/s", {})
-        placed = {"block_size": BLOCK, "axis": layout.axis}
-        expanded = self._node("DequantizeLinear", [elements, scales], f"{name}/dq", placed)
+        attributes = {"block_size": BLOCK, "axis": layout.axis}
+        expanded = self._node("DequantizeLinear", [elements, scales], f"{name}/dq", attributes)
         if shape == layout.shape:
             return expanded
-        wanted = self.initializer(ir.tensor(list(shape), ir.DataType.INT64, name=f"{name}/shape"))
-        return self._node("Reshape", [expanded, wanted], f"{name}/w", {})
+        target = self.initializer(ir.tensor(list(shape), ir.DataType.INT64, name=f"{name}/shape"))
+        return self._node("Reshape", [expanded, target], f"{name}/w", {})
 
     def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
-        """Return a new constant."""
+        """Add a constant to the graph and return it."""
         kind = ir.TensorType(tensor.dtype)
-        made = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=kind, const_value=tensor)
-        self._graph.register_initializer(made)
-        return made
+        value = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=kind, const_value=tensor)
+        self._graph.register_initializer(value)
+        return value
 
     def _node(self, operator: str, inputs: Sequence[ir.Value], name: str, attributes: Mapping[str, int | float]) -> ir.Value:
-        """Return the output of a new node, called `name`; the node itself needs no name, and many cost bytes."""
+        """Return the output, called `name`, of a new node; the node itself has no name, which saves bytes."""
         node = ir.node(operator, inputs, attributes=attributes)
         self._graph.insert_before(self._first, node)
         node.outputs[0].name = name

@@ -1,11 +1,10 @@
-"""mxint8: weights in OCP Microscaling blocks, a quarter of the bytes, without a single calibration sample.
+"""mxint8: weights in OCP Microscaling blocks, a quarter of the bytes, without calibration samples.
 
-The number format is in mx.py, its form in the graph in mx_graph.py. A block runs along the input channels, the axis that a
-product sums over. Where a kernel has too few of those (the first layer, a depthwise one), it runs over channels and window
-together.
+The number format is in encoding.py, its form in a graph in graph.py. A block runs along the input channels, the axis of the sum
+in a product. In a kernel with too few of them (the first layer, a depthwise one), it runs along channels and window together.
 
-Activations stay float32. MX would scale each block of them anew on every image: ONNX can say that, but only as a dozen
-operators per layer that no runtime fuses. So a variant is small, not fast: onnxruntime expands the weights once, on loading.
+Activations stay float32. MX would scale each of their blocks for every image, which takes a dozen ONNX operators per layer that
+no runtime fuses. So a variant is small, but not fast: onnxruntime expands the weights once, on loading.
 """
 
 from __future__ import annotations
@@ -38,17 +37,17 @@ def make_mxint8(build: BuildDirectory, _samples: Samples, folder: Path) -> None:
     model = read_float_graph(build)
     weighted = list(_weighted(model.graph))
     if not weighted:
-        found = sorted({node.op_type for node in model.graph})
-        raise ModelError(f"{build.path}: mxint8 needs layers with weights (Conv, Gemm, MatMul, …), but the graph has {found}")
-    made: dict[tuple[ir.Value, Layout], ir.Value] = {}
+        operators = sorted({node.op_type for node in model.graph})
+        raise ModelError(f"{build.path}: mxint8 needs layers with weights (Conv, Gemm, MatMul, …), but the graph has {operators}")
+    written: dict[tuple[ir.Value, Layout], ir.Value] = {}
     writer = BlockWriter(model.graph)
     for node, weight in weighted:
         key = weight, _layout(node, tuple(weight.shape.numpy()))
-        if key not in made:
-            made[key] = _written(writer, *key)
-        node.replace_input_with(1, made[key])
+        if key not in written:
+            written[key] = _written(writer, *key)
+        node.replace_input_with(1, written[key])
     remove_dead(model)
-    logging.getLogger(__name__).info("encoded weights=%d", len(made))
+    logging.getLogger(__name__).info("encoded weights=%d", len(written))
     write_variant_graph(build, model, folder)
 
 
@@ -60,7 +59,7 @@ def _weighted(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
 
 
 def _layout(node: ir.Node, shape: tuple[int, ...]) -> Layout:
-    """Return where the blocks of a weight run: along what its products sum over."""
+    """Return the block layout of a weight: along the axis that its products sum over."""
     if node.op_type == "Conv":
         if shape[1] >= FEWEST_CHANNELS:
             return Layout(1, shape)
@@ -74,7 +73,7 @@ def _layout(node: ir.Node, shape: tuple[int, ...]) -> Layout:
 def _written(writer: BlockWriter, weight: ir.Value, layout: Layout) -> ir.Value:
     tensor = weight.const_value
     if tensor is None:
-        raise AssertionError(f"{weight.name} is no weight")
+        raise AssertionError(f"{weight.name} is not a weight")
 
     def blocks() -> Blocks:
         return encode(tensor.numpy().reshape(layout.shape), layout.axis)

@@ -1,1 +1,1 @@
-"""Schemes for the NPU: int8 and mxint8 with the rounding and the limits of its accumulators."""
+"""Schemes for the NPU: int8.py and mxint8.py, with its rounding (functional.py) and its accumulators (overflow_guard.py)."""

@@ -1,8 +1,8 @@
-"""Run a quantized graph on the NPU's functional model: its own rounding, bit for bit, before there is a board or a program file.
+"""Run a quantized graph on the NPU's functional model: the same bits as on a board, without a board or a program file.
 
-A graph is compiled for a machine that is larger than any board, because every NPU computes the same bits and only the speed
-differs; whether the model fits the user's board is the compiler's question. What the NPU has no operators for runs on onnxruntime
-behind it, as on a device.
+A graph is compiled for a machine that is larger than any board, because all NPUs compute the same bits and differ only in speed;
+`edgewright compile` checks that a model fits the user's board. Operators that the NPU does not have run on onnxruntime, as on a
+device.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from quantize.calibration.sqnr import evenly_spaced
 
 FUNCTIONAL_MODEL = "npu functional model"
 FUNCTIONAL_PREFIX = "functional-"
-"""What its report's name begins with."""
+"""Prefix of the report's name."""
 BATCH_SIZE = 32
 MULTIPLICATIONS = 10**11
-"""What a measurement may cost, a few minutes: all samples of a network for a microcontroller, some of a ResNet-50."""
+"""Budget of a measurement, a few minutes: all samples of a network for a microcontroller, some of a ResNet-50."""
 FEWEST_SAMPLES = 16
 
 UNBOUNDED_NPU = NpuProfile(
@@ -55,13 +55,13 @@ UNBOUNDED_NPU = NpuProfile(
 
 
 def unbounded_npu(model: onnx.ModelProto) -> NpuProfile:
-    """Return a machine with room for any `model`, of the number format that its weights need."""
+    """Return a profile with capacity for any `model`, in the number format of its weights."""
     return replace(UNBOUNDED_NPU, number_format="mxint8") if has_blocks(model) else UNBOUNDED_NPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionalEvaluation:
-    """`reports/functional-<variant>.json`: what a variant does on the NPU, in the words of `Evaluation`."""
+    """The evaluation of a variant on the functional model, `reports/functional-<variant>.json`."""
 
     variant: str
     backend: str
@@ -73,37 +73,37 @@ class FunctionalEvaluation:
     """Share of samples whose predicted label equals the source model's."""
     max_relative_difference: float
     agreement_with_onnxruntime: float
-    """Share of samples whose predicted label equals the one that onnxruntime gives for the same graph."""
+    """Share of samples whose predicted label equals that of onnxruntime for the same graph."""
     on_host: tuple[str, ...]
-    """The operators that the NPU leaves to the host."""
+    """The operators that run on the host."""
     latency_ms: None = None
-    """Of a board, `edgewright npu estimate` tells; how long its model takes on this machine says nothing."""
+    """Always None: `edgewright npu estimate` gives the latency of a board, and the model's own time means nothing."""
 
 
 class ObservedNpuGraph:
-    """A quantized graph on the functional model; its inner tensors can be seen like those of a `ObservedGraph`."""
+    """A quantized graph on the functional model; its inner tensors can be read like those of an `ObservedGraph`."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Compile `model`, which is not changed, with every dequantized tensor as an output."""
-        watched = onnx.ModelProto()
-        watched.CopyFrom(model)
-        weights = {tensor.name for tensor in watched.graph.initializer}
-        known = {value.name for value in watched.graph.output}
-        inner = [node for node in watched.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in weights]
-        names = [name for node in inner for name in node.output if name not in known | _changed_by_host(watched.graph)]
-        watched.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
+        """Compile a copy of `model` with every dequantized tensor as an output."""
+        observed = onnx.ModelProto()
+        observed.CopyFrom(model)
+        weights = {tensor.name for tensor in observed.graph.initializer}
+        outputs = {value.name for value in observed.graph.output}
+        inner = [node for node in observed.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in weights]
+        names = [name for node in inner for name in node.output if name not in outputs | _changed_by_host(observed.graph)]
+        observed.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
         machine = unbounded_npu(model)
-        self._session = Session(FunctionalModel(machine), compile_model(watched, machine).program)
+        self._session = Session(FunctionalModel(machine), compile_model(observed, machine).program)
         self.tensors = tuple(place.name for place in self._session.program.description.outputs)
 
     def run(self, inputs: Tensors, tensors: Sequence[str]) -> Tensors:
         """Return the values of `tensors`."""
-        found = self._session.run(inputs)
-        return {name: found[name] for name in tensors}
+        values = self._session.run(inputs)
+        return {name: values[name] for name in tensors}
 
 
 def _changed_by_host(graph: onnx.GraphProto) -> set[str]:
-    """Return what is multiplied by a constant, or added to one: the host does that to an input that nobody else reads."""
+    """Return the tensors with a constant multiplied or added: the host does that for inputs without another reader."""
     constant = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         constant.update(node.output if all(name in constant for name in node.input) else ())
@@ -112,13 +112,13 @@ def _changed_by_host(graph: onnx.GraphProto) -> set[str]:
 
 
 class PartitionedModel:
-    """A whole graph: the NPU's part on the functional model, the rest on onnxruntime."""
+    """A complete graph: the NPU's part on the functional model, the rest on onnxruntime."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Compile `model` as it is.
+        """Compile `model` unchanged.
 
         Raises:
-            ModelError: nothing of it can run on the NPU, or it is too large even for the functional model.
+            ModelError: no operator can run on the NPU, or the model is too large even for the functional model.
         """
         machine = unbounded_npu(model)
         self.compiled: Compiled = compile_model(model, machine)
@@ -128,17 +128,17 @@ class PartitionedModel:
 
     @property
     def multiplications(self) -> int:
-        """What one sample costs."""
+        """Multiplications per sample."""
         return sum(layer.macs for layer in self.compiled.program.description.layers)
 
     def run(self, inputs: Tensors) -> Tensors:
         """Return the outputs of the graph, in its order."""
-        found: Tensors = dict(inputs) | dict(self._session.run(inputs))
+        values: Tensors = dict(inputs) | dict(self._session.run(inputs))
         if self._rest is not None:
             names = [node.name for node in self._rest.get_outputs()]
-            wanted = {node.name: found[node.name] for node in self._rest.get_inputs()}
-            found |= dict(zip(names, self._rest.run(names, wanted), strict=True))
-        return {name: found[name] for name in self._outputs}
+            given = {node.name: values[node.name] for node in self._rest.get_inputs()}
+            values |= dict(zip(names, self._rest.run(names, given), strict=True))
+        return {name: values[name] for name in self._outputs}
 
 
 def evaluate_functional(
@@ -150,68 +150,75 @@ def evaluate_functional(
     by_onnxruntime: Tensors,
     progress: Progress = silent,
 ) -> FunctionalEvaluation:
-    """Measure a variant's graph on the functional model; large networks on some of the samples, evenly spread."""
+    """Measure the graph of a variant on the functional model; large networks on evenly spaced samples only.
+
+    Raises:
+        ModelError: no operator can run on the NPU, or the model is too large even for the functional model.
+    """
     functional = PartitionedModel(model)
     limit = max(FEWEST_SAMPLES, MULTIPLICATIONS // max(functional.multiplications, 1))
     places = evenly_spaced(Samples({"place": np.arange(samples.count)}), limit).inputs["place"]
-    chosen = evenly_spaced(samples, limit)
+    subset = evenly_spaced(samples, limit)
     parts = [
-        functional.run(chosen.slice(start, start + BATCH_SIZE).inputs)
-        for start in progress(range(0, chosen.count, BATCH_SIZE), "measuring on the NPU's functional model")
+        functional.run(subset.slice(start, start + BATCH_SIZE).inputs)
+        for start in progress(range(0, subset.count, BATCH_SIZE), "measuring on the NPU's functional model")
     ]
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    told = measure_outputs({name: array[places] for name, array in reference.items()}, found, chosen.labels)
-    first = next(iter(found))
-    same = predicted_labels(found[first]) == predicted_labels(by_onnxruntime[first][places])
-    logging.getLogger(__name__).info("measured on=%s samples=%d", FUNCTIONAL_MODEL, chosen.count)
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    measured = measure_outputs({name: array[places] for name, array in reference.items()}, outputs, subset.labels)
+    first = next(iter(outputs))
+    same = predicted_labels(outputs[first]) == predicted_labels(by_onnxruntime[first][places])
+    logging.getLogger(__name__).info("measured on=%s samples=%d", FUNCTIONAL_MODEL, subset.count)
     return FunctionalEvaluation(
         variant=variant.config.variant,
         backend=FUNCTIONAL_MODEL,
         precision=variant.config.precision.value,
-        count=told.sample_count,
-        accuracy=told.accuracy,
-        agreement=told.agreement,
-        max_relative_difference=told.max_relative_difference,
+        count=measured.sample_count,
+        accuracy=measured.accuracy,
+        agreement=measured.agreement,
+        max_relative_difference=measured.max_relative_difference,
         agreement_with_onnxruntime=float(np.mean(same)),
         on_host=tuple(f"{row.layer} ({row.operator})" for row in functional.compiled.on_host),
     )
 
 
-def _rest(model: onnx.ModelProto, made: Sequence[str]) -> Any:
-    """Return a session of what comes behind the tensors `made` and beside them; None where they are all that the graph gives."""
+def _rest(model: onnx.ModelProto, computed: Sequence[str]) -> Any:
+    """Return a session for the outputs that are not among the `computed` tensors; None if there are none."""
     import onnxruntime
 
-    wanted = [value.name for value in model.graph.output if value.name not in made]
-    if not wanted:
+    remaining = [value.name for value in model.graph.output if value.name not in computed]
+    if not remaining:
         return None
-    part = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(_ends(model, made), wanted)
+    part = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(_sources(model, computed), remaining)
     return onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-def _ends(model: onnx.ModelProto, made: Sequence[str]) -> list[str]:
-    """Return where the host's part begins: at what the NPU made, and at inputs that only the host reads."""
+def _sources(model: onnx.ModelProto, computed: Sequence[str]) -> list[str]:
+    """Return the inputs of the host's part: the tensors that the NPU computed, and inputs that only the host reads."""
     weights = {tensor.name for tensor in model.graph.initializer}
     read: set[str] = set()
     waiting = [value.name for value in model.graph.output]
     producers = {name: node for node in model.graph.node for name in node.output}
     while waiting:
         name = waiting.pop()
-        if name in read or name in made or name not in producers:
+        if name in read or name in computed or name not in producers:
             read.add(name)
             continue
         read.add(name)
         waiting += producers[name].input
-    return [*made, *(value.name for value in model.graph.input if value.name in read and value.name not in {*made, *weights})]
+    return [
+        *computed,
+        *(value.name for value in model.graph.input if value.name in read and value.name not in {*computed, *weights}),
+    ]
 
 
 def functional_evaluation(build: BuildDirectory, variant: str) -> FunctionalEvaluation | None:
-    """Return what was measured on the functional model, or None where nothing was."""
+    """Return the stored evaluation on the functional model, or None."""
     path = build.reports / f"{FUNCTIONAL_PREFIX}{variant}.json"
     return decode(path.read_bytes(), FunctionalEvaluation, what=str(path), error=PackageError) if path.is_file() else None
 
 
 def functional_row(evaluation: FunctionalEvaluation, size_bytes: int) -> tuple[object, ...]:
-    """Return the cells under `accel.evaluate.EVALUATION_COLUMNS`."""
+    """Return the cells below `accel.evaluate.EVALUATION_COLUMNS`."""
     accuracy = None if evaluation.accuracy is None else f"{evaluation.accuracy:.2%}"
     difference = f"{evaluation.max_relative_difference:.1e}"
     size = f"{size_bytes / 1000:,.1f}"

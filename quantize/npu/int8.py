@@ -1,11 +1,11 @@
-"""npu-int8: the form that the NPU computes (docs/spec/npu.md), made and corrected by the NPU's own rounding.
+"""npu-int8: the integers that the NPU computes with (docs/spec/npu.md), corrected with the NPU's own rounding.
 
 calibrate   the range of every tensor
-quantize    activations int8 per tensor with a zero point; weights int8 per output channel, symmetric in [-127, 127]; what lies
-            behind the build's cut stays float, for it runs on the host; sums fit 32 bits (headroom.py)
-correct     biases, where that lowers the noise on the NPU's functional model (bias_correction.py, npu_functional.py)
+quantize    activations int8 per tensor with a zero point; weights int8 per output channel, symmetric in [-127, 127]; operators
+            after the build's cut stay float, because they run on the host; sums fit in 32 bits (overflow_guard.py)
+correct     biases, if the SQNR on the NPU's functional model rises (int8/bias_correction.py, functional.py)
 
-The graph is plain ONNX that onnxruntime runs too. `edgewright compile` turns it into a program.
+The graph is plain ONNX that onnxruntime runs too. `edgewright compile` compiles it to a program.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def make_npu_int8(
     """Write the npu-int8 variant of a build's graph into `folder`.
 
     Raises:
-        ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
+        ModelError: no operator of the graph can run on the NPU; the message has the reason for each.
     """
     return make_for_npu(
         build, samples, folder, settings, lambda quantized, _model: guard_accumulators(quantized), progress=progress
@@ -57,10 +57,10 @@ def make_for_npu(
     *,
     progress: Progress = silent,
 ) -> QuantizationResult:
-    """Write a variant with int8 activations; `finish` makes of the int8 graph, and of the float one, what the NPU multiplies.
+    """Write a variant with int8 activations; `finish` converts the weights, given the int8 graph and the float one.
 
     Raises:
-        ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
+        ModelError: no operator of the graph can run on the NPU; the message has the reason for each.
     """
     model = onnx.load(float_graph(build))
     head = {str(name) for name in head_nodes(build)} if _is_cut(build) else set()
@@ -69,39 +69,39 @@ def make_for_npu(
     observed = ObservedGraph(model, progress=progress)
     ranges = tensor_ranges(observed, samples, settings.calibration)
 
-    def rounding(given: onnx.ModelProto) -> onnx.ModelProto:
-        return finish(quantized_graph(given, ranges, head, QdqFormat(types=Int8Types.S8S8)), given)
+    def rounding(graph: onnx.ModelProto) -> onnx.ModelProto:
+        return finish(quantized_graph(graph, ranges, head, QdqFormat(types=Int8Types.S8S8)), graph)
 
     if settings.correct_bias:
         correct_biases(model, observed, ranges, samples, rounding, _on_npu)
     quantized = rounding(model)
-    made = QuantizationResult(_left_to_the_host(quantized, head), model)
+    result = QuantizationResult(_host_fallbacks(quantized, head), model)
     write_int8(build, quantized, folder, for_processors=False)
-    return made
+    return result
 
 
 def _is_cut(build: BuildDirectory) -> bool:
-    """Tell whether there is a head; a cut with nothing before it leaves the whole graph to the NPU."""
+    """Return True if there is a head; a cut before the first operator gives the whole graph to the NPU."""
     return build.record.cut is not None and build.record.cut.featurizer_nodes > 0
 
 
 def _on_npu(quantized: onnx.ModelProto) -> Observed:
-    """Return the graph on the functional model; one that is too large for it, on onnxruntime."""
+    """Return the graph on the functional model, or on onnxruntime if it is too large for the model."""
     try:
         return ObservedNpuGraph(quantized)
-    except ModelError as refused:
-        logging.getLogger(__name__).warning("corrected biases by onnxruntime instead of the NPU's rounding: %s", refused)
+    except ModelError as error:
+        logging.getLogger(__name__).warning("corrected biases with onnxruntime instead of the NPU's rounding: %s", error)
         return ObservedGraph(quantized)
 
 
-def _left_to_the_host(quantized: onnx.ModelProto, head: set[str]) -> tuple[FloatFallback, ...]:
+def _host_fallbacks(quantized: onnx.ModelProto, head: set[str]) -> tuple[FloatFallback, ...]:
     lowered = lower(quantized)
     check_something_runs(lowered)
     return tuple(
         FloatFallback(
             node=row.layer,
             operator=row.operator,
-            reason="it is behind the cut: the head runs on the host" if row.layer in head else f"on the host: {row.reason}",
+            reason="it is after the cut: the head runs on the host" if row.layer in head else f"on the host: {row.reason}",
         )
         for row in lowered.coverage
         if not row.on_npu

@@ -1,14 +1,14 @@
 """npu-mxint8: npu-int8 with weights in MXINT8 blocks, for NPUs of number_format mxint8 (docs/spec/npu.md, N140-N145).
 
-An output channel of npu-int8 has one scale, so a few large weights cost all the others their bits. Here 32 input channels share a
-power of two of their own. Activations, biases and the corrections by the NPU's rounding are those of npu-int8 (npu_int8.py).
+An output channel of npu-int8 has one scale, so a few large weights reduce the resolution of all others. Here 32 input channels
+share a power of two. Activations, biases and the corrections with the NPU's rounding are those of npu-int8 (int8.py).
 
-layers      which weights the NPU will multiply, and with which input channels: its compiler's own answer
-exponents   one per block, none under what the NPU's accumulators can tell apart (N143), nor too small for the bias
-encode      one rounding, to what the NPU multiplies and adds, biases too: its compiler rounds nothing more, so that the graph
-            is what the NPU computes, and any runtime can referee it
+layers      the weights that the NPU multiplies, with their input channels, from its compiler
+exponents   one per block, not below the resolution of the NPU's accumulators (N143), and large enough for the bias
+encode      a single rounding to the NPU's weights and biases: its compiler rounds no further, so the graph computes exactly what
+            the NPU computes, and any runtime can verify it
 
-What the NPU leaves to the host stays int8 as in npu-int8, or float behind the cut.
+Operators on the host stay int8 as in npu-int8, or float after the cut.
 """
 
 from __future__ import annotations
@@ -50,38 +50,38 @@ def make_npu_mxint8(
     """Write the npu-mxint8 variant of a build's graph into `folder`.
 
     Raises:
-        ModelError: nothing in the graph can run on the NPU, with the reason for each operator.
+        ModelError: no operator of the graph can run on the NPU; the message has the reason for each.
     """
     return make_for_npu(build, samples, folder, settings, block_weights, progress=progress)
 
 
 def block_weights(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `quantized` (int8) with the weights of the float `model` in blocks, in every layer that the NPU multiplies."""
+    """Return `quantized` (int8) with the weights of the float `model` in blocks, in every layer of the NPU."""
     layers = {layer.name: layer for layer in lower(guard_accumulators(quantized)).layers if isinstance(layer, ConvolutionLayer)}
     floats = {node.name: node for node in model.graph.node}
-    made = ir.from_proto(quantized)
-    writer = BlockWriter(made.graph)
+    graph = ir.from_proto(quantized)
+    writer = BlockWriter(graph.graph)
     written: set[str] = set()
-    for node in made.graph:
+    for node in graph.graph:
         if node.name in layers:
             _replace(writer, node, _encoded(model, floats[node.name], layers[node.name]), written)
-    remove_dead(made)
-    made.graph.opset_imports[""] = max(OPSET, made.graph.opset_imports[""])
-    made.ir_version = max(IR_VERSION, made.ir_version)
-    blocked: onnx.ModelProto = ir.to_proto(made)
+    remove_dead(graph)
+    graph.graph.opset_imports[""] = max(OPSET, graph.graph.opset_imports[""])
+    graph.ir_version = max(IR_VERSION, graph.ir_version)
+    blocked: onnx.ModelProto = ir.to_proto(graph)
     return blocked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Encoded:
-    """A layer's parameters as the NPU holds them, and how they are called."""
+    """The parameters of a layer in the NPU's format, with the name of its weight."""
 
     weight: str
     shape: tuple[int, ...]
     layout: Layout
     blocks: Blocks
     bias: Float32 | None
-    """In whole units of the accumulators; None where the layer has none."""
+    """In whole units of the accumulators; None for a layer without one."""
 
 
 def _replace(writer: BlockWriter, node: ir.Node, encoded: _Encoded, written: set[str]) -> None:
@@ -105,68 +105,68 @@ def _encoded(model: onnx.ModelProto, node: onnx.NodeProto, layer: ConvolutionLay
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
-    """How a layer's weight is cut."""
+class _BlockCut:
+    """The block layout of a layer's weight."""
 
     layout: Layout
     per_channel: bool
-    """A kernel of few input channels, a depthwise or a grouped one has one exponent per output channel (N144)."""
+    """True for few input channels, depthwise and grouped kernels: one exponent per output channel (N144)."""
 
     def spread(self, of_channels: Exponents) -> Exponents:
-        """Return a number per output channel in a shape that goes with the blocks: outputs come first or last."""
+        """Return one number per output channel in a shape that broadcasts to the blocks: outputs are the first or last axis."""
         shape = [1] * len(self.layout.shape)
         shape[0 if self.layout.axis else -1] = -1
         return of_channels.reshape(shape)
 
     def bases(self, blocks: Blocks) -> Exponents:
-        """Return what the NPU's compiler makes the unit of each output channel (N143)."""
+        """Return the exponent of the unit of each output channel in the NPU's compiler (N143)."""
         axis, length = blocks.axis, blocks.elements.shape[blocks.axis]
         exponents = np.repeat(blocks.exponents.astype(np.int64), BLOCK, axis=axis).take(range(length), axis=axis)
         return shift_weights(self._kernel(blocks.elements), self._kernel(exponents)).bases
 
     def pruned(self, blocks: Blocks) -> npt.NDArray[np.bool_]:
-        """Tell of each output channel whether its weights are all zero: then they do not say what a unit is (N6)."""
+        """Return True for each output channel with only zero weights, which do not define a unit (N6)."""
         kernel = self._kernel(blocks.elements)
         return np.asarray(np.count_nonzero(kernel.reshape(len(kernel), -1), axis=1) == 0)
 
     def _kernel(self, numbers: npt.NDArray[_Integer]) -> npt.NDArray[_Integer]:
-        """Return numbers of the layout's shape as the NPU's compiler takes them: [outputs, inputs, rows, columns]."""
+        """Return numbers of the layout's shape in that of the NPU's compiler: [outputs, inputs, rows, columns]."""
         outputs_first = numbers if self.layout.axis else np.moveaxis(numbers, -1, 0)
         return outputs_first.reshape(len(outputs_first), 1 if self.per_channel else outputs_first.shape[1], -1, 1)
 
 
-def _cut(node: onnx.NodeProto, layer: ConvolutionLayer, shape: tuple[int, ...]) -> _Cut:
-    """Return the cut of a weight of `shape`: blocks run along the channels, which a pass of the array takes in together.
+def _cut(node: onnx.NodeProto, layer: ConvolutionLayer, shape: tuple[int, ...]) -> _BlockCut:
+    """Return the block layout of a weight of `shape`: along the channels, which one pass of the array multiplies together.
 
-    The layout is never the weight's own shape, so that a Reshape follows: without one onnxruntime 1.32 fuses blocks between
-    quantized activations as if they were scales per channel, and then refuses to run ("filter scale shape invalid").
+    The layout never has the weight's own shape, so that a Reshape follows. Without it, onnxruntime 1.32 fuses blocks between
+    quantized activations like scales per channel, and then fails to run ("filter scale shape invalid").
     """
     channels = layer.source.channels
     if node.op_type == "Conv":
         per_channel = shape[1] < FEWEST_CHANNELS or shape[1] != channels
         inputs = (math.prod(shape[1:]),) if per_channel else (channels, math.prod(shape[2:]))
-        return _Cut(Layout(1, (shape[0], *inputs)), per_channel)
+        return _BlockCut(Layout(1, (shape[0], *inputs)), per_channel)
     per_channel = channels < FEWEST_CHANNELS
     inputs = (math.prod(shape) // len(layer.weights), 1) if per_channel else (channels, layer.source.height * layer.source.width)
     if attribute(node, "transB", 0):
-        return _Cut(Layout(1, (len(layer.weights), *inputs)), per_channel)
-    return _Cut(Layout(0, (*inputs, len(layer.weights))), per_channel)
+        return _BlockCut(Layout(1, (len(layer.weights), *inputs)), per_channel)
+    return _BlockCut(Layout(0, (*inputs, len(layer.weights))), per_channel)
 
 
 def _bias(model: onnx.ModelProto, node: onnx.NodeProto) -> Float32 | None:
-    known = {tensor.name for tensor in model.graph.initializer}
-    return weight_of(model, node.input[2]) if len(node.input) > 2 and node.input[2] in known else None
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    return weight_of(model, node.input[2]) if len(node.input) > 2 and node.input[2] in initializers else None
 
 
 def _floor(bias: Float32 | None, layer: ConvolutionLayer) -> Exponents:
-    """Return the smallest exponent of each output channel with which its bias fits the accumulators (headroom.py)."""
-    sizes = np.zeros(1) if bias is None else np.abs(bias.reshape(-1).astype(np.float64))
-    needed = np.maximum(sizes / (layer.source.scale * LARGEST_BIAS), 2.0**LOWEST_EXPONENT)
+    """Return the smallest exponent per output channel with which the bias fits the accumulators (overflow_guard.py)."""
+    magnitudes = np.zeros(1) if bias is None else np.abs(bias.reshape(-1).astype(np.float64))
+    needed = np.maximum(magnitudes / (layer.source.scale * LARGEST_BIAS), 2.0**LOWEST_EXPONENT)
     return np.broadcast_to(np.ceil(np.log2(needed)).astype(np.int64), len(layer.weights))
 
 
-def _blocks(weight: Float32, cut: _Cut, floor: Exponents) -> Blocks:
-    """Encode with the exponents that the NPU's compiler would leave, rounding once instead of twice."""
+def _blocks(weight: Float32, cut: _BlockCut, floor: Exponents) -> Blocks:
+    """Encode with the exponents of the NPU's compiler, which rounds once instead of twice."""
     numbers = weight.reshape(cut.layout.shape)
     lowest = np.maximum(cut.bases(encode(numbers, cut.layout.axis)), floor)
     return encode(numbers, cut.layout.axis, cut.spread(lowest))

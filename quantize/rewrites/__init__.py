@@ -1,1 +1,1 @@
-"""Rewrites of a graph that make it quantize or run better, without changing what it computes."""
+"""Rewrites of a graph that keep its function: smaller files, faster layers, an operator set that every runtime takes."""

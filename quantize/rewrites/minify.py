@@ -1,10 +1,10 @@
-"""Make a variant's graph small: of a network for a microcontroller, names and shapes are a tenth of all bytes.
+"""Minify the graph of a variant: in a network for a microcontroller, names and shapes are a tenth of all bytes.
 
-forget    types and shapes of inner tensors: every runtime infers them
-defaults  attributes and zero points that say what the standard assumes anyway
-share     equal constants of the featurizer: most activations have the same zero point. Those of the head stay apart, because
-          they may become unequal when the head is trained again, and the graph must not change with them
-rename    the quantizer's long names: `conv1/Relu_DequantizeLinear_Output` to `conv1/Relu/dq`, parameters to numbers
+metadata  remove types and shapes of inner tensors, which every runtime infers, and doc strings
+defaults  remove attributes and zero points that equal the defaults of the standard
+share     merge equal constants of the featurizer: most activations have the same zero point. Those of the head stay separate,
+          because a retrained head may make them unequal, and the graph must not change with it
+rename    shorten the quantizer's names: `conv1/Relu_DequantizeLinear_Output` to `conv1/Relu/dq`, parameters to numbers
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import onnx_ir as ir
 _SHORT = {"_DequantizeLinear_Output": "/dq", "_QuantizeLinear_Input": "/in", "_quantized": "/q"}
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 _SHARED_BYTES = 64
-_WINDOW = {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0), "auto_pad": "NOTSET"}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "Conv": {"group": 1, "strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0), "auto_pad": "NOTSET"},
     "Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0},
@@ -45,17 +44,17 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def minify(model: ir.Model, sides: Mapping[ir.Node, bool]) -> None:
-    """Make `model` small, in place; `sides` says of every node whether it is the head's."""
+def minify(model: ir.Model, in_head: Mapping[ir.Node, bool]) -> None:
+    """Minify `model` in place; `in_head` is True for every node of the head."""
     graph = model.graph
-    _forget(graph)
+    _remove_metadata(graph)
     _drop_defaults(graph)
     _drop_zero_points(graph)
-    _share(graph, sides)
+    _share(graph, in_head)
     _rename(graph)
 
 
-def _forget(graph: ir.Graph) -> None:
+def _remove_metadata(graph: ir.Graph) -> None:
     graph.doc_string = None
     for node in graph:
         node.doc_string = None
@@ -70,17 +69,17 @@ def _forget(graph: ir.Graph) -> None:
 
 def _drop_defaults(graph: ir.Graph) -> None:
     for node in graph:
-        assumed = _DEFAULTS.get(node.op_type, {}) if node.domain in ("", "ai.onnx") else {}
+        defaults = _DEFAULTS.get(node.op_type, {}) if node.domain in ("", "ai.onnx") else {}
         for name, attribute in list(node.attributes.items()):
             value = tuple(attribute.value) if isinstance(attribute.value, list | tuple) else attribute.value
-            if name in assumed and value == assumed[name]:
+            if name in defaults and value == defaults[name]:
                 del node.attributes[name]
 
 
 def _drop_zero_points(graph: ir.Graph) -> None:
-    """Leave out the zero points of a convolution's symmetric weights: without one, the standard takes zero.
+    """Remove the zero points of a convolution's symmetric weights: zero is the default of the standard.
 
-    Those of a matrix stay: onnxruntime 1.32 fuses a Gemm only where it has as many zero points as scales.
+    Those of a matrix stay: onnxruntime 1.32 fuses a Gemm only with as many zero points as scales.
     """
     for node in graph:
         if node.op_type != "DequantizeLinear" or len(node.inputs) < 3 or not node.inputs[0].is_initializer():
@@ -91,13 +90,18 @@ def _drop_zero_points(graph: ir.Graph) -> None:
             node.resize_inputs(2)
 
 
-def _share(graph: ir.Graph, sides: Mapping[ir.Node, bool]) -> None:
-    """Let equal small constants of the featurizer be one."""
+def _share(graph: ir.Graph, in_head: Mapping[ir.Node, bool]) -> None:
+    """Merge equal small constants of the featurizer."""
     first: dict[tuple[Any, ...], ir.Value] = {}
     for node in graph:
         for place, value in enumerate(node.inputs):
             tensor = None if value is None or not value.is_initializer() else value.const_value
-            if value is None or tensor is None or tensor.nbytes > _SHARED_BYTES or any(sides[user] for user in value.consumers()):
+            if (
+                value is None
+                or tensor is None
+                or tensor.nbytes > _SHARED_BYTES
+                or any(in_head[user] for user in value.consumers())
+            ):
                 continue
             kept = first.setdefault((tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes()), value)
             node.replace_input_with(place, kept)
@@ -107,7 +111,7 @@ def _share(graph: ir.Graph, sides: Mapping[ir.Node, bool]) -> None:
 
 
 def _rename(graph: ir.Graph) -> None:
-    """Number what only quantizers read; what stands for a tensor of the float graph keeps that tensor's name."""
+    """Number the tensors that only quantizers read, and shorten the names of those that replace a tensor of the float graph."""
     taken = {str(value.name) for node in graph for value in (*node.inputs, *node.outputs) if value is not None}
     numbered: set[ir.Value] = set()
     for node in graph:
@@ -126,7 +130,7 @@ def _rename(graph: ir.Graph) -> None:
 
 
 def _free(kind: str, taken: set[str]) -> str:
-    """Return the first name `q0`, `q1`, … that no tensor has yet."""
+    """Return the first name `q0`, `q1`, … without a tensor."""
     name = next(name for name in (f"{kind}{number}" for number in itertools.count()) if name not in taken)
     taken.add(name)
     return name

@@ -1,8 +1,8 @@
-"""Which ONNX operator set an int8 graph is written in: 20, wherever that says the same.
+"""Lower the ONNX operator set of an int8 graph to 20, if its operators mean the same there.
 
-From 21 on onnxruntime notes the type of integers on each QuantizeLinear that its transposition of layouts puts in. Another of
-its steps, which turns int8 activations to uint8 on x86, overlooks that note, and the session is refused (seen with 1.32:
-"output_dtype INT8 does not match y_zero_point type UINT8"). Nothing that a plain int8 graph needs is newer than 20.
+For operator set 21 and later, onnxruntime's layout transformation inserts QuantizeLinear nodes with an explicit integer type.
+Another optimizer, which converts int8 activations to uint8 on x86, ignores that type, and the session fails (seen with 1.32:
+"output_dtype INT8 does not match y_zero_point type UINT8"). A plain int8 graph needs no operator newer than 20.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import onnx
 OPSET = 20
 _ONNX = ("", "ai.onnx")
 _CHANGED_IN_21 = frozenset({"GroupNormalization"})
-"""What means something else below; every other operator of 20 gained nothing but types."""
+"""Operators with another meaning before 21; all other operators of 20 only gained types."""
 _NEW_ATTRIBUTES = frozenset({"block_size", "output_dtype"})
-"""Of QuantizeLinear and DequantizeLinear."""
+"""Attributes of QuantizeLinear and DequantizeLinear since 21."""
 
 
 def lower_opset(model: onnx.ModelProto) -> None:
-    """Declare a quantized `model` to be of operator set 20, unless it is older or holds something newer."""
+    """Declare operator set 20 for a quantized `model`, unless it is older or has newer operators."""
     if all(_is_old_enough(node) for node in model.graph.node):
         for opset in model.opset_import:
             if opset.domain in _ONNX:

@@ -54,9 +54,7 @@ def test_weights_of_another_precision_are_told(kind: Any, name: str, scheme: Sch
     build = built(tmp_path, [product], [("x", dtype, ["N", 3])], [("y", dtype, ["N", 4])], w=numbers(3, 4).astype(kind))
     with pytest.raises(ModelError) as told:
         quantize(build, options(scheme, tmp_path))
-    assert str(told.value) == (
-        f"{build.path}: a scheme begins with a float32 model, but the weights of this one are {name}: export it in float32"
-    )
+    assert str(told.value) == (f"{build.path}: the weights must be float32, but they are {name}: export the model in float32")
 
 
 @SCHEMES
@@ -71,8 +69,8 @@ def test_a_model_that_is_quantized_already_is_told(scheme: Scheme, tmp_path: Pat
     with pytest.raises(ModelError) as told:
         quantize(build, options(scheme, tmp_path))
     assert str(told.value) == (
-        f"{build.path}: a scheme begins with a float model, but this one is quantized already (DequantizeLinear): "
-        "convert the model that it was made of, or package this one as it is"
+        f"{build.path}: the model must be a float model, but it is quantized already (DequantizeLinear): "
+        "convert its float original, or package it as it is"
     )
 
 
@@ -83,7 +81,9 @@ def test_a_graph_that_gives_labels_only_has_nothing_to_search_a_mix_by(tmp_path:
     ]
     ends = [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.INT64, ["N"])]
     build = built(tmp_path, nodes, *ends, w=numbers(3, 4).astype(np.float32))
-    with pytest.raises(ModelError, match="mixed measures noise at the outputs, but none of them holds floats"):
+    with pytest.raises(
+        ModelError, match="mixed measures the SQNR at the outputs, so one of them must hold floats, but none does"
+    ):
         quantize(build, options(Scheme.MIXED, tmp_path))
 
 

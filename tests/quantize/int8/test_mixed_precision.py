@@ -43,7 +43,7 @@ def test_a_budget_that_cannot_be_met_is_an_error() -> None:
     with pytest.raises(ParityError) as raised:
         search(list(COSTS), 0.95, measured)
     assert str(raised.value) == (
-        "mixed must keep 95.00% right, but with all layers but one in float it reaches only 90.00%: "
+        "mixed must predict 95.00% correctly, but it reaches only 90.00% with all layers but one in float: "
         "allow more with --max-drop, or use fp16"
     )
 
@@ -83,7 +83,7 @@ def test_only_the_layer_that_eight_bits_cannot_represent_stays_in_float_with_its
     made = mixed(build, tmp_path / "made", max_drop=0.01)
     assert made.float_fallbacks[0].node == "hidden/Gemm"
     assert len(made.float_fallbacks) == 2  # and the softmax
-    assert "dB at the outputs, the 1st least of 4 layers; all int8 scores" in made.float_fallbacks[0].reason
+    assert "dB at the outputs, the 1st lowest of 4 layers; all int8 scores" in made.float_fallbacks[0].reason
     weights = {tensor.name for tensor in onnx.load(tmp_path / "made" / "graph.onnx").graph.initializer}
     assert "hidden/kernel" in weights
     assert "stem/Conv/kernel/q" in weights

@@ -68,7 +68,7 @@ def test_the_head_stays_as_it_was_trained(made: VariantDirectory) -> None:
     before = quantized_build().variant("fp32")
     assert made.file(LayerKind.HEAD_WEIGHTS).read_bytes() == before.file(LayerKind.HEAD_WEIGHTS).read_bytes()
     kept = {one.node: one.reason for one in read_details(quantized_build())["npu-int8"].float_fallbacks}
-    assert kept["hidden/Gemm"] == "it is behind the cut: the head runs on the host"
+    assert kept["hidden/Gemm"] == "it is after the cut: the head runs on the host"
 
 
 def test_accuracy_is_measured_on_the_functional_model_too() -> None:
