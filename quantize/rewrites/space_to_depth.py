@@ -180,7 +180,8 @@ def _is_own_constant(dequantizer: ir.Node) -> bool:
 
 
 def _has_plain_window(node: ir.Node) -> bool:
-    return node.attributes.get_int("group", 1) == 1 and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+    attributes = node.attributes
+    return bool(attributes.get_int("group", 1) == 1 and attributes.get_string("auto_pad", "NOTSET") == "NOTSET")
 
 
 def _is_small_kernel(kernel: Array) -> bool:
@@ -188,7 +189,7 @@ def _is_small_kernel(kernel: Array) -> bool:
     if kernel.ndim != 4 or kernel.dtype != np.int8:
         return False
     _, channels, rows, columns = kernel.shape
-    return channels <= FEW_CHANNELS and rows * columns > 1
+    return bool(channels <= FEW_CHANNELS and rows * columns > 1)
 
 
 def _levels_of(quantizer: ir.Node) -> ir.DataType | None:

@@ -197,7 +197,7 @@ def test_a_graph_without_anything_to_quantize_is_refused(digits: Digits, tmp_pat
 
 
 def test_a_variant_that_is_no_float_one_is_refused(digits: Digits, int8: VariantDirectory, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="int8 is made from an fp32 variant, but this one is int8$"):
+    with pytest.raises(BadInputError, match="int8 needs an fp32 variant, but this one is int8$"):
         quantize_with_nncf(int8, digits.samples(10), tmp_path)
 
 
