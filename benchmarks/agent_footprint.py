@@ -1,4 +1,4 @@
-"""What the agent's resident process costs: memory when idle, and the time until it is ready.
+"""Measure the resident process of the agent: memory when idle, and the time until it is ready.
 
     python benchmarks/agent_footprint.py [--runs 5] [--json]
 
@@ -88,7 +88,7 @@ def memory_of(pid: int) -> tuple[int, int]:
 
 
 def wait_until_online(state: Path) -> None:
-    """Look at the agent's own note until it says that it is connected."""
+    """Wait until the agent's status is connected."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while not json.loads((state / "agent.json").read_text())["online"]:
         if time.monotonic() > deadline:

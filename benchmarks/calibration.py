@@ -2,11 +2,11 @@
 
     .venv/bin/python -P benchmarks/calibration.py [--network NAME] [--count N]… [--method minmax|percentile|entropy|mse] [--json]
 
-Both find the range of every tensor by the same method on the same float graph and the same random images, which lie in an
-uncompressed `.npz`; onnxruntime has no method for the mean squared error. Each measurement is a process of its own. Told are wall
-time, processor time, and how far the peak of memory is above what was in use when the graph and the runtimes were loaded; pages
-of the mapped file count there as well. onnxruntime's calibrator gets one image at a time, as its documentation shows, from a
-reader that holds one image; for percentile and entropy it keeps every inner tensor of every image.
+Both find the range of every tensor with the same method on the same float graph and the same random images in an uncompressed
+`.npz`; onnxruntime has no method for the mean squared error. Each measurement has its own process. The results are wall time,
+processor time, and the peak of memory above the memory after loading the graph and the runtimes; pages of the mapped file count
+too. onnxruntime's calibrator gets one image at a time from a reader, as in its documentation; for percentile and entropy it keeps
+every inner tensor of every image.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def write_images(path: Path, name: str, shape: list[int], count: int) -> None:
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
-    """Do one thing in a worker."""
+    """Run one request in a worker."""
     folder = Path(request["folder"])
     if request["do"] == "prepare":
         return prepare(request["name"], folder)

@@ -1,4 +1,4 @@
-"""How long a command takes to start: `edgewright --help`, and the groups that a device or an operator calls.
+"""Measure the start-up time of commands: `edgewright --help`, and the groups for devices and operators.
 
     .venv/bin/python benchmarks/command_start.py [--runs 15]
 
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def measure(command: list[str], runs: int) -> list[str]:
-    """Return median, least and most wall time and median processor time, in ms."""
+    """Return median, minimum and maximum wall time and median processor time, in ms."""
     wall_ms, processor_ms = [], []
     for _ in range(runs):
         before, started = os.times(), time.perf_counter()

@@ -1,11 +1,11 @@
-"""Run the networks side by side: TensorFlow, onnxruntime, OpenVINO, LiteRT where it is installed, and what `auto` picks.
+"""Measure latency side by side: TensorFlow, onnxruntime, OpenVINO, LiteRT if it is installed, and the choice of `auto`.
 
     .venv/bin/python benchmarks/latency.py [--network NAME]… [--threads N] [--rounds N] [--quick] [--json]
 
-Each measurement is a process of its own, and the contenders take turns, round by round, so that what else the machine does hits
-all of them alike. Told are the median of the rounds' medians, the spread between rounds, the processor time per run (which a busy
-machine disturbs least; it includes threads that wait by spinning) and the peak memory. int8 is calibrated on random images: the
-times are those of any calibration, the accuracy would be worth nothing and is not told.
+Each measurement has its own process, and the candidates alternate round by round, so that other load on the machine affects all
+of them. The results are the median of the medians of all rounds, the spread between rounds, the processor time per run (least
+sensitive to other load; it includes spinning threads) and the peak memory. int8 is calibrated on random images, which does not
+affect its times; its accuracy would mean nothing and is not measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CALIBRATION_COUNT = 16
 TIME_LIMIT_S = 600
 
 Run = tuple[Callable[[], object], str]
-"""What is timed, and a word on what it runs on."""
+"""The timed candidates, with the runtime of each."""
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def _row(name: str, contender: str, rounds: list[dict[str, Any]], failure: str |
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
-    """Do one thing in a worker."""
+    """Run one request in a worker."""
     folder, name = Path(request["folder"]), request["name"]
     preparations = {
         "prepare convert": _prepare_convert,
@@ -173,7 +173,7 @@ def _prepare_nncf(folder: Path, name: str) -> None:
 
 
 def _prepare_litert(folder: Path, name: str) -> None:
-    """Convert with `from_keras_model`: from a concrete function, a Keras 3 model loses its weights without a word."""
+    """Convert with `from_keras_model`: from a concrete function, a Keras 3 model silently loses its weights."""
     import tensorflow as tf
 
     from convert.from_keras.reader import load_keras
@@ -206,7 +206,7 @@ def _onnxruntime(build: Path, kind: str, threads: int) -> Run:
 
 
 def _openvino(build: Path, kind: str, threads: int) -> Run:
-    """Run OpenVINO as its own users do: the precision is `kind`'s, everything else as we set it."""
+    """Run OpenVINO directly, with the precision of `kind` and otherwise our settings."""
     if kind == "int8":
         return _session(build, "int8-openvino", "openvino", threads)
     if kind == "f32":
@@ -238,7 +238,7 @@ def _litert(build: Path, kind: str, threads: int) -> Run:
 
 
 def _edgewright(build: Path, kind: str, threads: int) -> Run:
-    """Take the variant and backend that `auto` finds; each round finds anew, since its cache folder is new."""
+    """Run the variant and backend that `auto` chooses; every round benchmarks again, because its cache folder is new."""
     from accel.backends.choose import find_fastest
     from edgewright.contracts.build_directory import BuildDirectory
 
@@ -260,7 +260,7 @@ def _session(build: Path, variant_name: str, backend: str, threads: int) -> Run:
 
 
 def _images(shape: tuple[int | str, ...], count: int) -> Any:
-    """Return random images as the networks take them, the same every time."""
+    """Return deterministic random images for the networks."""
     sizes = [count, *(int(size) for size in shape[1:])]
     return np.random.default_rng(0).uniform(0, 1, sizes).astype(np.float32)
 

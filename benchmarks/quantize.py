@@ -1,20 +1,20 @@
-"""What quantization costs in accuracy and gains in size and time, on real networks.
+"""Measure the effect of quantization on accuracy, size and latency of real networks.
 
-    python -P benchmarks/quantize.py DATA              ResNet-8 (CIFAR-10), the ToyCar autoencoder of MLPerf Tiny, a made network
+    python -P benchmarks/quantize.py DATA              ResNet-8 (CIFAR-10), the ToyCar autoencoder of MLPerf Tiny, detectors
     python -P benchmarks/quantize.py DATA --json       one JSON document
     python -P benchmarks/quantize.py DATA --calibration entropy --equalize
     python -P benchmarks/quantize.py DATA --profile generic-x86-64 --profile raspberry-pi-5
 
-(`-P` keeps this folder, whose files are named as our packages are, off the path of imports.)
+(`-P` keeps this folder off the import path, because its files have the names of our packages.)
 
 DATA holds resnet8_cifar10.h5, ad01_toycar.h5, cifar10_calibration.npz and cifar10_eval.npz. Variants are calibrated on the first
-set and measured on the second, which they never saw. ToyCar is calibrated on normal numbers of one seed and measured on those of
-another, and on smooth ones in the range of log-mel energies. Detectors is made: of the 256 channels between two of its layers the
-first 32 rarely fire and weigh 32 times as much as the others; it is measured on what it was calibrated on.
+set and measured on the second. ToyCar is calibrated on normally distributed numbers of one seed and measured on those of another,
+and on smooth ones in the range of log-mel energies. Detectors is synthetic: of the 256 channels between two of its layers, the
+first 32 rarely fire and have weights 32 times as large as the others; it is measured on its calibration samples.
 
 `weights` is the share of the float weights' bytes, `size` that of weights and graph together. Times are medians of one sample on
-this machine, through onnxruntime. `npu` is the accuracy on the NPU's functional model, and `same` the share of labels that are
-onnxruntime's on the same graph.
+this machine with onnxruntime. `npu` is the accuracy on the NPU's functional model, and `same` the share of labels that equal
+onnxruntime's for the same graph.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main(data: Path, calibration: str, equalize: bool, profiles: tuple[str, ...]
 
 
 def resnet8(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]]:
-    """Return a row per variant of the classifier, on images that calibration did not see."""
+    """Return a row per variant of the classifier, on images outside of the calibration set."""
     build = convert_model(
         data / "resnet8_cifar10.h5", folder / "resnet8", ConvertOptions(samples=data / "cifar10_calibration.npz")
     )
@@ -96,7 +96,7 @@ def resnet8(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict
 
 
 def toycar(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]]:
-    """Return a row per variant of the autoencoder, whose outputs are numbers and no classes."""
+    """Return a row per variant of the autoencoder, whose outputs are numbers instead of classes."""
     calibration = folder / "calibration.npz"
     random, shaped = (Samples({"input_1": values}) for values in (normal(1), smooth(2)))
     write_npz(calibration, {"input_1": np.concatenate([normal(3), smooth(4)])})
@@ -108,7 +108,7 @@ def toycar(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict[
 
 
 def detectors(folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]]:
-    """Return a row per variant of a network whose channels weigh very differently, 32 by 32."""
+    """Return a row per variant of a network with very different weights per block of 32 channels."""
     generator = np.random.default_rng(0)
     kernel, bias = generator.normal(0, 0.4, (256, 8, 1, 1)), generator.normal(0, 0.1, 256)
     reader = generator.normal(0, 0.03, (48, 256, 3, 3))
@@ -137,7 +137,7 @@ def detectors(folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]
 
 
 def made_all(build: BuildDirectory, samples: Path, settings: list[Int8Settings]) -> None:
-    """Make every variant but the mixed one, which is a search for a budget and no fixed thing."""
+    """Make the variants of all schemes except mixed, whose result depends on a budget."""
     for scheme in Scheme:
         if scheme is not Scheme.MIXED:
             quantize(build, QuantizeOptions(scheme=scheme, samples=samples, int8=settings[0]))
@@ -187,7 +187,7 @@ def weight_bytes(variant: VariantDirectory) -> int:
 
 
 def normal(seed: int) -> Any:
-    """Return normal numbers."""
+    """Return normally distributed numbers."""
     return np.random.default_rng(seed).normal(size=(300, TOYCAR_INPUTS)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What a request costs: processor time per request of the scoring server, by client count and protocol.
+"""Measure the processor time per request of the scoring server, by number of clients and protocol.
 
     .venv/bin/python benchmarks/serving.py [--requests N]
 
@@ -60,7 +60,7 @@ class Load:
 
 
 def main() -> None:
-    """Measure every protocol at every number of clients."""
+    """Measure every protocol with every number of clients."""
     parser = argparse.ArgumentParser(description="What a request costs.")
     parser.add_argument("--requests", type=int, default=4000, help="requests per measurement")
     count = parser.parse_args().requests
@@ -125,7 +125,7 @@ def loads() -> list[Load]:
 
 @contextmanager
 def served(variant: VariantDirectory) -> Iterator[tuple[psutil.Process, int]]:
-    """Serve `variant` in a process of its own for as long as the block lasts."""
+    """Serve `variant` in a separate process until the block ends."""
     command = [sys.executable, "-c", SERVER, str(variant.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

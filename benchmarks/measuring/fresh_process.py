@@ -1,7 +1,7 @@
-"""One measurement, one process: no cache, thread pool or memory of the one before, and a limit on time and memory.
+"""Run each measurement in a fresh process, without caches, threads or memory of the previous one, and with limits.
 
-ask          start the benchmark's own script again as a worker, give it a request, take its answer
-worker_main  the other end: limit the memory, do the work, answer with one line of JSON
+ask          start the benchmark's script again as a worker, send it a request, read its result
+worker_main  the worker: limit the memory, do the work, write the result as one line of JSON
 """
 
 from __future__ import annotations
@@ -26,57 +26,57 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker answered, or why it did not."""
+    """The result of a worker, or the reason of its failure."""
 
     values: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
 
 
 def ask(script: str, request: dict[str, Any], *, time_limit_s: float, memory_limit_mib: int | None = None) -> Outcome:
-    """Run `script` as a worker in a process of its own."""
+    """Run `script` as a worker process."""
     # -P: the folder of the script must not come first, or benchmarks/convert.py would hide the package convert.
     command = [sys.executable, "-P", "-W", "ignore", script, WORKER_FLAG]
-    given = json.dumps({"request": request, "memory_limit_mib": memory_limit_mib})
+    message = json.dumps({"request": request, "memory_limit_mib": memory_limit_mib})
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
-        done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=time_limit_s, check=False, env=environment
+        finished = subprocess.run(
+            command, input=message, capture_output=True, text=True, timeout=time_limit_s, check=False, env=environment
         )
     except subprocess.TimeoutExpired:
         return Outcome(failure=f"not done after {time_limit_s:.0f} s")
-    if done.returncode == 0 and done.stdout.strip():
-        return Outcome(json.loads(done.stdout.splitlines()[-1]))
-    return Outcome(failure=_reason(done.returncode, done.stderr, memory_limit_mib))
+    if finished.returncode == 0 and finished.stdout.strip():
+        return Outcome(json.loads(finished.stdout.splitlines()[-1]))
+    return Outcome(failure=_reason(finished.returncode, finished.stderr, memory_limit_mib))
 
 
 def worker_main(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer the request on standard input; whatever a library prints goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w")
+    """Handle the request on standard input; prints of libraries go to standard error."""
+    results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    given = json.load(sys.stdin)
-    if given["memory_limit_mib"]:
-        limit = given["memory_limit_mib"] * MIB
+    message = json.load(sys.stdin)
+    if message["memory_limit_mib"]:
+        limit = message["memory_limit_mib"] * MIB
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    values = work(given["request"])
-    with answers:
-        answers.write(json.dumps(values) + "\n")
-    os._exit(0)  # some runtimes take long to say good-bye, and one crashes
+    values = work(message["request"])
+    with results:
+        results.write(json.dumps(values) + "\n")
+    os._exit(0)  # some runtimes take long to shut down, and one crashes
 
 
-def memory_mib(which: str) -> float:
+def memory_mib(field_name: str) -> float:
     """Return this process's memory: `VmRSS` now, `VmHWM` at its peak (getrusage inherits the parent's peak)."""
-    found = re.search(rf"^{which}:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
-    assert found is not None
-    return int(found.group(1)) / 1024
+    match = re.search(rf"^{field_name}:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
+    assert match is not None
+    return int(match.group(1)) / 1024
 
 
 def forget_peak() -> None:
-    """Let the peak start again from what is in use now (proc(5), clear_refs)."""
+    """Reset the peak to the current memory (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 
 def machine_line(packages: tuple[str, ...]) -> str:
-    """Return the machine and the versions that the numbers are worth something with."""
+    """Return the machine and the package versions of a measurement."""
     machine = read_machine()
     versions = ", ".join(f"{name} {version}" for name in packages if (version := _version(name)))
     load = os.getloadavg()[0]

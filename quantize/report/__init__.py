@@ -1,1 +1,1 @@
-"""The report: one HTML page on all variants of a build, with accuracy, size, latency and noise per layer."""
+"""The report: one HTML page on all variants of a build, with accuracy, size, latency and SQNR per layer."""

@@ -1,4 +1,4 @@
-"""The charts of the report, as SVG that takes its colours from the page: one set of numbers, light or dark."""
+"""The charts of the report, as SVG with the colours of the page's style sheet, light or dark."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LEFT, BOTTOM, TOP = 44, 26, 10
 DOT_RADIUS = 3.5
 
 
-def bars(values: Mapping[str, float], texts: Mapping[str, str], what: str) -> str:
-    """Draw one horizontal bar per variant, from zero, with its value in words behind it."""
+def bars(values: Mapping[str, float], texts: Mapping[str, str], description: str) -> str:
+    """Draw one horizontal bar per variant, from zero, with its text to the right."""
     largest = max(values.values(), default=0.0) or 1.0
     room = WIDTH / 2 - NAME_WIDTH - VALUE_WIDTH
     rows = [
@@ -25,11 +25,11 @@ def bars(values: Mapping[str, float], texts: Mapping[str, str], what: str) -> st
         for place, (name, value) in enumerate(values.items())
         for y in [place * ROW]
     ]
-    return _svg(WIDTH // 2, len(values) * ROW, what, rows)
+    return _svg(WIDTH // 2, len(values) * ROW, description, rows)
 
 
 def sqnr_plot(series: Mapping[str, Sequence[tuple[str, float]]], colors: Mapping[str, int], limit_db: float) -> str:
-    """Draw the signal-to-noise ratio along the graph, one line per variant; each dot tells its operator when pointed at."""
+    """Draw the SQNR along the graph, one line per variant; the tooltip of a dot has its operator."""
     order = list(dict.fromkeys(name for points in series.values() for name, _ in points))
     top = _ceiling([value for points in series.values() for _, value in points])
     step = (WIDTH - LEFT - 12) / max(len(order) - 1, 1)
@@ -40,7 +40,7 @@ def sqnr_plot(series: Mapping[str, Sequence[tuple[str, float]]], colors: Mapping
     parts += [_line(name, points, colors[name], places, top) for name, points in series.items()]
     parts.append(f'<text x="{LEFT}" y="{PLOT_HEIGHT - 4}">first operator</text>')
     parts.append(f'<text x="{WIDTH - 12}" y="{PLOT_HEIGHT - 4}" text-anchor="end">last</text>')
-    return _svg(WIDTH, PLOT_HEIGHT, "signal-to-noise ratio behind each operator, in dB", parts)
+    return _svg(WIDTH, PLOT_HEIGHT, "SQNR after each operator, in dB", parts)
 
 
 def _line(name: str, points: Sequence[tuple[str, float]], color: int, places: Mapping[str, float], top: float) -> str:
@@ -68,10 +68,10 @@ def _height(value: float, top: float) -> float:
 
 
 def _ceiling(values: Sequence[float]) -> float:
-    """Return the next full twenty above nearly all values: what is exact has no noise to show and may leave the chart."""
+    """Return the next multiple of 20 above nearly all values; exact operators may leave the chart."""
     ordered = sorted(values)
     return max(40.0, 20.0 * -(-ordered[int(0.9 * (len(ordered) - 1))] // 20))
 
 
-def _svg(width: float, height: float, what: str, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(what)}">{"".join(parts)}</svg>'
+def _svg(width: float, height: float, description: str, parts: Sequence[str]) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description)}">{"".join(parts)}</svg>'

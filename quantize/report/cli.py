@@ -19,13 +19,13 @@ from quantize.report.page import collect, page
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The page to write; the JSON goes beside it. [default: report.html in the build's reports]",
+    help="The page to write; the JSON file is written beside it. [default: report.html in the build's reports]",
 )
 @common_options
 def command(build: Path, output: Path | None, as_json: bool) -> None:
-    """Write one page on all variants: accuracy, size, latency, noise.
+    """Write one page on all variants: accuracy, size, latency, SQNR.
 
-    The page holds its charts itself and needs no network; a JSON file with the same numbers is written beside it.
+    The page is self-contained and needs no network; a JSON file with the same numbers is written beside it.
     """
     opened = BuildDirectory.open(build)
     report = collect(opened)

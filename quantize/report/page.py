@@ -1,7 +1,7 @@
-"""The report of a build: one HTML page that needs nothing else, and the same numbers as JSON.
+"""The report of a build: one self-contained HTML page, and the same numbers as JSON.
 
-Everything comes from what `quantize` wrote into `reports/`; nothing is measured here, so the page costs a moment.
-Sections, in order: the variants at a glance, bars, classes, noise per layer, changed predictions, what stayed in float.
+All numbers come from the reports that `quantize` wrote into `reports/`; nothing is measured here.
+Sections, in order: overview of the variants, bars, classes, SQNR per layer, changed predictions, operators in float.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from quantize.report.charts import bars, sqnr_plot
 from quantize.report.detail import Change, ClassAccuracy, VariantDetail, read_details
 
 READABLE_DB = 20.0
-"""Below this a tenth of the amplitude is noise; the plot marks it."""
+"""At this SQNR a tenth of the amplitude is noise; the plot marks it."""
 LARGEST_MATRIX = 16
 MOST_CLASSES = 40
-"""Rows of the table of classes: of a thousand, nobody reads those that are alike."""
+"""Rows of the table of classes; of more classes, those that differ most are shown."""
 WORST_LAYERS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """`report.json`: all that the page shows."""
+    """The contents of the page, `report.json`."""
 
     source_kind: str
     source_digest: str
@@ -37,14 +37,14 @@ class Report:
     versions: dict[str, str]
     variants: dict[str, VariantDetail]
     same_samples: bool
-    """Whether every variant was measured on the same samples; otherwise their numbers must not be compared."""
+    """True if every variant was measured on the same samples; otherwise their numbers are not comparable."""
 
 
 def collect(build: BuildDirectory) -> Report:
-    """Gather what was measured; raise `NotFoundError` when that is nothing."""
+    """Collect the stored measurements; raise `NotFoundError` if there are none."""
     details = read_details(build)
     if not details:
-        raise NotFoundError(f"{build.reports} must hold measurements, but it has none; 'edgewright quantize' writes them")
+        raise NotFoundError(f"{build.reports} must hold measurements, but it has none: run 'edgewright quantize'")
     machine = read_machine()
     return Report(
         source_kind=build.record.source_kind,
@@ -59,7 +59,7 @@ def collect(build: BuildDirectory) -> Report:
 def page(report: Report) -> str:
     """Return the HTML page."""
     style = resources.files("quantize.report").joinpath("page.css").read_text(encoding="utf-8")
-    sections = (_header, _glance, _bars, _classes, _noise, _changes, _float_fallbacks, _footer)
+    sections = (_header, _overview, _bars, _classes, _sqnr, _changes, _float_fallbacks, _footer)
     body = "\n".join(section(report) for section in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Quantization report</title>'
@@ -75,7 +75,7 @@ def _header(report: Report) -> str:
         ""
         if report.same_samples
         else '<p class="bad">The variants were measured on different samples: run <code>edgewright quantize</code> for all of '
-        "them with one file before you compare.</p>"
+        "them with one file before comparing.</p>"
     )
     return (
         "<h1>Quantization report</h1>"
@@ -84,21 +84,21 @@ def _header(report: Report) -> str:
     )
 
 
-def _glance(report: Report) -> str:
+def _overview(report: Report) -> str:
     before = report.variants.get(FLOAT_VARIANT)
     cards = [_card(place, name, detail, before) for place, (name, detail) in enumerate(report.variants.items())]
     return f'<div class="variants">{"".join(cards)}</div>'
 
 
 def _card(place: int, name: str, detail: VariantDetail, before: VariantDetail | None) -> str:
-    found = detail.evaluation
-    headline, what = (
-        (f"{found.agreement:.2%}", "same label as float") if found.accuracy is None else (f"{found.accuracy:.2%}", "accuracy")
-    )
+    evaluation = detail.evaluation
+    headline, measure = f"{evaluation.agreement:.2%}", "same label as float"
+    if evaluation.accuracy is not None:
+        headline, measure = f"{evaluation.accuracy:.2%}", "accuracy"
     rows = {
-        "agreement": f"{found.agreement:.2%}",
+        "agreement": f"{evaluation.agreement:.2%}",
         "size": f"{detail.size_bytes / 1000:,.1f} kB",
-        "latency": f"{found.latency_ms.p50:.3f} ms",
+        "latency": f"{evaluation.latency_ms.p50:.3f} ms",
         "output SQNR": f"{detail.layers[-1].sqnr_db:.1f} dB" if detail.layers else "none",
     }
     if before is not None and before is not detail:
@@ -106,7 +106,7 @@ def _card(place: int, name: str, detail: VariantDetail, before: VariantDetail | 
     listed = "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in rows.items())
     return (
         f'<div class="variant v{place % 6}"><h2>{escape(name)}</h2><div class="big">{headline}</div>'
-        f'<div class="soft">{what}{_drop(detail, before)}</div><dl>{listed}</dl></div>'
+        f'<div class="soft">{measure}{_drop(detail, before)}</div><dl>{listed}</dl></div>'
     )
 
 
@@ -115,7 +115,7 @@ def _drop(detail: VariantDetail, before: VariantDetail | None) -> str:
         return ""
     points = 100 * (detail.evaluation.accuracy - before.evaluation.accuracy)
     if not points:
-        return ", as float"
+        return ", same as float"
     return f', <span class="{"bad" if points < 0 else "good"}">{points:+.2f} points</span>'
 
 
@@ -136,46 +136,46 @@ def _bars(report: Report) -> str:
 
 
 def _classes(report: Report) -> str:
-    known = {name: {one.label: one for one in detail.classes} for name, detail in report.variants.items() if detail.classes}
-    if not known:
+    classes_of = {name: {one.label: one for one in detail.classes} for name, detail in report.variants.items() if detail.classes}
+    if not classes_of:
         return ""
-    first = known.get(FLOAT_VARIANT) or next(iter(known.values()))
-    shown = _most_different(first, list(known.values()))
-    head = "".join(f"<th>{escape(name)}</th>" for name in known)
+    first = classes_of.get(FLOAT_VARIANT) or next(iter(classes_of.values()))
+    shown = _most_different(first, list(classes_of.values()))
+    head = "".join(f"<th>{escape(name)}</th>" for name in classes_of)
     rows = "".join(
         f"<tr><td>{escape(label)}</td><td>{one.count}</td>"
-        + "".join(
-            _class_cell(classes[label].accuracy, one.accuracy) if label in classes else "<td></td>" for classes in known.values()
-        )
+        + "".join(_class_cell(classes.get(label), one.accuracy) for classes in classes_of.values())
         + "</tr>"
         for label, one in first.items()
         if label in shown
     )
-    left_out = "" if len(shown) == len(first) else f" Of {len(first)} classes, the {len(shown)} that differ most are shown."
+    omitted = "" if len(shown) == len(first) else f" Of {len(first)} classes, the {len(shown)} that differ most are shown."
     return (
-        "<section><h2>Accuracy per class</h2><p class='soft'>An average can hide a class that pays for all others. "
-        f"Coloured where a variant differs from float by a point or more.{left_out}</p>"
+        "<section><h2>Accuracy per class</h2><p class='soft'>An average can hide a class with a large loss. "
+        f"Cells are coloured if a variant differs from float by a point or more.{omitted}</p>"
         f'<div class="scroll"><table class="wide"><tr><th>class</th><th>samples</th>{head}</tr>{rows}</table></div></section>'
     )
 
 
-def _most_different(first: Mapping[str, ClassAccuracy], known: Sequence[Mapping[str, ClassAccuracy]]) -> set[str]:
-    """Return the classes to show: all of a few, else those in which a variant is farthest from the first."""
+def _most_different(first: Mapping[str, ClassAccuracy], others: Sequence[Mapping[str, ClassAccuracy]]) -> set[str]:
+    """Return the labels of the classes in which a variant differs most from `first`, at most `MOST_CLASSES`."""
 
-    def apart(label: str) -> float:
-        return max(abs(one[label].accuracy - first[label].accuracy) * first[label].count for one in known if label in one)
+    def difference(label: str) -> float:
+        return max(abs(one[label].accuracy - first[label].accuracy) * first[label].count for one in others if label in one)
 
-    return set(sorted(first, key=apart, reverse=True)[:MOST_CLASSES])
+    return set(sorted(first, key=difference, reverse=True)[:MOST_CLASSES])
 
 
-def _class_cell(share: float, before: float) -> str:
-    points = 100 * (share - before)
+def _class_cell(member: ClassAccuracy | None, before: float) -> str:
+    if member is None:
+        return "<td></td>"
+    points = 100 * (member.accuracy - before)
     kind = "" if abs(points) < 1 else ' class="bad"' if points < 0 else ' class="good"'
-    told = "" if abs(points) < 1 else f" ({points:+.1f})"
-    return f"<td{kind}>{share:.1%}{told}</td>"
+    suffix = "" if abs(points) < 1 else f" ({points:+.1f})"
+    return f"<td{kind}>{member.accuracy:.1%}{suffix}</td>"
 
 
-def _noise(report: Report) -> str:
+def _sqnr(report: Report) -> str:
     series = {
         name: [(one.node, one.sqnr_db) for one in detail.layers] for name, detail in report.variants.items() if detail.layers
     }
@@ -185,19 +185,19 @@ def _noise(report: Report) -> str:
     legend = "".join(f'<span class="v{colors[name] % 6}"><i></i>{escape(name)}</span>' for name in series)
     worst = "".join(_worst_layers(name, report.variants[name]) for name in series)
     return (
-        "<section><h2>Noise, layer by layer</h2>"
-        "<p class='soft'>Signal-to-noise ratio behind each operator in dB: more is cleaner; "
+        "<section><h2>SQNR per layer</h2>"
+        "<p class='soft'>Signal-to-quantization-noise ratio after each operator in dB: higher is better; "
         f"six decibels are a bit. At the dashed line ({READABLE_DB:g} dB) a tenth of the amplitude is noise.</p>"
         f'<div class="legend">{legend}</div><div class="scroll">{sqnr_plot(series, colors, READABLE_DB)}</div>'
-        f"<details><summary>The {WORST_LAYERS} noisiest operators of each variant</summary>{worst}</details></section>"
+        f"<details><summary>The {WORST_LAYERS} operators with the lowest SQNR per variant</summary>{worst}</details></section>"
     )
 
 
 def _worst_layers(name: str, detail: VariantDetail) -> str:
-    noisiest = sorted(detail.layers, key=lambda one: one.sqnr_db)[:WORST_LAYERS]
+    lowest = sorted(detail.layers, key=lambda one: one.sqnr_db)[:WORST_LAYERS]
     rows = "".join(
         f'<tr><td><code>{escape(one.node)}</code></td><td class="text">{escape(one.operator)}</td><td>{one.sqnr_db:.1f}</td></tr>'
-        for one in noisiest
+        for one in lowest
     )
     head = '<tr><th>operator</th><th class="text">kind</th><th>dB</th></tr>'
     return f'<h3>{escape(name)}</h3><div class="scroll"><table>{head}{rows}</table></div>'
@@ -208,8 +208,8 @@ def _changes(report: Report) -> str:
     if not parts:
         return ""
     return (
-        "<section><h2>Changed predictions</h2><p class='soft'>Samples that the variant names differently than float does: "
-        f"float's word in the row, the variant's in the column.</p>{''.join(parts)}</section>"
+        "<section><h2>Changed predictions</h2><p class='soft'>Samples with another prediction than the float variant: "
+        f"float's class in the row, the variant's in the column.</p>{''.join(parts)}</section>"
     )
 
 
@@ -218,11 +218,11 @@ def _changes_of(name: str, detail: VariantDetail) -> str:
     if not total:
         return f"<h3>{escape(name)}</h3><p>None: every sample keeps its label.</p>"
     corrected, broken = (sum(getattr(one, kind) or 0 for one in detail.changes) for kind in ("corrected", "broken"))
-    told = (
-        f"{total} of {detail.evaluation.count:,}: <span class='bad'>{broken} were right before</span>, "
-        f"<span class='good'>{corrected} are right now</span>, the others are wrong in both."
+    summary = (
+        f"{total} of {detail.evaluation.count:,}: <span class='bad'>{broken} were correct in float</span>, "
+        f"<span class='good'>{corrected} are correct in the variant</span>, the others are wrong in both."
     )
-    return f"<h3>{escape(name)}</h3><p>{told}</p>{_matrix(detail.changes)}"
+    return f"<h3>{escape(name)}</h3><p>{summary}</p>{_matrix(detail.changes)}"
 
 
 def _matrix(changes: Sequence[Change]) -> str:
@@ -235,8 +235,8 @@ def _matrix(changes: Sequence[Change]) -> str:
         f"<tr><th>{escape(row)}</th>{''.join(_heat(counts.get((row, column), 0), largest) for column in names)}</tr>"
         for row in names
     )
-    left_out = sum(count for (row, column), count in counts.items() if row not in shown or column not in shown)
-    more = f'<p class="soft">{left_out} more between other classes; see the JSON.</p>' if left_out else ""
+    omitted = sum(count for (row, column), count in counts.items() if row not in shown or column not in shown)
+    more = f'<p class="soft">{omitted} more between other classes; see the JSON file.</p>' if omitted else ""
     return f'<div class="scroll"><table class="matrix"><tr><th>float \\ variant</th>{head}</tr>{rows}</table></div>{more}'
 
 
@@ -256,11 +256,11 @@ def _float_fallbacks(report: Report) -> str:
     if not rows:
         return ""
     return (
-        '<section><h2>What stayed in float, and why</h2><div class="scroll"><table class="wide"><tr><th>variant</th>'
-        f'<th class="text">operator</th><th class="text">kind</th><th class="text">why</th></tr>{rows}</table></div></section>'
+        '<section><h2>Operators in float</h2><div class="scroll"><table class="wide"><tr><th>variant</th>'
+        f'<th class="text">operator</th><th class="text">kind</th><th class="text">reason</th></tr>{rows}</table></div></section>'
     )
 
 
 def _footer(report: Report) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    return f"<footer><p>{escape(versions)}. The same numbers for programs: the JSON beside this page.</p></footer>"
+    return f"<footer><p>{escape(versions)}. The JSON file beside this page has the same numbers.</p></footer>"

@@ -1,4 +1,4 @@
-"""How latency is measured, on a clock that the test turns."""
+"""Latency measurement with a fake clock."""
 
 from __future__ import annotations
 

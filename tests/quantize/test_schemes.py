@@ -1,4 +1,4 @@
-"""What every scheme promises: accuracy, size, bytes, the cut, and a golden check that tells good from broken."""
+"""Properties of every scheme: accuracy, size, deterministic bytes, the cut, and a golden check that detects broken weights."""
 
 from __future__ import annotations
 

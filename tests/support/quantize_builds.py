@@ -1,4 +1,4 @@
-"""Builds that several tests of quantization need, made once per session: ONNX files, so that no training framework is loaded."""
+"""Builds for several tests of quantization, made once per session from ONNX files, without a training framework."""
 
 from __future__ import annotations
 
@@ -55,25 +55,25 @@ def onnx_file(
 
 @functools.cache
 def training_samples() -> Path:
-    """Return a file with samples that the network was trained on, for calibration."""
+    """Return a file with training samples of the network, for calibration."""
     return _samples("training.npz", CALIBRATION)
 
 
 @functools.cache
 def held_out_samples() -> Path:
-    """Return a file with the samples that no model saw."""
+    """Return a file with samples outside of training and calibration."""
     return _samples("held_out.npz", HELD_OUT)
 
 
 @functools.cache
 def digits_build() -> BuildDirectory:
-    """Return a small residual network for digits, converted; tests that add to a build copy it first."""
+    """Return a small converted residual network for digits; tests that add to a build copy it first."""
     return _converted("build", _head())
 
 
 @functools.cache
 def retrained_build() -> BuildDirectory:
-    """Return the same network with another head, as after training the head again."""
+    """Return the same network with a retrained head."""
     head = _head()
     changed = {"classes/kernel": head["classes/kernel"] * 1.1, "classes/bias": head["classes/bias"] + 0.1}
     return _converted("retrained", head | changed)
@@ -87,7 +87,7 @@ def fresh_build(target: Path) -> BuildDirectory:
 
 @functools.cache
 def build_without_weights() -> BuildDirectory:
-    """Return a network with nothing in it that any scheme could make smaller."""
+    """Return a network without an operator that any scheme can quantize."""
     rows = np.random.default_rng(1).normal(size=(64, 6)).astype(np.float32)
     write_npz(folder() / "rows.npz", {"x": rows})
     axis = numpy_helper.from_array(np.array(1, np.int64), "axis")
@@ -105,7 +105,7 @@ def build_without_weights() -> BuildDirectory:
 
 @functools.cache
 def quantized_build() -> BuildDirectory:
-    """Return the digits network with every variant that can be made of it; not to be changed."""
+    """Return the digits network with the variants of every scheme; tests must not change it."""
     build = fresh_build(folder() / "quantized")
     for scheme in Scheme:
         quantize(build, QuantizeOptions(scheme=scheme, samples=training_samples()))
@@ -166,7 +166,7 @@ def _featurizer_nodes() -> list[onnx.NodeProto]:
 
 @functools.cache
 def _featurizer_weights() -> dict[str, Array]:
-    """Random filters see enough of digits this small; only the head is trained."""
+    """Return random filters, which suffice for small digits; only the head is trained."""
     generator = np.random.default_rng(7)
     return {
         "stem/Conv/kernel": generator.normal(0, 0.4, (12, 1, 3, 3)),
@@ -183,7 +183,7 @@ def _head() -> dict[str, Array]:
     featurizer = onnx_file(folder() / "featurizer.onnx", _featurizer_nodes(), _featurizer_weights(), **ends)
     (features,) = onnxruntime.InferenceSession(featurizer).run(None, {"image": images[TRAINING]})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that 40 rounds are few
+        warnings.simplefilter("ignore")  # 40 iterations do not converge
         trained = MLPClassifier((24,), random_state=0, max_iter=40, learning_rate_init=0.005).fit(features, labels[TRAINING])
     kernels, biases = trained.coefs_, trained.intercepts_
     names = ("hidden", "classes")

@@ -1,4 +1,4 @@
-"""Small variants on disk, for tests of what loads, measures and serves them."""
+"""Small variants on disk, for tests that load, measure and serve them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEATURES, HIDDEN, CLASSES = 6, 5, 3
 
 
 def tiny_weights() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the weights of featurizer and head: the same every time."""
+    """Return the deterministic weights of featurizer and head."""
     generator = np.random.default_rng(7)
     first = generator.standard_normal((FEATURES, HIDDEN)).astype(np.float32)
     second = generator.standard_normal((HIDDEN, CLASSES)).astype(np.float32)
@@ -33,7 +33,7 @@ def tiny_weights() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
 
 
 def tiny_samples(count: int) -> npt.NDArray[np.float32]:
-    """Return inputs for the tiny network: the same every time."""
+    """Return deterministic inputs for the tiny network."""
     return np.random.default_rng(11).standard_normal((count, FEATURES)).astype(np.float32)
 
 
@@ -47,7 +47,7 @@ def expected_scores(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def make_variant(path: Path, *, batch: int | str = "N", name: str = "fp32", **config: Any) -> VariantDirectory:
-    """Write a two-layer classifier whose weights lie in files of their own, as convert writes them."""
+    """Write a two-layer classifier with its weights in separate files, as convert writes them."""
     path.mkdir(parents=True)
     first, second = tiny_weights()
     nodes = [

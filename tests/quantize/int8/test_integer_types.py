@@ -32,7 +32,7 @@ from tests.support.convert_networks import noise
 from tests.support.quantize_builds import fresh_build, onnx_file, training_samples
 
 LARGEST_SUM_OF_TWO = np.iinfo(np.int16).max
-"""What vpmaddubsw can hold of two products of an unsigned and a signed byte."""
+"""The largest sum of two products of an unsigned and a signed byte in vpmaddubsw."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_each_keeps_the_accuracy(build: BuildDirectory, name: str) -> None:
     assert measured.agreement > 0.98
 
 
-def test_signed_activations_survive_a_float_transpose_behind_them(tmp_path: Path) -> None:
+def test_signed_activations_work_before_a_float_transpose(tmp_path: Path) -> None:
     """At operator set 21, onnxruntime on x86 makes an invalid graph of this one and refuses it."""
     nodes = [
         helper.make_node("Transpose", ["x"], ["planes"], name="planes", perm=[0, 3, 1, 2]),

@@ -49,7 +49,7 @@ IMAGES = noise(128, 8, 6, 6, seed=6)
 PROFILE = find_profile("npu-sim-8-mx")
 SAME = [1, 1, 1, 1]
 DETECTORS = 32
-"""Channels that rarely fire and weigh much: they fill the first block of 32."""
+"""Channels that rarely fire and have large weights: they fill the first block of 32."""
 
 Array = npt.NDArray[Any]
 
@@ -69,7 +69,7 @@ def detectors(path: Path, channels: int) -> Path:
     nodes = [
         helper.make_node("Conv", ["x", "a", "a_bias"], ["a1"], name="detect"),
         helper.make_node("Relu", ["a1"], ["a2"], name="fire"),
-        helper.make_node("Conv", ["a2", "b", "b_bias"], ["b1"], name="weigh", pads=SAME),
+        helper.make_node("Conv", ["a2", "b", "b_bias"], ["b1"], name="rank", pads=SAME),
         helper.make_node("Relu", ["b1"], ["b2"], name="pass"),
         helper.make_node("GlobalAveragePool", ["b2"], ["c1"], name="average"),
         helper.make_node("Flatten", ["c1"], ["c2"], name="flat"),
@@ -113,7 +113,9 @@ def test_onnxruntime_gives_the_labels_of_the_functional_model(build: BuildDirect
     ("channels", "gain_db"),
     [pytest.param(64, 6, id="one of two blocks is small"), pytest.param(256, 13, id="seven of eight are")],
 )
-def test_channels_that_weigh_more_do_not_cost_the_others_their_bits(tmp_path: Path, channels: int, gain_db: float) -> None:
+def test_channels_with_large_weights_do_not_reduce_the_resolution_of_the_others(
+    tmp_path: Path, channels: int, gain_db: float
+) -> None:
     images = IMAGES[:24]
     model = onnx.load(detectors(tmp_path / "m.onnx", channels))
     (exact,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images})
@@ -181,7 +183,7 @@ def test_an_npu_without_the_format_says_what_to_do(build: BuildDirectory) -> Non
     result = edgewright("compile", build.path, "--profile", "npu-sim-8-large", "--variant", "npu-mxint8")
     assert result.exit_code == 2
     assert result.stderr == (
-        "edgewright: npu-sim-8-large supports weights with one scale per output channel, but layer weigh has block scales; "
+        "edgewright: npu-sim-8-large supports weights with one scale per output channel, but layer rank has block scales; "
         "use an NPU of number_format mxint8, or quantize with scheme npu-int8\n"
     )
 
@@ -323,7 +325,7 @@ def test_a_unit_that_died_in_training_does_not_overflow_the_accumulators(tmp_pat
         pytest.param(block_weights, id="npu-mxint8"),
     ],
 )
-def test_a_unit_that_was_pruned_keeps_its_bias_behind_large_inputs(
+def test_a_pruned_unit_keeps_its_bias_after_large_inputs(
     tmp_path: Path, finish: Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto]
 ) -> None:
     kernel = noise(96, 4) / 1000

@@ -62,26 +62,26 @@ def test_every_element_of_the_page_is_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
-    ["Size and latency", "Accuracy per class", "Noise, layer by layer", "Changed predictions", "What stayed in float, and why"],
+    "title",
+    ["Size and latency", "Accuracy per class", "SQNR per layer", "Changed predictions", "Operators in float"],
 )
-def test_the_page_has_a_section_on(told: str) -> None:
-    assert f"<h2>{told}</h2>" in page(collect(quantized_build()))
+def test_the_page_has_a_section(title: str) -> None:
+    assert f"<h2>{title}</h2>" in page(collect(quantized_build()))
 
 
-def test_what_the_report_says_of_classes_and_changes_adds_up() -> None:
+def test_classes_and_changes_agree_with_the_evaluation() -> None:
     detail = read_details(quantized_build())["int8"]
     count = sum(one.count for one in detail.classes)
-    right = sum(round(one.count * one.accuracy) for one in detail.classes)
+    correct = sum(round(one.count * one.accuracy) for one in detail.classes)
     assert count == detail.evaluation.count
-    assert right / count == pytest.approx(detail.evaluation.accuracy)
+    assert correct / count == pytest.approx(detail.evaluation.accuracy)
     changed = sum(change.count for change in detail.changes)
     assert 1 - changed / count == pytest.approx(detail.evaluation.agreement)
     assert all(isinstance(one, ClassAccuracy) for one in detail.classes)
     assert all(isinstance(one, Change) and one.before != one.after for one in detail.changes)
 
 
-def test_noise_is_known_of_every_layer_and_grows_with_rounding() -> None:
+def test_every_layer_has_an_sqnr_that_falls_with_coarser_rounding() -> None:
     details = read_details(quantized_build())
     assert details["fp32"].layers == ()
     half, whole = ({one.node: one.sqnr_db for one in details[name].layers} for name in ("fp16", "int8"))
@@ -89,10 +89,10 @@ def test_noise_is_known_of_every_layer_and_grows_with_rounding() -> None:
     assert all(half[node] > whole[node] for node in set(half) & set(whole) if whole[node] < 100)
 
 
-def test_the_softmax_is_told_to_be_in_float_and_why() -> None:
-    kept = read_details(quantized_build())["int8"].float_fallbacks
-    assert [one.operator for one in kept] == ["Softmax"]
-    assert "1/256" in kept[0].reason
+def test_the_softmax_stays_in_float_with_its_reason() -> None:
+    fallbacks = read_details(quantized_build())["int8"].float_fallbacks
+    assert [one.operator for one in fallbacks] == ["Softmax"]
+    assert "1/256" in fallbacks[0].reason
 
 
 def test_a_name_from_the_model_cannot_become_markup() -> None:
@@ -110,16 +110,14 @@ def test_variants_measured_on_different_samples_are_not_compared_silently(tmp_pa
     assert "measured on different samples" in (tmp_path / "build" / "reports" / "report.html").read_text("utf-8")
 
 
-def test_a_build_that_nothing_was_measured_of_is_told(tmp_path: Path) -> None:
+def test_a_build_without_measurements_is_refused(tmp_path: Path) -> None:
     build = fresh_build(tmp_path / "build")
     result = report(build.path)
     assert result.exit_code == 2
-    assert result.stderr == (
-        f"edgewright: {build.reports} must hold measurements, but it has none; 'edgewright quantize' writes them\n"
-    )
+    assert result.stderr == (f"edgewright: {build.reports} must hold measurements, but it has none: run 'edgewright quantize'\n")
 
 
-def test_of_a_thousand_classes_those_that_differ_most_are_shown() -> None:
+def test_only_the_classes_that_differ_most_are_shown_of_a_thousand() -> None:
     built = collect(quantized_build())
     before = tuple(ClassAccuracy(label=f"kind {place}", count=2, accuracy=1.0) for place in range(1000))
     after = (*before[:777], replace(before[777], accuracy=0.5), *before[778:])

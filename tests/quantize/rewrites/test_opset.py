@@ -16,7 +16,7 @@ from tests.support.quantize_builds import variant
 
 
 def signed(opset: int) -> onnx.ModelProto:
-    """Return a convolution on int8 activations behind a transposition, as an image with its channels last gives."""
+    """Return a convolution on int8 activations after a transposition, as for images with channels last."""
     constants = {
         "scale": np.float32(0.02), "zero": np.int8(7), "w": np.arange(-54, 54, dtype=np.int8).reshape(4, 3, 3, 3),
         "w_scale": np.full(4, 0.01, np.float32), "w_zero": np.zeros(4, np.int8),
