@@ -1,4 +1,4 @@
-"""`edgewright bench`: files, builds and packages, measured in processes of their own."""
+"""`edgewright bench`: files, builds and packages, each measured in its own process."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_an_onnx_file_is_measured_without_any_variant(build: BuildDirectory) -> 
     assert (result["variant"], result["precision"], result["batch"]) == ("graph", None, 8)
 
 
-def test_the_numbers_are_in_order_and_the_machine_is_told(build: BuildDirectory) -> None:
+def test_the_percentiles_are_ordered_and_the_machine_is_named(build: BuildDirectory) -> None:
     answer = bench_json(build.path, "--variant", "fp32")
     latency = answer["results"][0]["latency_ms"]
     assert isinstance(latency, dict)
@@ -102,7 +102,7 @@ def test_the_table_has_a_line_per_variant_and_the_machine(build: BuildDirectory)
     assert lines[4].startswith("batch 1, threads 1; ")
 
 
-def test_the_fastest_variant_here_is_told_and_so_is_what_it_was_measured_against(build: BuildDirectory) -> None:
+def test_the_fastest_variant_is_named_with_all_measured_times(build: BuildDirectory) -> None:
     best = bench_json(build.path)["fastest"]
     assert isinstance(best, dict)
     assert best["variant"] in ("fp32", "small")
@@ -111,13 +111,13 @@ def test_the_fastest_variant_here_is_told_and_so_is_what_it_was_measured_against
     assert line.startswith(f"fastest here: {best['variant']} on {best['backend']} (side by side: ")
 
 
-def test_one_variant_alone_or_a_given_backend_leaves_nothing_to_choose(build: BuildDirectory) -> None:
+def test_a_single_variant_or_a_given_backend_needs_no_choice(build: BuildDirectory) -> None:
     assert bench_json(build.path, "--variant", "fp32")["fastest"] is None
     assert bench_json(build.path, "--backend", "onnxruntime")["fastest"] is None
 
 
 def test_the_memory_is_the_variants_own(tmp_path: Path) -> None:
-    """64 MiB of weights must show, however much the process that asks has held."""
+    """64 MiB of weights count, independent of the memory of the parent process."""
     ballast = np.ones((32 << 20,), np.float32)
     del ballast
     path = tmp_path / "heavy.onnx"
@@ -140,7 +140,7 @@ def test_the_runtimes_own_memory_is_not_the_variants(build: BuildDirectory) -> N
     assert 0 < result.variant_memory_mib < 40 < result.peak_memory_mib
 
 
-def test_variants_that_do_not_run_here_are_left_out_with_the_reason(build: BuildDirectory) -> None:
+def test_variants_that_do_not_run_here_are_skipped_with_the_reason(build: BuildDirectory) -> None:
     make_variant(build.path / "variants" / "board", name="board", backend="fpga")
     result = bench(build.path, "--runs", 2, "--threads", 1)
     assert result.exit_code == 0
@@ -164,8 +164,8 @@ def test_a_corrupt_graph_is_one_line_and_exit_code_2(build: BuildDirectory) -> N
         pytest.param(["BUILD", "--runs", "0"], "runs must be 1 or more, not 0", id="no runs"),
         pytest.param(["BUILD", "--batch", "-1"], "batch must be 1 or more, not -1", id="negative batch"),
         pytest.param(["BUILD", "--threads", "0"], "threads must be 1 or more, not 0", id="no threads"),
-        pytest.param(["BUILD/variants"], "variants is no package", id="a folder that is nothing"),
-        pytest.param(["BUILD/build.json"], "build.json is not an ONNX graph", id="a file that is no model"),
+        pytest.param(["BUILD/variants"], "variants is no package", id="not a package"),
+        pytest.param(["BUILD/build.json"], "build.json is not an ONNX graph", id="not a model"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(build: BuildDirectory, arguments: list[str], message: str) -> None:
@@ -175,7 +175,7 @@ def test_bad_input_is_one_line_and_exit_code_2(build: BuildDirectory, arguments:
     assert result.stderr.count("\n") == 1
 
 
-def test_a_worker_answers_with_the_same_kind_of_error(tmp_path: Path) -> None:
+def test_an_error_of_the_worker_keeps_its_class(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         measure(BenchTarget("gone", graph=tmp_path / "gone.onnx"), BenchSettings())
 
@@ -197,7 +197,7 @@ def test_an_unpacked_variant_is_the_one_that_was_packed(build: BuildDirectory, p
     assert VariantDirectory.open(tmp_path / "slot").config == packaged.config
 
 
-def test_a_changed_byte_is_found_before_anything_is_unpacked_from_it(package: OciLayout, tmp_path: Path) -> None:
+def test_a_changed_byte_is_detected_before_unpacking(package: OciLayout, tmp_path: Path) -> None:
     packaged = read_package(package).variant("small")
     weights = packaged.layers[LayerKind.HEAD_WEIGHTS]
     blob = package.blob_path(weights.digest)

@@ -114,8 +114,8 @@ def test_another_config_is_benchmarked_again(variant: VariantDirectory) -> None:
         pytest.param(b"{", id="cut off"),
         pytest.param(b"{}", id="empty"),
         pytest.param(b'{"slow": "fast"}', id="words"),
-        pytest.param(b'{"gone": 0.1}', id="a backend that is gone"),
-        pytest.param(b"\xff\xfe", id="no text"),
+        pytest.param(b'{"gone": 0.1}', id="a removed backend"),
+        pytest.param(b"\xff\xfe", id="not text"),
     ],
 )
 def test_a_broken_cache_file_is_ignored(variant: VariantDirectory, cache: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The golden check and the comparison that everything shares."""
+"""The golden check and the comparison of outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def variant(tmp_path: Path) -> VariantDirectory:
     return make_variant(tmp_path / "fp32")
 
 
-def test_a_variant_that_does_what_it_should_passes(variant: VariantDirectory, tmp_path: Path) -> None:
+def test_a_correct_variant_passes(variant: VariantDirectory, tmp_path: Path) -> None:
     x = tiny_samples(40)
     golden = write_golden(tmp_path / "golden", x, expected_scores(x).astype(np.float32))
     result = check_golden(OnnxRuntime().load(variant, threads=1), variant, golden)
@@ -48,7 +48,7 @@ def test_a_difference_within_the_variants_own_tolerance_passes(variant: VariantD
     assert check_golden(session, VariantDirectory(variant.path, tolerant), golden).failure is None
 
 
-def test_outputs_that_are_no_numbers_fail(variant: VariantDirectory, tmp_path: Path) -> None:
+def test_outputs_with_nan_fail(variant: VariantDirectory, tmp_path: Path) -> None:
     x = tiny_samples(2)
     scores = expected_scores(x).astype(np.float32)
     variant.file(LayerKind.HEAD_WEIGHTS).write_bytes(np.full((5, 3), np.nan, np.float32).tobytes())
@@ -63,7 +63,7 @@ def test_golden_samples_of_another_model_are_refused(variant: VariantDirectory, 
         check_golden(OnnxRuntime().load(variant, threads=1), variant, golden)
 
 
-def test_missing_golden_samples_are_said(variant: VariantDirectory, tmp_path: Path) -> None:
+def test_missing_golden_samples_are_an_error(variant: VariantDirectory, tmp_path: Path) -> None:
     with pytest.raises(SamplesError, match=r"golden_inputs\.npz: no such file"):
         check_golden(OnnxRuntime().load(variant, threads=1), variant, tmp_path)
 
@@ -86,7 +86,7 @@ def test_a_first_output_of_class_labels_agrees_by_value() -> None:
     assert compare_outputs(expected, {"label": np.array([3, 4, 5, 9])}) == Comparison(max_relative_difference=0.0, agreement=0.75)
 
 
-def test_an_output_of_zeros_is_compared_by_its_plain_difference() -> None:
+def test_an_output_of_zeros_is_compared_by_absolute_difference() -> None:
     assert compare_outputs({"y": np.zeros((1, 2))}, {"y": np.array([[0.0, 0.25]])}).max_relative_difference == 0.25
 
 
@@ -121,11 +121,11 @@ def test_a_tolerance_is_inclusive(difference: float, agreement: float, message: 
     assert violation(Comparison(max_relative_difference=difference, agreement=agreement), tolerance) == message
 
 
-def test_the_label_of_a_single_column_is_whether_it_is_over_one_half() -> None:
+def test_the_label_of_a_single_column_is_one_above_one_half() -> None:
     scores = np.array([[0.2], [0.9], [0.5]], np.float32)
     np.testing.assert_array_equal(predicted_labels(scores), [0, 1, 0])
 
 
-def test_the_label_of_several_columns_is_the_highest_and_of_integers_the_number_itself() -> None:
+def test_the_label_of_several_columns_is_the_highest_and_that_of_integers_their_value() -> None:
     np.testing.assert_array_equal(predicted_labels(np.array([[0.1, 0.9], [0.8, 0.2]], np.float32)), [1, 0])
     np.testing.assert_array_equal(predicted_labels(np.array([7, 3])), [7, 3])

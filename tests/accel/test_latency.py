@@ -10,7 +10,7 @@ from edgewright.contracts.variant import TensorSpec
 
 
 class Clock:
-    """A clock that stands still until something is done that takes time."""
+    """A clock that only advances with work."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -20,7 +20,7 @@ class Clock:
 
 
 class Work:
-    """Work that takes the given times one after another, and the last one ever after."""
+    """Work with the given durations in order; the last one repeats."""
 
     def __init__(self, clock: Clock, *took_ms: float) -> None:
         self.clock, self.took_ms, self.calls = clock, list(took_ms), 0
@@ -37,7 +37,7 @@ def test_slow_first_runs_are_not_counted() -> None:
     assert (found.min_ms, found.median_ms, found.p99_ms) == pytest.approx((5, 5, 5))
 
 
-def test_a_warm_up_that_never_settles_ends_and_says_so() -> None:
+def test_an_unstable_warm_up_ends_at_its_limit() -> None:
     clock = Clock()
     growing = [1.5**number for number in range(80)]
     found = measure_latency(Work(clock, *growing), runs=1, time_limit_s=1e30, clock=clock)
@@ -53,7 +53,7 @@ def test_the_percentiles_are_those_of_single_runs() -> None:
     assert (found.p95_ms, found.p99_ms) == pytest.approx((95.05, 99.01))
 
 
-def test_the_time_limit_ends_the_runs_early_but_one_is_always_made() -> None:
+def test_the_time_limit_ends_the_runs_early_after_at_least_one() -> None:
     clock = Clock()
     found = measure_latency(Work(clock, 1000), runs=100, time_limit_s=12.5, clock=clock)
     assert (found.warm_up_count, found.run_count) == (10, 3)
@@ -61,7 +61,7 @@ def test_the_time_limit_ends_the_runs_early_but_one_is_always_made() -> None:
     assert measure_latency(Work(late, 1000), runs=100, time_limit_s=0.5, clock=late).run_count == 1
 
 
-def test_made_up_inputs_fit_the_graph_and_are_always_the_same() -> None:
+def test_synthetic_inputs_fit_the_graph_and_are_deterministic() -> None:
     specs = (
         TensorSpec(name="image", dtype="float16", shape=("N", 3, "H")),
         TensorSpec(name="ids", dtype="int64", shape=(1, 4)),

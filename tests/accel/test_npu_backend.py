@@ -1,4 +1,4 @@
-"""The backend `npu` without a board: the functional model and the head, as the quantized graph itself would answer."""
+"""The backend `npu` without a board: the functional model and the head have the outputs of the quantized graph."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def variant(made: tuple[BuildDirectory, Float], monkeypatch: pytest.MonkeyPatch)
     return made[0].variant("npu-sim-4")
 
 
-def test_it_answers_as_the_quantized_graph_in_onnxruntime_does(
+def test_its_outputs_equal_those_of_the_quantized_graph_in_onnxruntime(
     made: tuple[BuildDirectory, Float], variant: VariantDirectory
 ) -> None:
     session = load_session(variant, backend="npu")
@@ -47,7 +47,7 @@ def test_it_answers_as_the_quantized_graph_in_onnxruntime_does(
     np.testing.assert_allclose(ours, theirs, atol=0.05)
 
 
-def test_it_says_that_no_board_runs_it(variant: VariantDirectory) -> None:
+def test_the_description_names_the_functional_model_without_a_board(variant: VariantDirectory) -> None:
     session = load_session(variant, backend="npu")
     described = session.describe()
     session.close()
@@ -56,11 +56,11 @@ def test_it_says_that_no_board_runs_it(variant: VariantDirectory) -> None:
     assert described["head"].startswith("onnxruntime 1.")
 
 
-def test_auto_takes_it_for_a_compiled_variant_and_measures_nothing(variant: VariantDirectory) -> None:
+def test_auto_takes_it_for_a_compiled_variant_without_a_benchmark(variant: VariantDirectory) -> None:
     assert explain(variant).chosen == "npu"
 
 
-def test_an_input_that_does_not_fit_is_told_in_the_same_words_as_everywhere(variant: VariantDirectory) -> None:
+def test_an_input_that_does_not_fit_has_the_common_message(variant: VariantDirectory) -> None:
     session = load_session(variant, backend="npu")
     with pytest.raises(SamplesError, match=r"input image must have shape \[N, 3, 8, 8\], but the samples have shape"):
         session.run({INPUT: np.zeros((1, 3, 9, 9), np.float32)})
@@ -68,7 +68,7 @@ def test_an_input_that_does_not_fit_is_told_in_the_same_words_as_everywhere(vari
 
 
 def broken(variant: VariantDirectory, folder: Path) -> VariantDirectory:
-    """A copy whose files may be spoilt."""
+    """Return a copy whose files may be changed."""
     for kind in variant.layers():
         (folder / kind.file_name).write_bytes(variant.file(kind).read_bytes())
     return VariantDirectory.write(folder, variant.config)
@@ -101,7 +101,7 @@ def test_a_program_without_its_head_is_refused(variant: VariantDirectory, tmp_pa
         load_session(spoilt, backend="npu")
 
 
-def test_a_device_runs_it_without_the_model_tools(variant: VariantDirectory) -> None:
+def test_it_runs_without_the_model_tools(variant: VariantDirectory) -> None:
     code = (
         "import sys, json; from pathlib import Path; from accel.backends.choose import load_session;"
         "from edgewright.contracts.variant import VariantDirectory;"

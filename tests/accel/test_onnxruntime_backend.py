@@ -1,4 +1,4 @@
-"""The onnxruntime backend: what goes in, what comes out, what is refused."""
+"""The onnxruntime backend: inputs, outputs, errors."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def variant(tmp_path: Path) -> VariantDirectory:
     return make_variant(tmp_path / "fp32")
 
 
-def test_a_batch_of_any_size_gives_the_networks_answers(variant: VariantDirectory) -> None:
+def test_a_batch_of_any_size_has_the_outputs_of_the_network(variant: VariantDirectory) -> None:
     session = OnnxRuntime().load(variant, threads=1)
     x = tiny_samples(7)
     np.testing.assert_allclose(session.run({"x": x})["scores"], expected_scores(x), rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [pytest.param(1, id="one by one"), pytest.param(4, id="in fours with a rest")])
-def test_a_graph_with_a_fixed_batch_gives_the_same_answers(tmp_path: Path, batch: int) -> None:
+def test_a_graph_with_a_fixed_batch_has_the_same_outputs(tmp_path: Path, batch: int) -> None:
     session = OnnxRuntime().load(make_variant(tmp_path / "fixed", batch=batch), threads=1)
     x = tiny_samples(7)
     np.testing.assert_allclose(session.run({"x": x})["scores"], expected_scores(x), rtol=1e-5)
 
 
-def test_integers_are_taken_by_value_for_a_float_input(variant: VariantDirectory) -> None:
+def test_integers_are_converted_for_a_float_input(variant: VariantDirectory) -> None:
     session = OnnxRuntime().load(variant, threads=1)
     whole = np.arange(12).reshape(2, 6)
     np.testing.assert_array_equal(session.run({"x": whole})["scores"], session.run({"x": whole.astype(np.float32)})["scores"])
@@ -53,7 +53,7 @@ def test_integers_are_taken_by_value_for_a_float_input(variant: VariantDirectory
         pytest.param({"x": np.zeros((0, 6), np.float32)}, "at least one sample is needed, but x has none", id="empty"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused_with_both_sides_told(
+def test_inputs_that_do_not_fit_are_refused_with_actual_and_expected(
     variant: VariantDirectory, inputs: Tensors, message: str
 ) -> None:
     session = OnnxRuntime().load(variant, threads=1)
@@ -65,7 +65,7 @@ def test_inputs_that_do_not_fit_are_refused_with_both_sides_told(
     "content",
     [pytest.param(b"", id="empty"), pytest.param(b"no model at all", id="text"), pytest.param(b"\x08\x09" * 40, id="bytes")],
 )
-def test_a_file_that_is_no_graph_is_one_line(
+def test_a_file_that_is_not_a_graph_is_one_line(
     variant: VariantDirectory, content: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     variant.file(LayerKind.GRAPH).write_bytes(content)
@@ -82,23 +82,23 @@ def test_a_graph_whose_weights_are_missing_is_one_line(variant: VariantDirectory
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_graph_that_is_not_what_its_config_says_is_refused(variant: VariantDirectory) -> None:
+def test_a_graph_that_differs_from_its_config_is_refused(variant: VariantDirectory) -> None:
     other = VariantDirectory.write(variant.path, make_config(inputs=(TensorSpec(name="pixels", dtype="uint8", shape=("N", 6)),)))
     with pytest.raises(ModelError, match=r"the inputs of the graph must be those of its config \(pixels uint8\), but it has x"):
         OnnxRuntime().load(other, threads=1)
 
 
-def test_a_missing_graph_is_said(tmp_path: Path) -> None:
+def test_a_missing_graph_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"nowhere\.onnx: no such file"):
         load_graph(tmp_path / "nowhere.onnx")
 
 
-def test_no_threads_are_refused(variant: VariantDirectory) -> None:
+def test_zero_threads_are_refused(variant: VariantDirectory) -> None:
     with pytest.raises(BadInputError, match=r"^threads must be 1 or more, not 0$"):
         OnnxRuntime().load(variant, threads=0)
 
 
-def test_a_closed_session_says_so(variant: VariantDirectory) -> None:
+def test_a_closed_session_cannot_run(variant: VariantDirectory) -> None:
     session = OnnxRuntime().load(variant, threads=1)
     session.close()
     with pytest.raises(OperationError, match="was closed: load it again"):
@@ -134,5 +134,5 @@ def test_a_run_that_fails_inside_the_graph_is_one_line(tmp_path: Path, capfd: py
         pytest.param("npu", Precision.NPU_INT8, False, id="another backend's"),
     ],
 )
-def test_it_says_which_variants_it_runs(backend: str, precision: Precision, runs: bool) -> None:
+def test_the_backend_runs_only_its_variants(backend: str, precision: Precision, runs: bool) -> None:
     assert OnnxRuntime().runs(make_config(backend=backend, precision=precision)) is runs

@@ -1,4 +1,4 @@
-"""The openvino backends: same answers, any batch, honest precision, no telemetry."""
+"""The openvino backends: same outputs, any batch size, float32 precision, no telemetry."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ def variant(tmp_path: Path) -> VariantDirectory:
     return make_variant(tmp_path / "fp32")
 
 
-def test_a_batch_of_any_size_gives_the_networks_answers(variant: VariantDirectory) -> None:
+def test_a_batch_of_any_size_has_the_outputs_of_the_network(variant: VariantDirectory) -> None:
     session = OpenVino().load(variant, threads=1)
     assert list(session.run({"x": tiny_samples(1)})) == ["scores"]
     np.testing.assert_allclose(session.run({"x": tiny_samples(7)})["scores"], expected_scores(tiny_samples(7)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [pytest.param(1, id="one by one"), pytest.param(4, id="in fours with a rest")])
-def test_a_graph_with_a_fixed_batch_gives_the_same_answers(tmp_path: Path, batch: int) -> None:
+def test_a_graph_with_a_fixed_batch_has_the_same_outputs(tmp_path: Path, batch: int) -> None:
     session = OpenVino().load(make_variant(tmp_path / "fixed", batch=batch), threads=1)
     np.testing.assert_allclose(session.run({"x": tiny_samples(7)})["scores"], expected_scores(tiny_samples(7)), rtol=1e-5)
 
 
-def test_floats_are_computed_as_float32_although_the_runtime_would_take_less(variant: VariantDirectory) -> None:
+def test_floats_are_computed_in_float32_by_default(variant: VariantDirectory) -> None:
     session = OpenVino().load(variant, threads=1)
     reference = OnnxRuntime().load(variant, threads=1)
     x = tiny_samples(64)
     np.testing.assert_allclose(session.run({"x": x})["scores"], reference.run({"x": x})["scores"], rtol=1e-5, atol=1e-7)
 
 
-def test_answers_stay_when_the_session_is_used_again(variant: VariantDirectory) -> None:
+def test_outputs_stay_unchanged_when_the_session_runs_again(variant: VariantDirectory) -> None:
     session = OpenVino().load(variant, threads=1)
     first = session.run({"x": tiny_samples(3)})["scores"]
     kept = first.copy()
@@ -64,7 +64,7 @@ def test_answers_stay_when_the_session_is_used_again(variant: VariantDirectory) 
     np.testing.assert_array_equal(first, kept)
 
 
-def test_several_threads_at_once_get_their_own_answers(variant: VariantDirectory) -> None:
+def test_concurrent_threads_get_their_own_outputs(variant: VariantDirectory) -> None:
     session = OpenVino().load(variant, threads=1)
     inputs = [tiny_samples(4) * scale for scale in range(1, 9)]
     found: dict[int, np.typing.NDArray[np.float32]] = {}
@@ -97,27 +97,27 @@ def test_inputs_that_do_not_fit_are_refused(variant: VariantDirectory, inputs: T
         OpenVino().load(variant, threads=1).run(inputs)
 
 
-def test_a_closed_session_says_so(variant: VariantDirectory) -> None:
+def test_a_closed_session_cannot_run(variant: VariantDirectory) -> None:
     session = OpenVino().load(variant, threads=1)
     session.close()
     with pytest.raises(OperationError, match=r"graph\.onnx was closed: load it again to run it$"):
         session.run({"x": tiny_samples(1)})
 
 
-def test_a_session_says_what_runs(variant: VariantDirectory) -> None:
+def test_a_session_describes_its_runtime(variant: VariantDirectory) -> None:
     said = OpenVino().load(variant, threads=2).describe()
     assert (said["backend"], said["floats"], said["threads"]) == ("openvino", "f32", "2")
     assert said["version"]
 
 
-def test_a_file_that_is_no_graph_is_one_clear_line(variant: VariantDirectory, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_graph_is_one_clear_line(variant: VariantDirectory, capfd: pytest.CaptureFixture[str]) -> None:
     variant.file(LayerKind.GRAPH).write_bytes(b"no graph in here")
     with pytest.raises(ModelError, match=r"^\S+graph\.onnx is not an ONNX graph that openvino can load: Model can't be parsed$"):
         OpenVino().load(variant, threads=1)
     assert capfd.readouterr().err == ""
 
 
-def test_missing_weights_are_said(variant: VariantDirectory) -> None:
+def test_missing_weights_are_an_error(variant: VariantDirectory) -> None:
     variant.file(LayerKind.HEAD_WEIGHTS).unlink()
     with pytest.raises(ModelError, match=r"graph\.onnx is not an ONNX graph that openvino can load: .*head\.weights"):
         OpenVino().load(variant, threads=1)
@@ -148,14 +148,14 @@ def test_an_operator_without_a_kernel_is_named(variant: VariantDirectory) -> Non
         pytest.param({"outputs": ()}, "the graph must have the 0 outputs of its config, but has 1", id="one too many"),
     ],
 )
-def test_a_graph_that_is_not_what_its_config_says_is_refused(
+def test_a_graph_that_differs_from_its_config_is_refused(
     variant: VariantDirectory, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
         OpenVino().load(VariantDirectory.write(variant.path, make_config(**changes)), threads=1)
 
 
-def test_no_threads_are_refused(variant: VariantDirectory) -> None:
+def test_zero_threads_are_refused(variant: VariantDirectory) -> None:
     with pytest.raises(BadInputError, match=r"^threads must be 1 or more, not 0$"):
         OpenVino().load(variant, threads=0)
 
@@ -168,7 +168,7 @@ def test_no_threads_are_refused(variant: VariantDirectory) -> None:
         pytest.param("npu", Precision.NPU_INT8, False, id="a program for a board"),
     ],
 )
-def test_it_runs_graphs_whoever_they_were_made_for(backend: str, precision: Precision, runs: bool) -> None:
+def test_graphs_for_several_backends_run(backend: str, precision: Precision, runs: bool) -> None:
     config = make_config(backend=backend, precision=precision)
     assert OpenVino().runs(config) is runs
     assert OnnxRuntime().runs(config) is runs
@@ -180,14 +180,14 @@ def test_it_runs_graphs_whoever_they_were_made_for(backend: str, precision: Prec
         pytest.param(Precision.FP32, WIDE, True, id="a wide tolerance"),
         pytest.param(Precision.FP32, Tolerance(max_relative_difference=0.01, min_agreement=0.9), False, id="too narrow"),
         pytest.param(Precision.FP32, Tolerance(max_relative_difference=0.2, min_agreement=1.0), False, id="every label counts"),
-        pytest.param(Precision.INT8, WIDE, False, id="no floats to speak of"),
+        pytest.param(Precision.INT8, WIDE, False, id="an int8 variant"),
     ],
 )
 def test_bfloat16_is_tried_only_where_the_tolerance_allows_it(precision: Precision, tolerance: Tolerance, runs: bool) -> None:
     assert OpenVinoBf16().runs(make_config(precision=precision, tolerance=tolerance)) is runs
 
 
-def test_bfloat16_is_less_exact_and_says_so(tmp_path: Path) -> None:
+def test_bfloat16_is_less_exact_and_described(tmp_path: Path) -> None:
     if reason := OpenVinoBf16().unavailable():
         pytest.skip(reason)  # a matter of the processor, which no installation can mend
     session = OpenVinoBf16().load(make_variant(tmp_path / "fp32", tolerance=WIDE), threads=1)
@@ -206,7 +206,7 @@ def test_auto_really_measures_both_runtimes(variant: VariantDirectory, tmp_path:
     assert load_session(variant, threads=1).describe()["backend"] == found.chosen
 
 
-def test_an_x86_profile_takes_a_graph_tuned_for_openvino_where_there_is_no_other() -> None:
+def test_an_x86_profile_takes_a_graph_tuned_for_openvino_without_another_one() -> None:
     config = make_config("int8-openvino", backend="openvino", precision=Precision.INT8)
     assert match(load_profile("x86-64-vnni"), [config]).chosen == "int8-openvino"
 
@@ -236,6 +236,6 @@ print("openvino_telemetry" in sys.modules, "openvino" in sys.modules)
     assert (finished.returncode, finished.stdout) == (0, "False True\n"), finished.stderr
 
 
-def test_without_the_package_the_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_reason_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert OpenVino().unavailable() == "the package openvino is not installed: pip install 'edgewright[openvino]'"

@@ -1,4 +1,4 @@
-"""The process that a benchmark measures in: answers, limits, and words for what went wrong."""
+"""The process of a measurement: results, limits, failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def script(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_worker_answers_whatever_else_it_prints(script: str) -> None:
+def test_prints_of_a_worker_do_not_disturb_its_result(script: str) -> None:
     assert ask(script, {"do": "sum", "numbers": [1, 2, 3]}, time_limit_s=60).values["sum"] == 6
 
 
@@ -42,14 +42,14 @@ def test_the_peak_is_the_workers_own(script: str) -> None:
     assert 95 < large - small < 105
 
 
-def test_a_failure_is_its_last_line(script: str) -> None:
+def test_a_failure_is_described_by_the_last_line(script: str) -> None:
     assert ask(script, {"do": "fail"}, time_limit_s=60) == Outcome(failure="ValueError: this cannot be measured")
 
 
-def test_time_runs_out(script: str) -> None:
+def test_a_worker_ends_at_the_time_limit(script: str) -> None:
     assert ask(script, {"do": "wait"}, time_limit_s=1).failure == "not done after 1 s"
 
 
-def test_memory_runs_out_at_the_cap_and_not_at_the_machines_end(script: str) -> None:
+def test_a_worker_ends_at_the_memory_limit(script: str) -> None:
     found = ask(script, {"do": "sum", "numbers": [], "mib": 2000}, time_limit_s=60, memory_limit_mib=500)
     assert found.failure == "stopped at the cap of 500 MiB"

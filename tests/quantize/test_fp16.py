@@ -1,4 +1,4 @@
-"""Half precision: equal labels, float32 outside, and no number that it cannot hold."""
+"""Half precision: equal labels, float32 inputs and outputs, and no number beyond its range."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.convert_networks import folder, noise
 from tests.support.quantize_builds import build_without_weights, onnx_file, variant
 
 
-def test_every_label_is_the_float_models() -> None:
+def test_every_label_equals_the_float_models() -> None:
     measured = variant(Scheme.FP16).config.measured
     assert measured is not None
     assert measured.agreement == 1.0
@@ -40,12 +40,12 @@ def test_inputs_and_outputs_stay_float32_and_softmax_too() -> None:
     assert types["stem/Conv/kernel/half"] == onnx.TensorProto.FLOAT16
 
 
-def test_where_rounding_changes_no_label_operators_compute_in_half_precision(tmp_path: Path) -> None:
+def test_operators_compute_in_half_precision_if_no_label_changes(tmp_path: Path) -> None:
     made = halved([gemm("x", "sum")], {"sum/kernel": noise(4, 3), "sum/bias": noise(3)}, noise(8, 4), tmp_path)
     assert [node.op_type for node in made.graph.node] == ["Cast", "Gemm", "Cast"]
 
 
-def test_where_rounding_changes_a_label_the_last_operators_stay_float32(tmp_path: Path) -> None:
+def test_the_last_operators_stay_float32_if_a_label_changes(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["x", "first"], ["h"], name="first"), helper.make_node("MatMul", ["h", "close"], ["y"])]
     weights = {"first": np.eye(2), "close": np.diag([1.0, 1.0001])}  # halves to [1, 1]
     made = halved(nodes, weights, np.array([[1.0, 1.0], [1.0, 0.0]], np.float32), tmp_path)
@@ -66,7 +66,7 @@ def halved(nodes: list[onnx.NodeProto], weights: dict[str, Any], samples: Any, f
     return onnx.load(made.file(LayerKind.GRAPH))
 
 
-def test_weights_and_values_that_half_precision_cannot_hold_stay_float32(tmp_path: Path) -> None:
+def test_weights_and_values_beyond_the_range_of_half_precision_stay_float32(tmp_path: Path) -> None:
     down = helper.make_node("Mul", ["h", "down"], ["d"], name="down")
     weights = {"large/kernel": np.eye(4) * 1e5, "large/bias": np.zeros(4), "down": np.array(1e-5)}
     small = {"small/kernel": noise(4, 3), "small/bias": np.zeros(3)}
@@ -76,9 +76,9 @@ def test_weights_and_values_that_half_precision_cannot_hold_stay_float32(tmp_pat
     assert types["small/kernel/half"] == onnx.TensorProto.FLOAT16
 
 
-def test_a_model_without_anything_to_halve_is_refused() -> None:
+def test_a_model_without_operators_in_half_precision_is_refused() -> None:
     build = build_without_weights()
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as raised:
         quantize(build, QuantizeOptions(scheme=Scheme.FP16, samples=folder() / "rows.npz"))
-    assert str(told.value) == f"{build.path}: fp16 needs operators that run in half precision, but the graph has ['CumSum']"
+    assert str(raised.value) == f"{build.path}: fp16 needs operators that run in half precision, but the graph has ['CumSum']"
     assert [one.config.variant for one in build.variants()] == ["fp32"]

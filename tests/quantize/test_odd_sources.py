@@ -1,4 +1,4 @@
-"""Models that are no plain float network with one input: told in one line, or quantized as any other."""
+"""Models other than a plain float network with one input: refused in one line, or quantized."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def numbers(*shape: int) -> Any:
 
 @SCHEMES
 @pytest.mark.parametrize(("kind", "name"), [(np.float16, "float16"), (np.float64, "double")], ids=["half", "double"])
-def test_weights_of_another_precision_are_told(kind: Any, name: str, scheme: Scheme, tmp_path: Path) -> None:
+def test_weights_of_another_precision_are_refused(kind: Any, name: str, scheme: Scheme, tmp_path: Path) -> None:
     dtype = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     product = helper.make_node("MatMul", ["x", "w"], ["y"])
     build = built(tmp_path, [product], [("x", dtype, ["N", 3])], [("y", dtype, ["N", 4])], w=numbers(3, 4).astype(kind))
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as raised:
         quantize(build, options(scheme, tmp_path))
-    assert str(told.value) == (f"{build.path}: the weights must be float32, but they are {name}: export the model in float32")
+    assert str(raised.value) == (f"{build.path}: the weights must be float32, but they are {name}: export the model in float32")
 
 
 @SCHEMES
-def test_a_model_that_is_quantized_already_is_told(scheme: Scheme, tmp_path: Path) -> None:
+def test_a_quantized_model_is_refused(scheme: Scheme, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "scale"], ["weight"]),
         helper.make_node("MatMul", ["x", "weight"], ["y"]),
@@ -66,15 +66,15 @@ def test_a_model_that_is_quantized_already_is_told(scheme: Scheme, tmp_path: Pat
     levels = (numbers(3, 4) * 40).astype(np.int8)
     ends = [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["N", 4])]
     build = built(tmp_path, nodes, *ends, w=levels, scale=np.float32(0.02))
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as raised:
         quantize(build, options(scheme, tmp_path))
-    assert str(told.value) == (
+    assert str(raised.value) == (
         f"{build.path}: the model must be a float model, but it is quantized already (DequantizeLinear): "
         "convert its float original, or package it as it is"
     )
 
 
-def test_a_graph_that_gives_labels_only_has_nothing_to_search_a_mix_by(tmp_path: Path) -> None:
+def test_mixed_refuses_a_graph_without_float_outputs(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["scores"]),
         helper.make_node("ArgMax", ["scores"], ["y"], axis=1, keepdims=0),
@@ -88,7 +88,7 @@ def test_a_graph_that_gives_labels_only_has_nothing_to_search_a_mix_by(tmp_path:
 
 
 def two_inputs(folder: Path) -> BuildDirectory:
-    """Return an image's features beside a vector that no convolution sees."""
+    """Return a network with an image input and a vector input without a convolution."""
     nodes = [
         helper.make_node("Conv", ["image", "kernel"], ["maps"], name="conv"),
         helper.make_node("GlobalAveragePool", ["maps"], ["pooled"], name="pool"),

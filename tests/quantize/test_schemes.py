@@ -79,7 +79,7 @@ def test_a_variant_with_broken_weights_fails_its_golden_check(scheme: Scheme, tm
     assert result.failure is not None
 
 
-def test_training_the_head_again_leaves_graph_and_featurizer_of_every_variant_as_they_were(tmp_path: Path) -> None:
+def test_a_retrained_head_leaves_graph_and_featurizer_of_every_variant_unchanged(tmp_path: Path) -> None:
     shutil.copytree(retrained_build().path, tmp_path / "build")
     build = BuildDirectory.open(tmp_path / "build")
     changed = {}

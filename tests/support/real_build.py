@@ -1,4 +1,4 @@
-"""A build directory whose variants are real graphs of a tiny classifier, with golden samples computed without any runtime."""
+"""A build directory whose variants are real graphs of a tiny classifier, with golden samples computed without a runtime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.tiny_variants import expected_scores, make_config, make_varia
 
 
 def make_real_build(path: Path) -> BuildDirectory:
-    """Write a build directory with the one variant fp32."""
+    """Write a build directory with the single variant fp32."""
     config = make_config()
     with BuildDirectory.creating(path) as staging:
         record = BuildRecord(

@@ -1,4 +1,4 @@
-"""A build directory small enough for any test: two variants whose files are a few bytes, golden samples, no real graph."""
+"""A tiny build directory: two variants with files of a few bytes, golden samples, no real graph."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_tiny_build(path: Path, *, featurizer: bytes = b"F" * 4096, head: bytes 
 
 
 def add_variant(build: BuildDirectory, name: str, precision: Precision, featurizer: bytes, head: bytes) -> None:
-    """Add one variant whose graph is no graph."""
+    """Add a variant without a valid graph."""
     with build.creating_variant(name) as staging:
         (staging / LayerKind.GRAPH.file_name).write_bytes(b"graph of " + name.encode())
         (staging / LayerKind.FEATURIZER_WEIGHTS.file_name).write_bytes(featurizer)

@@ -1,4 +1,4 @@
-"""Samples that cannot calibrate are told, before any work."""
+"""Samples that cannot calibrate are refused first."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def images(count: int = 40) -> Any:
 
 def refusal(samples: Path) -> str:
     build, before = digits_build(), contents(digits_build().path)
-    with pytest.raises(SamplesError) as told:
+    with pytest.raises(SamplesError) as raised:
         quantize(build, QuantizeOptions(scheme=Scheme.INT8, samples=samples))
     assert contents(digits_build().path) == before
-    return str(told.value)
+    return str(raised.value)
 
 
-def test_samples_that_do_not_vary_are_told(tmp_path: Path) -> None:
+def test_constant_samples_are_refused(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz", {"image": np.full((5, 8, 8, 1), 0.5, np.float32)})
     assert refusal(tmp_path / "x.npz") == (
         f"{tmp_path}/x.npz: samples of image must vary, but every value is 0.5: give real samples of the model's input"
     )
 
 
-def test_no_samples_are_told(tmp_path: Path) -> None:
+def test_an_empty_set_of_samples_is_refused(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz", {"image": images(0)})
     assert refusal(tmp_path / "x.npz") == f"{tmp_path}/x.npz: at least one sample is needed, but image has none"
 
 
-def test_pixels_in_another_range_are_told(tmp_path: Path) -> None:
+def test_samples_with_another_scale_are_refused(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz", {"image": (images() * 255).astype(np.uint8)})
     assert refusal(tmp_path / "x.npz") == (
         f"{tmp_path}/x.npz: samples of image must be in the range that the model was converted with, 0 to 1, "
@@ -55,7 +55,7 @@ def test_pixels_in_another_range_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_samples_with_nan_are_told(tmp_path: Path) -> None:
+def test_samples_with_nan_are_refused(tmp_path: Path) -> None:
     broken = images().copy()
     broken[3, 2, 2, 0] = np.nan
     write_npz(tmp_path / "x.npz", {"image": broken})
@@ -64,44 +64,44 @@ def test_samples_with_nan_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_samples_of_another_shape_are_told(tmp_path: Path) -> None:
+def test_samples_of_another_shape_are_refused(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz", {"image": images().reshape(-1, 64)})
     assert refusal(tmp_path / "x.npz") == (
         f"{tmp_path}/x.npz: input image must have shape [N, 8, 8, 1], but the samples have shape [40, 64]"
     )
 
 
-def test_a_file_that_was_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     write_npz(path, {"image": images()})
     path.write_bytes(path.read_bytes()[:500])
     assert refusal(path).startswith(f"{path}: samples must be a .npz of plain arrays: ")
 
 
-def test_labels_that_are_no_classes_are_told_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_labels_outside_of_the_classes_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     write_npz(tmp_path / "x.npz", {"image": images(), "labels": np.arange(40)})
     assert refusal(tmp_path / "x.npz") == "labels must be class indices from 0 to 9, but they range from 0 to 39"
 
 
 def test_a_variant_that_loses_too_much_is_not_kept(tmp_path: Path) -> None:
-    """One input outweighs the other a thousandfold, so eight bits for both say nothing of the sign of the smaller one."""
+    """One input is a thousand times the other, so eight bits for both lose the sign of the smaller one."""
     rows = np.random.default_rng(4).uniform(-1, 1, (200, 2)).astype(np.float32) * np.array([1000, 1], np.float32)
     write_npz(tmp_path / "x.npz", {"x": rows, "labels": (rows[:, 1] > 0).astype(np.int64)})
     node = helper.make_node("MatMul", ["x", "small"], ["y"], name="small")
     weights = {"small": np.array([[0.0, 0.0], [-1.0, 1.0]])}
     source = onnx_file(tmp_path / "m.onnx", [node], weights, given=("x", ["N", 2]), wanted=("y", ["N", 2]))
     build = convert_model(source, tmp_path / "build", ConvertOptions(samples=tmp_path / "x.npz"))
-    with pytest.raises(ParityError) as told:
+    with pytest.raises(ParityError) as raised:
         quantize(build, QuantizeOptions(scheme=Scheme.INT8, samples=tmp_path / "x.npz", max_drop=0.1))
     assert re.fullmatch(
         r"int8 may lose at most 10.00% of accuracy, but it falls from 100.00% to [45]\d.\d\d%: "
         "allow more with --max-drop, give more samples, or use fp16",
-        str(told.value),
+        str(raised.value),
     )
     assert [one.config.variant for one in build.variants()] == ["fp32"]
 
 
-def test_ranges_hold_every_value_that_flowed_whatever_the_batches() -> None:
+def test_ranges_cover_every_value_for_all_batch_sizes() -> None:
     graph = digits_build().graph / LayerKind.GRAPH.file_name
     ranges = tensor_ranges(ObservedGraph.open(graph), load_samples(training_samples(), digits_build().record.inputs))
     assert ranges["image"] == (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Collecting what flows: the right numbers, whatever the batches, in memory that does not grow with the samples."""
+"""Collecting values: exact for all batch sizes, in constant memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def samples(count: int) -> Samples:
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 7])
-def test_ranges_are_exact_whatever_the_batch(batch: int | str) -> None:
+def test_ranges_are_exact_for_all_batch_sizes(batch: int | str) -> None:
     given = samples(45)
     low, high = float(given.inputs["x"].min()), float(given.inputs["x"].max())
     found = collect_ranges(ObservedGraph(small_network(batch)), given)

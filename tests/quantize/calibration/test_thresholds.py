@@ -1,4 +1,4 @@
-"""The rules that choose a range, on histograms whose best range is known."""
+"""The rules that choose a range, on histograms with a known best range."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def test_a_lone_outlier_is_clipped_and_the_rest_kept(method: Calibration) -> Non
 
 
 @pytest.mark.parametrize("method", CLIPPING, ids=str)
-def test_even_values_are_hardly_clipped(method: Calibration) -> None:
+def test_uniform_values_are_hardly_clipped(method: Calibration) -> None:
     low, high = best_range(histogram(np.random.default_rng(0).uniform(-1.0, 3.0, 200_000)), method)
     assert low == pytest.approx(-1.0, abs=0.1)
     assert high == pytest.approx(3.0, abs=0.1)
 
 
-def test_mse_errs_less_than_minmax_where_there_are_outliers() -> None:
+def test_mse_has_a_smaller_error_than_minmax_with_outliers() -> None:
     values = normal_with_an_outlier()[:-1]
     tails = np.append(values, [25.0, -18.0])
     chosen, whole = (best_range(histogram(tails), method) for method in (Calibration.MSE, Calibration.MINMAX))
     assert rounding_error(tails, chosen) < rounding_error(tails, whole) / 2
 
 
-def test_the_spike_that_relu_leaves_at_zero_does_not_mislead_entropy() -> None:
+def test_the_peak_of_relu_at_zero_does_not_affect_entropy() -> None:
     values = np.maximum(np.random.default_rng(0).normal(size=200_000), 0.0)
     low, high = best_range(histogram(values), Calibration.ENTROPY)
     assert low == 0.0

@@ -1,4 +1,4 @@
-"""Equalization changes nothing in float; bias correction takes noise away; noise is what it says."""
+"""Equalization changes nothing in float; bias correction raises the SQNR."""
 
 from __future__ import annotations
 
@@ -58,27 +58,27 @@ def noise_of(model: onnx.ModelProto) -> float:
     return tensor_sqnr(watched, ObservedGraph(made), samples())["y"]
 
 
-def test_equalizing_leaves_the_float_outputs_as_they_were() -> None:
+def test_equalization_keeps_the_float_outputs() -> None:
     before, after = uneven_network(), uneven_network()
     assert equalize(after, apart=()) == 1
     assert tensor_sqnr(ObservedGraph(before), ObservedGraph(after), samples())["y"] > 100
     assert not np.allclose(weight_of(before, "w1"), weight_of(after, "w1"))
 
 
-def test_equalizing_takes_more_than_ten_decibels_of_noise_from_uneven_layers() -> None:
+def test_equalization_raises_the_sqnr_of_uneven_layers_by_ten_decibels() -> None:
     equalized = uneven_network()
     equalize(equalized, apart=())
     assert noise_of(equalized) > noise_of(uneven_network()) + 10
 
 
 @pytest.mark.parametrize(("between", "apart"), [("Tanh", ()), ("Relu", ("second",))], ids=["not linear", "across the cut"])
-def test_layers_that_must_stay_are_not_equalized(between: str, apart: tuple[str, ...]) -> None:
+def test_pairs_across_the_cut_are_not_equalized(between: str, apart: tuple[str, ...]) -> None:
     model = uneven_network(between)
     assert equalize(model, apart=apart) == 0
     assert model == uneven_network(between)
 
 
-def test_bias_correction_never_adds_noise_and_tells_what_it_changed() -> None:
+def test_bias_correction_never_lowers_the_sqnr_and_returns_the_original_biases() -> None:
     model = uneven_network()
     watched = ObservedGraph(uneven_network())
     ranges = {name: (low * 0.6, high * 0.6) for name, (low, high) in tensor_ranges(watched, samples()).items()}

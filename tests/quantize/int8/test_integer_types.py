@@ -1,4 +1,4 @@
-"""int8 in the types that each processor multiplies best, from the command line to what a device chooses."""
+"""int8 in the fastest types of each processor, from the command line to the choice of a device."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def weights(variant: VariantDirectory) -> list[npt.NDArray[np.int8]]:
     return [numpy_helper.to_array(tensor) for tensor in tensors if tensor.name.endswith("/kernel/q")]
 
 
-def test_hardware_that_multiplies_the_same_integers_shares_a_variant(build: BuildDirectory) -> None:
+def test_hardware_with_the_same_integer_types_shares_a_variant(build: BuildDirectory) -> None:
     types = {one.config.variant: one.config.properties.get(INT8_TYPES) for one in build.variants()}
     assert types == {"fp32": None, "int8": "u8s8", "int8-avx2": "u8s7", "int8-arm64": "s8s8"}
 
@@ -60,7 +60,7 @@ def test_no_pair_of_products_saturates_without_vnni(build: BuildDirectory) -> No
     assert 2 * 255 * seven <= LARGEST_SUM_OF_TWO < 2 * 255 * eight
 
 
-def test_activations_are_signed_for_arm_and_every_layer_has_integer_kernels_there(build: BuildDirectory, tmp_path: Path) -> None:
+def test_activations_are_signed_for_arm_and_every_layer_has_integer_kernels(build: BuildDirectory, tmp_path: Path) -> None:
     path = build.variant("int8-arm64").file(LayerKind.GRAPH)
     graph = onnx.load(path, load_external_data=False).graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -74,14 +74,14 @@ def test_activations_are_signed_for_arm_and_every_layer_has_integer_kernels_ther
 
 
 @pytest.mark.parametrize("name", ["int8", "int8-avx2", "int8-arm64"])
-def test_each_keeps_the_accuracy(build: BuildDirectory, name: str) -> None:
+def test_every_kind_of_integers_keeps_the_accuracy(build: BuildDirectory, name: str) -> None:
     measured = build.variant(name).config.measured
     assert measured is not None
     assert measured.agreement > 0.98
 
 
 def test_signed_activations_work_before_a_float_transpose(tmp_path: Path) -> None:
-    """At operator set 21, onnxruntime on x86 makes an invalid graph of this one and refuses it."""
+    """At operator set 21, onnxruntime on x86 transforms this graph to an invalid one and rejects it."""
     nodes = [
         helper.make_node("Transpose", ["x"], ["planes"], name="planes", perm=[0, 3, 1, 2]),
         helper.make_node("Conv", ["planes", "kernel"], ["c"], name="conv"),
@@ -95,20 +95,20 @@ def test_signed_activations_work_before_a_float_transpose(tmp_path: Path) -> Non
     assert np.asarray(session.run(None, rows.inputs)[0]).shape == (40, 8, 8, 5)
 
 
-def test_each_device_takes_its_own_from_one_package(build: BuildDirectory, tmp_path: Path) -> None:
+def test_each_device_takes_its_own_variant_from_one_package(build: BuildDirectory, tmp_path: Path) -> None:
     pack(build, tmp_path / "package", PackOptions(name="digits", variants=("int8", "int8-avx2", "int8-arm64")))
     configs = [variant.config for variant in read_package(OciLayout.open(tmp_path / "package")).variants]
     chosen = {name: match(load_profile(name), configs).chosen for name in ("generic-x86-64", "x86-64-vnni", "raspberry-pi-5")}
     assert chosen == {"generic-x86-64": "int8-avx2", "x86-64-vnni": "int8", "raspberry-pi-5": "int8-arm64"}
 
 
-def test_hardware_that_cannot_run_the_scheme_is_told() -> None:
-    with pytest.raises(BadInputError) as told:
+def test_hardware_that_cannot_run_the_scheme_is_refused() -> None:
+    with pytest.raises(BadInputError) as raised:
         options_for(QuantizeOptions(scheme=Scheme.INT8, samples=None), [load_profile("npu-sim-4")])
-    assert str(told.value) == "--profile must name hardware that runs int8, but npu-sim-4 runs npu-int8"
+    assert str(raised.value) == "--profile must name hardware that runs int8, but npu-sim-4 runs npu-int8"
 
 
-def test_a_scheme_without_integers_is_made_once_whatever_the_hardware() -> None:
+def test_a_scheme_without_integers_has_one_variant_for_all_hardware() -> None:
     options = QuantizeOptions(scheme=Scheme.MXINT8, samples=None)
     assert options_for(options, [load_profile("raspberry-pi-4"), load_profile("x86-64-vnni")]) == [options]
 
@@ -122,5 +122,5 @@ def test_a_scheme_without_integers_is_made_once_whatever_the_hardware() -> None:
         ("ulx3s-85f", None),
     ],
 )
-def test_a_profile_knows_what_its_processor_multiplies_best(profile: str, types: Int8Types | None) -> None:
+def test_a_profile_has_the_fastest_integer_types_of_its_processor(profile: str, types: Int8Types | None) -> None:
     assert load_profile(profile).int8_types is types

@@ -1,4 +1,4 @@
-"""`edgewright quantize --backend openvino`: from the command to a package, as for every other variant."""
+"""`edgewright quantize --backend openvino`: from the command to a package."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def variant(build: BuildDirectory) -> VariantDirectory:
     return build.variant(NAME)
 
 
-def test_the_variant_was_measured_on_openvino_and_says_so(build: BuildDirectory, variant: VariantDirectory) -> None:
+def test_the_variant_is_measured_on_openvino(build: BuildDirectory, variant: VariantDirectory) -> None:
     assert (variant.config.backend, variant.config.precision) == ("openvino", Precision.INT8)
     assert variant.config.measured is not None
     assert variant.config.measured.accuracy is not None
@@ -57,15 +57,13 @@ def test_the_variant_was_measured_on_openvino_and_says_so(build: BuildDirectory,
     assert json.loads((build.reports / f"quantize-{NAME}.json").read_bytes())["backend"] == "openvino"
 
 
-def test_its_tolerance_is_wider_than_a_float_variants_and_no_blank_cheque(
-    build: BuildDirectory, variant: VariantDirectory
-) -> None:
+def test_its_tolerance_is_wider_than_a_float_variants_but_limited(build: BuildDirectory, variant: VariantDirectory) -> None:
     allowed = variant.config.tolerance.max_relative_difference
     assert build.record.tolerance.max_relative_difference < allowed < 0.2
 
 
 @BACKENDS
-def test_it_passes_its_golden_check_wherever_it_runs(build: BuildDirectory, variant: VariantDirectory, backend: str) -> None:
+def test_it_passes_its_golden_check_on_every_backend(build: BuildDirectory, variant: VariantDirectory, backend: str) -> None:
     assert check_golden(load_session(variant, backend=backend), variant, build.graph).failure is None
 
 
@@ -79,16 +77,16 @@ def test_broken_weights_fail_the_golden_check(build: BuildDirectory, tmp_path: P
     assert check_golden(load_session(broken, backend=backend), broken, build.graph).failure is not None
 
 
-def test_the_report_shows_its_noise_and_what_stayed_in_float(build: BuildDirectory, tmp_path: Path) -> None:
+def test_the_report_has_its_sqnr_and_its_float_operators(build: BuildDirectory, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     assert CliRunner().invoke(main, ["report", str(build.path), "-o", str(page)]).exit_code == 0
-    told = json.loads((build.reports / f"detail-{NAME}.json").read_bytes())
-    assert [one["operator"] for one in told["float_fallbacks"]] == ["Softmax"]
-    assert min(layer["sqnr_db"] for layer in told["layers"]) > 15
+    detail = json.loads((build.reports / f"detail-{NAME}.json").read_bytes())
+    assert [one["operator"] for one in detail["float_fallbacks"]] == ["Softmax"]
+    assert min(layer["sqnr_db"] for layer in detail["layers"]) > 15
     assert NAME in page.read_text("utf-8")
 
 
-def test_a_package_carries_it_for_the_profiles_that_have_openvino(build: BuildDirectory, tmp_path: Path) -> None:
+def test_a_package_has_it_for_the_profiles_with_openvino(build: BuildDirectory, tmp_path: Path) -> None:
     package = tmp_path / "package"
     result = CliRunner().invoke(main, ["packages", "build", str(build.path), "-o", str(package), "--name", "digits"])
     assert result.exit_code == 0, result.stderr
@@ -103,22 +101,22 @@ def test_a_package_carries_it_for_the_profiles_that_have_openvino(build: BuildDi
             ["--scheme", "fp16"],
             "--backend must be onnxruntime, or openvino with --scheme int8, not openvino with --scheme fp16: "
             "openvino also runs the variants for onnxruntime",
-            id="a scheme that NNCF does not make",
+            id="a scheme that NNCF does not have",
         ),
         pytest.param(
             ["--scheme", "int8", "--calibration", "entropy"],
             "--calibration and --equalize are for --backend onnxruntime: "
             "int8 for openvino always covers the full range of the samples",
-            id="a way to calibrate that NNCF has not",
+            id="a calibration that NNCF does not have",
         ),
     ],
 )
-def test_what_cannot_be_made_is_refused_in_one_line(build: BuildDirectory, options: list[str], message: str) -> None:
+def test_unsupported_options_are_refused_in_one_line(build: BuildDirectory, options: list[str], message: str) -> None:
     result = quantize(build.path, *options)
     assert (result.exit_code, result.stderr) == (2, f"edgewright: {message}\n")
 
 
-def test_without_nncf_the_command_says_what_to_install(build: BuildDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nncf_the_command_names_the_package_to_install(build: BuildDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantize.int8.openvino.find_spec", lambda name: None)
     result = quantize(build.path, "--scheme", "int8")
     message = "int8 for openvino needs the package nncf, which is not installed: pip install 'edgewright[nncf]'"

@@ -1,4 +1,4 @@
-"""int8 by NNCF: accuracy on real digits, files that move apart, silence, and what is refused."""
+"""int8 by NNCF: accuracy on real digits, separate files, no output or telemetry, and refused inputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def nncf(require_package: Callable[[str], None]) -> None:
 
 @dataclass(frozen=True)
 class Digits:
-    """Real scans, and a network for them: random 3x3 filters, and a head by least squares, so that nothing need be trained."""
+    """Real scans, and a network for them: random 3x3 filters and a least-squares head, without training."""
 
     images: Array
     labels: Array
@@ -66,7 +66,7 @@ def digits() -> Digits:
 
 
 def features_of(images: Array, kernels: Array) -> Array:
-    """Compute convolution and ReLU without any runtime."""
+    """Compute convolution and ReLU without a runtime."""
     windows = np.lib.stride_tricks.sliding_window_view(images[:, 0], (3, 3), axis=(1, 2))
     found: Array = np.maximum(np.einsum("nyxij,fij->nfyx", windows, kernels[:, 0]), 0)
     return found.reshape(len(images), -1)
@@ -130,14 +130,14 @@ def test_real_digits_are_read_within_a_point_of_float(
     assert accuracy(int8, backend, digits) >= in_float - 0.01
 
 
-def test_weights_become_a_quarter_and_stay_apart(float_variant: VariantDirectory, int8: VariantDirectory) -> None:
+def test_weights_shrink_to_a_quarter_and_stay_in_separate_files(float_variant: VariantDirectory, int8: VariantDirectory) -> None:
     for kind in (LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS):
         assert int8.file(kind).stat().st_size < float_variant.file(kind).stat().st_size
     head = int8.file(LayerKind.HEAD_WEIGHTS).stat().st_size
     assert head < float_variant.file(LayerKind.HEAD_WEIGHTS).stat().st_size / 3.5
 
 
-def test_the_variant_says_what_it_is(int8: VariantDirectory) -> None:
+def test_the_config_describes_the_variant(int8: VariantDirectory) -> None:
     config = VariantDirectory.open(int8.path).config
     assert (config.variant, config.backend, config.precision) == ("int8-openvino", "openvino", Precision.INT8)
     assert config.size_bytes == sum(int8.file(kind).stat().st_size for kind in int8.layers())
@@ -160,7 +160,7 @@ def test_the_same_graph_and_samples_give_the_same_bytes(
     assert [again.file(kind).read_bytes() for kind in again.layers()] == [int8.file(kind).read_bytes() for kind in int8.layers()]
 
 
-def test_a_new_head_leaves_the_featurizers_bytes_alone(digits: Digits, int8: VariantDirectory, tmp_path: Path) -> None:
+def test_a_new_head_leaves_the_bytes_of_the_featurizer_unchanged(digits: Digits, int8: VariantDirectory, tmp_path: Path) -> None:
     other = make_float_variant(tmp_path / "fp32", digits, head=digits.head[:, ::-1].copy())
     (tmp_path / "int8").mkdir()
     again = quantize_with_nncf(other, digits.samples(200), tmp_path / "int8")
@@ -168,20 +168,20 @@ def test_a_new_head_leaves_the_featurizers_bytes_alone(digits: Digits, int8: Var
     assert moved == [LayerKind.HEAD_WEIGHTS]
 
 
-def test_a_graph_with_a_fixed_batch_is_calibrated_in_such_batches(digits: Digits, tmp_path: Path) -> None:
+def test_a_graph_with_a_fixed_batch_is_calibrated_in_batches_of_that_size(digits: Digits, tmp_path: Path) -> None:
     fixed = make_float_variant(tmp_path / "fp32", digits, batch=32)
     (tmp_path / "int8").mkdir()
     assert accuracy(quantize_with_nncf(fixed, digits.samples(100), tmp_path / "int8"), OpenVino(), digits) > 0.9
 
 
-def test_name_and_tolerance_are_the_callers_choice(digits: Digits, float_variant: VariantDirectory, tmp_path: Path) -> None:
+def test_name_and_tolerance_are_options(digits: Digits, float_variant: VariantDirectory, tmp_path: Path) -> None:
     tolerance = Tolerance(max_relative_difference=0.3, min_agreement=0.9)
     options = NncfOptions(name="int8-nncf", tolerance=tolerance, symmetric_activations=True)
     config = quantize_with_nncf(float_variant, digits.samples(50), tmp_path, options).config
     assert (config.variant, config.tolerance) == ("int8-nncf", tolerance)
 
 
-def test_a_graph_without_anything_to_quantize_is_refused(digits: Digits, tmp_path: Path) -> None:
+def test_a_graph_without_integer_kernels_is_refused(digits: Digits, tmp_path: Path) -> None:
     variant = make_float_variant(tmp_path / "fp32", digits)
     value = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 8, 8])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 1, 8, 8])
@@ -196,12 +196,12 @@ def test_a_graph_without_anything_to_quantize_is_refused(digits: Digits, tmp_pat
     assert list((tmp_path / "int8").iterdir()) == []
 
 
-def test_a_variant_that_is_no_float_one_is_refused(digits: Digits, int8: VariantDirectory, tmp_path: Path) -> None:
+def test_a_quantized_variant_is_refused(digits: Digits, int8: VariantDirectory, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="int8 needs an fp32 variant, but this one is int8$"):
         quantize_with_nncf(int8, digits.samples(10), tmp_path)
 
 
-def test_without_nncf_the_message_says_what_to_install(
+def test_without_nncf_the_message_names_the_package_to_install(
     digits: Digits, float_variant: VariantDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quantize.int8.openvino.find_spec", lambda name: None)

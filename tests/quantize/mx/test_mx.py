@@ -1,4 +1,4 @@
-"""MXINT8 blocks: the laws of the specification, on any finite numbers."""
+"""MXINT8 blocks: the laws of the specification for all finite numbers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def tensors(draw: st.DrawFn) -> tuple[Float32, int]:
 
 
 def counts(blocks: Blocks) -> npt.NDArray[np.float64]:
-    """Return what one count of each element's block is worth, in the shape of the elements."""
+    """Return the unit of each element's block, in the shape of the elements."""
     spread = np.repeat(blocks.exponents.astype(np.float64), BLOCK, axis=blocks.axis)
     worth: npt.NDArray[np.float64] = np.exp2(spread.take(range(blocks.elements.shape[blocks.axis]), axis=blocks.axis))
     return worth
 
 
 @given(tensors())
-def test_a_number_comes_back_within_half_a_count_or_saturated_within_one(given_tensor: tuple[Float32, int]) -> None:
+def test_the_error_is_at_most_half_a_unit_or_one_unit_with_saturation(given_tensor: tuple[Float32, int]) -> None:
     numbers, axis = given_tensor
     blocks = encode(numbers, axis)
     saturated = np.abs(numbers.astype(np.float64)) > LARGEST * counts(blocks)
@@ -43,7 +43,7 @@ def test_a_number_comes_back_within_half_a_count_or_saturated_within_one(given_t
 
 
 @given(tensors())
-def test_what_was_encoded_once_is_encoded_without_loss(given_tensor: tuple[Float32, int]) -> None:
+def test_encoding_decoded_blocks_again_is_lossless(given_tensor: tuple[Float32, int]) -> None:
     numbers, axis = given_tensor
     once = decode(encode(numbers, axis))
     np.testing.assert_array_equal(decode(encode(once, axis)), once)
@@ -64,7 +64,7 @@ def test_a_block_is_scaled_by_the_largest_power_of_two_below_its_largest_number(
 
 
 @given(st.lists(st.integers(-100, 100), min_size=1, max_size=200), st.sampled_from([-1.0, 1.0]))
-def test_a_power_of_two_that_leads_its_block_comes_back_exactly(powers: list[int], sign: float) -> None:
+def test_the_largest_power_of_two_of_a_block_is_exact(powers: list[int], sign: float) -> None:
     numbers = np.zeros((len(powers), BLOCK), np.float32)
     numbers[:, 5] = sign * np.exp2(np.array(powers))
     np.testing.assert_array_equal(decode(encode(numbers, 1)), numbers)
@@ -81,14 +81,14 @@ def test_a_power_of_two_that_leads_its_block_comes_back_exactly(powers: list[int
         pytest.param([2.0**-126, 0.0], [1, 0], -126, id="the smallest scale"),
     ],
 )
-def test_blocks_are_those_of_the_specification(numbers: list[float], elements: list[int], exponent: int) -> None:
+def test_blocks_equal_those_of_the_specification(numbers: list[float], elements: list[int], exponent: int) -> None:
     blocks = encode(np.array([numbers], np.float32), 1)
     assert blocks.elements.tolist() == [elements]
     assert blocks.exponents.tolist() == [[exponent]]
 
 
 @given(tensors())
-def test_decoding_is_what_onnx_calls_blocked_dequantization(given_tensor: tuple[Float32, int]) -> None:
+def test_decoding_equals_blocked_dequantization_in_onnx(given_tensor: tuple[Float32, int]) -> None:
     numbers, axis = given_tensor
     blocks = encode(numbers, axis)
     node = helper.make_node("DequantizeLinear", ["elements", "scales"], ["numbers"], axis=axis, block_size=BLOCK)

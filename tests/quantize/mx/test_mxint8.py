@@ -1,4 +1,4 @@
-"""The mxint8 variant: blocks in standard ONNX, small, close to float, computed alike by ONNX's own reference."""
+"""The mxint8 variant: blocks in standard ONNX, small, close to float, with the same outputs in ONNX's reference evaluator."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_reference_evaluator_of_onnx_gives_the_same_outputs(build: BuildDire
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_a_runtime_that_knows_nothing_of_the_scheme_runs_it_too(made: VariantDirectory) -> None:
+def test_another_runtime_runs_it_too(made: VariantDirectory) -> None:
     rows = noise(4, 3, 12, 12, seed=9)
     plain = onnxruntime.InferenceSession(made.file(LayerKind.GRAPH), providers=["CPUExecutionProvider"])
     (ours,) = load_session(made, backend="onnxruntime").run({"x": rows}).values()
@@ -90,9 +90,9 @@ def test_a_runtime_that_knows_nothing_of_the_scheme_runs_it_too(made: VariantDir
 
 def test_a_model_without_weights_is_refused() -> None:
     build = build_without_weights()
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as raised:
         quantize(build, QuantizeOptions(scheme=Scheme.MXINT8, samples=None))
-    assert str(told.value) == (
+    assert str(raised.value) == (
         f"{build.path}: mxint8 needs layers with weights (Conv, Gemm, MatMul, …), but the graph has ['CumSum']"
     )
     assert [one.config.variant for one in build.variants()] == ["fp32"]

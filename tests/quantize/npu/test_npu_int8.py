@@ -1,4 +1,4 @@
-"""npu-int8: what the NPU's compiler takes, measured by the NPU's own rounding."""
+"""npu-int8: graphs for the NPU's compiler, measured with the NPU's rounding."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_weights_are_symmetric_and_activations_signed(graph: onnx.ModelProto) ->
     assert {known[node.input[1]].ndim for node in quantizers} == {0}
 
 
-def test_the_head_stays_as_it_was_trained(made: VariantDirectory) -> None:
+def test_the_head_stays_float(made: VariantDirectory) -> None:
     before = quantized_build().variant("fp32")
     assert made.file(LayerKind.HEAD_WEIGHTS).read_bytes() == before.file(LayerKind.HEAD_WEIGHTS).read_bytes()
     kept = {one.node: one.reason for one in read_details(quantized_build())["npu-int8"].float_fallbacks}
@@ -80,7 +80,7 @@ def test_accuracy_is_measured_on_the_functional_model_too() -> None:
     assert found.on_host == ("hidden/Gemm (Gemm)", "hidden/Relu (Relu)", "classes/Gemm (Gemm)", "classes/Softmax (Softmax)")
 
 
-def test_inner_tensors_are_within_a_step_of_what_onnxruntime_computes(graph: onnx.ModelProto, samples: Samples) -> None:
+def test_inner_tensors_are_within_a_step_of_onnxruntime(graph: onnx.ModelProto, samples: Samples) -> None:
     functional = ObservedNpuGraph(graph)
     exact = onnx.ModelProto()
     exact.CopyFrom(graph)
@@ -98,14 +98,14 @@ def test_inner_tensors_are_within_a_step_of_what_onnxruntime_computes(graph: onn
     assert max(np.mean(np.abs(expected[name] - found[name]) > steps[name] / 2) for name in steps) < 0.01
 
 
-def test_every_npu_computes_what_the_functional_model_says(graph: onnx.ModelProto, samples: Samples) -> None:
+def test_every_npu_computes_the_bits_of_the_functional_model(graph: onnx.ModelProto, samples: Samples) -> None:
     program = compile_model(graph, SMALL).program
     (small,) = Session(FunctionalModel(SMALL), program).run(samples.inputs).values()
     (roomy,) = PartitionedModel(graph)._session.run(samples.inputs).values()
     np.testing.assert_array_equal(small, roomy)
 
 
-def test_the_command_shows_both_and_no_package_takes_it_uncompiled(tmp_path: Path) -> None:
+def test_the_command_shows_both_evaluations_and_packages_need_the_compiled_variant(tmp_path: Path) -> None:
     build = fresh_build(tmp_path / "build")
     arguments = ["quantize", str(build.path), "--scheme", "npu-int8", "--samples", str(training_samples()), "--json"]
     printed = json.loads(CliRunner().invoke(main, arguments).output)
@@ -121,7 +121,7 @@ def build_of(nodes: list[onnx.NodeProto], weights: dict[str, Array], folder: Pat
     return convert_model(folder / "m.onnx", folder / "build", ConvertOptions(samples=folder / "x.npz"))
 
 
-def test_a_network_without_a_featurizer_runs_on_the_npu_whole(tmp_path: Path) -> None:
+def test_a_network_without_a_featurizer_runs_completely_on_the_npu(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gemm", ["x", "a"], ["h"], name="first"),
         helper.make_node("Relu", ["h"], ["r"], name="relu"),

@@ -55,7 +55,7 @@ Array = npt.NDArray[Any]
 
 
 def detectors(path: Path, channels: int) -> Path:
-    """Write a network in which the first 32 of `channels` have 32 times the weight of the others, and are seldom over zero."""
+    """Write a network in which the first 32 of `channels` have weights 32 times as large as the others and rarely fire."""
     weights = {
         "a": 0.4 * noise(channels, 8, 1, 1, seed=1),
         "a_bias": 0.1 * noise(channels, seed=2),
@@ -79,7 +79,7 @@ def detectors(path: Path, channels: int) -> Path:
 
 
 def in_int8(model: onnx.ModelProto, samples: Samples) -> onnx.ModelProto:
-    """Quantize a whole graph as npu-int8 does, without correcting biases."""
+    """Quantize a complete graph like npu-int8, without bias correction."""
     ranges = tensor_ranges(ObservedGraph(model), samples, Calibration.MINMAX)
     return quantized_graph(model, ranges, form=QdqFormat(types=Int8Types.S8S8))
 
@@ -167,7 +167,7 @@ def test_an_npu_for_blocks_computes_npu_int8_too(build: BuildDirectory, require:
 
 
 def check_rtl(build: BuildDirectory, source: str) -> None:
-    """Hold the compiled program on the RTL against the functional model of the graph that it was made of."""
+    """Compare the compiled program in the RTL with the functional model of its graph."""
     program = read_program(build.variant(PROFILE.name).file(LayerKind.NPU_PROGRAM).read_bytes())
     (place,) = program.description.outputs
     graph = onnx.load(build.variant(source).file(LayerKind.GRAPH))
@@ -179,7 +179,7 @@ def check_rtl(build: BuildDirectory, source: str) -> None:
     np.testing.assert_array_equal(rtl, ObservedNpuGraph(graph).run({"x": IMAGES[:3]}, [place.name])[place.name])
 
 
-def test_an_npu_without_the_format_says_what_to_do(build: BuildDirectory) -> None:
+def test_an_npu_without_the_format_is_refused_with_advice(build: BuildDirectory) -> None:
     result = edgewright("compile", build.path, "--profile", "npu-sim-8-large", "--variant", "npu-mxint8")
     assert result.exit_code == 2
     assert result.stderr == (
@@ -245,7 +245,7 @@ def seen_by_onnxruntime(model: onnx.ModelProto, samples: Samples) -> dict[str, A
 
 
 def unit_of(layer: ConvolutionLayer) -> Array:
-    """Return what a weight of 1 is worth in each output channel."""
+    """Return the unit of the weights in each output channel."""
     result_scale = layer.stage.addend.main_scale if layer.stage.addend else layer.result.scale
     worth: Array = layer.stage.factors * result_scale / layer.source.scale
     return worth
@@ -262,14 +262,14 @@ def integers_of(layer: ConvolutionLayer) -> Array:
 
 
 def held_by_the_array(layers: list[ConvolutionLayer]) -> dict[str, Array]:
-    """Return the weights of every layer by its name, as the compiler gives them to the array."""
+    """Return the weights of every layer by its name, as the compiler passes them to the array."""
     found = {layer.name: integers_of(layer) * unit_of(layer)[:, None, None, None] for layer in layers}
     halves = found["grouped"].reshape(2, 20, 2, 32)
     assert not halves[0, :, 1].any()
     return found | {"grouped": np.concatenate([halves[0, :, 0], halves[1, :, 1]])}
 
 
-def test_the_array_holds_the_very_weights_that_onnxruntime_sees(tmp_path: Path) -> None:
+def test_the_array_holds_the_same_weights_as_onnxruntime(tmp_path: Path) -> None:
     model, samples = onnx.load(every_layout(tmp_path / "m.onnx")), Samples({"x": noise(32, 3, 11, 11, seed=9)})
     blocked = block_weights(in_int8(model, samples), model)
     layers = [layer for layer in lower(blocked).layers if isinstance(layer, ConvolutionLayer)]
@@ -292,7 +292,7 @@ def test_biases_are_whole_units_of_the_accumulators(tmp_path: Path) -> None:
         np.testing.assert_allclose(held, biases[layer.name], rtol=1e-7, err_msg=layer.name)
 
 
-def test_onnxruntime_left_to_optimize_computes_the_functional_models_outputs(tmp_path: Path) -> None:
+def test_optimized_onnxruntime_computes_the_outputs_of_the_functional_model(tmp_path: Path) -> None:
     model, samples = onnx.load(every_layout(tmp_path / "m.onnx")), Samples({"x": noise(32, 3, 11, 11, seed=9)})
     blocked = block_weights(in_int8(model, samples), model)
     session = onnxruntime.InferenceSession(blocked.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, and the same numbers as JSON."""
+"""The report: one self-contained page, and the same numbers as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.quantize_builds import fresh_build, quantized_build
 
 
 class Balanced(HTMLParser):
-    """Fails on an element that is not closed in its order."""
+    """A parser that fails on an element that is not closed in order."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Graphs that are small: what runtimes infer anyway is not written, and nothing changes."""
+"""Minified graphs: information that runtimes infer is omitted, and outputs stay the same."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_no_shape_is_written_that_a_runtime_can_infer(scheme: Scheme) -> None:
     onnx.shape_inference.infer_shapes(onnx.load(variant(scheme).file(LayerKind.GRAPH)), strict_mode=True)
 
 
-def test_weights_of_the_float_graph_say_their_shapes_once() -> None:
+def test_weights_of_the_float_graph_have_their_shapes_once() -> None:
     graph = onnx.load(digits_build().graph / LayerKind.GRAPH.file_name, load_external_data=False).graph
     assert {value.name for value in graph.value_info}.isdisjoint({tensor.name for tensor in graph.initializer})
 

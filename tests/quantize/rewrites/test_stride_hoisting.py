@@ -1,4 +1,4 @@
-"""Strides that move up: the same numbers come out, and fewer are computed on the way."""
+"""Stride hoisting: the outputs stay the same with fewer multiplications."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHANNELS = 3
 
 
 class Network:
-    """A network that is written line by line; every convolution has random weights."""
+    """A builder of networks; every convolution has random weights."""
 
     def __init__(self, height: int, width: int) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -68,7 +68,7 @@ def bottleneck(height: int = 9, width: int = 8, kernel: int = 3, strides: tuple[
 
 
 def multiplications(model: onnx.ModelProto, images: Array) -> int:
-    """Count them on the shapes that really flow."""
+    """Count the multiplications with the actual shapes."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
@@ -103,7 +103,7 @@ def strided(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         strides=st.tuples(st.integers(1, 3), st.integers(2, 3)),
     )
 )
-def test_a_residual_network_says_the_same_with_less_work(network: Network) -> None:
+def test_a_residual_network_has_the_same_outputs_with_fewer_multiplications(network: Network) -> None:
     model, images = network.model("end"), network.images()
     changed, count = strided(model)
     expected = ReferenceEvaluator(model).run(None, {"x": images})
@@ -113,7 +113,7 @@ def test_a_residual_network_says_the_same_with_less_work(network: Network) -> No
     assert multiplications(changed, images) < multiplications(model, images)
 
 
-def test_the_stride_climbs_from_layer_to_layer_and_what_others_read_whole_is_picked() -> None:
+def test_a_stride_is_hoisted_over_several_layers_and_fully_read_tensors_are_subsampled() -> None:
     changed, _ = strided(bottleneck().model("end"))
     strides = {
         node.name: list(attribute.ints)
@@ -165,7 +165,7 @@ def reshaped() -> onnx.ModelProto:
         pytest.param(reshaped(), id="an operator that moves pixels"),
     ],
 )
-def test_where_nothing_is_saved_or_all_is_read_nothing_changes(model: onnx.ModelProto) -> None:
+def test_without_savings_the_graph_stays_unchanged(model: onnx.ModelProto) -> None:
     changed, count = strided(model)
     assert count == 0
     assert changed == model
