@@ -1,4 +1,4 @@
-"""Observe the devices of a rollout: turn what they reported into the state that the rules see.
+"""Observe the devices of a rollout: convert their reports into states of the rollout.
 
 Everything here computes values from values, except `outcomes_of`, which also reads the known failures of the package.
 """

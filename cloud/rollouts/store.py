@@ -75,7 +75,7 @@ class StoredRollout:
     devices: tuple[StoredDevice, ...]
 
     def rules(self) -> Rollout:
-        """Return the rollout as the rules see it."""
+        """Return the rollout as input of the rules."""
         waves: list[list[str]] = [[] for _ in range(1 + max(each.wave for each in self.devices))]
         for each in self.devices:
             waves[each.wave].append(each.device)

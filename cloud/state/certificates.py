@@ -48,7 +48,7 @@ class Authority:
         """Create a new authority."""
         key = new_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgewright authority")])
-        builder = _builder(name, name, key.public_key(), now, AUTHORITY_DAYS)
+        builder = _builder(name, name, key.public_key(), now=now, days=AUTHORITY_DAYS)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -73,7 +73,9 @@ class Authority:
     def issue_server(self, names: Iterable[str], key: Key, now: datetime) -> x509.Certificate:
         """Issue a server certificate for these host names and addresses."""
         alternatives = [_general_name(name) for name in dict.fromkeys(names)]
-        builder = _builder(_common_name("edgewright server"), self.certificate.subject, key.public_key(), now, SERVER_DAYS)
+        builder = _builder(
+            _common_name("edgewright server"), self.certificate.subject, key.public_key(), now=now, days=SERVER_DAYS
+        )
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         return self._sign(builder, key.public_key(), ExtendedKeyUsageOID.SERVER_AUTH)
 
@@ -81,7 +83,7 @@ class Authority:
         self, name: str, key: DeviceKey, now: datetime, days: float = DEVICE_DAYS, *, serial: int | None = None
     ) -> x509.Certificate:
         """Issue a client certificate with the common name `name`; the serial number is random by default."""
-        builder = _builder(_common_name(name), self.certificate.subject, key, now, days, serial)
+        builder = _builder(_common_name(name), self.certificate.subject, key, now=now, days=days, serial=serial)
         return self._sign(builder, key, ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def issue_device(
@@ -169,7 +171,7 @@ def _checked_key(csr_pem: str) -> DeviceKey:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: DeviceKey, now: datetime, days: float, serial: int | None = None
+    subject: x509.Name, issuer: x509.Name, key: DeviceKey, *, now: datetime, days: float, serial: int | None = None
 ) -> x509.CertificateBuilder:
     validity = timedelta(days=days)
     return (

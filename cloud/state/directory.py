@@ -106,7 +106,7 @@ def prepare(path: Path, names: Iterable[str], now: datetime) -> StateDirectory:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock the directory against a second cloud while the block runs; the kernel releases the lock if the process dies.
+    """Lock the directory against a second cloud while the block runs; the lock ends with the process.
 
     Raises:
         ConflictError: another cloud uses the directory.

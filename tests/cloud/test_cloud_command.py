@@ -47,8 +47,8 @@ def test_a_second_cloud_on_the_same_state_is_refused(cloud: RunningCloud) -> Non
 
 
 def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         result = cloud_command("up", "--state", str(tmp_path / "state"), "--port", str(port), "--no-broker")
     assert result.returncode == 2
     assert result.stderr == (
