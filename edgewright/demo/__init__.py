@@ -1,1 +1,4 @@
-"""The main job on real data, from training to a stopped bad version; `make demo` runs it."""
+"""`edgewright demo`: the main job on real data, from training to the halted rollout of a bad version.
+
+Read `story.py` first: it is the list of steps, each of which runs edgewright's own commands.
+"""

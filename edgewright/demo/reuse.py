@@ -1,4 +1,4 @@
-"""What an earlier demo trained and built, so that a second one can begin at the cloud: over HTTPS alone, say."""
+"""Reuse the models and packages of an earlier demo, so that a second one (over HTTPS alone, for example) starts at the cloud."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _DIRECTORIES = ("build-v1", "build-v2", "package-v1", "package-v2")
 
 
 def check_reusable(earlier: Path, directory: Path, *, board_profile: str | None) -> None:
-    """Raise `BadInputError` unless `earlier` is another, finished demo, built for the NPU where one is wanted now."""
+    """Raise `BadInputError` unless `earlier` is another, finished demo with a variant for `board_profile` (if not None)."""
     if earlier == directory:
         raise BadInputError(f"--reuse must name another directory than --output, but both are {earlier}")
     if not (earlier / SUMMARY).is_file() or not all((earlier / name).is_dir() for name in _DIRECTORIES):
-        raise BadInputError(f"{earlier} must hold a finished demo, but it holds none: run edgewright demo --output {earlier}")
+        raise BadInputError(f"{earlier} must hold a finished demo, but it does not: run edgewright demo --output {earlier}")
     if board_profile is not None and not (earlier / "build-v1" / "variants" / board_profile).is_dir():
         raise BadInputError(f"{earlier} must have a variant for {board_profile}, but its demo had no NPU board: add --no-npu")
 
 
-def take_over(earlier: Path, directory: Path) -> None:
+def copy_results(earlier: Path, directory: Path) -> None:
     """Copy the models, samples, build directories and packages of `earlier` into `directory`."""
     for pattern in _FILES:
         for path in earlier.glob(pattern):

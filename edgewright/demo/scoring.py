@@ -1,4 +1,4 @@
-"""Send held-out digits to every device's own scoring address and compare the answers with the source model's."""
+"""Score held-out digits on every device and compare the labels with those of the source model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
 
 @dataclass(frozen=True, slots=True)
 class DeviceScores:
-    """How many samples a device scored, and the share whose label equals the source model's."""
+    """The number of samples that a device scored, and the share whose label equals the source model's."""
 
     count: int
     agreement: float
@@ -26,9 +26,9 @@ class DeviceScores:
 def score_everywhere(
     addresses: dict[str, str], samples: Path, source: Path, limits: Mapping[str, int]
 ) -> dict[str, DeviceScores]:
-    """Score every sample on every device, one request a sample, as a camera would; `limits` are for those that are slow."""
-    with np.load(samples) as archive, np.load(source) as answers:
-        images, expected = archive["image"], answers["scores"].argmax(axis=1)
+    """Score the samples on every device, one request per sample; `limits` has the number of samples for slow devices."""
+    with np.load(samples) as archive, np.load(source) as outputs:
+        images, expected = archive["image"], outputs["scores"].argmax(axis=1)
     counts = {device: limits.get(device, len(images)) for device in addresses}
     return {device: score(address, images[: counts[device]], expected[: counts[device]]) for device, address in addresses.items()}
 
@@ -36,13 +36,13 @@ def score_everywhere(
 def score(address: str, images: np.ndarray, expected: np.ndarray) -> DeviceScores:
     """Score `images` [count, 8, 8, 1] at one address and compare with the labels `expected` [count]."""
     with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as pool:
-        found = np.array([predicted_label(pool, address, image) for image in images])
-    return DeviceScores(len(found), float((found == expected).mean()))
+        labels = np.array([predicted_label(pool, address, image) for image in images])
+    return DeviceScores(len(labels), float((labels == expected).mean()))
 
 
 def predicted_label(pool: urllib3.PoolManager, address: str, image: np.ndarray) -> int:
     """Send one image and return the label with the highest score."""
     response = pool.request("POST", f"{address}/score", body=orjson.dumps({"data": [image.tolist()]}))
     if response.status != 200:
-        raise OperationError(f"{address} answered {response.status}: {response.data[:200]!r}")
+        raise OperationError(f"{address} must score the image, but it answered {response.status}: {response.data[:200]!r}")
     return int(np.argmax(response.json()["result"]))

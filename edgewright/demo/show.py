@@ -1,4 +1,4 @@
-"""What the demo prints: headings, quoted output, the closing table."""
+"""Printed output of the demo: headings, quoted output, the closing tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def heading(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print what a command said, indented."""
+    """Print the output of a command, indented."""
     for line in text.rstrip().splitlines():
         click.echo(f"    {line}")
 
@@ -54,7 +54,7 @@ def show_summary(summary: dict[str, Any], took_s: float) -> None:
 
 
 def wait_for_interrupt(url: str, state: Path) -> None:
-    """Keep everything running until Ctrl-C or SIGTERM."""
+    """Print the address of the console and wait for Ctrl-C or SIGTERM."""
     token = (state / "operator.token").read_text("utf-8").strip()
     heading("The cloud and the devices stay up; Ctrl-C ends them")
     click.echo(f"{url}/#token={token}")

@@ -1,7 +1,7 @@
-"""The demo as a story: train, convert, package, enrol the devices, roll out, score, update the head, stop a bad version.
+"""The steps of the demo: train, convert, package, enrol the devices, roll out, score, update the head, halt a bad version.
 
-Every step but the training runs edgewright's own commands, exactly as a user types them. What was seen is written to
-`summary.json` and printed as one closing table.
+Every step but the training runs edgewright's own commands, exactly as a user types them. The results are written to
+`summary.json` and printed as closing tables.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.state_directory import scoring_url
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.wire import encode_readable
 from edgewright.demo.npu_device import DEVICE, PROFILE, SCORED, NpuBoard, missing_component, pull_the_cable, start_board
 from edgewright.demo.processes import Shell, wait_until
-from edgewright.demo.reuse import SUMMARY, check_reusable, take_over
+from edgewright.demo.reuse import SUMMARY, check_reusable, copy_results
 from edgewright.demo.scoring import DeviceScores, score_everywhere
 from edgewright.demo.show import heading, say, show_summary, wait_for_interrupt
 from edgewright.demo.tampering import spoil_heads
@@ -33,17 +32,17 @@ ROLLOUT_S = 120.0
 TRIAL = "2s"
 
 DEVICES = {"gateway-1": "x86-64-vnni", "robot-1": "jetson-orin-nano", "kiosk-1": "generic-x86-64"}
-"""Three boxes that differ in what they run fastest, and the hardware profile that each is told to be."""
+"""Three devices and their hardware profiles, which differ in their fastest variant."""
 
 
 @dataclass
 class Demo:
-    """What the steps share."""
+    """State that the steps share."""
 
     directory: Path
     shell: Shell
     addresses: dict[str, str] = field(default_factory=dict)
-    """Where each device answers scoring requests."""
+    """The scoring address of each device."""
     board: NpuBoard | None = None
     """None on a machine that cannot simulate one."""
 
@@ -51,26 +50,26 @@ class Demo:
 def run_demo(
     directory: Path, *, keep: bool, no_broker: bool = False, no_npu: bool = False, reuse: Path | None = None
 ) -> dict[str, Any]:
-    """Run the whole story below `directory` (emptied first) and return the summary that `summary.json` holds.
+    """Run all steps below `directory` (emptied first) and return the content of `summary.json`.
 
-    With `reuse`, the models and packages of an earlier demo stand in for training and building.
+    With `reuse`, the models and packages of an earlier demo replace training and building.
 
     Raises:
         BadInputError: there is no finished demo to reuse, or it was built for other devices.
-        OperationError: a step failed, or what it showed is not what edgewright promises.
+        OperationError: a step failed, or its result is not the expected one.
     """
     started = time.monotonic()
     if reuse is not None:
         check_reusable(reuse, directory, board_profile=None if no_npu or missing_component() else PROFILE)
     demo = prepare(directory)
     with ExitStack() as processes:
-        demo.board = start_board(demo.shell, processes, wanted=not no_npu)
+        demo.board = None if no_npu else start_board(demo.shell, processes)
         if reuse is None:
             train(demo)
             build_package(demo, "v1")
         else:
-            heading(f"Take the models and packages of {reuse}")
-            take_over(reuse, directory)
+            heading(f"Copy the models and packages of {reuse}")
+            copy_results(reuse, directory)
         url = start_cloud(demo, processes, no_broker=no_broker)
         start_devices(demo, processes)
         roll_out(demo, "v1")
@@ -91,7 +90,11 @@ def run_demo(
 
 
 def prepare(directory: Path) -> Demo:
-    """Empty the demo's directory; refuse one that is not a demo's."""
+    """Empty the directory of the demo.
+
+    Raises:
+        OperationError: the directory holds something that is not a demo.
+    """
     marker = directory / ".edgewright-demo"
     if directory.exists() and any(directory.iterdir()) and not marker.exists():
         raise OperationError(f"{directory} holds something else: choose another directory with --output")
@@ -103,7 +106,7 @@ def prepare(directory: Path) -> Demo:
 
 
 def train(demo: Demo) -> None:
-    """Train version 1, then only its head again for version 2."""
+    """Train version 1, then its head alone for version 2."""
     heading("Train a small residual network on 1,437 real scans of digits")
     say(demo.shell.program("edgewright.demo.train_digits", ".").strip().splitlines()[-1])
 
@@ -123,7 +126,7 @@ def build_package(demo: Demo, version: str) -> None:
 
 
 def start_cloud(demo: Demo, processes: ExitStack, *, no_broker: bool) -> str:
-    """Make a publisher's key, start the cloud that trusts it, and return its address."""
+    """Generate a publisher's key, start a cloud that trusts it, and return its address."""
     heading("Start the cloud")
     demo.shell.run("packages", "keygen", "publisher.key")
     context = demo.directory / "cloud" / "client.json"
@@ -134,7 +137,7 @@ def start_cloud(demo: Demo, processes: ExitStack, *, no_broker: bool) -> str:
     def ready() -> bool:
         if process.poll() is not None:
             raise OperationError(f"the cloud ended: {demo.shell.log_tail('cloud')}")
-        return context.exists() and demo.shell.quiet("devices", "list")
+        return context.exists() and demo.shell.query("devices", "list") is not None
 
     wait_until(ready, what="the start of the cloud", timeout_s=START_S)
     url = str(read_json(context)["url"])
@@ -143,7 +146,7 @@ def start_cloud(demo: Demo, processes: ExitStack, *, no_broker: bool) -> str:
 
 
 def start_devices(demo: Demo, processes: ExitStack) -> None:
-    """Enrol each device with a one-time token and start its agent as a process of its own."""
+    """Enrol each device with a one-time token and start its agent."""
     devices = {**DEVICES, **({DEVICE: PROFILE} if demo.board else {})}
     heading(f"Enrol {len(devices)} devices and start their agents")
     for device, profile in devices.items():
@@ -158,16 +161,19 @@ def start_devices(demo: Demo, processes: ExitStack) -> None:
 
 
 def scoring_address(demo: Demo, device: str) -> str:
-    """Wait for a device's agent to open its scoring port, and return its address."""
-    state = demo.directory / device
-    wait_until(lambda: scoring_url(state) is not None, what=f"the start of {device}", timeout_s=START_S)
-    url = scoring_url(state)
-    assert url is not None
-    return url
+    """Wait until a device's agent runs, and return its scoring address."""
+    status: dict[str, Any] = {}
+
+    def running() -> bool:
+        status.update(demo.shell.query("agent", "status", "--state", device) or {})
+        return bool(status.get("agent_running") and status.get("scoring_url"))
+
+    wait_until(running, what=f"the start of {device}", timeout_s=START_S)
+    return str(status["scoring_url"])
 
 
 def roll_out(demo: Demo, version: str) -> None:
-    """Publish a package and roll it out to all devices: a canary first, then everybody."""
+    """Publish a package and roll it out to all devices, after a canary."""
     heading(f"Publish {version} and roll it out: one canary, then all")
     rollout = start_rollout(demo, version)
     finished = wait_for_rollout(demo, rollout)
@@ -177,8 +183,8 @@ def roll_out(demo: Demo, version: str) -> None:
 
 
 def publish_bad_version(demo: Demo) -> dict[str, Any]:
-    """Publish a version whose answers are wrong and return how it was stopped."""
-    heading("Publish v3, whose heads got their classes in the wrong order: its answers are wrong")
+    """Publish a version with wrong labels and return how its rollout was halted."""
+    heading("Publish v3, whose heads have their classes in the wrong order: its labels are wrong")
     shutil.copytree(demo.directory / "build-v2", demo.directory / "build-v3")
     spoil_heads(demo.directory / "build-v3")
     demo.shell.run("packages", "build", "build-v3", "-o", "package-v3", "--name", "digits", "--allow-mismatch")
@@ -208,12 +214,12 @@ def wait_for_rollout(demo: Demo, rollout: int) -> Any:
 
 
 def bytes_pulled(demo: Demo) -> int:
-    """Return the bytes that all devices together pulled for what they run now."""
+    """Return the bytes that all devices together pulled for the version that they run."""
     return sum(device["reported"]["bytes_pulled"] for device in demo.shell.json("devices", "list"))
 
 
 def summarise(demo: Demo, scores: dict[str, DeviceScores], pulled: dict[str, int], bad_version: dict[str, Any]) -> dict[str, Any]:
-    """Return the summary: what was measured, what runs where, what moved, what was stopped."""
+    """Return the content of `summary.json`: variants, devices, bytes pulled and the bad version."""
     with np.load(demo.directory / "source-v1.npz") as source, np.load(demo.directory / "heldout.npz") as heldout:
         source_accuracy = float((source["scores"].argmax(axis=1) == heldout["labels"]).mean())
     evaluated = demo.shell.json("evaluate", "build-v1", "--samples", "heldout.npz")
@@ -242,7 +248,7 @@ def summarise(demo: Demo, scores: dict[str, DeviceScores], pulled: dict[str, int
 
 
 def device_summary(record: dict[str, Any], scores: DeviceScores) -> dict[str, Any]:
-    """Return one device's line of the summary."""
+    """Return one device's entry of the summary."""
     running = record["reported"]["running"]
     return {
         "id": record["device"],

@@ -1,4 +1,4 @@
-"""What goes wrong between a build machine and a package: here the classes of every head end up in the wrong order."""
+"""Make a bad version: shift the classes of every head, as a mistake on a build machine would."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from edgewright.contracts.variant import LayerKind
 
 
 def spoil_heads(build: Path) -> None:
-    """Shift every variant's head by one class, as a label table that starts at 1 does: it loads, runs, and answers wrongly."""
+    """Shift every variant's head by one class, as a label table that starts at 1 does: it runs, but its labels are wrong."""
     for variant in (build / "variants").iterdir():
         graph = onnx.load(str(variant / LayerKind.GRAPH.file_name), load_external_data=False).graph
         path = variant / LayerKind.HEAD_WEIGHTS.file_name
         raw = bytearray(path.read_bytes())
         for weights in graph.initializer:
-            place = {entry.key: entry.value for entry in weights.external_data}
-            if place.get("location") == path.name and len(weights.dims) == 2:
-                shift_classes(raw, weights, int(place.get("offset", 0)))
-        path.unlink()  # a hard link to the graph's own file must not change with it
+            location = {entry.key: entry.value for entry in weights.external_data}
+            if location.get("location") == path.name and len(weights.dims) == 2:
+                shift_classes(raw, weights, int(location.get("offset", 0)))
+        path.unlink()  # it may be a hard link to the graph's own file, which must not change
         path.write_bytes(raw)
 
 

@@ -1,12 +1,12 @@
-"""Train a small residual network on scikit-learn's digits (1,797 real scans, 8x8 pixels), then its head once more.
+"""Train a small residual network on scikit-learn's digits (1,797 real scans, 8x8 pixels), then train its head again.
 
-Run as a program of its own, so that only this process holds the training framework:
+It runs as a separate program, so that only its process loads the training framework:
 
     python -m edgewright.demo.train_digits OUTPUT
 
 It writes `digits-v1.keras`, `digits-v2.keras` (the same featurizer, a new head), the samples `calibration.npz` (from the
-training part) and `heldout.npz` (never trained on) as float32 images 0..16 in NHWC with their labels, and what each model
-itself says of the held-out images: `source-v1.npz`, `source-v2.npz`.
+training part) and `heldout.npz` (not used in training) as float32 images 0..16 in NHWC with their labels, and the outputs of
+each model for the held-out images: `source-v1.npz`, `source-v2.npz`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def residual_block(layers: Any, features: Any, filters: int, stride: int, *, nam
 
 
 def fit(model: Any, keras: Any, images: Images, labels: Labels, *, epochs: int, rate: float) -> None:
-    """Train what is trainable; the learning rate falls to zero along a cosine."""
+    """Train the trainable weights; the learning rate falls to zero along a cosine."""
     steps = epochs * -(-len(images) // BATCH)
     decay = keras.optimizers.schedules.CosineDecay(rate, steps)
     model.compile(optimizer=keras.optimizers.Adam(decay), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -103,7 +103,7 @@ def fit(model: Any, keras: Any, images: Images, labels: Labels, *, epochs: int, 
 
 
 def train_head_again(model: Any) -> None:
-    """Freeze the featurizer and give the head fresh weights, as after new labels have come in."""
+    """Freeze the featurizer and give the head new random weights, as for training on new labels."""
     for layer in model.layers:
         layer.trainable = layer.name == "head"
     head = model.get_layer("head")
@@ -113,7 +113,7 @@ def train_head_again(model: Any) -> None:
 
 
 def save(model: Any, output: Path, version: str, heldout_images: Images) -> None:
-    """Write the model and its own scores of the held-out images."""
+    """Write the model and its scores of the held-out images."""
     model.save(output / f"digits-{version}.keras")
     np.savez(output / f"source-{version}.npz", scores=model.predict(heldout_images, verbose=0))
 

@@ -1,4 +1,4 @@
-"""A real cloud and real agents as processes, for tests that pull their plugs."""
+"""A real cloud and real agents as processes, for tests that kill them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WAIT_S = 60.0
 
 
 class SmallFleet:
-    """One cloud, some devices, and a model `tiny` to roll out to them."""
+    """One cloud, its devices, and a model `tiny`."""
 
     def __init__(self, directory: Path, processes: ExitStack) -> None:
         (directory / "logs").mkdir(parents=True)
@@ -30,10 +30,10 @@ class SmallFleet:
         self.shell.run("packages", "keygen", "publisher.key")
 
     def start_cloud(self) -> subprocess.Popen[bytes]:
-        """Start the cloud, always at the same address, and wait until it answers."""
+        """Start the cloud at the same address as before, and wait until it answers."""
         arguments = ["--state", "cloud", "--port", "0", "--trust", "publisher.key.pub"]
         process = self._processes.enter_context(self.shell.background("cloud", "cloud", "up", *arguments))
-        wait_until(lambda: self.shell.quiet("devices", "list"), what="the start of the cloud", timeout_s=WAIT_S)
+        wait_until(lambda: self.shell.query("devices", "list") is not None, what="the start of the cloud", timeout_s=WAIT_S)
         return process
 
     def enrol(self, device: str) -> None:
@@ -42,12 +42,12 @@ class SmallFleet:
         self.shell.run("agent", "enrol", "--token", token, "--name", device, "--profile", "generic-x86-64", "--state", device)
 
     def start_agent(self, device: str) -> subprocess.Popen[bytes]:
-        """Start a device's agent, always at the same scoring address."""
+        """Start a device's agent at the same scoring address as before."""
         arguments = ["agent", "run", "--state", device, "--port", "0"]
         return self._processes.enter_context(self.shell.background(device, *arguments))
 
     def publish(self, build: BuildDirectory, version: str) -> None:
-        """Pack and publish a build directory; the version makes the package another one."""
+        """Pack and publish a build directory; the annotation makes every version's package different."""
         package = f"package-{version}"
         self.shell.run("packages", "build", str(build.path), "-o", package, "--name", "tiny", "--annotation", f"build={version}")
         self.shell.run("publish", package, "--key", "publisher.key")
@@ -58,7 +58,7 @@ class SmallFleet:
         return int(created["rollout"])
 
     def wait_for_rollout(self, rollout: int, state: str) -> dict[str, Any]:
-        """Wait until a rollout is in a state and return its record."""
+        """Wait until a rollout is in `state` and return its record."""
         record: dict[str, Any] = {}
 
         def reached() -> bool:
@@ -74,7 +74,7 @@ class SmallFleet:
         return record
 
     def answers(self, device: str) -> bool:
-        """Tell whether a device answers a scoring request now."""
+        """Return True if a device answers a scoring request now."""
         url = scoring_url(self.directory / device)
         if url is None:
             return False
@@ -85,7 +85,7 @@ class SmallFleet:
             return False
 
     def cloud_port(self) -> int:
-        """Return the port that the cloud was told."""
+        """Return the port of the cloud."""
         return int(str(read_json(self.directory / "cloud" / "client.json")["url"]).rsplit(":", 1)[1])
 
 
