@@ -1,1 +1,1 @@
-"""What the model side, the cloud and the devices agree on: names, packages, signatures, messages, topics."""
+"""Contracts between the model tools, the cloud, the devices and their clients: names, packages, signatures, messages, topics."""

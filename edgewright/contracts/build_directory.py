@@ -1,9 +1,9 @@
-"""A build directory: one graph and what was made of it, on its way to a package.
+"""A build directory: one graph and its variants, before they are packed.
 
-    BUILD/build.json            what the model is: interface, labels, cut, where it came from (by digest, never by path)
+    BUILD/build.json            description of the model: interface, labels, cut, digest of its source
           graph/                graph.onnx, featurizer.weights, head.weights, golden_inputs.npz, golden_outputs.npz
           variants/<name>/      variant.json and the layers of one variant; `fp32` is the graph itself
-          reports/              what was measured, as JSON; never packed
+          reports/              measurements as JSON; never packed
 
 `convert` makes one, `quantize` and `compile` extend it, `packages build` packs it. A variant appears whole or not at all.
 """
@@ -26,7 +26,7 @@ RECORD_FILE = "build.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """Where the graph is divided: the tensors that leave the featurizer and enter the head."""
+    """The division of the graph: the tensors that leave the featurizer and enter the head."""
 
     tensors: tuple[str, ...]
     featurizer_nodes: int
@@ -35,15 +35,15 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRecord:
-    """What a build directory holds a graph of."""
+    """Content of `build.json`: the description of the model."""
 
     source_kind: str
-    """The reader that made it: `keras`, `sklearn`, `onnx`, …"""
+    """The reader of the source model: `keras`, `sklearn`, `onnx`, …"""
     source_digest: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     tolerance: Tolerance
-    """How far float variants may be from the source; other precisions carry their own."""
+    """Tolerance of float variants; variants of other precisions have their own."""
     labels: tuple[str, ...] = ()
     cut: Cut | None = None
     preprocessing: Preprocessing | None = None
@@ -55,30 +55,38 @@ class BuildRecord:
 
 @dataclass(frozen=True, slots=True)
 class BuildDirectory:
-    """A build directory that exists and whose record was read."""
+    """An existing build directory and its record."""
 
     path: Path
     record: BuildRecord
 
     @classmethod
     def open(cls, path: Path) -> BuildDirectory:
-        """Open a build directory; raise `NotFoundError` or `PackageError` when it is none."""
+        """Open a build directory.
+
+        Raises:
+            NotFoundError: there is no `build.json`.
+            PackageError: `build.json` does not follow the contract.
+        """
         record_path = path / RECORD_FILE
         if not record_path.is_file():
-            raise NotFoundError(f"{path} is no build directory: it must hold {RECORD_FILE}; 'edgewright convert' makes one")
+            raise NotFoundError(f"{path} is not a build directory: it must hold {RECORD_FILE}; 'edgewright convert' makes one")
         return cls(path, wire.decode(record_path.read_bytes(), BuildRecord, what=str(record_path), error=PackageError))
 
     @classmethod
     @contextlib.contextmanager
     def creating(cls, path: Path) -> Iterator[Path]:
-        """Give an empty working directory that becomes the build directory `path` when the block ends well.
+        """Yield an empty working directory that becomes the build directory `path` when the block succeeds.
 
-        The block must write `build.json` (see `write_record`). Raises `ConflictError` when `path` holds something else.
+        The block must write `build.json` (see `write_record`).
+
+        Raises:
+            ConflictError: `path` exists and is not a build directory.
         """
         if path.exists() and not path.is_dir():
-            raise ConflictError(f"{path} must be a directory, or not there yet, but it is a file: choose another output")
+            raise ConflictError(f"{path} must be a directory or a free path, but it is a file: choose another output")
         if path.exists() and any(path.iterdir()) and not (path / RECORD_FILE).is_file():
-            raise ConflictError(f"{path} exists and is no build directory: choose another output, or remove it yourself")
+            raise ConflictError(f"{path} exists, but it is not a build directory: choose another output, or remove it")
         with staging_beside(path) as staging:
             (staging / "graph").mkdir()
             (staging / "variants").mkdir()
@@ -106,15 +114,15 @@ class BuildDirectory:
         return tuple(VariantDirectory.open(folder) for folder in folders)
 
     def variant(self, name: str) -> VariantDirectory:
-        """Return the variant called `name`; raise `NotFoundError` offering the nearest names."""
-        known = {variant.config.variant: variant for variant in self.variants()}
-        if name not in known:
-            raise NotFoundError(f"{self.path} has no variant {name!r}{nearest(name, known)}")
-        return known[name]
+        """Return the variant called `name`; raise `NotFoundError` with the nearest names."""
+        variants = {variant.config.variant: variant for variant in self.variants()}
+        if name not in variants:
+            raise NotFoundError(f"{self.path} has no variant {name!r}{nearest(name, variants)}")
+        return variants[name]
 
     @contextlib.contextmanager
     def creating_variant(self, name: str) -> Iterator[Path]:
-        """Give an empty directory that becomes `variants/<name>` when the block ends well, replacing an older one.
+        """Yield an empty directory that becomes `variants/<name>` when the block succeeds; it replaces an older one.
 
         The block must write the layers and `VariantDirectory.write` its config.
         """
@@ -131,5 +139,5 @@ class BuildDirectory:
 
 
 def write_record(directory: Path, record: BuildRecord) -> None:
-    """Write `build.json` into a directory given by `BuildDirectory.creating`."""
+    """Write `build.json` into the directory that `BuildDirectory.creating` yields."""
     write_atomically(directory / RECORD_FILE, wire.encode(record))

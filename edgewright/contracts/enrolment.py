@@ -1,4 +1,4 @@
-"""Enrolment tokens as text: one string that a person can paste, with all that a device needs to find and believe its cloud."""
+"""Enrolment tokens as text: one string to paste, with the address of the cloud and the digest of its authority."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ def format_token(token: EnrolmentToken) -> str:
 
 
 def parse_token(text: str) -> EnrolmentToken:
-    """Read a token; raise `DeniedError` when it is none."""
+    """Parse a token.
+
+    Raises:
+        DeniedError: the text is not a token, or it is damaged.
+    """
     body = text.strip().removeprefix(PREFIX)
     if not text.strip().startswith(PREFIX):
         raise DeniedError(f"an enrolment token starts with {PREFIX!r}; 'edgewright devices token' makes one")
     try:
         raw = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
-    except binascii.Error as wrong:
-        raise DeniedError("the enrolment token is damaged: copy the whole line") from wrong
+    except binascii.Error as error:
+        raise DeniedError("the enrolment token is damaged: copy the whole line") from error
     return wire.decode(raw, EnrolmentToken, what="the enrolment token", error=DeniedError)

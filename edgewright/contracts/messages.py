@@ -1,6 +1,6 @@
-"""What cloud, devices and clients say to each other; the bodies are the same over MQTT and HTTPS.
+"""Messages between cloud, devices and clients; the bodies are the same over MQTT and HTTPS.
 
-Instants are aware UTC. Fields that a reader does not know are ignored, so both sides can grow.
+Instants are aware UTC. A reader ignores unknown fields, so that either side can add fields.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from edgewright.errors import MessageError
 
 
 class DeploymentState(enum.StrEnum):
-    """How far a device has got with one desired version; the table of steps is `edge_agent/deployment/states.py`."""
+    """Progress of a device with one desired state; the transitions are in `edge_agent/deployment/states.py`."""
 
-    OFFERED = "offered"  # the cloud's own: wanted, nothing heard yet
+    OFFERED = "offered"  # set by the cloud: no report yet
     ACCEPTED = "accepted"
     FETCHING = "fetching"
     VERIFIED = "verified"
@@ -28,13 +28,13 @@ class DeploymentState(enum.StrEnum):
     RUNNING = "running"
     ROLLING_BACK = "rolling_back"
     REFUSED = "refused"  # never ran: failed a check before the switch
-    ROLLED_BACK = "rolled_back"  # ran, failed its trial, the last good version runs again
+    ROLLED_BACK = "rolled_back"  # failed its trial; the last good version runs again
     FAILED = "failed"  # could not be fetched or started within its attempts
-    SUPERSEDED = "superseded"  # a newer desired version arrived first
+    SUPERSEDED = "superseded"  # a newer desired state arrived first
 
     @property
     def is_final(self) -> bool:
-        """Tell whether the device is done with this desired version."""
+        """Return True if the device has finished this desired state."""
         return self in _FINAL
 
     @property
@@ -49,9 +49,9 @@ _FINAL = _FAILURES | {DeploymentState.RUNNING, DeploymentState.SUPERSEDED}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredState:
-    """What the cloud wants of one device: the payload of a DSSE envelope signed by the cloud's own key.
+    """Desired state of one device: the payload of a DSSE envelope that is signed by the cloud's own key.
 
-    `desired_number` only ever rises, also for a rollback, where `version` falls and `allow_downgrade` says so.
+    `desired_number` always rises. For a rollback `version` falls, and `allow_downgrade` is true.
     """
 
     device: str
@@ -61,9 +61,9 @@ class DesiredState:
     index: Descriptor
     allow_downgrade: bool = False
     trial_s: float = 60.0
-    """How long the new version must run well before it is committed."""
+    """Trial period that the new version must pass before it is committed."""
     device_timeout_s: float = 3600.0
-    """How long the device may take from accepting to running, while it is online."""
+    """Longest time from accepting to running, while the device is online."""
 
     def __post_init__(self) -> None:
         check_name(self.device, "device")
@@ -78,7 +78,7 @@ class DesiredState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningVariant:
-    """What a device is scoring with."""
+    """The variant that a device scores with."""
 
     model: str
     version: int
@@ -93,13 +93,13 @@ class RunningVariant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedState:
-    """What a device says of itself: always which step it is at, why, since when, and what comes next."""
+    """Reported state of a device: the step that it is at, the reason, since when, and the next attempt."""
 
     device: str
     desired_number: int
-    """The desired version that `state` is about; 0 before the first."""
+    """The number of the desired state that `state` is about; 0 before the first."""
     state: DeploymentState | None
-    """None before the first desired version."""
+    """None before the first desired state."""
     reason: str
     since: datetime
     attempt: int = 1
@@ -109,7 +109,7 @@ class ReportedState:
     agent_version: str = ""
     boot_id: str = ""
     sequence: int = 0
-    """Rises with every report of a device, so that a late one is known as late."""
+    """Rises with every report of a device, so that an outdated report is recognised."""
     bytes_pulled: int = 0
     """Bytes fetched from the registry for `desired_number`, over all attempts."""
     choice: tuple[str, ...] = ()
@@ -118,7 +118,7 @@ class ReportedState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One measurement: `sequence` rises by one per device and queue, without gaps, so that a loss can be counted."""
+    """One measurement; `sequence` rises by one per device and queue, without gaps, so that losses can be counted."""
 
     sequence: int
     at: datetime
@@ -130,7 +130,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryBatch:
-    """Measurements in the order of their sequence; `queue_id` changes when a device had to begin a new queue."""
+    """Measurements in the order of their sequence; `queue_id` changes when a device starts a new queue."""
 
     device: str
     queue_id: str
@@ -139,7 +139,7 @@ class TelemetryBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryAck:
-    """Everything up to and including `sequence` is stored for good and may be forgotten by the device."""
+    """Acknowledgement that all measurements up to and including `sequence` are stored; the device may delete them."""
 
     queue_id: str
     sequence: int
@@ -147,7 +147,7 @@ class TelemetryAck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMeasurement(Measurement):
-    """A measurement as the cloud keeps it: GET /v1/telemetry answers a list of these."""
+    """A measurement as the cloud stores it: GET /v1/telemetry returns a list of these."""
 
     device: str
     queue_id: str
@@ -155,7 +155,7 @@ class StoredMeasurement(Measurement):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """Whether a device is connected to the broker."""
+    """Connection of a device to the broker."""
 
     online: bool
     boot_id: str = ""
@@ -163,7 +163,7 @@ class Presence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentToken:
-    """What an enrolment token says: where the cloud is, which certificate authority to believe, and the secret to show.
+    """Content of an enrolment token: the address of the cloud, the digest of its authority, and a secret.
 
     As text it is `ew1.` and the base64url of this as JSON (`edgewright/contracts/enrolment.py`).
     """
@@ -176,7 +176,7 @@ class EnrolmentToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolRequest:
-    """A device asks for its certificate: POST /v1/enrol. The key stays on the device."""
+    """Request of a device for its certificate: POST /v1/enrol. The private key stays on the device."""
 
     secret: str
     device: str
@@ -186,7 +186,7 @@ class EnrolRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerAddress:
-    """Where the MQTT broker listens with TLS; devices show the same certificate there."""
+    """Address of the MQTT broker (TLS); devices present the same certificate there."""
 
     host: str
     port: int
@@ -194,7 +194,7 @@ class BrokerAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolResponse:
-    """What makes a device a member: its certificate and what it may believe from now on."""
+    """Result of the enrolment: the device's certificate and the keys that it trusts."""
 
     device: str
     tenant: str
@@ -209,14 +209,14 @@ class EnrolResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewalRequest:
-    """A member asks for its next certificate: POST /v1/device/certificate, over the present one. The key is a new one."""
+    """Request of an enrolled device for its next certificate, with a new key: POST /v1/device/certificate."""
 
     csr_pem: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewalChallenge:
-    """GET /v1/renew: what a device whose certificate has expired signs, once and soon, to show that it holds the old key."""
+    """Answer of GET /v1/renew: a nonce that a device with an expired certificate signs with its old key, once."""
 
     nonce: str
     expires_at: datetime
@@ -224,18 +224,18 @@ class RenewalChallenge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewalProof:
-    """The payload of the envelope, signed by the old key, that POST /v1/renew takes."""
+    """Payload of the envelope, signed with the old key, that POST /v1/renew takes."""
 
     nonce: str
     certificate_pem: str
-    """The device's own, expired."""
+    """The expired certificate of the device."""
     csr_pem: str
     """For the new key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedCertificate:
-    """A member's new certificate; the old ones stay good until they expire."""
+    """The new certificate of an enrolled device; earlier ones remain valid until they expire."""
 
     device: str
     certificate_pem: str
@@ -244,7 +244,7 @@ class IssuedCertificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishRequest:
-    """Make the pushed index the next version of a model: POST /v1/models/{model}/versions."""
+    """Request to make a pushed index the next version of a model: POST /v1/models/{model}/versions."""
 
     version: int
     index: Descriptor
@@ -267,10 +267,10 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequest:
-    """Ask for an enrolment token: POST /v1/tokens."""
+    """Request for an enrolment token: POST /v1/tokens."""
 
     device: str | None = None
-    """Only this device may use it; None lets the device name itself."""
+    """The only device that may use it; None allows any name."""
     labels: dict[str, str] = field(default_factory=dict)
     valid_s: float = 3600.0
 
@@ -285,7 +285,7 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRecord:
-    """A device as the cloud sees it: the twin's two sides and the labels."""
+    """The cloud's record of a device: desired state, reported state and labels."""
 
     device: str
     labels: dict[str, str]
@@ -300,37 +300,37 @@ class DeviceRecord:
 
 
 class RolloutState(enum.StrEnum):
-    """Where a rollout is; the rules are `cloud/rollouts/rules.py`."""
+    """State of a rollout; the rules are in `cloud/rollouts/rules.py`."""
 
     RUNNING = "running"
     PAUSED = "paused"
-    HALTED = "halted"  # a gate said no; nobody further is touched
+    HALTED = "halted"  # a gate failed; no further device is changed
     COMPLETED = "completed"
-    ABORTED = "aborted"  # an operator said no
+    ABORTED = "aborted"  # by an operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRequest:
-    """Start a rollout: POST /v1/rollouts."""
+    """Request to start a rollout: POST /v1/rollouts."""
 
     model: str
     version: int | None = None
     """None means the newest."""
     devices: tuple[str, ...] = ()
-    """These devices; empty with empty `labels` means all."""
+    """The devices; empty together with `labels` means all."""
     labels: dict[str, str] = field(default_factory=dict)
-    """Devices that carry all of these."""
+    """Only devices that have all of these labels."""
     waves: tuple[str, ...] = ("1", "25%", "100%")
-    """How many devices have been offered the version by the end of each wave: a count or a share of all."""
+    """Devices that have been offered the version by the end of each wave: a count, or a share of all."""
     success_threshold: float = 1.0
     """Share of a wave that must be running the version before the next one starts, and that must stay reachable."""
     soak_s: float = 0.0
-    """How long a wave is watched after its gate is reached."""
+    """Time that a wave is watched after its gate is reached."""
     trial_s: float = 60.0
     device_timeout_s: float = 3600.0
     """A device that is online and silent for this long counts as failed."""
     rollback_on_halt: bool = True
-    """When a gate says no, return the devices of this rollout to what they ran before."""
+    """If a gate fails, restore the previous version on the devices of this rollout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,7 +347,7 @@ class RolloutDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRecord:
-    """A rollout and how far it got."""
+    """A rollout and its progress."""
 
     rollout: int
     request: RolloutRequest
@@ -356,7 +356,7 @@ class RolloutRecord:
     state: RolloutState
     reason: str
     wave: int
-    """The wave that is open now, from 0."""
+    """The current wave, from 0."""
     created_at: datetime
     changed_at: datetime
     devices: tuple[RolloutDevice, ...]
@@ -364,6 +364,6 @@ class RolloutRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeNumber:
-    """How many changes there have been: GET /v1/changes; a page that follows asks with `after` = the last one it saw."""
+    """Number of changes so far: GET /v1/changes; a client that follows changes sends the last number as `after`."""
 
     number: int

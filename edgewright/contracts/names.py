@@ -1,4 +1,4 @@
-r"""Names, versions and references, checked once at the edge so that the rest can trust them.
+r"""Names, versions and references; they are checked where they enter the system.
 
 A model's name is also its repository in an OCI registry, and a device's name its MQTT user and certificate subject,
 so both follow the narrowest of those grammars: the path component of the OCI distribution specification 1.1
@@ -27,7 +27,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class PackageReference:
-    """A model's name and the version asked for; `version` None means the newest."""
+    """A model's name and a version; None is the newest."""
 
     name: str
     version: int | None
@@ -37,7 +37,7 @@ class PackageReference:
 
 
 def check_name(name: str, what: str) -> str:
-    """Return `name`, or raise `BadInputError` saying which grammar a `what` (model, device, variant) must follow."""
+    """Return `name`; raise `BadInputError` if it is not a valid name of a `what` (model, device, variant)."""
     if len(name) > MAX_NAME_LENGTH or not _NAME.fullmatch(name):
         raise BadInputError(
             f"a {what}'s name must be lower-case letters and digits, joined by '.', '_' or '-', at most "
@@ -47,14 +47,14 @@ def check_name(name: str, what: str) -> str:
 
 
 def check_digest(digest: str) -> Digest:
-    """Return `digest`, or raise `BadInputError`."""
+    """Return `digest`; raise `BadInputError` if it is not a SHA-256 digest."""
     if not _DIGEST.fullmatch(digest):
         raise BadInputError(f"a digest must be 'sha256:' and 64 hexadecimal digits, not {digest!r}")
     return Digest(digest)
 
 
 def parse_reference(text: str) -> PackageReference:
-    """Read `name` or `name:version`; raise `BadInputError` when it is neither."""
+    """Parse `name` or `name:version`; raise `BadInputError` if it is neither."""
     name, colon, version = text.partition(":")
     check_name(name, "model")
     if not colon:
@@ -64,11 +64,11 @@ def parse_reference(text: str) -> PackageReference:
     return PackageReference(name, int(version))
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint for an unknown `name`: the closest known ones, or those that hold it, or the first; empty when none are."""
-    known = sorted(known)
-    holding = [one for one in known if name and name in one]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    told = close or holding or known
-    more = f" and {len(told) - 8} more" if len(told) > 8 else ""
-    return f"; known: {', '.join(told[:8])}{more}" if told else ""
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a hint for an unknown `name`: the most similar of `names`, or those that contain it, or all; empty without names."""
+    names = sorted(names)
+    containing = [candidate for candidate in names if name and name in candidate]
+    similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hints = similar or containing or names
+    more = f" and {len(hints) - 8} more" if len(hints) > 8 else ""
+    return f"; known: {', '.join(hints[:8])}{more}" if hints else ""

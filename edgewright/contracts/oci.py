@@ -1,7 +1,7 @@
-"""The small part of the OCI image specification 1.1 that a package needs: descriptors, manifests, indexes, layout directories.
+"""The part of the OCI image specification 1.1 that packages use: descriptors, manifests, indexes, layout directories.
 
-Source: https://github.com/opencontainers/image-spec (manifest.md, image-index.md, image-layout.md). A layout directory keeps
-every blob under its digest and is written so that a crash leaves a whole blob or none.
+Source: https://github.com/opencontainers/image-spec (manifest.md, image-index.md, image-layout.md). A layout directory stores
+every blob under its digest; after a crash a blob is whole or absent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
-    """What a blob is, which bytes it has, and how many."""
+    """Media type, digest and size of a blob."""
 
     mediaType: str  # noqa: N815  the field's name on the wire
     digest: str
@@ -76,20 +76,20 @@ class Index:
 
 
 class BlobSource(Protocol):
-    """Anything that gives the bytes of a digest: a layout directory, a registry, a device's store."""
+    """A source of blobs by digest: a layout directory, a registry, a device's store."""
 
     def read_blob(self, descriptor: Descriptor) -> bytes:
-        """Return the verified bytes; raise `PackageError` when they are missing or differ from the descriptor."""
+        """Return the verified bytes; raise `PackageError` if they are missing or differ from the descriptor."""
         ...
 
 
 def encode_document(document: Manifest | Index) -> bytes:
-    """Encode canonically, leaving out what is absent, as the specification asks of optional fields."""
+    """Encode canonically, without absent optional fields, as the specification requires."""
     return wire.encode(_without_absent(wire.to_plain(document)))
 
 
 def descriptor_of(raw: bytes, media_type: str, *, artifact_type: str | None = None, title: str | None = None) -> Descriptor:
-    """Describe bytes held in memory; `title` is the file name that generic tools unpack them to."""
+    """Return the descriptor of bytes; `title` is the file name that generic tools unpack them to."""
     annotations = {TITLE: title} if title else {}
     return Descriptor(
         mediaType=media_type,
@@ -101,7 +101,7 @@ def descriptor_of(raw: bytes, media_type: str, *, artifact_type: str | None = No
 
 
 def describe_file(path: Path, media_type: str) -> Descriptor:
-    """Describe a file without holding it in memory; its own name becomes the title."""
+    """Return the descriptor of a file, which is read in pieces; its name becomes the title."""
     hasher, size = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -111,11 +111,11 @@ def describe_file(path: Path, media_type: str) -> Descriptor:
 
 
 def check_bytes(raw: bytes, descriptor: Descriptor) -> bytes:
-    """Return `raw` when it is what `descriptor` says; raise `PackageError` otherwise."""
-    found = wire.digest_of(raw)
-    if len(raw) != descriptor.size or found != descriptor.digest:
+    """Return `raw`; raise `PackageError` if its digest or size differs from `descriptor`."""
+    digest = wire.digest_of(raw)
+    if len(raw) != descriptor.size or digest != descriptor.digest:
         raise PackageError(
-            f"blob {descriptor.digest} must have {descriptor.size} bytes of that digest, but {len(raw)} bytes of {found} "
+            f"blob {descriptor.digest} must have {descriptor.size} bytes of that digest, but {len(raw)} bytes of {digest} "
             "were found: the package was changed or damaged; fetch it again"
         )
     return raw
@@ -129,7 +129,7 @@ class OciLayout:
 
     @classmethod
     def create(cls, path: Path) -> OciLayout:
-        """Make an empty layout at `path`, which may exist as an empty directory."""
+        """Create an empty layout at `path`, which may be an existing empty directory."""
         layout = cls(path)
         layout._blobs.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
@@ -138,9 +138,9 @@ class OciLayout:
 
     @classmethod
     def open(cls, path: Path) -> OciLayout:
-        """Open an existing layout; raise `PackageError` when there is none."""
+        """Open an existing layout; raise `PackageError` if `path` is not a layout directory."""
         if not (path / "oci-layout").is_file():
-            raise PackageError(f"{path} is no package: it must be an OCI layout directory or a tar of one")
+            raise PackageError(f"{path} is not a package: it must be an OCI layout directory or a tar of one")
         return cls(path)
 
     @property
@@ -148,32 +148,32 @@ class OciLayout:
         return self.path / "blobs" / "sha256"
 
     def blob_path(self, digest: str) -> Path:
-        """Return where the blob of `digest` lies, whether it is there or not."""
+        """Return the path of a blob, existing or not."""
         return self._blobs / check_digest(digest).removeprefix("sha256:")
 
     def has_blob(self, descriptor: Descriptor) -> bool:
-        """Tell whether a blob of that digest and size is here; its bytes were checked when it came in."""
+        """Return True if a blob of that digest and size exists; its bytes were checked when it was written."""
         path = self.blob_path(descriptor.digest)
         return path.is_file() and path.stat().st_size == descriptor.size
 
     def read_blob(self, descriptor: Descriptor) -> bytes:
-        """Return the blob's bytes, checked; raise `PackageError` when missing or different."""
+        """Return the verified bytes of a blob; raise `PackageError` if it is missing or differs."""
         try:
             raw = self.blob_path(descriptor.digest).read_bytes()
-        except FileNotFoundError as missing:
-            raise PackageError(f"blob {descriptor.digest} is missing from {self.path}: the package is incomplete") from missing
+        except FileNotFoundError as error:
+            raise PackageError(f"blob {descriptor.digest} is missing from {self.path}: the package is incomplete") from error
         return check_bytes(raw, descriptor)
 
     def check_blob(self, descriptor: Descriptor) -> None:
-        """Raise `PackageError` unless the blob is here and unchanged; large blobs are read in pieces."""
+        """Raise `PackageError` unless the blob exists unchanged; it is read in pieces."""
         path = self.blob_path(descriptor.digest)
         if not path.is_file():
             raise PackageError(f"blob {descriptor.digest} is missing from {self.path}: the package is incomplete")
-        found = describe_file(path, descriptor.mediaType)
-        if (found.digest, found.size) != (descriptor.digest, descriptor.size):
+        actual = describe_file(path, descriptor.mediaType)
+        if (actual.digest, actual.size) != (descriptor.digest, descriptor.size):
             raise PackageError(
-                f"blob {descriptor.digest} must have {descriptor.size} bytes of that digest, but {found.size} bytes of "
-                f"{found.digest} were found: the package was changed or damaged; fetch it again"
+                f"blob {descriptor.digest} must have {descriptor.size} bytes of that digest, but {actual.size} bytes of "
+                f"{actual.digest} were found: the package was changed or damaged; fetch it again"
             )
 
     def write_blob(self, raw: bytes, media_type: str, *, title: str | None = None) -> Descriptor:
@@ -213,7 +213,7 @@ class OciLayout:
 
 
 def _without_absent(plain: object) -> object:
-    """Drop None and empty maps, which the specification spells as absence."""
+    """Remove None and empty maps, because the specification omits absent fields."""
     if isinstance(plain, dict):
         return {key: _without_absent(value) for key, value in plain.items() if value is not None and value != {}}
     if isinstance(plain, list | tuple):

@@ -1,14 +1,14 @@
 """A package: one version of a model as an OCI image index with a manifest per variant.
 
-Reading gives a checked `Package`; writing takes a build directory and gives the same bytes for the same input: no times
-(but `SOURCE_DATE_EPOCH` when set), no paths, sorted keys. A variant that fits several architectures has one manifest and one
-descriptor per architecture, so that `skopeo`, `oras` and container engines find it on each of them.
+Writing gives the same bytes for the same build directory: no paths, sorted keys, and no times except `SOURCE_DATE_EPOCH`. A
+variant that fits several architectures has one manifest and one descriptor per architecture, so that `skopeo`, `oras` and
+container engines find it on each of them.
 
     write_package(build, layout, …)   build directory -> layout
     read_package(layout)              layout -> Package
     verify_blobs(layout, package)     every byte against its digest
     opened(path)                      a layout from a directory or from one tar of it
-    unpack_variant(layout, …)         one variant's layers -> a variant's directory
+    unpack_variant(layout, …)         one variant -> a variant directory
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PROFILES = "dev.edgewright.profiles"
 
 @dataclass(frozen=True, slots=True)
 class PackagedVariant:
-    """One variant of a package: where its manifest is, its layers, and its checked config."""
+    """One variant of a package: its descriptor, manifest and verified config."""
 
     descriptor: Descriptor
     manifest: Manifest
@@ -67,18 +67,18 @@ class PackagedVariant:
 
     @property
     def layers(self) -> Mapping[LayerKind, Descriptor]:
-        """The layers by kind; a layer of a kind that this version does not know is left out."""
-        known = {kind.media_type: kind for kind in LayerKind}
-        return {known[layer.mediaType]: layer for layer in self.manifest.layers if layer.mediaType in known}
+        """The layers by kind, without layers of unknown kinds."""
+        kinds = {kind.media_type: kind for kind in LayerKind}
+        return {kinds[layer.mediaType]: layer for layer in self.manifest.layers if layer.mediaType in kinds}
 
     def blobs(self) -> tuple[Descriptor, ...]:
-        """Return every blob that this variant is made of: manifest, config, layers."""
+        """Return every blob of this variant: manifest, config, layers."""
         return (self.descriptor, self.manifest.config, *self.manifest.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package whose index, manifests and configs were read and checked."""
+    """A package with its verified index, manifests and configs."""
 
     descriptor: Descriptor
     index: Index
@@ -91,24 +91,28 @@ class Package:
 
     @property
     def digest(self) -> Digest:
-        """The digest of the index: the package's identity."""
+        """The digest of the index, which identifies the package."""
         return Digest(self.descriptor.digest)
 
     def variant(self, name: str) -> PackagedVariant:
-        """Return the variant called `name`; raise `NotFoundError` offering the nearest names."""
-        known = {variant.config.variant: variant for variant in self.variants}
-        if name not in known:
-            raise NotFoundError(f"package {self.name} has no variant {name!r}{nearest(name, known)}")
-        return known[name]
+        """Return the variant called `name`; raise `NotFoundError` with the nearest names."""
+        variants = {variant.config.variant: variant for variant in self.variants}
+        if name not in variants:
+            raise NotFoundError(f"package {self.name} has no variant {name!r}{nearest(name, variants)}")
+        return variants[name]
 
     def blobs(self) -> tuple[Descriptor, ...]:
-        """Return every blob of the package but the index itself, each once, in a fixed order."""
+        """Return every blob of the package except the index, each once, in a fixed order."""
         unique = {blob.digest: blob for variant in self.variants for blob in variant.blobs()}
         return tuple(unique[digest] for digest in sorted(unique))
 
 
 def read_index(source: BlobSource, descriptor: Descriptor) -> Package:
-    """Read a package from `source`, given the descriptor of its index; raise `PackageError` when it is none."""
+    """Read a package from `source` by the descriptor of its index.
+
+    Raises:
+        PackageError: a document is missing, damaged or does not follow the contract.
+    """
     raw = source.read_blob(descriptor)
     index = wire.decode(raw, Index, what=f"package index {descriptor.digest}", error=PackageError)
     if index.artifactType != PACKAGE_TYPE:
@@ -122,15 +126,15 @@ def read_index(source: BlobSource, descriptor: Descriptor) -> Package:
 
 
 def read_package(layout: OciLayout) -> Package:
-    """Return the one package that a layout holds; raise `PackageError` when it holds none or several."""
-    found = [entry for entry in layout.read_index().manifests if entry.artifactType == PACKAGE_TYPE]
-    if len(found) != 1:
-        raise PackageError(f"{layout.path} must hold one package, but it holds {len(found)}")
-    return read_index(layout, found[0])
+    """Return the package in a layout; raise `PackageError` unless there is exactly one."""
+    indexes = [entry for entry in layout.read_index().manifests if entry.artifactType == PACKAGE_TYPE]
+    if len(indexes) != 1:
+        raise PackageError(f"{layout.path} must hold one package, but it holds {len(indexes)}")
+    return read_index(layout, indexes[0])
 
 
 def verify_blobs(layout: OciLayout, package: Package) -> None:
-    """Check every byte of the package against its digest; raise `PackageError` at the first that differs."""
+    """Compare every blob of a package with its digest; raise `PackageError` at the first that differs."""
     for blob in package.blobs():
         layout.check_blob(blob)
 
@@ -144,7 +148,7 @@ def write_package(
     platforms: Mapping[str, Sequence[Platform]],
     annotations: Mapping[str, str] | None = None,
 ) -> Package:
-    """Pack the variants of `build` that `profiles` names into `layout` and return the package.
+    """Write the variants of `build` that have an entry in `profiles` into `layout`, and return the package.
 
     Args:
         build: the build directory.
@@ -152,7 +156,7 @@ def write_package(
         name: the model's name.
         profiles: for each variant, the hardware profiles that it fits.
         platforms: for each variant, the platforms of those profiles.
-        annotations: what the user adds to the index.
+        annotations: the user's annotations of the index.
 
     Raises:
         PackageError: the build has no variant, or a variant fits no profile.
@@ -190,7 +194,7 @@ def signature_manifest(envelope: bytes, subject: Descriptor) -> Manifest:
 
 
 def attach_signature(layout: OciLayout, package: Package, envelope: bytes) -> None:
-    """Store a signature in the layout beside the package, in place of older ones."""
+    """Store a signature in the layout; it replaces older ones."""
     layout.write_blob(EMPTY_BLOB, EMPTY_TYPE)
     layout.write_blob(envelope, ENVELOPE_TYPE)
     descriptor = layout.write_document(signature_manifest(envelope, package.descriptor))
@@ -212,7 +216,7 @@ def signatures(layout: OciLayout, package: Package) -> tuple[bytes, ...]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[OciLayout]:
-    """Give the layout at `path`, which is a layout directory or one tar of it (unpacked to a temporary place)."""
+    """Yield the layout at `path`: a layout directory, or one tar of it, which is unpacked to a temporary directory."""
     if path.is_dir():
         yield OciLayout.open(path)
         return
@@ -224,11 +228,11 @@ def opened(path: Path) -> Iterator[OciLayout]:
 
 
 def unpack_variant(layout: OciLayout, packaged: PackagedVariant, target: Path) -> VariantDirectory:
-    """Copy one variant's config and layers into the directory `target`, every byte checked, under the names that they had.
+    """Copy one variant's config and layers into the directory `target`, after checking every byte.
 
     Raises:
         PackageError: a blob is missing or changed.
-        StorageFullError: no room is left; what was written already stays for the caller to remove.
+        StorageFullError: the disk is full; the caller removes the partial directory.
     """
     for kind, blob in packaged.layers.items():
         layout.check_blob(blob)
@@ -239,7 +243,7 @@ def unpack_variant(layout: OciLayout, packaged: PackagedVariant, target: Path) -
 
 
 def write_tar(layout: OciLayout, target: Path) -> None:
-    """Write the layout as one tar: sorted, no times, no owners, so the same layout gives the same bytes."""
+    """Write a layout as one tar, sorted and without times and owners, so that the same layout gives the same bytes."""
     members = sorted(path for path in layout.path.rglob("*") if path.is_file())
     with writing_atomically(target) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path in members:
@@ -253,8 +257,8 @@ def _unpack(path: Path, target: Path) -> None:
     try:
         with tarfile.open(path, mode="r:") as tar:
             tar.extractall(target, filter="data")
-    except (tarfile.TarError, EOFError) as wrong:
-        raise PackageError(f"{path} is no package: it must be an OCI layout directory or a tar of one: {wrong}") from wrong
+    except (tarfile.TarError, EOFError) as error:
+        raise PackageError(f"{path} is not a package: it must be an OCI layout directory or a tar of one: {error}") from error
 
 
 def _read_variant(source: BlobSource, entry: Descriptor) -> PackagedVariant:

@@ -1,4 +1,4 @@
-"""The arithmetic of `Preprocessing`: one function for those who train and calibrate, and for the server that scores."""
+"""The arithmetic of `Preprocessing`, shared by calibration and by the scoring server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from edgewright.errors import SamplesError
 
 
 def normalize(images: npt.NDArray[Any], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """Turn RGB pixels 0..255, NHWC and of the graph's size already, into what the graph takes (float32, NHWC).
+    """Return the graph's input (float32, NHWC) for RGB pixels 0..255 in NHWC that have the graph's size.
 
     Raises:
-        SamplesError: the images have no channel axis of three, where the preprocessing has an entry per channel.
+        SamplesError: the number of channels is not that of the preprocessing.
     """
     if preprocessing.mean and (images.ndim != 4 or images.shape[-1] != len(preprocessing.mean)):
         raise SamplesError(

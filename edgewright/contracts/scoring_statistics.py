@@ -1,4 +1,4 @@
-"""The statistics of a scoring server: the body of `GET /stats`, as the server writes it and as the agent reads it."""
+"""The statistics of a scoring server: the body of `GET /stats`, which the agent reads."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class ScoringStatistics:
     backend: str
     precision: str
     count: int
-    """Requests that were answered with a prediction."""
+    """Requests answered with a prediction."""
     samples: int
     """Samples in those requests."""
     errors: int
     """Valid requests that the model failed to answer."""
     rejected: int
-    """Requests that the client got wrong; they are no evidence about the model."""
+    """Invalid requests; they are no evidence about the model."""
     latency_ms: LatencyPercentiles
     window_count: int
     """Requests that the percentiles are computed over."""

@@ -1,7 +1,7 @@
 """Signatures: DSSE envelopes with Ed25519 or ECDSA P-256 keys, over packages and over desired state.
 
-An envelope (https://github.com/secure-systems-lab/dsse, protocol 1.0.2) carries the payload, its type and signatures over
-both, so nothing has to be re-encoded to be checked. A key's id is the SHA-256 of its DER SubjectPublicKeyInfo.
+An envelope (https://github.com/secure-systems-lab/dsse, protocol 1.0.2) holds the payload, its type and signatures over
+both, so verification needs no re-encoding. A key's id is the SHA-256 of its DER SubjectPublicKeyInfo.
 
 A package's signature binds the index digest to a name, a version and an expiry: the package itself holds no version.
 """
@@ -35,7 +35,7 @@ RENEWAL_TYPE = "application/vnd.edgewright.renewal.v1+json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageSignature:
-    """What a publisher vouches for: these bytes are that version of that model, until then."""
+    """Statement of a publisher: the index with this digest is this version of this model, until it expires."""
 
     index_digest: str
     model: str
@@ -69,14 +69,14 @@ class Envelope:
 
 
 class TrustedKeys:
-    """The public keys that are believed, by key id."""
+    """Trusted public keys, by key id."""
 
     def __init__(self, keys: Iterable[PublicKey]) -> None:
         self._keys: Mapping[str, PublicKey] = {key_id(key): key for key in keys}
 
     @classmethod
     def from_pem(cls, pems: Iterable[str | bytes]) -> TrustedKeys:
-        """Read PEM public keys; raise `BadInputError` when one is none."""
+        """Parse PEM public keys; raise `BadInputError` if any is not a valid public key."""
         return cls(parse_public_key(pem) for pem in pems)
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class TrustedKeys:
         return tuple(sorted(self._keys))
 
     def verify(self, raw_envelope: bytes, payload_type: str) -> bytes:
-        """Return the payload of an envelope that at least one trusted key signed; raise `SignatureError` otherwise."""
+        """Return the payload of an envelope; raise `SignatureError` unless at least one trusted key signed it."""
         envelope = wire.decode(raw_envelope, Envelope, what="the signature envelope", error=SignatureError)
         if envelope.payloadType != payload_type:
             raise SignatureError(f"the signature must be over {payload_type}, not over {envelope.payloadType}")
@@ -100,14 +100,14 @@ class TrustedKeys:
                 return payload
         if len(unknown) == len(envelope.signatures):
             raise SignatureError(
-                f"the signature must be by a trusted key, but it is by {', '.join(unknown) or 'nobody'}; "
+                f"the signature must be by a trusted key, but it is by {', '.join(unknown) or 'no key'}; "
                 f"trusted: {', '.join(known[:16] for known in self._keys) or 'none'}"
             )
-        raise SignatureError("the signature does not match what it signs: it was changed or forged; do not use it")
+        raise SignatureError("the signature does not match its payload: one of them was changed; do not use it")
 
 
 def generate_key() -> ed25519.Ed25519PrivateKey:
-    """Make a signing key."""
+    """Generate a signing key."""
     return ed25519.Ed25519PrivateKey.generate()
 
 
@@ -129,14 +129,15 @@ def private_pem(key: PrivateKey) -> bytes:
 
 
 def write_key_pair(path: Path, key: PrivateKey) -> Path:
-    """Write the private key to `path` (mode 0600) and the public one to `path` + `.pub`; never overwrite.
+    """Write the private key to `path` (mode 0600) and the public key to `path` + `.pub`; return the latter's path.
 
-    Returns the public key's path. Raises `ConflictError` when either file exists.
+    Raises:
+        ConflictError: either file exists; a key is never overwritten.
     """
     public_path = path.with_name(path.name + ".pub")
-    for taken in (path, public_path):
-        if taken.exists():
-            raise ConflictError(f"{taken} exists: a key is never overwritten; choose another name or move the old one away")
+    for existing in (path, public_path):
+        if existing.exists():
+            raise ConflictError(f"{existing} exists, and a key is never overwritten: choose another name, or move the old key")
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(private_pem(key))
@@ -145,25 +146,25 @@ def write_key_pair(path: Path, key: PrivateKey) -> Path:
 
 
 def load_private_key(path: Path) -> PrivateKey:
-    """Read a PEM private key; raise `BadInputError` when the file is none of ours."""
+    """Read a PEM private key; raise `BadInputError` if the file is not an Ed25519 or ECDSA P-256 key."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except FileNotFoundError as missing:
-        raise BadInputError(f"{path}: no such key; 'edgewright packages keygen' makes one") from missing
-    except (ValueError, TypeError) as wrong:
-        raise BadInputError(f"{path}: a signing key must be an unencrypted PEM private key: {wrong}") from wrong
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path}: no such key; 'edgewright packages keygen' makes one") from error
+    except (ValueError, TypeError) as error:
+        raise BadInputError(f"{path}: a signing key must be an unencrypted PEM private key: {error}") from error
     if isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
         return key
     raise BadInputError(f"{path}: a signing key must be Ed25519 or ECDSA P-256, not {type(key).__name__}")
 
 
 def parse_public_key(pem: str | bytes, where: object = "public key") -> PublicKey:
-    """Read a PEM public key; raise `BadInputError` when it is none of ours."""
+    """Parse a PEM public key; raise `BadInputError` if it is not an Ed25519 or ECDSA P-256 key."""
     raw = pem.encode() if isinstance(pem, str) else pem
     try:
         key = serialization.load_pem_public_key(raw)
-    except ValueError as wrong:
-        raise BadInputError(f"{where}: a trusted key must be a PEM public key: {wrong}") from wrong
+    except ValueError as error:
+        raise BadInputError(f"{where}: a trusted key must be a PEM public key: {error}") from error
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
@@ -172,11 +173,11 @@ def parse_public_key(pem: str | bytes, where: object = "public key") -> PublicKe
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """Read a PEM public key from a file; raise `BadInputError` when it is none of ours."""
+    """Read a PEM public key from a file; raises what `parse_public_key` raises."""
     try:
         return parse_public_key(path.read_bytes(), path)
-    except FileNotFoundError as missing:
-        raise BadInputError(f"{path}: no such public key") from missing
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path}: no such public key") from error
 
 
 def sign(payload: bytes, payload_type: str, key: PrivateKey) -> bytes:
@@ -196,16 +197,20 @@ def sign(payload: bytes, payload_type: str, key: PrivateKey) -> bytes:
 
 
 def sign_package(signature: PackageSignature, key: PrivateKey) -> bytes:
-    """Return the envelope that vouches for a package."""
+    """Return the envelope with a package signature."""
     return sign(wire.encode(signature), PACKAGE_SIGNATURE_TYPE, key)
 
 
 def verify_package(raw_envelope: bytes, trusted: TrustedKeys, *, index_digest: Digest, now: datetime) -> PackageSignature:
-    """Return what a trusted key vouches for; raise `SignatureError` unless it is this index and has not expired at `now`."""
+    """Return the package signature in an envelope.
+
+    Raises:
+        SignatureError: no trusted key signed it, it is for another index, or it has expired at `now`.
+    """
     payload = trusted.verify(raw_envelope, PACKAGE_SIGNATURE_TYPE)
     signature = wire.decode(payload, PackageSignature, what="the package signature", error=SignatureError)
     if signature.index_digest != index_digest:
-        raise SignatureError(f"the signature is of another package: of {signature.index_digest}, not of {index_digest}")
+        raise SignatureError(f"the signature must be for {index_digest}, but it is for another package, {signature.index_digest}")
     if now >= signature.expires_at:
         raise SignatureError(
             f"the signature of {signature.model}:{signature.version} expired at "
@@ -215,7 +220,7 @@ def verify_package(raw_envelope: bytes, trusted: TrustedKeys, *, index_digest: D
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
-    """Return DSSE's PAE: what is signed is the type and the payload, each with its length."""
+    """Return DSSE's pre-authentication encoding: the type and the payload, each with its length."""
     kind = payload_type.encode("utf-8")
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
@@ -234,5 +239,5 @@ def _is_valid(key: PublicKey, signature: bytes, signed: bytes) -> bool:
 def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as wrong:
-        raise SignatureError(f"the signature envelope is no base64: {wrong}") from wrong
+    except binascii.Error as error:
+        raise SignatureError(f"the signature envelope must be in base64: {error}") from error

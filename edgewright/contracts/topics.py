@@ -1,7 +1,7 @@
 """MQTT topics: `edgewright/v1/{tenant}/{device}/…`, `d/` towards the device, `u/` from it.
 
-The same bodies travel over HTTPS where MQTT cannot pass (docs/spec/protocol.md). A device may use no topic but those under
-its own name; mosquitto enforces it with `pattern readwrite edgewright/v1/default/%u/#`.
+The same bodies travel over HTTPS where MQTT cannot pass (docs/spec/protocol.md). A device may use only the
+topics under its own name; mosquitto enforces it with `pattern readwrite edgewright/v1/default/%u/#`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ PREFIX = "edgewright/v1"
 DESIRED = "d/desired"
 """Retained, QoS 1: the signed desired state."""
 TELEMETRY_ACK = "d/telemetry-ack"
-"""QoS 1: what the cloud has stored for good."""
+"""QoS 1: the sequence up to which the cloud has stored measurements."""
 REPORTED = "u/reported"
-"""Retained, QoS 1: what the device last said of itself."""
+"""Retained, QoS 1: the last reported state."""
 TELEMETRY = "u/telemetry"
 """QoS 1: a batch of measurements."""
 PRESENCE = "u/presence"
@@ -27,7 +27,7 @@ PRESENCE = "u/presence"
 
 @dataclass(frozen=True, slots=True)
 class DeviceTopic:
-    """A topic taken apart."""
+    """The parts of a topic."""
 
     tenant: str
     device: str
@@ -45,7 +45,7 @@ def from_all_devices(suffix: str, tenant: str = TENANT) -> str:
 
 
 def parse_topic(text: str) -> DeviceTopic:
-    """Take a topic apart; raise `MessageError` when it is none of ours."""
+    """Parse a topic; raise `MessageError` if it is not one of ours."""
     parts = text.split("/", 4)
     if len(parts) != 5 or "/".join(parts[:2]) != PREFIX:
         raise MessageError(f"a topic must be {PREFIX}/tenant/device/…, not {text!r}")

@@ -1,6 +1,6 @@
-"""What one variant is: its interface, what was measured on it, and the files that make it up.
+"""A variant: its interface, its measurements and its files.
 
-The same files lie in a build directory, in a package (one layer each) and on a device (one slot each), under the same names.
+The files have the same names in a build directory, in a package (one layer each) and on a device (one slot per variant).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FLOAT_VARIANT = "fp32"
 
 
 class LayerKind(enum.Enum):
-    """The kinds of layer: (media type, file name). What changes apart moves apart, so an update pulls only what changed."""
+    """The kinds of layer: (media type, file name). Content that changes separately has a separate layer, so updates are small."""
 
     GRAPH = ("application/vnd.edgewright.graph.v1+onnx", "graph.onnx")
     FEATURIZER_WEIGHTS = ("application/vnd.edgewright.weights.featurizer.v1", "featurizer.weights")
@@ -72,7 +72,7 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
     axes: tuple[str, ...] = ()
-    """The meaning of each axis (`batch height width channels`), when known."""
+    """The meaning of each axis (`batch height width channels`), if known."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -80,7 +80,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
-    """How far a variant's outputs may be from the source model's on the golden samples."""
+    """Limits of the difference between a variant's outputs and the source model's, on the golden samples."""
 
     max_relative_difference: float
     """Largest absolute difference from the source, over the largest absolute value of the source's output, over all samples."""
@@ -96,7 +96,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """What the scoring side does to an image before the graph: `(pixel * scale - mean) / std` after resize and crop.
+    """Preparation of an image for the graph: `(pixel * scale - mean) / std`, after resize and crop.
 
     `mean` and `std` have one entry per channel, in the graph's channel order.
     """
@@ -125,14 +125,14 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What was measured on the user's samples, deterministically; latency is a report's matter (docs/adr/0004)."""
+    """Deterministic measurements on the user's samples; latencies are in reports only (docs/adr/0004)."""
 
     sample_count: int
     agreement: float
     """Share of samples whose predicted label equals the source model's."""
     max_relative_difference: float
     accuracy: float | None = None
-    """Share of samples whose predicted label is the given one; None without labels."""
+    """Share of samples whose predicted label is the true label; None without labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,12 +148,12 @@ class VariantConfig:
     size_bytes: int
     """Graph and weights together."""
     profiles: tuple[str, ...] = ()
-    """Names of shipped hardware profiles that it fits; empty until it is packaged."""
+    """Names of the hardware profiles that it fits; empty until it is packed."""
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     measured: Measured | None = None
     properties: dict[str, str] = field(default_factory=dict)
-    """What else a backend wants to know (an NPU profile's hash, say)."""
+    """Further facts for a backend, such as the hash of an NPU profile."""
 
     def __post_init__(self) -> None:
         check_name(self.variant, "variant")
@@ -168,20 +168,20 @@ class VariantDirectory:
 
     @classmethod
     def open(cls, path: Path) -> VariantDirectory:
-        """Read and check `variant.json`; raise `PackageError` when it is missing or wrong."""
+        """Read `variant.json`; raise `PackageError` if it is missing or does not follow the contract."""
         config_path = path / CONFIG_FILE
         if not config_path.is_file():
-            raise PackageError(f"{path} is no variant: it must hold {CONFIG_FILE}")
+            raise PackageError(f"{path} is not a variant: it must hold {CONFIG_FILE}")
         return cls(path, wire.decode(config_path.read_bytes(), VariantConfig, what=str(config_path), error=PackageError))
 
     @classmethod
     def write(cls, path: Path, config: VariantConfig) -> VariantDirectory:
-        """Write `variant.json` beside the layer files that are there already."""
+        """Write `variant.json` beside the existing layer files."""
         write_atomically(path / CONFIG_FILE, wire.encode(config))
         return cls(path, config)
 
     def file(self, kind: LayerKind) -> Path:
-        """Return where the layer of `kind` lies, whether it is there or not."""
+        """Return the path of the layer of `kind`, existing or not."""
         return self.path / kind.file_name
 
     def layers(self) -> tuple[LayerKind, ...]:

@@ -1,8 +1,8 @@
-"""Bytes to types and back, in one place; the only module that knows msgspec.
+"""Conversion between bytes and types; the only module that imports msgspec.
 
-Decoding ignores fields it does not know, so that an old agent can meet a newer cloud. Encoding is canonical (sorted keys,
-no spaces), so the same value always has the same bytes and the same digest. A signature is checked over the bytes that were
-received, never over a re-encoding.
+Decoding ignores unknown fields, so that an old agent works with a newer cloud. Encoding is canonical (sorted keys,
+no spaces), so the same value always has the same bytes and the same digest. A signature is checked over the received
+bytes, never over a re-encoding.
 """
 
 from __future__ import annotations
@@ -26,30 +26,34 @@ def encode(value: Any) -> bytes:
 
 
 def encode_readable(value: Any) -> bytes:
-    """Encode as `encode` does, indented for people to read."""
+    """Encode as `encode` does, but with indentation."""
     return msgspec.json.format(encode(value), indent=2) + b"\n"
 
 
 def decode(raw: bytes | str, kind: type[T], *, what: str, error: type[EdgewrightError] = MessageError) -> T:
-    """Decode JSON into `kind`; raise `error` naming `what` and the path inside it that is wrong."""
+    """Decode JSON into `kind`.
+
+    Raises:
+        error: the JSON does not fit; the text names `what` and the path of the invalid field.
+    """
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        raise error(f"{what} cannot be read: {wrong}") from wrong
-    except EdgewrightError as wrong:
-        raise error(f"{what} cannot be read: {wrong}") from wrong
+    except (msgspec.DecodeError, UnicodeDecodeError) as invalid:
+        raise error(f"{what} cannot be read: {invalid}") from invalid
+    except EdgewrightError as invalid:
+        raise error(f"{what} cannot be read: {invalid}") from invalid
 
 
 def convert(value: Any, kind: type[T], *, what: str, error: type[EdgewrightError] = MessageError) -> T:
-    """Check plain values (from TOML, say) into `kind`, strictly: an unknown field is an error of the type's own making."""
+    """Convert plain values (from TOML, for example) to `kind`; raise `error` naming `what` if they do not fit."""
     try:
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, EdgewrightError) as wrong:
-        raise error(f"{what}: {wrong}") from wrong
+    except (msgspec.ValidationError, EdgewrightError) as invalid:
+        raise error(f"{what}: {invalid}") from invalid
 
 
 def to_plain(value: Any) -> Any:
-    """Turn dataclasses, enums and instants into what `json.dumps` takes."""
+    """Convert dataclasses, enums and instants to values that `json.dumps` accepts."""
     return msgspec.to_builtins(value)
 
 

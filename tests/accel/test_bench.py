@@ -164,7 +164,7 @@ def test_a_corrupt_graph_is_one_line_and_exit_code_2(build: BuildDirectory) -> N
         pytest.param(["BUILD", "--runs", "0"], "runs must be 1 or more, not 0", id="no runs"),
         pytest.param(["BUILD", "--batch", "-1"], "batch must be 1 or more, not -1", id="negative batch"),
         pytest.param(["BUILD", "--threads", "0"], "threads must be 1 or more, not 0", id="no threads"),
-        pytest.param(["BUILD/variants"], "variants is no package", id="not a package"),
+        pytest.param(["BUILD/variants"], "variants is not a package", id="not a package"),
         pytest.param(["BUILD/build.json"], "build.json is not an ONNX graph", id="not a model"),
     ],
 )

@@ -158,7 +158,7 @@ def leave_out_the_signature(run: Run) -> None:
         pytest.param(change_a_byte, "of that digest, but", id="a changed byte"),
         pytest.param(sign_with_an_untrusted_key, "the signature must be by a trusted key, but it is by", id="an unknown key"),
         pytest.param(let_it_expire, "the signature of tiny:3 expired at", id="an expired signature"),
-        pytest.param(forge_the_signature, "the signature does not match what it signs", id="a wrong signature"),
+        pytest.param(forge_the_signature, "the signature does not match its payload", id="a wrong signature"),
         pytest.param(leave_out_the_signature, "tiny is not signed", id="no signature"),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_damaged_package_is_rejected_in_one_line_and_not_imported(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["build", "nothing", "-o", "p", "--name", "tiny"], "nothing is no build directory", id="no build"),
+        pytest.param(["build", "nothing", "-o", "p", "--name", "tiny"], "nothing is not a build directory", id="no build"),
         pytest.param(["build", "build", "-o", "p", "--name", "Tiny"], "a model's name must be lower-case", id="bad name"),
         pytest.param(["build", "build", "-o", "build", "--name", "tiny"], "build exists, but it is not a package", id="occupied"),
         pytest.param(
@@ -191,8 +191,8 @@ def test_a_damaged_package_is_rejected_in_one_line_and_not_imported(
         ),
         pytest.param(["build", "build", "-o", "p", "--name", "tiny", "--annotation", "x"], "KEY=VALUE", id="annotation"),
         pytest.param(["build", "build", "-o", "p", "--name", "tiny", "--profile", "pi"], "raspberry-pi-4", id="no profile"),
-        pytest.param(["inspect", "build"], "is no package", id="not a package directory"),
-        pytest.param(["inspect", "build/build.json"], "is no package", id="not a package file"),
+        pytest.param(["inspect", "build"], "is not a package", id="not a package directory"),
+        pytest.param(["inspect", "build/build.json"], "is not a package", id="not a package file"),
         pytest.param(["verify", "nothing"], "no such package", id="nothing there"),
         pytest.param(["sign", "build", "--key", "nothing", "--version", "1"], "no such key", id="no key"),
     ],

@@ -106,8 +106,8 @@ def test_a_package_travels_as_one_tar(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(b"no tar at all", "is no package: it must be an OCI layout directory or a tar of one", id="text"),
-        pytest.param(b"", "is no package: it must be an OCI layout directory or a tar of one", id="empty"),
+        pytest.param(b"no tar at all", "is not a package: it must be an OCI layout directory or a tar of one", id="text"),
+        pytest.param(b"", "is not a package: it must be an OCI layout directory or a tar of one", id="empty"),
     ],
 )
 def test_a_file_that_is_no_package_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_package_is_refused(tmp_path: Path, content: bytes, me
 def test_a_tar_that_reaches_outside_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("../outside"))
-    with pytest.raises(PackageError, match="is no package"), package.opened(tmp_path / "evil.tar"):
+    with pytest.raises(PackageError, match="is not a package"), package.opened(tmp_path / "evil.tar"):
         pass
     assert not (tmp_path.parent / "outside").exists()
 

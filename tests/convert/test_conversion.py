@@ -150,9 +150,7 @@ def test_a_directory_other_than_a_build_directory_is_not_overwritten(tmp_path: P
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("important", "utf-8")
     result = run(logistic(tmp_path / "model.skops"), "-o", tmp_path / "mine")
-    assert refused(result, 2) == (
-        f"{tmp_path}/mine exists and is no build directory: choose another output, or remove it yourself"
-    )
+    assert refused(result, 2) == (f"{tmp_path}/mine exists, but it is not a build directory: choose another output, or remove it")
     assert (tmp_path / "mine" / "thesis.txt").read_text("utf-8") == "important"
 
 

@@ -170,7 +170,7 @@ def test_an_unsigned_package_is_refused(store: Store, cloud: FakeCloud, v1: Buil
 
 def test_the_signature_of_another_package_is_rejected(store: Store, cloud: FakeCloud, v1: Built, v2: Built) -> None:
     cloud.publish(v1, 1, envelope=v2.envelope(1, cloud.publisher))
-    with pytest.raises(SignatureError, match="the signature is of another package"):
+    with pytest.raises(SignatureError, match="but it is for another package"):
         pull(store, cloud, v1)
 
 
