@@ -1,6 +1,6 @@
-"""The root command: it knows every group by name only and imports one on use, so `--help` costs no framework.
+"""The root command: a table of commands that are imported on use, so that `--help` imports no framework.
 
-This is also the one place where an error becomes a line and an exit code.
+It also turns every `EdgewrightError` into one line and an exit code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgewright.errors import EdgewrightError
 
 
 class Lazy(NamedTuple):
-    """Where a command lives, its line in `--help`, and the extra that it needs (None: the base install)."""
+    """The module and attribute of a command, its line in `--help`, and the extra that it needs (None: the base install)."""
 
     where: str
     help: str
@@ -46,45 +46,45 @@ COMMANDS: dict[str, Lazy] = {
 
 
 class LazyGroup(click.Group):
-    """Imports a command only when the user runs it, and turns our errors into one line and an exit code."""
+    """A group that imports a command when it is run, and reports an error as one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the work, not of the alphabet."""
+        """Return the names in the order of the workflow."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module that owns `cmd_name`."""
+        """Import the module of `cmd_name`."""
         if cmd_name not in COMMANDS:
             return None
         where, _, extra = COMMANDS[cmd_name]
         module_name, _, attribute = where.partition(":")
         try:
             command: click.Command = getattr(import_module(module_name), attribute)
-        except ModuleNotFoundError as missing:
-            ours = module_name.partition(".")[0]
-            if extra is None or (missing.name or "").partition(".")[0] == ours:
+        except ModuleNotFoundError as error:
+            own_package = module_name.partition(".")[0]
+            if extra is None or (error.name or "").partition(".")[0] == own_package:
                 raise
             raise click.ClickException(
-                f"'{cmd_name}' needs {missing.name}, which is not installed. Run: pip install 'edgewright[{extra}]'"
-            ) from missing
+                f"'{cmd_name}' needs {error.name}, which is not installed. Run: pip install 'edgewright[{extra}]'"
+            ) from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help lines without importing anything."""
+        """Write the help lines without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an `EdgewrightError` becomes its line and its exit code."""
+        """Run the command; print an `EdgewrightError` as one line and exit with its code."""
         try:
             return super().invoke(ctx)
         except EdgewrightError as error:
-            click.echo(f"edgewright: {' '.join(str(error).split())}", err=True)  # one line, whatever a library said
+            click.echo(f"edgewright: {' '.join(str(error).split())}", err=True)  # the message of a library may have several lines
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("edgewright: interrupted", err=True)
             ctx.exit(130)
-        except BrokenPipeError:  # the reader of our output has gone; nobody is left to tell
+        except BrokenPipeError:  # the reader of the output has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
 

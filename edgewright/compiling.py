@@ -1,12 +1,12 @@
-"""Compile a variant of a build directory for an NPU, and add what came out as a variant of its own.
+"""Compile a variant of a build directory for an NPU, and add the result as another variant.
 
-    source     the quantized variant that is compiled: the one that is named, or the one in the NPU's number format
+    source     the quantized variant to compile: the named one, or the one in the NPU's number format
     compile    its graph -> program and coverage (accel/npu/compiler/compile.py)
     target     graph.onnx with an EPContext node, head.onnx, head.weights, npu.program
     check      the golden samples, through the backend that devices use
-    measure    accuracy on the user's samples, when some are given
+    measure    accuracy on the user's samples, if given
 
-The variant appears when all of that went well, or not at all.
+The variant appears only if all steps succeed.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from hardware_profiles.hardware_profile import NPU_HASH, NPU_RECORD
 
 PREFIX = "npu-"
 SOURCES = {"int8": (Precision.NPU_INT8,), "mxint8": (Precision.NPU_MXINT8, Precision.NPU_INT8)}
-"""The variants that are compiled when none is named, by the NPU's number format, best first: one that shifts the products of
-blocks runs weights without blocks too. int8 for processors is rounded, and arranged, as an NPU would not have it."""
+"""The default variants by the NPU's number format, best first. An NPU that shifts the products of blocks also runs weights
+without blocks. The int8 variant for processors has another rounding and layout, so it is never compiled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileReport:
-    """`reports/compile-<profile>.json`: where every operator runs, and what the NPU's part costs."""
+    """Content of `reports/compile-<profile>.json`: the placement of every operator, and the cost of the NPU's part."""
 
     variant: str
     source: str
@@ -58,16 +58,16 @@ class CompileReport:
 def compile_variant(
     build: BuildDirectory, profile: NpuProfile, *, source: str | None = None, samples: Path | None = None
 ) -> CompileReport:
-    """Add the variant `npu-<profile>` to `build` and return where its operators run.
+    """Add the variant `npu-<profile>` to `build` and return the placement of its operators.
 
     Args:
         build: the build directory.
         profile: the NPU.
-        source: the quantized variant to compile; None takes npu-int8, or for number format mxint8 rather npu-mxint8.
-        samples: a `.npz` to measure accuracy on; None measures nothing.
+        source: the quantized variant to compile; None selects one by the NPU's number format (`SOURCES`).
+        samples: a `.npz` to measure accuracy on; None skips the measurement.
 
     Raises:
-        NotFoundError: there is no such variant, or none that is quantized.
+        NotFoundError: the variant does not exist, or no variant is quantized.
         ModelError: no operator can run on the NPU, or the model does not fit it.
         ParityError: the result fails the golden samples; nothing is kept.
     """
@@ -94,33 +94,33 @@ def compile_variant(
 
 
 def variant_name(profile: NpuProfile) -> str:
-    """Return what a variant for `profile` is called."""
+    """Return the name of the variant for `profile`."""
     return PREFIX + profile.name.removeprefix(PREFIX)
 
 
 def _source(build: BuildDirectory, name: str | None, profile: NpuProfile) -> VariantDirectory:
-    wanted = SOURCES[profile.number_format]
+    sources = SOURCES[profile.number_format]
     if name is not None:
         variant = build.variant(name)
         if variant.config.backend == BackendName.NPU:
-            raise BadInputError(f"{name} is compiled already; name the quantized variant that it came from, such as {wanted[0]}")
+            raise BadInputError(f"{name} is compiled already; name its quantized source, such as {sources[0]}")
         return variant
-    known = {variant.config.variant: variant for variant in build.variants()}
-    found = next((known[source] for source in wanted if source in known), None)
-    if found is None:
+    variants = {variant.config.variant: variant for variant in build.variants()}
+    chosen = next((variants[source] for source in sources if source in variants), None)
+    if chosen is None:
         raise NotFoundError(
-            f"{build.path} must have the variant {' or '.join(wanted)}, but it has {', '.join(known) or 'none'}; "
-            f"run: edgewright quantize {build.path} --scheme {wanted[0]} --samples X.npz"
+            f"{build.path} must have the variant {' or '.join(sources)}, but it has {', '.join(variants) or 'none'}; "
+            f"run: edgewright quantize {build.path} --scheme {sources[0]} --samples X.npz"
         )
-    return found
+    return chosen
 
 
 def _read_graph(variant: VariantDirectory) -> onnx.ModelProto:
     path = variant.file(LayerKind.GRAPH)
     try:
         return onnx.load(path)
-    except Exception as wrong:  # protobuf raises kinds of its own
-        raise ModelError(f"{path} must be an ONNX graph with its weights beside it, but it cannot be read") from wrong
+    except Exception as error:  # protobuf raises its own classes
+        raise ModelError(f"{path} must be an ONNX graph with its weights beside it, but it cannot be read") from error
 
 
 def _write_layers(folder: Path, compiled: Compiled, targeted: Targeted) -> None:
@@ -131,7 +131,7 @@ def _write_layers(folder: Path, compiled: Compiled, targeted: Targeted) -> None:
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
-    """Both graphs have the same weights in the same order, so both write the same bytes to the one file that they share."""
+    """Save a graph; both graphs have the same weights in the same order, so both write the same bytes to one file."""
     weights = path.with_name(LayerKind.HEAD_WEIGHTS.file_name)
     weights.unlink(missing_ok=True)  # onnx appends
     onnx.external_data_helper.convert_model_to_external_data(model, location=weights.name, size_threshold=0)
@@ -153,13 +153,13 @@ def _write_config(folder: Path, source: VariantDirectory, name: str, profile: Np
 
 
 def _precision(source: VariantDirectory, profile: NpuProfile) -> Precision:
-    """Return what the NPU multiplies: weights in blocks only where it tells them apart."""
+    """Return the precision on the NPU: weights in blocks only if the NPU shifts the products of blocks."""
     blocks = source.config.precision is Precision.NPU_MXINT8 and profile.shift_rows > 0
     return Precision.NPU_MXINT8 if blocks else Precision.NPU_INT8
 
 
 def _check_golden(variant: VariantDirectory, build: BuildDirectory) -> None:
-    """Run the golden samples on the functional model: what is not right here is right nowhere."""
+    """Run the golden samples on the functional model, which has the same bits as a board."""
     if not (build.graph / LayerKind.GOLDEN_INPUTS.file_name).is_file():
         return
     session = load_session(variant, backend=BackendName.NPU)
@@ -169,8 +169,7 @@ def _check_golden(variant: VariantDirectory, build: BuildDirectory) -> None:
         session.close()
     if result.failure is not None:
         raise ParityError(
-            f"{variant.config.variant} must answer the golden samples as its source does, but {result.failure}; "
-            "quantize with more or better samples"
+            f"{variant.config.variant} must pass the golden samples, but {result.failure}; quantize with more or better samples"
         )
 
 

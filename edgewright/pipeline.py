@@ -1,12 +1,12 @@
-"""The whole recipe, top to bottom: a trained model becomes a signed, published version.
+"""The whole pipeline: turn a trained model into a signed, published version.
 
     from edgewright.pipeline import Recipe, make_package, publish_package
 
     recipe = Recipe(name="digits", source=Path("digits.keras"), samples=Path("calibration.npz"))
-    made = make_package(recipe, Path("work"))
-    version = publish_package(made, Path("publisher.key"))
+    package = make_package(recipe, Path("work"))
+    version = publish_package(package, Path("publisher.key"))
 
-Every step is one call into the package that owns it; the command line offers the same steps one by one.
+Every step is one call into another package of edgewright; the command line has the same steps as separate commands.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from quantize.scheme import Scheme
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to make: a model, its samples, and the variants wanted besides the float one."""
+    """A model, its samples, and the schemes of the variants besides the float one."""
 
     name: str
     """The model's name in the registry."""
     source: Path
     samples: Path
-    """A `.npz` of real samples: they prove the conversion, calibrate int8, and measure what was lost."""
+    """A `.npz` of real samples, which verify the conversion, calibrate int8 and measure the loss of accuracy."""
     schemes: tuple[Scheme, ...] = (Scheme.FP16, Scheme.INT8)
     max_drop: float | None = 0.01
-    """Largest share of accuracy that a variant may lose; None keeps whatever comes out."""
+    """Largest share of accuracy that a variant may lose; None sets no limit."""
     head_from: str = "auto"
     labels: tuple[str, ...] = ()
     trust: bool = False
-    """The author of the source file is trusted: pickles may be opened."""
+    """True if the author of the source file is trusted, so that pickles may be loaded."""
 
 
 def make_package(recipe: Recipe, directory: Path) -> Path:
@@ -46,7 +46,7 @@ def make_package(recipe: Recipe, directory: Path) -> Path:
 
     Raises:
         BadInputError: the model, the samples or a name cannot be used.
-        ParityError: a result is further from its source than allowed; nothing is packed.
+        ParityError: a result differs from its source by more than allowed; nothing is packed.
     """
     build = convert_model(
         recipe.source,

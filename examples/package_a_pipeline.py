@@ -1,8 +1,8 @@
-"""A scikit-learn pipeline becomes one package for many kinds of hardware, and is scored from it.
+"""Turn a scikit-learn pipeline into one package for several kinds of hardware, and score with it.
 
     python examples/package_a_pipeline.py OUTPUT
 
-OUTPUT/build then holds the verified graph and its variants, OUTPUT/package what `edgewright publish` takes.
+OUTPUT/build then holds the verified graph and its variants, OUTPUT/package the package for `edgewright publish`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgewright.pipeline import Recipe, make_package
 
 
 def main(output: Path) -> None:
-    """Train, convert, quantize, pack; then measure every variant on samples that nobody trained on."""
+    """Train, convert, quantize and pack; then measure every variant on held-out samples."""
     output.mkdir(parents=True, exist_ok=True)
     pixels, digits = load_digits(return_X_y=True)
     train, heldout, train_labels, heldout_labels = train_test_split(pixels.astype(np.float32), digits, random_state=0)
@@ -45,13 +45,13 @@ def main(output: Path) -> None:
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
     print(f"scikit-learn itself: accuracy {model.score(heldout, heldout_labels):.4f}")
     for variant in build.variants():
-        found, _ = evaluate_variant(variant, samples, reference)
-        print(f"{found.variant}: accuracy {found.accuracy:.4f}, same answer as the source on {found.agreement:.2%}")
+        evaluation, _ = evaluate_variant(variant, samples, reference)
+        print(f"{evaluation.variant}: accuracy {evaluation.accuracy:.4f}, same label as the source on {evaluation.agreement:.2%}")
 
     session = load_session(build.variant("int8"))
     probabilities = session.run({"features": heldout[:1]})["probabilities"]
     session.close()
-    print(f"int8 calls the first digit a {probabilities.argmax()}; it is a {heldout_labels[0]}. Ready to publish: {package}")
+    print(f"int8 recognises the first digit as {probabilities.argmax()}; it is {heldout_labels[0]}. Ready to publish: {package}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Publish a package and roll it out from Python: the canary first, then the rest, and a reason when a gate says no.
+"""Publish a package and roll it out from Python: a canary first, then the rest, with the reason if a gate fails.
 
     EDGEWRIGHT_CLOUD=STATE python examples/roll_out_and_watch.py PACKAGE --key publisher.key [--label site=east]
 
-The cloud runs already and devices are enrolled (docs/tutorial/first-fleet.md). A build server's script would look like this:
-its exit status is 0 only when the rollout was completed.
+The cloud must run and devices must be enrolled (docs/tutorial/first-fleet.md). The script suits a build server: its exit status
+is 0 only if the rollout was completed.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ def main() -> int:
     parser.add_argument("package", type=Path)
     parser.add_argument("--key", type=Path, required=True, help="the publisher's private key")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="only devices with this label")
-    asked = parser.parse_args()
-    if wrong := [label for label in asked.label if "=" not in label]:
-        parser.error(f"a label must be like site=east, not {wrong[0]!r}")
+    arguments = parser.parse_args()
+    if invalid := [label for label in arguments.label if "=" not in label]:
+        parser.error(f"a label must be like site=east, not {invalid[0]!r}")
     try:
         with CloudClient.connect() as client:
-            version = client.publish(asked.package, load_private_key(asked.key))
+            version = client.publish(arguments.package, load_private_key(arguments.key))
             print(f"published {version.model}:{version.version}, {version.size_bytes:,} bytes, for {', '.join(version.variants)}")
             request = RolloutRequest(
                 model=version.model,
                 version=version.version,
-                labels=dict(label.split("=", 1) for label in asked.label),
+                labels=dict(label.split("=", 1) for label in arguments.label),
                 waves=("1", "100%"),
                 trial_s=5,
             )
-            ended = watch(client, client.create_rollout(request))
+            result = watch(client, client.create_rollout(request))
     except EdgewrightError as error:
-        print(f"rolled nothing out: {error}", file=sys.stderr)
+        print(f"the rollout failed: {error}", file=sys.stderr)
         return error.exit_code
-    return 0 if ended.state is RolloutState.COMPLETED else 1
+    return 0 if result.state is RolloutState.COMPLETED else 1
 
 
 def watch(client: CloudClient, started: RolloutRecord) -> RolloutRecord:
     """Print every step of a rollout and return its last state."""
     record = started
     for record in client.watch_rollout(started.rollout):
-        states = ", ".join(f"{each.device} {each.state or 'waits'}" for each in record.devices)
+        states = ", ".join(f"{device.device} {device.state or 'waits'}" for device in record.devices)
         print(f"rollout {record.rollout} is {record.state}, wave {record.wave + 1}: {states}")
     if record.reason:
         print(record.reason)

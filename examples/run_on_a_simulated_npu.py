@@ -1,9 +1,9 @@
-"""A network that nobody trained runs on an FPGA board that nobody owns, and says what the real one would do.
+"""Run a small network on a simulated FPGA board, and print the cycles and the time of the real one.
 
     python examples/run_on_a_simulated_npu.py OUTPUT
 
-Convert, quantize in the NPU's number format, compile; then the same samples through the functional model and through the RTL of
-the board, on a serial line that the program cannot tell from a real one: equal bit for bit. Needs verilator and a C++ compiler.
+Convert, quantize in the NPU's number format and compile; then score the same samples on the functional model and on the RTL of
+the board, which is connected by a virtual serial line. The outputs are equal bit for bit. Needs verilator and a C++ compiler.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PORT = "EDGEWRIGHT_NPU_DEVICE"
 
 
 def main(output: Path) -> None:
-    """Build a network of two convolutions, and take it to the board."""
+    """Build a network of two convolutions and run it on the board."""
     output.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng(0).uniform(0, 1, (64, 16, 16, 3)).astype(np.float32)
     save_network(output / "small.keras")
@@ -62,7 +62,7 @@ def save_network(path: Path) -> None:
 
 
 def score(variant: VariantDirectory, images: np.ndarray, *, port: str) -> Tensors:
-    """Return the variant's outputs, from the board on `port` or from the functional model."""
+    """Return the variant's outputs, from the board on `port`, or for `none` from the functional model."""
     os.environ[PORT] = port
     session = load_session(variant)
     try:

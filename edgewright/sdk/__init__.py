@@ -1,4 +1,4 @@
-"""The Python client of the cloud: everything that an operator can do, as methods.
+"""The Python client of the cloud: every operation of an operator is a method.
 
     from edgewright.sdk import CloudClient
 
@@ -8,9 +8,9 @@
         for state in cloud.watch_rollout(rollout.rollout):
             print(state.wave, state.reason)
 
-The bodies are the dataclasses of `edgewright.contracts.messages`; what goes wrong is an `EdgewrightError` with the line of
-the server that refused. `client.py` has the methods, `pushing.py` moves packages, `connection.py` speaks HTTPS,
-`context.py` finds out where the cloud is.
+The bodies are the dataclasses of `edgewright.contracts.messages`; a rejected request raises an `EdgewrightError` with the
+server's message. `client.py` has the methods, `pushing.py` uploads packages, `connection.py` sends HTTPS requests, `context.py`
+finds the address of the cloud.
 """
 
 from edgewright.contracts.client_context import ClientContext

@@ -1,4 +1,4 @@
-"""What an operator can do with a cloud, one method per route of docs/spec/protocol.md ("Operators")."""
+"""Operations on a cloud, one method per route of docs/spec/protocol.md ("Operators")."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 SIGNATURE_VALID = timedelta(days=365)
 _JSON = {"Content-Type": "application/json"}
-_UNDER_WAY = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
+_ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
 
 
 class CloudClient:
-    """An operator's session with one cloud; every method is one request unless it says otherwise."""
+    """An operator's session with one cloud; a method sends one request unless its docstring states otherwise."""
 
     def __init__(self, context: ClientContext) -> None:
         self.context = context
@@ -45,7 +45,7 @@ class CloudClient:
 
     @classmethod
     def connect(cls, cloud: str | None = None) -> CloudClient:
-        """Use the cloud that a path or URL names, else EDGEWRIGHT_CLOUD, else `~/.config/edgewright/client.json`."""
+        """Connect to the cloud of a path or URL, else of EDGEWRIGHT_CLOUD, else of `~/.config/edgewright/client.json`."""
         return cls(find_context(cloud))
 
     def __enter__(self) -> Self:
@@ -67,18 +67,18 @@ class CloudClient:
         return self._get("/v1/models", tuple[ModelVersion, ...])
 
     def model_versions(self, name: str) -> tuple[ModelVersion, ...]:
-        """Return the versions of a model, oldest first; raise `NotFoundError` offering the nearest names."""
+        """Return the versions of a model, oldest first; raise `NotFoundError` with the nearest names."""
         return pushing.versions(self._connection, quote(name, safe=""))
 
     def model_version(self, reference: PackageReference) -> ModelVersion:
-        """Return one version, the newest when the reference names none."""
-        known = self.model_versions(reference.name)
-        if reference.version is None and known:
-            return known[-1]
-        for each in known:
-            if each.version == reference.version:
-                return each
-        numbers = ", ".join(str(each.version) for each in known[-8:]) or "none"
+        """Return one version, or the newest for a reference without a version."""
+        versions = self.model_versions(reference.name)
+        if reference.version is None and versions:
+            return versions[-1]
+        for version in versions:
+            if version.version == reference.version:
+                return version
+        numbers = ", ".join(str(version.version) for version in versions[-8:]) or "none"
         raise NotFoundError(f"model {reference.name} has no version {reference.version}; known: {numbers}")
 
     def publish(
@@ -91,8 +91,8 @@ class CloudClient:
     ) -> ModelVersion:
         """Push a package (layout directory or tar), sign it and make it the next version of its model.
 
-        Blobs that the cloud has already do not move again. When somebody else publishes at the same moment, it is signed
-        once more for the version after theirs.
+        Only blobs that the cloud lacks are sent. If another version is published at the same moment, the package is signed
+        again for the version after it.
         """
         return pushing.publish(self._connection, path, key, valid=valid, on_progress=on_progress)
 
@@ -107,7 +107,7 @@ class CloudClient:
         return self._get("/v1/devices", tuple[DeviceRecord, ...])
 
     def device(self, name: str) -> DeviceRecord:
-        """Return one device; raise `NotFoundError` offering the nearest names."""
+        """Return one device; raise `NotFoundError` with the nearest names."""
         return self._get(f"/v1/devices/{quote(name, safe='')}", DeviceRecord)
 
     def set_labels(self, device: str, labels: dict[str, str]) -> DeviceRecord:
@@ -115,13 +115,13 @@ class CloudClient:
         return self._send("PUT", f"/v1/devices/{quote(device, safe='')}/labels", DeviceRecord, labels)
 
     def revoke(self, device: str) -> DeviceRecord:
-        """Withdraw a device's certificate: it may not connect again."""
+        """Revoke a device's certificate, so that the device cannot connect again."""
         return self._send("POST", f"/v1/devices/{quote(device, safe='')}/revoke", DeviceRecord)
 
     def telemetry(
         self, *, device: str | None = None, name: str | None = None, since: datetime | None = None, limit: int = 1000
     ) -> tuple[StoredMeasurement, ...]:
-        """Return the newest `limit` measurements that fit, in the order of time."""
+        """Return the newest `limit` matching measurements, ordered by time."""
         return self._get(
             "/v1/telemetry",
             tuple[StoredMeasurement, ...],
@@ -134,7 +134,7 @@ class CloudClient:
     # Rollouts
 
     def create_rollout(self, request: RolloutRequest) -> RolloutRecord:
-        """Start a rollout; the cloud goes on with it whether or not anybody watches."""
+        """Start a rollout; the cloud continues it without the client."""
         return self._send("POST", "/v1/rollouts", RolloutRecord, request)
 
     def rollouts(self) -> tuple[RolloutRecord, ...]:
@@ -146,42 +146,42 @@ class CloudClient:
         return self._get(f"/v1/rollouts/{number}", RolloutRecord)
 
     def pause_rollout(self, number: int) -> RolloutRecord:
-        """Offer the version to nobody further until it is resumed; a gate that says no still halts it."""
+        """Pause a rollout: no further device is offered the version, but a failed gate still halts it."""
         return self._send("POST", f"/v1/rollouts/{number}/pause", RolloutRecord)
 
     def resume_rollout(self, number: int) -> RolloutRecord:
-        """Go on with a paused rollout."""
+        """Resume a paused rollout."""
         return self._send("POST", f"/v1/rollouts/{number}/resume", RolloutRecord)
 
     def abort_rollout(self, number: int) -> RolloutRecord:
-        """End a rollout: offers that were not carried out are withdrawn; who runs the version keeps it."""
+        """Abort a rollout: open offers are withdrawn, devices that run the version keep it."""
         return self._send("POST", f"/v1/rollouts/{number}/abort", RolloutRecord)
 
     def watch_rollout(self, number: int) -> Iterator[RolloutRecord]:
-        """Yield a rollout now and after each of its changes, until it has ended; many requests, none of them busy."""
-        seen = self.changes(after=0, wait_s=0)
+        """Yield a rollout now and after each change until it ends, by long-poll requests."""
+        number_of_changes = self.changes(after=0, wait_s=0)
         last = None
         while True:
             record = self.rollout(number)
             if record != last:
                 yield record
-            if record.state not in _UNDER_WAY:
+            if record.state not in _ACTIVE:
                 return
             last = record
-            seen = self.changes(after=seen, wait_s=25)
+            number_of_changes = self.changes(after=number_of_changes, wait_s=25)
 
     def changes(self, *, after: int, wait_s: float) -> int:
-        """Return the number of changes so far, waiting up to `wait_s` until it is over `after`."""
-        answer = self._connection.request(
+        """Return the number of changes so far; wait up to `wait_s` until it exceeds `after`."""
+        response = self._connection.request(
             "GET", "/v1/changes", query={"after": after, "wait_s": wait_s}, timeout_s=TIMEOUT_S + wait_s
         )
-        return wire.decode(answer.body, ChangeNumber, what="the number of changes", error=OperationError).number
+        return wire.decode(response.body, ChangeNumber, what="the number of changes", error=OperationError).number
 
     def _get(self, path: str, kind: type[T], **query: str | int | None) -> T:
-        answer = self._connection.request("GET", path, query=query)
-        return wire.decode(answer.body, kind, what=f"the cloud's answer to GET {path}", error=OperationError)
+        response = self._connection.request("GET", path, query=query)
+        return wire.decode(response.body, kind, what=f"the cloud's answer to GET {path}", error=OperationError)
 
     def _send(self, method: str, path: str, kind: type[T], body: object = None) -> T:
         raw = None if body is None else wire.encode(body)
-        answer = self._connection.request(method, path, body=raw, headers=_JSON if raw is not None else None)
-        return wire.decode(answer.body, kind, what=f"the cloud's answer to {method} {path}", error=OperationError)
+        response = self._connection.request(method, path, body=raw, headers=_JSON if raw is not None else None)
+        return wire.decode(response.body, kind, what=f"the cloud's answer to {method} {path}", error=OperationError)

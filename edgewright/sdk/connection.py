@@ -1,4 +1,4 @@
-"""HTTPS to one cloud: every answer is verified, every refusal becomes one of our errors with the server's own line."""
+"""HTTPS requests to one cloud; an error answer becomes an `EdgewrightError` with the server's message."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back: 2xx, or a status that the caller said it can use."""
+class Response:
+    """A response of status 2xx, or of a status that the caller accepts."""
 
     status: int
     headers: Mapping[str, str]
@@ -28,14 +28,14 @@ class Answer:
 
 
 class Connection:
-    """A pool of verified TLS connections that shows the operator token."""
+    """A pool of verified TLS connections that send the operator token."""
 
     def __init__(self, context: ClientContext) -> None:
         self.context = context
         try:
             tls = ssl.create_default_context(cafile=context.ca_file)
-        except (OSError, ssl.SSLError) as wrong:
-            raise BadInputError(f"{context.ca_file}: must be a certificate authority in PEM, but: {wrong}") from wrong
+        except (OSError, ssl.SSLError) as error:
+            raise BadInputError(f"{context.ca_file}: must be a certificate authority in PEM, but: {error}") from error
         self._pool = urllib3.PoolManager(ssl_context=tls, retries=False, maxsize=4)
 
     def __enter__(self) -> Self:
@@ -47,7 +47,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; the next request would open new ones."""
+        """Close the connections; a later request opens new ones."""
         self._pool.clear()
 
     def request(
@@ -60,21 +60,21 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         usable: tuple[int, ...] = (),
         timeout_s: float = TIMEOUT_S,
-    ) -> Answer:
-        """Send one request and return its answer.
+    ) -> Response:
+        """Send one request and return its response.
 
         Args:
             method: the HTTP method.
-            path: a path below the cloud's address, or a `Location` that the cloud gave.
-            query: parameters; those that are None are left out.
+            path: a path below the cloud's address, or a `Location` of an earlier response.
+            query: parameters; None values are omitted.
             body: the bytes to send.
-            headers: besides the token.
-            usable: statuses that are no error to the caller.
-            timeout_s: how long to wait for the connection and for each piece of the answer.
+            headers: additional headers.
+            usable: further statuses that are returned and do not raise.
+            timeout_s: time limit for each read of the response.
 
         Raises:
-            UnreachableError: nobody answered, or somebody who is not this cloud.
-            EdgewrightError: the cloud refused; the type says how, the text is the cloud's.
+            UnreachableError: no answer, or the certificate is not this cloud's.
+            EdgewrightError: the cloud rejected the request (see `edgewright.contracts.http_errors`).
         """
         url = self._address(path, query or {})
         sent = {"Authorization": f"Bearer {self.context.token}", **(headers or {})}
@@ -82,29 +82,29 @@ class Connection:
             response = self._pool.request(
                 method, url, body=body, headers=sent, timeout=urllib3.Timeout(connect=10, read=timeout_s), redirect=False
             )
-        except urllib3.exceptions.SSLError as wrong:
-            raise UnreachableError(self._who_is_that(wrong)) from wrong
-        except urllib3.exceptions.HTTPError as silent:
+        except urllib3.exceptions.SSLError as error:
+            raise UnreachableError(self._untrusted(error)) from error
+        except urllib3.exceptions.HTTPError as error:
             raise UnreachableError(
-                f"the cloud at {self.context.url} must answer, but: {_cause(silent)}; is 'edgewright cloud up' running there?"
-            ) from silent
+                f"the cloud at {self.context.url} must answer, but: {_cause(error)}; is 'edgewright cloud up' running there?"
+            ) from error
         if 200 <= response.status < 300 or response.status in usable:
-            return Answer(response.status, response.headers, response.data)
+            return Response(response.status, response.headers, response.data)
         raise error_of(response.status, response.data, f"{method} {url}")
 
     def _address(self, path: str, query: Mapping[str, str | int | float | None]) -> str:
-        """Return the full address; a `Location` that leads elsewhere is refused, for the token must not follow it."""
+        """Return the full URL; raise `OperationError` for a `Location` on another host, which must not get the token."""
         url = urljoin(self.context.url + "/", path)
         if urlsplit(url)[:2] != urlsplit(self.context.url)[:2]:
             raise OperationError(f"the cloud at {self.context.url} must not send its clients elsewhere, but it sent us to {url}")
-        given = {name: value for name, value in query.items() if value is not None}
-        if not given:
+        parameters = {name: value for name, value in query.items() if value is not None}
+        if not parameters:
             return url
-        return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(given)}"
+        return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(parameters)}"
 
-    def _who_is_that(self, wrong: Exception) -> str:
-        believed = self.context.ca_file or "the authorities of this system"
-        return f"the certificate of {self.context.url} must come from {believed} and be for that name, but: {_cause(wrong)}"
+    def _untrusted(self, error: Exception) -> str:
+        authority = self.context.ca_file or "an authority of this system"
+        return f"the certificate of {self.context.url} must come from {authority} and be for that name, but: {_cause(error)}"
 
 
 def _cause(error: Exception) -> str:

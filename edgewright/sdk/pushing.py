@@ -1,10 +1,10 @@
-"""Publish a package: push what is missing, sign for the next version, say so.
+"""Publish a package: push the missing blobs, sign it for the next version, request that version.
 
-    blobs that the registry lacks     HEAD first, then an upload in pieces
-    manifests, then the index         each refers only to what is there already
-    the signed next version           again, once, when somebody else published in between
+    blobs that the registry lacks     HEAD first, then an upload in chunks
+    manifests, then the index         each refers only to blobs that were pushed before
+    the signed next version           repeated once if another version was published in between
 
-Nothing is visible before the last step: what was pushed without it is only bytes under their digests.
+The version becomes visible in the last step; until then the registry only has blobs under their digests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, OciL
 from edgewright.contracts.package import Package
 from edgewright.contracts.signing import PackageSignature, PrivateKey, sign_package
 from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
-from edgewright.sdk.connection import Answer, Connection
+from edgewright.sdk.connection import Connection, Response
 
 CHUNK_BYTES = 4 << 20
 
@@ -29,7 +29,12 @@ Progress = Callable[[int, int], None]
 
 
 def publish(connection: Connection, path: Path, key: PrivateKey, *, valid: timedelta, on_progress: Progress) -> ModelVersion:
-    """Publish the package at `path` as the next version of its model; raise `PackageError` before anything is sent."""
+    """Publish the package at `path` as the next version of its model.
+
+    Raises:
+        PackageError: the package is damaged; nothing was sent.
+        ConflictError: the cloud rejects the version.
+    """
     if valid <= timedelta(0):
         raise BadInputError(f"a signature must be valid for some time, not for {valid.days} days")
     with packages.opened(path) as layout:
@@ -48,10 +53,10 @@ def publish(connection: Connection, path: Path, key: PrivateKey, *, valid: timed
 
 
 def push(connection: Connection, layout: OciLayout, package: Package, on_progress: Progress) -> None:
-    """Bring everything that the package consists of into the registry, by digest."""
+    """Upload all blobs and manifests of a package that the registry lacks."""
     manifests = [blob for blob in package.blobs() if blob.mediaType == MANIFEST_TYPE]
     blobs = [blob for blob in package.blobs() if blob.mediaType != MANIFEST_TYPE]
-    missing = [blob for blob in blobs if not _is_there(connection, package.name, blob)]
+    missing = [blob for blob in blobs if not _has_blob(connection, package.name, blob)]
     total, sent = sum(blob.size for blob in missing), 0
     on_progress(sent, total)
     for blob in missing:
@@ -64,10 +69,10 @@ def push(connection: Connection, layout: OciLayout, package: Package, on_progres
 
 
 def versions(connection: Connection, name: str) -> tuple[ModelVersion, ...]:
-    """Return the published versions of a model, oldest first; raise `NotFoundError` when there is no such model."""
-    answer = connection.request("GET", f"/v1/models/{name}")
-    found = wire.decode(answer.body, tuple[ModelVersion, ...], what=f"the versions of {name}", error=OperationError)
-    return tuple(sorted(found, key=lambda each: each.version))
+    """Return the published versions of a model, oldest first; raise `NotFoundError` for an unknown model."""
+    response = connection.request("GET", f"/v1/models/{name}")
+    published = wire.decode(response.body, tuple[ModelVersion, ...], what=f"the versions of {name}", error=OperationError)
+    return tuple(sorted(published, key=lambda version: version.version))
 
 
 def _publish_as(connection: Connection, package: Package, version: int, key: PrivateKey, expires_at: datetime) -> ModelVersion:
@@ -77,13 +82,13 @@ def _publish_as(connection: Connection, package: Package, version: int, key: Pri
         mediaType=INDEX_TYPE, digest=package.digest, size=package.descriptor.size, artifactType=package.descriptor.artifactType
     )
     request = PublishRequest(version=version, index=index, envelope=envelope)
-    answer = connection.request(
+    response = connection.request(
         "POST",
         f"/v1/models/{package.name}/versions",
         body=wire.encode(request),
         headers={"Content-Type": "application/json"},
     )
-    return wire.decode(answer.body, ModelVersion, what="the published version", error=OperationError)
+    return wire.decode(response.body, ModelVersion, what="the published version", error=OperationError)
 
 
 def _next_version(connection: Connection, name: str) -> int:
@@ -93,12 +98,12 @@ def _next_version(connection: Connection, name: str) -> int:
         return 1
 
 
-def _is_there(connection: Connection, name: str, blob: Descriptor) -> bool:
+def _has_blob(connection: Connection, name: str, blob: Descriptor) -> bool:
     return connection.request("HEAD", f"/v2/{name}/blobs/{blob.digest}", usable=(404,)).status == 200
 
 
 def _upload(connection: Connection, name: str, blob: Descriptor, path: Path) -> Iterator[int]:
-    """Upload a blob in pieces (OCI distribution specification 1.1, "Pushing a blob in chunks"); yield the size of each."""
+    """Upload a blob in chunks (OCI distribution specification 1.1, "Pushing a blob in chunks"); yield the size of each."""
     location = _location(connection.request("POST", f"/v2/{name}/blobs/uploads/", headers={"Content-Length": "0"}))
     begin = 0
     with path.open("rb") as stream:
@@ -117,8 +122,8 @@ def _put_manifest(connection: Connection, name: str, descriptor: Descriptor, raw
     connection.request("PUT", f"/v2/{name}/manifests/{descriptor.digest}", body=raw, headers={"Content-Type": media_type})
 
 
-def _location(answer: Answer) -> str:
-    location = answer.headers.get("Location")
+def _location(response: Response) -> str:
+    location = response.headers.get("Location")
     if not location:
-        raise OperationError(f"the registry must say where an upload goes on, but it answered {answer.status} without Location")
+        raise OperationError(f"the registry must answer an upload with a Location, but its answer {response.status} has none")
     return location

@@ -1,4 +1,4 @@
-"""The client against a real cloud: every route, and every way in which it can be refused."""
+"""The client with a real cloud: every route, and every rejection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.support.small_packages import SmallPackage, make_package
 
 
 def publish(client: CloudClient, publisher: Path, package: SmallPackage) -> list[tuple[int, int]]:
-    """Publish and return what the progress said."""
+    """Publish a package and return the calls of the progress callback."""
     said: list[tuple[int, int]] = []
     key = signing.load_private_key(publisher)
     client.publish(package.layout.path, key, on_progress=lambda sent, total: said.append((sent, total)))
@@ -64,14 +64,14 @@ def test_only_what_the_cloud_lacks_is_sent(client: CloudClient, publisher: Path,
     assert publish(client, publisher, package) == [(0, 0)]
 
 
-def test_a_tar_is_published_as_its_directory_is(client: CloudClient, publisher: Path, tmp_path: Path) -> None:
+def test_a_tar_is_published_like_its_directory(client: CloudClient, publisher: Path, tmp_path: Path) -> None:
     package = make_package(tmp_path, "tarred")
     write_tar(package.layout, tmp_path / "package.tar")
     version = client.publish(tmp_path / "package.tar", signing.load_private_key(publisher))
     assert version.index.digest == package.package.digest
 
 
-def test_a_version_taken_meanwhile_is_signed_again_for_the_next(
+def test_a_package_whose_version_is_taken_meanwhile_is_signed_for_the_next(
     client: CloudClient, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look = pushing._next_version
@@ -87,12 +87,12 @@ def test_a_version_taken_meanwhile_is_signed_again_for_the_next(
     assert client.publish(package.layout.path, signing.load_private_key(publisher)).version == 2
 
 
-def test_a_publisher_that_the_cloud_does_not_trust_is_refused(client: CloudClient, tmp_path: Path) -> None:
+def test_a_publisher_that_the_cloud_does_not_trust_is_rejected(client: CloudClient, tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match="the signature must be by a trusted key"):
         client.publish(make_package(tmp_path, "untrusted").layout.path, signing.generate_key())
 
 
-def test_a_damaged_package_is_refused_before_anything_is_sent(client: CloudClient, publisher: Path, tmp_path: Path) -> None:
+def test_a_damaged_package_is_rejected_before_anything_is_sent(client: CloudClient, publisher: Path, tmp_path: Path) -> None:
     package = make_package(tmp_path, "damaged", b"graph bytes")
     graph = package.package.variants[0].manifest.layers[0]
     path = package.layout.blob_path(graph.digest)
@@ -122,13 +122,13 @@ def test_a_token_enrols_one_device(client: CloudClient) -> None:
     assert client.issue_token(TokenRequest(valid_s=60)).token.startswith("ew1.")
 
 
-def test_an_unknown_name_comes_with_the_nearest_ones(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
+def test_an_unknown_name_offers_the_nearest(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
     enrol_scripted(cloud, "camera-7", tmp_path)
     with pytest.raises(NotFoundError, match=r"no device is called 'camera-8'; known: .*camera-7"):
         client.device("camera-8")
 
 
-def test_an_unknown_version_comes_with_the_known_ones(client: CloudClient, publisher: Path, tmp_path: Path) -> None:
+def test_an_unknown_version_lists_the_known_ones(client: CloudClient, publisher: Path, tmp_path: Path) -> None:
     publish(client, publisher, make_package(tmp_path, "single"))
     with pytest.raises(NotFoundError, match=r"^model single has no version 4; known: 1$"):
         client.model_version(parse_reference("single:4"))
@@ -162,10 +162,10 @@ def test_a_rollout_is_paused_resumed_and_aborted(
         client.pause_rollout(number)
 
 
-def test_measurements_come_in_the_order_of_time(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
+def test_measurements_are_ordered_by_time(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
     enrol_scripted(cloud, "measured-1", tmp_path).measure("latency_p50", "ms", 3.0, 4.0, 5.0)
-    found = client.telemetry(device="measured-1", name="latency_p50", limit=2)
-    assert [each.value for each in found] == [4.0, 5.0]
+    measurements = client.telemetry(device="measured-1", name="latency_p50", limit=2)
+    assert [each.value for each in measurements] == [4.0, 5.0]
 
 
 def test_a_change_ends_the_wait_for_it(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
@@ -176,14 +176,14 @@ def test_a_change_ends_the_wait_for_it(client: CloudClient, cloud: RunningCloud,
     timer.join()
 
 
-def test_a_cloud_that_is_not_there_is_unreachable(client: CloudClient) -> None:
+def test_a_cloud_that_does_not_run_is_unreachable(client: CloudClient) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"https://127.0.0.1:{taken.getsockname()[1]}"
     with pytest.raises(UnreachableError, match=f"the cloud at {url} must answer, but: .*refused; is 'edgewright cloud up'"):
         CloudClient(replace(client.context, url=url)).devices()
 
 
-def test_a_cloud_with_the_certificate_of_another_authority_is_not_believed(client: CloudClient, tmp_path: Path) -> None:
+def test_a_cloud_with_the_certificate_of_another_authority_is_not_trusted(client: CloudClient, tmp_path: Path) -> None:
     stranger = tmp_path / "ca.pem"
     stranger.write_text(Authority.create(datetime.now(UTC)).pem)
     with pytest.raises(UnreachableError, match=r"the certificate of https://.* must come from .*ca\.pem"):
@@ -195,8 +195,8 @@ def test_another_clouds_token_is_denied(client: CloudClient) -> None:
         CloudClient(replace(client.context, token="of-another-cloud")).devices()
 
 
-class Elsewhere(BaseHTTPRequestHandler):
-    """Answers as a registry that wants the upload, and the token with it, to go to another host."""
+class Redirecting(BaseHTTPRequestHandler):
+    """A registry that sends the upload, and the token with it, to another host."""
 
     def do_HEAD(self) -> None:
         self.send_response(404)
@@ -210,13 +210,13 @@ class Elsewhere(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def misleading_cloud(state: Path) -> Iterator[str]:
-    """Serve `Elsewhere` with the certificate of a real cloud."""
-    server = HTTPServer(("127.0.0.1", 0), Elsewhere)
+    """Serve `Redirecting` with the certificate of a real cloud."""
+    server = HTTPServer(("127.0.0.1", 0), Redirecting)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(state / "server.pem", state / "server.key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -230,7 +230,7 @@ def misleading_cloud(state: Path) -> Iterator[str]:
         server.server_close()
 
 
-def test_the_token_does_not_follow_to_another_host(cloud: RunningCloud, publisher: Path, tmp_path: Path) -> None:
+def test_the_token_is_not_sent_to_another_host(cloud: RunningCloud, publisher: Path, tmp_path: Path) -> None:
     package = make_package(tmp_path, "misled")
     context = find_context(str(cloud.state))
     with (

@@ -1,4 +1,4 @@
-"""Where a client looks for its cloud (P70)."""
+"""Search for the client context (P70)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from edgewright.sdk import ClientContext, find_context
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     (tmp_path / "operator.token").write_text("secret\n")
-    found = {"url": "https://127.0.0.1:8443/", "ca_file": "ca.pem", "token_file": "operator.token"}
-    (tmp_path / "client.json").write_text(json.dumps(found))
+    document = {"url": "https://127.0.0.1:8443/", "ca_file": "ca.pem", "token_file": "operator.token"}
+    (tmp_path / "client.json").write_text(json.dumps(document))
     return tmp_path
 
 
@@ -47,7 +47,7 @@ def test_the_token_is_not_shown_when_a_context_is_printed(state: Path) -> None:
         pytest.param("https://a", {"EDGEWRIGHT_TOKEN": "a\nb"}, BadInputError, "must be one line", id="two lines"),
     ],
 )
-def test_what_names_no_cloud_is_one_clear_line(
+def test_a_missing_or_invalid_context_is_an_error_of_one_line(
     cloud: str, environment: dict[str, str], error: type[EdgewrightError], message: str
 ) -> None:
     with pytest.raises(error, match=message) as raised:
@@ -55,7 +55,7 @@ def test_what_names_no_cloud_is_one_clear_line(
     assert "\n" not in str(raised.value)
 
 
-def test_a_context_that_is_no_json_is_named(state: Path) -> None:
+def test_a_context_that_is_not_json_is_named(state: Path) -> None:
     (state / "client.json").write_text("{")
     with pytest.raises(BadInputError, match=r"client context .*client\.json cannot be read"):
         find_context(str(state), {})

@@ -1,4 +1,4 @@
-"""The scripts of examples/ run as their own words say."""
+"""The scripts of examples/ run as their docstrings state."""
 
 from __future__ import annotations
 

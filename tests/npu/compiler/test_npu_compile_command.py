@@ -154,7 +154,7 @@ def test_a_compiled_variant_is_not_compiled_again(build: tuple[BuildDirectory, F
     compiled(build[0], "--profile", PROFILE)
     result = compiled(build[0], "--profile", "npu-sim-8", "--variant", PROFILE)
     assert result.exit_code == 2
-    assert result.stderr.startswith("edgewright: npu-sim-4 is compiled already; name the quantized variant that it came from")
+    assert result.stderr.startswith("edgewright: npu-sim-4 is compiled already; name its quantized source")
 
 
 def test_a_variant_with_wrong_results_is_not_kept(build: tuple[BuildDirectory, Float]) -> None:
@@ -163,7 +163,7 @@ def test_a_variant_with_wrong_results_is_not_kept(build: tuple[BuildDirectory, F
     write_npz(golden, {name: np.roll(np.load(golden)[name], 1, axis=1)})
     result = compiled(build[0], "--profile", PROFILE)
     assert result.exit_code == 1
-    assert "npu-sim-4 must answer the golden samples as its source does, but" in result.stderr
+    assert "npu-sim-4 must pass the golden samples, but" in result.stderr
     assert PROFILE not in [variant.config.variant for variant in build[0].variants()]
 
 
