@@ -1,4 +1,4 @@
-"""The main job as a stranger runs it: `edgewright demo`, over MQTT and over HTTPS alone."""
+"""Acceptance of the main job: `edgewright demo`, over MQTT and over HTTPS alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from edgewright.errors import BadInputError
 
 TIMEOUT_S = 600
 STOP_S = 90
-# A demo that is late must have ended before its test does, or it leaves its devices running.
+# A late demo must end before its test does; otherwise its devices keep running.
 pytestmark = pytest.mark.timeout(TIMEOUT_S + STOP_S + 10)
 
 
 @pytest.fixture(scope="module")
 def finished() -> list[Path]:
-    """The demos that have run to their end; the next one begins with what the first one trained and built."""
+    """Finished demos; a later demo reuses the models and packages of the first one."""
     return []
 
 
@@ -35,7 +35,7 @@ def demo(
     require: Callable[[str], Path],
     finished: list[Path],
 ) -> Path:
-    """Run the demo once for each way to reach the devices, once with an NPU board and once without; return its directory."""
+    """Run the demo once per transport, once with an NPU board and once without; return its directory."""
     if request.param == "mqtt":
         require("mosquitto")
         require("verilator")
@@ -48,7 +48,7 @@ def demo(
 
 
 def run_to_its_end(words: list[str], directory: Path) -> None:
-    """Run the demo; one that takes too long is told to end, so that it takes its cloud and its devices along."""
+    """Run the demo; after the time limit it gets SIGTERM, so that it ends its cloud and its devices."""
     log = directory / "demo.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -69,12 +69,12 @@ def run_to_its_end(words: list[str], directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def summary(demo: Path) -> dict[str, Any]:
-    """Return what the demo wrote."""
+    """Return the summary of the demo."""
     document: dict[str, Any] = json.loads((demo / "summary.json").read_bytes())
     return document
 
 
-def test_the_small_variants_answer_as_the_source_does(summary: dict[str, Any]) -> None:
+def test_the_small_variants_agree_with_the_source(summary: dict[str, Any]) -> None:
     accuracy = {variant["name"]: variant["accuracy"] for variant in summary["variants"]}
     assert summary["source_accuracy"] > 0.97
     assert accuracy["fp32"] == summary["source_accuracy"]
@@ -134,7 +134,7 @@ def refusal(earlier: Path, directory: Path) -> str:
     return str(refused.value)
 
 
-def test_a_demo_reuses_only_another_one_that_is_finished_and_has_what_the_devices_need(tmp_path: Path) -> None:
+def test_a_demo_reuses_only_another_finished_demo_with_the_required_variants(tmp_path: Path) -> None:
     assert refusal(tmp_path, tmp_path) == f"--reuse must name another directory than --output, but both are {tmp_path}"
     assert refusal(tmp_path, tmp_path / "next") == (
         f"{tmp_path} must hold a finished demo, but it holds none: run edgewright demo --output {tmp_path}"
@@ -148,7 +148,7 @@ def test_a_demo_reuses_only_another_one_that_is_finished_and_has_what_the_device
 
 
 def started_by(process: psutil.Process, marker: str) -> bool:
-    """Tell whether a process inherited this run's environment."""
+    """Return True if a process inherited this run's environment."""
     try:
         return bool(process.environ().get("EDGEWRIGHT_TEST_RUN") == marker)
     except psutil.Error:

@@ -22,7 +22,7 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_an_error_of_ours_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_raises_storage_full_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageFullError) as full, writing_atomically(tmp_path / "blob"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(full.value) == f"no room left to write {tmp_path}/blob: free some space and try again"
@@ -48,7 +48,7 @@ def test_a_directory_that_was_not_finished_leaves_nothing(tmp_path: Path) -> Non
 
 
 def test_an_interrupt_right_after_the_directory_was_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signals come between any two lines: here one arrives while mkdir, which has done its work, returns."""
+    """A signal may arrive between any two lines; here it arrives while mkdir returns after making the directory."""
     make = os.mkdir
 
     def make_and_be_interrupted(*arguments: Any, **named: Any) -> None:
@@ -82,7 +82,7 @@ def test_an_interrupt_in_a_replacement_loses_nothing(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_file_has_the_mode_that_was_asked_for_cut_by_the_mask(tmp_path: Path) -> None:
+def test_a_file_has_the_requested_mode_reduced_by_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "shared", b"")
@@ -93,16 +93,16 @@ def test_a_file_has_the_mode_that_was_asked_for_cut_by_the_mask(tmp_path: Path) 
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_among_the_folders_of_a_place_is_told(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_a_parent_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    told = r"cannot be written \(.+\): choose another path, or change its permissions$"
-    with pytest.raises(NotWritableError, match=told):
+    message = r"cannot be written \(.+\): choose another path, or change its permissions$"
+    with pytest.raises(NotWritableError, match=message):
         write_atomically(tmp_path / "file" / "report.html", b"")
-    with pytest.raises(NotWritableError, match=told), staging_beside(tmp_path / "file" / "build"):
+    with pytest.raises(NotWritableError, match=message), staging_beside(tmp_path / "file" / "build"):
         pass
 
 
-def test_a_folder_where_a_file_should_be_is_told_and_left_alone(tmp_path: Path) -> None:
+def test_a_directory_in_the_place_of_the_file_is_an_error_and_kept(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
     with pytest.raises(NotWritableError, match=r"report\.html cannot be written \(Is a directory\)"):
         write_atomically(tmp_path / "report.html", b"")

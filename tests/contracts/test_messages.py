@@ -76,7 +76,7 @@ batches = st.builds(TelemetryBatch, device=names, queue_id=texts, measurements=s
 
 
 @given(st.one_of(desired, reported, batches))
-def test_decoding_what_was_encoded_gives_the_same_message(message: DesiredState | ReportedState | TelemetryBatch) -> None:
+def test_law_decoding_inverts_encoding(message: DesiredState | ReportedState | TelemetryBatch) -> None:
     assert wire.decode(wire.encode(message), type(message), what="message") == message
 
 
@@ -99,10 +99,10 @@ def test_the_same_message_always_has_the_same_bytes(message: ReportedState) -> N
         pytest.param(b"\xff", "the report cannot be read: JSON is malformed: invalid character (byte 0)", id="no text"),
     ],
 )
-def test_what_is_no_message_is_told_with_its_place(raw: bytes, message: str) -> None:
-    with pytest.raises(MessageError) as refused:
+def test_an_invalid_message_is_an_error_with_the_path_of_the_field(raw: bytes, message: str) -> None:
+    with pytest.raises(MessageError) as raised:
         wire.decode(raw, ReportedState, what="the report")
-    assert str(refused.value) == message
+    assert str(raised.value) == message
 
 
 def test_fields_from_a_newer_sender_are_ignored() -> None:
@@ -111,29 +111,29 @@ def test_fields_from_a_newer_sender_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("version", [0, -1])
-def test_a_desired_version_is_never_below_1(version: int) -> None:
+def test_a_desired_number_is_never_below_1(version: int) -> None:
     index = Descriptor(mediaType="x", digest="sha256:" + "0" * 64, size=1)
     with pytest.raises(MessageError, match="versions must be whole numbers from 1"):
         DesiredState(device="a", desired_number=version, model="m", version=1, index=index)
 
 
 @given(names, st.text(string.ascii_lowercase + "/-", min_size=1))
-def test_a_topic_taken_apart_is_what_it_was_made_of(device: str, suffix: str) -> None:
+def test_law_parsing_a_topic_inverts_formatting(device: str, suffix: str) -> None:
     assert topics.parse_topic(topics.topic(device, suffix)) == topics.DeviceTopic("default", device, suffix)
 
 
 @pytest.mark.parametrize("text", ["", "a/b/c/d/e", "edgewright/v1/default", "edgewright/v2/default/a/u/reported"])
-def test_a_foreign_topic_is_refused(text: str) -> None:
+def test_a_foreign_topic_is_rejected(text: str) -> None:
     with pytest.raises(MessageError, match=r"^a topic must be edgewright/v1/tenant/device/…, not '"):
         topics.parse_topic(text)
 
 
 @given(st.builds(EnrolmentToken, url=texts, ca_sha256=texts, secret=texts))
-def test_an_enrolment_token_survives_being_pasted(token: EnrolmentToken) -> None:
+def test_an_enrolment_token_may_be_pasted_with_spaces(token: EnrolmentToken) -> None:
     assert enrolment.parse_token(f"  {enrolment.format_token(token)}\n") == token
 
 
 @pytest.mark.parametrize("text", ["", "hello", "ew1.", "ew1.!!!", "ew1.e30"])
-def test_what_is_no_enrolment_token_is_refused(text: str) -> None:
+def test_an_invalid_enrolment_token_is_rejected(text: str) -> None:
     with pytest.raises(DeniedError, match="enrolment token"):
         enrolment.parse_token(text)

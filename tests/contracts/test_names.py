@@ -7,7 +7,7 @@ from edgewright.errors import BadInputError
 
 
 @pytest.mark.parametrize("name", ["digits", "a", "resnet-50", "a__b", "v1.2_x", "x" * 64])
-def test_names_that_an_oci_repository_takes_are_accepted(name: str) -> None:
+def test_names_that_are_valid_in_an_oci_repository_are_accepted(name: str) -> None:
     assert check_name(name, "model") == name
 
 
@@ -25,10 +25,10 @@ def test_names_that_an_oci_repository_takes_are_accepted(name: str) -> None:
         pytest.param("x" * 65, id="too long"),
     ],
 )
-def test_other_names_are_refused_with_the_rule_and_the_name(name: str) -> None:
-    with pytest.raises(BadInputError) as refused:
+def test_other_names_are_rejected_with_the_rule_and_the_name(name: str) -> None:
+    with pytest.raises(BadInputError) as raised:
         check_name(name, "device")
-    assert str(refused.value) == (
+    assert str(raised.value) == (
         f"a device's name must be lower-case letters and digits, joined by '.', '_' or '-', at most 64 characters, not {name!r}"
     )
 
@@ -41,9 +41,9 @@ def test_a_reference_is_a_name_with_or_without_a_version() -> None:
 
 @pytest.mark.parametrize("version", ["0", "-1", "latest", "01", "", "1.0", "9999999999"])
 def test_a_version_is_a_whole_number_from_1(version: str) -> None:
-    with pytest.raises(BadInputError) as refused:
+    with pytest.raises(BadInputError) as raised:
         parse_reference(f"digits:{version}")
-    assert str(refused.value) == f"a version must be a whole number from 1, as in digits:3, not {version!r}"
+    assert str(raised.value) == f"a version must be a whole number from 1, as in digits:3, not {version!r}"
 
 
 def test_the_hint_for_an_unknown_name_offers_the_closest() -> None:

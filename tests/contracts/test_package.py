@@ -30,7 +30,7 @@ def every_byte(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_was_packed_is_read_back_the_same(tmp_path: Path) -> None:
+def test_a_package_is_read_as_it_was_written(tmp_path: Path) -> None:
     layout, written = pack(tmp_path)
     assert package.read_package(layout) == written
     assert written.name == "digits"
@@ -70,7 +70,7 @@ def test_a_new_head_changes_only_what_depends_on_it(tmp_path: Path) -> None:
     assert before[LayerKind.HEAD_WEIGHTS] != after[LayerKind.HEAD_WEIGHTS]
 
 
-def test_the_time_of_making_is_in_it_only_when_source_date_epoch_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_has_a_time_only_with_source_date_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     _, written = pack(tmp_path)
     assert written.index.annotations[package.CREATED] == "2023-11-14T22:13:20Z"
@@ -95,7 +95,7 @@ def test_a_missing_blob_is_found(tmp_path: Path) -> None:
         package.verify_blobs(layout, written)
 
 
-def test_a_package_travels_as_one_tar(tmp_path: Path) -> None:
+def test_a_package_is_copied_as_one_tar(tmp_path: Path) -> None:
     layout, written = pack(tmp_path)
     package.write_tar(layout, tmp_path / "digits.tar")
     with package.opened(tmp_path / "digits.tar") as unpacked:
@@ -110,13 +110,13 @@ def test_a_package_travels_as_one_tar(tmp_path: Path) -> None:
         pytest.param(b"", "is not a package: it must be an OCI layout directory or a tar of one", id="empty"),
     ],
 )
-def test_a_file_that_is_no_package_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_package_is_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(PackageError, match=message), package.opened(tmp_path / "x.tar"):
         pass
 
 
-def test_a_tar_that_reaches_outside_is_refused(tmp_path: Path) -> None:
+def test_a_tar_with_members_outside_is_rejected(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("../outside"))
     with pytest.raises(PackageError, match="is not a package"), package.opened(tmp_path / "evil.tar"):
@@ -124,7 +124,7 @@ def test_a_tar_that_reaches_outside_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path.parent / "outside").exists()
 
 
-def test_a_package_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+def test_a_missing_package_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such package"), package.opened(tmp_path / "nothing"):
         pass
 
@@ -142,21 +142,21 @@ def test_a_signature_is_found_beside_its_package(tmp_path: Path) -> None:
     assert package.read_package(layout) == written
 
 
-def test_an_index_of_another_kind_is_no_package(tmp_path: Path) -> None:
+def test_an_index_of_another_kind_is_not_a_package(tmp_path: Path) -> None:
     layout, written = pack(tmp_path)
     variant = written.variant("fp32").descriptor
     with pytest.raises(PackageError, match="cannot be read|must have artifactType"):
         package.read_index(layout, variant)
 
 
-def test_unknown_variants_are_answered_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_variant_offers_the_nearest(tmp_path: Path) -> None:
     _, written = pack(tmp_path)
     with pytest.raises(NotFoundError) as unknown:
         written.variant("int4")
     assert str(unknown.value) == "package digits has no variant 'int4'; known: int8"
 
 
-def test_wire_documents_keep_unknown_fields_out_of_the_way(golden: Callable[[str, str], None], tmp_path: Path) -> None:
+def test_unknown_fields_of_documents_are_ignored(golden: Callable[[str, str], None], tmp_path: Path) -> None:
     layout, written = pack(tmp_path)
     raw = layout.read_blob(written.descriptor)
     golden("package_index.json", wire.encode_readable(wire.decode(raw, dict, what="index")).decode())

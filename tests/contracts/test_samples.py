@@ -88,24 +88,24 @@ ONE = np.ones((1, 2, 2), np.float32)
         pytest.param({"image": np.array([{}])}, "it holds Python objects, or is not a .npz", id="pickled objects"),
     ],
 )
-def test_samples_that_do_not_fit_are_told_with_both_sides(
+def test_samples_that_do_not_fit_are_an_error_with_expected_and_found(
     tmp_path: Path, arrays: dict[str, npt.NDArray[Any]], message: str
 ) -> None:
     path = saved(tmp_path, **arrays)
-    with pytest.raises(SamplesError) as refused:
+    with pytest.raises(SamplesError) as raised:
         load_samples(path, [IMAGE])
-    assert str(path) in str(refused.value)
-    assert message in str(refused.value)
+    assert str(path) in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no archive"])
-def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_npz_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.npz"
     path.write_bytes(content)
     with pytest.raises(SamplesError, match=r"samples must be a \.npz"):
         load_samples(path, [IMAGE])
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SamplesError, match="no such file"):
         load_samples(tmp_path / "nothing.npz", [IMAGE])

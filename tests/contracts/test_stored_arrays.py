@@ -1,4 +1,4 @@
-"""Arrays that stay on disk: the same numbers, whatever the file is like, and memory that does not grow with their count."""
+"""Arrays on disk: the same numbers for every kind of file, and memory that does not grow with their size."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def is_on_disk(array: Array) -> bool:
 def test_an_archive_reads_the_same_on_disk(save: Callable[..., None], tmp_path: Path) -> None:
     labels = np.arange(7)
     save(tmp_path / "x.npz", image=images(), labels=labels)
-    found = read_arrays(tmp_path / "x.npz")
-    assert list(found) == ["image", "labels"]
-    assert all(is_on_disk(array) for array in found.values())
-    np.testing.assert_array_equal(found["image"], images())
-    np.testing.assert_array_equal(found["labels"], labels)
+    arrays = read_arrays(tmp_path / "x.npz")
+    assert list(arrays) == ["image", "labels"]
+    assert all(is_on_disk(array) for array in arrays.values())
+    np.testing.assert_array_equal(arrays["image"], images())
+    np.testing.assert_array_equal(arrays["labels"], labels)
 
 
 @pytest.mark.usefixtures("everything_is_large")
-def test_columns_that_come_first_read_the_same(tmp_path: Path) -> None:
+def test_an_array_in_column_order_reads_the_same(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", image=np.asfortranarray(images()))
     np.testing.assert_array_equal(read_arrays(tmp_path / "x.npz")["image"], images())
 
@@ -71,16 +71,16 @@ def test_batches_are_in_memory_and_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("everything_is_large")
-def test_whole_numbers_become_floats_on_disk() -> None:
+def test_integers_become_floats_on_disk() -> None:
     pixels = np.arange(105, dtype=np.uint8).reshape(7, 5, 3)
-    found = cast(pixels, np.float32)
-    assert is_on_disk(found)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, pixels)
+    arrays = cast(pixels, np.float32)
+    assert is_on_disk(arrays)
+    assert arrays.dtype == np.float32
+    np.testing.assert_array_equal(arrays, pixels)
 
 
 @pytest.mark.usefixtures("everything_is_large")
-def test_what_is_gathered_in_parts_is_the_whole() -> None:
+def test_gathered_parts_are_the_whole_array() -> None:
     gathered = Gathered(7)
     for part in np.array_split(images(), 3):
         gathered.append(part)
@@ -96,7 +96,7 @@ def test_pieces_and_digest_are_those_of_the_array() -> None:
     assert digest_of_array(images()) == digest_of(images().tobytes())
 
 
-def test_what_is_small_is_simply_read(tmp_path: Path) -> None:
+def test_a_small_array_is_read_into_memory(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", image=images())
     assert not is_on_disk(read_arrays(tmp_path / "x.npz")["image"])
 
@@ -122,11 +122,13 @@ def test_damage_is_found_before_a_number_is_used(damage: Callable[[Path], None],
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_text("hello"), lambda path: np.savez(path, image=np.array([{}]))])
-def test_what_would_need_a_pickle_is_refused_without_advice_to_allow_it(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_file_that_needs_unpickling_is_rejected_without_bad_advice(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
     make(tmp_path / "x.npz")
-    with pytest.raises(SamplesError, match=r"plain arrays: it holds Python objects, or is not a \.npz; write it with") as refused:
+    with pytest.raises(SamplesError, match=r"plain arrays: it holds Python objects, or is not a \.npz; write it with") as raised:
         load_samples(tmp_path / "x.npz", [IMAGE])
-    assert "allow_pickle" not in str(refused.value)
+    assert "allow_pickle" not in str(raised.value)
 
 
 MEASURE = """
@@ -148,8 +150,8 @@ def peak():
 folder = Path(sys.argv[1])
 samples = load_samples(folder / "x.npz", load_graph(folder / "graph.onnx", threads=1).inputs)
 session = load_graph(folder / "graph.onnx", threads=1)
-found = run_all(session, samples)
-measure_outputs(found, run_all(session, samples), samples.labels)
+arrays = run_all(session, samples)
+measure_outputs(arrays, run_all(session, samples), samples.labels)
 samples_digest(samples)
 ranges = tensor_ranges(ObservedGraph.open(folder / "graph.onnx"), samples)
 print(samples.count, peak())
@@ -174,10 +176,10 @@ def peak_mib(folder: Path, count: int, dtype: type[np.generic]) -> int:
     finished = subprocess.run(
         [sys.executable, "-c", MEASURE, str(folder)], capture_output=True, text=True, timeout=240, check=False
     )
-    told = re.fullmatch(r"(\d+) (\d+)\n", finished.stdout)
-    assert told is not None, finished.stderr
-    assert int(told[1]) == count
-    return int(told[2])
+    match = re.fullmatch(r"(\d+) (\d+)\n", finished.stdout)
+    assert match is not None, finished.stderr
+    assert int(match[1]) == count
+    return int(match[2])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8], ids=["as the model takes them", "as pixels"])
@@ -189,7 +191,7 @@ def test_five_thousand_images_take_no_more_memory_than_a_batch_of_them(dtype: ty
     assert many - few < 40
 
 
-def test_samples_in_memory_are_taken_as_they_are() -> None:
+def test_samples_in_memory_are_used_unchanged() -> None:
     samples = Samples({"image": images()}, np.arange(7))
     assert samples.slice(5, 99).count == 2
     np.testing.assert_array_equal(samples.slice(2, 4).inputs["image"], images()[2:4])

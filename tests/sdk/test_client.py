@@ -37,10 +37,10 @@ from tests.support.small_packages import SmallPackage, make_package
 
 def publish(client: CloudClient, publisher: Path, package: SmallPackage) -> list[tuple[int, int]]:
     """Publish a package and return the calls of the progress callback."""
-    said: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     key = signing.load_private_key(publisher)
-    client.publish(package.layout.path, key, on_progress=lambda sent, total: said.append((sent, total)))
-    return said
+    client.publish(package.layout.path, key, on_progress=lambda sent, total: calls.append((sent, total)))
+    return calls
 
 
 def test_a_published_package_is_the_next_version(client: CloudClient, publisher: Path, tmp_path: Path) -> None:
@@ -56,11 +56,11 @@ def test_a_published_package_is_the_next_version(client: CloudClient, publisher:
 
 def test_only_what_the_cloud_lacks_is_sent(client: CloudClient, publisher: Path, tmp_path: Path) -> None:
     package = make_package(tmp_path, "frugal", b"x" * 5_000_000)
-    said = publish(client, publisher, package)
-    total = said[-1][1]
+    calls = publish(client, publisher, package)
+    total = calls[-1][1]
     assert total > 5_000_000
-    assert [sent for sent, _ in said] == sorted({sent for sent, _ in said})
-    assert said[-1] == (total, total)
+    assert [sent for sent, _ in calls] == sorted({sent for sent, _ in calls})
+    assert calls[-1] == (total, total)
     assert publish(client, publisher, package) == [(0, 0)]
 
 

@@ -28,27 +28,27 @@ def example(name: str, *arguments: object, **environment: str) -> subprocess.Pop
 
 
 def ended(process: subprocess.Popen[str]) -> list[str]:
-    said, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    return said.splitlines()
+    return output.splitlines()
 
 
 def test_a_pipeline_becomes_a_package_measured_in_every_precision(tmp_path: Path) -> None:
-    said = ended(example("package_a_pipeline.py", tmp_path))
-    assert [line.split(":")[0] for line in said[-5:-1]] == ["scikit-learn itself", "fp16", "fp32", "int8"]
-    accuracies = [float(line.split("accuracy ")[1][:6]) for line in said[-5:-1]]
+    output = ended(example("package_a_pipeline.py", tmp_path))
+    assert [line.split(":")[0] for line in output[-5:-1]] == ["scikit-learn itself", "fp16", "fp32", "int8"]
+    accuracies = [float(line.split("accuracy ")[1][:6]) for line in output[-5:-1]]
     assert min(accuracies) > 0.93
     assert read_package(OciLayout.open(tmp_path / "package")).name == "digits"
 
 
 def test_a_network_on_the_simulated_board_gives_the_bits_of_the_model(tmp_path: Path, require: Callable[[str], Path]) -> None:
     require("verilator")
-    said = ended(example("run_on_a_simulated_npu.py", tmp_path))
-    assert [line.split(":", 1)[1].split(" at ")[0] for line in said[-3:-1]] == [
+    output = ended(example("run_on_a_simulated_npu.py", tmp_path))
+    assert [line.split(":", 1)[1].split(" at ")[0] for line in output[-3:-1]] == [
         " functional model of npu-sim-8-large on the processor: no serial port to probe",
         " board npu-sim-8-large",
     ]
-    assert said[-1] == "board and functional model: equal in every bit"
+    assert output[-1] == "board and functional model: equal in every bit"
 
 
 def test_a_rollout_is_published_started_and_watched(trusting_cloud: RunningCloud, publisher: Path, tmp_path: Path) -> None:
@@ -59,6 +59,6 @@ def test_a_rollout_is_published_started_and_watched(trusting_cloud: RunningCloud
     )
     for device in east:
         device.run_desired(wait_s=60)
-    said = ended(process)
-    assert said[0].startswith("published scripted:1, ")
-    assert said[-2:] == ["rollout 1 is completed, wave 2: east-1 running, east-2 running", "2 of 2 devices running"]
+    output = ended(process)
+    assert output[0].startswith("published scripted:1, ")
+    assert output[-2:] == ["rollout 1 is completed, wave 2: east-1 running, east-2 running", "2 of 2 devices running"]
