@@ -122,9 +122,7 @@ def test_damage_is_found_before_a_number_is_used(damage: Callable[[Path], None],
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_text("hello"), lambda path: np.savez(path, image=np.array([{}]))])
-def test_a_file_that_needs_unpickling_is_rejected_without_bad_advice(
-    make: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_a_file_that_needs_unpickling_is_rejected_without_bad_advice(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "x.npz")
     with pytest.raises(SamplesError, match=r"plain arrays: it holds Python objects, or is not a \.npz; write it with") as raised:
         load_samples(tmp_path / "x.npz", [IMAGE])
