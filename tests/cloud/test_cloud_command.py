@@ -179,3 +179,16 @@ def test_the_certificate_covers_a_name_added_later(tmp_path: Path) -> None:
         assert cloud.url.startswith("https://localhost:")
         assert cloud.anonymous().get("/healthz").status == 200
         assert cloud.ca.read_bytes() == authority
+
+
+def test_the_printed_export_line_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    state = tmp_path / "my cloud's state"
+    command = [*COMMAND, "up", "--state", str(state), "--port", "0", "--no-broker"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("clients "))
+        process.send_signal(signal.SIGTERM)
+    shell = subprocess.run(
+        ["sh", "-c", f'{line.split(maxsplit=1)[1]}\nprintf %s "$EDGEWRIGHT_CLOUD"'], capture_output=True, text=True
+    )
+    assert shell.stdout == str(state / "client.json")
