@@ -94,14 +94,14 @@ class Agent:
         await run_until(
             stop,
             self._supervisor.watch(),
-            self._supervisor.probe_always(self._settings.probe_every_s),
-            self._connection.keep(),
-            self._renewer.keep(),
-            self._inbox.verify_always(),
+            self._supervisor.probe_forever(self._settings.probe_every_s),
+            self._connection.run_forever(),
+            self._renewer.run_forever(),
+            self._inbox.verify_forever(),
             self._reconcile(),
-            self._reporter.report_always(),
-            self._telemetry.measure_always(),
-            self._telemetry.deliver_always(),
+            self._reporter.report_forever(),
+            self._telemetry.measure_forever(),
+            self._telemetry.deliver_forever(),
         )
         await self._supervisor.stop()
         self._journal.close()
@@ -204,7 +204,7 @@ def make_transports(identity: Identity, boot_id: str, choice: TransportChoice, r
     if choice is not TransportChoice.MQTT:
         transports.append(HttpsTransport(identity.url, identity.tls_context, receiver))
     if not transports:
-        raise BadInputError("transport mqtt needs a broker, but the cloud gave none at enrolment: use --transport https")
+        raise BadInputError("transport mqtt needs a broker, but the cloud has no broker: use --transport https")
     return transports
 
 

@@ -68,7 +68,7 @@ class Renewer:
         self._record_event = record_event
         self._last_problem = ""
 
-    async def keep(self) -> None:
+    async def run_forever(self) -> None:
         """Renew whenever a renewal is due, forever."""
         failures = 0
         while True:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from edge_agent.drivers.process import end_leftovers
+from edge_agent.drivers.process import stop_orphaned_runners
 from edge_agent.identity.identity import Identity
 from edge_agent.settings import Settings
 from edgewright.contracts import wire
@@ -68,7 +68,7 @@ class StateDirectory:
         """
         identity = Identity.load(path)
         with _locked(path):
-            end_leftovers(path / "slots")
+            stop_orphaned_runners(path / "slots")
             with _bound_socket(settings.port or _last_port(path), fixed=settings.port != 0) as server_socket:
                 yield cls(path, identity, server_socket)
 

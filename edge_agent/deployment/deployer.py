@@ -247,7 +247,7 @@ class Deployer:
         return Evidence(
             elapsed_s=elapsed_s,
             crashes=supervisor.crashes,
-            silent_s=supervisor.silent_s,
+            unresponsive_s=supervisor.unresponsive_s,
             scoring=supervisor.scoring,
             before=self._before,
         )

@@ -44,7 +44,7 @@ class DesiredInbox:
         if envelope != self._last_verified:
             self._queue.put_nowait(envelope)
 
-    async def verify_always(self) -> None:
+    async def verify_forever(self) -> None:
         """Verify queued desired states one at a time; rejected ones are recorded and ignored."""
         while True:
             envelope = await self._queue.get()

@@ -13,7 +13,7 @@ from edgewright.contracts.scoring_statistics import ScoringStatistics
 
 MIN_REQUESTS = 20
 MAX_CRASHES = 1
-MAX_SILENT_S = 10.0
+MAX_UNRESPONSIVE_S = 10.0
 MAX_ERROR_SHARE = 0.05
 MAX_ERROR_RATIO = 2.0
 MAX_LATENCY_RATIO = 3.0
@@ -37,7 +37,7 @@ class Evidence:
 
     elapsed_s: float
     crashes: int
-    silent_s: float
+    unresponsive_s: float
     """Seconds since the runner stopped answering; 0 while it answers."""
     scoring: ScoringStatistics | None
     before: ScoringStatistics | None
@@ -57,7 +57,7 @@ def judge(evidence: Evidence, trial_s: float) -> Judgement:
     fault = _fault(evidence)
     if fault is not None:
         return Judgement(Verdict.ROLL_BACK, fault)
-    if evidence.silent_s > 0 or evidence.elapsed_s < trial_s:
+    if evidence.unresponsive_s > 0 or evidence.elapsed_s < trial_s:
         return Judgement(Verdict.WATCH, f"on trial for {evidence.elapsed_s:.0f} of {trial_s:g} s")
     scored = evidence.scoring.requests if evidence.scoring else 0
     return Judgement(Verdict.COMMIT, f"passed its trial of {trial_s:g} s with {scored} requests")
@@ -66,8 +66,8 @@ def judge(evidence: Evidence, trial_s: float) -> Judgement:
 def _fault(evidence: Evidence) -> str | None:
     if evidence.crashes > MAX_CRASHES:
         return f"the runner must stay up, but it exited {evidence.crashes} times during the trial"
-    if evidence.silent_s >= MAX_SILENT_S:
-        return f"the runner must answer, but it was silent for {evidence.silent_s:.0f} s during the trial"
+    if evidence.unresponsive_s >= MAX_UNRESPONSIVE_S:
+        return f"the runner must answer, but it did not for {evidence.unresponsive_s:.0f} s during the trial"
     now, before = evidence.scoring, evidence.before
     if now is None or now.requests < MIN_REQUESTS:
         return None

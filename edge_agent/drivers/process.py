@@ -110,18 +110,18 @@ class Runner:
         self._process.stdin.close()
 
 
-def end_leftovers(slots: Path, timeout_s: float = 5.0) -> int:
+def stop_orphaned_runners(slots: Path, timeout_s: float = 5.0) -> int:
     """End runners of this state directory that outlived a killed agent; return their number."""
-    leftovers = [process for process in psutil.process_iter(["cmdline"]) if _is_runner_of(process.info["cmdline"] or [], slots)]
-    for process in leftovers:
+    orphans = [process for process in psutil.process_iter(["cmdline"]) if _is_runner_of(process.info["cmdline"] or [], slots)]
+    for process in orphans:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(leftovers, timeout=timeout_s)
+    _, alive = psutil.wait_procs(orphans, timeout=timeout_s)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=timeout_s)
-    return len(leftovers)
+    return len(orphans)
 
 
 def _is_runner_of(command: list[str], slots: Path) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edge_agent.identity.device_key import csr_for, generate_key, read_key, store_certificate, use_credentials
 from edge_agent.identity.identity import CERTIFICATE_FILE, Identity
-from edge_agent.link.https_client import Exchange
+from edge_agent.link.https_client import HttpsRequest
 from edge_agent.storage.failpoints import failpoint
 from edge_agent.workers.requests import RenewRequest
 from edge_agent.workers.worker import serve_request
@@ -57,7 +57,7 @@ def request_certificate(identity: Identity, csr_pem: str) -> IssuedCertificate:
     """
     try:
         request = wire.encode(RenewalRequest(csr_pem=csr_pem))
-        response = Exchange(identity.url, identity.tls_context()).run("POST", "/v1/device/certificate", request)
+        response = HttpsRequest(identity.url, identity.tls_context()).send("POST", "/v1/device/certificate", request)
     except UnreachableError as error:
         return _request_by_proof(identity, csr_pem, error)
     return wire.decode(response.body, IssuedCertificate, what="the response to the renewal")
@@ -79,14 +79,14 @@ def _send_proof(identity: Identity, csr_pem: str) -> IssuedCertificate:
     if key is None:
         raise OperationError(f"{credentials} must hold the device's key, but it does not: enrol the device again")
     context = ssl.create_default_context(cafile=str(identity.authority))
-    challenge = Exchange(identity.url, context).run("GET", "/v1/renew")
+    challenge = HttpsRequest(identity.url, context).send("GET", "/v1/renew")
     proof = RenewalProof(
         nonce=wire.decode(challenge.body, RenewalChallenge, what="the nonce").nonce,
         certificate_pem=(credentials / CERTIFICATE_FILE).read_text("ascii"),
         csr_pem=csr_pem,
     )
     envelope = signing.sign(wire.encode(proof), signing.RENEWAL_TYPE, key)
-    response = Exchange(identity.url, context).run("POST", "/v1/renew", envelope)
+    response = HttpsRequest(identity.url, context).send("POST", "/v1/renew", envelope)
     return wire.decode(response.body, IssuedCertificate, what="the response to the renewal")
 
 

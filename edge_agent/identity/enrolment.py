@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edge_agent.identity.device_key import csr_for, generate_key, read_key, store_certificate, use_credentials
 from edge_agent.identity.identity import CREDENTIAL_SETS, RECORD, Enrolment, Identity
-from edge_agent.link.https_client import Exchange
+from edge_agent.link.https_client import HttpsRequest
 from edgewright.contracts import wire
 from edgewright.contracts.enrolment import parse_token
 from edgewright.contracts.files import write_atomically
@@ -26,7 +26,7 @@ from edgewright.errors import ConflictError, DeniedError, MessageError
 
 
 def enrol(state_directory: Path, *, token_text: str, device: str, profile: str) -> Identity:
-    """Enrol this machine at the cloud that the token names.
+    """Enrol this machine with the cloud that the token names.
 
     Raises:
         DeniedError: the token is damaged, used or expired, or the cloud has another authority.
@@ -45,7 +45,7 @@ def enrol(state_directory: Path, *, token_text: str, device: str, profile: str) 
     key = read_key(credentials) or generate_key(credentials)  # a retry after a lost response uses the same key
     request = EnrolRequest(secret=token.secret, device=device, csr_pem=csr_for(key, device), profile=profile)
     context = ssl.create_default_context(cadata=authority_pem)
-    raw = Exchange(token.url, context).run("POST", "/v1/enrol", wire.encode(request)).body
+    raw = HttpsRequest(token.url, context).send("POST", "/v1/enrol", wire.encode(request)).body
     response = wire.decode(raw, EnrolResponse, what="the response to the enrolment")
     if response.device != device:
         raise MessageError(f"the cloud must enrol {device}, but it enrolled {response.device}")
@@ -61,7 +61,7 @@ def _authority(token: EnrolmentToken) -> str:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    pem = Exchange(token.url, context).run("GET", "/v1/ca").body.decode("ascii", "replace")
+    pem = HttpsRequest(token.url, context).send("GET", "/v1/ca").body.decode("ascii", "replace")
     try:
         der = ssl.PEM_cert_to_DER_cert(pem)
     except ValueError as error:

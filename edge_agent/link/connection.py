@@ -56,7 +56,7 @@ class Connection:
         self._reconnect_reason = reason
         self._reconnect_requested.set()
 
-    async def keep(self) -> None:
+    async def run_forever(self) -> None:
         """Connect and reconnect forever."""
         attempt = 0
         current: Transport | None = None
@@ -101,7 +101,7 @@ class Connection:
 
     def _connected(self) -> Transport:
         if self._current is None:
-            raise UnreachableError(f"the cloud must be connected, but it is not: {self.problem}")
+            raise UnreachableError(f"the device must be connected to the cloud, but it is not: {self.problem}")
         return self._current
 
     async def _use(self, current: Transport) -> Transport | None:

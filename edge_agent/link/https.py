@@ -9,7 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
-from edge_agent.link.https_client import Exchange, Response
+from edge_agent.link.https_client import HttpsRequest, Response
 from edge_agent.link.transport import Receiver
 from edgewright.errors import EdgewrightError, UnreachableError
 
@@ -30,7 +30,7 @@ class HttpsTransport:
         self._context: ssl.SSLContext | None = None
         self._receiver = receiver
         self._poll_s = poll_s
-        self._active: set[Exchange] = set()
+        self._active: set[HttpsRequest] = set()
 
     async def open(self) -> None:
         """Poll once without waiting, which proves that the cloud accepts this device and gets its desired state."""
@@ -55,34 +55,34 @@ class HttpsTransport:
 
     async def report(self, body: bytes) -> None:
         """POST the report."""
-        await self._exchange("POST", "/v1/device/reported", body)
+        await self._request("POST", "/v1/device/reported", body)
 
     async def telemetry(self, body: bytes) -> None:
         """POST the batch; the response is the acknowledgement."""
-        self._receiver.acknowledgements.receive((await self._exchange("POST", "/v1/device/telemetry", body)).body)
+        self._receiver.acknowledgements.receive((await self._request("POST", "/v1/device/telemetry", body)).body)
 
     async def close(self) -> None:
         """Cancel all requests in progress."""
-        for exchange in tuple(self._active):
-            exchange.cancel()
+        for request in tuple(self._active):
+            request.cancel()
 
     async def _poll(self, *, wait_s: int) -> bool:
         path = f"/v1/device/desired?have={self._receiver.desired.highest_number}&wait_s={wait_s}"
-        response = await self._exchange("GET", path, timeout_s=wait_s + GRACE_S)
+        response = await self._request("GET", path, timeout_s=wait_s + GRACE_S)
         if response.status == NO_CONTENT:
             return False
         self._receiver.desired.receive(response.body)
         return True
 
-    async def _exchange(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = 30.0) -> Response:
+    async def _request(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = 30.0) -> Response:
         if self._context is None:
             raise UnreachableError("the transport must be open, but it is not")
-        exchange = Exchange(self._url, self._context)
-        self._active.add(exchange)
+        request = HttpsRequest(self._url, self._context)
+        self._active.add(request)
         try:
-            return await asyncio.to_thread(exchange.run, method, path, body, timeout_s=timeout_s)
+            return await asyncio.to_thread(request.send, method, path, body, timeout_s=timeout_s)
         except asyncio.CancelledError:
-            exchange.cancel()
+            request.cancel()
             raise
         finally:
-            self._active.discard(exchange)
+            self._active.discard(request)

@@ -1,6 +1,6 @@
-"""One HTTPS request to the cloud, with the standard library only, because it is part of the resident process (memory).
+"""HTTPS request to the cloud that another thread can cancel, because a long-poll may wait for a minute.
 
-A long-poll may wait for a minute, so another thread can cancel a request.
+It uses only the standard library, because it is part of the resident process, whose memory is limited.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Response:
     body: bytes
 
 
-class Exchange:
+class HttpsRequest:
     """One request and its response, which another thread can cancel."""
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:
@@ -41,7 +41,7 @@ class Exchange:
             parts.hostname, parts.port or 443, context=context, timeout=CONNECT_TIMEOUT_S
         )
 
-    def run(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = 30.0) -> Response:
+    def send(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = 30.0) -> Response:
         """Send the request and return the response.
 
         Raises:
@@ -71,8 +71,8 @@ class Exchange:
         return Response(response.status, raw)
 
     def cancel(self) -> None:
-        """Cancel the request; the thread in `run` gets `UnreachableError`."""
-        self._cancelled = True  # for `run`, which may not have opened the socket yet
+        """Cancel the request; the thread in `send` gets `UnreachableError`."""
+        self._cancelled = True  # for `send`, which may not have opened the socket yet
         sock = self._connection.sock
         if sock is not None:
             with suppress(OSError):

@@ -118,7 +118,7 @@ class OciClient:
         return None
 
     def _chunks(self, response: urllib3.BaseHTTPResponse, limit: int) -> Iterator[bytes]:
-        """Yield and count the body up to `limit` bytes and one more, which makes the digest of a too long body wrong."""
+        """Yield and count the body up to `limit` bytes and one more, so that a body that is too long gets another digest."""
         left = limit + 1
         try:
             for chunk in response.stream(_CHUNK_BYTES, decode_content=False):

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-HANGS_AFTER_S = 15.0
+HANG_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 5.0
 
 
@@ -59,7 +59,7 @@ class Supervisor:
         return self._runner.pid if self._runner is not None and self._runner.is_alive else None
 
     @property
-    def silent_s(self) -> float:
+    def unresponsive_s(self) -> float:
         """Seconds since the runner stopped answering; 0 if it answered the last probe."""
         return 0.0 if self._answered_at == float("inf") else time.monotonic() - self._answered_at
 
@@ -127,25 +127,25 @@ class Supervisor:
         async with self._changing:
             runner = self._runner
             if runner is None or not runner.is_alive:
-                self._begin_silence()
+                self._mark_unresponsive()
                 return
             statistics = await asyncio.to_thread(_statistics, self._socket.getsockname())
             if statistics is not None:
                 self.scoring, self._answered_at = statistics, float("inf")
                 return
-            self._begin_silence()
-            if self.silent_s > HANGS_AFTER_S:
-                _log.error("killed runner pid=%d reason=%r", runner.pid, f"silent for {self.silent_s:.0f} s")
+            self._mark_unresponsive()
+            if self.unresponsive_s > HANG_TIMEOUT_S:
+                _log.error("killed runner pid=%d reason=%r", runner.pid, f"no response for {self.unresponsive_s:.0f} s")
                 self._answered_at = time.monotonic()
                 await runner.kill()
 
-    async def probe_always(self, every_s: float) -> None:
+    async def probe_forever(self, every_s: float) -> None:
         """Probe at a fixed interval, forever."""
         while True:
             await asyncio.sleep(every_s)
             await self.probe()
 
-    def _begin_silence(self) -> None:
+    def _mark_unresponsive(self) -> None:
         if self._answered_at == float("inf"):
             self._answered_at = time.monotonic()
 

@@ -39,7 +39,7 @@ class TelemetrySender:
         self._outbox = outbox
         self._acknowledgements = acknowledgements
 
-    async def measure_always(self) -> None:
+    async def measure_forever(self) -> None:
         """Queue measurements at a fixed interval, online or offline."""
         while True:
             await asyncio.sleep(self._settings.measure_every_s)
@@ -56,7 +56,7 @@ class TelemetrySender:
             except (StorageFullError, sqlite3.DatabaseError) as error:
                 _log.warning("could not queue measurements reason=%r", str(error))
 
-    async def deliver_always(self) -> None:
+    async def deliver_forever(self) -> None:
         """Send the queue in batches, the next one after the acknowledgement of the last."""
         while True:
             batch = self._outbox.batch() if self._connection.is_online else None

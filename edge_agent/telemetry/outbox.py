@@ -155,7 +155,7 @@ class Acknowledgements:
         self._received.set()
 
     def clear(self) -> None:
-        """Forget acknowledgements received so far."""
+        """Discard the acknowledgements received so far."""
         self._received.clear()
 
     async def wait(self) -> None:

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """The device that a report is about, and the start of its agent."""
+    """Sender of a report: the device, its hardware profile and the id of this start of the agent."""
 
     device: str
     profile: str
@@ -82,7 +82,7 @@ class Reporter:
         self._due = due
         self._sequence = 0
 
-    async def report_always(self) -> None:
+    async def report_forever(self) -> None:
         """Report when due and at a fixed interval; after a failure, compose a new report instead of resending the old one."""
         while True:
             with suppress(TimeoutError):

@@ -25,7 +25,7 @@ from edge_agent.identity.device_key import generate_key, read_key, store_certifi
 from edge_agent.identity.enrolment import enrol
 from edge_agent.identity.identity import Identity, Validity
 from edge_agent.link.connection import Connection
-from edge_agent.link.https_client import Exchange
+from edge_agent.link.https_client import HttpsRequest
 from edge_agent.renewal import Renewer
 from edge_agent.settings import Settings
 from edge_agent.state_directory import StateDirectory
@@ -54,7 +54,7 @@ class EnrolledDevice:
         """Return True if the cloud accepts the device's certificate."""
         identity = self.identity
         path = "/v1/device/desired?have=0&wait_s=0"
-        return Exchange(identity.url, identity.tls_context()).run("GET", path).status == 204
+        return HttpsRequest(identity.url, identity.tls_context()).send("GET", path).status == 204
 
     def run_worker(self, credentials: str = "a") -> WorkerResult:
         """Renew in a worker process."""
@@ -284,7 +284,7 @@ def run_renewer(device: EnrolledDevice, log: EventLog, done: Callable[[], bool])
     connection = Connection((), lambda: None, base_s=1.0, cap_s=1.0, return_every_s=1.0)
 
     async def keep_renewing(directory: StateDirectory) -> None:
-        work = asyncio.create_task(Renewer(directory, settings, connection, log.record).keep())
+        work = asyncio.create_task(Renewer(directory, settings, connection, log.record).run_forever())
         async with asyncio.timeout(60):
             while not done():
                 await asyncio.sleep(0.05)

@@ -11,7 +11,7 @@ from edgewright.contracts.scoring_statistics import LatencyPercentiles, ScoringS
 
 
 def evidence(**changes: Any) -> Evidence:
-    defaults: dict[str, Any] = {"elapsed_s": 60.0, "crashes": 0, "silent_s": 0.0, "scoring": scoring(), "before": scoring()}
+    defaults: dict[str, Any] = {"elapsed_s": 60.0, "crashes": 0, "unresponsive_s": 0.0, "scoring": scoring(), "before": scoring()}
     return Evidence(**(defaults | changes))
 
 
@@ -56,14 +56,14 @@ def test_a_good_version_is_committed_after_its_trial(observed: Evidence) -> None
     ("observed", "reason"),
     [
         (evidence(elapsed_s=1, crashes=2), "the runner must stay up, but it exited 2 times during the trial"),
-        (evidence(elapsed_s=12, silent_s=12), "the runner must answer, but it was silent for 12 s during the trial"),
+        (evidence(elapsed_s=12, unresponsive_s=12), "the runner must answer, but it did not for 12 s during the trial"),
         (evidence(scoring=scoring(100, 6)), "the share of errors must be at most 5.0%, but it was 6.0% of 100 requests"),
         (
             evidence(scoring=scoring(p95_ms=31)),
             "latency p95 must be at most 30.0 ms (3 times the previous version), but it was 31.0 ms over 100 requests",
         ),
     ],
-    ids=["crashes", "silent", "errors", "slow"],
+    ids=["crashes", "unresponsive", "errors", "slow"],
 )
 def test_a_fault_rolls_back_at_once_with_its_reason(observed: Evidence, reason: str) -> None:
     judgement = judge(observed, 60)
@@ -75,4 +75,4 @@ def test_a_trial_continues_until_its_time_is_up() -> None:
 
 
 def test_a_version_whose_runner_does_not_answer_is_not_committed_yet() -> None:
-    assert judge(evidence(elapsed_s=61, silent_s=2), 60).verdict is Verdict.WATCH
+    assert judge(evidence(elapsed_s=61, unresponsive_s=2), 60).verdict is Verdict.WATCH

@@ -52,7 +52,7 @@ class CountingTransport:
 
 async def with_connection(transport: CountingTransport, scenario: Callable[[Connection], Awaitable[None]]) -> None:
     connection = Connection([transport], lambda: None, base_s=LONG_S, cap_s=LONG_S, return_every_s=LONG_S)
-    keeping = asyncio.create_task(connection.keep())
+    keeping = asyncio.create_task(connection.run_forever())
     try:
         await scenario(connection)
     finally:
