@@ -103,8 +103,8 @@ def a_cloud(folder: Path) -> Iterator[Path]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
-        told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
-        yield Path(told["client_file"])
+        cloud = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        yield Path(cloud["client_file"])
     finally:
         process.terminate()
         process.wait(START_TIMEOUT_S)
@@ -120,10 +120,10 @@ def token(client_file: Path) -> str:
 
 
 def machine() -> dict[str, object]:
-    found = read_machine()
+    machine = read_machine()
     return {
-        "cpu": found.cpu_model,
-        "cores": found.cpu_cores,
+        "cpu": machine.cpu_model,
+        "cores": machine.cpu_cores,
         "load": os.getloadavg()[0],
         "memory_mib": psutil.virtual_memory().total >> 20,
         "python": platform.python_version(),

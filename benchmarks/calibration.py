@@ -37,7 +37,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Calibrate side by side with onnxruntime: time and memory.")
     parser.add_argument("--network", default="mobilenet-v2", help="one of 'edgewright featurizers list'")
-    parser.add_argument("--count", type=int, action="append", help="how many images; may be given several times")
+    parser.add_argument("--count", type=int, action="append", help="number of images; may be given several times")
     parser.add_argument("--method", default="minmax", choices=("minmax", "percentile", "entropy", "mse"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/command_start.py [--runs 15]
 
-Each run is a fresh interpreter; told are the median and the spread of wall time, and the median of processor time.
+Each run is a fresh interpreter. The results are the median and the spread of wall time, and the median of processor time.
 """
 
 from __future__ import annotations

@@ -42,16 +42,16 @@ Run = tuple[Callable[[], object], str]
 def main() -> None:
     """Measure and print."""
     options = _options()
-    found = []
+    results = []
     with tempfile.TemporaryDirectory(prefix="edgewright-bench-") as folder:
         for name in options.network or DEFAULT:
-            found += _measure(name, Path(folder), options)
+            results += _measure(name, Path(folder), options)
             print(f"measured {name}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"machine": machine_line(PACKAGES), "threads": options.threads, "results": found}, indent=2))
+        print(json.dumps({"machine": machine_line(PACKAGES), "threads": options.threads, "results": results}, indent=2))
         return
     print(f"{machine_line(PACKAGES)}; batch 1, {options.threads} threads")
-    print_table(COLUMNS, [[row.get(column) for column in COLUMNS] for row in found])
+    print_table(COLUMNS, [[row.get(column) for column in COLUMNS] for row in results])
 
 
 def _measure(name: str, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -76,15 +76,15 @@ def _measure(name: str, folder: Path, options: argparse.Namespace) -> list[dict[
 
 
 def _contenders(quick: bool) -> tuple[str, ...]:
-    found = ["tensorflow", "onnxruntime fp32", "onnxruntime int8"]
+    kinds = ["tensorflow", "onnxruntime fp32", "onnxruntime int8"]
     if find_spec("openvino"):
-        found += ["openvino f32", "openvino bf16"]
+        kinds += ["openvino f32", "openvino bf16"]
     if find_spec("openvino") and find_spec("nncf"):
-        found.append("openvino int8")
+        kinds.append("openvino int8")
     if find_spec("ai_edge_litert"):
-        found += ["litert fp32", "litert int8"]
-    found.append("edgewright auto")
-    return tuple(one for one in found if not (quick and one == "tensorflow"))
+        kinds += ["litert fp32", "litert int8"]
+    kinds.append("edgewright auto")
+    return tuple(one for one in kinds if not (quick and one == "tensorflow"))
 
 
 def _preparations(contenders: tuple[str, ...]) -> tuple[str, ...]:
@@ -226,13 +226,13 @@ def _litert(build: Path, kind: str, threads: int) -> Run:
 
     interpreter = Interpreter(str(build / f"{kind}.tflite"), num_threads=threads)
     interpreter.allocate_tensors()
-    given, wanted = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    image = _images(tuple(int(size) for size in given["shape"]), 1).astype(given["dtype"])
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    image = _images(tuple(int(size) for size in source["shape"]), 1).astype(source["dtype"])
 
     def run() -> object:
-        interpreter.set_tensor(given["index"], image)
+        interpreter.set_tensor(source["index"], image)
         interpreter.invoke()
-        return interpreter.get_tensor(wanted["index"])
+        return interpreter.get_tensor(target["index"])
 
     return run, "XNNPACK"
 

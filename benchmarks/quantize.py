@@ -90,7 +90,7 @@ def resnet8(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict
     build = convert_model(
         data / "resnet8_cifar10.h5", folder / "resnet8", ConvertOptions(samples=data / "cifar10_calibration.npz")
     )
-    made_all(build, data / "cifar10_calibration.npz", settings)
+    make_all(build, data / "cifar10_calibration.npz", settings)
     held_out = load_samples(data / "cifar10_eval.npz", build.record.inputs)
     return [row("ResNet-8", build, variant, held_out, {"sqnr_db": held_out}) for variant in build.variants()]
 
@@ -101,7 +101,7 @@ def toycar(data: Path, folder: Path, settings: list[Int8Settings]) -> list[dict[
     random, shaped = (Samples({"input_1": values}) for values in (normal(1), smooth(2)))
     write_npz(calibration, {"input_1": np.concatenate([normal(3), smooth(4)])})
     build = convert_model(data / "ad01_toycar.h5", folder / "toycar", ConvertOptions(samples=calibration))
-    made_all(build, calibration, settings)
+    make_all(build, calibration, settings)
     name = build.record.inputs[0].name
     random, shaped = (Samples({name: next(iter(one.inputs.values()))}) for one in (random, shaped))
     return [row("ToyCar", build, one, random, {"sqnr_db": random, "snr_shaped_db": shaped}) for one in build.variants()]
@@ -125,18 +125,18 @@ def detectors(folder: Path, settings: list[Int8Settings]) -> list[dict[str, Any]
         helper.make_node("MatMul", ["flat", "d"], ["y"], name="classify"),
     ]
     ends: dict[str, list[str | int | None]] = {"x": ["N", 8, 6, 6], "y": ["N", 10]}
-    given, wanted = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends.items())
+    source, target = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends.items())
     constants = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
-    graph = helper.make_graph(nodes, "detectors", [given], [wanted], constants)
+    graph = helper.make_graph(nodes, "detectors", [source], [target], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), folder / "detectors.onnx")
     samples = Samples({"x": generator.normal(size=(128, 8, 6, 6)).astype(np.float32)})
     write_npz(folder / "detectors.npz", samples.inputs)
     build = convert_model(folder / "detectors.onnx", folder / "detectors", ConvertOptions(samples=folder / "detectors.npz"))
-    made_all(build, folder / "detectors.npz", settings)
+    make_all(build, folder / "detectors.npz", settings)
     return [row("Detectors", build, variant, samples, {"sqnr_db": samples}) for variant in build.variants()]
 
 
-def made_all(build: BuildDirectory, samples: Path, settings: list[Int8Settings]) -> None:
+def make_all(build: BuildDirectory, samples: Path, settings: list[Int8Settings]) -> None:
     """Make the variants of all schemes except mixed, whose result depends on a budget."""
     for scheme in Scheme:
         if scheme is not Scheme.MIXED:
@@ -150,24 +150,24 @@ def row(
 ) -> dict[str, Any]:
     """Measure one variant."""
     before = build.variant(FLOAT_VARIANT)
-    found, _ = evaluate_variant(variant, samples, reference_outputs(before, samples), backend="onnxruntime")
+    evaluation, _ = evaluate_variant(variant, samples, reference_outputs(before, samples), backend="onnxruntime")
     graphs = [ObservedGraph.open(one.file(LayerKind.GRAPH)) for one in (before, variant)]
     output = build.record.outputs[0].name
     ratios = {
-        name: round(tensor_sqnr(graphs[0], graphs[1], given, [output])[output], 1)
-        for name, given in noise.items()
+        name: round(tensor_sqnr(graphs[0], graphs[1], samples_of_kind, [output])[output], 1)
+        for name, samples_of_kind in noise.items()
         if variant.config.variant != FLOAT_VARIANT
     }
     return {
         "network": network,
         "variant": variant.config.variant,
-        "accuracy": found.accuracy,
-        "agreement": found.agreement,
+        "accuracy": evaluation.accuracy,
+        "agreement": evaluation.agreement,
         **ratios,
         **(on_npu(variant, samples, build) if variant.config.precision in ON_NPU else {}),
         "weights": f"1/{weight_bytes(before) / weight_bytes(variant):.2f}",
         "size": f"1/{before.config.size_bytes / variant.config.size_bytes:.2f}",
-        "p50_ms": round(found.latency_ms.p50, 4),
+        "p50_ms": round(evaluation.latency_ms.p50, 4),
     }
 
 
@@ -176,8 +176,8 @@ def on_npu(variant: VariantDirectory, samples: Samples, build: BuildDirectory) -
     by_onnxruntime = run_all(load_session(variant, backend="onnxruntime"), samples)
     model = onnx.load(variant.file(LayerKind.GRAPH))
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
-    found = evaluate_functional(variant, model, samples, reference, by_onnxruntime=by_onnxruntime)
-    return {"npu": found.accuracy, "same": found.agreement_with_onnxruntime}
+    evaluation = evaluate_functional(variant, model, samples, reference, by_onnxruntime=by_onnxruntime)
+    return {"npu": evaluation.accuracy, "same": evaluation.agreement_with_onnxruntime}
 
 
 def weight_bytes(variant: VariantDirectory) -> int:

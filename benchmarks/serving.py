@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/serving.py [--requests N]
 
-The server runs in a process of its own; its processor time (user and system, all threads) over the number of requests is told,
-because wall time on a shared machine measures the neighbours. The clients are threads of this process, so requests per second
-is a lower bound. The model is a small classifier (64 features, 64 hidden, 10 classes) with made-up weights.
+The server runs in a separate process. The result is its processor time (user and system, all threads) per request, because wall
+time on a shared machine depends on other load. The clients are threads of this process, so requests per second are a lower bound.
+The model is a small classifier (64 features, 64 hidden, 10 classes) with random weights.
 """
 
 from __future__ import annotations
