@@ -40,6 +40,7 @@ def correct_biases(
     observed: ObservedGraph,
     ranges: Mapping[str, Range],
     samples: Samples,
+    *,
     rounding: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
     observe: Callable[[onnx.ModelProto], Observed] = ObservedGraph,
 ) -> dict[str, Array]:
@@ -52,7 +53,7 @@ def correct_biases(
         return {}
     rounding = rounding or partial(quantized_graph, ranges=ranges)
     plain = rounding(model)
-    shifts = _shifts(model, plain, candidates, observed, ranges, evenly_spaced(samples, SHIFT_SAMPLES))
+    shifts = _shifts(model, plain, candidates, observed=observed, ranges=ranges, samples=evenly_spaced(samples, SHIFT_SAMPLES))
     corrected = onnx.ModelProto()
     corrected.CopyFrom(model)
     _apply(corrected, candidates, shifts)
@@ -81,6 +82,7 @@ def _shifts(
     model: onnx.ModelProto,
     quantized: onnx.ModelProto,
     candidates: Sequence[onnx.NodeProto],
+    *,
     observed: ObservedGraph,
     ranges: Mapping[str, Range],
     samples: Samples,

@@ -95,7 +95,9 @@ def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings, pro
     observed = ObservedGraph(model, progress=progress)
     ranges = tensor_ranges(observed, samples, settings.calibration)
     rounding = partial(quantized_graph, ranges=ranges, form=QdqFormat(types=settings.types))
-    originals = correct_biases(model, observed, ranges, samples, rounding) if settings.correct_bias else {}
+    originals = {}
+    if settings.correct_bias:
+        originals = correct_biases(model, observed, ranges, samples, rounding=rounding)
     return CalibratedGraph(model, ranges, originals, settings.types)
 
 

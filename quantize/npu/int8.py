@@ -73,7 +73,7 @@ def make_for_npu(
         return finish(quantized_graph(graph, ranges, head, QdqFormat(types=Int8Types.S8S8)), graph)
 
     if settings.correct_bias:
-        correct_biases(model, observed, ranges, samples, rounding, _on_npu)
+        correct_biases(model, observed, ranges, samples, rounding=rounding, observe=_on_npu)
     quantized = rounding(model)
     result = QuantizationResult(_host_fallbacks(quantized, head), model)
     write_int8(build, quantized, folder, for_processors=False)
