@@ -147,7 +147,7 @@ def forged(built: Built, cloud: FakeCloud) -> bytes:
         pytest.param(lambda built, cloud: built.envelope(1, cloud.publisher, valid_s=-1), "expired at", id="expired"),
         pytest.param(lambda built, cloud: built.envelope(2, cloud.publisher), "must be for digits:1", id="version"),
         pytest.param(lambda built, cloud: built.envelope(1, cloud.publisher, name="faces"), "is for faces:1", id="model"),
-        pytest.param(forged, "changed or forged", id="forged"),
+        pytest.param(forged, "one of them was changed", id="forged"),
         pytest.param(lambda *_: b"{}", "signature envelope cannot be read", id="not an envelope"),
     ],
 )
