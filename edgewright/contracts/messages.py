@@ -47,6 +47,16 @@ _FAILURES = frozenset({DeploymentState.REFUSED, DeploymentState.ROLLED_BACK, Dep
 _FINAL = _FAILURES | {DeploymentState.RUNNING, DeploymentState.SUPERSEDED}
 
 
+class FailureCause(enum.StrEnum):
+    """Cause of a failure on a device; only `PACKAGE` is evidence against the version on other devices."""
+
+    PACKAGE = "package"  # the files, the signed content or the measured behaviour of the version
+    DEVICE = "device"  # damage at rest, a full disk, a killed process, a missing backend, a wrong clock
+    TRUST = "trust"  # a signature that this device does not accept: an unknown key, an expired signature
+    NETWORK = "network"  # the cloud or the registry could not be reached, or a transfer failed
+    CALLER = "caller"  # the request itself: a forbidden downgrade, a number below the last one
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredState:
     """Desired state of one device: the payload of a DSSE envelope that is signed by the cloud's own key.
@@ -114,6 +124,8 @@ class ReportedState:
     """Bytes fetched from the registry for `desired_number`, over all attempts."""
     choice: tuple[str, ...] = ()
     """Why this variant: one sentence per variant of the package."""
+    cause: FailureCause | None = None
+    """Cause of a failed or degraded state; None without a failure, or from an agent that does not classify failures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
