@@ -1,7 +1,7 @@
 """TensorFlow's padding as ONNX attributes.
 
 `padding="same"` gives an output of ceil(input / stride) and puts the odd row and column at the end. `auto_pad=SAME_UPPER` is
-equivalent, and is used if the input's size is unknown.
+equivalent, and is used if the input's size is unknown; the passes replace it where the size does not matter.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
     simplify.py        the order of the passes (`PASSES`), and `simplify`, which runs them
     cleanup.py         functions, constants, identities, names, shapes
     layout.py          transposes
+    padding.py         automatic padding
     convolutions.py    padding, batch normalization and scales, folded into convolutions
     values.py          helpers
 

@@ -23,6 +23,7 @@ from convert.passes.cleanup import (
 )
 from convert.passes.convolutions import fold_batch_norm, fold_padding, fold_scales
 from convert.passes.layout import flatten_in_channel_order, fold_weights, merge_transposes, reduce_without_transpose
+from convert.passes.padding import write_padding
 from edgewright.graphs.dead_code import remove_dead
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ PASSES: tuple[Callable[[ir.Model], str], ...] = (
     merge_transposes,
     reduce_without_transpose,
     flatten_in_channel_order,
+    write_padding,
     fold_padding,
     fold_batch_norm,
     fold_scales,

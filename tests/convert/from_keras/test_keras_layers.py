@@ -110,6 +110,34 @@ def test_a_layer_computes_the_same_in_onnx(shape: tuple[int, ...], build: Build)
     assert relative_difference(actual[0], expected[0]) < 1e-5
 
 
+FREE_SIZE_CASES = [
+    ("conv dilated", 2, lambda k, x: k.Conv2D(4, 3, dilation_rate=2, padding="same", activation="relu")(x)),
+    ("conv dilated, even kernel", 2, lambda k, x: k.Conv2D(4, (2, 4), dilation_rate=(3, 1), padding="same")(x)),
+    ("conv same", 2, lambda k, x: k.Conv2D(4, 4, padding="same")(x)),
+    ("conv same stride 2", 2, lambda k, x: k.Conv2D(4, 3, strides=2, padding="same")(x)),
+    ("conv 1d dilated", 1, lambda k, x: k.Conv1D(3, 11, dilation_rate=4, padding="same")(x)),
+    ("conv 1d causal", 1, lambda k, x: k.Conv1D(3, 3, dilation_rate=4, padding="causal")(x)),
+    ("conv 3d dilated", 3, lambda k, x: k.Conv3D(3, 2, dilation_rate=2, padding="same")(x)),
+    ("depthwise dilated", 2, lambda k, x: k.DepthwiseConv2D(3, dilation_rate=3, padding="same")(x)),
+    ("depthwise 1d dilated", 1, lambda k, x: k.DepthwiseConv1D(3, dilation_rate=3, padding="same")(x)),
+    ("separable dilated", 2, lambda k, x: k.SeparableConv2D(5, 3, dilation_rate=2, padding="same")(x)),
+    ("separable 1d dilated", 1, lambda k, x: k.SeparableConv1D(5, 3, dilation_rate=2, padding="same")(x)),
+    ("max pool", 2, lambda k, x: k.MaxPooling2D(3, 1, padding="same")(x)),
+    ("average pool", 2, lambda k, x: k.AveragePooling2D(2, 1, padding="same")(x)),
+    ("average pool stride 2", 2, lambda k, x: k.AveragePooling2D(3, 2, padding="same")(x)),
+]
+
+
+@pytest.mark.parametrize(("rank", "build"), [pytest.param(rank, build, id=name) for name, rank, build in FREE_SIZE_CASES])
+@pytest.mark.parametrize("size", [8, 13])
+def test_a_window_with_padding_computes_the_same_at_any_size(rank: int, build: Build, size: int) -> None:
+    given = keras().Input((*[None] * rank, 3))
+    model = shaken(keras().Model(given, build(keras().layers, given)))
+    batch = noise(2, *[size] * rank, 3)
+    actual, expected = run_graph(converted(model), batch), run_keras(model, batch)
+    assert relative_difference(actual[0], expected[0]) < 1e-5
+
+
 ACTIVATIONS = [
     "celu",
     "elu",
