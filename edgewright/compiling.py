@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from accel.backends.choose import load_session
 from accel.evaluate import evaluate_variant, reference_outputs
@@ -37,6 +38,7 @@ from edgewright.contracts.variant import (
     size_of_weights_and_graph,
 )
 from edgewright.errors import BadInputError, ModelError, NotFoundError, ParityError
+from edgewright.graphs.files import write_graph
 from hardware_profiles.hardware_profile import NPU_HASH, NPU_RECORD
 
 PREFIX = "npu-"
@@ -131,11 +133,8 @@ def _write_layers(folder: Path, compiled: Compiled, targeted: Targeted) -> None:
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
-    """Save a graph; both graphs have the same weights in the same order, so both write the same bytes to one file."""
-    weights = path.with_name(LayerKind.HEAD_WEIGHTS.file_name)
-    weights.unlink(missing_ok=True)  # onnx appends
-    onnx.external_data_helper.convert_model_to_external_data(model, location=weights.name, size_threshold=0)
-    onnx.save_model(model, path)
+    """Write a graph and its weights; both graphs have the same weights in the same order, so they share one file."""
+    write_graph(path.parent, ir.from_proto(model), lambda _node: True, file_name=path.name)
 
 
 def _write_config(folder: Path, source: VariantDirectory, name: str, profile: NpuProfile) -> VariantDirectory:

@@ -30,8 +30,10 @@ _MASKING = {"Where", "Add", "Sub", "Max", "Min", "Clip", "Pad", "Expand", "Conca
 _WEIGHT_FILES = (LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
 
 
-def write_graph(directory: Path, model: ir.Model, is_head: Callable[[ir.Node], bool]) -> None:
-    """Write `model` into `directory`, with each weight in the file of its part; weights of both parts are the featurizer's.
+def write_graph(
+    directory: Path, model: ir.Model, is_head: Callable[[ir.Node], bool], *, file_name: str = LayerKind.GRAPH.file_name
+) -> None:
+    """Write `model` to `file_name`, with each weight in the file of its part; weights of both parts are the featurizer's.
 
     Lazy weights are computed one at a time, which needs little memory. Afterwards the model refers to the files.
 
@@ -46,7 +48,7 @@ def write_graph(directory: Path, model: ir.Model, is_head: Callable[[ir.Node], b
     proto = ir.to_proto(model)
     _remove_weight_types(proto.graph)
     raw = proto.SerializeToString(deterministic=True)
-    with (directory / LayerKind.GRAPH.file_name).open("wb") as stream:
+    with (directory / file_name).open("wb") as stream:
         stream.write(raw)
         stream.flush()
         os.fsync(stream.fileno())
@@ -73,11 +75,17 @@ def _sides(graph: ir.Graph, is_head: Callable[[ir.Node], bool]) -> dict[ir.Value
         for index, value in enumerate(node.inputs):
             if value is None or value.const_value is None or not value.is_initializer():
                 continue
-            if value.const_value.dtype in _INLINE or index >= _SHAPED_BY.get(node.op_type, len(node.inputs)):
+            if _is_shape(value, value.const_value.dtype) or index >= _SHAPED_BY.get(node.op_type, len(node.inputs)):
                 continue
             if sides.setdefault(value, kind) is not kind:
                 sides[value] = LayerKind.FEATURIZER_WEIGHTS
     return sides
+
+
+def _is_shape(value: ir.Value, dtype: ir.DataType) -> bool:
+    """Return true if a constant may determine shapes: an int32 one does, unless it is the bias of a quantized layer."""
+    is_bias = any(node.op_type == "DequantizeLinear" for node in value.consumers())
+    return dtype in _INLINE or (dtype == ir.DataType.INT32 and not is_bias)
 
 
 def _write_weights(path: Path, weights: list[ir.Value]) -> None:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-import onnx.utils
 
+from accel.backends.batches import run_in_pieces
 from accel.comparison import measure_outputs, predicted_labels
 from accel.npu.compiler.compile import Compiled, compile_model
+from accel.npu.compiler.host_part import host_part
 from accel.npu.lowering.inputs import AFFINE
 from accel.npu.lowering.qdq import has_blocks
 from accel.npu.machines.host import Session
@@ -31,6 +33,7 @@ from edgewright.errors import PackageError
 from edgewright.progress import Progress, silent
 from quantize.calibration.sqnr import evenly_spaced
 
+Array = npt.NDArray[Any]
 FUNCTIONAL_MODEL = "npu functional model"
 FUNCTIONAL_PREFIX = "functional-"
 """Prefix of the report's name."""
@@ -124,7 +127,8 @@ class PartitionedModel:
         self.compiled: Compiled = compile_model(model, machine)
         self._session = Session(FunctionalModel(machine), self.compiled.program)
         self._outputs = [value.name for value in model.graph.output]
-        self._rest = _rest(model, [place.name for place in self.compiled.program.description.outputs])
+        part = host_part(model, [place.name for place in self.compiled.program.description.outputs], "host")
+        self._host_part = None if part is None else _HostPart(part)
 
     @property
     def multiplications(self) -> int:
@@ -133,12 +137,31 @@ class PartitionedModel:
 
     def run(self, inputs: Tensors) -> Tensors:
         """Return the outputs of the graph, in its order."""
-        values: Tensors = dict(inputs) | dict(self._session.run(inputs))
-        if self._rest is not None:
-            names = [node.name for node in self._rest.get_outputs()]
-            given = {node.name: values[node.name] for node in self._rest.get_inputs()}
-            values |= dict(zip(names, self._rest.run(names, given), strict=True))
-        return {name: values[name] for name in self._outputs}
+        computed: Tensors = dict(inputs) | dict(self._session.run(inputs))
+        if self._host_part is not None:
+            computed |= self._host_part.run(computed)
+        return {name: computed[name] for name in self._outputs}
+
+
+class _HostPart:
+    """The operators after the NPU's part on onnxruntime; a graph of a fixed batch size takes any number of samples."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        import onnxruntime
+
+        self._runtime: Any = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        self._inputs = [node.name for node in self._runtime.get_inputs()]
+        self._outputs = [node.name for node in self._runtime.get_outputs()]
+        sizes = {node.shape[0] for node in self._runtime.get_inputs() if node.shape and isinstance(node.shape[0], int)}
+        self._batch_size = max(sizes, default=None)
+
+    def run(self, available: Tensors) -> Tensors:
+        """Return the outputs for the tensors `available`, which include the inputs."""
+        inputs = {name: available[name] for name in self._inputs}
+        return self._run(inputs) if self._batch_size is None else run_in_pieces(self._run, inputs, self._batch_size)
+
+    def _run(self, inputs: Tensors) -> Tensors:
+        return dict(zip(self._outputs, self._runtime.run(self._outputs, inputs), strict=True))
 
 
 def evaluate_functional(
@@ -164,9 +187,11 @@ def evaluate_functional(
         for start in progress(range(0, subset.count, BATCH_SIZE), "measuring on the NPU's functional model")
     ]
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    measured = measure_outputs({name: array[places] for name, array in reference.items()}, outputs, subset.labels)
-    first = next(iter(outputs))
-    same = predicted_labels(outputs[first]) == predicted_labels(by_onnxruntime[first][places])
+    expected = {name: _rows(array, places, outputs[name], samples.count) for name, array in reference.items()}
+    measured = measure_outputs(expected, {name: outputs[name][: len(array)] for name, array in expected.items()}, subset.labels)
+    first = next((name for name, array in reference.items() if len(array) == samples.count), next(iter(outputs)))
+    theirs = _rows(by_onnxruntime[first], places, outputs[first], samples.count)
+    same = predicted_labels(outputs[first][: len(theirs)]) == predicted_labels(theirs)
     logging.getLogger(__name__).info("measured on=%s samples=%d", FUNCTIONAL_MODEL, subset.count)
     return FunctionalEvaluation(
         variant=variant.config.variant,
@@ -181,34 +206,9 @@ def evaluate_functional(
     )
 
 
-def _rest(model: onnx.ModelProto, computed: Sequence[str]) -> Any:
-    """Return a session for the outputs that are not among the `computed` tensors; None if there are none."""
-    import onnxruntime
-
-    remaining = [value.name for value in model.graph.output if value.name not in computed]
-    if not remaining:
-        return None
-    part = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(_sources(model, computed), remaining)
-    return onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
-def _sources(model: onnx.ModelProto, computed: Sequence[str]) -> list[str]:
-    """Return the inputs of the host's part: the tensors that the NPU computed, and inputs that only the host reads."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    read: set[str] = set()
-    waiting = [value.name for value in model.graph.output]
-    producers = {name: node for node in model.graph.node for name in node.output}
-    while waiting:
-        name = waiting.pop()
-        if name in read or name in computed or name not in producers:
-            read.add(name)
-            continue
-        read.add(name)
-        waiting += producers[name].input
-    return [
-        *computed,
-        *(value.name for value in model.graph.input if value.name in read and value.name not in {*computed, *weights}),
-    ]
+def _rows(array: Array, places: Array, outputs: Array, count: int) -> Array:
+    """Return the rows of the samples at `places`; an output without a batch axis, such as a constant, is repeated instead."""
+    return array[places] if len(array) == count else array[: len(outputs)]
 
 
 def functional_evaluation(build: BuildDirectory, variant: str) -> FunctionalEvaluation | None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 
+from accel.backends.onnxruntime_cpu import OnnxRuntimeSession
 from benchmarks.networks.npu_networks import INPUT, Float, Network, quantize, reference
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
-from edgewright.contracts.samples import write_npz
+from edgewright.contracts.samples import Tensors, write_npz
 from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, Tolerance, VariantConfig, VariantDirectory
 
 CLASSES = 5
@@ -44,6 +46,32 @@ def make_npu_build(path: Path, *, count: int = 16) -> tuple[BuildDirectory, Floa
     add_variant(build, "fp32", Precision.FP32, plain)
     add_variant(build, "npu-int8", Precision.NPU_INT8, quantize(plain, images))
     return build, images
+
+
+def make_build(path: Path, model: onnx.ModelProto, samples: Tensors) -> BuildDirectory:
+    """Return a build with the variant fp32 of any `model`, whose golden samples are `samples` and what onnxruntime computes."""
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    for node in named.graph.node:
+        node.name = node.output[0]
+    session = OnnxRuntimeSession(
+        onnxruntime.InferenceSession(named.SerializeToString(), providers=["CPUExecutionProvider"]), path, None
+    )
+    record = BuildRecord(
+        source_kind="onnx",
+        source_digest=wire.digest_of(b"a small network"),
+        inputs=session.inputs,
+        outputs=session.outputs,
+        tolerance=TOLERANCE,
+    )
+    with BuildDirectory.creating(path) as staging:
+        write_record(staging, record)
+        onnx.save(named, staging / "graph" / LayerKind.GRAPH.file_name)
+        write_npz(staging / "graph" / LayerKind.GOLDEN_INPUTS.file_name, samples)
+        write_npz(staging / "graph" / LayerKind.GOLDEN_OUTPUTS.file_name, session.run(samples))
+    build = BuildDirectory.open(path)
+    add_variant(build, "fp32", Precision.FP32, named)
+    return build
 
 
 def add_variant(build: BuildDirectory, name: str, precision: Precision, model: onnx.ModelProto) -> None:

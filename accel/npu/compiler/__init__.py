@@ -6,6 +6,7 @@
     tile         layers -> jobs that fit the buffers
     schedule     jobs -> instructions
     streaming    networks that do not fit on the chip, with its external memory
+    host_part    the operators and constants that stay on the host, as a graph
     epcontext    the ONNX graph with the program as a node
 
 lowering/ decides which operators run on the NPU; model/ checks a program and computes its run time.

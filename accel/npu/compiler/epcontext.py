@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
+from accel.npu.compiler.host_part import host_part
+from accel.npu.lowering.qdq import real_inputs
 from accel.npu.program import NpuProgram
 from edgewright.errors import ModelError, first_line
 
@@ -42,33 +44,29 @@ def target(model: onnx.ModelProto, program: NpuProgram, *, program_file: str, pa
     Raises:
         ModelError: the result is not valid ONNX.
     """
-    inferred = onnx.shape_inference.infer_shapes(model)
-    inputs, outputs = ([value.name for value in values] for values in (_real_inputs(inferred), inferred.graph.output))
     boundary = [place.name for place in program.description.outputs]
-    head = onnx.utils.Extractor(inferred).extract_model([*boundary, *inputs], outputs)
-    node = _context_node(program, program_file, partition)
-    used = {name for inner in head.graph.node for name in inner.input}
+    head = host_part(model, boundary, f"{partition}-head")
+    inferred = onnx.shape_inference.infer_shapes(model)
+    outputs = [value.name for value in inferred.graph.output]
+    after = head.graph if head is not None else onnx.GraphProto()
     graph = helper.make_graph(
-        [node, *head.graph.node],
+        [_context_node(program, program_file, partition), *after.node],
         partition,
-        _real_inputs(inferred),
+        real_inputs(inferred.graph),
         list(inferred.graph.output),
-        initializer=list(head.graph.initializer),
-        value_info=[value for value in head.graph.input if value.name in boundary and value.name not in outputs],
+        initializer=list(after.initializer),
+        value_info=[value for value in after.input if value.name in boundary and value.name not in outputs],
+        sparse_initializer=list(after.sparse_initializer),
     )
     whole = helper.make_model(
         graph,
         opset_imports=[*_without(inferred.opset_import, DOMAIN), helper.make_opsetid(DOMAIN, 1)],
         ir_version=min(inferred.ir_version, IR_VERSION_LIMIT),
+        functions=list(model.functions),
     )
     _check(whole)
-    if not head.graph.node:
-        return Targeted(whole, None)
-    kept = [value for value in head.graph.input if value.name in used]
-    del head.graph.input[:]
-    head.graph.input.extend(kept)
-    head.graph.name = f"{partition}-head"
-    head.ir_version = whole.ir_version
+    if head is not None:
+        head.ir_version = whole.ir_version
     return Targeted(whole, head)
 
 
@@ -87,11 +85,6 @@ def _context_node(program: NpuProgram, program_file: str, partition: str) -> onn
         partition_name=partition,
         hardware_architecture=f"{description.profile_name} {program.profile_hash.hex()}",
     )
-
-
-def _real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in constants]
 
 
 def _without(imports: object, domain: str) -> list[onnx.OperatorSetIdProto]:

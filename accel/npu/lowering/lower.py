@@ -31,7 +31,7 @@ from accel.npu.lowering.operators import (
     pooling_window,
     with_border,
 )
-from accel.npu.lowering.qdq import QdqGraph, UnsupportedError, attribute, node_name, why_float
+from accel.npu.lowering.qdq import QdqGraph, UnsupportedError, attribute, node_name, tensors_read, why_float
 from edgewright.errors import ModelError
 
 NOT_ON_NPU = "its input is not on the NPU"
@@ -101,7 +101,7 @@ class _Walk:
 
     def lower_node(self, node: onnx.NodeProto) -> None:
         """Lower one node, or record the reason why it stays on the host."""
-        enters_head = bool(self._head_inputs.intersection(node.input))
+        enters_head = bool(self._head_inputs.intersection(tensors_read(node)))
         if enters_head and node.op_type in SKIPPED:  # the featurizer quantizes the inputs of the head
             self._head_inputs.update(node.output)
         if node.output[0] in self._done or self.graph.is_constant(node.output[0]):
@@ -210,7 +210,7 @@ class _Walk:
 
     def find_outputs(self) -> None:
         """Collect the float tensors that leave the NPU: graph outputs, and inputs of nodes on the host."""
-        on_host = {name for node in self.graph.graph.node for name in node.input if self._is_on_host(node)}
+        on_host = {name for node in self.graph.graph.node for name in tensors_read(node) if self._is_on_host(node)}
         names = [name for name in self._reals if name in self.graph.outputs or name in on_host]
         self.lowered.outputs = {name: self._reals[name] for name in names}
 

@@ -60,7 +60,7 @@ class QdqGraph:
         self.producers = {name: node for node in self.graph.node for name in node.output}
         self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.graph.node:
-            for name in node.input:
+            for name in tensors_read(node):
                 self._consumers[name].append(node)
         self.outputs = [output.name for output in self.graph.output]
         self._constants = _constant_names(self.graph, self._initializers)
@@ -69,7 +69,7 @@ class QdqGraph:
 
     def inputs(self) -> Iterator[str]:
         """Yield the names of the graph inputs without an initializer."""
-        return (value.name for value in self.graph.input if value.name not in self._initializers)
+        return (value.name for value in real_inputs(self.graph))
 
     def consumers(self, name: str) -> list[onnx.NodeProto]:
         """Return the nodes that read `name`."""
@@ -174,8 +174,26 @@ class QdqGraph:
 def _constant_names(graph: onnx.GraphProto, initializers: Iterable[str]) -> set[str]:
     names = set(initializers)
     for node in graph.node:
-        if all(name in names for name in node.input if name):
+        if all(name in names for name in tensors_read(node)):
             names.update(node.output)
+    return names
+
+
+def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs of a graph without an initializer."""
+    initialized = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in initialized]
+
+
+def tensors_read(node: onnx.NodeProto) -> list[str]:
+    """Return the inputs of a node and the outer tensors that its subgraphs (the bodies of If, Loop and Scan) read."""
+    names = [name for name in node.input if name]
+    for entry in node.attribute:
+        for body in (entry.g, *entry.graphs) if entry.type in (entry.GRAPH, entry.GRAPHS) else ():
+            own = {value.name for value in (*body.input, *body.initializer)}
+            own |= {name for inner in body.node for name in inner.output}
+            inside = [name for inner in body.node for name in tensors_read(inner)] + [value.name for value in body.output]
+            names += [name for name in inside if name not in own]
     return names
 
 
