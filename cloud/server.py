@@ -16,14 +16,14 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cloud.db.changes import Changes
+from edgewright.serving.connection_limits import LimitedHttpProtocol
 
 _GRACE_S = 5
 
 
-class ClientCertificateProtocol(HttpToolsProtocol):
+class ClientCertificateProtocol(LimitedHttpProtocol):
     """HTTP protocol with the client certificate in the ASGI scope (https://asgi.readthedocs.io/en/latest/specs/tls.html)."""
 
     _tls: dict[object, object] | None = None
