@@ -18,7 +18,7 @@
     └── UnreachableError               3   no answer from an address
 
 The text of an error is one line: what must hold, what was found, what to do. Any other exception is a defect of ours and
-keeps its traceback. HTTP carries these errors by the map in `edgewright.contracts.http_errors`.
+keeps its traceback. HTTP carries these errors by the map in `edgewright.contracts.connection.http_errors`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ case $said in
 *"No matching distribution found"*)
     echo "the package index has no CPU build of PyTorch for this Python: the tests of PyTorch models will be skipped" >&2
     mkdir -p "$venv/torch"
-    touch "$venv/torch/unavailable" # for the tests: nobody forgot it
+    touch "$venv/torch/unavailable" # for the tests: its absence is known
     ;;
 *)
     echo "$said" >&2

@@ -1,4 +1,4 @@
-"""What all tests share: the rule for components that may be missing, and golden files."""
+"""Fixtures of all tests: components that may be missing, golden files, and the distribution of tests to workers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 OFF_THE_PATH = (Path("/usr/sbin"), Path("/sbin"), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
-"""Where Debian has programs that not everybody's PATH shows."""
+"""Directories of Debian with programs that an ordinary PATH leaves out."""
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C, and let children hear it: a shell's background jobs start with it ignored, and so would theirs."""
+    """React to Ctrl-C, also in child processes: a background job of a shell starts with it ignored, and its children inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

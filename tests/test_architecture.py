@@ -87,7 +87,6 @@ def test_the_resident_agent_loads_no_framework_and_no_runtime() -> None:
 
 MAX_FILES_PER_FOLDER = 15
 MORE_FILES = {
-    "edgewright/contracts": "one module per contract; each is read alone",
     "accel/npu": "its stages have folders; the modules here are the language that all of them speak",
 }
 MAX_ARROWS = {"edge_agent": 59, "cloud": 48, "convert": 46, "quantize": 46}

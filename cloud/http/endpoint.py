@@ -24,7 +24,7 @@ from cloud.auth import Access, Caller
 from cloud.context import Cloud
 from cloud.registry.blobs import OutOfOrderError
 from edgewright.contracts import wire
-from edgewright.contracts.http_errors import body_of, status_of
+from edgewright.contracts.connection.http_errors import body_of, status_of
 from edgewright.errors import BadInputError, EdgewrightError
 
 MAX_BODY_BYTES = 8 << 20

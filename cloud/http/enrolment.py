@@ -9,7 +9,7 @@ from cloud.fleet import devices
 from cloud.http.endpoint import Call, Endpoint
 from cloud.state.certificates import certificate_pem
 from edgewright.contracts import signing
-from edgewright.contracts.enrolment import format_token
+from edgewright.contracts.connection.enrolment import format_token
 from edgewright.contracts.messages import EnrolmentToken, EnrolRequest, EnrolResponse, IssuedToken, TokenRequest
 from edgewright.contracts.names import TENANT
 

@@ -29,7 +29,7 @@ from cloud.fleet import devices
 from cloud.state.certificates import CLOUD_NAME
 from cloud.state.directory import StateDirectory
 from cloud.state.ports import choose_port
-from edgewright.contracts import topics
+from edgewright.contracts.connection import topics
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.names import TENANT
 from edgewright.errors import OperationError

@@ -24,7 +24,8 @@ from cloud.db.database import Database
 from cloud.fleet import devices, telemetry, twins
 from cloud.state.certificates import CLOUD_NAME, certificate_pem, key_pem, new_key
 from cloud.state.directory import StateDirectory
-from edgewright.contracts import topics, wire
+from edgewright.contracts import wire
+from edgewright.contracts.connection import topics
 from edgewright.contracts.messages import BrokerAddress, Presence, ReportedState, TelemetryBatch
 from edgewright.errors import EdgewrightError, UnreachableError
 

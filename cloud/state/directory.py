@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.state.certificates import CLOUD_NAME, Authority, Key, certificate_pem, key_pem, new_key, serves
 from edgewright.contracts import signing
-from edgewright.contracts.client_context import CONTEXT_FILE, write_context_file
+from edgewright.contracts.connection.client_context import CONTEXT_FILE, write_context_file
 from edgewright.contracts.files import write_atomically
 from edgewright.errors import BadInputError, ConflictError
 

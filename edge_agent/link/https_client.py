@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from edgewright.contracts.http_errors import error_of
+from edgewright.contracts.connection.http_errors import error_of
 from edgewright.errors import BadInputError, EdgewrightError, OperationError, StorageFullError, UnreachableError, one_line
 
 MAX_RESPONSE_BYTES = 4 << 20

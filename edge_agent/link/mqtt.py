@@ -16,7 +16,8 @@ from typing import Any
 import paho.mqtt.client as paho
 
 from edge_agent.link.transport import Receiver
-from edgewright.contracts import topics, wire
+from edgewright.contracts import wire
+from edgewright.contracts.connection import topics
 from edgewright.contracts.messages import BrokerAddress, Presence
 from edgewright.errors import UnreachableError
 

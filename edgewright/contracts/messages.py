@@ -177,7 +177,7 @@ class Presence:
 class EnrolmentToken:
     """Content of an enrolment token: the address of the cloud, the digest of its authority, and a secret.
 
-    As text it is `ew1.` and the base64url of this as JSON (`edgewright/contracts/enrolment.py`).
+    As text it is `ew1.` and the base64url of this as JSON (`edgewright/contracts/connection/enrolment.py`).
     """
 
     url: str

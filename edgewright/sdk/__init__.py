@@ -13,7 +13,7 @@ server's message. `client.py` has the methods, `pushing.py` uploads packages, `c
 finds the address of the cloud.
 """
 
-from edgewright.contracts.client_context import ClientContext
+from edgewright.contracts.connection.client_context import ClientContext
 from edgewright.sdk.client import CloudClient
 from edgewright.sdk.context import find_context
 

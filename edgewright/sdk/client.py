@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from urllib.parse import quote
 
 from edgewright.contracts import wire
-from edgewright.contracts.client_context import ClientContext
+from edgewright.contracts.connection.client_context import ClientContext
 from edgewright.contracts.messages import (
     ChangeNumber,
     DeviceRecord,

@@ -11,8 +11,8 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
 
-from edgewright.contracts.client_context import ClientContext
-from edgewright.contracts.http_errors import error_of
+from edgewright.contracts.connection.client_context import ClientContext
+from edgewright.contracts.connection.http_errors import error_of
 from edgewright.errors import BadInputError, OperationError, UnreachableError, one_line
 
 TIMEOUT_S = 30.0
@@ -74,7 +74,7 @@ class Connection:
 
         Raises:
             UnreachableError: no answer, or the certificate is not this cloud's.
-            EdgewrightError: the cloud rejected the request (see `edgewright.contracts.http_errors`).
+            EdgewrightError: the cloud rejected the request (see `edgewright.contracts.connection.http_errors`).
         """
         url = self._address(path, query or {})
         sent = {"Authorization": f"Bearer {self.context.token}", **(headers or {})}

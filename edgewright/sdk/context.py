@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgewright.contracts.client_context import CONTEXT_FILE, ClientContext
+from edgewright.contracts.connection.client_context import CONTEXT_FILE, ClientContext
 from edgewright.errors import DeniedError, NotFoundError
 
 DEFAULT = Path("~/.config/edgewright") / CONTEXT_FILE

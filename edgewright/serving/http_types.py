@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from edgewright.contracts.http_errors import body_of, status_of
+from edgewright.contracts.connection.http_errors import body_of, status_of
 from edgewright.errors import BadInputError, EdgewrightError
 
 JSON = "application/json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.contracts import topics
+from edgewright.contracts.connection import topics
 from edgewright.contracts.messages import DeploymentState, RolloutRequest, RolloutState
 from edgewright.contracts.signing import load_private_key
 from edgewright.demo.processes import wait_until

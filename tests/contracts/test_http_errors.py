@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 
-from edgewright.contracts.http_errors import body_of, error_of, status_of
+from edgewright.contracts.connection.http_errors import body_of, error_of, status_of
 from edgewright.errors import (
     BadInputError,
     ConflictError,

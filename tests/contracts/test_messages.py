@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.contracts import enrolment, topics, wire
+from edgewright.contracts import wire
+from edgewright.contracts.connection import enrolment, topics
 from edgewright.contracts.messages import (
     DeploymentState,
     DesiredState,

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edgewright.contracts import wire
-from edgewright.contracts.enrolment import format_token
+from edgewright.contracts.connection.enrolment import format_token
 from edgewright.contracts.messages import (
     DeploymentState,
     DesiredState,

@@ -13,7 +13,8 @@ from typing import Any
 
 import paho.mqtt.client as paho
 
-from edgewright.contracts import topics, wire
+from edgewright.contracts import wire
+from edgewright.contracts.connection import topics
 from edgewright.contracts.messages import Measurement, Presence, ReportedState, TelemetryBatch
 from tests.support.running_cloud import EnrolledDevice, Http, RunningCloud
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cloud.messaging.broker import end_orphan
-from edgewright.contracts.enrolment import parse_token
+from edgewright.contracts.connection.enrolment import parse_token
 
 START_TIMEOUT_S = 30.0
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cloud.state.certificates import Authority, certificate_pem, key_pem, new_key
-from edgewright.contracts.enrolment import parse_token
+from edgewright.contracts.connection.enrolment import parse_token
 from tests.support.running_cloud import Answer, Http, RunningCloud, make_csr
 
 

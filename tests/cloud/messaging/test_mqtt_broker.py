@@ -13,7 +13,8 @@ import pytest
 
 from cloud.db.database import Database
 from cloud.fleet.twins import DesiredSpec, set_desired
-from edgewright.contracts import signing, topics, wire
+from edgewright.contracts import signing, wire
+from edgewright.contracts.connection import topics
 from edgewright.contracts.messages import DesiredState, Presence, TelemetryAck
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor
 from tests.support.mqtt_devices import WAIT_S, Client, batch, connected, record_once, report
