@@ -18,7 +18,7 @@ OFF_THE_PATH = (Path("/usr/sbin"), Path("/sbin"), *sorted(Path("/usr/lib/postgre
 
 
 def pytest_configure() -> None:
-    """React to Ctrl-C, also in child processes: a background job of a shell starts with it ignored, and its children inherit that."""
+    """React to Ctrl-C, also in child processes: a shell's background job ignores it, and its children inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
