@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +22,8 @@ def pytest_configure() -> None:
     """React to Ctrl-C, also in child processes: a shell's background job ignores it, and its children inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    hypothesis.settings.register_profile("edgewright", deadline=None)  # the time of one example depends on the machine
+    hypothesis.settings.load_profile("edgewright")
 
 
 LONGEST_FIRST = (
