@@ -13,6 +13,7 @@
     │   └── DeniedError                    a credential that does not authorise the request
     ├── NotWritableError               2   a path without write permission, or with a file in the way
     ├── OperationError                 1   the input was right, the work failed
+    │   ├── InferenceError                 a runtime that failed to run a loaded graph
     │   ├── ParityError                    the result differs from the source by more than the tolerance
     │   └── StorageFullError               no room left on a disk
     └── UnreachableError               3   no answer from an address
@@ -85,6 +86,17 @@ class NotWritableError(EdgewrightError):
 
 class OperationError(EdgewrightError):
     """A failure of the work although the input was right."""
+
+
+class InferenceError(OperationError):
+    """A run of a loaded graph that failed inside the runtime; the values of the input may be the cause."""
+
+    def __init__(self, graph: object, reason: str, *, rejects_input: bool = False) -> None:
+        super().__init__(f"{graph} failed to run: {reason}")
+        self.reason = reason
+        """The runtime's own text, without the path of the graph."""
+        self.rejects_input = rejects_input
+        """True if the runtime classifies the failure as an invalid input."""
 
 
 class ParityError(OperationError):

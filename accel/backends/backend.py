@@ -20,7 +20,8 @@ class Session(Protocol):
 
         Raises:
             SamplesError: a name, shape or dtype does not fit; the message has the actual and the expected one.
-            OperationError: the inputs fit, but the run failed.
+            InferenceError: the inputs fit, but the runtime failed to run the graph on them.
+            OperationError: the inputs fit, but the run failed for another reason.
         """
         ...
 

@@ -16,7 +16,7 @@ from accel.backends.backend import Session
 from accel.backends.batches import fixed_batch, run_in_pieces
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
-from edgewright.errors import BadInputError, ModelError, OperationError
+from edgewright.errors import BadInputError, InferenceError, ModelError, OperationError
 
 # Both load plain ONNX; a variant names the backend that it was tuned for.
 _RUNS_GRAPHS_OF = frozenset({BackendName.ONNXRUNTIME, BackendName.OPENVINO})
@@ -25,7 +25,10 @@ _DEQUANTIZE_ON_LOADING = "session.disable_quant_qdq"
 """Fuses no quantizers, so that those of constants are folded; otherwise blocked weights are expanded on every run."""
 _QUANTIZES_MORE = "WeightBiasQuantization"
 """Since 1.21 it rounds the weights of float layers between quantized ones to int8: exactly the layers that mixed keeps."""
-_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/onnxruntime/\S+ |[\w/]+\.cc:\d+ \w+ |Load model from \S+ failed:")
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/onnxruntime\S*:\d+ .*? was false\. |\S*/onnxruntime/\S+ |"
+    r"[\w/]+\.cc:\d+ \w+ |Load model from \S+ failed:"
+)
 _PRECISIONS = frozenset(Precision)
 _DTYPES = {
     "tensor(float)": "float32",
@@ -108,7 +111,7 @@ class OnnxRuntimeSession:
         try:
             arrays = self._runtime.run(self._output_names, inputs)
         except _runtime_errors() as error:
-            raise OperationError(f"{self._path} failed to run: {shortened(error)}") from error
+            raise InferenceError(self._path, shortened(error), rejects_input=_rejects_input(error)) from error
         return dict(zip(self._output_names, arrays, strict=True))
 
 
@@ -169,6 +172,12 @@ def _spec(node: Any, path: Path) -> TensorSpec:
         raise ModelError(f"{path}: {node.name} must be a tensor of a plain number type, not {node.type}")
     shape = tuple(size if isinstance(size, int) and size >= 0 else str(size or "?") for size in node.shape)
     return TensorSpec(name=node.name, dtype=_DTYPES[node.type], shape=shape)
+
+
+def _rejects_input(error: Exception) -> bool:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return isinstance(error, state.InvalidArgument)
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

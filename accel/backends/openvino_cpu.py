@@ -27,7 +27,7 @@ from accel.backends.backend import Session
 from accel.backends.batches import fixed_batch, run_in_pieces
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
-from edgewright.errors import BadInputError, ModelError, OperationError
+from edgewright.errors import BadInputError, InferenceError, ModelError, OperationError
 from hardware_profiles.detect import read_machine
 
 BF16_DIFFERENCE = 0.1
@@ -120,7 +120,7 @@ class OpenVinoSession:
             # Copies: the next run of the request writes into the same memory.
             return {spec.name: np.array(request.get_output_tensor(place).data) for spec, place in self._outputs.items()}
         except RuntimeError as error:
-            raise OperationError(f"{self._path} failed to run: {_shortened(error)}") from error
+            raise InferenceError(self._path, _shortened(error)) from error
         finally:
             free.put(request)
 

@@ -14,7 +14,8 @@ import click
 
 from accel.backends.choose import load_session
 from edge_agent.workers.worker import exit_with_agent
-from edgewright.contracts.variant import VariantDirectory
+from edgewright.contracts.samples import Tensors, load_samples
+from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import EdgewrightError
 from edgewright.serving.app import ScoringApp
 from edgewright.serving.server import run_server
@@ -39,9 +40,17 @@ def main(slot: Path, model: str, version: int, backend: str, threads: int | None
         session = load_session(variant, backend=backend, threads=threads)
     except EdgewrightError as error:
         raise click.ClickException(str(error)) from error
-    app = ScoringApp(session, variant.config, model=model, version=version)
+    app = ScoringApp(session, variant.config, model=model, version=version, known_good=golden_sample(variant))
     os.write(ready_output, f"{READY}\n".encode())
     run_server(app, socket=socket.socket(fileno=descriptor))
+
+
+def golden_sample(variant: VariantDirectory) -> Tensors | None:
+    """Return one golden sample of the variant; None if its package has none."""
+    path = variant.file(LayerKind.GOLDEN_INPUTS)
+    if not path.is_file():
+        return None
+    return load_samples(path, variant.config.inputs).slice(0, 1).inputs
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     prepare           pixels and images, as the variant's config states (images.py)
     check             against the variant's inputs; a mismatch is a 400 that states what is expected and what was received
     score             in a worker thread, with other waiting requests (batching.py), so that health checks are answered meanwhile
+    judge a failure   a run that fails only on the values of this request is a 400 as well (input_judge.py)
     encode, count     (statistics.py)
 
 There is no web framework, because it would cost more than a small model (benchmarks/serving.py).
@@ -28,6 +29,7 @@ from edgewright.serving import json_protocol, open_inference, openapi
 from edgewright.serving.batching import Batcher
 from edgewright.serving.http_types import TEXT, HttpError, Request, Response, error_response, json_response
 from edgewright.serving.images import ImageInput
+from edgewright.serving.input_judge import InputJudge
 from edgewright.serving.statistics import ServedModel, Statistics, predicted_classes
 
 Scope = MutableMapping[str, Any]
@@ -58,6 +60,7 @@ class ScoringApp:
         model: str,
         version: int,
         limits: ServingLimits | None = None,
+        known_good: Tensors | None = None,
     ) -> None:
         served = ServedModel(
             model=model,
@@ -68,7 +71,9 @@ class ScoringApp:
         )
         self.statistics = Statistics(served)
         self._session = session
-        self.batcher = Batcher(session, merging=all(isinstance(spec.shape[0], str) for spec in config.inputs))
+        self.batcher = Batcher(
+            InputJudge(session, known_good), merging=all(isinstance(spec.shape[0], str) for spec in config.inputs)
+        )
         self._config = config
         self._image_input = ImageInput.of(config)
         self._model, self._version = model, version
@@ -123,7 +128,7 @@ class ScoringApp:
         """
         content_length = headers.get("content-length", "0")
         received = 0
-        self._check_size(int(content_length) if content_length.isdecimal() else 0)
+        self._check_size(int(content_length) if content_length.isdecimal() else 0)  # the parser limits it to 64 bits
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":

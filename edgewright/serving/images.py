@@ -12,7 +12,6 @@ tensor was prepared by the client and passes unchanged.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -73,7 +72,7 @@ class ImageInput:
             raise SamplesError('"images" must be a list of images (PNG, JPEG, …) in base64')
         try:
             files = [base64.b64decode(text, validate=True) for text in texts]
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error, or characters outside ASCII
             raise SamplesError(f'"images" must be in base64: {error}') from error
         return self.from_files(files)
 

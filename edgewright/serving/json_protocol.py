@@ -24,7 +24,7 @@ from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import SamplesError, first_line
 from edgewright.serving.http_types import FORM, JSON, NPY, HttpError, Request, Response, json_response, parse_json
 from edgewright.serving.images import ImageInput
-from edgewright.serving.tensors import as_dtype, from_nested
+from edgewright.serving.tensors import as_dtype, from_nested, reshaped
 
 IMAGE = "image/"
 
@@ -115,14 +115,16 @@ def read_npy(body: bytes) -> _Array:
         if version not in _HEADER_READERS:
             raise ValueError(f"unknown format version {version[0]}.{version[1]}")
         shape, by_column, dtype = _HEADER_READERS[version](stream)
-    except (ValueError, SyntaxError, TypeError) as error:
+    except Exception as error:  # NumPy evaluates the header as Python text, which fails in many ways
         raise SamplesError(f"the body must be one array in the .npy format: {first_line(error)}") from error
     if dtype.hasobject or dtype.kind not in "fiub":
         raise SamplesError(f"the .npy array must hold plain numbers, not {dtype}")
+    if any(size < 0 for size in shape):
+        raise SamplesError(f"the .npy header must promise sizes of 0 or more, not {list(shape)}")
     content = memoryview(body)[stream.tell() :]
     if len(content) != math.prod(shape) * dtype.itemsize:
         raise SamplesError(f"the .npy header promises {dtype}{list(shape)}, but {len(content)} bytes follow it")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if by_column else "C")
+    return reshaped(np.frombuffer(content, dtype), shape, "the .npy array", order="F" if by_column else "C")
 
 
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

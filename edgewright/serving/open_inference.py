@@ -24,9 +24,12 @@ from edgewright.errors import NotFoundError, SamplesError
 from edgewright.serving.http_types import BINARY, HttpError, Request, Response, json_response
 from edgewright.serving.images import ImageInput
 from edgewright.serving.json_protocol import jsonable
-from edgewright.serving.tensors import as_dtype, from_nested
+from edgewright.serving.tensors import as_dtype, from_nested, reshaped
 
 HEADER_LENGTH = "inference-header-content-length"
+
+_LONGEST_NUMBER = 20
+"""Digits of a length; Python refuses to convert some thousands."""
 
 _Array = npt.NDArray[Any]
 
@@ -90,7 +93,7 @@ def decode(request: Request, inputs: Sequence[TensorSpec], image_input: ImageInp
     length = _header_length(request)
     try:
         infer = _DECODER.decode(memoryview(request.body)[:length])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         hint = f"; binary tensors need the header {HEADER_LENGTH}" if HEADER_LENGTH not in request.headers else ""
         raise HttpError(400, f"the body must be an inference request in JSON: {error}{hint}") from error
     specs = {spec.name: spec for spec in inputs}
@@ -99,6 +102,8 @@ def decode(request: Request, inputs: Sequence[TensorSpec], image_input: ImageInp
     for tensor in infer.inputs:
         if tensor.name not in specs:
             raise SamplesError(f"unknown input {tensor.name}: the model's inputs are {', '.join(map(str, inputs))}")
+        if tensor.name in tensors:
+            raise SamplesError(f"input {tensor.name} must be sent once, but it was sent twice")
         tensors[tensor.name], rest = _read_tensor(tensor, specs[tensor.name], rest, image_input)
     if rest:
         raise SamplesError(f"{len(rest)} bytes follow the last tensor: binary_data_size must account for every byte")
@@ -155,8 +160,8 @@ def _header_length(request: Request) -> int:
     text = request.headers.get(HEADER_LENGTH)
     if text is None:
         return len(request.body)
-    if not text.isdecimal() or int(text) > len(request.body):
-        raise HttpError(400, f"{HEADER_LENGTH} must be at most the body's {len(request.body)} bytes, not {text!r}")
+    if not text.isdecimal() or len(text) > _LONGEST_NUMBER or int(text) > len(request.body):
+        raise HttpError(400, f"{HEADER_LENGTH} must be at most the body's {len(request.body)} bytes, not {text[:40]!r}")
     return int(text)
 
 
@@ -179,7 +184,7 @@ def _read_tensor(
         raise SamplesError(
             f"input {tensor.name}: shape {list(tensor.shape)} needs {math.prod(tensor.shape)} values, not {flat.size}"
         )
-    array = flat.reshape(tensor.shape)
+    array = reshaped(flat, tensor.shape, f"input {tensor.name}")
     if image_input is not None and image_input.is_image(array):
         return image_input.from_pixels(array), rest
     return as_dtype(array, spec), rest

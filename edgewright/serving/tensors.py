@@ -6,7 +6,8 @@ rejected instead of becoming infinity.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,18 @@ def from_nested(nested: Any, spec: TensorSpec) -> _Array:
     except (ValueError, OverflowError) as error:
         raise SamplesError(f"input {spec.name} must be regular nested lists of numbers: {first_line(error)}") from error
     return as_dtype(array, spec)
+
+
+def reshaped(flat: _Array, shape: Sequence[int], subject: str, *, order: Literal["C", "F"] = "C") -> _Array:
+    """Return `flat`, which has the number of values that `shape` needs, in that shape.
+
+    Raises:
+        SamplesError: NumPy has no array of that shape: too many axes, or an empty one with a size beyond 64 bits.
+    """
+    try:
+        return flat.reshape(tuple(shape), order=order)
+    except (ValueError, OverflowError) as error:
+        raise SamplesError(f"{subject} must have a shape that NumPy can hold: {first_line(error)}") from error
 
 
 def as_dtype(array: _Array, spec: TensorSpec) -> _Array:
