@@ -6,19 +6,15 @@ rejected, and so are inputs and outputs other than numeric tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-import onnx.version_converter
 import onnx_ir as ir
 
-from convert.graph.emit import IR_VERSION, OPSET
+from convert.graph.emit import IR_VERSION
+from convert.operator_sets import at_supported_opset, nodes_of
 from edgewright.errors import ModelError, one_line
 
-OLDEST = 7
-NEWEST = 22
-"""The newest operator set that onnxruntime runs in every precision of our variants."""
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 
 
@@ -64,7 +60,7 @@ def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
     model_domains = {function.domain for function in proto.functions}
     unknown = {
         f"{node.op_type} of {node.domain} (node {node.name!r})"
-        for node in _nodes(proto.graph)
+        for node in nodes_of(proto.graph)
         if node.domain not in _KNOWN_DOMAINS and node.domain not in model_domains
     }
     if unknown:
@@ -72,31 +68,3 @@ def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
             f"{path} must use operators that onnxruntime has, but it uses {', '.join(sorted(unknown))}: "
             "replace them by standard ones, or define them in the model as ONNX functions"
         )
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of its subgraphs (branches, loops)."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _nodes(attribute.g)
-
-
-def at_supported_opset(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """Return `proto`, converted to an operator set that every variant supports.
-
-    Raises:
-        ModelError: the operator set is too old, or an operator cannot be converted.
-    """
-    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    if version in range(OPSET, NEWEST + 1):
-        return proto
-    if version < OLDEST:
-        raise ModelError(f"{path} must use operator set {OLDEST} or newer, but it uses {version}: export it with opset {OPSET}")
-    try:
-        return onnx.version_converter.convert_version(proto, OPSET)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{path} cannot be converted from operator set {version} to {OPSET}, export it with opset {OPSET}: {one_line(error)}"
-        ) from error

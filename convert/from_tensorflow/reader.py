@@ -26,8 +26,8 @@ import onnx
 import onnx_ir as ir
 
 from convert.frameworks import import_tensorflow
-from convert.from_onnx import at_supported_opset
 from convert.graph.emit import IR_VERSION, named_shape
+from convert.operator_sets import at_supported_opset
 from convert.source.identify import SourceKind
 from convert.source.options import DEFAULT_OPTIONS, SourceOptions
 from convert.source.resource_limits import Limits, run_limited

@@ -1,0 +1,172 @@
+"""Convert graphs between ONNX's operator sets, with repairs where onnx's version converter does not keep the meaning.
+
+functions           inlined, because the converter drops the model's own ones and has no older form of standard ones
+Hardmax             written for two axes, because sets below 13 flatten their input
+Resize of set 10    split into enlarging and reducing, because onnxruntime rounds them differently there
+Upsample, Resize    sampled asymmetrically, the only definition below set 11
+Scan of set 8       rejected: it has another meaning
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.version_converter
+from onnx import helper, numpy_helper
+
+from convert.graph.emit import OPSET
+from edgewright.errors import ModelError, one_line
+
+OLDEST = 7
+NEWEST = 22
+"""The newest operator set that onnxruntime runs in every precision of our variants."""
+_SCAN_WITHOUT_BATCH = 9
+_COORDINATES = 11
+"""The first set in which Resize names its coordinates."""
+_ONE_AXIS = 13
+"""The first set in which Hardmax takes one axis."""
+_UP, _DOWN = "/resize-10-up", "/resize-10-down"
+
+
+def at_supported_opset(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Return `proto`, converted to an operator set that every variant supports.
+
+    Raises:
+        ModelError: the operator set is too old, or an operator cannot be converted.
+    """
+    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    if version in range(OPSET, NEWEST + 1):
+        return proto
+    if version < OLDEST:
+        raise ModelError(f"{path} must use operator set {OLDEST} or newer, but it uses {version}: export it with opset {OPSET}")
+    try:
+        return _converted(_inlined(proto, version), version)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be converted from operator set {version} to {OPSET}, export it with opset {OPSET}: {one_line(error)}"
+        ) from error
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of its subgraphs (branches, loops)."""
+    for one in graphs_of(graph):
+        yield from one.node
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and its subgraphs."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from graphs_of(attribute.g)
+
+
+def _inlined(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """Inline the model's own functions, and standard operators that our operator set lacks but that are defined by others."""
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto, convert_version=True)
+    newer = sorted(
+        {node.op_type for node in nodes_of(proto.graph) if node.domain == "" and _is_new_function(node.op_type, version)}
+    )
+    if not newer:
+        return proto
+    return onnx.inliner.inline_selected_functions(proto, [("", name) for name in newer], inline_schema_functions=True)
+
+
+def _is_new_function(operator: str, version: int) -> bool:
+    if onnx.defs.has(operator, OPSET, "") or not onnx.defs.has(operator, version, ""):
+        return False
+    schema: Any = onnx.defs.get_schema(operator, version, "")
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _converted(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    operators = {node.op_type for node in nodes_of(proto.graph) if node.domain in ("", "ai.onnx")}
+    if version < _SCAN_WITHOUT_BATCH and "Scan" in operators:
+        raise ValueError("Scan of operator set 8 has a batch axis, which later sets lack")
+    if version < _ONE_AXIS and "Hardmax" in operators:
+        _rewrite(proto, "Hardmax", _flattened)
+    if version < _COORDINATES and "Resize" in operators:
+        _rewrite(proto, "Resize", _in_two_directions)
+    proto = onnx.version_converter.convert_version(proto, OPSET)
+    if version < _COORDINATES:
+        for node in nodes_of(proto.graph):
+            if node.op_type == "Resize":
+                _sample_asymmetrically(node)
+    return proto
+
+
+Rewrite = Callable[[onnx.GraphProto, onnx.NodeProto], list[onnx.NodeProto]]
+
+
+def _rewrite(proto: onnx.ModelProto, operator: str, rewritten: Rewrite) -> None:
+    """Replace each node of an operator, in the graph and its subgraphs, by the nodes that `rewritten` returns."""
+    for graph in reversed(list(graphs_of(proto.graph))):  # subgraphs first, because the nodes that hold them are copied
+        nodes = [one for node in graph.node for one in (rewritten(graph, node) if node.op_type == operator else [node])]
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(kept)
+
+
+def _flattened(_graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return Hardmax of a matrix: sets below 13 join the axes before `axis`, and those from `axis` on."""
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    source, result = node.input[0], node.output[0]
+    shape, flat, hard = (f"{result}/{part}" for part in ("shape", "flat", "hard"))
+    return [
+        helper.make_node("Shape", [source], [shape], name=shape),
+        helper.make_node("Flatten", [source], [flat], name=flat, axis=axis),
+        helper.make_node("Hardmax", [flat], [hard], name=node.name, axis=1),
+        helper.make_node("Reshape", [hard, shape], [result], name=f"{result}/reshaped"),
+    ]
+
+
+def _in_two_directions(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return Resize of set 10 with one direction per node: onnxruntime rounds down where it enlarges, and up where it reduces."""
+    mode = next((attribute.s for attribute in node.attribute if attribute.name == "mode"), b"nearest")
+    if mode != b"nearest":
+        return [node]
+    source, scales, result = node.input[0], node.input[1], node.output[0]
+    known = _constant(graph, scales)
+    if known is not None and (known >= 1).all():
+        return [_resize(source, scales, result, node.name + _UP)]
+    if known is not None and (known <= 1).all():
+        return [_resize(source, scales, result, node.name + _DOWN)]
+    one, up, down, middle = (f"{result}/{part}" for part in ("one", "up", "down", "middle"))
+    unit = numpy_helper.from_array(np.ones(1, np.float32), one)
+    return [
+        helper.make_node("Constant", [], [one], name=one, value=unit),
+        helper.make_node("Max", [scales, one], [up], name=up),
+        helper.make_node("Min", [scales, one], [down], name=down),
+        _resize(source, up, middle, node.name + _UP),
+        _resize(middle, down, result, node.name + _DOWN),
+    ]
+
+
+def _resize(source: str, scales: str, result: str, name: str) -> onnx.NodeProto:
+    return helper.make_node("Resize", [source, scales], [result], name=name, mode="nearest")
+
+
+def _constant(graph: onnx.GraphProto, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
+    for tensor in graph.initializer:
+        if tensor.name == name:
+            return numpy_helper.to_array(tensor)
+    for node in graph.node:
+        if node.op_type == "Constant" and name in node.output and node.attribute[0].name == "value":
+            return numpy_helper.to_array(node.attribute[0].t)
+    return None
+
+
+def _sample_asymmetrically(node: onnx.NodeProto) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name not in ("coordinate_transformation_mode", "nearest_mode")]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+    if all(attribute.s == b"nearest" for attribute in kept if attribute.name == "mode"):
+        node.attribute.append(helper.make_attribute("nearest_mode", "ceil" if node.name.endswith(_DOWN) else "floor"))
