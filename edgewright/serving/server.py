@@ -18,6 +18,7 @@ import uvicorn
 
 from edgewright.errors import BadInputError
 from edgewright.serving.app import ScoringApp
+from edgewright.serving.connection_limits import LimitedHttpProtocol
 
 DRAIN_LIMIT_S = 30
 """Time limit for open requests after the signal."""
@@ -78,11 +79,12 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> sockets.socket:
 
 
 def make_server(app: ScoringApp) -> ScoringServer:
-    """Return a server for `app` without an access log that ignores the headers of proxies (X-Forwarded-For)."""
+    """Return a server for `app` with limited connections, no access log, and without the headers of proxies (X-Forwarded-For)."""
     return ScoringServer(
         app,
         uvicorn.Config(
             app,
+            http=LimitedHttpProtocol,
             lifespan="off",
             ws="none",
             log_config=None,

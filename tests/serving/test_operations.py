@@ -107,6 +107,15 @@ def test_a_chunked_body_over_the_limit_is_a_413() -> None:
         assert client.get("/healthz").status == 200
 
 
+def test_headers_over_64_kib_are_a_431_before_the_model_is_asked() -> None:
+    app, session = small_app()
+    with serving(app) as client, socket.create_connection(("127.0.0.1", client._pool.port or 0), timeout=20) as raw:
+        raw.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nA: " + b"x" * (80 << 10))
+        assert raw.recv(65536).startswith(b"HTTP/1.1 431 ")
+        assert not session.started.is_set()
+        assert client.get("/healthz").status == 200
+
+
 def test_waiting_requests_are_bounded_and_the_others_get_retry_after() -> None:
     app, session = small_app(max_held_bytes=50)
     with serving(app) as client, ThreadPoolExecutor(1) as pool:
