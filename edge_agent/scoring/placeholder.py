@@ -36,8 +36,8 @@ class Placeholder:
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         async with asyncio.timeout(_REQUEST_TIMEOUT_S):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(_RESPONSE)
+            head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(_RESPONSE[: -len(_BODY)] if head.startswith(b"HEAD ") else _RESPONSE)
             await writer.drain()
     except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         pass  # the client disconnected, or it does not speak HTTP

@@ -90,7 +90,8 @@ class ScoringApp:
             return
         body: list[bytes] = []
         try:
-            await _send(await self._respond(scope, receive, body), send, last=self.draining)
+            response = await self._respond(scope, receive, body)
+            await _send(response, send, last=self.draining, with_body=scope["method"] != "HEAD")
         finally:
             self._held_bytes -= sum(map(len, body))
 
@@ -103,6 +104,7 @@ class ScoringApp:
         try:
             handler = self._find(scope["method"], scope["path"])
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            _check_encoding(headers)
             await self._read_body(headers, receive, body)
             return await handler(Request(headers, b"".join(body)))
         except EdgewrightError as error:
@@ -152,8 +154,9 @@ class ScoringApp:
         if route is None:
             raise NotFoundError(self._unknown(path))
         allowed, handler = route
-        if method != allowed:
-            raise HttpError(405, f"{path} answers {allowed}, not {method}", (("allow", allowed),))
+        if method != allowed and (method, allowed) != ("HEAD", "GET"):
+            listed = "GET, HEAD" if allowed == "GET" else allowed
+            raise HttpError(405, f"{path} answers {listed}, not {method}", (("allow", listed),))
         return handler
 
     def _unknown(self, path: str) -> str:
@@ -244,7 +247,16 @@ class ScoringApp:
         )
 
 
-async def _send(response: Response, send: Send, *, last: bool) -> None:
+def _check_encoding(headers: dict[str, str]) -> None:
+    """Raise `HttpError` for a compressed body (RFC 9110, 15.5.16)."""
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise HttpError(
+            415, f"the body must be sent without Content-Encoding, not as {encoding}", (("accept-encoding", "identity"),)
+        )
+
+
+async def _send(response: Response, send: Send, *, last: bool, with_body: bool) -> None:
     headers = [
         *([(b"connection", b"close")] if last else []),
         (b"content-type", response.media_type.encode()),
@@ -252,4 +264,4 @@ async def _send(response: Response, send: Send, *, last: bool) -> None:
         *((name.encode(), value.encode()) for name, value in response.headers),
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    await send({"type": "http.response.body", "body": response.body if with_body else b""})

@@ -24,7 +24,7 @@ from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import SamplesError, first_line
 from edgewright.serving.http_types import FORM, JSON, NPY, HttpError, Request, Response, json_response, parse_json
 from edgewright.serving.images import ImageInput
-from edgewright.serving.tensors import as_dtype, from_nested, reshaped
+from edgewright.serving.tensors import as_dtype, from_nested, may_hold_booleans, reshaped
 
 IMAGE = "image/"
 
@@ -44,7 +44,7 @@ def decode(request: Request, inputs: Sequence[TensorSpec], image_input: ImageInp
         return {preparing.spec.name: preparing.from_base64(document["images"])}
     if not isinstance(document, dict) or "data" not in document:
         raise HttpError(400, f'the body must be a JSON object with the field "data" for {_listed(inputs)}')
-    return _by_name(document["data"], inputs)
+    return _by_name(document["data"], inputs, may_mix=may_hold_booleans(request.body))
 
 
 def encode(request: Request, outputs: Tensors, labels: Sequence[str] | None) -> Response:
@@ -74,16 +74,16 @@ def _parse(request: Request) -> Any:
         raise unsupported from error
 
 
-def _by_name(data: Any, inputs: Sequence[TensorSpec]) -> Tensors:
+def _by_name(data: Any, inputs: Sequence[TensorSpec], *, may_mix: bool) -> Tensors:
     if not isinstance(data, dict):
         if len(inputs) > 1:
             raise SamplesError(f'"data" must be an object with one entry per input: {_listed(inputs)}')
-        return {inputs[0].name: from_nested(data, inputs[0])}
+        return {inputs[0].name: from_nested(data, inputs[0], may_mix=may_mix)}
     specs = {spec.name: spec for spec in inputs}
     unknown = [name for name in data if name not in specs]
     if unknown:
         raise SamplesError(f"unknown input {unknown[0]}: the model's inputs are {_listed(inputs)}")
-    return {name: from_nested(nested, specs[name]) for name, nested in data.items()}
+    return {name: from_nested(nested, specs[name], may_mix=may_mix) for name, nested in data.items()}
 
 
 def _required(image_input: ImageInput | None, subject: str) -> ImageInput:

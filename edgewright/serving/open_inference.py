@@ -24,7 +24,7 @@ from edgewright.errors import NotFoundError, SamplesError
 from edgewright.serving.http_types import BINARY, HttpError, Request, Response, json_response
 from edgewright.serving.images import ImageInput
 from edgewright.serving.json_protocol import jsonable
-from edgewright.serving.tensors import as_dtype, from_nested, reshaped
+from edgewright.serving.tensors import as_dtype, from_nested, may_hold_booleans, reshaped
 
 HEADER_LENGTH = "inference-header-content-length"
 
@@ -99,12 +99,13 @@ def decode(request: Request, inputs: Sequence[TensorSpec], image_input: ImageInp
     specs = {spec.name: spec for spec in inputs}
     rest = memoryview(request.body)[length:]
     tensors: Tensors = {}
+    may_mix = may_hold_booleans(request.body)
     for tensor in infer.inputs:
         if tensor.name not in specs:
             raise SamplesError(f"unknown input {tensor.name}: the model's inputs are {', '.join(map(str, inputs))}")
         if tensor.name in tensors:
             raise SamplesError(f"input {tensor.name} must be sent once, but it was sent twice")
-        tensors[tensor.name], rest = _read_tensor(tensor, specs[tensor.name], rest, image_input)
+        tensors[tensor.name], rest = _read_tensor(tensor, specs[tensor.name], rest, image_input, may_mix=may_mix)
     if rest:
         raise SamplesError(f"{len(rest)} bytes follow the last tensor: binary_data_size must account for every byte")
     return infer, tensors
@@ -166,7 +167,7 @@ def _header_length(request: Request) -> int:
 
 
 def _read_tensor(
-    tensor: InferInput, spec: TensorSpec, rest: memoryview, image_input: ImageInput | None
+    tensor: InferInput, spec: TensorSpec, rest: memoryview, image_input: ImageInput | None, *, may_mix: bool
 ) -> tuple[_Array, memoryview]:
     """Return one tensor and the bytes that follow it."""
     if tensor.datatype not in _DTYPES:
@@ -175,7 +176,8 @@ def _read_tensor(
         raise SamplesError(f"input {tensor.name}: shape must be sizes of 0 or more, not {list(tensor.shape)}")
     size_bytes = tensor.parameters.get("binary_data_size")
     if size_bytes is None:
-        flat = from_nested(tensor.data, TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.datatype], shape=("N",))).reshape(-1)
+        flat_spec = TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.datatype], shape=("N",))
+        flat = from_nested(tensor.data, flat_spec, may_mix=may_mix).reshape(-1)
     else:
         if not isinstance(size_bytes, int) or not 0 <= size_bytes <= len(rest):
             raise SamplesError(f"input {tensor.name}: binary_data_size is {size_bytes}, but {len(rest)} bytes are left")

@@ -18,8 +18,10 @@ from edgewright.errors import SamplesError, first_line
 _Array = npt.NDArray[Any]
 
 
-def from_nested(nested: Any, spec: TensorSpec) -> _Array:
+def from_nested(nested: Any, spec: TensorSpec, *, may_mix: bool = True) -> _Array:
     """Convert nested JSON lists to an array in the dtype of `spec`; `check_inputs` compares its shape later.
+
+    `may_mix` False states that no list mixes numbers with true or false (`may_hold_booleans`).
 
     Raises:
         SamplesError: the lists are ragged, or a value does not fit the dtype.
@@ -28,7 +30,37 @@ def from_nested(nested: Any, spec: TensorSpec) -> _Array:
         array = np.asarray(nested)
     except (ValueError, OverflowError) as error:
         raise SamplesError(f"input {spec.name} must be regular nested lists of numbers: {first_line(error)}") from error
+    if spec.dtype == "object" or may_mix:
+        _check_unmixed(nested, array, spec)
     return as_dtype(array, spec)
+
+
+def may_hold_booleans(body: bytes) -> bool:
+    """Return False if JSON certainly holds no true and no false; a look at every value would double the time of decoding."""
+    return b"true" in body or b"false" in body
+
+
+def _check_unmixed(nested: Any, array: _Array, spec: TensorSpec) -> None:
+    """Raise `SamplesError` for values that NumPy would convert to one another: true is not 1, and 1 is not "1"."""
+    kinds = _kinds(nested, set())
+    if array.dtype.kind != "O" and len(kinds) > 1 and (bool in kinds or array.dtype.kind == "U"):
+        named = " and ".join(sorted({_JSON_NAMES.get(kind, kind.__name__) for kind in kinds}))
+        raise SamplesError(f"input {spec.name} must be {spec.dtype}, but a mixture of {named} was found")
+
+
+def _kinds(nested: Any, kinds: set[type]) -> set[type]:
+    """Add the types of all values in nested lists to `kinds`, one innermost list at a time."""
+    if not isinstance(nested, list | tuple):
+        kinds.add(type(nested))
+    elif nested and isinstance(nested[0], list | tuple):
+        for inner in nested:
+            _kinds(inner, kinds)
+    else:
+        kinds.update(map(type, nested))
+    return kinds
+
+
+_JSON_NAMES = {bool: "true or false", int: "numbers", float: "numbers", str: "text", type(None): "null", dict: "objects"}
 
 
 def reshaped(flat: _Array, shape: Sequence[int], subject: str, *, order: Literal["C", "F"] = "C") -> _Array:

@@ -184,6 +184,9 @@ def npy_body(header: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode()
 
 
+TENSOR = '{"name":"x","shape":[1,4],"datatype":"FP32","data":[0,0,0,0]}'
+TWICE = f'{{"inputs":[{TENSOR},{TENSOR}]}}'.encode()
+
 BODIES = [
     pytest.param("/v2/models/m/infer", "application/json", infer_body(DEEP), id="infer: nested too deep"),
     pytest.param("/v2/models/m/infer", "application/json", infer_body("[" * 70 + "1" + "]" * 70), id="infer: 70 axes"),
@@ -191,6 +194,7 @@ BODIES = [
     pytest.param("/v2/models/m/infer", "application/json", infer_body("[1,2,3,1e400]"), id="infer: beyond double"),
     pytest.param("/v2/models/m/infer", "application/json", infer_body("[]", f"[0,{2**70}]"), id="infer: size beyond 64 bits"),
     pytest.param("/v2/models/m/infer", "application/json", infer_body("[1]", str([1] * 70)), id="infer: shape of 70 axes"),
+    pytest.param("/v2/models/m/infer", "application/json", TWICE, id="infer: one tensor twice"),
     pytest.param("/v2/models/m/infer", "application/json", b"[" * 20000, id="infer: not closed"),
     pytest.param("/score", "application/json", f'{{"data":{DEEP}}}'.encode(), id="score: nested too deep"),
     pytest.param("/score", "application/json", b'{"data":' + b"[" * 70 + b"1" + b"]" * 70 + b"}", id="score: 70 axes"),

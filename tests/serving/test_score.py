@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
@@ -107,6 +108,9 @@ def test_many_concurrent_clients_each_get_their_own_result(client: Client) -> No
         pytest.param({"data": [["1", "2", "3", "4", "5", "6"]]}, r"input x must be float32, but text was found", id="text"),
         pytest.param({"data": [[None] * 6]}, r"must be float32, but a mixture with null", id="null"),
         pytest.param({"data": [[True] * 6]}, r"input x must be float32, but bool was found", id="bool"),
+        pytest.param({"data": [[True, 0.5, 1, 2, 3, 4]]}, r"a mixture of numbers and true or false was found", id="some bool"),
+        pytest.param({"data": [[0] * 6, [0, False, 0, 0, 0, 0]]}, r"must be float32, but a mixture", id="bool in a later row"),
+        pytest.param({"data": [["1", 2, 3, 4, 5, 6]]}, r"must be float32, but text was found", id="some text"),
         pytest.param({"data": [[1e39, 0, 0, 0, 0, 0]]}, r"input x must fit float32, but 1e\+39 does not", id="too large"),
         pytest.param({"data": {"y": [[1]]}}, r"unknown input y: the model's inputs are x float32\[N, 6\]", id="unknown name"),
         pytest.param({"data": {}}, r"the model's input x float32\[N, 6\] is missing", id="missing name"),
@@ -144,7 +148,7 @@ def test_npy_that_does_not_fit_is_a_400(client: Client, body: bytes, message: st
     [
         pytest.param("GET", "/", 404, r"/ is not served here; there are /score, ", id="unknown path"),
         pytest.param("GET", "/score", 405, r"/score answers POST, not GET", id="reading a scoring path"),
-        pytest.param("POST", "/stats", 405, r"/stats answers GET, not POST", id="writing statistics"),
+        pytest.param("POST", "/stats", 405, r"/stats answers GET, HEAD, not POST", id="writing statistics"),
         pytest.param("GET", "/v2/models/dogs", 404, r"the only model is pets, version 3", id="another model"),
         pytest.param("GET", "/v2/models/pets/versions/2", 404, r"the only model is pets, version 3", id="another version"),
     ],
@@ -157,6 +161,30 @@ def test_an_unknown_path_or_method_is_an_error(client: Client, method: str, path
 
 def test_an_unsupported_method_gets_the_supported_one_in_the_allow_header(client: Client) -> None:
     assert client.send("DELETE", "/score").headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/stats", "/metrics", "/openapi.json", "/v2", "/v2/health/ready"])
+def test_head_answers_as_get_without_a_body(client: Client, path: str) -> None:
+    head, get = client.send("HEAD", path), client.get(path)
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert client.get("/healthz").status == 200, "the connection can be used again"
+
+
+def test_head_of_a_scoring_path_is_a_405(client: Client) -> None:
+    assert client.send("HEAD", "/score").status == 405
+
+
+@pytest.mark.parametrize("path", ["/score", "/v2/models/pets/infer"])
+def test_a_compressed_body_is_a_415_with_accept_encoding(client: Client, path: str) -> None:
+    body = gzip.compress(json.dumps({"data": tiny_samples(1).tolist()}).encode())
+    reply = client.post(path, body, content_encoding="gzip")
+    assert (reply.status, reply.headers["accept-encoding"]) == (415, "identity")
+    assert reply.json["error"] == "the body must be sent without Content-Encoding, not as gzip"
+
+
+def test_a_body_that_names_the_identity_encoding_is_scored(client: Client) -> None:
+    assert client.post("/score", {"data": tiny_samples(1).tolist()}, content_encoding="identity").status == 200
 
 
 @pytest.mark.parametrize(

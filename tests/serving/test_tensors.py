@@ -47,6 +47,10 @@ def test_a_value_that_fits_is_kept(nested: list[Any], dtype: str) -> None:
         pytest.param([1], "bool", "input x must be bool, but int64 was found", id="a number for truth"),
         pytest.param([1], "object", "input x must be object, but int64 was found", id="a number for text"),
         pytest.param(["a", None], "object", "input x must be text, but a mixture with null", id="null for text"),
+        pytest.param([["a", 1]], "object", "must be object, but a mixture of numbers and text", id="a number among texts"),
+        pytest.param([["a"], [True]], "object", "but a mixture of text and true or false", id="truth among texts"),
+        pytest.param([[1], [True]], "int64", "but a mixture of numbers and true or false", id="truth among whole numbers"),
+        pytest.param([[True, 0]], "bool", "but a mixture of numbers and true or false", id="a number among truths"),
         pytest.param([2**70], "float32", "input x must be float32, but a mixture with null", id="beyond 64 bits"),
     ],
 )
