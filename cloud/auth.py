@@ -90,9 +90,11 @@ def check(access: Access, caller: Caller) -> None:
 
 
 def _by_token(authorization: str, operator_token: str) -> Caller:
+    assert operator_token, "an empty token would make everybody an operator"
     scheme, _, credential = authorization.partition(" ")
     secret = _basic_password(credential) if scheme.lower() == "basic" else credential.strip()
-    if scheme.lower() not in ("basic", "bearer") or not hmac.compare_digest(secret.encode(), operator_token.encode()):
+    is_known = scheme.lower() in ("basic", "bearer") and secret != ""
+    if not is_known or not hmac.compare_digest(secret.encode(), operator_token.encode()):
         raise NoCredentialError(
             "the operator token must be the one in operator.token of the cloud's state directory, but another was sent"
         )
@@ -100,6 +102,7 @@ def _by_token(authorization: str, operator_token: str) -> Caller:
 
 
 def _basic_password(credential: str) -> str:
+    """Return the password of user `operator`; empty if the credential has none."""
     try:
         user, _, password = base64.b64decode(credential, validate=True).decode("utf-8").partition(":")
     except (binascii.Error, UnicodeDecodeError):

@@ -40,6 +40,7 @@ def group() -> None:
     help="0: a free port, kept for the next run.",
 )
 @click.option("--database", "database_url", metavar="URL", help="Database, such as postgresql+psycopg://…; SQLite by default.")
+@click.option("--new-token", is_flag=True, help="Replace the operator token; clients then need the new one.")
 @click.option(
     "--device-days",
     type=click.IntRange(1, 90),
@@ -58,12 +59,14 @@ def up(
     no_broker: bool,
     broker_port: int,
     database_url: str | None,
+    new_token: bool,
     device_days: int,
     as_json: bool,
 ) -> None:
     """Run the cloud until it is stopped: API, registry, MQTT broker and console.
 
-    The first start creates the certificate authority, certificates, keys and operator token.
+    The first start creates the certificate authority, certificates, keys and operator token. A later start refuses a state
+    directory of which one of them is missing, damaged or of another cloud.
     """
     if broker_url is not None and no_broker:
         raise click.UsageError("--broker and --no-broker exclude each other: leave one out")
@@ -79,6 +82,7 @@ def up(
         broker_port=broker_port,
         with_broker=not no_broker,
         database_url=database_url,
+        new_token=new_token,
         device_days=device_days,
     )
     run(settings, lambda started: _announce(started, as_json=as_json))

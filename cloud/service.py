@@ -24,7 +24,9 @@ from cloud.registry.blobs import BlobStore
 from cloud.state import directory as state_directory
 from cloud.state.certificates import DEVICE_DAYS
 from cloud.state.directory import StateDirectory
+from cloud.state.identity import check_identity
 from cloud.state.ports import bind, default_port
+from cloud.state.stored_files import DATABASE, is_established
 from edgewright.contracts.messages import BrokerAddress
 from edgewright.errors import BadInputError
 
@@ -48,6 +50,8 @@ class Settings:
     broker_port: int = 0
     with_broker: bool = True
     database_url: str | None = None
+    new_token: bool = False
+    """Replace the operator token."""
     device_days: float = DEVICE_DAYS
     """Validity of a device certificate."""
 
@@ -69,19 +73,36 @@ def run(settings: Settings, announce: Callable[[Started], None]) -> None:
     """Run a cloud until a signal stops it."""
     os.umask(0o077)  # all files are readable by their owner only
     with state_directory.locked(settings.state):
-        state = state_directory.prepare(settings.state, _names(settings), datetime.now(UTC))
+        state = _open_state(settings)
         end_orphan(state.path)
         for key_file in settings.trust:
             state_directory.trust(state.path, key_file)
         port_file = state.path / "port"
         with bind(settings.host, default_port(settings.port, port_file, _HTTPS_PORT), port_file, "--port") as bound:
             url = f"https://{_bracketed(_public_host(settings))}:{bound.getsockname()[1]}"
-            database = Database.open(settings.database_url or f"sqlite:///{state.path / 'cloud.db'}")
+            database = _open_database(settings, state)
             broker = _own_broker(settings, state, database)
             cloud = _cloud(settings, state, database, broker, url)
             state.write_client_context(url)
             started = Started(url, state, cloud.broker)
             asyncio.run(_serve(cloud, broker, bound, lambda: announce(started)))
+
+
+def _open_state(settings: Settings) -> StateDirectory:
+    return state_directory.prepare(
+        settings.state,
+        _names(settings),
+        datetime.now(UTC),
+        new_token=settings.new_token,
+        has_other_database=settings.database_url is not None,
+    )
+
+
+def _open_database(settings: Settings, state: StateDirectory) -> Database:
+    url = settings.database_url or f"sqlite:///{state.path / DATABASE}"
+    database = Database.open(url, must_exist=is_established(state.path))
+    check_identity(database, state, replaces_token=settings.new_token)
+    return database
 
 
 async def _serve(cloud: Cloud, broker: Broker | None, bound: socket.socket, announce: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, make_url, select, update
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, inspect, make_url, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
 from cloud.db import schema
 from edgewright.contracts.files import is_disk_full
-from edgewright.errors import BadInputError, StorageFullError, UnreachableError
+from edgewright.errors import BadInputError, StorageFullError, UnreachableError, one_line
 
 Listener = Callable[[Mapping["Counter", int]], None]
 
@@ -50,11 +52,11 @@ class Database:
         )
 
     @classmethod
-    def open(cls, url: str) -> Database:
-        """Connect and migrate the schema.
+    def open(cls, url: str, *, must_exist: bool = False) -> Database:
+        """Connect and migrate the schema; with `must_exist`, the database must have been created by an earlier start.
 
         Raises:
-            BadInputError: the URL is invalid, or its driver is not installed.
+            BadInputError: the URL is invalid, its driver is not installed, or the database is damaged or not that of a cloud.
             UnreachableError: the database does not respond.
         """
         try:
@@ -71,9 +73,16 @@ class Database:
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine)
         try:
+            if must_exist:
+                _check_exists(engine)
             _migrate(engine)
         except OperationalError as error:
             raise UnreachableError(f"the database {engine.url!r} does not answer: {error.orig}") from error
+        except (DatabaseError, sqlite3.DatabaseError, CommandError) as error:
+            raise BadInputError(
+                f"the database {engine.url!r} must be that of this cloud, but it cannot be used ({one_line(error)}): "
+                "restore it from a backup"
+            ) from error
         return cls(engine)
 
     def ping(self) -> None:
@@ -173,6 +182,15 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
+
+
+def _check_exists(engine: Engine) -> None:
+    with engine.connect() as connection, connection.begin():
+        if not inspect(connection).has_table("alembic_version"):
+            raise BadInputError(
+                f"the database {engine.url!r} must be that of this cloud, but it has no tables of a cloud: "
+                "restore it from a backup, or start an empty cloud in another --state"
+            )
 
 
 def _migrate(engine: Engine) -> None:

@@ -69,6 +69,13 @@ counters = Table(
     Column("number", BigInteger, nullable=False),
 )
 
+identity = Table(
+    "identity",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("sha256", String(64), nullable=False),
+)
+
 enrolment_tokens = Table(
     "enrolment_tokens",
     metadata,

@@ -10,7 +10,8 @@
     cloud.db                   the database, unless --database names another
     registry/ broker/          blobs; the broker's configuration and retained messages
 
-Each file is written atomically, so the next start completes an interrupted one.
+Each file is written atomically, so the next start completes an interrupted first start. A file that is missing, damaged or of
+another cloud beside other state is refused (`stored_files.py`, `identity.py`).
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.state.certificates import CLOUD_NAME, Authority, Key, certificate_pem, key_pem, new_key, serves
+from cloud.state.stored_files import DATABASE, TOKEN, check_none_lost, read_certificate, read_key, read_stored, read_token
 from edgewright.contracts import signing
 from edgewright.contracts.connection.client_context import CONTEXT_FILE, write_context_file
 from edgewright.contracts.files import write_atomically
-from edgewright.errors import BadInputError, ConflictError
+from edgewright.errors import BadInputError, ConflictError, one_line
 
 OWNER_ONLY = 0o600
 """File mode of keys, the operator token, and the files that refer to them."""
@@ -50,6 +50,9 @@ class StateDirectory:
     authority: Authority
     signing_key: signing.PrivateKey
     operator_token: str
+
+    def __post_init__(self) -> None:
+        assert self.operator_token, "an empty token would make everybody an operator"
 
     @property
     def ca_file(self) -> Path:
@@ -85,11 +88,20 @@ class StateDirectory:
         return tuple(path.read_text("ascii") for path in sorted((self.path / "trusted").glob("*.pub")))
 
 
-def prepare(path: Path, names: Iterable[str], now: datetime) -> StateDirectory:
-    """Open the state directory and create missing files; the server certificate covers `names` and the local names.
+def prepare(
+    path: Path, names: Iterable[str], now: datetime, *, new_token: bool = False, has_other_database: bool = False
+) -> StateDirectory:
+    """Open the state directory; the first start creates its files. The server certificate covers `names` and the local names.
+
+    Args:
+        path: The state directory.
+        names: Host names of this cloud.
+        now: The current time.
+        new_token: Replace the operator token.
+        has_other_database: The database is not in the state directory.
 
     Raises:
-        BadInputError: the directory cannot be created or belongs to another user.
+        BadInputError: the directory cannot be created or belongs to another user, or a file is missing or damaged.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,10 +110,14 @@ def prepare(path: Path, names: Iterable[str], now: datetime) -> StateDirectory:
         (path / "trusted").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"the state directory {path} must be a directory that you own: {error.strerror}") from error
+    not_needed = ({TOKEN} if new_token else set()) | ({DATABASE} if has_other_database else set())
+    check_none_lost(path, except_for=frozenset(not_needed))
+    for key_file in (path / "trusted").glob("*.pub"):
+        signing.load_public_key(key_file)
     authority = _authority(path, now)
     _server_certificate(path, authority, (*_LOCAL_NAMES, socket.gethostname(), *names), now)
     _mqtt_certificate(path, authority, now)
-    return StateDirectory(path, authority, _signing_key(path), _operator_token(path))
+    return StateDirectory(path, authority, _signing_key(path), _operator_token(path, replace=new_token))
 
 
 @contextmanager
@@ -137,7 +153,8 @@ def _authority(path: Path, now: datetime) -> Authority:
         authority = Authority.create(now)
         write_atomically(key_file, key_pem(authority.key), mode=OWNER_ONLY)
         write_atomically(certificate_file, certificate_pem(authority.certificate), mode=OWNER_ONLY)
-    return Authority.from_pem(certificate_file.read_bytes(), key_file.read_bytes())
+    key = read_key(key_file)
+    return Authority(read_certificate(certificate_file, key), key)
 
 
 def _server_certificate(path: Path, authority: Authority, names: Iterable[str], now: datetime) -> None:
@@ -145,7 +162,7 @@ def _server_certificate(path: Path, authority: Authority, names: Iterable[str], 
     certificate_file, names = path / "server.pem", tuple(names)
     key = _key(path / "server.key")
     if certificate_file.exists():
-        current = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+        current = _issued_certificate(certificate_file, key, authority)
         if serves(current, names, now + _RENEW_BEFORE):
             return
     write_atomically(certificate_file, certificate_pem(authority.issue_server(names, key, now)), mode=OWNER_ONLY)
@@ -155,30 +172,42 @@ def _mqtt_certificate(path: Path, authority: Authority, now: datetime) -> None:
     certificate_file = path / "mqtt.pem"
     key = _key(path / "mqtt.key")
     if certificate_file.exists():
-        current = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+        current = _issued_certificate(certificate_file, key, authority)
         if current.not_valid_after_utc > now + _RENEW_BEFORE:
             return
     certificate = authority.issue_client(CLOUD_NAME, key.public_key(), now, days=3 * 365)
     write_atomically(certificate_file, certificate_pem(certificate), mode=OWNER_ONLY)
 
 
+def _issued_certificate(certificate_file: Path, key: Key, authority: Authority) -> x509.Certificate:
+    certificate = read_certificate(certificate_file, key)
+    if not authority.issued(certificate):
+        raise BadInputError(
+            f"{certificate_file} must be issued by the authority in ca.pem, but it is not: "
+            f"restore {certificate_file.name}, {certificate_file.stem}.key and ca.pem from one backup of the state directory"
+        )
+    return certificate
+
+
 def _key(path: Path) -> Key:
     if not path.exists():
         write_atomically(path, key_pem(new_key()), mode=OWNER_ONLY)
-    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey), "written by this module as ECDSA"
-    return key
+    return read_key(path)
 
 
 def _signing_key(path: Path) -> signing.PrivateKey:
     key_file = path / "cloud.key"
     if not key_file.exists():
         write_atomically(key_file, signing.private_pem(signing.generate_key()), mode=OWNER_ONLY)
-    return signing.load_private_key(key_file)
+    read_stored(key_file)
+    try:
+        return signing.load_private_key(key_file)
+    except BadInputError as error:
+        raise BadInputError(f"{one_line(error)}: restore it from a backup of the state directory") from error
 
 
-def _operator_token(path: Path) -> str:
-    token_file = path / "operator.token"
-    if not token_file.exists():
+def _operator_token(path: Path, *, replace: bool) -> str:
+    token_file = path / TOKEN
+    if replace or not token_file.exists():
         write_atomically(token_file, f"{secrets.token_urlsafe(32)}\n".encode("ascii"), mode=OWNER_ONLY)
-    return token_file.read_text("ascii").strip()
+    return read_token(token_file)

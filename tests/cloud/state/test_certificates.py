@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from cloud.state.certificates import Authority, certificate_pem, new_key, serial_of, serves
+from cloud.state.certificates import Authority, new_key, serial_of, serves
 from cloud.state.directory import prepare
 from edgewright.errors import BadInputError
 
@@ -74,13 +74,3 @@ def test_the_server_certificate_is_renewed_before_it_expires_and_the_authority_s
     prepare(tmp_path, (), NOW + timedelta(days=800))
     assert (tmp_path / "server.pem").read_bytes() != first
     assert (tmp_path / "ca.pem").read_bytes() == authority
-
-
-def test_an_interrupted_first_start_is_completed_by_the_next(tmp_path: Path) -> None:
-    state = prepare(tmp_path, (), NOW)
-    (tmp_path / "server.pem").unlink()
-    (tmp_path / "operator.token").unlink()
-    continued = prepare(tmp_path, (), NOW)
-    assert certificate_pem(continued.authority.certificate) == certificate_pem(state.authority.certificate)
-    assert (tmp_path / "server.pem").exists()
-    assert continued.operator_token != state.operator_token
