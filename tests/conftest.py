@@ -34,6 +34,7 @@ LONGEST_FIRST = (
 """Files that take the longest start first, so that no worker waits for one of them at the end."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each file to one worker of pytest-xdist, because a file shares its fixtures and what its helpers cache."""
     for item in items:
