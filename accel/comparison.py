@@ -1,15 +1,19 @@
 """Compare outputs with those of the source model and with true labels.
 
-One definition of distance for conversion, evaluation and the golden check (`Tolerance` in `contracts/variant.py`):
+One definition of distance for conversion, evaluation, quantization and the golden check (`Tolerance` in `contracts/variant.py`).
+Every element of every output counts:
 
-    max_relative_difference   largest |actual - expected| over the largest |expected| of an output; the largest of all outputs
-    agreement                 share of samples whose predicted label, of the first output, is the same
-
-Outputs other than floating-point numbers (class labels) have no distance: they count through the agreement.
+    max_relative_difference   floats: largest |actual - expected| of a channel over the channel's largest |expected|; others: the
+                              share of elements that differ; the largest of all outputs
+    agreement                 share of equal classes per sample, position or pixel, of equal elements, or of overlapping boxes; the
+                              smallest of all outputs that have one (measures.py)
+    error                     root mean square difference over the standard deviation, of outputs of values; the largest
+    constant                  outputs that are the same for all samples although the source's are not
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.backends.backend import Session
+from accel.differences import OutputComparison, compare_output
+from accel.measures import Judgement, decisions, judgements, labelled
 from edgewright.contracts.samples import Samples, Tensors
-from edgewright.contracts.stored_arrays import Gathered, pieces
-from edgewright.contracts.variant import Measured
+from edgewright.contracts.stored_arrays import Gathered
+from edgewright.contracts.variant import Measure, Measured, TensorSpec
 from edgewright.errors import ParityError, SamplesError
 
 BATCH_SIZE = 32
-_ROWS = 64
-"""Samples that are compared at a time; outputs may be as large as images."""
 
 _Array = npt.NDArray[Any]
 
@@ -34,82 +38,126 @@ class Comparison:
     """The distance of outputs from the expected ones."""
 
     max_relative_difference: float
-    agreement: float
+    agreement: float | None
+    """None if no output predicts classes."""
+    error: float | None = None
+    """None without an output of values."""
+    outputs: tuple[OutputComparison, ...] = ()
+
+    @property
+    def constant(self) -> tuple[str, ...]:
+        """The outputs that carry no information although the source's do."""
+        return tuple(output.name for output in self.outputs if output.constant)
 
 
-def run_all(session: Session, samples: Samples) -> Tensors:
+def run_all(session: Session, samples: Samples, *, batch_size: int = BATCH_SIZE) -> Tensors:
     """Run a session over all samples in batches; return the outputs in the order of the graph, on disk if they are large."""
     gathered: dict[str, Gathered] = {}
-    for batch in samples.batches(BATCH_SIZE):
+    for batch in samples.batches(batch_size):
         for name, array in session.run(batch.inputs).items():
             gathered.setdefault(name, Gathered(samples.count)).append(array)
     return {name: parts.whole() for name, parts in gathered.items()}
 
 
-def measure_outputs(expected: Tensors, actual: Tensors, labels: npt.NDArray[np.int64] | None) -> Measured:
+def measure_outputs(
+    expected: Tensors, actual: Tensors, labels: npt.NDArray[np.int64] | None, specs: Sequence[TensorSpec] = ()
+) -> Measured:
     """Compare outputs with the source model's and with the true labels; `labels` None leaves the accuracy out.
 
     Raises:
-        ParityError: the outputs cannot be compared, or hold NaN.
-        SamplesError: a label is not a class of the model.
+        ParityError: the outputs cannot be compared, or hold NaN where the source does not.
+        SamplesError: the labels do not fit the model.
     """
-    comparison = compare_outputs(expected, actual)
-    first = next(iter(actual.values()))
+    return measured(compare_outputs(expected, actual, specs), expected, actual, labels, specs)
+
+
+def measured(
+    comparison: Comparison,
+    expected: Tensors,
+    actual: Tensors,
+    labels: npt.NDArray[np.int64] | None,
+    specs: Sequence[TensorSpec] = (),
+) -> Measured:
+    """Return a comparison as the measurement of a variant, with the accuracy on `labels`."""
     return Measured(
-        sample_count=len(first),
+        sample_count=len(next(iter(actual.values()))),
         agreement=comparison.agreement,
         max_relative_difference=comparison.max_relative_difference,
-        accuracy=None if labels is None else accuracy(first, labels),
+        accuracy=None if labels is None else accuracy(expected, actual, labels, specs),
+        error=comparison.error,
     )
 
 
-def compare_outputs(expected: Tensors, actual: Tensors) -> Comparison:
-    """Measure the distance of `actual` from `expected`; `actual` is in the order of the graph, as sessions return it.
+def compare_outputs(expected: Tensors, actual: Tensors, specs: Sequence[TensorSpec] = ()) -> Comparison:
+    """Measure the distance of `actual` from `expected`; `specs` are the outputs as the conversion recorded them.
 
     Raises:
-        ParityError: an output is missing, has another shape, or holds NaN or infinity.
+        ParityError: an output is missing, has another shape, or holds NaN or infinity where the source does not.
     """
     for name, array in actual.items():
         _check_comparable(name, expected.get(name), array)
     missing = sorted(set(expected) - set(actual))
     if missing:
         raise ParityError(f"output {missing[0]} is missing; found {', '.join(actual)}")
-    first = next(iter(actual))
+    judged = judgements(expected, specs)
+    outputs = tuple(compare_output(name, expected[name], array, judged[name]) for name, array in actual.items())
     return Comparison(
-        max_relative_difference=max(_relative_difference(expected[name], array) for name, array in actual.items()),
-        agreement=float(np.mean(predicted_labels(expected[first]) == predicted_labels(actual[first]))),
+        max_relative_difference=max(output.max_relative_difference for output in outputs),
+        agreement=min((output.agreement for output in outputs if output.agreement is not None), default=None),
+        error=max((output.error for output in outputs if output.error is not None), default=None),
+        outputs=outputs,
     )
 
 
-def accuracy(output: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
-    """Return the share of samples whose predicted label is the true one; a single column is the probability of class 1.
+def accuracy(expected: Tensors, actual: Tensors, labels: npt.NDArray[np.int64], specs: Sequence[TensorSpec] = ()) -> float:
+    """Return the share of predicted classes that are the true ones; `expected` are the source's outputs for the same samples.
 
     Raises:
-        SamplesError: a label is not a class of the model.
+        SamplesError: no output predicts classes, or the labels have another shape or other classes.
     """
-    scores = output.reshape(len(output), -1)
-    classes = max(scores.shape[1], 2)
-    if labels.min() < 0 or labels.max() >= classes:
+    judged = judgements(expected, specs)
+    name, judgement = _checked_labels(judged, actual, labels)
+    return float(np.mean(decisions(actual[name], judgement) == labels))
+
+
+def quality(measured: Measured) -> tuple[str, float]:
+    """Return the name and the value of the measure that a drop is taken of; 1 is a variant without any loss."""
+    if measured.accuracy is not None:
+        return "accuracy", measured.accuracy
+    kept = [("agreement with the float model", measured.agreement), ("the values' precision", _precision(measured.error))]
+    name, value = min(((name, value) for name, value in kept if value is not None), key=lambda item: item[1], default=("", 1.0))
+    return name, value
+
+
+def _precision(error: float | None) -> float | None:
+    return None if error is None else max(0.0, 1.0 - error)
+
+
+def _checked_labels(
+    judged: Mapping[str, Judgement], outputs: Tensors, labels: npt.NDArray[np.int64]
+) -> tuple[str, Judgement]:
+    """Return the output that the labels belong to, after comparing their shape and range with it."""
+    name = labelled(judged)
+    if name is None:
+        raise SamplesError(f"labels need an output that predicts classes, but {_listed(judged)}: leave the labels out")
+    judgement = judged[name]
+    shape = decisions(outputs[name][:1], judgement).shape[1:]
+    if labels.shape[1:] != shape:
+        expected = ", ".join(map(str, (len(outputs[name]), *shape)))
+        raise SamplesError(
+            f"labels must have the shape [{expected}], one class for each decision of output {name}, "
+            f"but they have the shape [{', '.join(map(str, labels.shape))}]"
+        )
+    classes = judgement.classes(outputs[name].shape)
+    if judgement.measure is not Measure.EXACT and (labels.min() < 0 or labels.max() >= classes):
         raise SamplesError(
             f"labels must be class indices from 0 to {classes - 1}, but they range from {labels.min()} to {labels.max()}"
         )
-    return float(np.mean(predicted_labels(output) == labels))
+    return name, judgement
 
 
-def predicted_labels(output: _Array) -> _Array:
-    """Return one label per sample: the class with the highest score, or the class itself where an output holds labels.
-
-    A single column of scores is the probability of class 1; its label is 1 above one half.
-    """
-    return np.concatenate([_labels(piece) for piece in pieces(output, _ROWS)]) if len(output) else _labels(output)
-
-
-def _labels(output: _Array) -> _Array:
-    flat = output.reshape(len(output), -1)
-    if output.dtype.kind != "f":
-        return flat[:, 0]
-    labels: _Array = flat[:, 0] > 0.5 if flat.shape[1] == 1 else flat.argmax(axis=1)
-    return labels
+def _listed(judged: Mapping[str, Judgement]) -> str:
+    return ", ".join(f"{name} holds {'a copy of an input' if one.measure is Measure.COPY else one.measure}" for name, one in judged.items())
 
 
 def _check_comparable(name: str, expected: _Array | None, actual: _Array) -> None:
@@ -117,18 +165,3 @@ def _check_comparable(name: str, expected: _Array | None, actual: _Array) -> Non
         raise ParityError(f"output {name} is not among the expected outputs")
     if expected.shape != actual.shape:
         raise ParityError(f"output {name} must have shape {list(expected.shape)}, but it has {list(actual.shape)}")
-    for side, array in (("the expected output", expected), ("output", actual)):
-        if array.dtype.kind == "f" and not all(np.isfinite(piece).all() for piece in pieces(array, _ROWS)):
-            raise ParityError(f"{side} {name} holds NaN or infinity")
-
-
-def _relative_difference(expected: _Array, actual: _Array) -> float:
-    """Return the largest difference over the largest expected value; the absolute one where all expected values are zero."""
-    if expected.dtype.kind != "f" or expected.size == 0:
-        return 0.0
-    largest = difference = 0.0
-    for expected_rows, actual_rows in zip(pieces(expected, _ROWS), pieces(actual, _ROWS), strict=True):
-        exact = expected_rows.astype(np.float64)
-        largest = max(largest, float(np.abs(exact).max()))
-        difference = max(difference, float(np.abs(actual_rows.astype(np.float64) - exact).max()))
-    return difference / (largest or 1.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from accel.backends.backend import Session
 from accel.backends.choose import load_session
-from accel.comparison import measure_outputs, run_all
+from accel.comparison import BATCH_SIZE, compare_outputs, measured, run_all
 from accel.latency import measure_latency
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import Measured, VariantDirectory
@@ -37,10 +37,14 @@ class Evaluation:
     count: int
     accuracy: float | None
     """None without labels."""
-    agreement: float
-    """Share of samples whose predicted label equals the source model's."""
+    agreement: float | None
+    """Share of predicted classes that equal the source model's; None if no output predicts classes."""
     max_relative_difference: float
     latency_ms: LatencyMs
+    error: float | None = None
+    """Root mean square difference of predicted values, over their standard deviation; None without values."""
+    constant: tuple[str, ...] = ()
+    """Outputs that are the same for all samples although the source's are not."""
 
     def as_measured(self) -> Measured:
         """Return the part that is the same on every run, for a variant's config."""
@@ -49,6 +53,7 @@ class Evaluation:
             agreement=self.agreement,
             max_relative_difference=self.max_relative_difference,
             accuracy=self.accuracy,
+            error=self.error,
         )
 
 
@@ -69,17 +74,21 @@ def evaluate_variant(
     """
     session = load_session(variant, backend=backend or variant.config.backend)
     try:
-        outputs = run_all(session, samples)
-        measured = measure_outputs(outputs if reference is None else reference, outputs, samples.labels)
+        outputs = _outputs(session, variant, samples)
+        expected, specs = outputs if reference is None else reference, variant.config.outputs
+        comparison = compare_outputs(expected, outputs, specs)
+        result = measured(comparison, expected, outputs, samples.labels, specs)
         evaluation = Evaluation(
             variant=variant.config.variant,
             backend=session.describe()["backend"],
             precision=variant.config.precision.value,
-            count=measured.sample_count,
-            accuracy=measured.accuracy,
-            agreement=measured.agreement,
-            max_relative_difference=measured.max_relative_difference,
+            count=samples.count,
+            accuracy=result.accuracy,
+            agreement=result.agreement,
+            max_relative_difference=result.max_relative_difference,
             latency_ms=_latency(session, samples),
+            error=result.error,
+            constant=comparison.constant,
         )
     finally:
         session.close()
@@ -90,9 +99,13 @@ def reference_outputs(float_variant: VariantDirectory, samples: Samples) -> Tens
     """Return the outputs of the float variant, which stands for the source model."""
     session = load_session(float_variant, backend=float_variant.config.backend)
     try:
-        return run_all(session, samples)
+        return _outputs(session, float_variant, samples)
     finally:
         session.close()
+
+
+def _outputs(session: Session, variant: VariantDirectory, samples: Samples) -> Tensors:
+    return run_all(session, samples, batch_size=BATCH_SIZE if variant.config.independent_samples else 1)
 
 
 def evaluation_row(evaluation: Evaluation, size_bytes: int) -> tuple[object, ...]:
@@ -102,7 +115,7 @@ def evaluation_row(evaluation: Evaluation, size_bytes: int) -> tuple[object, ...
         evaluation.variant,
         evaluation.backend,
         accuracy,
-        f"{evaluation.agreement:.2%}",
+        None if evaluation.agreement is None else f"{evaluation.agreement:.2%}",
         f"{evaluation.max_relative_difference:.1e}",
         f"{size_bytes / 1000:,.1f}",
         f"{evaluation.latency_ms.p50:.3f}",

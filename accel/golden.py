@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from accel.backends.backend import Session
-from accel.comparison import BATCH_SIZE, Comparison, compare_outputs
+from accel.comparison import BATCH_SIZE, Comparison, compare_outputs, run_all
 from edgewright.contracts.samples import load_samples, read_npz
 from edgewright.contracts.variant import LayerKind, Tolerance, VariantDirectory
 from edgewright.errors import OperationError
@@ -22,6 +20,7 @@ class GoldenResult:
     max_relative_difference: float | None
     """None if the outputs cannot be compared."""
     agreement: float | None
+    """None if the outputs cannot be compared, or predict no classes."""
     failure: str | None
 
 
@@ -34,9 +33,8 @@ def check_golden(session: Session, variant: VariantDirectory, golden: Path) -> G
     samples = load_samples(golden / LayerKind.GOLDEN_INPUTS.file_name, variant.config.inputs)
     expected = read_npz(golden / LayerKind.GOLDEN_OUTPUTS.file_name)
     try:
-        parts = [session.run(batch.inputs) for batch in samples.batches(BATCH_SIZE)]
-        actual = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        comparison = compare_outputs(expected, actual)
+        actual = run_all(session, samples, batch_size=BATCH_SIZE if variant.config.independent_samples else 1)
+        comparison = compare_outputs(expected, actual, variant.config.outputs)
     except OperationError as error:
         return GoldenResult(sample_count=samples.count, max_relative_difference=None, agreement=None, failure=str(error))
     return GoldenResult(
@@ -47,15 +45,29 @@ def check_golden(session: Session, variant: VariantDirectory, golden: Path) -> G
     )
 
 
+TIES = 1e-3
+"""Share of decisions that may differ anyway: among thousands of pixels some classes have nearly equal scores."""
+
+
 def violation(comparison: Comparison, tolerance: Tolerance) -> str | None:
     """Return the way in which `comparison` exceeds `tolerance`, or None if it does not."""
     if comparison.max_relative_difference > tolerance.max_relative_difference:
         return (
-            f"outputs differ by {comparison.max_relative_difference:.3g} of their largest value; "
+            f"outputs differ by {comparison.max_relative_difference:.3g} of their largest value{_worst(comparison)}; "
             f"at most {tolerance.max_relative_difference:.3g} is allowed"
         )
-    if comparison.agreement < tolerance.min_agreement:
+    if comparison.agreement is not None and comparison.agreement < tolerance.min_agreement - TIES:
         return (
             f"{comparison.agreement:.1%} of the predicted labels are as expected; at least {tolerance.min_agreement:.1%} must be"
         )
+    if comparison.constant:
+        return f"output {comparison.constant[0]} is the same for all samples, but the source's is not"
     return None
+
+
+def _worst(comparison: Comparison) -> str:
+    """Return the name of the output that differs most; nothing where there is only one."""
+    if len(comparison.outputs) < 2:
+        return ""
+    worst = max(comparison.outputs, key=lambda output: output.max_relative_difference)
+    return f" in output {worst.name}"

@@ -9,6 +9,7 @@ If rounding changes a predicted label of the samples, the last operators stay fl
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import load_graph
 from accel.comparison import compare_outputs, run_all
+from accel.golden import TIES
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
-from edgewright.contracts.variant import LayerKind
+from edgewright.contracts.variant import LayerKind, TensorSpec
 from edgewright.errors import ModelError
 from edgewright.graphs.dead_code import remove_dead
 from edgewright.progress import Progress, silent
@@ -66,7 +68,7 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, referenc
         raise ModelError(f"{build.path}: fp16 needs operators that run in half precision, but the graph has {operators}")
     for kept in _attempts(len(names)):
         _write(build, folder, names[: len(names) - kept])
-        if not _changes_labels(samples, reference, folder):
+        if not _changes_labels(samples, reference, build.record.outputs, folder):
             log.info("halved operators=%d kept_in_float32=%d", len(names) - kept, kept)
             return
     _write(build, folder, names)
@@ -84,9 +86,10 @@ def _write(build: BuildDirectory, folder: Path, halved: list[str]) -> None:
     write_variant_graph(build, model, folder)
 
 
-def _changes_labels(samples: Samples, reference: Tensors, folder: Path) -> bool:
+def _changes_labels(samples: Samples, reference: Tensors, specs: Sequence[TensorSpec], folder: Path) -> bool:
     outputs = run_all(load_graph(folder / LayerKind.GRAPH.file_name), samples)
-    return compare_outputs(reference, outputs).agreement < 1.0
+    agreement = compare_outputs(reference, outputs, specs).agreement
+    return agreement is not None and agreement < 1.0 - TIES
 
 
 def _can_be_half(node: ir.Node, ranges: dict[str, tuple[float, float]]) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 import onnx
 
 from accel.backends.choose import load_session
-from accel.comparison import accuracy, measure_outputs, run_all
+from accel.comparison import BATCH_SIZE, compare_outputs, quality, run_all
 from accel.evaluate import Evaluation, evaluate_variant
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors, load_samples, read_npz
@@ -27,6 +27,7 @@ from edgewright.contracts.variant import (
     FLOAT_VARIANT,
     BackendName,
     LayerKind,
+    Measured,
     Precision,
     Tolerance,
     VariantConfig,
@@ -143,7 +144,7 @@ def quantize(
         evaluation, outputs = evaluate_variant(variant, samples, reference, backend=options.backend)
         scoring = Scoring(samples=samples, digest=baseline.detail.samples, reference=reference, outputs=outputs)
         functional = _on_functional_model(variant, scoring, progress)
-        _check_drops((evaluation, functional), samples, reference, _allowed_drop(options))
+        _check_drops((evaluation, functional), baseline.detail.evaluation, _allowed_drop(options))
         tolerance = _tolerance(build, variant, evaluation)
         VariantDirectory.write(folder, replace(variant.config, measured=evaluation.as_measured(), tolerance=tolerance))
         detail = describe(build, variant, evaluation, scoring, result, progress=progress)
@@ -258,6 +259,7 @@ def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> Va
         size_bytes=size_of_weights_and_graph(folder),
         labels=record.labels,
         preprocessing=record.preprocessing,
+        independent_samples=record.independent_samples,
         properties=_properties(options),
     )
 
@@ -288,20 +290,27 @@ def _allowed_drop(options: QuantizeOptions) -> float | None:
 
 
 def _check_drops(
-    evaluations: Sequence[Evaluation | FunctionalEvaluation | None], samples: Samples, reference: Tensors, max_drop: float | None
+    evaluations: Sequence[Evaluation | FunctionalEvaluation | None], baseline: Evaluation, max_drop: float | None
 ) -> None:
-    if max_drop is None:
-        return
     for evaluation in evaluations:
         if evaluation is not None:
-            _check_drop(evaluation, samples, reference, max_drop)
+            _check_information(evaluation)
+            if max_drop is not None:
+                _check_drop(evaluation, baseline, max_drop)
 
 
-def _check_drop(evaluation: Evaluation | FunctionalEvaluation, samples: Samples, reference: Tensors, max_drop: float) -> None:
-    before, after = 1.0, evaluation.agreement
-    measure = "agreement with the float model"
-    if evaluation.accuracy is not None and samples.labels is not None:
-        before, after, measure = accuracy(next(iter(reference.values())), samples.labels), evaluation.accuracy, "accuracy"
+def _check_information(evaluation: Evaluation | FunctionalEvaluation) -> None:
+    """Raise `ParityError` if an output is the same for all samples, although the source's is not."""
+    if evaluation.constant:
+        raise ParityError(
+            f"{evaluation.variant} must give outputs that depend on its inputs, but {', '.join(evaluation.constant)} is the same "
+            f"for all {evaluation.count} samples: use fp16, or more samples of the real range"
+        )
+
+
+def _check_drop(evaluation: Evaluation | FunctionalEvaluation, baseline: Evaluation, max_drop: float) -> None:
+    before = 1.0 if baseline.accuracy is None else baseline.accuracy
+    measure, after = quality(_measured(evaluation))
     if before - after > max_drop:
         where = f" on the {evaluation.backend}" if isinstance(evaluation, FunctionalEvaluation) else ""
         raise ParityError(
@@ -311,26 +320,37 @@ def _check_drop(evaluation: Evaluation | FunctionalEvaluation, samples: Samples,
         )
 
 
+def _measured(evaluation: Evaluation | FunctionalEvaluation) -> Measured:
+    return Measured(
+        sample_count=evaluation.count,
+        agreement=evaluation.agreement,
+        max_relative_difference=evaluation.max_relative_difference,
+        accuracy=evaluation.accuracy,
+        error=evaluation.error,
+    )
+
+
 def _tolerance(build: BuildDirectory, variant: VariantDirectory, evaluation: Evaluation) -> Tolerance:
     """Return the variant's distance on the golden samples plus a margin for other processors; a broken one is far outside."""
     golden = load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, variant.config.inputs)
     expected = read_npz(build.graph / LayerKind.GOLDEN_OUTPUTS.file_name)
     session = load_session(variant, backend=evaluation.backend)
     try:
-        distance = measure_outputs(expected, run_all(session, golden), None)
+        batch_size = BATCH_SIZE if variant.config.independent_samples else 1
+        distance = compare_outputs(expected, run_all(session, golden, batch_size=batch_size), variant.config.outputs)
     finally:
         session.close()
     if (
         variant.config.precision is Precision.FP16
         and distance.max_relative_difference < FP16_DIFFERENCE / 2
-        and distance.agreement == 1.0
+        and distance.agreement in (1.0, None)
     ):
-        return Tolerance(max_relative_difference=FP16_DIFFERENCE, min_agreement=1.0)
+        return Tolerance(max_relative_difference=FP16_DIFFERENCE, min_agreement=distance.agreement or 0.0)
     return Tolerance(
         max_relative_difference=max(
             DIFFERENCE_MARGIN * distance.max_relative_difference,
             DIFFERENCE_MARGIN / 2 * evaluation.max_relative_difference,
             FP16_DIFFERENCE,
         ),
-        min_agreement=max(0.0, distance.agreement - AGREEMENT_MARGIN),
+        min_agreement=max(0.0, (distance.agreement or 0.0) - AGREEMENT_MARGIN),
     )

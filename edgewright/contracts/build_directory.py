@@ -47,6 +47,8 @@ class BuildRecord:
     labels: tuple[str, ...] = ()
     cut: Cut | None = None
     preprocessing: Preprocessing | None = None
+    independent_samples: bool = True
+    """False if the graph's outputs for a sample depend on the others of its batch."""
     format: int = 1
 
     def __post_init__(self) -> None:

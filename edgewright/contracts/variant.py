@@ -64,6 +64,23 @@ class Precision(enum.StrEnum):
     MIXED = "mixed"
 
 
+class Measure(enum.StrEnum):
+    """The ways in which an output is compared with the source's."""
+
+    CLASSES = "classes"
+    """Scores of classes along one axis: the class per sample, position or pixel."""
+    BINARY = "binary"
+    """One probability each: whether it is above one half."""
+    BOXES = "boxes"
+    """Corners of boxes: the share of boxes that overlap by half or more."""
+    VALUES = "values"
+    """Numbers of a regression, features, pictures: by their error."""
+    EXACT = "exact"
+    """Integers, booleans, text: every element."""
+    COPY = "copy"
+    """A copy of an input, which predicts nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
     """One input or output: `dtype` is NumPy's name, a shape entry is a size or the name of a free axis (`N`)."""
@@ -73,6 +90,8 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     axes: tuple[str, ...] = ()
     """The meaning of each axis (`batch height width channels`), if known."""
+    measure: str = ""
+    """Of an output: the `Measure` that the conversion found out; empty leaves it to the values."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -83,9 +102,9 @@ class Tolerance:
     """Limits of the difference between a variant's outputs and the source model's, on the golden samples."""
 
     max_relative_difference: float
-    """Largest absolute difference from the source, over the largest absolute value of the source's output, over all samples."""
+    """Largest difference of a channel from the source, over the channel's largest value; of integers and text, the share that differs."""
     min_agreement: float
-    """Smallest share of samples whose predicted label (argmax of the first output) equals the source's; 0 turns it off."""
+    """Smallest share of predicted classes that equal the source's, in the worst output; 0 turns it off."""
 
     def __post_init__(self) -> None:
         if not (self.max_relative_difference > 0 and math.isfinite(self.max_relative_difference)):
@@ -128,11 +147,13 @@ class Measured:
     """Deterministic measurements on the user's samples; latencies are in reports only (docs/adr/0004)."""
 
     sample_count: int
-    agreement: float
-    """Share of samples whose predicted label equals the source model's."""
+    agreement: float | None
+    """Share of predicted classes that equal the source model's, in the worst output; None if no output predicts classes."""
     max_relative_difference: float
     accuracy: float | None = None
-    """Share of samples whose predicted label is the true label; None without labels."""
+    """Share of predicted classes that are the given labels; None without labels."""
+    error: float | None = None
+    """Root mean square difference of predicted values, over their standard deviation, in the worst output; None without values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +173,8 @@ class VariantConfig:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     measured: Measured | None = None
+    independent_samples: bool = True
+    """False if the outputs of a sample depend on the others of its batch: samples are then run one at a time."""
     properties: dict[str, str] = field(default_factory=dict)
     """Further facts for a backend, such as the hash of an NPU profile."""
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import onnx
 
 from accel.backends.onnxruntime_cpu import load_graph
-from accel.comparison import accuracy, measure_outputs, run_all
+from accel.comparison import measure_outputs, quality, run_all
 from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.stored_arrays import digest_of_array
-from edgewright.contracts.variant import LayerKind, Precision
+from edgewright.contracts.variant import LayerKind, Precision, TensorSpec
 from edgewright.errors import ModelError, PackageError, ParityError
 from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
@@ -84,7 +84,7 @@ def make_mixed(
     journal = open_journal(build, samples, settings)
     sqnr_db = _sensitivities(build, prepared, samples, journal, progress)
     measure = _recorded(build, journal, lambda kept: _score(build, prepared, samples, reference, kept))
-    required = score_of(reference, reference, samples) - max_drop
+    required = score_of(reference, reference, samples, build.record.outputs) - max_drop
     order = sorted(sqnr_db, key=lambda name: sqnr_db[name])
     result = search(order, required, measure)
     write_int8(build, prepared.quantized(result.kept, integer_biases=True), folder)
@@ -126,11 +126,9 @@ def open_journal(build: BuildDirectory, samples: Samples, settings: Int8Settings
     return Journal(key=key)
 
 
-def score_of(outputs: Tensors, reference: Tensors, samples: Samples) -> float:
+def score_of(outputs: Tensors, reference: Tensors, samples: Samples, specs: Sequence[TensorSpec] = ()) -> float:
     """Return the share of correct labels; without true labels, the share that equals the float model's."""
-    if samples.labels is not None:
-        return accuracy(next(iter(outputs.values())), samples.labels)
-    return measure_outputs(reference, outputs, None).agreement
+    return quality(measure_outputs(reference, outputs, samples.labels, specs))[1]
 
 
 def _key(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> str:
@@ -180,7 +178,8 @@ def _score(build: BuildDirectory, prepared: CalibratedGraph, samples: Samples, r
     quantized = prepared.quantized(kept, integer_biases=True)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         onnx.save_model(quantized, f"{folder}/graph.onnx", save_as_external_data=True)
-        return score_of(run_all(load_graph(Path(folder) / "graph.onnx", precision=Precision.MIXED), samples), reference, samples)
+        outputs = run_all(load_graph(Path(folder) / "graph.onnx", precision=Precision.MIXED), samples)
+        return score_of(outputs, reference, samples, build.record.outputs)
 
 
 def _reasons(

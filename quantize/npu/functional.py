@@ -17,7 +17,8 @@ import numpy.typing as npt
 import onnx
 
 from accel.backends.batches import run_in_pieces
-from accel.comparison import measure_outputs, predicted_labels
+from accel.comparison import compare_outputs, measured
+from accel.measures import decisions, judgements, labelled
 from accel.npu.compiler.compile import Compiled, compile_model
 from accel.npu.compiler.host_part import host_part
 from accel.npu.lowering.inputs import AFFINE
@@ -27,7 +28,7 @@ from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import NpuProfile
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
-from edgewright.contracts.variant import VariantDirectory
+from edgewright.contracts.variant import TensorSpec, VariantDirectory
 from edgewright.contracts.wire import decode
 from edgewright.errors import PackageError
 from edgewright.progress import Progress, silent
@@ -72,13 +73,17 @@ class FunctionalEvaluation:
     count: int
     accuracy: float | None
     """None without labels."""
-    agreement: float
-    """Share of samples whose predicted label equals the source model's."""
+    agreement: float | None
+    """Share of predicted classes that equal the source model's; None if no output predicts classes."""
     max_relative_difference: float
-    agreement_with_onnxruntime: float
-    """Share of samples whose predicted label equals that of onnxruntime for the same graph."""
+    agreement_with_onnxruntime: float | None
+    """Share of predicted classes that equal those of onnxruntime for the same graph; None if no output predicts classes."""
     on_host: tuple[str, ...]
     """The operators that run on the host."""
+    error: float | None = None
+    """Root mean square difference of predicted values, over their standard deviation; None without values."""
+    constant: tuple[str, ...] = ()
+    """Outputs that are the same for all samples although the source's are not."""
     latency_ms: None = None
     """Always None: `edgewright npu estimate` gives the latency of a board, and the model's own time means nothing."""
 
@@ -188,27 +193,38 @@ def evaluate_functional(
     ]
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     expected = {name: _rows(array, places, outputs[name], samples.count) for name, array in reference.items()}
-    measured = measure_outputs(expected, {name: outputs[name][: len(array)] for name, array in expected.items()}, subset.labels)
-    first = next((name for name, array in reference.items() if len(array) == samples.count), next(iter(outputs)))
-    theirs = _rows(by_onnxruntime[first], places, outputs[first], samples.count)
-    same = predicted_labels(outputs[first][: len(theirs)]) == predicted_labels(theirs)
+    theirs = {name: _rows(by_onnxruntime[name], places, outputs[name], samples.count) for name in reference}
+    outputs, specs = {name: outputs[name][: len(array)] for name, array in expected.items()}, variant.config.outputs
+    comparison = compare_outputs(expected, outputs, specs)
+    result = measured(comparison, expected, outputs, subset.labels, specs)
     logging.getLogger(__name__).info("measured on=%s samples=%d", FUNCTIONAL_MODEL, subset.count)
     return FunctionalEvaluation(
         variant=variant.config.variant,
         backend=FUNCTIONAL_MODEL,
         precision=variant.config.precision.value,
-        count=measured.sample_count,
-        accuracy=measured.accuracy,
-        agreement=measured.agreement,
-        max_relative_difference=measured.max_relative_difference,
-        agreement_with_onnxruntime=float(np.mean(same)),
+        count=result.sample_count,
+        accuracy=result.accuracy,
+        agreement=result.agreement,
+        max_relative_difference=result.max_relative_difference,
+        agreement_with_onnxruntime=_same_classes(expected, outputs, theirs, specs),
         on_host=tuple(f"{row.layer} ({row.operator})" for row in functional.compiled.on_host),
+        error=result.error,
+        constant=comparison.constant,
     )
 
 
 def _rows(array: Array, places: Array, outputs: Array, count: int) -> Array:
     """Return the rows of the samples at `places`; an output without a batch axis, such as a constant, is repeated instead."""
     return array[places] if len(array) == count else array[: len(outputs)]
+
+
+def _same_classes(expected: Tensors, first: Tensors, second: Tensors, specs: Sequence[TensorSpec]) -> float | None:
+    """Return the share of equal classes of two variants; None if no output predicts classes."""
+    judged = judgements(expected, specs)
+    name = labelled(judged)
+    if name is None:
+        return None
+    return float(np.mean(decisions(first[name], judged[name]) == decisions(second[name], judged[name])))
 
 
 def functional_evaluation(build: BuildDirectory, variant: str) -> FunctionalEvaluation | None:
@@ -222,4 +238,5 @@ def functional_row(evaluation: FunctionalEvaluation, size_bytes: int) -> tuple[o
     accuracy = None if evaluation.accuracy is None else f"{evaluation.accuracy:.2%}"
     difference = f"{evaluation.max_relative_difference:.1e}"
     size = f"{size_bytes / 1000:,.1f}"
-    return (evaluation.variant, evaluation.backend, accuracy, f"{evaluation.agreement:.2%}", difference, size, None, None)
+    agreement = None if evaluation.agreement is None else f"{evaluation.agreement:.2%}"
+    return (evaluation.variant, evaluation.backend, accuracy, agreement, difference, size, None, None)

@@ -92,11 +92,11 @@ def _overview(report: Report) -> str:
 
 def _card(place: int, name: str, detail: VariantDetail, before: VariantDetail | None) -> str:
     evaluation = detail.evaluation
-    headline, measure = f"{evaluation.agreement:.2%}", "same label as float"
+    headline, measure = _share(evaluation.agreement), "same label as float"
     if evaluation.accuracy is not None:
         headline, measure = f"{evaluation.accuracy:.2%}", "accuracy"
     rows = {
-        "agreement": f"{evaluation.agreement:.2%}",
+        "agreement": _share(evaluation.agreement),
         "size": f"{detail.size_bytes / 1000:,.1f} kB",
         "latency": f"{evaluation.latency_ms.p50:.3f} ms",
         "output SQNR": f"{detail.layers[-1].sqnr_db:.1f} dB" if detail.layers else "none",
@@ -108,6 +108,10 @@ def _card(place: int, name: str, detail: VariantDetail, before: VariantDetail | 
         f'<div class="variant v{place % 6}"><h2>{escape(name)}</h2><div class="big">{headline}</div>'
         f'<div class="soft">{measure}{_drop(detail, before)}</div><dl>{listed}</dl></div>'
     )
+
+
+def _share(share: float | None) -> str:
+    return "not applicable" if share is None else f"{share:.2%}"
 
 
 def _drop(detail: VariantDetail, before: VariantDetail | None) -> str:
