@@ -5,8 +5,8 @@ Every element of every output counts:
 
     max_relative_difference   floats: largest |actual - expected| of a channel over the channel's largest |expected|; others: the
                               share of elements that differ; the largest of all outputs
-    agreement                 share of equal classes per sample, position or pixel, of equal elements, or of overlapping boxes; the
-                              smallest of all outputs that have one (measures.py)
+    agreement                 share of equal classes per sample, position or pixel, of equal elements, or of overlapping boxes;
+                              the smallest of all outputs that have one (measures.py)
     error                     root mean square difference over the standard deviation, of outputs of values; the largest
     constant                  outputs that are the same for all samples although the source's are not
 """
@@ -133,9 +133,7 @@ def _precision(error: float | None) -> float | None:
     return None if error is None else max(0.0, 1.0 - error)
 
 
-def _checked_labels(
-    judged: Mapping[str, Judgement], outputs: Tensors, labels: npt.NDArray[np.int64]
-) -> tuple[str, Judgement]:
+def _checked_labels(judged: Mapping[str, Judgement], outputs: Tensors, labels: npt.NDArray[np.int64]) -> tuple[str, Judgement]:
     """Return the output that the labels belong to, after comparing their shape and range with it."""
     name = labelled(judged)
     if name is None:
@@ -157,7 +155,8 @@ def _checked_labels(
 
 
 def _listed(judged: Mapping[str, Judgement]) -> str:
-    return ", ".join(f"{name} holds {'a copy of an input' if one.measure is Measure.COPY else one.measure}" for name, one in judged.items())
+    forms = {name: "a copy of an input" if one.measure is Measure.COPY else one.measure.value for name, one in judged.items()}
+    return ", ".join(f"{name} holds {form}" for name, form in forms.items())
 
 
 def _check_comparable(name: str, expected: _Array | None, actual: _Array) -> None:

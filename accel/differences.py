@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.measures import Judgement, decisions
-from edgewright.contracts.stored_arrays import PIECE_BYTES, let_go
+from edgewright.contracts.stored_arrays import let_go
 from edgewright.contracts.variant import Measure
 from edgewright.errors import ParityError
 
 _Array = npt.NDArray[Any]
 _Floats = npt.NDArray[np.float64]
 
+_PIECE_BYTES = 1 << 20
+"""Of an output at a time; in float64 and with the differences it is several times that."""
 _FEW_CHANNELS = 16
 _SMALLEST_OF_FEW = 1e-5
 """Below this share of the output's largest value, a channel is rounding noise of the others."""
@@ -110,7 +112,7 @@ def _empty(name: str, judgement: Judgement) -> OutputComparison:
 
 def _side_by_side(expected: _Array, actual: _Array) -> Iterator[tuple[int, _Array, _Array]]:
     """Yield the number of the first sample and both pieces, a few megabytes at a time."""
-    step = max(1, PIECE_BYTES // max(1, expected.nbytes // max(1, len(expected))))
+    step = max(1, _PIECE_BYTES // max(1, expected.nbytes // max(1, len(expected))))
     for start in range(0, len(expected), step):
         yield start, np.array(expected[start : start + step]), np.array(actual[start : start + step])
         let_go(expected)
@@ -208,7 +210,9 @@ def _scale(largest: _Floats, judgement: Judgement) -> _Floats:
     if judgement.measure is Measure.CLASSES and top <= 1.0:
         return np.full_like(largest, top)
     typical = float(np.sort(largest)[(len(largest) - 1) // 2])
-    smallest = _SMALLEST_OF_FEW * top if len(largest) <= _FEW_CHANNELS else max(_SMALLEST_OF_MANY * typical, _SMALLEST_OF_FEW * top)
+    smallest = _SMALLEST_OF_FEW * top
+    if len(largest) > _FEW_CHANNELS:
+        smallest = max(_SMALLEST_OF_MANY * typical, smallest)
     return np.where(largest > 0, np.maximum(largest, smallest), top)
 
 
@@ -226,8 +230,8 @@ def _agreement(expected: _Array, actual: _Array, judgement: Judgement) -> float 
 
 def _boxes_agreement(expected: _Array, actual: _Array) -> float | None:
     """Return the share of boxes that overlap a box of the variant by half or more; of many boxes, the one at the same place."""
-    shares = [_overlapping(wanted, given) for wanted, given in zip(expected, actual, strict=True)]
-    shares = [share for share in shares if share is not None]
+    of_samples = [_overlapping(wanted, given) for wanted, given in zip(expected, actual, strict=True)]
+    shares = [share for share in of_samples if share is not None]
     return float(np.mean(shares)) if shares else None
 
 

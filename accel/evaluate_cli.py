@@ -113,7 +113,7 @@ def _evaluate(
     float_variant = next((variant for variant in variants if variant.config.variant == FLOAT_VARIANT), None)
     if float_variant is None:
         raise NotFoundError(f"{source} must hold the variant {FLOAT_VARIANT}, which stands for the source model; it is not there")
-    samples = load_samples(path, float_variant.config.inputs)
+    samples = load_samples(path, float_variant.config.inputs, float_variant.config.labels)
     own, reference = _score_float(float_variant, chosen, samples, backend)
     return [
         own if own is not None and variant == float_variant else evaluate_variant(variant, samples, reference, backend=backend)[0]

@@ -20,7 +20,8 @@ from edgewright.contracts.variant import Measure, TensorSpec
 _Array = npt.NDArray[Any]
 
 _ROWS = 64
-"""Number of samples whose values decide."""
+_ELEMENTS = 1 << 21
+"""Limits of the samples whose values decide."""
 _COMPARABLE = 50.0
 """Scores of classes compete, so their largest values are of one scale; values in different units are not."""
 _BOX = 4
@@ -63,7 +64,7 @@ def judge(expected: _Array, recorded: str = "") -> Judgement:
         return Judgement(Measure.COPY)
     if expected.dtype.kind != "f":
         return Judgement(Measure.EXACT)
-    values = np.nan_to_num(np.asarray(expected[:_ROWS], np.float64), posinf=0.0, neginf=0.0)
+    values = np.nan_to_num(np.asarray(expected[: _deciding(expected)], np.float64), posinf=0.0, neginf=0.0)
     axis = _channel_axis(values)
     if recorded == Measure.VALUES:
         return Judgement(Measure.VALUES, axis)
@@ -77,6 +78,11 @@ def judge(expected: _Array, recorded: str = "") -> Judgement:
     detections = values.ndim == 3 and axis == 1
     comparable = not picture and not detections and _comparable(values, axis)
     return Judgement(Measure.CLASSES if comparable else Measure.VALUES, axis)
+
+
+def _deciding(expected: _Array) -> int:
+    of_one = expected.size // max(1, len(expected))
+    return min(_ROWS, max(1, _ELEMENTS // max(1, of_one)))
 
 
 def decisions(output: _Array, judgement: Judgement) -> _Array:

@@ -22,7 +22,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import load_graph
-from accel.comparison import measure_outputs, run_all
+from accel.comparison import compare_outputs, measured, run_all
+from convert.graph.outputs import with_measures
 from convert.graph.shapes import check_shapes, fix_shapes
 from convert.passes.simplify import simplify
 from convert.read_source import SourceModel, read_source
@@ -39,6 +40,7 @@ from edgewright.contracts.variant import (
     FLOAT_VARIANT,
     BackendName,
     LayerKind,
+    Measure,
     Measured,
     Precision,
     Preprocessing,
@@ -57,6 +59,8 @@ log = logging.getLogger(__name__)
 
 _CHANNEL_COUNTS = (1, 3, 4)
 """Grey, RGB, RGBA."""
+TABLE_KINDS = (SourceKind.SKLEARN, SourceKind.PICKLE, SourceKind.LIGHTGBM, SourceKind.XGBOOST)
+"""Sources that take one table of numbers in float64 and either classify or regress."""
 _GRAPH_LAYERS = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
 
 
@@ -138,14 +142,17 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     cut, parts = split(model, _head_from(source_model, options), _accelerators(profiles))
     inputs, outputs = _specs(model.graph.inputs), _specs(model.graph.outputs)
     labels = _checked_labels(options.labels or source_model.labels, outputs[0])
-    samples = _samples(model.graph, inputs, options.samples)
+    outputs = with_measures(model.graph, outputs, _predicts(kind, labels))
+    samples = _samples(model.graph, inputs, options.samples, labels)
     with BuildDirectory.creating(build) as staging:
         started = time.perf_counter()
         write_graph(staging / "graph", model, parts.is_head)
         log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
         started = time.perf_counter()
         expected = _source_outputs(kind, source, outputs, samples, options)
-        accuracy = _verify(staging, samples, expected, tolerance=source_model.tolerance, options=options, source=source)
+        accuracy = _verify(
+            staging, samples, expected, outputs=outputs, tolerance=source_model.tolerance, options=options, source=source
+        )
         log.info("compared with source samples=%d took_ms=%.0f", accuracy.sample_count, _milliseconds(started))
         record = BuildRecord(
             source_kind="sklearn" if kind is SourceKind.PICKLE else kind.value,
@@ -238,8 +245,15 @@ def _checked_labels(labels: tuple[str, ...], output: TensorSpec) -> tuple[str, .
     return labels
 
 
-def _samples(graph: ir.Graph, inputs: tuple[TensorSpec, ...], path: Path | None) -> Samples:
-    return load_samples(path, inputs) if path is not None else generated_samples(inputs, table_rows(graph))
+def _predicts(kind: SourceKind, labels: tuple[str, ...]) -> str:
+    """Return the measure of the first output as the source declares it; empty if it does not."""
+    if labels:
+        return Measure.CLASSES
+    return Measure.VALUES if kind in TABLE_KINDS else ""
+
+
+def _samples(graph: ir.Graph, inputs: tuple[TensorSpec, ...], path: Path | None, labels: tuple[str, ...]) -> Samples:
+    return load_samples(path, inputs, labels) if path is not None else generated_samples(inputs, table_rows(graph))
 
 
 def _source_outputs(
@@ -256,12 +270,20 @@ def _source_outputs(
 
 
 def _verify(
-    staging: Path, samples: Samples, expected: Tensors, *, tolerance: float, options: ConvertOptions, source: Path
+    staging: Path,
+    samples: Samples,
+    expected: Tensors,
+    *,
+    outputs: tuple[TensorSpec, ...],
+    tolerance: float,
+    options: ConvertOptions,
+    source: Path,
 ) -> Measured:
     """Compare the written graph with its source, write the parity report, and keep the golden samples."""
     actual = run_all(load_graph(staging / "graph" / LayerKind.GRAPH.file_name), samples)
-    accuracy = measure_outputs(expected, actual, samples.labels)
-    report = parity.report_on(expected, actual, accuracy, tolerance=tolerance, generated=options.samples is None)
+    comparison = compare_outputs(expected, actual, outputs)
+    accuracy = measured(comparison, expected, actual, samples.labels, outputs)
+    report = parity.report_on(comparison, accuracy, tolerance=tolerance, generated=options.samples is None)
     if not options.allow_mismatch:
         parity.check(report, source)
     (staging / "reports" / "parity.json").write_bytes(encode_readable(report))

@@ -41,12 +41,13 @@ def main(output: Path) -> None:
     package = make_package(recipe, output)
 
     build = BuildDirectory.open(output / "build")
-    samples = load_samples(output / "heldout.npz", build.record.inputs)
+    samples = load_samples(output / "heldout.npz", build.record.inputs, build.record.labels)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
     print(f"scikit-learn itself: accuracy {model.score(heldout, heldout_labels):.4f}")
     for variant in build.variants():
         evaluation, _ = evaluate_variant(variant, samples, reference)
-        print(f"{evaluation.variant}: accuracy {evaluation.accuracy:.4f}, same label as the source on {evaluation.agreement:.2%}")
+        agreement = evaluation.agreement or 0.0
+        print(f"{evaluation.variant}: accuracy {evaluation.accuracy:.4f}, same label as the source on {agreement:.2%}")
 
     session = load_session(build.variant("int8"))
     probabilities = session.run({"features": heldout[:1]})["probabilities"]

@@ -196,7 +196,7 @@ def samples_for(build: BuildDirectory, options: QuantizeOptions) -> Samples:
         SamplesError: the samples do not fit, or cannot calibrate.
     """
     if options.samples is not None:
-        samples = load_samples(options.samples, build.record.inputs)
+        samples = load_samples(options.samples, build.record.inputs, build.record.labels)
         check_calibration(samples, build, options.samples)
         return samples
     return load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, build.record.inputs)

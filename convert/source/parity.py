@@ -10,16 +10,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from accel.comparison import Comparison
+from accel.differences import OutputComparison
 from convert.source.identify import SourceKind
 from convert.source.options import DEFAULT_OPTIONS, SourceOptions
 from convert.source.resource_limits import Limits, run_limited
 from edgewright.contracts.samples import Samples, Tensors, read_npz, write_npz
-from edgewright.contracts.variant import Measured, Tolerance
+from edgewright.contracts.variant import Measure, Measured, Tolerance
 from edgewright.errors import ParityError
 
 FLOAT_TOLERANCE = 1e-4
@@ -31,9 +29,11 @@ class OutputDifference:
     """Difference of one output from the source's; the worst sample has the largest absolute difference."""
 
     name: str
+    measure: str
     max_absolute_difference: float
     max_relative_difference: float
     worst_sample: int
+    agreement: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class ParityReport:
     generated_samples: bool
     tolerance: float
     passed: bool
-    agreement: float
+    agreement: float | None
     accuracy: float | None
     outputs: tuple[OutputDifference, ...]
 
@@ -76,23 +76,21 @@ def run_source(
     return {name: arrays[f"output_{index}"] for index, name in enumerate(outputs)}
 
 
-def report_on(
-    expected: Tensors, actual: Tensors, accuracy: Measured, *, tolerance: float = FLOAT_TOLERANCE, generated: bool
-) -> ParityReport:
+def report_on(comparison: Comparison, result: Measured, *, tolerance: float = FLOAT_TOLERANCE, generated: bool) -> ParityReport:
     """Return the report of a comparison; `generated` records that the samples were not the user's."""
     return ParityReport(
-        sample_count=accuracy.sample_count,
+        sample_count=result.sample_count,
         generated_samples=generated,
         tolerance=tolerance,
-        passed=accuracy.max_relative_difference <= tolerance,
-        agreement=accuracy.agreement,
-        accuracy=accuracy.accuracy,
-        outputs=tuple(_difference(name, expected[name], array) for name, array in actual.items()),
+        passed=comparison.max_relative_difference <= tolerance,
+        agreement=comparison.agreement,
+        accuracy=result.accuracy,
+        outputs=tuple(_difference(output) for output in comparison.outputs),
     )
 
 
-def check(report: ParityReport, source: Path) -> None:
-    """Check that the graph is within the tolerance.
+def check(report: ParityReport, source: Path, cause: str = "") -> None:
+    """Check that the graph is within the tolerance; `cause` is added to the message.
 
     Raises:
         ParityError: it is not; the message names the worst output and sample.
@@ -101,10 +99,12 @@ def check(report: ParityReport, source: Path) -> None:
         return
     advice = "compare on real samples with --samples" if report.generated_samples else "report this model"
     worst = max(report.outputs, key=lambda output: output.max_relative_difference)
+    extent = f"by {worst.max_relative_difference:.3g} at sample {worst.worst_sample}"
+    if worst.measure == Measure.EXACT:
+        extent = f"in {worst.max_relative_difference:.3%} of its elements, the first in sample {worst.worst_sample}"
     raise ParityError(
         f"{source}: the converted graph must be within {report.tolerance:g} of the source, but output {worst.name} "
-        f"differs by {worst.max_relative_difference:.3g} at sample {worst.worst_sample}: "
-        f"{advice}, or accept it with --allow-mismatch"
+        f"differs {extent}: {cause or advice}, or accept it with --allow-mismatch"
     )
 
 
@@ -112,16 +112,22 @@ def float_tolerance(accuracy: Measured) -> Tolerance:
     """Return the tolerance of float variants; it is wider only where the user accepted a mismatch."""
     return Tolerance(
         max_relative_difference=max(FLOAT_TOLERANCE, 2 * accuracy.max_relative_difference),
-        min_agreement=1.0 if accuracy.agreement == 1.0 else max(0.0, accuracy.agreement - 0.1),
+        min_agreement=_least_agreement(accuracy.agreement),
     )
 
 
-def _difference(name: str, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> OutputDifference:
-    difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).reshape(len(expected), -1).max(axis=1)
-    scale = float(np.abs(expected.astype(np.float64)).max()) or 1.0
+def _least_agreement(agreement: float | None) -> float:
+    if agreement is None:
+        return 0.0
+    return 1.0 if agreement == 1.0 else max(0.0, agreement - 0.1)
+
+
+def _difference(output: OutputComparison) -> OutputDifference:
     return OutputDifference(
-        name=name,
-        max_absolute_difference=float(difference.max()),
-        max_relative_difference=float(difference.max()) / scale,
-        worst_sample=int(difference.argmax()),
+        name=output.name,
+        measure=output.measure.value,
+        max_absolute_difference=output.max_absolute_difference,
+        max_relative_difference=output.max_relative_difference,
+        worst_sample=output.worst_sample,
+        agreement=output.agreement,
     )

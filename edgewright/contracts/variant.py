@@ -102,7 +102,8 @@ class Tolerance:
     """Limits of the difference between a variant's outputs and the source model's, on the golden samples."""
 
     max_relative_difference: float
-    """Largest difference of a channel from the source, over the channel's largest value; of integers and text, the share that differs."""
+    """Largest difference of a channel from the source, over the channel's largest value; of integers and text, the share that
+    differs."""
     min_agreement: float
     """Smallest share of predicted classes that equal the source's, in the worst output; 0 turns it off."""
 
@@ -153,7 +154,7 @@ class Measured:
     accuracy: float | None = None
     """Share of predicted classes that are the given labels; None without labels."""
     error: float | None = None
-    """Root mean square difference of predicted values, over their standard deviation, in the worst output; None without values."""
+    """Root mean square difference of predicted values, over their standard deviation; None without values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ histograms.py collects values, in batches and in constant memory; thresholds.py 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from quantize.calibration.activations import BATCH_SIZE, ObservedGraph
 from quantize.calibration.histograms import Range, collect_histograms, collect_ranges
 from quantize.calibration.thresholds import Calibration, best_range
 
+log = logging.getLogger(__name__)
+
 RANGE_FACTOR = 50.0
 """Samples with a largest value this many times that of the golden ones must have another scale (255 for pixels)."""
 
@@ -36,24 +39,33 @@ def tensor_ranges(graph: ObservedGraph, samples: Samples, method: Calibration = 
 
 
 def check_calibration(samples: Samples, build: BuildDirectory, where: Path) -> None:
-    """Raise `SamplesError` unless the samples are finite, vary, and have the scale of the golden ones."""
+    """Raise `SamplesError` unless the samples are finite, have the scale of the golden ones, and at least one input varies."""
     typical = _typical_inputs(build)
-    for name, array in samples.inputs.items():
-        if array.dtype.kind not in "fiu":
-            continue
-        low, high = _extent(array)
-        if not (np.isfinite(low) and np.isfinite(high)):
+    extents = {name: _extent(array) for name, array in samples.inputs.items() if array.dtype.kind in "fiu"}
+    for name, extent in extents.items():
+        if not np.isfinite(extent).all():
             raise SamplesError(
                 f"{where}: samples of {name} must be finite numbers, but some are NaN or infinite: leave those out"
             )
-        if low == high:
-            raise SamplesError(
-                f"{where}: samples of {name} must vary, but every value is {low:g}: give real samples of the model's input"
-            )
+    _check_variation(extents, samples, where)
+    for name, extent in extents.items():
         if name in typical:
-            _check_range(name, (low, high), typical[name], where)
+            _check_range(name, extent, typical[name], where)
     if samples.count < BATCH_SIZE:
-        logging.getLogger(__name__).warning("few samples count=%d: give 100 or more that look like the real input", samples.count)
+        log.warning("few samples count=%d: give 100 or more that look like the real input", samples.count)
+
+
+def _check_variation(extents: Mapping[str, tuple[float, float]], samples: Samples, where: Path) -> None:
+    """Warn about each input with a single value (the token types of single sentences); refuse samples without another input."""
+    constant = {name: low for name, (low, high) in extents.items() if low == high}
+    if constant and len(constant) == len(samples.inputs):
+        listed = " and ".join(constant)
+        values = " and ".join(f"{value:g}" for value in dict.fromkeys(constant.values()))
+        raise SamplesError(
+            f"{where}: samples of {listed} must vary, but every value is {values}: give real samples of the model's input"
+        )
+    for name, value in constant.items():
+        log.warning("constant input=%s value=%g: other values of this input are not calibrated", name, value)
 
 
 def _extent(array: npt.NDArray[Any]) -> tuple[float, float]:
@@ -73,7 +85,7 @@ def _typical_inputs(build: BuildDirectory) -> Tensors:
 
 
 def _check_range(name: str, extent: tuple[float, float], typical: npt.NDArray[Any], where: Path) -> None:
-    (low, high), expected = extent, float(np.abs(typical).max())
+    (low, high), expected = extent, float(np.nanmax(np.abs(typical)))
     largest = max(abs(low), abs(high))
     if expected == 0 or 1 / RANGE_FACTOR < largest / expected < RANGE_FACTOR:
         return

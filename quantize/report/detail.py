@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from accel.comparison import predicted_labels
 from accel.evaluate import Evaluation
+from accel.measures import decisions, judgements, labelled
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import LABELS, Samples, Tensors
 from edgewright.contracts.stored_arrays import digest_of_array
@@ -88,15 +87,13 @@ def describe(
     progress: Progress = silent,
 ) -> VariantDetail:
     """Return the details of a variant from its outputs; only the SQNR per layer needs another run, on some of the samples."""
-    output = next(iter(scoring.outputs.values()))
-    before, after = _predictions(next(iter(scoring.reference.values()))), _predictions(output)
-    names = _class_names(build, output)
+    predictions = _predictions(build, scoring)
     return VariantDetail(
         samples=scoring.digest,
         evaluation=evaluation,
         size_bytes=variant.config.size_bytes,
-        classes=_classes(after, scoring.samples, names),
-        changes=_changes(before, after, scoring.samples, names) if names else (),
+        classes=() if predictions is None else _classes(predictions),
+        changes=() if predictions is None else _changes(predictions),
         layers=_layers(build, variant, scoring.samples, result, progress),
         float_fallbacks=result.float_fallbacks,
     )
@@ -118,45 +115,74 @@ def samples_digest(samples: Samples) -> str:
     return digest_of(encode([digest_of_array(array) for _, array in sorted(arrays.items())]))
 
 
-def _predictions(output: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    scores = output.reshape(len(output), -1)
-    labels: npt.NDArray[np.int64] = np.asarray(scores[:, 0] > 0.5 if scores.shape[1] == 1 else predicted_labels(output), np.int64)
-    return labels
+@dataclass(frozen=True, slots=True)
+class _Predictions:
+    """The classes of all decisions, flat, by the float model and by the variant."""
+
+    before: npt.NDArray[Any]
+    after: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64] | None
+    names: list[str]
+    """Empty if there are too many classes."""
 
 
-def _class_names(build: BuildDirectory, output: npt.NDArray[Any]) -> list[str]:
+def _predictions(build: BuildDirectory, scoring: Scoring) -> _Predictions | None:
+    """Return the predicted classes of the output that labels belong to; None if no output predicts classes."""
+    judged = judgements(scoring.reference, build.record.outputs)
+    name = labelled(judged)
+    if name is None or scoring.reference[name].dtype.kind not in "fiu":
+        return None
+    before, after = (decisions(outputs[name], judged[name]) for outputs in (scoring.reference, scoring.outputs))
+    labels = scoring.samples.labels
+    return _Predictions(
+        before.ravel().astype(np.int64),
+        after.ravel().astype(np.int64),
+        None if labels is None else labels.ravel(),
+        _class_names(build, judged[name].classes(scoring.reference[name].shape)),
+    )
+
+
+def _class_names(build: BuildDirectory, count: int) -> list[str]:
     """Return the names of the classes; an empty list if there are too many columns to be scores of classes."""
-    count = max(2, int(np.prod(output.shape[1:], dtype=int)))
     if build.record.labels:
         return list(build.record.labels)
     return [str(place) for place in range(count)] if count <= LARGEST_CLASS_COUNT else []
 
 
-def _classes(predictions: npt.NDArray[np.int64], samples: Samples, names: list[str]) -> tuple[ClassAccuracy, ...]:
-    if samples.labels is None:
+def _classes(predictions: _Predictions) -> tuple[ClassAccuracy, ...]:
+    if predictions.labels is None:
         return ()
-    correct = predictions == samples.labels
+    correct = predictions.after == predictions.labels
     return tuple(
-        ClassAccuracy(label=_name(names, place), count=int(members.sum()), accuracy=float(correct[members].mean()))
-        for place in np.unique(samples.labels)
-        for members in [samples.labels == place]
+        ClassAccuracy(label=_name(predictions.names, place), count=int(members.sum()), accuracy=float(correct[members].mean()))
+        for place in np.unique(predictions.labels)
+        for members in [predictions.labels == place]
     )
 
 
-def _changes(
-    before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], samples: Samples, names: list[str]
-) -> tuple[Change, ...]:
-    changed = np.flatnonzero(before != after)
-    counted = Counter((int(before[place]), int(after[place])) for place in changed)
+def _changes(predictions: _Predictions) -> tuple[Change, ...]:
+    if not predictions.names:
+        return ()
+    changed = np.flatnonzero(predictions.before != predictions.after)
+    before, after = predictions.before[changed], predictions.after[changed]
+    labels = None if predictions.labels is None else predictions.labels[changed]
+    pairs, counts = np.unique(np.stack([before, after], axis=1), axis=0, return_counts=True)
+    rows = zip(pairs.tolist(), counts.tolist(), strict=True)
     return tuple(
-        Change(
-            before=_name(names, old),
-            after=_name(names, new),
-            count=count,
-            corrected=None if samples.labels is None else int(((samples.labels == new) & (before == old) & (after == new)).sum()),
-            broken=None if samples.labels is None else int(((samples.labels == old) & (before == old) & (after == new)).sum()),
-        )
-        for (old, new), count in sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+        _change(predictions.names, (old, new), count, None if labels is None else labels[(before == old) & (after == new)])
+        for (old, new), count in sorted(rows, key=lambda row: (-row[1], row[0]))
+    )
+
+
+def _change(names: list[str], pair: tuple[int, int], count: int, labels: npt.NDArray[np.int64] | None) -> Change:
+    """Return one row; `labels` are the true classes of the samples that changed in this way."""
+    old, new = pair
+    return Change(
+        before=_name(names, old),
+        after=_name(names, new),
+        count=count,
+        corrected=None if labels is None else int((labels == new).sum()),
+        broken=None if labels is None else int((labels == old).sum()),
     )
 
 

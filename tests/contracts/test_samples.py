@@ -109,3 +109,36 @@ def test_a_file_that_is_not_npz_is_rejected(tmp_path: Path, content: bytes) -> N
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SamplesError, match="no such file"):
         load_samples(tmp_path / "nothing.npz", [IMAGE])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "indices"),
+    [
+        pytest.param([1, 2, 1], ("1", "2", "3"), [0, 1, 0], id="numbers from 1"),
+        pytest.param([-1, 1, 1], ("-1", "1"), [0, 1, 1], id="signs"),
+        pytest.param([2.0, 1.0, 2.0], ("1.0", "2.0"), [1, 0, 1], id="floats"),
+        pytest.param([True, False, True], ("False", "True"), [1, 0, 1], id="booleans"),
+        pytest.param(["dog", "cat", "dog"], ("cat", "dog"), [1, 0, 1], id="text"),
+        pytest.param(["b", "a", "b"], ("b", "a"), [0, 1, 0], id="text in another order"),
+        pytest.param([0, 1, 0], ("cat", "dog"), [0, 1, 0], id="indices of names"),
+        pytest.param([0, 2, 1], ("0", "1", "2"), [0, 2, 1], id="indices that are the names"),
+        pytest.param([[5], [7], [5]], ("5", "7"), [0, 1, 0], id="a column"),
+    ],
+)
+def test_labels_become_indices_of_the_classes(tmp_path: Path, labels: Any, classes: tuple[str, ...], indices: list[int]) -> None:
+    path = saved(tmp_path, image=np.ones((3, 2, 2), np.float32), labels=np.array(labels))
+    np.testing.assert_array_equal(load_samples(path, [IMAGE], classes).labels, indices)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        pytest.param([0, 1, 2], ("1", "2", "3"), r"classes of the model \(1, 2, 3\), but 0 is not", id="index"),
+        pytest.param(["cow", "cat", "dog"], ("cat", "dog"), r"classes of the model \(cat, dog\), but cow is not", id="name"),
+        pytest.param([1.5, 1.0, 2.0], ("1.0", "2.0"), "but 1.5 is not", id="between"),
+    ],
+)
+def test_labels_of_foreign_classes_are_refused(tmp_path: Path, labels: Any, classes: tuple[str, ...], message: str) -> None:
+    path = saved(tmp_path, image=np.ones((3, 2, 2), np.float32), labels=np.array(labels))
+    with pytest.raises(SamplesError, match=message):
+        load_samples(path, [IMAGE], classes)

@@ -54,6 +54,7 @@ def test_a_scheme_that_calibrates_needs_samples(tmp_path: Path) -> None:
 
 
 FIELDS = ["variant", "backend", "precision", "count", "accuracy", "agreement", "max_relative_difference", "latency_ms"]
+FIELDS += ["error", "constant"]
 
 
 def test_evaluate_json_has_one_object_per_variant() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accel.comparison import accuracy, measure_outputs
+from accel.comparison import accuracy, compare_outputs, measure_outputs
 from convert.from_keras.keras_file import HALF_TOLERANCES, KerasFile
 from convert.run_source import run_source as run_in_its_framework
 from convert.source.identify import SourceKind
@@ -36,18 +36,18 @@ EXPECTED = {"score": np.array([[0.0, 2.0], [4.0, 1.0], [0.0, 3.0]], np.float32)}
 )
 def test_the_worst_output_and_sample_are_named(generated: bool, advice: str) -> None:
     actual = {"score": EXPECTED["score"] + np.array([[0, 0], [0, 0], [0, 0.4]], np.float32)}
-    report = report_on(EXPECTED, actual, measure_outputs(EXPECTED, actual, None), generated=generated)
+    report = report_on(compare_outputs(EXPECTED, actual), measure_outputs(EXPECTED, actual, None), generated=generated)
     with pytest.raises(ParityError) as caught:
         check(report, Path("model.keras"))
     assert str(caught.value) == (
-        "model.keras: the converted graph must be within 0.0001 of the source, but output score differs by 0.1 at sample 2: "
+        "model.keras: the converted graph must be within 0.0001 of the source, but output score differs by 0.133 at sample 2: "
         f"{advice}, or accept it with --allow-mismatch"
     )
 
 
 def test_a_small_difference_passes() -> None:
     actual = {"score": EXPECTED["score"] * np.float32(1.00001)}
-    report = report_on(EXPECTED, actual, measure_outputs(EXPECTED, actual, None), generated=True)
+    report = report_on(compare_outputs(EXPECTED, actual), measure_outputs(EXPECTED, actual, None), generated=True)
     check(report, Path("model.keras"))
     assert report.passed
 
@@ -78,16 +78,17 @@ def test_an_error_in_the_source_process_is_reported_with_its_message(tmp_path: P
 
 
 def test_accuracy_is_the_share_of_true_labels() -> None:
-    assert accuracy(EXPECTED["score"], np.array([1, 0, 0])) == pytest.approx(2 / 3)
+    assert accuracy(EXPECTED, EXPECTED, np.array([1, 0, 0])) == pytest.approx(2 / 3)
 
 
 def test_one_column_is_a_probability() -> None:
-    assert accuracy(np.array([[0.2], [0.9]], np.float32), np.array([0, 1])) == 1.0
+    scores = {"score": np.array([[0.2], [0.9]], np.float32)}
+    assert accuracy(scores, scores, np.array([0, 1])) == 1.0
 
 
 def test_a_label_outside_the_classes_is_rejected() -> None:
     with pytest.raises(SamplesError) as caught:
-        accuracy(EXPECTED["score"], np.array([0, 1, 2]))
+        accuracy(EXPECTED, EXPECTED, np.array([0, 1, 2]))
     assert str(caught.value) == "labels must be class indices from 0 to 1, but they range from 0 to 2"
 
 

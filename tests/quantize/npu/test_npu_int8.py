@@ -75,8 +75,8 @@ def test_accuracy_is_measured_on_the_functional_model_too() -> None:
     found = functional_evaluation(quantized_build(), "npu-int8")
     assert found is not None
     assert (found.backend, found.count) == ("npu functional model", 400)
-    assert found.agreement_with_onnxruntime >= 0.99
-    assert found.agreement >= 0.98
+    assert (found.agreement_with_onnxruntime or 0.0) >= 0.99
+    assert (found.agreement or 0.0) >= 0.98
     assert found.on_host == ("hidden/Gemm (Gemm)", "hidden/Relu (Relu)", "classes/Gemm (Gemm)", "classes/Softmax (Softmax)")
 
 
