@@ -29,7 +29,7 @@ demo: setup
 	@$(BIN)/edgewright demo $(DEMO_ARGS)
 
 test: setup components
-	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder $(TEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -34,12 +34,8 @@ LONGEST_FIRST = (
 """Files that take the longest start first, so that no worker waits for one of them at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one worker of pytest-xdist, because a file shares its fixtures and what its helpers cache."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+    """Put the longest files first. pytest-xdist gives whole files to its workers, because a file shares its fixtures."""
     rank = {ROOT / name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
