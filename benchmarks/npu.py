@@ -110,12 +110,12 @@ def show_costs(quantized: onnx.ModelProto, profile: NpuProfile) -> None:
     cost = estimate(compiled.program, profile)
     print(
         f"{profile.name} {profile.rows}x{profile.columns}: {cost.counters.cycles} cycles, {cost.compute_ms:.3f} ms at "
-        f"{profile.clock_mhz:g} MHz [{cost.basis}], MAC use {cost.mac_use:.1%}, array use {cost.array_use:.1%}, "
+        f"{profile.clock_mhz:g} MHz [{cost.basis}], MAC utilization {cost.mac_use:.1%}, array utilization {cost.array_use:.1%}, "
         f"{cost.input_bytes} bytes in, {cost.output_bytes} out, program {cost.program_bytes} bytes"
     )
     if profile.name == "ulx3s-85f":
         for layer in cost.layers:
-            print(f"    {layer.name:24s} {layer.operator:12s} {layer.cycles:7d} cycles  MAC use {layer.mac_use:6.1%}")
+            print(f"    {layer.name:24s} {layer.operator:12s} {layer.cycles:7d} cycles  MAC utilization {layer.mac_use:6.1%}")
 
 
 def show_depthwise(profile: NpuProfile) -> None:
@@ -133,7 +133,9 @@ def show_depthwise(profile: NpuProfile) -> None:
         costs = [estimate(program, roomy) for program in programs]
         cycles = [cost.counters.cycles for cost in costs]
         layer_name = f"{channels:4d} channels {size:3d}x{size:<3d} {kernel}x{kernel} step {step}"
-        ratios = f"{cycles[0] / cycles[2]:5.1f} and {cycles[1] / cycles[2]:.1f} times as fast, MAC use {costs[2].mac_use:.1%}"
+        ratios = (
+            f"{cycles[0] / cycles[2]:5.1f} and {cycles[1] / cycles[2]:.1f} times as fast, MAC utilization {costs[2].mac_use:.1%}"
+        )
         print(f"{layer_name}: {cycles[0]:8d} {cycles[1]:7d} {cycles[2]:6d} cycles, {ratios}", flush=True)
 
 

@@ -49,7 +49,8 @@ def main() -> None:
     print(f"{profile.name}: {counters}")
     print(
         f"{counters.cycles} cycles, {cost.compute_ms:.1f} ms at {cost.clock_mhz:g} MHz [{cost.basis}]; {macs / 1e9:.2f} G MAC; "
-        f"MAC use {cost.mac_use:.1%} of all cycles, {macs / (counters.visits * profile.macs_per_cycle):.1%} within array passes; "
+        f"MAC utilization {cost.mac_use:.1%} of all cycles, "
+        f"{macs / (counters.visits * profile.macs_per_cycle):.1%} within array passes; "
         f"{cost.moved_bytes / 1e6:.1f} MB moved, memory busy in {counters.transfer_cycles / counters.cycles:.1%} of the cycles; "
         f"program file {cost.program_bytes / 1e6:.1f} MB; on the host: {[row.layer for row in compiled.on_host] or 'nothing'}"
     )
@@ -71,7 +72,7 @@ def main() -> None:
 
 def _print_layers(program: NpuProgram, cost: Estimate, profile: NpuProfile) -> None:
     instructions = executed(program, profile)
-    titles = ("cycles", "array", "memory", "read MB", "written MB", "once MB", "MAC use")
+    titles = ("cycles", "array", "memory", "read MB", "written MB", "once MB", "MAC utilization")
     print(f"{'layers':32s}", *(f"{title:>10s}" for title in titles))
     for layer, record in zip(cost.layers, program.description.layers, strict=True):
         own = instructions[record.first : record.last]

@@ -84,9 +84,9 @@ def check(access: Access, caller: Caller) -> None:
         return
     if caller.role is Role.ANONYMOUS:
         raise NoCredentialError(
-            f"this request needs the credential of: {access.value}, but it has none: send a token or a certificate"
+            f"this request requires the role {access.value}, but it has no credential: send a token or a certificate"
         )
-    raise DeniedError(f"this request needs the credential of: {access.value}, but it has that of: {caller.role.value}")
+    raise DeniedError(f"this request requires the role {access.value}, but the credential has the role {caller.role.value}")
 
 
 def _by_token(authorization: str, operator_token: str) -> Caller:

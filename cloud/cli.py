@@ -69,7 +69,7 @@ def up(
     directory of which one of them is missing, damaged or of another cloud.
     """
     if broker_url is not None and no_broker:
-        raise click.UsageError("--broker and --no-broker exclude each other: leave one out")
+        raise click.UsageError("--broker and --no-broker cannot be used together: omit one")
     from cloud.service import Settings, run
 
     settings = Settings(

@@ -57,7 +57,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.device_days <= DEVICE_DAYS:
-            raise BadInputError(f"device_days must be over 0 and at most {DEVICE_DAYS}, not {self.device_days:g}")
+            raise BadInputError(f"device_days must be greater than 0 and at most {DEVICE_DAYS}, not {self.device_days:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +144,9 @@ def _address(url: str) -> BrokerAddress:
     try:
         port = parts.port or _MQTTS_PORT
     except ValueError as error:
-        raise BadInputError(f"--broker must be like mqtts://host:8883, not {url!r}: {error}") from error
+        raise BadInputError(f"--broker must have the form mqtts://host:8883, not {url!r}: {error}") from error
     if parts.scheme != "mqtts" or not parts.hostname:
-        raise BadInputError(f"--broker must be like mqtts://host:8883 (TLS is always on), not {url!r}")
+        raise BadInputError(f"--broker must have the form mqtts://host:8883 (TLS is always on), not {url!r}")
     return BrokerAddress(host=parts.hostname, port=port)
 
 

@@ -108,11 +108,11 @@ def _walk_or_trace(file: KerasFile, custom: CustomLayers, options: SourceOptions
         return read_keras(file, custom)
     except UnsupportedLayerError as error:
         reason = str(error)  # the error itself would keep the loaded model in memory
-    log.info("traced by TensorFlow because=%r", reason)
+    log.info("traced with TensorFlow reason=%r", reason)
     try:
         return _read_tensorflow(SourceKind.KERAS, file.path, options, limits)
     except ModelError as error:
-        log.info("TensorFlow's graph cannot be converted because=%r", str(error))
+        log.info("TensorFlow's graph cannot be converted reason=%r", str(error))
         raise ModelError(f"{reason} (TensorFlow's trace of the model cannot be converted either; -v shows the reason)") from error
 
 

@@ -79,9 +79,7 @@ def _read_journal(path: Path) -> tuple[Deployment | None, tuple[PastEvent, ...]]
         try:
             return journal.current(), journal.history(HISTORY)
         except sqlite3.Error as error:
-            raise OperationError(
-                f"the journal in {path} must be readable, but: {error}; start the agent, which repairs it"
-            ) from error
+            raise OperationError(f"the journal in {path} cannot be read: {error}; start the agent, which repairs it") from error
 
 
 def _connection(agent: AgentStatus | None) -> str:

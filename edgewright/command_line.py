@@ -37,7 +37,7 @@ def share(text: str) -> float:
 
 
 def print_json(value: Any) -> None:
-    """Print dataclasses, enums, instants and plain values as one JSON document."""
+    """Print dataclasses, enums, timestamps and plain values as one JSON document."""
     click.echo(json.dumps(wire.to_plain(value), indent=2, sort_keys=False))
 
 

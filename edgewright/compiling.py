@@ -122,7 +122,7 @@ def _read_graph(variant: VariantDirectory) -> onnx.ModelProto:
     try:
         return onnx.load(path)
     except Exception as error:  # protobuf raises its own classes
-        raise ModelError(f"{path} must be an ONNX graph with its weights beside it, but it cannot be read") from error
+        raise ModelError(f"{path} must be an ONNX graph with its weights in the same directory, but it cannot be read") from error
 
 
 def _write_layers(folder: Path, compiled: Compiled, targeted: Targeted) -> None:

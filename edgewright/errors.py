@@ -16,7 +16,7 @@
     │   ├── InferenceError                 a runtime that failed to run a loaded graph
     │   ├── ParityError                    the result differs from the source by more than the tolerance
     │   └── StorageFullError               no room left on a disk
-    └── UnreachableError               3   no answer from an address
+    └── UnreachableError               3   no response from an address
 
 The text of an error is one line: what must hold, what was found, what to do. Any other exception is a defect of ours and
 keeps its traceback. HTTP carries these errors by the map in `edgewright.contracts.connection.http_errors`.

@@ -130,7 +130,7 @@ def check_outputs(variant: VariantDirectory, golden: Path) -> None:
     if result.failure is not None:
         raise ParityError(
             f"variant {variant.config.variant} fails the golden samples: {result.failure}; "
-            "build it again, or pack it all the same with --allow-mismatch"
+            "build it again, or pack it anyway with --allow-mismatch"
         )
 
 

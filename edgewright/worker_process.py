@@ -29,7 +29,7 @@ _RESULT, _ERROR = b"result ", b"error "
 
 
 class WorkerEndedError(OperationError):
-    """A worker that ended without an answer."""
+    """A worker that ended without a response."""
 
 
 class WorkerTimeoutError(OperationError):
@@ -39,7 +39,7 @@ class WorkerTimeoutError(OperationError):
 def serve(handle: Callable[[bytes], bytes], *, once: bool = True) -> None:
     """Answer one request, or with `once=False` all requests until standard input ends or one fails.
 
-    Standard output is moved away first, so that the prints of a library never mix with an answer. After the one request,
+    Standard output is moved away first, so that the prints of a library never mix with a response. After the one request,
     standard input is left open: a parent may use it to signal its own end.
     """
     answers = os.dup(1)
@@ -81,12 +81,12 @@ def read_answer(line: bytes) -> bytes:
 
     Raises:
         EdgewrightError: the worker's own.
-        WorkerEndedError: the line is not an answer.
+        WorkerEndedError: the line is not a response.
     """
     if line.startswith(_RESULT):
         return line.removeprefix(_RESULT).rstrip(b"\n")
     if not line.startswith(_ERROR):
-        raise WorkerEndedError(f"the worker must write an answer, but it wrote {line[:80]!r}")
+        raise WorkerEndedError(f"the worker must write a response, but it wrote {line[:80]!r}")
     name, text = json.loads(line.removeprefix(_ERROR))
     kind: type[EdgewrightError] = getattr(errors, name)
     raise kind(text)
@@ -131,18 +131,18 @@ class WorkerProcess:
         self._stderr.close()
 
     def ask(self, request: bytes, *, limit_s: float) -> bytes:
-        """Send a request, wait for its answer and return the result.
+        """Send a request, wait for its response and return the result.
 
         Raises:
             EdgewrightError: the worker's own.
-            WorkerTimeoutError: no answer came within `limit_s`.
-            WorkerEndedError: the worker ended without an answer.
+            WorkerTimeoutError: no response came within `limit_s`.
+            WorkerEndedError: the worker ended without a response.
         """
         self.send(request)
         return self.receive(limit_s=limit_s)
 
     def send(self, request: bytes) -> None:
-        """Send a request without waiting; the end of the worker shows when its answer is read."""
+        """Send a request without waiting; if the worker ends, reading its response raises the error."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(request + b"\n")
@@ -151,7 +151,7 @@ class WorkerProcess:
             return
 
     def receive(self, *, limit_s: float) -> bytes:
-        """Wait for the answer to the earliest open request and return the result; raises what `ask` raises."""
+        """Wait for the response to the earliest pending request and return the result; raise the same errors as `ask`."""
         assert self._process.stdout is not None
         late = threading.Event()
         timer = threading.Timer(limit_s, self._end, [late])

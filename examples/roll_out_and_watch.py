@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="only devices with this label")
     arguments = parser.parse_args()
     if invalid := [label for label in arguments.label if "=" not in label]:
-        parser.error(f"a label must be like site=east, not {invalid[0]!r}")
+        parser.error(f"a label must have the form site=east, not {invalid[0]!r}")
     try:
         with CloudClient.connect() as client:
             version = client.publish(arguments.package, load_private_key(arguments.key))

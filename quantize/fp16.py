@@ -69,7 +69,7 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, referenc
     for kept in _attempts(len(names)):
         _write(build, folder, names[: len(names) - kept])
         if not _changes_labels(samples, reference, build.record.outputs, folder):
-            log.info("halved operators=%d kept_in_float32=%d", len(names) - kept, kept)
+            log.info("converted to float16 operators=%d kept_in_float32=%d", len(names) - kept, kept)
             return
     _write(build, folder, names)
 

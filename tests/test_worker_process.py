@@ -61,5 +61,5 @@ def test_a_worker_that_hangs_is_ended_at_its_time_limit(worker: WorkerProcess) -
 
 @pytest.mark.parametrize("line", [pytest.param(b"", id="empty"), pytest.param(b"hello\n", id="a print")])
 def test_a_line_that_is_not_an_answer_is_an_error(line: bytes) -> None:
-    with pytest.raises(EdgewrightError, match="the worker must write an answer, but it wrote"):
+    with pytest.raises(EdgewrightError, match="the worker must write a response, but it wrote"):
         read_answer(line)

@@ -124,7 +124,7 @@ def load_graph(path: Path, *, threads: int | None = None, precision: Precision =
         ModelError: the file is missing, or is not an ONNX graph that the runtime can load; the message is one line.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; an ONNX graph must be there")
+        raise ModelError(f"{path}: no such file; it must be an ONNX graph")
     if threads is not None and threads < 1:
         raise BadInputError(f"threads must be 1 or more, not {threads}")
     import onnxruntime

@@ -150,7 +150,7 @@ def without_telemetry() -> Iterator[None]:
 def _load(variant: VariantDirectory, threads: int | None, *, name: str, float_type: str) -> OpenVinoSession:
     path = variant.file(LayerKind.GRAPH)
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; an ONNX graph must be there")
+        raise ModelError(f"{path}: no such file; it must be an ONNX graph")
     if threads is not None and threads < 1:
         raise BadInputError(f"threads must be 1 or more, not {threads}")
     with without_telemetry():

@@ -85,7 +85,7 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
     The multiplier is in [2^30, 2^31) wherever the shift allows it; a scale under about 2^-62 gives (0, 1).
 
     Raises:
-        OverflowError: the scale is over 2^30.
+        OverflowError: the scale exceeds 2^30.
     """
     fraction, exponent = math.frexp(scale)
     multiplier, shift = round(math.ldexp(fraction, MULTIPLIER_BITS)), MULTIPLIER_BITS - exponent
@@ -96,7 +96,7 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
     if multiplier == 0:
         return 0, 1
     if shift < 1:
-        raise OverflowError(f"a rescale of {scale} is over 2^30")
+        raise OverflowError(f"a rescale of {scale} exceeds 2^30")
     return multiplier, shift
 
 
@@ -104,7 +104,7 @@ def residual_scale(main: tuple[float, int], other: tuple[float, int], output_sca
     """Return the parameters that add tensors of (scale, zero point) `main` and `other`; the larger factor gets 15 bits (N11).
 
     Raises:
-        OverflowError: a factor is over 2^14.
+        OverflowError: a factor exceeds 2^14.
     """
     factors = (main[0] / output_scale, other[0] / output_scale)
     shift = min(RESIDUAL_MULTIPLIER_BITS - math.frexp(max(factors))[1], MAX_RESIDUAL_SHIFT)
@@ -112,7 +112,7 @@ def residual_scale(main: tuple[float, int], other: tuple[float, int], output_sca
     if max(factors) * 2.0**shift > largest + 0.5:
         shift -= 1
     if shift < 1:
-        raise OverflowError(f"residual factors of {factors[0]} and {factors[1]} are over 2^14")
+        raise OverflowError(f"residual factors of {factors[0]} and {factors[1]} exceed 2^14")
     multipliers = [min(round(math.ldexp(factor, shift)), largest) for factor in factors]
     return ResidualScale(
         main_zero=main[1],

@@ -289,11 +289,11 @@ def _print_estimate(cost: Estimate) -> None:
         (layer.name, layer.operator, layer.instructions, layer.cycles, layer.macs, f"{layer.mac_use:.1%}", layer.moved_bytes)
         for layer in cost.layers
     ]
-    print_table(("layer", "operator", "instructions", "cycles", "MACs", "MAC use", "bytes moved"), rows)
+    print_table(("layer", "operator", "instructions", "cycles", "MACs", "MAC utilization", "bytes moved"), rows)
     counters = cost.counters
     click.echo(
         f"{cost.profile}: {counters.cycles} cycles, {cost.compute_ms:.3f} ms at {cost.clock_mhz:g} MHz ({cost.basis}); "
-        f"MAC use {cost.mac_use:.1%}, array use {cost.array_use:.1%}; waits: loader {counters.loader_stalls}, "
+        f"MAC utilization {cost.mac_use:.1%}, array utilization {cost.array_use:.1%}; stalls: loader {counters.loader_stalls}, "
         f"array {counters.array_stalls}, vector {counters.vector_stalls}, sync {counters.sync_stalls}, "
         f"transfer {counters.transfer_stalls}; {cost.input_bytes} bytes in, {cost.output_bytes} out, "
         f"program {cost.program_bytes} bytes; {cost.moved_bytes} bytes moved to and from the external memory "

@@ -1,7 +1,7 @@
 """The compiled program: the memory contents that are uploaded to an NPU, and their binary file format.
 
 The file is a header (magic, version, section count, profile hash, length, CRC32), then the sections, each with its kind and
-length. Reading gives a whole program or one error: the file is truncated, damaged, of a newer version, or for another NPU
+length. Reading gives a complete program or one error: the file is truncated, damaged, of a newer version, or for another NPU
 (docs/spec/npu.md, N50-N54).
 """
 

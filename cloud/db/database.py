@@ -66,7 +66,7 @@ class Database:
             # A ping before each use, so that no request fails on a connection from before a server restart.
             engine = create_engine(url, pool_size=10, max_overflow=40, pool_pre_ping=backend == "postgresql")
         except (ArgumentError, NoSuchModuleError) as error:
-            raise BadInputError(f"a database URL must be like postgresql+psycopg://user@host/name: {error}") from error
+            raise BadInputError(f"a database URL must have the form postgresql+psycopg://user@host/name: {error}") from error
         except ModuleNotFoundError as error:
             install = "'edgewright[postgres]'" if error.name == "psycopg" else error.name
             raise BadInputError(f"the database URL needs the driver {error.name}: pip install {install}") from error

@@ -41,7 +41,7 @@ metadata = MetaData(
 
 
 class Instant(TypeDecorator[datetime]):
-    """An aware UTC instant; SQLite stores no time zone, so UTC is added when a value is read."""
+    """A timezone-aware UTC timestamp; SQLite stores no time zone, so UTC is added when a value is read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -50,12 +50,12 @@ class Instant(TypeDecorator[datetime]):
         """Convert to UTC for the database."""
         if value is None:
             return None
-        assert value.tzinfo is not None, "an instant must be aware"
+        assert value.tzinfo is not None, "a timestamp must be timezone-aware"
         utc = value.astimezone(UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
-        """Return an aware UTC instant."""
+        """Return a timezone-aware UTC timestamp."""
         if value is None:
             return None
         instant: datetime = value

@@ -51,7 +51,7 @@ def issue_token(connection: Connection, request: TokenRequest, now: datetime) ->
     if request.device is not None:
         _check_device_name(request.device)
     if not 0 < request.valid_s <= MAX_TOKEN_S:
-        raise BadInputError(f"valid_s must be over 0 and at most {MAX_TOKEN_S:.0f} (30 days), not {request.valid_s:g}")
+        raise BadInputError(f"valid_s must be greater than 0 and at most {MAX_TOKEN_S:.0f} (30 days), not {request.valid_s:g}")
     check_labels(request.labels)
     secret, expires_at = secrets.token_urlsafe(32), now + timedelta(seconds=request.valid_s)
     row = {
@@ -104,7 +104,9 @@ def renew(connection: Connection, present: x509.Certificate, issue: Issue) -> En
         raise DeniedError(f"device {device} was revoked: ask the operator")
     certificate = issue(device)
     if certificate.public_key() == present.public_key():
-        raise BadInputError("the certificate signing request must be for a new key, but it is for the present one: make another")
+        raise BadInputError(
+            "the certificate signing request must be for a new key, but it is for the current one: create another key"
+        )
     _record_certificate(connection, device, certificate)
     return Enrolled(device, certificate)
 

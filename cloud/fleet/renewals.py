@@ -72,7 +72,7 @@ def by_proof(connection: Connection, authority: Authority, envelope: Envelope, n
     _check_age(expired, now)
     if devices.has_later_certificate(connection, expired):
         raise DeniedError(
-            "the expired certificate must be the device's last one, but it was replaced and the device was seen since: "
+            "the expired certificate must be the device's newest, but a newer one is already in use: "
             "use the newer one, or enrol the device again"
         )
     return devices.renew(

@@ -89,7 +89,7 @@ def _check(batch: TelemetryBatch) -> None:
     ]
     if invalid or not 1 <= len(batch.queue_id) <= 64:
         raise MessageError(
-            "a measurement needs a name of at most 128 characters, a unit of at most 32, an instant in UTC, "
+            "a measurement needs a name of at most 128 characters, a unit of at most 32, a timestamp in UTC, "
             f"and a queue_id of 1 to 64: see {', '.join(invalid[:3])[:200] or 'queue_id'}"
         )
 

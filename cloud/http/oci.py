@@ -180,7 +180,7 @@ def _start_of(call: Call) -> int | None:
         return None
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if match is None:
-        raise BadInputError(f"Content-Range must be like 0-1023, not {text[:64]!r}")
+        raise BadInputError(f"Content-Range must have the form 0-1023, not {text[:64]!r}")
     length = call.request.headers.get("content-length")
     start, end = int(match[1]), int(match[2])
     if length is not None and int(length) != end - start + 1:

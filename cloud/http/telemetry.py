@@ -26,7 +26,7 @@ def _instant(text: str | None) -> datetime | None:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError as error:
-        raise BadInputError(f"since must be an instant like 2030-01-31T12:00:00Z, not {text[:64]!r}") from error
+        raise BadInputError(f"since must be a timestamp such as 2030-01-31T12:00:00Z, not {text[:64]!r}") from error
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
@@ -41,7 +41,7 @@ ENDPOINTS = (
         query={
             "device": "only measurements of this device",
             "name": "only measurements of this name",
-            "since": "only measurements from this instant on",
+            "since": "only measurements from this time on",
             "limit": "maximum number of measurements; 1000 by default",
         },
     ),

@@ -54,7 +54,7 @@ class DigestInvalidError(BadInputError):
 
 
 class OutOfOrderError(ConflictError):
-    """A piece of an upload that does not start at the end of the previous one."""
+    """A chunk of an upload that does not start at the end of the previous one."""
 
     http_status: ClassVar[int] = 416
     oci_code: ClassVar[str] = "BLOB_UPLOAD_INVALID"
@@ -154,7 +154,7 @@ class BlobStore:
             _lock(stream, path)
             size = stream.seek(0, os.SEEK_END)
             if start is not None and start != size:
-                raise OutOfOrderError(f"the next piece of the upload must begin at byte {size}, not at {start}", size)
+                raise OutOfOrderError(f"the next chunk of the upload must begin at byte {size}, not at {start}", size)
             yield Upload(path, stream)
 
     def finish_upload(self, repository: str, upload_id: str, digest: str) -> None:

@@ -1,6 +1,6 @@
 """Deployments of a rollout: offer its version to devices, store what they report, and restore the previous version.
 
-Every function works within one `Tick`: an open transaction with the devices as they are at one instant.
+Every function works within one `Tick`: an open transaction with the devices as they are at one point in time.
 """
 
 from __future__ import annotations

@@ -248,12 +248,12 @@ def check_request(request: RolloutRequest) -> None:
     if not request.waves:
         raise BadInputError("a rollout needs at least one wave, such as 100%")
     if not 0 < request.success_threshold <= 1:
-        raise BadInputError(f"success_threshold must be over 0 and at most 1 (100%), not {request.success_threshold}")
+        raise BadInputError(f"success_threshold must be greater than 0 and at most 1 (100%), not {request.success_threshold}")
     if request.soak_s < 0 or request.trial_s < 0:
         raise BadInputError(f"soak_s and trial_s must be 0 or more, not {request.soak_s:g} and {request.trial_s:g}")
     if request.device_timeout_s <= request.trial_s:
         raise BadInputError(
-            f"the device timeout must be longer than the trial: {request.device_timeout_s:g} s is not over {request.trial_s:g} s"
+            f"the device timeout ({request.device_timeout_s:g} s) must be longer than the trial ({request.trial_s:g} s)"
         )
 
 

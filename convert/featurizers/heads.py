@@ -54,7 +54,7 @@ def attach_head(featurizer: BuiltNetwork, head: Any) -> BuiltNetwork:
     A Sequential's layers are added one by one, so that the graph can be cut between any two of them.
 
     Raises:
-        ModelError: the head does not take the features, or one of its layers has the name of a featurizer layer.
+        ModelError: the head does not accept the features, or one of its layers has the name of a featurizer layer.
     """
     keras = import_keras()
     base = without_head(featurizer)
@@ -114,7 +114,9 @@ def _apply(layer: Any, features: Any) -> Any:
         return layer(features)
     except (ValueError, TypeError) as error:
         first = " ".join(str(error).split())[:160]
-        raise ModelError(f"the head's layer {layer.name!r} does not take features of shape {features.shape}: {first}") from error
+        raise ModelError(
+            f"the head's layer {layer.name!r} does not accept features of shape {features.shape}: {first}"
+        ) from error
 
 
 def _train(keras: Any, model: Any, inputs: Array, labels: Array, options: FineTuneOptions) -> FineTuned:

@@ -55,7 +55,7 @@ class Call:
             UnsupportedLayerError: the layer has `data_format="channels_first"`.
         """
         if getattr(self.layer, "data_format", "channels_last") != "channels_last":
-            raise self.unsupported(f"data_format={self.layer.data_format!r}; channels_last is supported")
+            raise self.unsupported(f"data_format={self.layer.data_format!r}; only channels_last is supported")
         return self.layouts.channels_first(self.only)
 
     def node(self, operator: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:

@@ -73,7 +73,7 @@ class KerasFile:
                 )
             if _is_custom(entry) and not {entry.get("registered_name"), kind} & set(custom.converters):
                 raise ModelError(
-                    f"{self.path}: layer {name!r} ({kind}, layer {position}) is a custom layer that Keras does not know: "
+                    f"{self.path}: layer {name!r} ({kind}, layer {position}) is a custom layer, not a built-in one: "
                     "give its class and converter with --converters FILE.py --trust, or replace it by built-in layers"
                 )
 

@@ -87,7 +87,7 @@ def _dense(call: Call) -> Tensor:
 def _batch_normalization(call: Call) -> Tensor:
     layer, x = call.layer, call.only
     if layer.axis % x.rank != x.rank - 1:
-        raise call.unsupported(f"normalization over axis {layer.axis}; the last axis is supported")
+        raise call.unsupported(f"normalization over axis {layer.axis}; only the last axis is supported")
     if x.rank > 2:
         x = call.layouts.channels_first(x)
     size = (int(layer.moving_mean.shape[0]),)
@@ -106,7 +106,7 @@ def _layer_normalization(call: Call) -> Tensor:
     layer, x = call.layer, call.native()
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if [axis % x.rank for axis in axes] != [x.rank - 1] or getattr(layer, "rms_scaling", False):
-        raise call.unsupported(f"normalization over axis {layer.axis}; the last axis is supported")
+        raise call.unsupported(f"normalization over axis {layer.axis}; only the last axis is supported")
     size = (int(x.shape[-1] or 0),)
     scale = call.weight("gamma", size) if layer.scale else call.constant("gamma", np.ones(size))
     shift = (call.weight("beta", size),) if layer.center else ()
@@ -116,7 +116,7 @@ def _layer_normalization(call: Call) -> Tensor:
 def _unit_normalization(call: Call) -> Tensor:
     axes = call.layer.axis if isinstance(call.layer.axis, list | tuple) else [call.layer.axis]
     if len(axes) != 1:
-        raise call.unsupported(f"normalization over axes {list(axes)}; one axis is supported")
+        raise call.unsupported(f"normalization over axes {list(axes)}; only one axis is supported")
     x = call.native() if call.only.layout is FLAT else call.only
     return call.like_input(call.node("LpNormalization", x.value, axis=x.axis(axes[0]), p=2), x)
 
@@ -219,7 +219,7 @@ def _up_sampling(call: Call) -> Tensor:
     x = call.channels_first()
     interpolation = getattr(call.layer, "interpolation", "nearest")
     if interpolation not in ("nearest", "bilinear"):
-        raise call.unsupported(f"{interpolation=}; nearest and bilinear are supported")
+        raise call.unsupported(f"{interpolation=}; only nearest and bilinear are supported")
     factors = np.atleast_1d(call.layer.size)
     scales = call.constant("scales", [1.0, 1.0, *factors])
     mode = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}

@@ -52,7 +52,7 @@ def read_legacy_config(path: Path) -> dict[str, Any]:
             text = file.attrs.get("model_config")
             has_weights = "model_weights" in file
     except OSError as error:
-        raise ModelError(f"{path} must be a whole HDF5 file, but it is truncated or damaged: copy it again") from error
+        raise ModelError(f"{path} must be a complete HDF5 file, but it is truncated or damaged: copy it again") from error
     if text is None or not has_weights:
         raise ModelError(
             f"{path} is an HDF5 file, but it does not hold a Keras model; save the whole model, not only its weights"

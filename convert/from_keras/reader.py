@@ -148,7 +148,7 @@ def _apply(call: Call, target: _Target) -> list[Tensor]:
         return _walk(inner, list(call.inputs), f"{call.path}/", target)
     rules = OPERATIONS if layer_class.__module__.startswith("keras.src.ops") else _LAYER_RULES
     if layer_class.__name__ not in rules or not is_builtin:
-        raise call.unsupported("there is no rule for this layer")
+        raise call.unsupported("this layer is not supported")
     log.debug("layer path=%s class=%s shape=%s", call.path, layer_class.__name__, call.output_shape)
     return [rules[layer_class.__name__](call)]
 

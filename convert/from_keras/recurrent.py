@@ -141,7 +141,7 @@ def _in_order(gates: Floats, cell: _Cell) -> Floats:
 def _activation(call: Call, function: Any) -> str:
     name = getattr(function, "__name__", repr(function))
     if name not in _ACTIVATIONS or not str(getattr(function, "__module__", "")).startswith("keras."):
-        raise call.unsupported(f"the activation {name!r}; {', '.join(_ACTIVATIONS)} are supported")
+        raise call.unsupported(f"the activation {name!r}; only {', '.join(_ACTIVATIONS)} are supported")
     return _ACTIVATIONS[name]
 
 

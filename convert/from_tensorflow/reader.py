@@ -170,7 +170,7 @@ def _frozen_graph(path: Path, options: SourceOptions) -> Frozen:
         with tf.Graph().as_default():
             tf.import_graph_def(graph_def, name="")
     except Exception as error:  # protobuf's and TensorFlow's errors have no common base class
-        raise ModelError(f"{path} must be a whole frozen graph, but TensorFlow cannot load it: {one_line(error)}") from error
+        raise ModelError(f"{path} must be a complete frozen graph, but TensorFlow cannot load it: {one_line(error)}") from error
     _reject_code([graph_def], path, trust=options.trust)
     used = {name.split(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
     placeholders = [node.name for node in graph_def.node if node.op == "Placeholder"]
@@ -205,7 +205,7 @@ def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
     except ModelError:
         raise
     except Exception as error:  # protobuf's and TensorFlow's errors have no common base class
-        raise ModelError(f"{path} must be a whole SavedModel, but TensorFlow cannot load it: {one_line(error)}") from error
+        raise ModelError(f"{path} must be a complete SavedModel, but TensorFlow cannot load it: {one_line(error)}") from error
     signatures = {name: signature for name, signature in loaded.signatures.items() if not name.startswith("_")}
     if not signatures:
         raise ModelError(f"{path} must have a signature, but it has none: save it with signatures= or with model.export")
@@ -257,7 +257,7 @@ def _reject_code(graph_defs: Sequence[Any], path: Path, *, trust: bool) -> None:
     unsafe = sorted(set(_operators(graph_defs)) & _UNSAFE_OPERATORS)
     if unsafe and not trust:
         raise ModelError(
-            f"{path} must only compute, but {', '.join(unsafe)} in it run code or access files: add --trust if you made it"
+            f"{path} must not run code or access files, but its operators {', '.join(unsafe)} do: add --trust if you made it"
         )
 
 

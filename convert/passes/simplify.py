@@ -64,7 +64,7 @@ def simplify(model: ir.Model, *, check_each: bool = False) -> list[str]:
         change = run_pass(model)
         took_ms = (time.perf_counter() - started) * 1000
         if change:
-            log.info("pass name=%s did=%r nodes=%d took_ms=%.0f", run_pass.__name__, change, len(model.graph), took_ms)
+            log.info("applied pass name=%s change=%r nodes=%d took_ms=%.0f", run_pass.__name__, change, len(model.graph), took_ms)
             changes.append(f"{run_pass.__name__}: {change}")
         if check_each:
             common.CheckerPass(full_check=True)(model)

@@ -99,9 +99,9 @@ def _identify_archive(path: Path) -> SourceKind:
             members = set(archive.namelist())
             damaged = archive.testzip()
     except zipfile.BadZipFile as error:
-        raise ModelError(f"{path} must be a whole archive, but it is truncated or damaged: copy it again") from error
+        raise ModelError(f"{path} must be a complete archive, but it is truncated or damaged: copy it again") from error
     if damaged:
-        raise ModelError(f"{path} must be a whole archive, but {damaged} in it is damaged: copy it again")
+        raise ModelError(f"{path} must be a complete archive, but {damaged} in it is damaged: copy it again")
     signatures = {
         SourceKind.KERAS: members >= _KERAS_MEMBERS,
         SourceKind.SKLEARN: "schema.json" in members,
@@ -126,7 +126,7 @@ def _identify_protobuf(path: Path) -> SourceKind:
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except (DecodeError, UnicodeDecodeError) as error:  # UnicodeDecodeError: from protobuf's Python parser, for a damaged name
-        raise ModelError(f"{path} must be a whole ONNX file, but it is truncated or damaged: copy it again") from error
+        raise ModelError(f"{path} must be a complete ONNX file, but it is truncated or damaged: copy it again") from error
     if not model.HasField("graph"):
         raise ModelError(f"{path} is not a model of a known format; {_SUPPORTED}")
     return SourceKind.ONNX

@@ -113,7 +113,7 @@ class Deployer:
             self._store.set_link(LAST_GOOD, number)
         freed_bytes = self._store.collect()
         if freed_bytes:
-            _log.info("collected size_bytes=%d", freed_bytes)
+            _log.info("collected garbage size_bytes=%d", freed_bytes)
 
     def count(self, online_s: float) -> None:
         """Store the seconds online and the bytes pulled for the current deployment."""

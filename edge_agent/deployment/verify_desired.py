@@ -30,7 +30,7 @@ def verify(envelope: bytes, *, device: str, cloud_key: TrustedKeys, accepted_num
     if desired.desired_number == accepted_number:
         return None
     if desired.desired_number < accepted_number:
-        raise ConflictError(f"the desired number must rise, but {desired.desired_number} is below {accepted_number}")
+        raise ConflictError(f"the desired number must increase, but {desired.desired_number} is below {accepted_number}")
     return desired
 
 

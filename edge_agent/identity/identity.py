@@ -40,7 +40,7 @@ class Enrolment:
 class Validity:
     """Validity of a certificate, for the resident process, which does not load the cryptography to read certificates.
 
-    The first two instants are from the cloud's clock, the last from the device's. Compare only instants of the same clock.
+    The first two times are from the cloud's clock, the last from the device's. Compare only times of the same clock.
     """
 
     not_before: datetime

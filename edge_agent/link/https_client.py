@@ -61,7 +61,7 @@ class HttpsRequest:
             response = self._connection.getresponse()
             raw = response.read(MAX_RESPONSE_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise UnreachableError(f"the cloud must answer at {self._url}, but: {one_line(error)}") from error
+            raise UnreachableError(f"cannot connect to the cloud at {self._url}: {one_line(error)}") from error
         finally:
             self._connection.close()
         if len(raw) > MAX_RESPONSE_BYTES:

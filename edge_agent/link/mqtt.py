@@ -69,7 +69,7 @@ class MqttTransport:
         except (OSError, TimeoutError, ValueError, UnreachableError) as error:
             await self._end(client)
             raise UnreachableError(
-                f"the broker must answer at {self._broker.host}:{self._broker.port}, but: {error or type(error).__name__}"
+                f"cannot connect to the broker at {self._broker.host}:{self._broker.port}: {error or type(error).__name__}"
             ) from error
         except BaseException:
             await self._end(client)
@@ -127,7 +127,7 @@ class MqttTransport:
     async def _acknowledged(self, code: int, number: int) -> None:
         """Wait until the broker has acknowledged packet `number`."""
         if code != paho.MQTT_ERR_SUCCESS:
-            raise UnreachableError(f"the broker must accept a message, but: {paho.error_string(code)}")
+            raise UnreachableError(f"the broker did not accept a message: {paho.error_string(code)}")
         assert self._lost is not None
         # The callback may be queued already, but it cannot have run, because there is no await since the message was sent.
         waiting = self._delivered.setdefault(number, asyncio.get_running_loop().create_future())
@@ -137,7 +137,7 @@ class MqttTransport:
         finally:
             self._delivered.pop(number, None)
         if waiting not in done:
-            raise UnreachableError("the broker must acknowledge a message, but it did not")
+            raise UnreachableError("the broker did not acknowledge a message")
 
     def _published(self, number: int) -> None:
         waiting = self._delivered.get(number)

@@ -128,7 +128,7 @@ class OciClient:
                 if left <= 0:
                     return
         except urllib3.exceptions.HTTPError as error:
-            raise UnreachableError(f"the connection to {self._base} must last, but: {one_line(error)}") from error
+            raise UnreachableError(f"the connection to {self._base} was interrupted: {one_line(error)}") from error
 
     @contextmanager
     def _request(self, path: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
@@ -136,7 +136,7 @@ class OciClient:
         try:
             response = self._pool.request("GET", self._base + path, headers=uncompressed, preload_content=False, redirect=False)
         except urllib3.exceptions.HTTPError as error:
-            raise UnreachableError(f"the registry must answer at {self._base}, but: {one_line(error)}") from error
+            raise UnreachableError(f"cannot connect to the registry at {self._base}: {one_line(error)}") from error
         try:
             yield response
         finally:

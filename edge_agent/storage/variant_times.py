@@ -36,7 +36,7 @@ class VariantTimes:
 
     def __post_init__(self) -> None:
         if self.fastest not in self.median_ms:
-            raise MessageError(f"the fastest variant of {self.model} must have a time, but {self.fastest!r} does not have one")
+            raise MessageError(f"the fastest variant of {self.model} must have a measured time, but {self.fastest!r} has none")
 
 
 def load(state_directory: Path, model: str, basis: Digest) -> VariantTimes | None:

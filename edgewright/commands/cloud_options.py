@@ -1,4 +1,4 @@
-"""Shared by the commands that use a cloud: `--cloud`, and the notation of durations, labels, instants and sizes."""
+"""Shared by the commands that use a cloud: `--cloud`, and the notation of durations, labels, timestamps and sizes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def label(text: str) -> tuple[str, str]:
     """Return the name and the value of a label, as in site=plant-2."""
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise click.BadParameter(f"must be a name and a text, as in site=plant-2, not {text!r}")
+        raise click.BadParameter(f"must be a name and a value, as in site=plant-2, not {text!r}")
     return name, value
 
 
@@ -44,7 +44,7 @@ def labels_text(labels: dict[str, str]) -> str | None:
 
 
 def moment(instant: datetime) -> str:
-    """Return an instant as text, in UTC and to the second."""
+    """Return a timestamp as text, in UTC and to the second."""
     return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 

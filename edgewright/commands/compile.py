@@ -39,5 +39,5 @@ def _summary(report: CompileReport) -> str:
     return (
         f"{report.variant}: {on_npu} of {len(report.coverage)} operators of {report.source} on the NPU, "
         f"{cost.counters.cycles} cycles, {cost.compute_ms:.3f} ms at {cost.clock_mhz:g} MHz, "
-        f"MAC use {cost.mac_use:.1%} ({cost.basis})"
+        f"MAC utilization {cost.mac_use:.1%} ({cost.basis})"
     )

@@ -36,7 +36,7 @@ def token(device: str | None, labels: tuple[tuple[str, str], ...], valid_s: floa
         return
     click.echo(issued.token)
     if on_a_terminal():
-        click.echo(f"valid once, until {moment(issued.expires_at)}; on the device:", err=True)
+        click.echo(f"single use, valid until {moment(issued.expires_at)}; run on the device:", err=True)
         click.echo(f"  {enrol_command(issued.token, device)}", err=True)
 
 

@@ -85,7 +85,7 @@ def verify(path: Path, keys: tuple[Path, ...], as_json: bool) -> None:
         return
     click.echo(f"{count} blobs of {package.name} ({package.digest}) are unchanged")
     if signature is not None:
-        click.echo(f"signed as {signature.model}:{signature.version}, until {signature.expires_at:%Y-%m-%d}")
+        click.echo(f"signed as {signature.model}:{signature.version}, valid until {signature.expires_at:%Y-%m-%d}")
     else:
         click.echo("signature not checked: name a trusted key with --key")
 
@@ -106,7 +106,7 @@ def sign(path: Path, key: Path, version: int, expires_days: int) -> None:
         index_digest=package.digest, model=check_name(package.name, "model"), version=version, expires_at=expires_at
     )
     packages.attach_signature(layout, package, signing.sign_package(signature, private_key))
-    click.echo(f"signed {package.name}:{version} ({package.digest}) until {expires_at:%Y-%m-%d}")
+    click.echo(f"signed {package.name}:{version} ({package.digest}), valid until {expires_at:%Y-%m-%d}")
 
 
 @group.command()

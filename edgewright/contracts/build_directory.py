@@ -72,7 +72,7 @@ class BuildDirectory:
         """
         record_path = path / RECORD_FILE
         if not record_path.is_file():
-            raise NotFoundError(f"{path} is not a build directory: it must hold {RECORD_FILE}; 'edgewright convert' makes one")
+            raise NotFoundError(f"{path} is not a build directory: it must hold {RECORD_FILE}; 'edgewright convert' creates one")
         return cls(path, wire.decode(record_path.read_bytes(), BuildRecord, what=str(record_path), error=PackageError))
 
     @classmethod
@@ -86,7 +86,7 @@ class BuildDirectory:
             ConflictError: `path` exists and is not a build directory.
         """
         if path.exists() and not path.is_dir():
-            raise ConflictError(f"{path} must be a directory or a free path, but it is a file: choose another output")
+            raise ConflictError(f"{path} must be a directory, or must not exist, but it is a file: choose another output")
         if path.exists() and any(path.iterdir()) and not (path / RECORD_FILE).is_file():
             raise ConflictError(f"{path} exists, but it is not a build directory: choose another output, or remove it")
         with staging_beside(path) as staging:

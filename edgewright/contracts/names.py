@@ -49,7 +49,7 @@ def check_name(name: str, what: str) -> str:
 def check_digest(digest: str) -> Digest:
     """Return `digest`; raise `BadInputError` if it is not a SHA-256 digest."""
     if not _DIGEST.fullmatch(digest):
-        raise BadInputError(f"a digest must be 'sha256:' and 64 hexadecimal digits, not {digest!r}")
+        raise BadInputError(f"a digest must be 'sha256:' followed by 64 hexadecimal digits, not {digest!r}")
     return Digest(digest)
 
 

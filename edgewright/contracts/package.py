@@ -164,7 +164,7 @@ def write_package(
     check_name(name, "model")
     variants = [variant for variant in build.variants() if variant.config.variant in profiles]
     if not variants:
-        raise PackageError(f"{build.path} has no variant to pack; 'edgewright quantize' makes some")
+        raise PackageError(f"{build.path} has no variant to pack; 'edgewright quantize' adds some")
     entries: list[Descriptor] = []
     for variant in variants:
         config = replace(variant.config, profiles=tuple(sorted(profiles[variant.config.variant])))

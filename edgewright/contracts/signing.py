@@ -48,7 +48,7 @@ class PackageSignature:
         if self.version < 1:
             raise SignatureError(f"a version must be a whole number from 1, not {self.version}")
         if self.expires_at.tzinfo is None:
-            raise SignatureError("expires_at must be an instant in UTC, not a local time")
+            raise SignatureError("expires_at must be a timestamp in UTC, not a local time")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ def load_private_key(path: Path) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except FileNotFoundError as error:
-        raise BadInputError(f"{path}: no such key; 'edgewright packages keygen' makes one") from error
+        raise BadInputError(f"{path}: no such key; 'edgewright packages keygen' creates one") from error
     except (ValueError, TypeError) as error:
         raise BadInputError(f"{path}: a signing key must be an unencrypted PEM private key: {error}") from error
     if isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):

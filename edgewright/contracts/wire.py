@@ -53,7 +53,7 @@ def convert(value: Any, kind: type[T], *, what: str, error: type[EdgewrightError
 
 
 def to_plain(value: Any) -> Any:
-    """Convert dataclasses, enums and instants to values that `json.dumps` accepts."""
+    """Convert dataclasses, enums and timestamps to values that `json.dumps` accepts."""
     return msgspec.to_builtins(value)
 
 

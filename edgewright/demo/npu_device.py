@@ -64,10 +64,10 @@ def start_board(shell: Shell, processes: ExitStack) -> NpuBoard | None:
 
 
 def pull_the_cable(board: NpuBoard, address: str, samples: Path) -> dict[str, Any]:
-    """Score on the board, end its process after a few requests, and return the counts of requests and answers.
+    """Score on the board, end its process after a few requests, and return the counts of requests and responses.
 
     Raises:
-        OperationError: a request was lost, or an answer of the functional model differs from the board's.
+        OperationError: a request was lost, or a result of the functional model differs from the board's.
     """
     heading("Pull the cable of the NPU board while it scores")
     with np.load(samples) as archive:
@@ -87,7 +87,7 @@ def pull_the_cable(board: NpuBoard, address: str, samples: Path) -> dict[str, An
         again = [predicted_label(pool, address, image) for image in images]
         say(f"{DEVICE} runs on: {_runs_on(pool, address)}")
     if again != labels:
-        raise OperationError("the board and the functional model must give the same answers, but they differ: report this defect")
+        raise OperationError("the board and the functional model must give the same results, but they differ: report this defect")
     say(f"the cable was pulled after {PULLED_AFTER} of {len(images)} requests: {len(labels)} were answered, none was lost")
     return {"requests": len(images), "pulled_after": PULLED_AFTER, "answered": len(labels)}
 

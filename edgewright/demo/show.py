@@ -49,7 +49,7 @@ def show_summary(summary: dict[str, Any], took_s: float) -> None:
             f"{board['requests'] - board['answered']} lost"
         )
     stopped = "stopped at the canary" if bad["halted"] else "NOT stopped"
-    click.echo(f"bad version: {stopped}, devices touched: {bad['devices_touched']}, because: {bad['reason']}")
+    click.echo(f"bad version: {stopped}; devices affected: {bad['devices_touched']}; reason: {bad['reason']}")
     click.echo(f"telemetry: {summary['telemetry_messages']} measurements stored; took {took_s:.0f} s")
 
 

@@ -35,7 +35,7 @@ class Connection:
         try:
             tls = ssl.create_default_context(cafile=context.ca_file)
         except (OSError, ssl.SSLError) as error:
-            raise BadInputError(f"{context.ca_file}: must be a certificate authority in PEM, but: {error}") from error
+            raise BadInputError(f"{context.ca_file}: must be a certificate authority in PEM: {error}") from error
         self._pool = urllib3.PoolManager(ssl_context=tls, retries=False, maxsize=4)
 
     def __enter__(self) -> Self:
@@ -73,7 +73,7 @@ class Connection:
             timeout_s: time limit for each read of the response.
 
         Raises:
-            UnreachableError: no answer, or the certificate is not this cloud's.
+            UnreachableError: no response, or the certificate is not this cloud's.
             EdgewrightError: the cloud rejected the request (see `edgewright.contracts.connection.http_errors`).
         """
         url = self._address(path, query or {})
@@ -86,7 +86,7 @@ class Connection:
             raise UnreachableError(self._untrusted(error)) from error
         except urllib3.exceptions.HTTPError as error:
             raise UnreachableError(
-                f"the cloud at {self.context.url} must answer, but: {_cause(error)}; is 'edgewright cloud up' running there?"
+                f"cannot connect to the cloud at {self.context.url}: {_cause(error)}; is 'edgewright cloud up' running there?"
             ) from error
         if 200 <= response.status < 300 or response.status in usable:
             return Response(response.status, response.headers, response.data)
@@ -96,7 +96,9 @@ class Connection:
         """Return the full URL; raise `OperationError` for a `Location` on another host, which must not get the token."""
         url = urljoin(self.context.url + "/", path)
         if urlsplit(url)[:2] != urlsplit(self.context.url)[:2]:
-            raise OperationError(f"the cloud at {self.context.url} must not send its clients elsewhere, but it sent us to {url}")
+            raise OperationError(
+                f"the cloud at {self.context.url} must not redirect clients to another host, but it redirected to {url}"
+            )
         parameters = {name: value for name, value in query.items() if value is not None}
         if not parameters:
             return url
@@ -104,7 +106,7 @@ class Connection:
 
     def _untrusted(self, error: Exception) -> str:
         authority = self.context.ca_file or "an authority of this system"
-        return f"the certificate of {self.context.url} must come from {authority} and be for that name, but: {_cause(error)}"
+        return f"the certificate of {self.context.url} must be issued by {authority} for that name: {_cause(error)}"
 
 
 def _cause(error: Exception) -> str:

@@ -41,6 +41,8 @@ def find_context(cloud: str | None = None, environment: Mapping[str, str] | None
 def _from_url(url: str, environment: Mapping[str, str]) -> ClientContext:
     token = environment.get("EDGEWRIGHT_TOKEN")
     if not token:
-        raise DeniedError(f"a bare address needs the operator token in EDGEWRIGHT_TOKEN: set it, or name a {CONTEXT_FILE}")
+        raise DeniedError(
+            f"an address without a client context needs the operator token in EDGEWRIGHT_TOKEN: set it, or name a {CONTEXT_FILE}"
+        )
     authority = environment.get("EDGEWRIGHT_CA")
     return ClientContext(url=url.rstrip("/"), token=token.strip(), ca_file=Path(authority).expanduser() if authority else None)

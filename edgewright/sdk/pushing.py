@@ -36,7 +36,7 @@ def publish(connection: Connection, path: Path, key: PrivateKey, *, valid: timed
         ConflictError: the cloud rejects the version.
     """
     if valid <= timedelta(0):
-        raise BadInputError(f"a signature must be valid for some time, not for {valid.days} days")
+        raise BadInputError(f"the validity of a signature must be positive, not {valid.days} days")
     with packages.opened(path) as layout:
         package = packages.read_package(layout)
         packages.verify_blobs(layout, package)
@@ -125,5 +125,5 @@ def _put_manifest(connection: Connection, name: str, descriptor: Descriptor, raw
 def _location(response: Response) -> str:
     location = response.headers.get("Location")
     if not location:
-        raise OperationError(f"the registry must answer an upload with a Location, but its answer {response.status} has none")
+        raise OperationError(f"the registry must return a Location for an upload, but its response {response.status} has none")
     return location

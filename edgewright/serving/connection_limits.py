@@ -80,7 +80,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._in_headers = True
 
     def on_url(self, url: bytes) -> None:
-        """Count a piece of the request line."""
+        """Count the bytes of a fragment of the request line."""
         self._count(len(url))
         super().on_url(url)
 
@@ -95,7 +95,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Pass a piece of the body to the application."""
+        """Pass a chunk of the body to the application."""
         self._progressed = True
         super().on_body(body)
 
@@ -133,7 +133,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if remaining_s > 0:
             self._timer = self.loop.call_later(remaining_s, self._check_deadline)
         elif self._in_headers or self._in_body:
-            part, limit_s = ("headers", HEADER_TIME_S) if self._in_headers else ("next piece of the body", BODY_IDLE_S)
+            part, limit_s = ("headers", HEADER_TIME_S) if self._in_headers else ("next chunk of the body", BODY_IDLE_S)
             self._refuse(408, f"the {part} must arrive within {limit_s:g} s, but did not: send the request again")
         else:
             self.transport.abort()

@@ -143,7 +143,9 @@ def _decoded(raw: bytes, *, grey: bool) -> Pixels:
     except HttpError:
         raise
     except Exception as error:  # Pillow's decoders have no common base class
-        raise SamplesError(f"an image must be a whole PNG, JPEG or other file that Pillow reads: {first_line(error)}") from error
+        raise SamplesError(
+            f"an image must be a complete PNG, JPEG or other file that Pillow reads: {first_line(error)}"
+        ) from error
     return pixels[..., np.newaxis] if grey else pixels
 
 

@@ -123,7 +123,7 @@ def read_npy(body: bytes) -> _Array:
         raise SamplesError(f"the .npy header must promise sizes of 0 or more, not {list(shape)}")
     content = memoryview(body)[stream.tell() :]
     if len(content) != math.prod(shape) * dtype.itemsize:
-        raise SamplesError(f"the .npy header promises {dtype}{list(shape)}, but {len(content)} bytes follow it")
+        raise SamplesError(f"the .npy header declares {dtype}{list(shape)}, but {len(content)} bytes follow it")
     return reshaped(np.frombuffer(content, dtype), shape, "the .npy array", order="F" if by_column else "C")
 
 

@@ -211,7 +211,7 @@ def _texts(tensor: InferInput, raw: memoryview) -> _Array:
             texts.append(bytes(raw[4 : 4 + length]).decode())
             raw = raw[4 + length :]
     except (struct.error, ValueError) as error:
-        raise SamplesError(f"input {tensor.name}: BYTES must be lengths and UTF-8 texts: {error}") from error
+        raise SamplesError(f"input {tensor.name}: BYTES must be lengths and UTF-8 strings: {error}") from error
     return np.array(texts, dtype=object)
 
 

@@ -88,7 +88,7 @@ def make_mixed(
     order = sorted(sqnr_db, key=lambda name: sqnr_db[name])
     result = search(order, required, measure)
     write_int8(build, prepared.quantized(result.kept, integer_biases=True), folder)
-    log.info("mixed kept_float=%d of=%d score=%.4f", len(result.kept), len(order), result.score)
+    log.info("chose mixed precision kept_float=%d of=%d score=%.4f", len(result.kept), len(order), result.score)
     reasons = _reasons(prepared.model, result, order, sqnr_db, measure)
     return QuantizationResult((*reasons, *int8_fallbacks(prepared.model)), prepared.model)
 

@@ -111,7 +111,7 @@ class ObservedNpuGraph:
 
 
 def _changed_by_host(graph: onnx.GraphProto) -> set[str]:
-    """Return the tensors with a constant multiplied or added: the host does that for inputs without another reader."""
+    """Return the tensors with a constant multiplied or added: the host does that for inputs without another consumer."""
     constant = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         constant.update(node.output if all(name in constant for name in node.input) else ())

@@ -62,8 +62,10 @@ def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     [
         pytest.param(("--host", "192.0.2.1"), "edgewright: cannot listen on 192.0.2.1 port 0: ", id="host"),
         pytest.param(("--trust", "missing.pub"), "edgewright: missing.pub: no such public key", id="key"),
-        pytest.param(("--broker", "mqtt://plain"), "edgewright: --broker must be like mqtts://host:8883 ", id="broker"),
-        pytest.param(("--database", "nonsense"), "edgewright: a database URL must be like postgresql+psycopg://", id="database"),
+        pytest.param(("--broker", "mqtt://plain"), "edgewright: --broker must have the form mqtts://host:8883 ", id="broker"),
+        pytest.param(
+            ("--database", "nonsense"), "edgewright: a database URL must have the form postgresql+psycopg://", id="database"
+        ),
     ],
 )
 def test_an_invalid_setting_is_reported_in_one_line_with_exit_code_2(

@@ -154,7 +154,7 @@ def test_watching_a_completed_rollout_exits_with_zero(
         pytest.param("rollouts create digits:0", "a version must be a whole number from 1", id="version 0"),
         pytest.param("rollouts create x --device A", "a device's name must be lower-case letters", id="no device's name"),
         pytest.param("rollouts show 99999", "no rollout has the number 99999", id="unknown rollout"),
-        pytest.param("devices token --valid 60d", "valid_s must be over 0 and at most 2592000", id="long token"),
+        pytest.param("devices token --valid 60d", "valid_s must be greater than 0 and at most 2592000", id="long token"),
         pytest.param("devices show Cam", "a device's name must be lower-case letters", id="device's name"),
     ],
 )
@@ -168,7 +168,7 @@ def test_a_rejected_command_prints_one_line(edgewright: CommandLine, words: str,
         pytest.param("rollouts create m --soak 30", "a number and a unit, as in 30s, 5m, 1h or 2d, not '30'", id="duration"),
         pytest.param("rollouts create m --success-threshold most", "as in 95% or 0.95, not 'most'", id="not a share"),
         pytest.param("rollouts create m --success-threshold 101%", "a share from 0% to 100%, as in 95% or 0.95", id="over"),
-        pytest.param("devices token --label site", "must be a name and a text, as in site=plant-2, not 'site'", id="label"),
+        pytest.param("devices token --label site", "must be a name and a value, as in site=plant-2, not 'site'", id="label"),
     ],
 )
 def test_an_invalid_option_states_its_notation(edgewright: CommandLine, words: str, message: str) -> None:
@@ -181,4 +181,4 @@ def test_an_unreachable_cloud_exits_with_three(edgewright: CommandLine, monkeypa
     monkeypatch.setenv("EDGEWRIGHT_TOKEN", "t")
     result = edgewright.run("devices", "list", cloud="https://127.0.0.1:1")
     assert result.exit_code == 3
-    assert result.stderr.startswith("edgewright: the cloud at https://127.0.0.1:1 must answer, but: ")
+    assert result.stderr.startswith("edgewright: cannot connect to the cloud at https://127.0.0.1:1: ")

@@ -31,7 +31,7 @@ def test_a_share_is_a_percentage_or_a_fraction(text: str, fraction: float) -> No
             for text in ("", "5", "m", "-5m", "5w", "1e3s")
         ),
         *(
-            pytest.param(label, text, f"must be a name and a text, as in site=plant-2, not {text!r}", id=f"label {text}")
+            pytest.param(label, text, f"must be a name and a value, as in site=plant-2, not {text!r}", id=f"label {text}")
             for text in ("", "site", "=east")
         ),
     ],

@@ -68,7 +68,7 @@ def test_a_subclass_has_the_status_of_its_base_or_its_own() -> None:
 )
 def test_a_body_without_a_line_gives_the_address_and_the_status(body: bytes, status: int, kind: type[EdgewrightError]) -> None:
     error = error_of(status, body, URL)
-    assert (type(error), str(error)) == (kind, f"{URL} must succeed, but the answer is {status}")
+    assert (type(error), str(error)) == (kind, f"{URL} must succeed, but the response is {status}")
 
 
 def test_the_line_of_an_error_is_one_line() -> None:

@@ -109,7 +109,8 @@ def test_verbose_logs_each_step_and_each_change_of_a_pass(tmp_path: Path) -> Non
     )
     ours = [re.sub(r"\d+", "#", line) for line in done.stderr.splitlines()]
     assert ours[0] == "I convert.conversion read source_kind=sklearn nodes=# took_ms=#"
-    assert [line for line in ours if re.fullmatch(r"I convert\.passes\.simplify pass name=\w+ did='.+' nodes=# took_ms=#", line)]
+    applied = r"I convert\.passes\.simplify applied pass name=\w+ change='.+' nodes=# took_ms=#"
+    assert [line for line in ours if re.fullmatch(applied, line)]
     assert ours[-1] == "I convert.conversion compared with source samples=# took_ms=#"
     assert not [line for line in ours if "onnx_ir" in line]
 

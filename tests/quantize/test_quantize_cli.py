@@ -155,4 +155,4 @@ def test_an_invalid_share_is_refused(text: str) -> None:
 
 def test_a_directory_that_is_not_a_build_is_refused(tmp_path: Path) -> None:
     message = refused(run("quantize", tmp_path, "--scheme", "int8", "--samples", training_samples()), 2)
-    assert message == f"{tmp_path} is not a build directory: it must hold build.json; 'edgewright convert' makes one"
+    assert message == f"{tmp_path} is not a build directory: it must hold build.json; 'edgewright convert' creates one"

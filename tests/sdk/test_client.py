@@ -179,14 +179,14 @@ def test_a_change_ends_the_wait_for_it(client: CloudClient, cloud: RunningCloud,
 def test_a_cloud_that_does_not_run_is_unreachable(client: CloudClient) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"https://127.0.0.1:{taken.getsockname()[1]}"
-    with pytest.raises(UnreachableError, match=f"the cloud at {url} must answer, but: .*refused; is 'edgewright cloud up'"):
+    with pytest.raises(UnreachableError, match=f"cannot connect to the cloud at {url}: .*refused; is 'edgewright cloud up'"):
         CloudClient(replace(client.context, url=url)).devices()
 
 
 def test_a_cloud_with_the_certificate_of_another_authority_is_not_trusted(client: CloudClient, tmp_path: Path) -> None:
     stranger = tmp_path / "ca.pem"
     stranger.write_text(Authority.create(datetime.now(UTC)).pem)
-    with pytest.raises(UnreachableError, match=r"the certificate of https://.* must come from .*ca\.pem"):
+    with pytest.raises(UnreachableError, match=r"the certificate of https://.* must be issued by .*ca\.pem"):
         CloudClient(replace(client.context, ca_file=stranger)).devices()
 
 
@@ -236,6 +236,8 @@ def test_the_token_is_not_sent_to_another_host(cloud: RunningCloud, publisher: P
     with (
         misleading_cloud(cloud.state) as url,
         CloudClient(replace(context, url=url)) as client,
-        pytest.raises(OperationError, match=r"must not send its clients elsewhere, but it sent us to https://elsewhere\.example"),
+        pytest.raises(
+            OperationError, match=r"must not redirect clients to another host, but it redirected to https://elsewhere\.example"
+        ),
     ):
         publish(client, publisher, package)

@@ -41,7 +41,13 @@ def test_the_token_is_not_shown_when_a_context_is_printed(state: Path) -> None:
 @pytest.mark.parametrize(
     ("cloud", "environment", "error", "message"),
     [
-        pytest.param("https://a", {}, DeniedError, "a bare address needs the operator token in EDGEWRIGHT_TOKEN", id="no token"),
+        pytest.param(
+            "https://a",
+            {},
+            DeniedError,
+            "an address without a client context needs the operator token in EDGEWRIGHT_TOKEN",
+            id="no token",
+        ),
         pytest.param("http://a", {"EDGEWRIGHT_TOKEN": "t"}, BadInputError, "must start with https://", id="no TLS"),
         pytest.param("/nowhere/at/all", {}, NotFoundError, "/nowhere/at/all: no such client context", id="no file"),
         pytest.param("https://a", {"EDGEWRIGHT_TOKEN": "a\nb"}, BadInputError, "must be one line", id="two lines"),
@@ -63,5 +69,5 @@ def test_a_context_that_is_not_json_is_named(state: Path) -> None:
 
 def test_a_token_that_cannot_be_read_is_named(state: Path) -> None:
     (state / "operator.token").unlink()
-    with pytest.raises(DeniedError, match=r"operator\.token: the operator token must be readable"):
+    with pytest.raises(DeniedError, match=r"operator\.token: the operator token cannot be read"):
         find_context(str(state), {})

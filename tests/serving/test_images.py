@@ -213,7 +213,9 @@ def test_a_grey_model_takes_images_in_colour(pillow: Any) -> None:
 def test_a_file_that_is_not_an_image_is_rejected(client: Client, pillow: Any) -> None:
     reply = client.post("/score", b"not an image", "image/png")
     assert reply.status == 400
-    assert reply.json["error"].startswith("an image must be a whole PNG, JPEG or other file that Pillow reads: cannot identify")
+    assert reply.json["error"].startswith(
+        "an image must be a complete PNG, JPEG or other file that Pillow reads: cannot identify"
+    )
     cut = client.post("/score", encoded(pillow, pixels(64, 64, 3))[:2000], "image/png")
     assert cut.status == 400
 

@@ -163,5 +163,5 @@ def test_texts_are_lengths_and_utf8_both_ways() -> None:
 
 @pytest.mark.parametrize("blob", [b"\xff\x00\x00\x00abc", b"\x01\x00", b"\x01\x00\x00\x00\xff\x01\x00\x00\x00a"])
 def test_texts_with_a_wrong_length_are_rejected(blob: bytes) -> None:
-    with pytest.raises(SamplesError, match="BYTES must be lengths and UTF-8 texts"):
+    with pytest.raises(SamplesError, match="BYTES must be lengths and UTF-8 strings"):
         open_inference.decode(text_request(blob), [TEXTS])

@@ -95,4 +95,4 @@ def _check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"the compiled graph must be valid ONNX, but: {first_line(error)}") from error
+        raise ModelError(f"the compiled graph must be valid ONNX: {first_line(error)}") from error

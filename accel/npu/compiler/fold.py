@@ -1,7 +1,7 @@
 """Fold inputs with few channels, because an RGB image would use only 3 of 16 columns of the array.
 
 The host stores the pixels under each row of the kernel side by side, so the kernel's columns become channels (a partial im2col).
-An input is folded if that reduces the number of visits, and if it has no other readers.
+An input is folded if that reduces the number of visits, and if it has no other consumers.
 """
 
 from __future__ import annotations

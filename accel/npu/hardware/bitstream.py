@@ -172,10 +172,10 @@ def find_tool(name: str) -> Tool:
     try:
         finished = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=VERSION_LIMIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise OperationError(f"{path} must print its version, but it cannot be run: {error}; install it again") from error
+        raise OperationError(f"{path} cannot be run: {error}; reinstall it") from error
     version = _VERSION.search(finished.stdout + finished.stderr)
     if finished.returncode or version is None:
-        raise OperationError(f"{path} must print its version, but it ended with {finished.returncode}; install it again")
+        raise OperationError(f"{path} must print its version, but it ended with exit code {finished.returncode}; reinstall it")
     return Tool(path, version[0])
 
 

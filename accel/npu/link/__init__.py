@@ -2,7 +2,7 @@
 
     discovery      the serial ports to probe
     serial_line    sends and receives whole frames
-    frames         encoding of requests and answers
+    frames         encoding of requests and responses
     window         the requests in flight, and those to send again
     protocol       hello, upload, start, wait: the requests of a host
 

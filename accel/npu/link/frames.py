@@ -1,4 +1,4 @@
-"""The frames of the serial link: COBS, CRC32, and the layout of requests and answers (docs/spec/npu.md, N100-N103).
+"""The frames of the serial link: COBS, CRC32, and the layout of requests and responses (docs/spec/npu.md, N100-N103).
 
 request   sequence | command | region | words | address (4) | words … | crc32 (4)      COBS, then 0x00
 answer    sequence | command + 0x80 | region | words | words … | crc32 (4)
@@ -40,7 +40,7 @@ class Request:
 
     @property
     def answered_words(self) -> int:
-        """Number of words in the answer."""
+        """Number of words in the response."""
         return self.count if self.command is Command.READ else 1
 
     def frame(self, sequence: int) -> bytes:

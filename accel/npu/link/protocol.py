@@ -127,7 +127,7 @@ class Link:
         if status & 2:
             raise OperationError(f"the NPU at {self.device} must be idle to run a program, but it is busy; reset it")
         if not status & 1:
-            raise LostProgramError(f"the NPU at {self.device} does not hold the whole program; upload it again")
+            raise LostProgramError(f"the NPU at {self.device} does not hold the complete program; upload it again")
 
     def wait_until_idle(self) -> None:
         """Poll the status until the core is idle; the round trip of the line limits the rate.
@@ -156,7 +156,9 @@ class Link:
         (answer,) = self._exchange([Request(Command.READ, LINK, PROTOCOL_REGISTER, 1)], tries=HELLO_TRIES)
         protocol = int.from_bytes(answer, "little")
         if protocol >> 8 != PROTOCOL >> 8:
-            raise OperationError(f"the device at {self.device} must be an NPU, but it answers as another device; choose its port")
+            raise OperationError(
+                f"the device at {self.device} must be an NPU, but it identifies itself as another device; choose its port"
+            )
         if protocol != PROTOCOL:
             raise ProfileError(
                 f"the NPU at {self.device} must use version {PROTOCOL & 0xFF} of the link protocol, but it uses "
@@ -173,19 +175,19 @@ class Link:
         self._exchange(_writes(LINK, RESET, np.zeros(1, np.uint32)))
 
     def set_speed(self, baud: int) -> None:
-        """Switch host and board to another speed; if the board does not answer there, both return to the first one.
+        """Switch host and board to another baud rate; if the board does not answer there, both return to the first one.
 
         Raises:
-            BadInputError: the board's clock cannot be divided to that speed.
-            UnreachableError: the board does not answer at the new speed.
+            BadInputError: the board's clock cannot be divided to that baud rate.
+            UnreachableError: the board does not answer at the new baud rate.
         """
         self._first_divisor = int(self.read(LINK, FIRST_SPEED_REGISTER, 1)[0])
         clock_hz = self._first_baud * self._first_divisor
         divisor = round(clock_hz / baud)
         if not FASTEST <= divisor <= SLOWEST or abs(clock_hz / divisor / baud - 1) > SPEED_ERROR:
             raise BadInputError(
-                f"the speed must divide the board's {clock_hz / 1e6:g} MHz to within {SPEED_ERROR:.0%}, by {FASTEST} to "
-                f"{SLOWEST}, but {baud} does not; try {clock_hz // min(max(FASTEST, divisor), SLOWEST)}"
+                f"the baud rate must be the board's {clock_hz / 1e6:g} MHz divided by {FASTEST} to "
+                f"{SLOWEST}, within {SPEED_ERROR:.0%}, but {baud} is not; try {clock_hz // min(max(FASTEST, divisor), SLOWEST)}"
             )
         self._exchange(_writes(LINK, SPEED, np.array([divisor], np.uint32)))
         self._line.baud = baud
@@ -218,7 +220,7 @@ class Link:
         yield len(words)
 
     def _exchange(self, requests: Sequence[Request], *, in_order: bool = False, tries: int = TRIES) -> list[bytes]:
-        """Send every request, up to `WINDOW` at a time, and return the answers in the order of the requests."""
+        """Send every request, up to `WINDOW` at a time, and return the responses in the order of the requests."""
         window = Window(requests, self._next_sequence, in_order=in_order)
         silent = 0
         while not window.finished:
@@ -238,10 +240,10 @@ class Link:
     def _silence(self, tries: int) -> UnreachableError:
         if self._line.has_received and not self._has_answered:
             return UnreachableError(
-                f"something answers at {self.device}, but not as an NPU does: it is another device, or has another speed"
+                f"the device at {self.device} does not respond as an NPU: it is another device, or its baud rate differs"
             )
         return UnreachableError(
-            f"the NPU at {self.device} did not answer {tries} times in a row; check the cable, the board's power and its speed"
+            f"the NPU at {self.device} did not respond {tries} times in a row; check the cable, the power and the baud rate"
         )
 
     def _next_sequence(self) -> int:

@@ -43,7 +43,7 @@ class SerialLine:
         try:
             self._port.baudrate = speed
         except (ValueError, OSError, termios.error) as error:
-            raise BadInputError(f"{self.device} must support the speed {speed}, but it does not: {error}") from error
+            raise BadInputError(f"{self.device} must support {speed} baud, but it does not: {error}") from error
 
     def send(self, frames: bytes) -> None:
         """Write whole frames; raise `UnreachableError` if the port is gone."""
@@ -97,7 +97,9 @@ def _open(device: str, baud: int) -> serial.Serial:
     try:
         port = serial.Serial(device, baud, timeout=0, exclusive=True, write_timeout=WRITE_TIMEOUT_S)
     except (ValueError, OverflowError) as error:
-        raise BadInputError(f"the speed must be one that the system supports (115200, 921600, 3000000, …), not {baud}") from error
+        raise BadInputError(
+            f"the baud rate must be one that the system supports (115200, 921600, 3000000, …), not {baud}"
+        ) from error
     except (OSError, termios.error) as error:  # pyserial does not convert termios.error
         raise open_error(device, OSError(*error.args) if isinstance(error, termios.error) else error) from error
     with contextlib.suppress(ValueError, OSError):  # otherwise an FTDI adapter waits 16 ms for more bytes; not all ports can

@@ -40,7 +40,7 @@ class Window:
         return not self._waiting and not self._in_flight
 
     def answers(self) -> list[bytes]:
-        """Return the words of the answers, in the order of the requests."""
+        """Return the words of the responses, in the order of the requests."""
         return [answer for answer in self._answers if answer is not None]
 
     def to_send(self) -> bytes:
@@ -75,7 +75,7 @@ class Window:
         return True
 
     def _is_stored(self, request: Request, answer: bytes) -> bool:
-        """Return whether the board has the words of `request`: its answer is the number of words that it has."""
+        """Return whether the board has the words of `request`: its response is the number of words that it has."""
         stored = int.from_bytes(answer, "little")
         first = next(self._requests[index] for index, confirmed in enumerate(self._answers) if confirmed is None)
         if stored < first.address:

@@ -166,7 +166,7 @@ class _Walk:
             return
         source = self._source(name)
         if source not in self.lowered.inputs or source.channels_last or len(self.graph.consumers(name)) > 1:
-            raise UnsupportedError("only an input without other readers can be transposed, by the host")
+            raise UnsupportedError("only an input without other consumers can be transposed, by the host")
         transposed = replace(source, channels=source.width, height=source.channels, width=source.height, channels_last=True)
         self.lowered.inputs[self.lowered.inputs.index(source)] = transposed
         self._quantized[source.name] = replace(self._quantized[source.name], channels_last=True)
@@ -181,12 +181,12 @@ class _Walk:
         self._apply_on_host(node, self._raw(step.name).after(step))
 
     def _raw(self, name: str) -> RawInput:
-        """Return an input before quantization; if it was quantized and has no other readers, undo the quantization."""
+        """Return an input before quantization; if it was quantized and has no other consumers, undo the quantization."""
         if name in self._raw_inputs:
             return self._raw_inputs[name]
         source = self._source(name)
         if source not in self.lowered.inputs or not self._only_reader(name):
-            raise UnsupportedError("only an input without other readers can be scaled or shifted, by the host")
+            raise UnsupportedError("only an input without other consumers can be scaled or shifted, by the host")
         self.lowered.inputs.remove(source)
         return self._quantized[source.name]
 
@@ -261,7 +261,7 @@ class _Walk:
         self._append(pooling(node, source, finish.result, Window(), stage), finish)
 
     def _add(self, node: onnx.NodeProto) -> None:
-        """Merge the addition into the layer that computes the later operand, if it has no other readers; else copy and add."""
+        """Merge the addition into the layer that computes the later operand, if it has no other consumers; else copy and add."""
         if any(self.graph.is_constant(name) for name in node.input):
             self._scale(node)
             return

@@ -24,8 +24,8 @@ class Board(Hardware):
     Args:
         profile: the expected NPU, compared by hash.
         device: the serial port.
-        baud: the speed of the line; the board starts at `DEFAULT_BAUD` and is switched to any other speed.
-        answer_s: the time after which a request without an answer is sent again.
+        baud: the baud rate; the board starts at `DEFAULT_BAUD` and is switched to any other rate.
+        answer_s: the time after which a request without a response is sent again.
         run_s: the time after which a core that does not finish a run is reset.
 
     Raises:

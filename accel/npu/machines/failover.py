@@ -30,7 +30,7 @@ FIRST_PROBE_S = 3.0
 """Time that the constructor waits for the first probe, so that an attached board runs the first request; a longer upload
 continues in the background."""
 ANSWER_S = 0.25
-"""Time limit for an answer of the board; a request waits eight times as long before the functional model takes over."""
+"""Time limit for a response of the board; a request waits eight times as long before the functional model takes over."""
 HANGS_AFTER_S = 10.0
 HANGS_AFTER_RUNS = 100
 """The core is reset if a run takes longer than HANGS_AFTER_S plus HANGS_AFTER_RUNS times its compute time."""

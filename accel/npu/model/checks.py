@@ -88,7 +88,7 @@ def _check_description(program: NpuProgram, profile: NpuProfile) -> None:
 def _check_layers(program: NpuProgram, instructions: int) -> None:
     ends = [end for layer in program.description.layers for end in (layer.first, layer.last)]
     if ends != sorted(ends) or (ends and not 0 <= ends[0] <= ends[-1] < instructions):
-        raise PackageError("the layers must follow one another within the instructions: the program is damaged")
+        raise PackageError("the instructions of the layers must be consecutive: the program is damaged")
 
 
 def _check_size(unit: str, size: int, limit: int, profile: NpuProfile) -> None:

@@ -61,7 +61,9 @@ def follow(program: NpuProgram, profile: NpuProfile) -> Iterator[Placed]:
 def _fetched(program: NpuProgram, transfer: isa.Dma) -> list[isa.Instruction]:
     words = program.external[transfer.external : transfer.external + transfer.words]
     if transfer.runs != 1 or len(words) < transfer.words or transfer.words % WORDS or transfer.local % WORDS:
-        raise PackageError("a fetch must be whole instructions in one run of the program's constants: the program is damaged")
+        raise PackageError(
+            "a fetch must cover complete, contiguous instructions in the program's constants: the program is damaged"
+        )
     return isa.decode(words.reshape(-1, WORDS))
 
 

@@ -47,7 +47,7 @@ class ClientContext:
         try:
             token = token_file.read_text("utf-8").strip()
         except OSError as error:
-            raise DeniedError(f"{token_file}: the operator token must be readable, but: {error.strerror}") from error
+            raise DeniedError(f"{token_file}: the operator token cannot be read: {error.strerror}") from error
         if not token:
             raise DeniedError(f"{token_file}: the operator token must be one line, but the file is empty: copy it from the cloud")
         return cls(url=stored.url.rstrip("/"), token=token, ca_file=path.parent / stored.ca_file)

@@ -25,7 +25,7 @@ def parse_token(text: str) -> EnrolmentToken:
     """
     body = text.strip().removeprefix(PREFIX)
     if not text.strip().startswith(PREFIX):
-        raise DeniedError(f"an enrolment token starts with {PREFIX!r}; 'edgewright devices token' makes one")
+        raise DeniedError(f"an enrolment token starts with {PREFIX!r}; 'edgewright devices token' creates one")
     try:
         raw = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
     except binascii.Error as error:

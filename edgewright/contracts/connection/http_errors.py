@@ -1,4 +1,4 @@
-"""Map between errors and HTTP answers, for the cloud, the SDK, the agent and the scoring server.
+"""Map between errors and HTTP responses, for the cloud, the SDK, the agent and the scoring server.
 
 A server answers an error with `{"error": "<one line>"}` and the status of its class. A client raises the class of the status,
 with the same line. An error that needs another status has the attribute `http_status`.
@@ -53,7 +53,7 @@ def body_of(error: EdgewrightError) -> dict[str, str]:
 
 def error_of(status: int, body: bytes, url: str) -> EdgewrightError:
     """Return the error of an HTTP answer, with the server's line, or with `url` and the status where the body has none."""
-    line = _line_in(body) or f"{url} must succeed, but the answer is {status}"
+    line = _line_in(body) or f"{url} must succeed, but the response is {status}"
     if status in _CLASSES:
         return _CLASSES[status](line)
     return BadInputError(line) if 400 <= status < 500 and status not in _TRY_AGAIN else OperationError(line)

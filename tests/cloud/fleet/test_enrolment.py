@@ -37,7 +37,7 @@ def test_p3_without_a_credential_the_answer_is_401(cloud: RunningCloud) -> None:
     answer = cloud.anonymous().get("/v1/devices")
     assert (answer.status, answer.error) == (
         401,
-        "this request needs the credential of: operator, but it has none: send a token or a certificate",
+        "this request requires the role operator, but it has no credential: send a token or a certificate",
     )
 
 
@@ -48,7 +48,10 @@ def test_p3_with_a_wrong_token_the_answer_is_401(cloud: RunningCloud) -> None:
 def test_p3_a_device_gets_403_from_an_operator_endpoint(cloud: RunningCloud, tmp_path: Path) -> None:
     device = cloud.enrol("curious", tmp_path)
     answer = device.http.get("/v1/devices")
-    assert (answer.status, answer.error) == (403, "this request needs the credential of: operator, but it has that of: device")
+    assert (answer.status, answer.error) == (
+        403,
+        "this request requires the role operator, but the credential has the role device",
+    )
 
 
 def test_p3_an_operator_gets_403_from_a_device_endpoint(operator: Http) -> None:

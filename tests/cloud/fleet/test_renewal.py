@@ -81,7 +81,7 @@ def test_p14_a_csr_for_the_present_key_is_refused(cloud: RunningCloud, tmp_path:
     answer = renew(device, csr_of(key))
     assert (answer.status, answer.error) == (
         400,
-        "the certificate signing request must be for a new key, but it is for the present one: make another",
+        "the certificate signing request must be for a new key, but it is for the current one: create another key",
     )
 
 
@@ -102,12 +102,12 @@ def test_p14_an_anonymous_caller_gets_401_and_an_operator_403(cloud: RunningClou
     anonymous = cloud.anonymous().post("/v1/device/certificate", body)
     assert (anonymous.status, anonymous.error) == (
         401,
-        "this request needs the credential of: device, but it has none: send a token or a certificate",
+        "this request requires the role device, but it has no credential: send a token or a certificate",
     )
     by_operator = operator.post("/v1/device/certificate", body)
     assert (by_operator.status, by_operator.error) == (
         403,
-        "this request needs the credential of: device, but it has that of: operator",
+        "this request requires the role device, but the credential has the role operator",
     )
 
 
@@ -200,7 +200,7 @@ def test_p15_a_lost_response_can_be_requested_again_until_the_device_is_seen(clo
     assert with_certificate(cloud, answer, tmp_path / "next.key").get("/v1/device/desired").status == 204
     too_late = device.ask(device.proof())
     assert too_late.status == 403
-    assert too_late.error.startswith("the expired certificate must be the device's last one, but it was replaced")
+    assert too_late.error.startswith("the expired certificate must be the device's newest, but a newer one")
 
 
 def test_p15_a_reused_proof_is_refused(expired: ExpiredDevice) -> None:
@@ -321,7 +321,7 @@ def test_the_metrics_count_issued_certificates_and_devices_without_a_valid_one(
 
 @pytest.mark.parametrize("days", [0, -1, 91])
 def test_a_validity_over_90_days_or_of_0_days_is_refused(tmp_path: Path, days: float) -> None:
-    with pytest.raises(BadInputError, match="device_days must be over 0 and at most 90"):
+    with pytest.raises(BadInputError, match="device_days must be greater than 0 and at most 90"):
         Settings(state=tmp_path, device_days=days)
 
 

@@ -129,7 +129,7 @@ def test_a_piece_out_of_order_is_416_with_the_size_of_the_upload(operator: Http)
     operator.send("PATCH", location, BLOB[:4000], {"Content-Range": "0-3999"})
     answer = operator.send("PATCH", location, b"late", {"Content-Range": "5000-5003"})
     assert (answer.status, answer.headers["Range"]) == (416, "0-3999")
-    assert answer.error == "the next piece of the upload must begin at byte 4000, not at 5000"
+    assert answer.error == "the next chunk of the upload must begin at byte 4000, not at 5000"
 
 
 def test_a_piece_whose_length_differs_from_its_content_range_is_400(operator: Http) -> None:

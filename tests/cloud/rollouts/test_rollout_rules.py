@@ -104,11 +104,13 @@ def test_named_devices_keep_their_order() -> None:
             id="too many",
         ),
         pytest.param({"waves": ()}, "a rollout needs at least one wave, such as 100%", id="no wave"),
-        pytest.param({"success_threshold": 0.0}, "success_threshold must be over 0 and at most 1 (100%), not 0.0", id="no gate"),
+        pytest.param(
+            {"success_threshold": 0.0}, "success_threshold must be greater than 0 and at most 1 (100%), not 0.0", id="no gate"
+        ),
         pytest.param({"soak_s": -1.0}, "soak_s and trial_s must be 0 or more, not -1 and 60", id="negative"),
         pytest.param(
             {"device_timeout_s": 60.0},
-            "the device timeout must be longer than the trial: 60 s is not over 60 s",
+            "the device timeout (60 s) must be longer than the trial (60 s)",
             id="timeout too short",
         ),
         pytest.param(

@@ -89,7 +89,10 @@ def test_a_device_cannot_see_or_change_rollouts(trusting_cloud: RunningCloud, tm
             {"model": "asked", "waves": ["half"]}, 400, "a wave must be a number or a percentage of devices", id="waves"
         ),
         pytest.param(
-            {"model": "asked", "success_threshold": 2.0}, 400, "success_threshold must be over 0 and at most 1", id="share"
+            {"model": "asked", "success_threshold": 2.0},
+            400,
+            "success_threshold must be greater than 0 and at most 1",
+            id="share",
         ),
         pytest.param({"waves": []}, 400, "the body cannot be read: Object missing required field `model`", id="no model"),
     ],

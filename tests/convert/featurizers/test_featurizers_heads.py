@@ -82,7 +82,7 @@ def test_a_new_head_replaces_the_old_one(network: BuiltNetwork, keras: Any) -> N
 
 def test_a_head_for_other_features_is_rejected(featurizer: BuiltNetwork, keras: Any) -> None:
     other = keras.Model(inputs := keras.Input((9,)), keras.layers.Dense(2)(inputs), name="other")
-    with pytest.raises(ModelError, match=r"^the head's layer 'other' does not take features of shape \(None, 64\): "):
+    with pytest.raises(ModelError, match=r"^the head's layer 'other' does not accept features of shape \(None, 64\): "):
         attach_head(featurizer, other)
 
 

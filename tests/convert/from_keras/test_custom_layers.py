@@ -88,7 +88,7 @@ def error_line(result: Result) -> str:
 def test_the_error_for_a_custom_layer_names_it_and_the_option_to_convert_it(layers_file: Path, tmp_path: Path) -> None:
     model = saved(gated(layers_file), tmp_path / "model.keras")
     assert error_line(run(model, "-o", tmp_path / "build")) == (
-        f"{model}: layer 'gate' (Gate, layer 2) is a custom layer that Keras does not know: "
+        f"{model}: layer 'gate' (Gate, layer 2) is a custom layer, not a built-in one: "
         "give its class and converter with --converters FILE.py --trust, or replace it by built-in layers"
     )
     assert not (tmp_path / "build").exists()
@@ -158,5 +158,7 @@ def test_an_installed_package_provides_converters(layers_file: Path, monkeypatch
     batch = noise(2, 7, 5, 3)
     graph = graph_of(model, custom_layers(None))
     assert relative_difference(run_graph(graph, batch)[0], run_keras(model, batch)[0]) < 1e-5
-    with pytest.raises(ModelError, match=r"^layer 'gate' \(Gate, layer 2 of 4\) cannot be converted: there is no rule"):
+    with pytest.raises(
+        ModelError, match=r"^layer 'gate' \(Gate, layer 2 of 4\) cannot be converted: this layer is not supported"
+    ):
         converted(model)

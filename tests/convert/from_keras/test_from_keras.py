@@ -84,7 +84,7 @@ def test_a_layer_without_a_rule_is_named_with_its_class_and_position() -> None:
     with pytest.raises(ModelError) as caught:
         graph_of(model)
     assert str(caught.value) == (
-        "layer 'steps' (TimeDistributed, layer 2 of 2) cannot be converted: there is no rule for this layer; "
+        "layer 'steps' (TimeDistributed, layer 2 of 2) cannot be converted: this layer is not supported; "
         "replace it in the model, or give a converter for it with --converters FILE.py --trust"
     )
 
@@ -146,7 +146,7 @@ def test_a_custom_layer_is_rejected_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         read_keras(KerasFile.open(path))
     assert str(caught.value) == (
-        f"{path}: layer 'twice' (Twice, layer 1) is a custom layer that Keras does not know: "
+        f"{path}: layer 'twice' (Twice, layer 1) is a custom layer, not a built-in one: "
         "give its class and converter with --converters FILE.py --trust, or replace it by built-in layers"
     )
 

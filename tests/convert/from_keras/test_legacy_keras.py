@@ -83,7 +83,7 @@ def weights_alone(path: Path) -> str:
 def cut_short(path: Path) -> str:
     as_keras_2(network(), path)
     path.write_bytes(path.read_bytes()[:3000])
-    return f"{path} must be a whole HDF5 file, but it is truncated or damaged: copy it again"
+    return f"{path} must be a complete HDF5 file, but it is truncated or damaged: copy it again"
 
 
 @pytest.mark.parametrize("spoil", [weights_alone, cut_short])

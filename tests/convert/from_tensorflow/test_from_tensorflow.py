@@ -142,13 +142,13 @@ def refusal(kind: SourceKind, path: Path) -> str:
 def test_a_truncated_frozen_graph_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "cut.pb"
     path.write_bytes(frozen_graph().read_bytes()[:3000])
-    assert refusal(identify(path), path).startswith(f"{path} must be a whole frozen graph, but TensorFlow cannot load it: ")
+    assert refusal(identify(path), path).startswith(f"{path} must be a complete frozen graph, but TensorFlow cannot load it: ")
 
 
 def test_a_truncated_saved_model_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\xff")
     message = refusal(identify(tmp_path), tmp_path)
-    assert message.startswith(f"{tmp_path} must be a whole SavedModel, but TensorFlow cannot load it: ")
+    assert message.startswith(f"{tmp_path} must be a complete SavedModel, but TensorFlow cannot load it: ")
 
 
 def graph_file(path: Path, build: Any) -> Path:
@@ -163,7 +163,7 @@ def graph_file(path: Path, build: Any) -> Path:
 def test_operators_that_access_the_machine_are_rejected_by_name(tmp_path: Path) -> None:
     path = graph_file(tmp_path / "reader", lambda tf: tf.io.read_file(tf.compat.v1.placeholder(tf.string, [], name="x")))
     assert refusal(SourceKind.FROZEN_GRAPH, path) == (
-        f"{path} must only compute, but ReadFile in it run code or access files: add --trust if you made it"
+        f"{path} must not run code or access files, but its operators ReadFile do: add --trust if you made it"
     )
 
 

@@ -60,7 +60,7 @@ def refusal(path: Path) -> str:
 def test_a_truncated_keras_file_is_rejected(tmp_path: Path) -> None:
     whole = keras_file().read_bytes()
     path = written(tmp_path / "cut.keras", whole[: len(whole) * 2 // 3])
-    assert refusal(path) == f"{path} must be a whole archive, but it is truncated or damaged: copy it again"
+    assert refusal(path) == f"{path} must be a complete archive, but it is truncated or damaged: copy it again"
 
 
 def test_a_damaged_member_is_named(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_damaged_member_is_named(tmp_path: Path) -> None:
     place = content.index(b"HDF")
     content[place + 100] ^= 0xFF
     path = written(tmp_path / "damaged.keras", bytes(content))
-    assert refusal(path) == f"{path} must be a whole archive, but model.weights.h5 in it is damaged: copy it again"
+    assert refusal(path) == f"{path} must be a complete archive, but model.weights.h5 in it is damaged: copy it again"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_damaged_member_is_named(tmp_path: Path) -> None:
     [
         pytest.param(b"", "{} must be a model, but it is empty; " + SUPPORTED, id="empty"),
         pytest.param(b"name,age\n", "{} is not a model of a known format; " + SUPPORTED, id="text"),
-        pytest.param(b"\x08\x07\xff\xff\xff", "{} must be a whole ONNX file, but " + CUT, id="cut"),
+        pytest.param(b"\x08\x07\xff\xff\xff", "{} must be a complete ONNX file, but " + CUT, id="cut"),
         pytest.param(b"\x08\x07", "{} is not a model of a known format; " + SUPPORTED, id="no graph"),
     ],
 )

@@ -29,7 +29,7 @@ def test_a_repetition_of_the_last_accepted_number_is_ignored() -> None:
 
 
 def test_a_lower_number_is_rejected() -> None:
-    with pytest.raises(ConflictError, match="^the desired number must rise, but 5 is below 6$"):
+    with pytest.raises(ConflictError, match="^the desired number must increase, but 5 is below 6$"):
         verified(6)
 
 

@@ -69,11 +69,11 @@ def test_an_invalid_name_is_rejected_before_any_request(tmp_path: Path, cloud: F
 def test_an_unreachable_cloud_is_one_line_and_exit_3(tmp_path: Path, cloud: FakeCloud) -> None:
     token = cloud.token()
     cloud.stop()
-    with pytest.raises(UnreachableError, match="the cloud must answer at"):
+    with pytest.raises(UnreachableError, match="cannot connect to the cloud at"):
         join(tmp_path / "direct", cloud, token)
     finished = Device(tmp_path / "device", "cam-1").command("enrol", "--token", token, "--name", "cam-1")
     assert finished.returncode == 3
-    assert finished.stderr.startswith("edgewright: the cloud must answer at")
+    assert finished.stderr.startswith("edgewright: cannot connect to the cloud at")
     assert finished.stderr.count("\n") == 1
 
 

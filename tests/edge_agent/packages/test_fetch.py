@@ -88,7 +88,7 @@ def test_a_pull_continues_after_repeated_cuts(store: Store, cloud: FakeCloud, v1
 def test_from_a_registry_without_ranges_a_blob_is_pulled_from_the_beginning(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1)
     cloud.faults.cut_after_bytes = 300_000
-    with pytest.raises(UnreachableError, match="must last"):
+    with pytest.raises(UnreachableError, match="was interrupted"):
         pull(store, cloud, v1)
     cloud.faults.cut_after_bytes, cloud.faults.without_range = None, True
     record = pull(store, cloud, v1)
@@ -210,7 +210,7 @@ def test_a_failure_of_the_registry_is_reported_with_its_message(store: Store, cl
 def test_a_stopped_cloud_is_unreachable(store: Store, cloud: FakeCloud, v1: Built) -> None:
     desired = cloud.set_desired(v1, 1)
     cloud.stop()
-    with pytest.raises(UnreachableError, match="the registry must answer at"):
+    with pytest.raises(UnreachableError, match="cannot connect to the registry at"):
         fetch(FetchRequest(state_directory=str(store.root), desired=desired))
 
 

@@ -112,7 +112,7 @@ def test_an_unplugged_board_is_one_line(require: Callable[[str], Path]) -> None:
     require("verilator")
     with simulated_board(PROFILE) as path:
         board = Board(PROFILE, path, answer_s=0.05)
-    with pytest.raises(UnreachableError, match=rf"^the NPU at {path} (is gone|did not answer 8 times in a row)"):
+    with pytest.raises(UnreachableError, match=rf"^the NPU at {path} (is gone|did not respond 8 times in a row)"):
         board.port.read(0, 0, 1)
     board.close()
 
@@ -120,7 +120,7 @@ def test_an_unplugged_board_is_one_line(require: Callable[[str], Path]) -> None:
 def test_a_device_that_never_answers_is_one_line() -> None:
     near, far = os.openpty()
     path = os.ttyname(far)
-    with pytest.raises(UnreachableError, match=rf"^the NPU at {path} did not answer 3 times in a row; check the cable"):
+    with pytest.raises(UnreachableError, match=rf"^the NPU at {path} did not respond 3 times in a row; check the cable"):
         Board(PROFILE, path, answer_s=0.01)
     os.close(near)
     os.close(far)
@@ -138,7 +138,7 @@ def test_a_device_that_echoes_is_not_a_board() -> None:
 
     thread = threading.Thread(target=echo)
     thread.start()
-    with pytest.raises(UnreachableError, match=rf"^something answers at {path}, but not as an NPU does: it is another device"):
+    with pytest.raises(UnreachableError, match=rf"^the device at {path} does not respond as an NPU: it is another device"):
         Board(PROFILE, path, answer_s=0.02)
     stop.set()
     thread.join(5)
@@ -158,7 +158,7 @@ def test_an_absent_port_a_file_and_an_impossible_speed_are_refused(tmp_path: Pat
         Link(str(absent))
     with pytest.raises(BadInputError, match=rf"^{plain} must be a serial port, but it is not one$"):
         Link(str(plain))
-    with pytest.raises(BadInputError, match=r"^the speed must be one that the system supports .*, not -9$"):
+    with pytest.raises(BadInputError, match=r"^the baud rate must be one that the system supports .*, not -9$"):
         Link(str(plain), baud=-9)
 
 

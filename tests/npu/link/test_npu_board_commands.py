@@ -118,7 +118,7 @@ def test_a_run_at_another_speed(port: Path, files: tuple[Path, Path]) -> None:
     assert "board: outputs equal to the functional model, cycles" in run(files, "--device", port, "--baud", 1_000_000).stdout
     refused = run(files, "--device", port, "--baud", 2_900_000)
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
-    assert "the speed must divide the board's 12 MHz to within 2%" in refused.stderr
+    assert "the baud rate must be the board's 12 MHz divided by 4 to 65535, within 2%" in refused.stderr
 
 
 def test_ports_without_a_board_are_one_line_and_exit_code_3(files: tuple[Path, Path]) -> None:

@@ -47,7 +47,7 @@ def device(running: tuple[str, subprocess.Popen[str]]) -> str:
 
 
 def test_n107_an_upload_resumes_after_a_pulled_cable(device: str) -> None:
-    pulled = pytest.raises(UnreachableError, match=r"did not answer 8 times in a row; check the cable")
+    pulled = pytest.raises(UnreachableError, match=r"did not respond 8 times in a row; check the cable")
     with faulty_line(device, cut_after(2500), unchanged) as path, Link(path, answer_s=0.1) as link, pulled:
         link.upload({WEIGHTS: WORDS})
     seen: list[int] = []
@@ -100,7 +100,7 @@ def test_n108_an_incomplete_program_is_never_run(device: str) -> None:
         link.reset()
         link.upload({**halting(), WEIGHTS: WORDS[:-1]})
         link._program = list(whole.items())
-        with pytest.raises(LostProgramError, match=r"does not hold the whole program; upload it again$"):
+        with pytest.raises(LostProgramError, match=r"does not hold the complete program; upload it again$"):
             link.start()
         assert int(link.read(REGISTERS, STATUS, 1)[0]) == 0
 
@@ -217,7 +217,9 @@ def test_n112_a_board_left_at_another_speed_returns_to_its_first_one(device: str
 
 
 def test_n112_a_speed_that_does_not_divide_the_clock_is_refused(device: str) -> None:
-    with pytest.raises(BadInputError, match=re.escape("the speed must divide the board's 12 MHz to within 2%, by 4 to 65535")):
+    with pytest.raises(
+        BadInputError, match=re.escape("the baud rate must be the board's 12 MHz divided by 4 to 65535, within 2%")
+    ):
         Board(PROFILE, device, baud=4_000_000)
 
 

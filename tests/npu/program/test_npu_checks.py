@@ -141,9 +141,7 @@ def test_n70_an_input_outside_the_memory_is_refused(base: int, channels: int) ->
 def test_layers_outside_the_program_are_refused() -> None:
     layer = LayerRecord(name="conv", operator="Conv", first=0, last=9, macs=0)
     program = make_program(PROFILE, [], weights(), parameters())
-    with pytest.raises(
-        PackageError, match=r"^the layers must follow one another within the instructions: the program is damaged$"
-    ):
+    with pytest.raises(PackageError, match=r"^the instructions of the layers must be consecutive: the program is damaged$"):
         check_program(replace(program, description=replace(program.description, layers=(layer,))), PROFILE)
 
 
