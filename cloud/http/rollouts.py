@@ -1,12 +1,12 @@
-"""Rollouts: create, show, pause, resume and abort them; for operators."""
+"""Rollouts: create, show, pause, resume and abort them, and forgive known failures; for operators."""
 
 from __future__ import annotations
 
 from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint
-from cloud.rollouts import operations
+from cloud.rollouts import failures, operations
 from cloud.rollouts.store import all_rollouts, one_rollout
-from edgewright.contracts.messages import RolloutRecord, RolloutRequest
+from edgewright.contracts.messages import ForgiveRequest, KnownFailure, RolloutRecord, RolloutRequest
 from edgewright.errors import NotFoundError
 
 
@@ -46,6 +46,12 @@ def abort_rollout(call: Call) -> RolloutRecord:
         return operations.abort(connection, call.cloud.state.signing_key, _number(call), call.now).record()
 
 
+def forgive_version(call: Call) -> list[KnownFailure]:
+    """Remove the known failures of a version."""
+    with call.cloud.database.transaction() as connection:
+        return failures.forgive(connection, call.body)
+
+
 def _number(call: Call) -> int:
     text = call.path("rollout")
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
@@ -65,6 +71,15 @@ ENDPOINTS = (
         request_type=RolloutRequest,
         response_type=RolloutRecord,
         status=201,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/rollouts/forgive",
+        access=Access.OPERATOR,
+        summary="Remove the known failures of a version, on one hardware profile or on all; returns what was removed.",
+        handler=forgive_version,
+        request_type=ForgiveRequest,
+        response_type=list[KnownFailure],
     ),
     Endpoint(
         method="GET",

@@ -11,19 +11,17 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from cloud.db.database import Counter, insert_or_ignore, raise_counter
-from cloud.db.schema import known_failures
+from cloud.db.database import Counter, raise_counter
 from cloud.fleet import devices
 from cloud.fleet.twins import DesiredSpec, set_desired
 from cloud.registry import models
+from cloud.rollouts.failures import store_failure
 from cloud.rollouts.observation import Records, observe
 from cloud.rollouts.store import PreviousVersion, StoredDevice, StoredRollout, change_device, one_rollout
 from edgewright.contracts import wire
 from edgewright.contracts.messages import DeploymentState, DeviceRecord
 from edgewright.contracts.signing import PrivateKey
 from edgewright.errors import NotFoundError
-
-_HARDWARE_FAILURES = frozenset({DeploymentState.REFUSED, DeploymentState.ROLLED_BACK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Tick:
 
 
 def store_observation(tick: Tick, stored: StoredRollout) -> None:
-    """Store the devices whose observed state differs, and the failures that depend on the hardware."""
+    """Store the devices whose observed state differs, and the failures of the package itself."""
     observed = observe(stored, tick.records, tick.now)
     changes = [pair for pair in zip(stored.devices, observed.devices, strict=True) if pair[0] != pair[1]]
     if changes:
@@ -58,8 +56,8 @@ def store_observation(tick: Tick, stored: StoredRollout) -> None:
             online=after.online,
             online_since=after.online_since,
         )
-        if after.state is not before.state and after.state in _HARDWARE_FAILURES:
-            _store_failure(tick, stored, after)
+        if after.state is not before.state and after.state is not None and after.state.is_failure:
+            store_failure(tick.connection, stored.index.digest, tick.records[after.device], tick.now)
 
 
 def offer(tick: Tick, stored: StoredRollout, names: Collection[str]) -> None:
@@ -154,16 +152,3 @@ def _restore(tick: Tick, stored: StoredRollout, device: StoredDevice, previous: 
         since=tick.now,
         reason=f"restored {previous.model}:{previous.version}",
     )
-
-
-def _store_failure(tick: Tick, stored: StoredRollout, device: StoredDevice) -> None:
-    """Store that this package fails on this hardware profile; a failed download or a silent device does not show that."""
-    profile = tick.records[device.device].profile
-    if profile:
-        row = {
-            "index_digest": stored.index.digest,
-            "profile": profile,
-            "reason": f"{device.device}: {device.reason}",
-            "at": tick.now,
-        }
-        tick.connection.execute(insert_or_ignore(tick.connection, known_failures).values(row))

@@ -11,8 +11,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from cloud.rollouts.failures import failing_profiles
 from cloud.rollouts.rules import Outcome
-from cloud.rollouts.store import StoredDevice, StoredRollout, failing_profiles
+from cloud.rollouts.store import StoredDevice, StoredRollout
 from edgewright.contracts.messages import DeploymentState, DeviceRecord
 
 Records = Mapping[str, DeviceRecord]

@@ -15,9 +15,10 @@ from cloud.db.schema import rollout_devices, rollouts
 from cloud.fleet import devices
 from cloud.registry import models
 from cloud.rollouts.deployments import Tick, restore
+from cloud.rollouts.failures import failing_profiles
 from cloud.rollouts.observation import outcomes_of
 from cloud.rollouts.rules import Candidate, check_request, devices_to_restore, plan_waves
-from cloud.rollouts.store import ACTIVE, StoredRollout, busy_devices, change_rollout, failing_profiles, lock_rollouts, one_rollout
+from cloud.rollouts.store import ACTIVE, StoredRollout, busy_devices, change_rollout, lock_rollouts, one_rollout
 from edgewright.contracts import wire
 from edgewright.contracts.messages import DeviceRecord, ModelVersion, RolloutRequest, RolloutState
 from edgewright.contracts.names import nearest
@@ -107,7 +108,8 @@ def _check_no_known_failure(connection: Connection, version: ModelVersion, selec
         if each.profile in failing:
             raise ConflictError(
                 f"{version.model}:{version.version} is known to fail on {each.profile} ({failing[each.profile]}): "
-                "publish a fixed version, or name the devices that should try it again"
+                "publish a fixed version, name the devices that should try it again, or lift this with "
+                f"'edgewright rollouts forgive {version.model}:{version.version}'"
             )
 
 

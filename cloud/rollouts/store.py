@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Row, RowMapping, Select, select, update
 
 from cloud.db.database import Counter, raise_counter
-from cloud.db.schema import known_failures, leases, rollout_devices, rollouts
+from cloud.db.schema import leases, rollout_devices, rollouts
 from cloud.rollouts.rules import Rollout
 from edgewright.contracts import wire
 from edgewright.contracts.messages import DeploymentState, RolloutDevice, RolloutRecord, RolloutRequest, RolloutState
@@ -147,12 +147,6 @@ def busy_devices(connection: Connection) -> dict[str, int]:
     columns = rollout_devices.c.device, rollout_devices.c.rollout
     rows = connection.execute(select(*columns).select_from(both).where(rollouts.c.state.in_(ACTIVE)))
     return {row.device: row.rollout for row in rows}
-
-
-def failing_profiles(connection: Connection, digest: str) -> dict[str, str]:
-    """Return the hardware profiles on which a package is known to fail, each with the reason."""
-    rows = connection.execute(select(known_failures).where(known_failures.c.index_digest == digest))
-    return {row.profile: row.reason for row in rows}
 
 
 def change_rollout(connection: Connection, number: int, now: datetime, **values: object) -> None:

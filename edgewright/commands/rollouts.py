@@ -9,9 +9,9 @@ import click
 
 from edgewright.command_line import print_json, print_table, share
 from edgewright.commands.cloud_options import cloud_options, duration, label, moment
-from edgewright.contracts.messages import DeploymentState, RolloutRecord, RolloutRequest, RolloutState
+from edgewright.contracts.messages import DeploymentState, ForgiveRequest, RolloutRecord, RolloutRequest, RolloutState
 from edgewright.contracts.names import check_name, parse_reference
-from edgewright.errors import OperationError
+from edgewright.errors import BadInputError, OperationError
 from edgewright.sdk import CloudClient
 
 _STOPPED = frozenset({RolloutState.HALTED, RolloutState.ABORTED})
@@ -139,6 +139,27 @@ def resume(rollout: int, cloud: str | None, as_json: bool) -> None:
 def abort(rollout: int, cloud: str | None, as_json: bool) -> None:
     """Abort a rollout: open offers are withdrawn, devices that run the version keep it."""
     _act(lambda client: client.abort_rollout(rollout), cloud, as_json)
+
+
+@group.command("forgive")
+@click.argument("model", metavar="MODEL:VERSION")
+@click.option("--profile", help="Only this hardware profile. [default: all]")
+@cloud_options
+def forgive(model: str, profile: str | None, cloud: str | None, as_json: bool) -> None:
+    """Allow a version again on hardware on which it is known to fail."""
+    reference = parse_reference(model)
+    if reference.version is None:
+        raise BadInputError(f"forgive needs a version, such as {reference.name}:2, but {model} has none")
+    request = ForgiveRequest(model=reference.name, version=reference.version, profile=profile)
+    with CloudClient.connect(cloud) as client:
+        removed = client.forgive(request)
+    if as_json:
+        print_json(removed)
+        return
+    for failure in removed:
+        click.echo(f"forgiven: {model} on {failure.profile} ({failure.reason})")
+    if not removed:
+        click.echo(f"nothing to forgive: {model} is not known to fail on any hardware profile")
 
 
 def summary(record: RolloutRecord) -> str:

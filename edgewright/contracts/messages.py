@@ -375,6 +375,25 @@ class RolloutRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForgiveRequest:
+    """Request to remove the known failures of a version: POST /v1/rollouts/forgive."""
+
+    model: str
+    version: int
+    profile: str | None = None
+    """None means all hardware profiles."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownFailure:
+    """A hardware profile on which a version is known to fail, so that it is not rolled out there."""
+
+    profile: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeNumber:
     """Number of changes so far: GET /v1/changes; a client that follows changes sends the last number as `after`."""
 

@@ -14,7 +14,9 @@ from edgewright.contracts.connection.client_context import ClientContext
 from edgewright.contracts.messages import (
     ChangeNumber,
     DeviceRecord,
+    ForgiveRequest,
     IssuedToken,
+    KnownFailure,
     ModelVersion,
     RolloutRecord,
     RolloutRequest,
@@ -156,6 +158,10 @@ class CloudClient:
     def abort_rollout(self, number: int) -> RolloutRecord:
         """Abort a rollout: open offers are withdrawn, devices that run the version keep it."""
         return self._send("POST", f"/v1/rollouts/{number}/abort", RolloutRecord)
+
+    def forgive(self, request: ForgiveRequest) -> tuple[KnownFailure, ...]:
+        """Remove the known failures of a version, so that it can be rolled out there again; return what was removed."""
+        return self._send("POST", "/v1/rollouts/forgive", tuple[KnownFailure, ...], request)
 
     def watch_rollout(self, number: int) -> Iterator[RolloutRecord]:
         """Yield a rollout now and after each change until it ends, by long-poll requests."""

@@ -12,7 +12,7 @@ import pytest
 
 from edge_agent.cli import group as agent
 from edgewright.commands.devices import enrol_command
-from edgewright.contracts.messages import DeploymentState
+from edgewright.contracts.messages import DeploymentState, FailureCause
 from tests.commands.conftest import CommandLine
 from tests.support.running_cloud import RunningCloud
 from tests.support.scripted_devices import enrol_scripted
@@ -182,3 +182,26 @@ def test_an_unreachable_cloud_exits_with_three(edgewright: CommandLine, monkeypa
     result = edgewright.run("devices", "list", cloud="https://127.0.0.1:1")
     assert result.exit_code == 3
     assert result.stderr.startswith("edgewright: cannot connect to the cloud at https://127.0.0.1:1: ")
+
+
+def test_a_version_that_failed_on_a_profile_is_forgiven(
+    edgewright: CommandLine, trusting_cloud: RunningCloud, publish: Callable[[str], Any], tmp_path: Path
+) -> None:
+    publish("forgiven")
+    device = enrol_scripted(trusting_cloud, "forgiven-1", tmp_path, labels={"site": "forgiving"})
+    number = edgewright.json("rollouts", "create", "forgiven", "--device", "forgiven-1")["rollout"]
+    device.wait_for_desired()
+    device.report(DeploymentState.ROLLED_BACK, "too slow", cause=FailureCause.PACKAGE)
+    assert edgewright.run("rollouts", "watch", number).exit_code == 1
+    refused = edgewright.refused("rollouts", "create", "forgiven", "--label", "site=forgiving")
+    assert "forgiven:1 is known to fail on generic-x86-64 (forgiven-1: too slow)" in refused
+    forgiven = edgewright.ok("rollouts", "forgive", "forgiven:1", "--profile", "generic-x86-64")
+    assert forgiven == "forgiven: forgiven:1 on generic-x86-64 (forgiven-1: too slow)\n"
+    nothing = edgewright.ok("rollouts", "forgive", "forgiven:1")
+    assert nothing == "nothing to forgive: forgiven:1 is not known to fail on any hardware profile\n"
+    assert edgewright.json("rollouts", "create", "forgiven", "--label", "site=forgiving")["state"] == "running"
+
+
+def test_forgiving_needs_a_version(edgewright: CommandLine) -> None:
+    expected = "forgive needs a version, such as digits:2, but digits has none"
+    assert expected in edgewright.refused("rollouts", "forgive", "digits")

@@ -2,150 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from cloud.db import schema
-from cloud.db.database import Database
-from cloud.fleet import devices, twins
+from cloud.fleet import devices
 from cloud.rollouts import engine, operations
 from cloud.rollouts.deployments import Tick
-from cloud.rollouts.store import one_rollout
-from edgewright.contracts import signing, wire
 from edgewright.contracts.messages import (
     DeploymentState,
-    DesiredState,
-    ModelVersion,
-    ReportedState,
-    RolloutRecord,
-    RolloutRequest,
     RolloutState,
-    RunningVariant,
 )
-from edgewright.contracts.oci import INDEX_TYPE, Descriptor
 from edgewright.errors import BadInputError, ConflictError, NotFoundError
+from tests.support.rollout_fleet import PROFILES, Fleet, fleet
 
-START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-PROFILES = {"cam-1": "raspberry-pi-4", "cam-2": "raspberry-pi-4", "gate-1": "generic-x86-64"}
-
-
-def index_of(version: int) -> Descriptor:
-    return Descriptor(mediaType=INDEX_TYPE, digest=wire.digest_of(b"digits %d" % version), size=9)
-
-
-@dataclass
-class Fleet:
-    """A cloud without a network, and devices whose reports the test writes."""
-
-    database: Database
-    key: signing.PrivateKey
-    now: datetime = START
-    holder: str = "worker-1"
-    sequence: dict[str, int] = field(default_factory=dict)
-
-    def add_device(self, name: str, **labels: str) -> None:
-        row = {
-            "device": name,
-            "labels": labels,
-            "profile": PROFILES[name],
-            "enrolled_at": self.now,
-            "last_seen_at": self.now,
-            "reported_offline": False,
-            "revoked": False,
-            "telemetry_count": 0,
-        }
-        with self.database.transaction() as connection:
-            connection.execute(insert(schema.devices).values(row))
-            twin = {"device": name, "desired_number": 0, "desired_change": 0, "reported_sequence": 0}
-            connection.execute(insert(schema.twins).values(twin))
-
-    def publish(self, version: int) -> None:
-        record = ModelVersion(
-            model="digits",
-            version=version,
-            index=index_of(version),
-            published_at=self.now,
-            variants=("fp32",),
-            size_bytes=9,
-            key_id="k",
-        )
-        row = {"model": "digits", "version": version, "index_digest": record.index.digest, "record": wire.encode(record)}
-        with self.database.transaction() as connection:
-            connection.execute(insert(schema.model_versions).values(row))
-
-    def create(self, version: int | None = None, **changes: object) -> int:
-        request = RolloutRequest(model="digits", version=version, **changes)  # type: ignore[arg-type]
-        with self.database.transaction() as connection:
-            return operations.create(connection, request, self.now).number
-
-    def tick(self, *, holder: str | None = None) -> None:
-        engine.tick(self.database, self.key, holder or self.holder, self.now)
-
-    def show(self, number: int) -> RolloutRecord:
-        with self.database.reading() as connection:
-            return one_rollout(connection, number).record()
-
-    def desired(self, device: str) -> DesiredState | None:
-        with self.database.reading() as connection:
-            return devices.record(connection, device, self.now).desired
-
-    def desired_versions(self) -> dict[str, int | None]:
-        """Return the desired version of every device."""
-        states = {device: self.desired(device) for device in PROFILES}
-        return {device: None if desired is None else desired.version for device, desired in states.items()}
-
-    def report(self, device: str, state: DeploymentState, reason: str = "scripted", *, running: int | None = None) -> None:
-        desired = self.desired(device)
-        assert desired is not None
-        self.sequence[device] = self.sequence.get(device, 0) + 1
-        runs = desired.version if running is None and state is DeploymentState.RUNNING else running
-        report = ReportedState(
-            device=device,
-            desired_number=desired.desired_number,
-            state=state,
-            reason=reason,
-            since=self.now,
-            sequence=self.sequence[device],
-            running=None if runs is None else a_variant(runs),
-        )
-        with self.database.transaction() as connection:
-            twins.store_report(connection, device, report, self.now)
-
-    def obey(self) -> None:
-        """Let every device run its desired version until all rollouts have ended."""
-        for _ in range(4):
-            self.tick()
-            for device, version in self.desired_versions().items():
-                if version is not None:
-                    self.report(device, DeploymentState.RUNNING)
-        self.tick()
-
-
-def a_variant(version: int) -> RunningVariant:
-    return RunningVariant(
-        model="digits",
-        version=version,
-        index_digest=index_of(version).digest,
-        variant="fp32",
-        backend="onnxruntime",
-        precision="fp32",
-    )
-
-
-@pytest.fixture
-def fleet(database_url: str) -> Iterator[Fleet]:
-    database = Database.open(database_url)
-    fleet = Fleet(database, signing.generate_key())
-    for device in PROFILES:
-        fleet.add_device(device, site="east" if device.startswith("cam") else "west")
-    for version in (1, 2, 3):
-        fleet.publish(version)
-    yield fleet
-    database.close()
+__all__ = ["fleet"]
 
 
 def test_a_good_version_reaches_all_devices_wave_by_wave(fleet: Fleet) -> None:
@@ -178,17 +51,6 @@ def test_a_version_that_fails_on_the_canary_halts_the_rollout_and_the_previous_v
     assert restored is not None
     assert (restored.desired_number, restored.allow_downgrade) == (3, True)
     assert [each.reason for each in halted.devices] == ["golden samples differ by 0.4", "restored digits:1", ""]
-
-
-def test_a_package_that_failed_on_a_hardware_profile_is_blocked_there_unless_devices_are_named(fleet: Fleet) -> None:
-    fleet.create(2, devices=("cam-1",), waves=("100%",))
-    fleet.tick()
-    fleet.report("cam-1", DeploymentState.ROLLED_BACK, "p95 latency over the limit")
-    fleet.tick()
-    with pytest.raises(ConflictError, match=r"digits:2 is known to fail on raspberry-pi-4 \(cam-1: p95 latency over the limit\)"):
-        fleet.create(2)
-    assert fleet.create(2, labels={"site": "west"}) == 2
-    assert fleet.create(2, devices=("cam-2",)) == 3
 
 
 def test_a_tick_without_news_changes_nothing(fleet: Fleet) -> None:
