@@ -1,15 +1,15 @@
 """fp16: half the bytes, the same labels; inputs and outputs of the graph stay float32.
 
-A number beyond the range of half precision becomes infinity, or in other converters silently another number. So operators stay
-float32 if their weights or values (on real samples) are near the limit, or if they sum many terms or exponentiate.
+A number beyond the range of half precision becomes infinity or zero, or in other converters silently another number.
+half_rules.py chooses the operators whose numbers fit; the others stay float32.
 
-If rounding changes a predicted label of the samples, the last operators stay float32 too, as few as keep the labels.
+If rounding changes a predicted label of the samples, or an input of zeros gives NaN, the last operators stay float32 too, as few
+as prevent it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,38 +21,18 @@ from accel.comparison import compare_outputs, run_all
 from accel.golden import TIES
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
-from edgewright.contracts.variant import LayerKind, TensorSpec
+from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
+from edgewright.graphs.bodies import bodies, inner_nodes
 from edgewright.graphs.dead_code import remove_dead
 from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
+from quantize.half_rules import captured_weights, half_inputs, halvable
 from quantize.scheme import float_graph, read_float_graph, write_variant_graph
+from quantize.zero_inputs import broken_output
 
 log = logging.getLogger(__name__)
-
-LARGEST = float(np.finfo(np.float16).max)
-MARGIN = 4.0
-"""The values of the samples must stay below the limit by this factor, because other samples may be larger."""
-
-FLOAT32_OPERATORS = {
-    "Cast",
-    "CumSum",
-    "Exp",
-    "LayerNormalization",
-    "LogSoftmax",
-    "NonMaxSuppression",
-    "Pow",
-    "Range",
-    "ReduceL2",
-    "ReduceMean",
-    "ReduceSum",
-    "RoiAlign",
-    "Softmax",
-    "TopK",
-}
-_FLOAT_INPUTS = {"Resize": {1, 2}}
-"""Inputs that are always float32 in the ONNX standard."""
 
 
 def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, reference: Tensors, progress: Progress = silent) -> None:
@@ -62,13 +42,14 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, referenc
         ModelError: no operator of the graph can run in half precision.
     """
     ranges = tensor_ranges(ObservedGraph.open(float_graph(build), progress=progress), samples)
-    names = [str(node.name) for node in read_float_graph(build).graph if _can_be_half(node, ranges)]
+    model = read_float_graph(build)
+    names = halvable(model.graph, ranges, model.opset_imports[""])
     if not names:
         operators = sorted({node.op_type for node in read_float_graph(build).graph})
         raise ModelError(f"{build.path}: fp16 needs operators that run in half precision, but the graph has {operators}")
     for kept in _attempts(len(names)):
         _write(build, folder, names[: len(names) - kept])
-        if not _changes_labels(samples, reference, build.record.outputs, folder):
+        if not _changes_results(build, samples, reference, folder):
             log.info("converted to float16 operators=%d kept_in_float32=%d", len(names) - kept, kept)
             return
     _write(build, folder, names)
@@ -86,43 +67,30 @@ def _write(build: BuildDirectory, folder: Path, halved: list[str]) -> None:
     write_variant_graph(build, model, folder)
 
 
-def _changes_labels(samples: Samples, reference: Tensors, specs: Sequence[TensorSpec], folder: Path) -> bool:
-    outputs = run_all(load_graph(folder / LayerKind.GRAPH.file_name), samples)
-    agreement = compare_outputs(reference, outputs, specs).agreement
-    return agreement is not None and agreement < 1.0 - TIES
-
-
-def _can_be_half(node: ir.Node, ranges: dict[str, tuple[float, float]]) -> bool:
-    if node.domain not in ("", "ai.onnx") or node.op_type in FLOAT32_OPERATORS:
-        return False
-    floats = [value for value in (*node.inputs, *node.outputs) if value is not None and value.dtype is ir.DataType.FLOAT]
-    largest = max((_largest(value, ranges) for value in floats), default=0.0)
-    if largest > LARGEST / MARGIN:
-        log.info("kept in float32 node=%s largest_value=%g", node.name, largest)
-        return False
-    return bool(floats)
-
-
-def _largest(value: ir.Value, ranges: dict[str, tuple[float, float]]) -> float:
-    if value.const_value is not None:
-        numbers = value.const_value.numpy()
-        return float(np.abs(numbers).max()) if numbers.size else 0.0
-    return max(map(abs, ranges.get(str(value.name), (0.0, 0.0))))
+def _changes_results(build: BuildDirectory, samples: Samples, reference: Tensors, folder: Path) -> bool:
+    """Return True if a label changes, or an output is not finite for an input of zeros."""
+    session = load_graph(folder / LayerKind.GRAPH.file_name)
+    agreement = compare_outputs(reference, run_all(session, samples), build.record.outputs).agreement
+    if agreement is not None and agreement < 1.0 - TIES:
+        return True
+    return broken_output(session, load_graph(float_graph(build)), samples) is not None
 
 
 def _to_half(model: ir.Model, names: set[str]) -> None:
     """Convert the nodes called `names` to half precision, with a Cast between nodes of different precision."""
-    graph = model.graph
+    graph, opset = model.graph, model.opset_imports[""]
     precisions = _Precisions(graph)
     for node in list(graph):
         half = node.name in names
+        halved_places = half_inputs(node, opset) if half else []
         for place, value in enumerate(node.inputs):
-            if value is None or value.dtype is not ir.DataType.FLOAT or place in _FLOAT_INPUTS.get(node.op_type, ()):
+            if value is None or value.dtype is not ir.DataType.FLOAT:
                 continue
             if value.const_value is None:
-                node.replace_input_with(place, precisions.value(value, node, half=half))
-            elif half:
+                node.replace_input_with(place, precisions.value(value, node, half=place in halved_places))
+            elif place in halved_places:
                 node.replace_input_with(place, precisions.weight(value))
+        precisions.keep_float_inside(node, half_weights=half)
         if half:
             precisions.halved.update(value for value in node.outputs if value.dtype is ir.DataType.FLOAT)
     for value in precisions.halved:
@@ -140,6 +108,7 @@ class _Precisions:
         self._graph = graph
         self._casts: dict[ir.Value, ir.Value] = {}
         self._weights: dict[ir.Value, ir.Value] = {}
+        self._floats: dict[ir.Value, ir.Value] = {}
 
     def value(self, value: ir.Value, user: ir.Node, *, half: bool) -> ir.Value:
         """Return `value` in the precision of its consumer."""
@@ -148,6 +117,24 @@ class _Precisions:
         if value not in self._casts:
             self._casts[value] = _cast(self._graph, value, ir.DataType.FLOAT16 if half else ir.DataType.FLOAT, user)
         return self._casts[value]
+
+    def keep_float_inside(self, node: ir.Node, *, half_weights: bool) -> None:
+        """Give the bodies of a Loop, an If or a Scan float32 values of the outer graph, from weights stored in half precision."""
+        stored = set(captured_weights(node)) if half_weights else set()
+        for inner in inner_nodes(node):
+            for place, value in enumerate(inner.inputs):
+                if value in self.halved or value in stored:
+                    inner.replace_input_with(place, self._as_float(value, node))
+        for body in [*bodies(node), *(body for inner in inner_nodes(node) for body in bodies(inner))]:
+            for place, output in enumerate(body.outputs):
+                if output in self.halved:
+                    body.outputs[place] = self._as_float(output, node)
+
+    def _as_float(self, value: ir.Value, user: ir.Node) -> ir.Value:
+        if value not in self._floats:
+            source = value if value in self.halved else self.weight(value)
+            self._floats[value] = self._casts.get(value) or _cast(self._graph, source, ir.DataType.FLOAT, user)
+        return self._floats[value]
 
     def weight(self, value: ir.Value) -> ir.Value:
         """Return a weight in half precision."""

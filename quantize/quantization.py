@@ -48,6 +48,7 @@ from quantize.npu.int8 import make_npu_int8
 from quantize.npu.mxint8 import make_npu_mxint8
 from quantize.report.detail import PREFIX, Scoring, VariantDetail, describe, samples_digest
 from quantize.scheme import QuantizationResult, Scheme, check_source
+from quantize.zero_inputs import check_zero_input
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ def quantize(
         variant = VariantDirectory.write(folder, _config(build, options, folder))
         evaluation, outputs = evaluate_variant(variant, samples, reference, backend=options.backend)
         scoring = Scoring(samples=samples, digest=baseline.detail.samples, reference=reference, outputs=outputs)
+        check_zero_input(variant, build.variant(FLOAT_VARIANT), samples, backend=evaluation.backend)
         functional = _on_functional_model(variant, scoring, progress)
         _check_drops((evaluation, functional), baseline.detail.evaluation, _allowed_drop(options))
         tolerance = _tolerance(build, variant, evaluation)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import ModelError
+from edgewright.graphs.bodies import inner_nodes
 from edgewright.graphs.files import read_graph, write_graph
 from edgewright.graphs.parts import parts_of
 from quantize.rewrites.minify import minify
@@ -106,6 +107,7 @@ def _head_membership(graph: ir.Graph, head: set[str | None], featurizer: set[str
 
     A node that a scheme added follows the producer of its first input; without one, it follows its consumers.
     """
+    owners = {inner: node for node in graph for inner in inner_nodes(node)}
     in_head: dict[ir.Node, bool] = {}
     for node in graph:
         first = node.inputs[0] if node.inputs else None
@@ -117,5 +119,6 @@ def _head_membership(graph: ir.Graph, head: set[str | None], featurizer: set[str
             in_head[node] = not featurizer
     for node in reversed(graph):
         if node not in in_head:
-            in_head[node] = all(in_head[user] for output in node.outputs for user in output.consumers())
+            users = [user for output in node.outputs for user in output.consumers()]
+            in_head[node] = all(in_head[owners.get(user, user)] for user in users)
     return in_head
