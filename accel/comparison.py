@@ -92,7 +92,7 @@ def compare_outputs(expected: Tensors, actual: Tensors, specs: Sequence[TensorSp
     """Measure the distance of `actual` from `expected`; `specs` are the outputs as the conversion recorded them.
 
     Raises:
-        ParityError: an output is missing, has another shape, or holds NaN or infinity where the source does not.
+        ParityError: an output is missing, has the wrong shape, or holds NaN or infinity where the source does not.
     """
     for name, array in actual.items():
         _check_comparable(name, expected.get(name), array)
@@ -113,7 +113,7 @@ def accuracy(expected: Tensors, actual: Tensors, labels: npt.NDArray[np.int64], 
     """Return the share of predicted classes that are the true ones; `expected` are the source's outputs for the same samples.
 
     Raises:
-        SamplesError: no output predicts classes, or the labels have another shape or other classes.
+        SamplesError: no output predicts classes, or the labels have the wrong shape or classes.
     """
     judged = judgements(expected, specs)
     name, judgement = _checked_labels(judged, actual, labels)

@@ -69,7 +69,7 @@ def evaluate_variant(
         backend: the backend to run it with; None takes the variant's own, so that its config does not depend on the fastest one.
 
     Raises:
-        ParityError: the outputs hold NaN or have another shape.
+        ParityError: the outputs hold NaN or have the wrong shape.
         OperationError: the variant cannot be run.
     """
     session = load_session(variant, backend=backend or variant.config.backend)

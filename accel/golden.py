@@ -50,7 +50,7 @@ TIES = 1e-3
 
 
 def violation(comparison: Comparison, tolerance: Tolerance) -> str | None:
-    """Return the way in which `comparison` exceeds `tolerance`, or None if it does not."""
+    """Return a description of how `comparison` exceeds `tolerance`, or None if it does not."""
     if comparison.max_relative_difference > tolerance.max_relative_difference:
         return (
             f"outputs differ by {comparison.max_relative_difference:.3g} of their largest value{_worst(comparison)}; "

@@ -68,7 +68,7 @@ def summarize(times_s: Sequence[float], *, warm_up_count: int, stable: bool) -> 
 
 
 def synthetic_inputs(inputs: Sequence[TensorSpec], batch: int) -> Tensors:
-    """Return deterministic inputs for a graph: floats in [0, 1), integers 0 or 1; free axes except the first have size 1."""
+    """Return deterministic inputs for a graph: floats in [0, 1), integers 0 or 1; dynamic axes except the first have size 1."""
     generator = np.random.default_rng(0)
     return {spec.name: _synthetic(spec, batch, generator) for spec in inputs}
 

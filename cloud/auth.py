@@ -96,7 +96,7 @@ def _by_token(authorization: str, operator_token: str) -> Caller:
     is_known = scheme.lower() in ("basic", "bearer") and secret != ""
     if not is_known or not hmac.compare_digest(secret.encode(), operator_token.encode()):
         raise NoCredentialError(
-            "the operator token must be the one in operator.token of the cloud's state directory, but another was sent"
+            "the operator token must be the one in operator.token of the cloud's state directory, but a different one was sent"
         )
     return Caller(Role.OPERATOR)
 

@@ -24,7 +24,7 @@ from edgewright.contracts.variant import FLOAT_VARIANT
 @click.option("--labels", default="", metavar="FILE|a,b,c", help="Class names: a file with one name per line, or a list.")
 @click.option("--inputs", default="", metavar="a,b", help="Inputs of a TensorFlow graph (default: those that it declares).")
 @click.option("--outputs", default="", metavar="a,b", help="Outputs of a TensorFlow graph (default: those that it declares).")
-@click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x224x224x3", help="Shape of an input with free axes.")
+@click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x224x224x3", help="Shape of an input with dynamic axes.")
 @click.option(
     "--profile",
     "profiles",

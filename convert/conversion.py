@@ -80,7 +80,7 @@ class ConvertOptions:
     outputs: tuple[str, ...] = ()
     """Inputs and outputs of a TensorFlow graph; empty: those that the graph declares."""
     shapes: tuple[str, ...] = ()
-    """Shapes of inputs: `image=1x224x224x3`, or `image=Nx224x224x3` for a free batch."""
+    """Shapes of inputs: `image=1x224x224x3`, or `image=Nx224x224x3` for a dynamic batch."""
     profiles: tuple[str, ...] = ()
     """Hardware profiles that the graph must run on, by name or TOML file."""
     max_memory_gb: float | None = None

@@ -1,6 +1,6 @@
 """Read PyTorch models: programs saved by `torch.export.save`, and modules with example inputs (`export_module`).
 
-    torch.export     trace the module as one graph of operators with a free batch
+    torch.export     trace the module as one graph of operators with a dynamic batch
     torch.onnx       convert the operators
     clean            remove stack traces, which contain paths of the author's machine
 
@@ -40,7 +40,7 @@ def read_torch(path: Path, *, trust: bool) -> ir.Model:
 
 
 def export_module(module: Any, example_inputs: Sequence[Any]) -> ir.Model:
-    """Return the graph of a module, in evaluation mode, with a free batch.
+    """Return the graph of a module, in evaluation mode, with a dynamic batch.
 
     Args:
         module: a `torch.nn.Module`.
@@ -58,7 +58,7 @@ def export_module(module: Any, example_inputs: Sequence[Any]) -> ir.Model:
         with _evaluating(module), _quiet():
             program = torch.export.export(module, doubled, dynamic_shapes=tuple({0: torch.export.Dim("N")} for _ in doubled))
     except Exception as error:  # torch's errors have no common base class
-        raise ModelError(f"{name} cannot be exported with a free batch: {one_line(error)}") from error
+        raise ModelError(f"{name} cannot be exported with a dynamic batch: {one_line(error)}") from error
     return _graph_of(program, name)
 
 
@@ -111,7 +111,7 @@ def _check_batch(graph: ir.Graph, where: str) -> None:
     for value in graph.inputs:
         if value.shape is None or not len(value.shape) or isinstance(value.shape[0], int):
             raise ModelError(
-                f"{where}: the first axis of input {value.name} must count samples and be free, but its shape is {value.shape}: "
+                f"{where}: the first axis of input {value.name} must be the dynamic batch axis, but its shape is {value.shape}: "
                 "export it with two samples and dynamic_shapes=({0: torch.export.Dim('N')},)"
             )
 

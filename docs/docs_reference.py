@@ -13,7 +13,7 @@ from edgewright.cli import COMMANDS, main
 
 
 def named(command: click.Command, name: str) -> click.Command:
-    """Return a copy of `command`, and of all below it, that carries the name under which its parent lists it."""
+    """Return a copy of `command` and its subcommands, each with the name under which its parent lists it."""
     renamed = copy.copy(command)
     renamed.name = name
     if isinstance(renamed, click.Group):

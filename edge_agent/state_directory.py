@@ -134,7 +134,7 @@ def _lock(stream: IO[bytes], path: Path) -> None:
 
 
 def _last_port(path: Path) -> int:
-    """Return the port of the last start, so that clients of a freely chosen port find it again after a restart."""
+    """Return the port of the previous start, so that an automatically assigned port stays the same after a restart."""
     status = read_agent_status(path)
     return status.port if status else 0
 

@@ -1,4 +1,4 @@
-"""Status of a device, read from its disk: the agent may be stopped and the cloud out of reach."""
+"""Status of a device, read from its disk: the agent may be stopped and the cloud unreachable."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def share(text: str) -> float:
     except ValueError:
         fraction = -1.0
     if not 0 <= fraction <= 1:
-        raise click.BadParameter(f"must be a share from 0% to 100%, as in 95% or 0.95, not {text!r}")
+        raise click.BadParameter(f"must be a fraction from 0% to 100%, as in 95% or 0.95, not {text!r}")
     return fraction
 
 

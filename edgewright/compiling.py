@@ -105,7 +105,7 @@ def _source(build: BuildDirectory, name: str | None, profile: NpuProfile) -> Var
     if name is not None:
         variant = build.variant(name)
         if variant.config.backend == BackendName.NPU:
-            raise BadInputError(f"{name} is compiled already; name its quantized source, such as {sources[0]}")
+            raise BadInputError(f"{name} is already compiled; specify its quantized source, such as {sources[0]}")
         return variant
     variants = {variant.config.variant: variant for variant in build.variants()}
     chosen = next((variants[source] for source in sources if source in variants), None)

@@ -15,7 +15,7 @@
     ├── OperationError                 1   the input was right, the work failed
     │   ├── InferenceError                 a runtime that failed to run a loaded graph
     │   ├── ParityError                    the result differs from the source by more than the tolerance
-    │   └── StorageFullError               no room left on a disk
+    │   └── StorageFullError               no space left on a disk
     └── UnreachableError               3   no response from an address
 
 The text of an error is one line: what must hold, what was found, what to do. Any other exception is a defect of ours and

@@ -12,7 +12,7 @@ class Progress(Protocol):
     """A function that passes items through and may show how many are done."""
 
     def __call__(self, items: Sequence[T], label: str, /) -> Iterable[T]:
-        """Yield `items` in order; `label` says in a few words what the loop does."""
+        """Yield `items` in order; `label` is a short description of the loop."""
 
 
 def silent(items: Sequence[T], _label: str, /) -> Iterable[T]:

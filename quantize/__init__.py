@@ -4,6 +4,6 @@ quantization.py   the steps for every scheme: read this first
 scheme.py         the schemes, and what they share: the source graph, a variant's files, the result
 fp16.py, int8/, mx/, npu/    the schemes
 calibration/      observed graphs, ranges, histograms, thresholds, SQNR
-rewrites/         changes of a graph that keep its function
+rewrites/         graph rewrites that preserve the computed function
 report/           `edgewright report`
 """

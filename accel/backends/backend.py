@@ -26,7 +26,7 @@ class Session(Protocol):
         ...
 
     def describe(self) -> dict[str, str]:
-        """Return texts for people about the running software: at least `backend`, `version` and `threads`."""
+        """Return human-readable facts about the running software: at least `backend`, `version` and `threads`."""
         ...
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from edgewright.contracts.variant import TensorSpec
 
 
 def fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
-    """Return the batch size that the graph requires, or None if its first axis is free."""
+    """Return the batch size that the graph requires, or None if its first axis is dynamic."""
     sizes = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)}
     return max(sizes) if sizes else None
 

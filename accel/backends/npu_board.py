@@ -74,7 +74,7 @@ class NpuSession:
         return {spec.name: outputs[spec.name] for spec in self._config.outputs}
 
     def describe(self) -> dict[str, str]:
-        """Return texts about the running software; `featurizer` names the board or the functional model that runs now."""
+        """Return human-readable facts about the running software; `featurizer` names the board or the functional model."""
         head = {"head": "none"} if self._head is None else {"head": "onnxruntime {version}".format(**self._head.describe())}
         threads = "none" if self._head is None else self._head.describe()["threads"]
         return {

@@ -1,7 +1,7 @@
 """The `onnxruntime` backend: any ONNX variant on the processor.
 
 It checks inputs before the runtime, so that a mismatch is reported in one clear line. It hides the batch axis of the graph: a
-free one takes the whole batch, a fixed one takes it in pieces. The log of the runtime is off; its errors are raised.
+dynamic one takes the whole batch, a fixed one takes it in pieces. The log of the runtime is off; its errors are raised.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class OnnxRuntimeSession:
         return run_in_pieces(self._run_once, fitted, self._fixed_batch)
 
     def describe(self) -> dict[str, str]:
-        """Return texts about the running software; see `Session.describe`."""
+        """Return human-readable facts about the running software; see `Session.describe`."""
         import onnxruntime
 
         return {

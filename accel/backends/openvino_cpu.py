@@ -102,7 +102,7 @@ class OpenVinoSession:
         return run_in_pieces(self._run_once, fitted, self._fixed_batch)
 
     def describe(self) -> dict[str, str]:
-        """Return texts about the running software; see `Session.describe`."""
+        """Return human-readable facts about the running software; see `Session.describe`."""
         import openvino
 
         return {**self._description, "version": openvino.__version__}

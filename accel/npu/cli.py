@@ -248,7 +248,7 @@ def open_board(profile: NpuProfile, selection: str, baud: int) -> Board:
             reasons.append(str(error))
     raise UnreachableError(
         f"no serial port ({selection}) has a board {profile.name}: {'; '.join(reasons) or 'there is no such port'}; "
-        "plug it in, or name its port with --device"
+        "plug it in, or specify its port with --device"
     )
 
 

@@ -55,7 +55,10 @@ class DepthwiseUnit:
 
 
 def _split(size: int, step: int, limit: int) -> Iterator[Taps]:
-    """Split one axis unless it fits: by tap modulo step, because taps of one remainder skip the same vectors."""
+    """Split the taps of one axis into parts of at most `limit`.
+
+    Unless the axis fits, a part holds taps with the same remainder modulo `step`, which skip the same vectors.
+    """
     stride = 1 if step <= size <= limit else step
     for first in range(min(stride, size)):
         taps = range(first, size, stride)

@@ -18,7 +18,7 @@ ADDRESS_MASK = 0xFFFF
 
 @dataclass(frozen=True, slots=True)
 class Visits:
-    """Addresses [taps, positions], and a mask of those inside the input plane."""
+    """Addresses that a pass visits, [taps, positions], and a mask that is false for padding."""
 
     addresses: npt.NDArray[np.int64]
     inside: npt.NDArray[np.bool_]
@@ -46,7 +46,7 @@ def visits(shape: Shape, instruction: ArrayPass) -> Visits:
 
 
 def visited_span(shape: Shape, instruction: ArrayPass) -> tuple[int, int] | None:
-    """Return `visits(...).span` without computing all visits: addresses rise along both axes, so the corners suffice."""
+    """Return `visits(...).span` without computing all visits: addresses increase along both axes, so the corners suffice."""
     rows = _inside(instruction.top, instruction.row_dilation, instruction.kernel_rows, shape.row_step, shape.rows, shape.height)
     columns = _inside(
         instruction.left, instruction.column_dilation, instruction.kernel_columns, shape.column_step, shape.columns, shape.width

@@ -12,7 +12,7 @@ from edgewright.errors import BadInputError
 def check_output(path: Path) -> None:
     """Raise `BadInputError` unless a file, and its missing parent directories, can be created at `path`."""
     if _is(path, Path.is_dir):
-        raise BadInputError(f"{path} must be a file to write, but it is a directory; name a file in it")
+        raise BadInputError(f"{path} must be a file to write, but it is a directory; specify a file in it")
     parent = next(parent for parent in path.absolute().parents if _is(parent, Path.exists))
     if not _is(parent, Path.is_dir):
         raise BadInputError(f"{path} must be a file to write, but {parent} is not a directory; choose another path")

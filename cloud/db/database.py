@@ -163,7 +163,7 @@ def _reporting_full() -> Iterator[None]:
         yield
     except OperationalError as error:
         if error.orig is not None and is_disk_full(error.orig):
-            raise StorageFullError("no room left to write the database: free some space and try again") from error
+            raise StorageFullError("not enough disk space to write the database: free some space and try again") from error
         raise
 
 

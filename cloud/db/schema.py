@@ -1,6 +1,6 @@
 """The tables as SQLAlchemy Core definitions; `cloud/migrations` creates them, and a test compares the two.
 
-Signed documents and whole records are stored as the bytes that were received or signed. Each row of `counters` rises in the
+Signed documents and whole records are stored as the bytes that were received or signed. Each row of `counters` increases in the
 same transaction as the changes that it counts (`cloud/db/database.py`).
 """
 

@@ -7,7 +7,7 @@
     records          return every device with both sides of its twin
 
 A revoked name can be enrolled again with a token that is bound to it. Its old certificates stay revoked, and the number of its
-desired state continues to rise.
+desired state continues to increase.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def renew(connection: Connection, present: x509.Certificate, issue: Issue) -> En
     # The row lock orders this against a revocation: a later one also revokes the new certificate.
     revoked = connection.execute(select(devices.c.revoked).where(devices.c.device == device).with_for_update()).scalar_one()
     if revoked:
-        raise DeniedError(f"device {device} was revoked: ask the operator")
+        raise DeniedError(f"device {device} was revoked: contact the operator")
     certificate = issue(device)
     if certificate.public_key() == present.public_key():
         raise BadInputError(
@@ -123,7 +123,7 @@ def device_of_certificate(connection: Connection, certificate: x509.Certificate)
     if row is None:
         raise DeniedError("the client certificate must be issued by this cloud to a device, but it was not: enrol the device")
     if row.revoked_at is not None:
-        raise DeniedError(f"device {row.device} was revoked at {row.revoked_at:%Y-%m-%d %H:%M} UTC: ask the operator")
+        raise DeniedError(f"device {row.device} was revoked at {row.revoked_at:%Y-%m-%d %H:%M} UTC: contact the operator")
     device: str = row.device
     return device
 

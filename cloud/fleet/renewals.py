@@ -99,7 +99,7 @@ def serial_of_nonce(authority: Authority, nonce: str, now: datetime) -> int:
             f"the nonce must not be expired, but it expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC: "
             "request another with GET /v1/renew"
         )
-    # Hash the bytes, because one value has several base64 texts; 159 bits, because RFC 5280 allows at most 20 octets.
+    # Hash the bytes, because one value has several base64 encodings; 159 bits, because RFC 5280 allows at most 20 octets.
     return int.from_bytes(hashlib.sha256(body).digest()[:20], "big") >> 1
 
 

@@ -1,6 +1,6 @@
 """Twins: the desired state of each device beside the state that the device last reported.
 
-Desired state has one writer, the rollout engine, through `set_desired`. Its number rises with every change and is never
+Desired state has one writer, the rollout engine, through `set_desired`. Its number increases with every change and is never
 reused, not even for a rollback. It is signed once, when it is set; the signed bytes are stored and sent.
 """
 
@@ -84,7 +84,7 @@ def desired_after(connection: Connection, device: str, have: int) -> bytes | Non
         DeniedError: the device was revoked.
     """
     if is_revoked(connection, device):
-        raise DeniedError(f"device {device} was revoked: ask the operator")
+        raise DeniedError(f"device {device} was revoked: contact the operator")
     newer = twins.c.device == device, twins.c.desired_number > have
     return connection.execute(select(twins.c.desired_envelope).where(*newer)).scalar_one_or_none()
 

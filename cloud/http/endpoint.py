@@ -140,7 +140,7 @@ async def read_limited(request: Request, limit_bytes: int) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit_bytes:
-            raise TooLargeError(f"the body must be at most {limit_bytes} bytes, but it is longer: send less at a time")
+            raise TooLargeError(f"the body must be at most {limit_bytes} bytes, but it is longer: split the request")
     return bytes(body)
 
 

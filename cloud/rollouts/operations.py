@@ -78,7 +78,10 @@ def _switch(connection: Connection, number: int, state: RolloutState, reason: st
 
 
 def _select(connection: Connection, request: RolloutRequest, now: datetime) -> list[DeviceRecord]:
-    """Return the devices that the request names, else those with its labels, else all; revoked devices only raise if named."""
+    """Return the devices named in the request, else those with its labels, else all.
+
+    A revoked device raises an error only if it is named.
+    """
     records = {each.device: each for each in devices.records(connection, now)}
     if not request.devices:
         labels = request.labels.items()

@@ -47,7 +47,7 @@ def check_none_lost(path: Path, *, except_for: frozenset[str]) -> None:
     for name in IN_ORDER[: IN_ORDER.index(present[-1])]:
         if name not in present and name not in except_for and name not in AFTER_DATABASE:
             hint = _REPLACE if name == TOKEN else _RESTORE
-            hint += ", or name the database with --database" if name == DATABASE else ""
+            hint += ", or specify the database with --database" if name == DATABASE else ""
             raise BadInputError(f"{path / name} must exist, because {present[-1]} does, but it is missing: {hint}")
     database = path / DATABASE
     if is_established(path) and database.exists() and database.stat().st_size == 0 and DATABASE not in except_for:

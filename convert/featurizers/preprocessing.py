@@ -1,7 +1,7 @@
 """The published preprocessing of each network, as data.
 
     caffe          BGR, channel means subtracted (ResNet, VGG, SSD)
-    torch_style    RGB in 0..1, normalized by ImageNet's mean and deviation (DenseNet)
+    torch_style    RGB in 0..1, normalized by ImageNet's mean and standard deviation (DenseNet)
     signed         RGB in -1..1 (MobileNetV2)
     plain          RGB 0..255, unchanged (ResNet-8)
 

@@ -81,7 +81,7 @@ def detect(outputs: Mapping[str, npt.NDArray[Any]], options: DetectOptions | Non
     """Return the detections for the outputs of one image (`boxes_1` … `classes_6`, without the batch axis).
 
     Raises:
-        SamplesError: an output is missing, or has another shape than its feature map.
+        SamplesError: an output is missing, or differs in shape from its feature map.
     """
     options = options or DetectOptions()
     offsets, logits = _joined(outputs, "boxes"), _joined(outputs, "classes")

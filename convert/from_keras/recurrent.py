@@ -65,7 +65,7 @@ def _bidirectional(call: Call) -> Tensor:
     if type(layer.forward_layer).__name__ not in _CELLS or layer.merge_mode not in ("concat", *_MERGES):
         inner = type(layer.forward_layer).__name__
         raise call.unsupported(
-            f"a Bidirectional {inner} with merge_mode={layer.merge_mode!r}; LSTM, GRU and SimpleRNN can be merged"
+            f"a Bidirectional {inner} with merge_mode={layer.merge_mode!r}; only LSTM, GRU and SimpleRNN are supported"
         )
     forward = replace(call, layer=layer.forward_layer, path=f"{call.path}/forward")
     backward = replace(call, layer=layer.backward_layer, path=f"{call.path}/backward")

@@ -179,7 +179,7 @@ def _frozen_graph(path: Path, options: SourceOptions) -> Frozen:
     inputs = _tensors(options.inputs, names, path) or {name: f"{name}:0" for name in placeholders}
     outputs = _tensors(options.outputs, names, path) or {name: f"{name}:0" for name in unused}
     if not inputs or not outputs:
-        raise ModelError(f"{path} must have inputs and outputs, but none were found: name them with --inputs and --outputs")
+        raise ModelError(f"{path} must have inputs and outputs, but none were found: specify them with --inputs and --outputs")
     return Frozen(graph_def, inputs, outputs)
 
 

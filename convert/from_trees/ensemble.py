@@ -1,6 +1,6 @@
 """Emit an ensemble of decision trees as ONNX: one TreeEnsembleRegressor, followed by the link function as separate nodes.
 
-Converters that choose ONNX's tree classifier or regressor by the objective's name silently get rare objectives wrong
+Converters that choose ONNX's tree classifier or regressor by the objective's name silently convert rare objectives incorrectly
 (one-versus-all, raw margins, hinge, ranking). Here the trees only sum margins, and `Link` is the function from margins to the
 output. Missing values take the same branch as in the framework.
 """

@@ -83,12 +83,12 @@ class Emitter:
 
 
 def graph_input(name: str, dtype: ir.DataType, shape: Shape) -> ir.Value:
-    """Return a graph input; the first axis is the batch, and other free axes are named by their index."""
+    """Return a graph input; the first axis is the batch, and other dynamic axes are named by their index."""
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=named_shape(name, shape))
 
 
 def named_shape(name: str, shape: Shape) -> ir.Shape:
-    """Return the shape with a free batch and a name for every other free axis."""
+    """Return the shape with a dynamic batch and a name for every other dynamic axis."""
     axes: list[int | str] = [BATCH_AXIS]
     axes += [size if size is not None else f"{name}_axis{axis}" for axis, size in enumerate(shape[1:], start=1)]
     return ir.Shape(axes)

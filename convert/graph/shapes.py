@@ -1,7 +1,7 @@
 """Fix shapes of a graph's inputs as the user asks, and check them against the hardware profiles.
 
-The batch axis stays free unless the user gives it a number. Other free axes (images of any size) run on onnxruntime, but an NPU
-program is compiled for one size.
+The batch axis stays dynamic unless the user gives it a number. Other dynamic axes (images of any size) run on onnxruntime, but
+an NPU program is compiled for one size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Shape = tuple[int | str, ...]
 
 
 def fix_shapes(model: ir.Model, shapes: Sequence[str]) -> None:
-    """Set input shapes from texts such as `image=1x224x224x3`, or `image=Nx224x224x3` for a free batch.
+    """Set input shapes from strings such as `image=1x224x224x3`, or `image=Nx224x224x3` for a dynamic batch.
 
     Raises:
         BadInputError: a text cannot be parsed, or contradicts the model's shape.
@@ -38,27 +38,27 @@ def fix_shapes(model: ir.Model, shapes: Sequence[str]) -> None:
 
 
 def check_shapes(model: ir.Model, profiles: Iterable[HardwareProfile]) -> None:
-    """Check that only batch axes are free, if a profile runs fixed shapes only.
+    """Check that only batch axes are dynamic, if a profile runs fixed shapes only.
 
     Raises:
-        ModelError: another axis of an input or output is free.
+        ModelError: another axis of an input or output is dynamic.
     """
     fixed_only = [profile.name for profile in profiles if profile.npu is not None]
     if not fixed_only:
         return
     for value in model.graph.inputs:
-        free = _free_axes(value)
-        if free:
+        dynamic = _dynamic_axes(value)
+        if dynamic:
             example = "x".join(["N", *(str(size) if isinstance(size, int) else str(_EXAMPLE_SIZE) for size in value.shape[1:])])
             raise ModelError(
-                f"{fixed_only[0]} runs fixed shapes only, but input {value.name} has a free {free}: "
+                f"{fixed_only[0]} runs fixed shapes only, but input {value.name} has a dynamic {dynamic}: "
                 f"give each axis its size, as in --shape {value.name}={example}"
             )
     for value in model.graph.outputs:
-        free = _free_axes(value)
-        if free:
+        dynamic = _dynamic_axes(value)
+        if dynamic:
             raise ModelError(
-                f"{fixed_only[0]} runs fixed shapes only, but output {value.name} has a free {free}, "
+                f"{fixed_only[0]} runs fixed shapes only, but output {value.name} has a dynamic {dynamic}, "
                 "whose size the model computes from its data: cut the model before that with --head-from or --outputs"
             )
 
@@ -89,11 +89,11 @@ def _merged(name: str, value: ir.Value, shape: Shape, text: str) -> Shape:
     return (own[0] if isinstance(shape[0], str) else shape[0], *shape[1:])
 
 
-def _free_axes(value: ir.Value) -> str:
+def _dynamic_axes(value: ir.Value) -> str:
     if value.shape is None:
         return "shape"
-    free = [f"axis {axis} ({size})" for axis, size in enumerate(value.shape) if axis and not isinstance(size, int)]
-    return " and ".join(free)
+    dynamic = [f"axis {axis} ({size})" for axis, size in enumerate(value.shape) if axis and not isinstance(size, int)]
+    return " and ".join(dynamic)
 
 
 def _written(shape: Shape) -> str:

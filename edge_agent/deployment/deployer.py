@@ -53,7 +53,7 @@ class Deployer:
         return max(0.0, self._retry_at_s - time.monotonic())
 
     def retry_now(self) -> None:
-        """End a pause early, because the network is back."""
+        """End the pause before the next attempt and reset its length."""
         self._retry_at_s, self._pauses = 0.0, 0
 
     async def accept(self, desired: DesiredState, reason: str) -> None:

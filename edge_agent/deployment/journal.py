@@ -178,7 +178,7 @@ class Journal:
         return self._update("reason = ?, retry_at = ?", reason, retry_at.isoformat() if retry_at else None)
 
     def count(self, *, bytes_pulled: int, online_s: float) -> Deployment:
-        """Store the total of pulled bytes and add seconds online."""
+        """Store the total of pulled bytes, and add to the seconds online."""
         return self._update("bytes_pulled = MAX(bytes_pulled, ?), online_s = online_s + ?", bytes_pulled, online_s)
 
     def record(self, event: str, reason: str) -> None:

@@ -70,6 +70,6 @@ def _authority(token: EnrolmentToken) -> str:
     if fingerprint != token.ca_sha256:
         raise DeniedError(
             f"the authority at {token.url} must have the fingerprint {token.ca_sha256[:16]}… of the token, but it has "
-            f"{fingerprint[:16]}…: this is not the cloud that made the token; do not continue"
+            f"{fingerprint[:16]}…: this is not the cloud that issued the token; do not continue"
         )
     return pem

@@ -125,7 +125,7 @@ def _pull_all(variants: Sequence[PackagedVariant], registry: OciClient, store: S
     except StorageFullError as error:
         kept = {layer.digest for layer in variants[0].layers.values()}
         store.remove_blobs({layer.digest for other in variants[1:] for layer in other.layers.values()} - kept)
-        raise _NotMeasuredError(f"the disk has no room for the {needed} bytes of all variants that fit") from error
+        raise _NotMeasuredError(f"the disk has no space for the {needed} bytes of all variants that fit") from error
     if len(failures) == len(variants):
         raise _NotMeasuredError("; ".join(failures.values()))
     return failures

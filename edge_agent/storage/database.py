@@ -69,7 +69,7 @@ def _translated(error: sqlite3.OperationalError, subject: str) -> Exception:
     """Return a `StorageFullError` for a full disk, and any other error unchanged."""
     # SQLite reports an I/O error if the disk is full when it extends its shared memory file.
     if is_disk_full(error) or "disk I/O" in str(error):
-        return StorageFullError(f"no room left to write {subject}: free some space and try again")
+        return StorageFullError(f"not enough disk space to write {subject}: free some space and try again")
     return error
 
 

@@ -32,7 +32,7 @@ Request = TypeVar("Request")
 
 
 class Failure(enum.StrEnum):
-    """Kinds of failure of a worker, by the reaction of the agent."""
+    """Kinds of worker failure; each has its own reaction of the agent."""
 
     REFUSED = "refused"  # the input is invalid: do not retry
     OFFLINE = "offline"  # no response: wait, without counting an attempt
@@ -44,7 +44,7 @@ class Failure(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerResult:
-    """Result of a request; `reason` is text for people, also on success."""
+    """Result of a request; `reason` is human-readable, also on success."""
 
     failure: Failure | None = None
     reason: str = ""

@@ -23,7 +23,7 @@ def cloud_options(command: F) -> F:
 
 
 def duration(text: str) -> float:
-    """Return the seconds in a number with its unit, as in 30s, 5m, 1h or 2d."""
+    """Convert a duration such as 30s, 5m, 1h or 2d to seconds."""
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd])", text)
     if not match:
         raise click.BadParameter(f"must be a number and a unit, as in 30s, 5m, 1h or 2d, not {text!r}")

@@ -94,7 +94,7 @@ def show(device: str, cloud: str | None, as_json: bool) -> None:
 @click.argument("device")
 @cloud_options
 def explain(device: str, cloud: str | None, as_json: bool) -> None:
-    """Explain a device: its state, the reason, since when, and the next step."""
+    """Explain the state of a device: its reason, its start time, and the next step."""
     record = _fetch(device, cloud)
     if as_json:
         print_json(record)

@@ -87,7 +87,7 @@ def verify(path: Path, keys: tuple[Path, ...], as_json: bool) -> None:
     if signature is not None:
         click.echo(f"signed as {signature.model}:{signature.version}, valid until {signature.expires_at:%Y-%m-%d}")
     else:
-        click.echo("signature not checked: name a trusted key with --key")
+        click.echo("signature not checked: specify a trusted key with --key")
 
 
 @group.command()

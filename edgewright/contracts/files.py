@@ -71,7 +71,7 @@ def sync_path(path: Path) -> None:
 
 @contextlib.contextmanager
 def reporting_full_disk(subject: str | Path) -> Iterator[None]:
-    """Raise `StorageFullError` when the block finds no room to write `subject`."""
+    """Raise `StorageFullError` when the block finds no disk space to write `subject`."""
     try:
         yield
     except Exception as error:
@@ -95,7 +95,7 @@ def _raise_if_full(error: BaseException, subject: str | Path) -> None:
             f"{subject} exceeds the largest permitted file size: raise the limit (ulimit -f) and try again"
         ) from error
     if is_disk_full(error):
-        raise StorageFullError(f"no room left to write {subject}: free some space and try again") from error
+        raise StorageFullError(f"not enough disk space to write {subject}: free some space and try again") from error
 
 
 def _raise_if_not_writable(error: OSError, path: Path) -> None:

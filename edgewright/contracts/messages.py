@@ -61,7 +61,7 @@ class FailureCause(enum.StrEnum):
 class DesiredState:
     """Desired state of one device: the payload of a DSSE envelope that is signed by the cloud's own key.
 
-    `desired_number` always rises. For a rollback `version` falls, and `allow_downgrade` is true.
+    `desired_number` always increases. For a rollback `version` decreases, and `allow_downgrade` is true.
     """
 
     device: str
@@ -103,7 +103,7 @@ class RunningVariant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedState:
-    """Reported state of a device: the step that it is at, the reason, since when, and the next attempt."""
+    """Reported state of a device: the current step, its reason and start time, and the next attempt."""
 
     device: str
     desired_number: int
@@ -130,7 +130,7 @@ class ReportedState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One measurement; `sequence` rises by one per device and queue, without gaps, so that losses can be counted."""
+    """One measurement; `sequence` increases by one per device and queue, without gaps, so that losses can be counted."""
 
     sequence: int
     at: datetime

@@ -83,7 +83,7 @@ class Measure(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """One input or output: `dtype` is NumPy's name, a shape entry is a size or the name of a free axis (`N`)."""
+    """One input or output: `dtype` is NumPy's name, a shape entry is a size or the name of a dynamic axis (`N`)."""
 
     name: str
     dtype: str

@@ -15,7 +15,7 @@ _DIRECTORIES = ("build-v1", "build-v2", "package-v1", "package-v2")
 def check_reusable(earlier: Path, directory: Path, *, board_profile: str | None) -> None:
     """Raise `BadInputError` unless `earlier` is another, finished demo with a variant for `board_profile` (if not None)."""
     if earlier == directory:
-        raise BadInputError(f"--reuse must name another directory than --output, but both are {earlier}")
+        raise BadInputError(f"--reuse must be a different directory than --output, but both are {earlier}")
     if not (earlier / SUMMARY).is_file() or not all((earlier / name).is_dir() for name in _DIRECTORIES):
         raise BadInputError(f"{earlier} must hold a finished demo, but it does not: run edgewright demo --output {earlier}")
     if board_profile is not None and not (earlier / "build-v1" / "variants" / board_profile).is_dir():

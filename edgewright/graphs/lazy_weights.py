@@ -21,5 +21,5 @@ class LazyWeight(ir.LazyTensor):  # type: ignore[misc]  # the library's types ar
         self._load = load
 
     def view(self) -> npt.NDArray[Any]:
-        """Return the contents in this tensor's order without a copy, possibly in another shape."""
+        """Return the contents in this tensor's order without a copy, possibly with a different shape."""
         return self._load()

@@ -42,7 +42,7 @@ def _from_url(url: str, environment: Mapping[str, str]) -> ClientContext:
     token = environment.get("EDGEWRIGHT_TOKEN")
     if not token:
         raise DeniedError(
-            f"an address without a client context needs the operator token in EDGEWRIGHT_TOKEN: set it, or name a {CONTEXT_FILE}"
+            f"an address without a client context needs the operator token in EDGEWRIGHT_TOKEN: set it, or give a {CONTEXT_FILE}"
         )
     authority = environment.get("EDGEWRIGHT_CA")
     return ClientContext(url=url.rstrip("/"), token=token.strip(), ca_file=Path(authority).expanduser() if authority else None)

@@ -5,7 +5,7 @@
     prepare           pixels and images, as the variant's config states (images.py)
     check             against the variant's inputs; a mismatch is a 400 that states what is expected and what was received
     score             in a worker thread, with other waiting requests (batching.py), so that health checks are answered meanwhile
-    judge a failure   a run that fails only on the values of this request is a 400 as well (input_judge.py)
+    find the fault    a run that fails only on the values of this request is a 400 as well (fault_attribution.py)
     encode, count     (statistics.py)
 
 There is no web framework, because it would cost more than a small model (benchmarks/serving.py).
@@ -27,9 +27,9 @@ from edgewright.contracts.variant import VariantConfig
 from edgewright.errors import BadInputError, EdgewrightError, NotFoundError
 from edgewright.serving import json_protocol, open_inference, openapi
 from edgewright.serving.batching import Batcher
+from edgewright.serving.fault_attribution import FaultAttribution
 from edgewright.serving.http_types import TEXT, HttpError, Request, Response, error_response, json_response
 from edgewright.serving.images import ImageInput
-from edgewright.serving.input_judge import InputJudge
 from edgewright.serving.statistics import ServedModel, Statistics, predicted_classes
 
 Scope = MutableMapping[str, Any]
@@ -72,7 +72,7 @@ class ScoringApp:
         self.statistics = Statistics(served)
         self._session = session
         self.batcher = Batcher(
-            InputJudge(session, known_good), merging=all(isinstance(spec.shape[0], str) for spec in config.inputs)
+            FaultAttribution(session, known_good), merging=all(isinstance(spec.shape[0], str) for spec in config.inputs)
         )
         self._config = config
         self._image_input = ImageInput.of(config)

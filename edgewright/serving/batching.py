@@ -45,7 +45,7 @@ class _Waiting:
 
 
 class Batcher:
-    """Runner of scoring requests; with `merging`, for sessions with a free batch axis, several requests share a run."""
+    """Runner of scoring requests; with `merging`, for sessions with a dynamic batch axis, several requests share a run."""
 
     def __init__(self, session: Session, *, merging: bool, clock: Callable[[], float] = time.perf_counter) -> None:
         self.run_count = 0
@@ -88,7 +88,7 @@ class Batcher:
         running.add_done_callback(lambda finished: self._finish(loop, batch, finished))
 
     def _is_brief(self, batch: Sequence[_Waiting]) -> bool:
-        if batch[0].shapes != self._shapes:  # another size of input, with unknown times
+        if batch[0].shapes != self._shapes:  # a different input size, with unknown times
             self._shapes = batch[0].shapes
             self._brief.clear()
         return sum(self._brief) >= MIN_BRIEF_RUNS and sum(waiting.count for waiting in batch) <= MAX_SAMPLES_PER_RUN

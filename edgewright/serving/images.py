@@ -80,7 +80,7 @@ class ImageInput:
         """Return the input for RGB (or grey) pixels [N, height, width, channels], or one image without N.
 
         Raises:
-            SamplesError: the array has another rank or another number of channels.
+            SamplesError: the array has the wrong rank or number of channels.
         """
         stacked = pixels[np.newaxis] if pixels.ndim == 3 else pixels
         if stacked.ndim != 4 or stacked.shape[-1] != self._channels or 0 in stacked.shape:

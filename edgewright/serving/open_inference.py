@@ -146,7 +146,7 @@ def check_outputs_exist(infer: InferRequest, outputs: Sequence[TensorSpec]) -> N
 
 
 def tensor_metadata(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-    """Describe tensors as the protocol does: a free axis is -1."""
+    """Describe tensors as the protocol does: a dynamic axis is -1."""
     return [
         {
             "name": spec.name,

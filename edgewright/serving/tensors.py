@@ -1,7 +1,7 @@
 """Strict conversion of received numbers to the model's dtypes.
 
-Text is never read as a number, a whole number must fit the model's type, and a number that a smaller float cannot hold is
-rejected instead of becoming infinity.
+Text is never parsed as a number. An integer must fit the model's type. A number that overflows a smaller float is rejected and
+does not become infinity.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A layer is linear, so the mean of its output is its output for the mean of its i
 input of every layer, exact and as the quantizer rounds it. Then each layer runs on both means, with its own and with its rounded
 weights, and the difference is added to the bias.
 
-A layer keeps its new bias only if the measured SQNR after it rises. That depends on the layers before it and not on those after
-it, so a retrained head leaves the featurizer unchanged.
+A layer keeps its new bias only if the measured SQNR after it increases. That depends on the layers before it and not on those
+after it, so a retrained head leaves the featurizer unchanged.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def correct_biases(
     rounding: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
     observe: Callable[[onnx.ModelProto], Observed] = ObservedGraph,
 ) -> dict[str, Array]:
-    """Correct the biases of `model` in place; return the original bias of each layer whose SQNR rose.
+    """Correct the biases of `model` in place; return the original bias of each layer whose SQNR increased.
 
     `rounding` quantizes a graph with `ranges`, and `observe` runs one as the target does; the SQNR is measured with both.
     """

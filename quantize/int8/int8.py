@@ -4,7 +4,7 @@ calibrate   the range of every tensor
 equalize    on request: equalize channels before rounding (equalize.py)
 quantize    activations with a zero point (half a point more accurate on ResNet-8 than symmetric ones), weights per output
             channel, in the types that the hardware multiplies exactly and fast (qdq.py)
-correct     compensate in the bias for the shift of a layer's mean, if the SQNR rises (bias_correction.py)
+correct     compensate in the bias for the shift of a layer's mean, if the SQNR increases (bias_correction.py)
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     exponents (int8) -> Cast -> Pow(2, .) -> scales;  elements (int8), scales -> DequantizeLinear with block_size 32 -> weight
 
 The exponents are bytes like the standard's E8M0 scales, because onnxruntime has no kernel for that type; as float32 they would
-take an eighth of the weights' size. A Reshape follows if the block layout has another shape than the weight.
+take an eighth of the weights' size. A Reshape follows if the shape of the block layout differs from the weight's.
 """
 
 from __future__ import annotations

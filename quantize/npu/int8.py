@@ -3,7 +3,7 @@
 calibrate   the range of every tensor
 quantize    activations int8 per tensor with a zero point; weights int8 per output channel, symmetric in [-127, 127]; operators
             after the build's cut stay float, because they run on the host; sums fit in 32 bits (overflow_guard.py)
-correct     biases, if the SQNR on the NPU's functional model rises (int8/bias_correction.py, functional.py)
+correct     biases, if the SQNR on the NPU's functional model increases (int8/bias_correction.py, functional.py)
 
 The graph is plain ONNX that onnxruntime runs too. `edgewright compile` compiles it to a program.
 """

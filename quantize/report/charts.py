@@ -68,7 +68,7 @@ def _height(value: float, top: float) -> float:
 
 
 def _ceiling(values: Sequence[float]) -> float:
-    """Return the next multiple of 20 above nearly all values; exact operators may leave the chart."""
+    """Return the upper end of the axis: a multiple of 20 above 90% of the values. Exact operators may exceed the chart."""
     ordered = sorted(values)
     return max(40.0, 20.0 * -(-ordered[int(0.9 * (len(ordered) - 1))] // 20))
 

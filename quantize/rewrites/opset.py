@@ -12,7 +12,7 @@ import onnx
 OPSET = 20
 _ONNX = ("", "ai.onnx")
 _CHANGED_IN_21 = frozenset({"GroupNormalization"})
-"""Operators with another meaning before 21; all other operators of 20 only gained types."""
+"""Operators whose meaning differs before 21; all other operators of 20 only gained types."""
 _NEW_ATTRIBUTES = frozenset({"block_size", "output_dtype"})
 """Attributes of QuantizeLinear and DequantizeLinear since 21."""
 

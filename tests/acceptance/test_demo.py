@@ -135,7 +135,7 @@ def refusal(earlier: Path, directory: Path) -> str:
 
 
 def test_a_demo_reuses_only_another_finished_demo_with_the_required_variants(tmp_path: Path) -> None:
-    assert refusal(tmp_path, tmp_path) == f"--reuse must name another directory than --output, but both are {tmp_path}"
+    assert refusal(tmp_path, tmp_path) == f"--reuse must be a different directory than --output, but both are {tmp_path}"
     assert refusal(tmp_path, tmp_path / "next") == (
         f"{tmp_path} must hold a finished demo, but it does not: run edgewright demo --output {tmp_path}"
     )

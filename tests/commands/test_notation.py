@@ -23,7 +23,7 @@ def test_a_share_is_a_percentage_or_a_fraction(text: str, fraction: float) -> No
     ("read", "text", "message"),
     [
         *(
-            pytest.param(share, text, f"must be a share from 0% to 100%, as in 95% or 0.95, not {text!r}", id=f"share {text}")
+            pytest.param(share, text, f"must be a fraction from 0% to 100%, as in 95% or 0.95, not {text!r}", id=f"share {text}")
             for text in ("", "%", "much", "95", "101%", "-1%", "nan", "inf%")
         ),
         *(

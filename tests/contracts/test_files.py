@@ -25,7 +25,7 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) 
 def test_a_full_disk_raises_storage_full_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageFullError) as full, writing_atomically(tmp_path / "blob"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert str(full.value) == f"no room left to write {tmp_path}/blob: free some space and try again"
+    assert str(full.value) == f"not enough disk space to write {tmp_path}/blob: free some space and try again"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -146,7 +146,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk(tiny_disk: Path, tmp_path: Path) -> None:
     build = tiny_disk / "build"
     source = matrix(tmp_path / "m.onnx", noise(WIDE, WIDE))
-    assert error_line(1, source, "-o", build) == f"no room left to write {build}: free some space and try again"
+    assert error_line(1, source, "-o", build) == f"not enough disk space to write {build}: free some space and try again"
     assert not list(tiny_disk.iterdir())
 
 

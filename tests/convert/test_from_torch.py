@@ -110,7 +110,7 @@ def refusal(path: Path) -> str:
 def test_a_program_with_a_fixed_batch_is_rejected_with_advice(tmp_path: Path) -> None:
     path = program(tmp_path / "model.pt2", free=False)
     assert refusal(path) == (
-        f"{path}: the first axis of input input must count samples and be free, but its shape is [2,1,8,8]: "
+        f"{path}: the first axis of input input must be the dynamic batch axis, but its shape is [2,1,8,8]: "
         "export it with two samples and dynamic_shapes=({0: torch.export.Dim('N')},)"
     )
 
@@ -126,7 +126,7 @@ def test_a_module_that_cannot_be_traced_is_named() -> None:
 
     with pytest.raises(ModelError) as caught:
         export_module(Branching(), [torch.from_numpy(np.ones((2, 3), np.float32))])
-    assert str(caught.value).startswith("Branching cannot be exported with a free batch: ")
+    assert str(caught.value).startswith("Branching cannot be exported with a dynamic batch: ")
 
 
 def test_a_damaged_program_is_rejected(tmp_path: Path) -> None:

@@ -150,10 +150,10 @@ def test_p15_a_certificate_that_expired_long_ago_is_renewed_automatically(device
 
 def test_p15_a_revoked_device_is_refused_with_a_valid_and_with_an_expired_certificate(device: EnrolledDevice) -> None:
     device.cloud.operator().post(f"/v1/devices/{device.identity.device}/revoke")
-    with pytest.raises(DeniedError, match=r"was revoked at .*: ask the operator"):
+    with pytest.raises(DeniedError, match=r"was revoked at .*: contact the operator"):
         renew(device.identity)
     device.expire(days_ago=60)
-    with pytest.raises(DeniedError, match=r"was revoked: ask the operator"):
+    with pytest.raises(DeniedError, match=r"was revoked: contact the operator"):
         renew(device.identity)
     assert device.identity.credentials.name == "a"
 

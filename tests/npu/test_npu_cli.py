@@ -131,7 +131,7 @@ def test_the_cost_on_an_npu_that_was_never_simulated_is_called_extrapolated(mode
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        pytest.param(".", "must be a file to write, but it is a directory; name a file in it", id="directory"),
+        pytest.param(".", "must be a file to write, but it is a directory; specify a file in it", id="directory"),
         pytest.param("file/program", "is not a directory; choose another path", id="below a file"),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_build_without_a_float_variant_is_refused(tmp_path: Path) -> None:
 def test_an_invalid_share_is_refused(text: str) -> None:
     result = run("quantize", quantized_build().path, "--scheme", "int8", "--samples", training_samples(), "--max-drop", text)
     assert result.exit_code == 2
-    assert f"must be a share from 0% to 100%, as in 95% or 0.95, not '{text}'" in result.stderr
+    assert f"must be a fraction from 0% to 100%, as in 95% or 0.95, not '{text}'" in result.stderr
 
 
 def test_a_directory_that_is_not_a_build_is_refused(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, Tolerance, VariantConfig, VariantDirectory
 from edgewright.errors import InferenceError, SamplesError
 from edgewright.serving.app import ScoringApp
+from edgewright.serving.fault_attribution import FaultAttribution
 from edgewright.serving.images import ImageInput
-from edgewright.serving.input_judge import InputJudge
 from tests.support.serving_fixtures import Client, serving
 
 Node = onnx.NodeProto
@@ -29,7 +29,7 @@ FREE = ["N", "T"]
 def graph_of(
     folder: Path, nodes: list[Node], dtype: str, shape: list[Any], constants: dict[str, np.ndarray[Any, Any]]
 ) -> VariantDirectory:
-    """Write a variant with one input `x` and one float output `y` that has a free batch axis."""
+    """Write a variant with one input `x` and one float output `y` that has a dynamic batch axis."""
     folder.mkdir()
     code = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph = helper.make_graph(
@@ -88,7 +88,7 @@ KINDS = [
     pytest.param(embedding, [[1, 2, 3]], [[99999, 2, 3]], "indices element out of data bounds", id="index beyond a table"),
     pytest.param(embedding, [[1, 2, 3]], [[-11, 2, 3]], "indices element out of data bounds", id="index below a table"),
     pytest.param(rows_of_four, [[1.0] * 8], [[1.0] * 7], "cannot be reshaped", id="length that a Reshape rejects"),
-    pytest.param(matrix, [[1.0] * 4], [[1.0] * 5], "dimension mismatch", id="free axis of another size than the weights"),
+    pytest.param(matrix, [[1.0] * 4], [[1.0] * 5], "dimension mismatch", id="dynamic axis of another size than the weights"),
     pytest.param(expanded, [[3, 2]], [[1 << 55, 2]], "ConstantOfShape", id="value that asks for petabytes"),
 ]
 
@@ -162,12 +162,12 @@ class Flickering:
 
 
 def test_a_passing_failure_is_run_again_and_blamed_on_nobody() -> None:
-    judge = InputJudge(Flickering(1), {"x": np.array([1.0])})
+    judge = FaultAttribution(Flickering(1), {"x": np.array([1.0])})
     assert judge.run({"x": np.array([4.0])})["y"].tolist() == [8.0]
 
 
 def test_an_input_that_fails_twice_beside_a_good_one_is_at_fault() -> None:
-    judge = InputJudge(Flickering(2), {"x": np.array([1.0])})
+    judge = FaultAttribution(Flickering(2), {"x": np.array([1.0])})
     with pytest.raises(SamplesError, match=r"^the model cannot score these values: the accelerator lost its clock; send other"):
         judge.run({"x": np.array([4.0])})
 

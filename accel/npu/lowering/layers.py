@@ -48,7 +48,7 @@ class QuantizedTensor:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Position of a tensor in a larger one: `first_channel` begins a channel block of the activation memory."""
+    """Position of a tensor in a concatenated one; `first_channel` is the first of a channel block."""
 
     whole: QuantizedTensor
     first_channel: int

@@ -111,7 +111,7 @@ class _Walk:
             if enters_head and node.op_type not in SKIPPED:
                 raise UnsupportedError(IN_HEAD)
             if lower_node is None:
-                raise UnsupportedError(f"the NPU has no {node.op_type}")
+                raise UnsupportedError(f"the NPU does not support {node.op_type}")
             lower_node(self, node)
             reason = ""
         except UnsupportedError as unsupported:
@@ -177,7 +177,7 @@ class _Walk:
         """Move an affine step on an input to the host; an input that was quantized before it is quantized after it instead."""
         step = affine(self.graph, node)
         if step is None:
-            raise UnsupportedError(f"the NPU has no {node.op_type} of two tensors")
+            raise UnsupportedError(f"the NPU does not support {node.op_type} of two tensors")
         self._apply_on_host(node, self._raw(step.name).after(step))
 
     def _raw(self, name: str) -> RawInput:

@@ -148,7 +148,7 @@ def pooling(
 
 
 def clamp_limits(graph: QdqGraph, node: onnx.NodeProto) -> tuple[float, float]:
-    """Return the lower and the upper limit of a Relu or Clip, real values."""
+    """Return the lower and upper limits of a Relu or Clip as real values."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     bounds = []

@@ -45,7 +45,7 @@ class Session:
         """Run inputs by name, as their tensor places describe; return the outputs by name, in real values.
 
         Raises:
-            SamplesError: an input is missing, empty, of another shape or holds NaN.
+            SamplesError: an input is missing, is empty, has the wrong shape or holds NaN.
         """
         integers = self.run_integers({place.name: self._quantized(inputs, place) for place in self.program.description.inputs})
         return {place.name: dequantize(integers[place.name], place) for place in self.program.description.outputs}

@@ -100,7 +100,9 @@ class Hardware:
     def _check_identity(self) -> None:
         magic, _, *hash_words = map(int, self.port.read(REGISTERS, 0, 4))
         if magic != MAGIC:
-            raise OperationError(f"register 0 of an NPU must read {MAGIC:#x}, but this device gives {magic:#x}: it is not an NPU")
+            raise OperationError(
+                f"register 0 of an NPU must read {MAGIC:#x}, but this device returns {magic:#x}: it is not an NPU"
+            )
         profile_hash = b"".join(word.to_bytes(4, "little") for word in hash_words)
         if profile_hash != self.profile.hash[:8]:
             raise ProfileError(

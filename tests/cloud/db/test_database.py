@@ -54,7 +54,7 @@ def test_a_full_disk_is_reported_and_changes_nothing(database: Database) -> None
     with database.reading() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     row = {"model": "huge", "version": 1, "index_digest": "sha256:0", "record": bytes(1 << 20)}
-    with pytest.raises(StorageFullError, match="no room left to write the database"):
+    with pytest.raises(StorageFullError, match="not enough disk space to write the database"):
         store_within(database, pages, row)
     with database.reading() as connection:
         assert connection.execute(schema.model_versions.select()).all() == []

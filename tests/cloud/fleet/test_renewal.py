@@ -31,7 +31,7 @@ from edgewright.errors import BadInputError, DeniedError
 from tests.support.running_cloud import Answer, EnrolledDevice, Http, RunningCloud, make_csr, running
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-REVOKED = re.compile(r"device \S+ was revoked at .* UTC: ask the operator")
+REVOKED = re.compile(r"device \S+ was revoked at .* UTC: contact the operator")
 
 
 def renew(device: EnrolledDevice, csr: str) -> Answer:

@@ -59,7 +59,7 @@ def test_a_sequential_model_converts() -> None:
     assert relative_difference(run_graph(converted(model), batch)[0], run_keras(model, batch)[0]) < 1e-5
 
 
-def test_free_axes_of_an_input_have_names() -> None:
+def test_dynamic_axes_of_an_input_have_names() -> None:
     layers = keras().layers
     given = keras().Input((None, None, 3), name="image")
     x = layers.Conv2D(4, 3, strides=2, padding="same")(given)

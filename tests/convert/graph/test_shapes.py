@@ -55,10 +55,10 @@ def error_line(result: Result) -> str:
     return result.stderr.strip().removeprefix("edgewright: ")
 
 
-def test_a_free_axis_is_rejected_for_a_profile_with_fixed_shapes(tmp_path: Path) -> None:
+def test_a_dynamic_axis_is_rejected_for_a_profile_with_fixed_shapes(tmp_path: Path) -> None:
     result = run(any_size(tmp_path / "m.onnx"), "-o", tmp_path / "build", "--profile", "npu-sim-4")
     assert error_line(result) == (
-        "npu-sim-4 runs fixed shapes only, but input image has a free axis 2 (height) and axis 3 (width): "
+        "npu-sim-4 runs fixed shapes only, but input image has a dynamic axis 2 (height) and axis 3 (width): "
         "give each axis its size, as in --shape image=Nx3x224x224"
     )
     assert not (tmp_path / "build").exists()
@@ -81,7 +81,7 @@ def test_the_batch_can_be_fixed(tmp_path: Path) -> None:
     assert str(BuildDirectory.open(tmp_path / "build").record.outputs[0]) == "score float32[1, 4]"
 
 
-def test_a_profile_without_fixed_shapes_accepts_free_axes(tmp_path: Path) -> None:
+def test_a_profile_without_fixed_shapes_accepts_dynamic_axes(tmp_path: Path) -> None:
     graph = read_onnx(any_size(tmp_path / "m.onnx"))
     check_shapes(graph, [load_profile("raspberry-pi-5")])
 
@@ -127,12 +127,12 @@ def test_an_output_of_data_dependent_size_is_rejected() -> None:
     )
     graph = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
     with pytest.raises(
-        EdgewrightError, match=r"^npu-sim-4 runs fixed shapes only, but output places has a free axis 1 \(count\)"
+        EdgewrightError, match=r"^npu-sim-4 runs fixed shapes only, but output places has a dynamic axis 1 \(count\)"
     ):
         check_shapes(graph, [load_profile("npu-sim-4")])
 
 
-def test_a_keras_network_with_free_axes_computes_the_same_after_fixing_them() -> None:
+def test_a_keras_network_with_dynamic_axes_computes_the_same_after_fixing_them() -> None:
     layers = keras().layers
     image = keras().Input((None, None, 3), name="image")
     x = layers.MaxPooling2D(3, 2, padding="same")(layers.Conv2D(4, 3, strides=2, padding="same")(image))

@@ -33,7 +33,7 @@ def window(operator: str, size: Any, **attributes: Any) -> onnx.ModelProto:
 
 
 CASES = [
-    pytest.param("Conv", "free", {"dilations": [2, 3]}, id="dilated at a free size"),
+    pytest.param("Conv", "free", {"dilations": [2, 3]}, id="dilated at a dynamic size"),
     pytest.param("Conv", 7, {"dilations": [2, 3], "strides": [2, 2]}, id="dilated with a stride at a fixed size"),
     pytest.param("Conv", 7, {"strides": [3, 2]}, id="stride at a fixed size"),
     pytest.param("Conv", 7, {"strides": [5, 5]}, id="stride beyond the kernel"),

@@ -109,7 +109,7 @@ def test_a_full_disk_is_reported_and_changes_nothing(journal: Journal) -> None:
     journal.accept(desired(5), "newer")
     pages = journal._connection.execute("PRAGMA page_count").fetchone()[0]
     journal._connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StorageFullError, match="no room left to write the journal"):
+    with pytest.raises(StorageFullError, match="not enough disk space to write the journal"):
         journal.record("note", "x" * 100_000)
     assert [past.event for past in journal.history(10)] == ["accept"]
     journal._connection.execute("PRAGMA max_page_count = 100000")

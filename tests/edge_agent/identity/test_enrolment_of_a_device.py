@@ -31,7 +31,7 @@ def test_only_the_user_of_an_enrolled_device_can_read_its_key(tmp_path: Path, cl
 
 def test_a_cloud_with_another_authority_than_the_token_is_rejected(tmp_path: Path, cloud: FakeCloud) -> None:
     token = format_token(EnrolmentToken(url=cloud.url, ca_sha256="ab" * 32, secret=SECRET))
-    with pytest.raises(DeniedError, match="this is not the cloud that made the token"):
+    with pytest.raises(DeniedError, match="this is not the cloud that issued the token"):
         join(tmp_path, cloud, token)
     assert cloud.requests["/v1/enrol"] == 0
     assert not (tmp_path / "identity").exists()

@@ -176,7 +176,7 @@ def test_without_space_for_all_the_profile_decides_and_the_others_are_not_pulled
     free_bytes(monkeypatch, iter([space_for(*all_of_them.values()) - 1, space_for(*one.values())]))
     record = pull(store, cloud, slow_fp32)
     needed = sum(all_of_them.values())
-    reason = f"Nothing was measured: the disk has no room for the {needed} bytes of all variants that fit."
+    reason = f"Nothing was measured: the disk has no space for the {needed} bytes of all variants that fit."
     assert record.choice[0] == f"{BY_PROFILE} {reason}"
     assert cloud.sent[graph_of(slow_fp32, "int8")] == 0
 

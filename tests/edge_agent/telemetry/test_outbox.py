@@ -101,7 +101,7 @@ def test_a_full_disk_loses_only_new_measurements_and_the_numbers_have_no_gap(out
     outbox.put(readings(1))
     pages = outbox._connection.execute("PRAGMA page_count").fetchone()[0]
     outbox._connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StorageFullError, match="no room left to write the telemetry queue"):
+    with pytest.raises(StorageFullError, match="not enough disk space to write the telemetry queue"):
         outbox.put(readings(2000))
     outbox._connection.execute("PRAGMA max_page_count = 100000")
     outbox.put(readings(1))

@@ -40,7 +40,7 @@ def test_the_featurizer_goes_to_the_npu_and_the_head_stays_on_the_host(build: tu
     assert [row["operator"] for row in rows if row["on_npu"]] == ["Conv", "Conv", "Add", "GlobalAveragePool", "Flatten"]
     assert [(row["operator"], row["reason"]) for row in rows if not row["on_npu"]] == [
         ("Gemm", "it is part of the head, which stays on the host"),
-        ("Softmax", "the NPU has no Softmax"),
+        ("Softmax", "the NPU does not support Softmax"),
     ]
     assert json.loads((build[0].reports / f"compile-{PROFILE}.json").read_bytes())["coverage"] == rows
 
@@ -154,7 +154,7 @@ def test_a_compiled_variant_is_not_compiled_again(build: tuple[BuildDirectory, F
     compiled(build[0], "--profile", PROFILE)
     result = compiled(build[0], "--profile", "npu-sim-8", "--variant", PROFILE)
     assert result.exit_code == 2
-    assert result.stderr.startswith("edgewright: npu-sim-4 is compiled already; name its quantized source")
+    assert result.stderr.startswith("edgewright: npu-sim-4 is already compiled; specify its quantized source")
 
 
 def test_a_variant_with_wrong_results_is_not_kept(build: tuple[BuildDirectory, Float]) -> None:
@@ -190,4 +190,4 @@ def test_the_error_lists_every_unsupported_operator_if_no_layer_can_run(build: t
     result = compiled(build[0], "--profile", PROFILE, "--variant", "odd")
     assert result.exit_code == 2
     for operator in ("Sigmoid", "Exp"):
-        assert f"({operator}): the NPU has no {operator}" in result.stderr
+        assert f"({operator}): the NPU does not support {operator}" in result.stderr

@@ -284,7 +284,7 @@ def test_a_product_of_two_tensors_stays_on_the_host() -> None:
     network = Network(3, 9, 11)
     x = network.conv(INPUT, 3, 4)
     result = compile_model(quantize(network.model(network.add("Mul", x, x)), network.images(4)), PROFILE)
-    assert [(row.operator, row.reason) for row in result.on_host] == [("Mul", "the NPU has no Mul of two tensors")]
+    assert [(row.operator, row.reason) for row in result.on_host] == [("Mul", "the NPU does not support Mul of two tensors")]
 
 
 def test_operators_after_the_cut_are_the_head_and_stay_on_the_host() -> None:
@@ -301,9 +301,9 @@ def test_an_unsupported_operator_and_its_dependents_stay_on_the_host_with_reason
     model = network.model(network.add("Softmax", network.conv(x, 4, 4)))
     result = compile_model(quantize(model, network.images(4)), PROFILE)
     assert [(row.layer, row.operator, row.reason) for row in result.on_host] == [
-        ("hardswish_1", "HardSwish", "the NPU has no HardSwish"),
+        ("hardswish_1", "HardSwish", "the NPU does not support HardSwish"),
         ("conv_2", "Conv", "its input is not on the NPU"),
-        ("softmax_3", "Softmax", "the NPU has no Softmax"),
+        ("softmax_3", "Softmax", "the NPU does not support Softmax"),
     ]
     assert [place.name for place in result.program.description.outputs] == ["conv_0_DequantizeLinear_Output"]
 

@@ -127,7 +127,7 @@ def test_ports_without_a_board_are_one_line_and_exit_code_3(files: tuple[Path, P
     assert result.stderr == (
         "edgewright: no serial port (/dev/ttyUSB98,/dev/ttyUSB99) has a board npu-sim-4: "
         "there is no serial port /dev/ttyUSB98; is the board plugged in?; "
-        "there is no serial port /dev/ttyUSB99; is the board plugged in?; plug it in, or name its port with --device\n"
+        "there is no serial port /dev/ttyUSB99; is the board plugged in?; plug it in, or specify its port with --device\n"
     )
 
 

@@ -68,7 +68,10 @@ class RingBuffer:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Lines of weights or parameters on the chip: `first` in the layer, address `at` on the chip, and their transfer."""
+    """A block of weight or parameter lines in on-chip memory.
+
+    `first` is the block's first line in the layer, `at` its address on the chip.
+    """
 
     first: int
     lines: int

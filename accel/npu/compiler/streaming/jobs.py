@@ -157,7 +157,7 @@ class JobSteps:
         return count
 
     def _repeated(self, works: Sequence[Work], accumulator: int, resident_of: ResidentOf, mark_use: MarkUse) -> None:
-        """Append REPEAT with its LOADW and pass."""
+        """Append a REPEAT with the LOADW and the array pass that it repeats."""
         first, last = works[0].load, works[-1].load
         assert first is not None
         assert last is not None

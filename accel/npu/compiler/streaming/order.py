@@ -25,7 +25,7 @@ SPARE_CYCLES = 1000
 
 
 class Stream(enum.Enum):
-    """Queue of transfers: each stream is issued in order; between streams, the transfer needed first is issued first."""
+    """In-order queue of transfers; among the queues, the transfer that is needed first is issued first."""
 
     INPUTS = "inputs"
     SLOTS = "slots"

@@ -223,7 +223,7 @@ def _grouped(blocks: Sequence[Block], limit: int) -> Iterator[tuple[Block, ...]]
 
 
 def _costed(layer: Layer, slab: Slab, profile: NpuProfile, plan: LayerPlan) -> LayerPlan:
-    """Return the plan with estimated cycles: two bytes per cycle, overlapped with the array if the next tile fits the buffer."""
+    """Return the plan with estimated cycles: two bytes per cycle, parallel to the array if the next tile fits the buffer."""
     loaded, loads = _loaded_vectors(layer, slab, plan)
     weights = sum(map(block_rows, slab.blocks)) * profile.columns * (1 if plan.weights_stay else len(plan.tiles))
     outputs = layer.result.height * layer.result.width * sum(block.count for block in slab.blocks)

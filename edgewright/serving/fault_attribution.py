@@ -1,7 +1,7 @@
-"""Decide whether a failed run is the fault of the request or of the model.
+"""Attribute a failed run to the request or to the model.
 
 Some inputs that have the right names, shapes and dtypes are still invalid: an index beyond a table, a length that a Reshape
-cannot divide. Only the runtime finds them. After a failed run the judge scores an input that is known to be good:
+cannot divide. Only the runtime detects them. After a failed run, the session scores a known good input:
 
     it fails too      the model is at fault: the failure is passed on
     it succeeds       the request is run once more, unless the runtime itself called the input invalid;
@@ -17,7 +17,7 @@ from edgewright.contracts.samples import Tensors
 from edgewright.errors import EdgewrightError, InferenceError, SamplesError
 
 
-class InputJudge:
+class FaultAttribution:
     """A session that raises `SamplesError` if only the values of the input make a run fail."""
 
     def __init__(self, session: Session, known_good: Tensors | None = None) -> None:
@@ -34,25 +34,25 @@ class InputJudge:
         try:
             outputs = self._session.run(inputs)
         except InferenceError as error:
-            return self._judged(inputs, error)
+            return self._attributed(inputs, error)
         if self._known_good is None:
             self._known_good = inputs
         return outputs
 
     def describe(self) -> dict[str, str]:
-        """Return texts about the running software; see `Session.describe`."""
+        """Return human-readable facts about the running software; see `Session.describe`."""
         return self._session.describe()
 
     def close(self) -> None:
         """Close the session."""
         self._session.close()
 
-    def _judged(self, inputs: Tensors, error: InferenceError) -> Tensors:
+    def _attributed(self, inputs: Tensors, error: InferenceError) -> Tensors:
         if not self._model_works(error):
             raise InferenceError("the model", error.reason) from error  # without the path of the graph on this machine
         if not error.rejects_input:
             try:
-                return self._session.run(inputs)  # the failure may have been a passing one
+                return self._session.run(inputs)  # the failure may have been transient
             except InferenceError as again:
                 error = again
         raise SamplesError(f"the model cannot score these values: {error.reason}; send other values") from error
