@@ -2,7 +2,7 @@
 
 conversion.py     the steps of a conversion; read this first
 read_source.py    the reader for each kind of source (from_keras, from_tensorflow, from_trees, from_torch, from_onnx)
-run_source.py     the source in its own framework, in a process of its own
+run_source.py     runs of the source model in its own framework, in a separate process
 source/           identification, options, process limits, and the comparison with the source
 graph/            helpers that build graphs
 passes/           passes that simplify graphs

@@ -1,10 +1,10 @@
 """fp16: half the bytes, the same labels; inputs and outputs of the graph stay float32.
 
-A number beyond the range of half precision becomes infinity or zero, or in other converters silently another number.
-half_rules.py chooses the operators whose numbers fit; the others stay float32.
+A number beyond the range of half precision becomes infinity or zero; other converters silently change it to a different number.
+half_rules.py selects the operators whose numbers fit; the others stay float32.
 
-If rounding changes a predicted label of the samples, or an input of zeros gives NaN, the last operators stay float32 too, as few
-as prevent it.
+If rounding changes a predicted label of the samples, or an input of zeros gives NaN, the smallest number of last operators that
+prevents it stays float32 too.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def quantize(
 
     Raises:
         BadInputError: the backend does not have this scheme, or is not installed.
-        ModelError: the graph is quantized already, or its weights are not float32.
+        ModelError: the graph is already quantized, or its weights are not float32.
         SamplesError: the samples do not fit, or cannot calibrate.
         ParityError: more accuracy is lost than allowed; nothing is kept.
     """

@@ -70,7 +70,7 @@ def check_source(build: BuildDirectory) -> None:
     quantizers = sorted({node.op_type for node in graph if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear")})
     if quantizers:
         raise ModelError(
-            f"{build.path}: the model must be a float model, but it is quantized already ({', '.join(quantizers)}): "
+            f"{build.path}: the model must be a float model, but it is already quantized ({', '.join(quantizers)}): "
             "convert its float original, or package it as it is"
         )
     kinds = {value.const_value.dtype for value in graph.initializers.values() if value.const_value is not None}

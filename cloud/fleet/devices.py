@@ -95,7 +95,7 @@ def renew(connection: Connection, present: x509.Certificate, issue: Issue) -> En
     Raises:
         DeniedError: the device or this certificate was revoked, or the certificate is not a device's.
         BadInputError: the CSR is invalid, or is for the key of the present certificate.
-        ConflictError: a certificate with this serial number was issued already.
+        ConflictError: a certificate with this serial number was already issued.
     """
     device = device_of_certificate(connection, present)
     # The row lock orders this against a revocation: a later one also revokes the new certificate.

@@ -90,7 +90,7 @@ def read_certificate(path: Path, key: Key) -> x509.Certificate:
         raise BadInputError(f"{path} must be a PEM certificate, but it is damaged ({one_line(error)}): {_RESTORE}") from error
     if public_key != key.public_key():
         raise BadInputError(
-            f"{path} must be the certificate of {path.stem}.key, but it has another key: restore both from a backup"
+            f"{path} must be the certificate of {path.stem}.key, but it has a different key: restore both from a backup"
         )
     return certificate
 

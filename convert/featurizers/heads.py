@@ -142,7 +142,9 @@ def _check_samples(model: Any, images: Array, labels: Array, loss: str) -> None:
     ):
         raise SamplesError(f"images must have shape [N, {', '.join(map(str, expected))}], but they have {list(images.shape)}")
     if not len(images) or len(images) != len(labels):
-        raise SamplesError(f"there must be one label per image and at least one, not {len(labels)} for {len(images)}")
+        raise SamplesError(
+            f"there must be at least one image and one label per image, not {len(labels)} labels for {len(images)} images"
+        )
     if not np.isfinite(images).all():
         raise SamplesError("images must be finite numbers, but some are NaN or infinite")
     if loss == _CLASSIFICATION:

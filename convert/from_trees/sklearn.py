@@ -50,7 +50,7 @@ def load_estimator(path: Path, *, pickled: bool, trust: bool) -> Any:
     _reject_text(estimator, path)
     if not hasattr(estimator, "n_features_in_"):
         raise ModelError(
-            f"{path} must hold a fitted scikit-learn estimator of tables, but it holds {type(estimator).__name__}: "
+            f"{path} must hold a fitted scikit-learn estimator for tabular data, but it holds {type(estimator).__name__}: "
             "fit it on an array [samples, features], then save it"
         )
     for part in _parts(estimator):

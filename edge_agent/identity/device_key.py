@@ -1,6 +1,6 @@
 """Key and certificate of a device in a credential set: generate, request with a CSR, verify, and switch by one rename.
 
-Enrolment and renewal use it in short-lived processes, because the cryptography would take a fifth of the agent's memory.
+Enrolment and renewal use it in short-lived processes, because the cryptography library would take a fifth of the agent's memory.
 """
 
 from __future__ import annotations
@@ -91,5 +91,5 @@ def _verified(pem: str, key: Key, device: str, authority: Path) -> x509.Certific
         raise MessageError(f"the cloud must return a certificate of its authority, but it did not: {error}") from error
     names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if certificate.public_key() != key.public_key() or names != [device]:
-        raise MessageError(f"the certificate must be for {device} and its key, but it is for {names} or another key")
+        raise MessageError(f"the certificate must be for {device} and its key, but it is for {names} or a different key")
     return certificate

@@ -38,7 +38,7 @@ def enrol(state_directory: Path, *, token_text: str, device: str, profile: str) 
     folder = state_directory / "identity"
     if (folder / RECORD).exists():
         enrolled = Identity.load(state_directory).device
-        raise ConflictError(f"{state_directory} is enrolled as {enrolled} already: choose another --state directory")
+        raise ConflictError(f"{state_directory} is already enrolled as {enrolled}: choose another --state directory")
     authority_pem = _authority(token)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     credentials = folder / CREDENTIAL_SETS[0]

@@ -58,7 +58,7 @@ def transaction(connection: sqlite3.Connection, subject: str) -> Iterator[sqlite
             yield connection
             connection.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:  # a full disk may have ended it already
+            if connection.in_transaction:  # a full disk may already have ended it
                 connection.execute("ROLLBACK")
             raise
     except sqlite3.OperationalError as error:

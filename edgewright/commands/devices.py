@@ -41,7 +41,7 @@ def token(device: str | None, labels: tuple[tuple[str, str], ...], valid_s: floa
 
 
 def on_a_terminal() -> bool:
-    """Return True if a person sees the error stream."""
+    """Return True if the error stream is a terminal."""
     return sys.stderr.isatty()
 
 

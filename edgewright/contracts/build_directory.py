@@ -134,7 +134,7 @@ class BuildDirectory:
             replace_directory(staging, target)
 
     def write_report(self, name: str, report: object) -> Path:
-        """Write `reports/<name>.json`, readable by people, and return its path."""
+        """Write `reports/<name>.json`, human-readable, and return its path."""
         path = self.reports / f"{name}.json"
         write_atomically(path, wire.encode_readable(report))
         return path

@@ -1,12 +1,12 @@
 """Batching without a delay: all requests that wait when the model becomes free share one run.
 
-A single request runs alone at the end of the same turn of the event loop. Requests that arrive during a run share the next one.
-On small models that saves a third to half of the processor time; a batching window would delay every single request by its
-length.
+A single request runs alone at the end of the same iteration of the event loop. Requests that arrive during a run share the next
+one. On small models that saves a third to half of the processor time; a batching window would delay every single request by
+its length.
 
 Runs happen in a worker thread, so that the event loop keeps answering. A model runs in the event loop itself while that is
-cheaper than the hand-over to the thread, which is so if nearly all of its last runs took under half a millisecond: it saves a
-third to two thirds of the processor time of a small model's request.
+cheaper than the hand-over to the thread, which is so if nearly all of its last runs took under half a millisecond. That saves
+a third to two thirds of the processor time of a small model's request.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Batcher:
         requests = [waiting.inputs for waiting in batch]
         if self._is_brief(batch):
             _deliver(batch, self._score(requests))
-            loop.call_soon(self._start_next, loop)  # after the other events of this turn
+            loop.call_soon(self._start_next, loop)  # after the other events of this iteration
             return
         running = loop.run_in_executor(self._worker, self._score, requests)
         running.add_done_callback(lambda finished: self._finish(loop, batch, finished))

@@ -1,7 +1,7 @@
 """Run the scoring application on a listening socket until SIGTERM or SIGINT.
 
-The caller makes the socket, so it knows the port before the server answers. On a signal the server accepts no new connection,
-answers the open requests and returns; the caller then decides how the process ends.
+The caller creates the socket, so its port is known before the server accepts requests. On a signal the server
+accepts no new connection, answers the pending requests and returns; the caller then ends the process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgewright.serving.app import ScoringApp
 from edgewright.serving.connection_limits import LimitedHttpProtocol
 
 DRAIN_LIMIT_S = 30
-"""Time limit for open requests after the signal."""
+"""Time limit for pending requests after the signal."""
 LAST_REQUEST_S = 1.0
 """Time in which an open connection may send one more request; its response then closes it."""
 BACKLOG = 256

@@ -69,7 +69,7 @@ def test_a_quantized_model_is_refused(scheme: Scheme, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as raised:
         quantize(build, options(scheme, tmp_path))
     assert str(raised.value) == (
-        f"{build.path}: the model must be a float model, but it is quantized already (DequantizeLinear): "
+        f"{build.path}: the model must be a float model, but it is already quantized (DequantizeLinear): "
         "convert its float original, or package it as it is"
     )
 

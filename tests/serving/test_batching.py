@@ -60,7 +60,7 @@ def firsts(outputs: Tensors) -> list[float]:
     return [float(value) for value in outputs["y"][:, 0]]
 
 
-def test_requests_of_one_turn_share_a_run_and_get_their_own_answers() -> None:
+def test_requests_of_one_iteration_share_a_run_and_get_their_own_answers() -> None:
     session = Doubling()
 
     async def work(batcher: Batcher) -> None:

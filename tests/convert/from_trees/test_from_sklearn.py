@@ -133,7 +133,7 @@ def test_a_damaged_pickle_is_rejected(tmp_path: Path) -> None:
 def test_an_unfitted_estimator_is_rejected(tmp_path: Path) -> None:
     path = saved(LinearRegression(), tmp_path / "model.skops")
     assert refusal(path) == (
-        f"{path} must hold a fitted scikit-learn estimator of tables, but it holds LinearRegression: "
+        f"{path} must hold a fitted scikit-learn estimator for tabular data, but it holds LinearRegression: "
         "fit it on an array [samples, features], then save it"
     )
 

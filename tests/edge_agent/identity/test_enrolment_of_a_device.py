@@ -56,7 +56,7 @@ def test_a_retry_after_a_refusal_uses_the_same_key(tmp_path: Path, cloud: FakeCl
 
 def test_a_state_directory_is_enrolled_only_once(tmp_path: Path, cloud: FakeCloud) -> None:
     join(tmp_path, cloud)
-    with pytest.raises(ConflictError, match="is enrolled as cam-1 already"):
+    with pytest.raises(ConflictError, match="is already enrolled as cam-1"):
         join(tmp_path, cloud, name="cam-2")
 
 
