@@ -2,9 +2,9 @@
 
     python benchmarks/agent_footprint.py [--runs 5] [--json]
 
-Each run starts `edgewright agent run` as a fresh process with a fresh state directory, enrolled at a cloud of its own without a
+Each run starts `edgewright agent run` as a fresh process with a fresh state directory, enrolled at a separate cloud without a
 model, and reads /proc/<pid>/smaps_rollup after the process has been connected and idle for a few seconds. Runners and workers
-are other processes and not counted. Start time is from starting the command until it says where it scores.
+are other processes and not counted. Start time is from starting the command until it prints its scoring address.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring.fresh_process import WORKER_FLAG, ask, forget_peak, machine_line, memory_mib, worker_main
+from benchmarks.measuring.fresh_process import WORKER_FLAG, ask, machine_line, memory_mib, reset_peak, worker_main
 from edgewright.command_line import print_table
 from edgewright.contracts.samples import write_npz
 
@@ -83,7 +83,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         return prepare(request["name"], folder)
     calls: dict[str, Callable[[Path, Path, str], Callable[[], int]]] = {"edgewright": ours, "onnxruntime": theirs}
     calibrate = calls[request["do"]](folder / "build" / "graph" / "graph.onnx", folder / "images.npz", request["method"])
-    forget_peak()
+    reset_peak()
     before, started, used = memory_mib("VmRSS"), time.perf_counter(), time.process_time()
     tensors = calibrate()
     return {

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/convert.py [--network NAME]… [--all] [--quick] [--json]
 
-Each conversion runs in a process of its own. Time and peak memory are measured after the Keras model is loaded, which costs both
+Each conversion runs in a separate process. Time and peak memory are measured after the Keras model is loaded, which costs both
 tools the same. The remark shows the time of the whole command `edgewright convert`, with the comparison in a second
 process. tf2onnx runs under limits of time and memory, because it needs 60 to 75 times the model's size.
 """
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring.fresh_process import WORKER_FLAG, Outcome, ask, forget_peak, machine_line, memory_mib, worker_main
+from benchmarks.measuring.fresh_process import WORKER_FLAG, Outcome, ask, machine_line, memory_mib, reset_peak, worker_main
 from edgewright.command_line import print_table
 
 NETWORKS = ("resnet50", "resnet152", "densenet121", "vgg16", "ssd-vgg", "mobilenet-v2", "resnet8")
@@ -144,7 +144,7 @@ def _convert(tool: str, source: Path) -> dict[str, Any]:
         import tf2onnx  # noqa: F401  # import time is not part of the conversion
     else:
         import onnx_ir  # noqa: F401
-    forget_peak()
+    reset_peak()
     loaded_mib = memory_mib("VmRSS")
     with tempfile.TemporaryDirectory(prefix="edgewright-bench-") as folder:
         started, processor_started = time.perf_counter(), time.process_time()

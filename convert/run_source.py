@@ -1,4 +1,4 @@
-"""Run a source model in its own framework: `python -m convert.run_source`, always in a process of its own.
+"""Run a source model in its own framework: `python -m convert.run_source`, always in a separate process.
 
 A framework's memory use, threads and crashes stay in that process. It reads a `.npz` of inputs (`input_0`, `input_1`, …) and
 writes a `.npz` of outputs (`output_0`, …). It reports an error as one line on standard error and its exit code.

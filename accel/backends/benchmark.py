@@ -1,4 +1,4 @@
-"""Benchmark candidates side by side: each variant on its backend in a process of its own, one round after the other.
+"""Benchmark candidates side by side: each variant on its backend in a separate process, one round after the other.
 
     start       one worker process per candidate (benchmark_worker.py) loads its variant and warms up
     rounds      one worker runs at a time while the others wait

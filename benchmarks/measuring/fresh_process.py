@@ -70,7 +70,7 @@ def memory_mib(field_name: str) -> float:
     return int(match.group(1)) / 1024
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     """Reset the peak to the current memory (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5", "ascii")
 

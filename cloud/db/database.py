@@ -1,6 +1,6 @@
 """The database: one SQLite file by default, PostgreSQL by URL; opening it migrates the schema.
 
-Transactions are short and run in worker threads. A transaction that changes watched rows raises a counter (`raise_counter`).
+Transactions are short and run in worker threads. A transaction that changes watched rows increments a counter (`raise_counter`).
 The commit notifies the listeners of this process; other processes poll the counters (`cloud/db/changes.py`).
 """
 
@@ -91,7 +91,7 @@ class Database:
             connection.execute(select(1))
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener` after each commit with the raised counters, in the thread of the transaction."""
+        """Call `listener` after each commit with the incremented counters, in the thread of the transaction."""
         self._listeners.append(listener)
 
     @contextlib.contextmanager
@@ -123,7 +123,7 @@ class Database:
 
 
 def raise_counter(connection: Connection, counter: Counter) -> int:
-    """Raise a counter within a transaction and return its new value."""
+    """Increment a counter within a transaction and return its new value."""
     table = schema.counters
     raised = update(table).where(table.c.name == counter).values(number=table.c.number + 1).returning(table.c.number)
     number: int = connection.execute(raised).scalar_one()

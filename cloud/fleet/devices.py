@@ -182,7 +182,7 @@ def set_labels(connection: Connection, device: str, labels: dict[str, str]) -> N
 def mark_seen(connection: Connection, device: str, now: datetime, *, offline: bool = False) -> None:
     """Store that a device was seen at `now`, or that it (or its MQTT last will) reported itself offline.
 
-    `Counter.CHANGES` is raised only if the device comes online or goes offline.
+    `Counter.CHANGES` is incremented only if the device comes online or goes offline.
     """
     is_device = devices.c.device == device
     row = connection.execute(select(devices.c.last_seen_at, devices.c.reported_offline).where(is_device)).one_or_none()
@@ -207,7 +207,7 @@ def record(connection: Connection, device: str, now: datetime) -> DeviceRecord:
     """Return one device.
 
     Raises:
-        NotFoundError: no device has this name; the message offers the nearest names.
+        NotFoundError: no device has this name; the message suggests the nearest names.
     """
     matches = records(connection, now, only=device)
     if not matches:

@@ -68,7 +68,7 @@ def list_versions(connection: Connection, model: str) -> list[ModelVersion]:
     """Return every version of a model, oldest first.
 
     Raises:
-        NotFoundError: the model has no version; the message offers the nearest names.
+        NotFoundError: the model has no version; the message suggests the nearest names.
     """
     records = select(model_versions.c.record).where(model_versions.c.model == model).order_by(model_versions.c.version)
     versions = [_decode(raw) for raw in connection.execute(records).scalars()]

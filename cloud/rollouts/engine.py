@@ -55,7 +55,7 @@ async def drive_rollouts(cloud: Cloud) -> None:
 def tick(database: Database, key: PrivateKey, holder: str, now: datetime) -> None:
     """Advance every rollout as far as possible at `now`, if this worker holds the lease.
 
-    Without news nothing is locked or written. Each change raises a counter, so the next tick continues unfinished work at once.
+    Without changes nothing is locked or written. Each change increments a counter; the next tick then continues unfinished work.
     """
     with database.reading() as connection:
         if not _has_news(connection, key, now):

@@ -43,7 +43,7 @@ _CELLS = {"LSTM": _LSTM, "GRU": _GRU, "SimpleRNN": _SIMPLE}
 def _embedding(call: Call) -> Tensor:
     layer, x = call.layer, call.native()
     if layer.mask_zero:
-        raise call.unsupported("mask_zero=True; train the model with mask_zero=False, so that padding has a row of its own")
+        raise call.unsupported("mask_zero=True; train the model with mask_zero=False, so that padding has its own row")
     before = x.value.producer()
     indices = before.inputs[0] if before is not None and before.op_type == "Cast" else None
     if indices is None or indices.dtype not in (ir.DataType.INT32, ir.DataType.INT64):

@@ -1,6 +1,6 @@
 """Read SavedModel directories, frozen graphs, and Keras models that contain code, with TensorFlow and tf2onnx.
 
-    freeze              get one graph without variables or calls     } in a process of its own,
+    freeze              get one graph without variables or calls     } in a separate process,
     detach weights      move large weights to files                  } with limits of memory and time
     tf2onnx             convert the operators                        } (runner.py)
     attach weights      add the weights from the files

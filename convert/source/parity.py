@@ -1,6 +1,6 @@
 """Verify that a converted graph computes what its source computes: run both on the same samples, compare every output.
 
-The source runs in its own framework, in a process of its own (run_source.py).
+The source runs in its own framework, in a separate process (run_source.py).
 """
 
 from __future__ import annotations

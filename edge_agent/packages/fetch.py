@@ -1,4 +1,4 @@
-"""Worker that fetches a package, in a process of its own, so that a bad download cannot crash the agent or keep its memory.
+"""Worker that fetches a package, in a separate process, so that a bad download cannot crash the agent or keep its memory.
 
     index      pull the index by the digest in the signed desired state
     signature  verify it before anything else of the package is used: index, model, version, trusted key, expiry

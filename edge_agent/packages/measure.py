@@ -3,7 +3,7 @@
     load       results of an earlier version on the same basis decide, and only the chosen variant is pulled
     pull       otherwise pull every fitting variant, if the disk has space for all
     link       create a variant directory of hard links for each, outside of the slots
-    benchmark  run each in its own process, in turns (`accel.backends.choose`)
+    benchmark  run each in its own process, alternating (`accel.backends.choose`)
     store      store the results for the next version
 
 If measuring fails, the profile's order decides and the sentence gives the reason. The blobs of the other variants stay until the

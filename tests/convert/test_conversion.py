@@ -1,4 +1,4 @@
-"""`edgewright convert` as a whole, with the source in a process of its own."""
+"""`edgewright convert` as a whole, with the source in a separate process."""
 
 from __future__ import annotations
 

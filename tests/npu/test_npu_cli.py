@@ -50,7 +50,7 @@ def test_estimate_adds_the_layers_up_to_the_whole_run(model: Path) -> None:
 
 def test_estimate_prints_a_table_and_one_closing_line(model: Path) -> None:
     lines = edgewright("estimate", model, "--profile", "npu-sim-4").stdout.splitlines()
-    assert lines[0].split() == ["layer", "operator", "instructions", "cycles", "MACs", "MAC", "use", "bytes", "moved"]
+    assert lines[0].split() == ["layer", "operator", "instructions", "cycles", "MACs", "MAC", "utilization", "bytes", "moved"]
     assert len(lines) == 5
     assert lines[-1].startswith("npu-sim-4: ")
     assert "ms at 60 MHz (cycle model, equal to the RTL's counters; clock from the profile)" in lines[-1]

@@ -1,4 +1,4 @@
-"""A real cloud in a process of its own, with HTTPS clients for operators, devices and anonymous callers."""
+"""A real cloud in a separate process, with HTTPS clients for operators, devices and anonymous callers."""
 
 from __future__ import annotations
 

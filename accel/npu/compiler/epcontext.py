@@ -2,7 +2,7 @@
 
 `EPContext` (domain com.microsoft) is ONNX Runtime's node for compiled programs of an accelerator:
 https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html. ONNX Runtime rejects a node of an unknown accelerator. So
-the head is also written to a file of its own, and a device needs no ONNX tools to extract it.
+the head is also written to a separate file, and a device needs no ONNX tools to extract it.
 """
 
 from __future__ import annotations

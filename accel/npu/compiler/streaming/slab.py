@@ -119,7 +119,7 @@ class SlabWork:
         return Tiler(self._profile, places, memory, self._profile.accumulator_depth, {layer.source.name: self._pitch})
 
     def _job(self, job: Job, first_block: int, offset: int, inputs: tuple[Transfer, ...]) -> None:
-        """Append a job as a task of its own, and store its result."""
+        """Append a job as a separate task, and store its result."""
         if not self._plan.weights_stay:
             self._weights = {}
         finish, runs = self._finish(job, first_block, offset)
