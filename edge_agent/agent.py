@@ -40,7 +40,7 @@ from edge_agent.storage.store import SlotRecord, Store
 from edge_agent.telemetry.metrics import TelemetrySender
 from edge_agent.telemetry.outbox import Acknowledgements, Outbox
 from edge_agent.telemetry.reporter import Reporter, Sender
-from edgewright.errors import BadInputError, StorageFullError
+from edgewright.errors import BadInputError, OperationError, StorageFullError
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Agent:
         self._store = Store(directory.path)
         self._journal = open_journal(self._store)
         self._outbox = Outbox.open(directory.path, identity.device, settings.telemetry_quota_bytes)
-        self._supervisor = Supervisor(directory.server_socket, self._slot_of, _runner_options(settings))
+        self._supervisor = Supervisor(directory.server_socket, self._slot_of, _runner_options(settings), self._runner_failed)
         self._deployer = Deployer(settings, self._store, self._journal, self._supervisor, self._report_due.set)
         self._inbox = DesiredInbox(directory.path, self._journal, settings.retry_base_s, self._desired_changed)
         acknowledgements = Acknowledgements(self._outbox)
@@ -108,11 +108,18 @@ class Agent:
         self._outbox.close()
 
     async def _start_active_version(self) -> None:
-        active = self._store.active()
-        if active is None:
+        self._deployer.repairs.inspect()
+        self._trouble_changed()
+        active, last_good = self._store.active(), self._store.last_good()
+        if active is not None:
+            await self._supervisor.start(active)
+            if self._deployer.repairs.damaged == active.desired and last_good not in (None, active):
+                assert last_good is not None
+                await self._supervisor.start(last_good)
+        elif self._deployer.repairs.trouble is None:
             await self._supervisor.open_placeholder()
         else:
-            await self._supervisor.start(active)
+            await self._supervisor.open_placeholder(f"no model runs on this device: {self._deployer.repairs.trouble.reason}")
 
     async def _reconcile(self) -> None:
         """Take the steps of the plan forever; a full disk pauses them while the runner continues to score."""
@@ -139,19 +146,33 @@ class Agent:
         else:
             await self._run_interruptible(self._deployer.take(step))
 
+    def _runner_failed(self, record: SlotRecord, error: OperationError | None) -> None:
+        self._deployer.repairs.runner_failed(record, error)
+        self._trouble_changed()
+
+    def _trouble_changed(self) -> None:
+        repairs = self._deployer.repairs
+        reason = "" if repairs.trouble is None else repairs.trouble.reason
+        self._directory.write_trouble(reason, is_repairing=repairs.damaged is not None)
+        self._wake_up.set()
+        self._report_due.set()
+
     def _situation(self) -> Situation:
         return Situation(
             deployment=self._journal.current(),
             newer=self._inbox.newer,
             online=self._connection.is_online,
             retry_due=self._deployer.retry_in_s == 0,
+            damage=self._deployer.repairs.damage,
         )
 
     def _desired_changed(self) -> None:
-        """Let the plan see a newer desired state; interrupt a step that has not changed the running version."""
+        """Let the plan see a newer desired state; interrupt a step that has not changed the running version, and a repair."""
         self._wake_up.set()
         current = self._journal.current()
-        if self._interruptible is not None and current is not None and current.state in BEFORE_THE_SWITCH:
+        if self._interruptible is None or current is None:
+            return
+        if current.state in BEFORE_THE_SWITCH or current.state.is_final:
             self._interruptible.cancel()
 
     async def _run_interruptible(self, step: Coroutine[Any, Any, None]) -> None:
@@ -241,5 +262,6 @@ def _runner_options(settings: Settings) -> RunnerOptions:
         backend=settings.backend,
         threads=settings.threads,
         load_timeout_s=settings.load_timeout_s,
+        check_timeout_s=settings.check_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
     )

@@ -45,6 +45,10 @@ class AgentStatus:
     transport: str | None = None
     problem: str = ""
     """Reason why the agent is offline; empty while it is online."""
+    trouble: str = ""
+    """Reason why the version that should run does not; empty while it runs."""
+    is_repairing: bool = False
+    """True if the trouble is a damaged slot, which is fetched again."""
 
 
 class StateDirectory:
@@ -80,6 +84,14 @@ class StateDirectory:
     def write_status(self, *, online: bool, transport: str | None, problem: str) -> None:
         """Store the agent's status; a full disk keeps the old one."""
         self._status = replace(self._status, online=online, transport=transport, problem="" if online else problem)
+        self._store_status()
+
+    def write_trouble(self, trouble: str, *, is_repairing: bool) -> None:
+        """Store the reason why the version that should run does not."""
+        self._status = replace(self._status, trouble=trouble, is_repairing=is_repairing)
+        self._store_status()
+
+    def _store_status(self) -> None:
         with contextlib.suppress(StorageFullError):
             write_atomically(self.path / STATUS_FILE, wire.encode(self._status))
 

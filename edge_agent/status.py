@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge_agent.deployment.journal import Deployment, Journal, PastEvent
 from edge_agent.deployment.plan import Situation, next_step
+from edge_agent.deployment.repair import Trouble
 from edge_agent.identity.identity import Identity
 from edge_agent.state_directory import AgentStatus, is_running, read_agent_status, scoring_url
 from edge_agent.storage.database import connect_read_only
@@ -17,7 +18,7 @@ from edge_agent.storage.store import Store
 from edge_agent.storage.variant_times import VariantTimes, load_all
 from edge_agent.telemetry.outbox import OUTBOX_FILE
 from edge_agent.telemetry.reporter import Sender, compose
-from edgewright.contracts.messages import ReportedState
+from edgewright.contracts.messages import DeploymentState, ReportedState
 from edgewright.errors import OperationError
 
 HISTORY = 30
@@ -54,7 +55,15 @@ def read_status(path: Path) -> DeviceStatus:
     deployment, history = _read_journal(path)
     running, validity = is_running(path), identity.validity()
     agent = read_agent_status(path) if running else None
-    step = next_step(Situation(deployment=deployment, online=agent is not None and agent.online))
+    trouble = _trouble(agent)
+    online = agent is not None and agent.online
+    step = next_step(
+        Situation(
+            deployment=deployment,
+            online=online,
+            damage=trouble.reason if agent is not None and agent.is_repairing and trouble else None,
+        )
+    )
     sender = Sender(device=identity.device, profile=identity.enrolment.profile, boot_id="")
     return DeviceStatus(
         agent_running=running,
@@ -66,7 +75,7 @@ def read_status(path: Path) -> DeviceStatus:
         next_step=f"{step.action.value}: {step.reason}",
         telemetry_waiting=_waiting(path),
         measured=load_all(path),
-        reported=compose(sender, deployment, Store(path).active(), sequence=0),
+        reported=compose(sender, deployment, Store(path).active(), sequence=0, trouble=trouble),
         history=history,
     )
 
@@ -86,6 +95,12 @@ def _connection(agent: AgentStatus | None) -> str:
     if agent is None:
         return "offline: the agent is starting"
     return f"online over {agent.transport}" if agent.transport else f"offline: {agent.problem}"
+
+
+def _trouble(agent: AgentStatus | None) -> Trouble | None:
+    if agent is None or not agent.trouble:
+        return None
+    return Trouble(agent.trouble, DeploymentState.FETCHING if agent.is_repairing else DeploymentState.FAILED)
 
 
 def _waiting(path: Path) -> int:

@@ -16,10 +16,12 @@ from datetime import UTC, datetime, timedelta
 from edge_agent.backoff import full_jitter_s
 from edge_agent.deployment.journal import Deployment, Journal
 from edge_agent.deployment.plan import MEASURING_ATTEMPTS, Action, Step, downgrade
+from edge_agent.deployment.repair import Repairs
 from edge_agent.deployment.states import Event
 from edge_agent.deployment.trial import Evidence, Verdict, judge
 from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import ChooseBy, Settings
+from edge_agent.storage.integrity import DamagedSlotError, slot_damage
 from edge_agent.storage.store import ACTIVE, LAST_GOOD, Store
 from edge_agent.workers.requests import CheckRequest, FetchRequest, pulled_bytes
 from edge_agent.workers.worker import Failure, WorkerResult, run_worker
@@ -38,6 +40,7 @@ class Deployer:
     ) -> None:
         self.blocked_reason: str | None = None
         """Reason why the last step could not be stored; None when it could."""
+        self.repairs = Repairs(store, journal)
         self._settings = settings
         self._store = store
         self._journal = journal
@@ -68,6 +71,9 @@ class Deployer:
 
     async def take(self, step: Step) -> None:
         """Carry out one step of the plan on the current deployment."""
+        if step.action is Action.REPAIR:
+            await self._repair()
+            return
         deployment = self._journal.current()
         assert deployment is not None, "the plan begins with accept"
         match step.action:
@@ -87,7 +93,7 @@ class Deployer:
                 self._finish(Event.SUPERSEDE, step.reason)
             case Action.GIVE_UP:
                 self._finish(Event.GIVE_UP, step.reason)
-            case Action.WAIT | Action.ACCEPT:
+            case Action.WAIT | Action.ACCEPT | Action.REPAIR:
                 raise AssertionError(f"the agent handles {step.action.name} itself")
 
     def resume(self) -> None:
@@ -100,8 +106,8 @@ class Deployer:
     def settle(self) -> None:
         """Finish a deployment in a final state: update `last_good` and remove unreachable files. Safe to repeat."""
         deployment = self._journal.current()
-        if deployment is not None and not deployment.state.is_final:
-            return
+        if (deployment is not None and not deployment.state.is_final) or self.repairs.damaged is not None:
+            return  # the good files of a damaged slot are still needed
         self._store.restore_ballast()
         if deployment is None:
             return
@@ -178,8 +184,9 @@ class Deployer:
 
     async def _stage(self, deployment: Deployment) -> None:
         number = deployment.desired.desired_number
-        if self._store.slot(number) is None:
-            self._step(Event.DAMAGE, "a file of the slot is missing: it is fetched again")
+        damage = await asyncio.to_thread(slot_damage, self._store.slot_path(number))
+        if damage is not None:
+            self._step(Event.DAMAGE, f"{damage} in slot {number}: it is fetched again")
             return
         settings = self._settings
         request = CheckRequest(slot=str(self._store.slot_path(number)), backend=settings.backend, threads=settings.threads)
@@ -223,24 +230,61 @@ class Deployer:
         if judgement.verdict is Verdict.ROLL_BACK:
             self._step(Event.ROLL_BACK, judgement.reason)
         else:
+            self.repairs.clear()  # what ran before is not needed any more
             self._finish(Event.COMMIT, judgement.reason)
 
     async def _restore(self, deployment: Deployment) -> None:
+        self.repairs.clear()  # of the version that is left
         good = self._store.last_good()
         if good is None:
+            self.repairs.inspect()
             await self._supervisor.stop()
             self._store.remove_link(ACTIVE)
             await self._supervisor.open_placeholder()
-            outcome = "there is no earlier version, so none runs"
+            outcome = self.repairs.damage or "there is no earlier version, so none runs"
         else:
             self._store.set_link(ACTIVE, good.desired.desired_number)
             try:
                 await self._supervisor.hand_over(good)
+            except DamagedSlotError as error:
+                await self._supervisor.stop()
+                self.repairs.runner_failed(good, error)
+                self._finish(Event.RESTORE, f"{deployment.reason}; {self.repairs.damage}")
+                return
             except OperationError as error:
                 self.wait(f"{deployment.reason}; the last good version does not start yet: {error}")
                 return
             outcome = f"{good.running.model}:{good.running.version} runs again"
         self._finish(Event.RESTORE, f"{deployment.reason}; {outcome}")
+
+    async def _repair(self) -> None:
+        """Fetch the damaged slot again and start it; blobs that are whole are not pulled again."""
+        desired = self.repairs.damaged
+        assert desired is not None, "the plan repairs only damage"
+        _log.warning("repairing desired_number=%d reason=%r", desired.desired_number, self.repairs.damage)
+        self._changed()
+        request = FetchRequest(
+            state_directory=str(self._store.root), desired=desired, backend=self._settings.backend, threads=self._settings.threads
+        )
+        result = await run_worker("edge_agent.packages.fetch", request, timeout_s=desired.device_timeout_s)
+        try:
+            if result.record is None:
+                raise OperationError(result.reason)
+            self._store.write_slot(result.record, replace=True)
+            self._store.mark_committed(desired.desired_number)
+            await self._supervisor.hand_over(result.record)
+        except (OperationError, PackageError) as error:
+            if isinstance(error, StorageFullError):
+                raise
+            pause_s = self._pause()
+            _log.warning("could not repair pause_s=%.1f reason=%r", pause_s, str(error))
+            return
+        for link in (ACTIVE, LAST_GOOD):
+            self._store.set_link(link, desired.desired_number)
+        self.repairs.clear()
+        self.retry_now()
+        self._journal.record("repair", f"{desired.model}:{desired.version} was damaged and has been fetched again")
+        self._announce()
 
     def _evidence(self, elapsed_s: float) -> Evidence:
         supervisor = self._supervisor

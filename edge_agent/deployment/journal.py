@@ -113,6 +113,11 @@ class Journal:
         row = self._connection.execute("SELECT * FROM deployments ORDER BY desired_number DESC LIMIT 1").fetchone()
         return None if row is None else _deployment(row)
 
+    def desired(self, number: int) -> DesiredState | None:
+        """Return the desired state with this number; None if it is not stored."""
+        row = self._connection.execute("SELECT * FROM deployments WHERE desired_number = ?", (number,)).fetchone()
+        return None if row is None else _deployment(row).desired
+
     def history(self, limit: int) -> tuple[PastEvent, ...]:
         """Return the last `limit` events, oldest first."""
         rows = self._connection.execute(

@@ -34,6 +34,7 @@ class Action(enum.StrEnum):
     ROLL_BACK = "return to the last good version"
     RESTORE = "start the last good version"
     GIVE_UP = "give up"
+    REPAIR = "fetch the damaged files again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Situation:
     newer: DesiredState | None = None
     online: bool
     retry_due: bool = True
+    damage: str | None = None
+    """Damage of the slot that should run; None if it is whole, or while a deployment is in progress."""
 
 
 _WORK = {
@@ -71,7 +74,7 @@ def next_step(situation: Situation) -> Step:
     if situation.newer is not None and (deployment is None or deployment.state.is_final):
         return Step(Action.ACCEPT, f"desired state {situation.newer.desired_number} is newer")
     if deployment is None or deployment.state.is_final:
-        return Step(Action.WAIT, "no newer version requested")
+        return _repair(situation)
     if situation.newer is not None and deployment.state in BEFORE_THE_SWITCH:
         return Step(Action.SUPERSEDE, f"desired state {situation.newer.desired_number} arrived before the switch")
     exhausted = _exhausted(deployment)
@@ -83,6 +86,14 @@ def next_step(situation: Situation) -> Step:
     if action is Action.FETCH and not situation.online:
         return Step(Action.WAIT, "waiting for the network; this does not count as an attempt")
     return Step(action, deployment.reason)
+
+
+def _repair(situation: Situation) -> Step:
+    if situation.damage is None:
+        return Step(Action.WAIT, "no newer version requested")
+    if not situation.online:
+        return Step(Action.WAIT, f"waiting for the network to repair a slot: {situation.damage}")
+    return Step(Action.REPAIR if situation.retry_due else Action.WAIT, situation.damage)
 
 
 def downgrade(desired: DesiredState, running: RunningVariant | None) -> str | None:

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import psutil
 
+from edge_agent.storage.integrity import DAMAGED_EXIT, DamagedSlotError
 from edge_agent.storage.store import SlotRecord
 from edgewright.errors import OperationError
 from edgewright.worker_process import describe_end
 
 _log = logging.getLogger(__name__)
 _MODULE = "edge_agent.scoring.runner"
+_LOADED = b"loaded\n"
 _READY = b"ready\n"  # edge_agent.scoring.runner.READY; importing it would load the inference runtime into the agent
 _KEPT_LINES = 20
 
@@ -32,6 +34,7 @@ class RunnerOptions:
     backend: str
     threads: int | None
     load_timeout_s: float
+    check_timeout_s: float
     drain_timeout_s: float
 
 
@@ -46,10 +49,11 @@ class Runner:
 
     @classmethod
     async def start(cls, record: SlotRecord, slot: Path, server_socket: socket.socket, options: RunnerOptions) -> Runner:
-        """Start a runner and wait until its model is loaded.
+        """Start a runner and wait until its model is loaded and scores its golden samples.
 
         Raises:
-            OperationError: the runner exited, or it was not ready within `load_timeout_s`.
+            DamagedSlotError: a file of the slot has changed.
+            OperationError: the runner exited, or it was not ready in time.
         """
         command = [sys.executable, "-m", _MODULE, "--slot", str(slot), "--socket", str(server_socket.fileno())]
         command += ["--model", record.running.model, "--version", str(record.running.version)]
@@ -60,18 +64,35 @@ class Runner:
         )
         runner = cls(record, process)
         try:
-            async with asyncio.timeout(options.load_timeout_s):
-                assert process.stdout is not None
-                ready = await process.stdout.readline() == _READY
-        except TimeoutError:
-            await runner.kill()
-            raise OperationError(f"{_name(record)} must be loaded within {options.load_timeout_s:g} s, but it was not") from None
+            ready = await runner.wrote(_LOADED, options.load_timeout_s, "be loaded")
+            ready = ready and await runner.wrote(_READY, options.check_timeout_s, "score its golden samples")
         except BaseException:
             await runner.kill()
             raise
         if not ready:
-            raise OperationError(f"{_name(record)} must load, but its runner {await runner.ended()}")
+            end = await runner.ended()
+            if process.returncode == DAMAGED_EXIT:
+                raise DamagedSlotError(f"{_name(record)} is damaged on this device: {runner.last_line}")
+            raise OperationError(f"{_name(record)} must load, but its runner {end}")
         return runner
+
+    async def wrote(self, line: bytes, timeout_s: float, step: str) -> bool:
+        """Wait for a line of the runner's output; return False if the runner wrote another one or exited.
+
+        Raises:
+            OperationError: nothing was written in time.
+        """
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._process.stdout.readline() == line
+        except TimeoutError:
+            raise OperationError(f"{_name(self.record)} must {step} within {timeout_s:g} s, but it did not") from None
+
+    @property
+    def last_line(self) -> str:
+        """The last line of the runner's error output, without the prefix of its command line."""
+        return self._stderr_lines[-1].removeprefix("Error: ") if self._stderr_lines else "no message"
 
     @property
     def pid(self) -> int:

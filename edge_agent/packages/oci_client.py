@@ -63,6 +63,7 @@ class OciClient:
             OperationError: the registry rejected the request.
             StorageFullError: the disk is full; the received bytes are kept.
         """
+        self._store.drop_damaged_blob(descriptor)
         while not self._store.has_blob(descriptor.digest, descriptor.size):
             fault = self._continue(descriptor)
             if fault is not None:

@@ -12,11 +12,13 @@ from edgewright.contracts.variant import CONFIG_FILE
 
 
 def pull_missing(registry: OciClient, store: Store, variant: PackagedVariant) -> None:
-    """Pull the layers of `variant` that are not in the store.
+    """Pull the layers of `variant` that are not in the store, or whose bytes there are damaged.
 
     Raises:
         StorageFullError: the disk has too little space; nothing was pulled.
     """
+    for layer in variant.layers.values():
+        store.drop_damaged_blob(layer)
     missing = _missing(store, [variant])
     store.require_space(_bytes_to_pull(store, missing))
     for layer in missing:

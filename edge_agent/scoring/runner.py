@@ -1,7 +1,8 @@
 """Runner: the process that scores with one slot on the scoring socket of the agent.
 
 The socket is inherited, so the address never changes. Connections that arrive during a restart or hand-over wait in its backlog.
-The runner writes `ready` when its model is loaded, and drains on SIGTERM.
+The runner verifies the files of its slot, writes `loaded` when the model is loaded and `ready` when it scores the golden samples
+as its source does. It drains on SIGTERM. A slot with damaged files ends it with the exit code `DAMAGED_EXIT`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,25 @@ from pathlib import Path
 
 import click
 
+from accel.backends.backend import Session
 from accel.backends.choose import load_session
+from accel.golden import check_golden
+from edge_agent.storage.integrity import DAMAGED_EXIT, slot_damage
 from edge_agent.workers.worker import exit_with_agent
 from edgewright.contracts.samples import Tensors, load_samples
 from edgewright.contracts.variant import LayerKind, VariantDirectory
-from edgewright.errors import EdgewrightError
+from edgewright.errors import EdgewrightError, OperationError
 from edgewright.serving.app import ScoringApp
 from edgewright.serving.server import run_server
 
+LOADED = "loaded"
 READY = "ready"
+
+
+class DamagedSlot(click.ClickException):
+    """The end of a runner whose slot has damaged files."""
+
+    exit_code = DAMAGED_EXIT
 
 
 @click.command()
@@ -35,14 +46,32 @@ def main(slot: Path, model: str, version: int, backend: str, threads: int | None
     exit_with_agent(gracefully=True)
     ready_output = os.dup(1)
     os.dup2(2, 1)  # keep a library's output on standard output apart from the ready line
+    damage = slot_damage(slot)
+    if damage is not None:
+        raise DamagedSlot(damage)
     try:
         variant = VariantDirectory.open(slot)
         session = load_session(variant, backend=backend, threads=threads)
+        os.write(ready_output, f"{LOADED}\n".encode())
+        check_golden_samples(session, variant)
     except EdgewrightError as error:
         raise click.ClickException(str(error)) from error
     app = ScoringApp(session, variant.config, model=model, version=version, known_good=golden_sample(variant))
     os.write(ready_output, f"{READY}\n".encode())
     run_server(app, socket=socket.socket(fileno=descriptor))
+
+
+def check_golden_samples(session: Session, variant: VariantDirectory) -> None:
+    """Score the golden samples, if the package has some.
+
+    Raises:
+        OperationError: the outputs differ by more than the tolerance.
+    """
+    if LayerKind.GOLDEN_INPUTS not in variant.layers():
+        return
+    result = check_golden(session, variant, variant.path)
+    if result.failure is not None:
+        raise OperationError(f"the golden samples must be scored as by the source: {result.failure}")
 
 
 def golden_sample(variant: VariantDirectory) -> Tensors | None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.drivers.process import Runner, RunnerOptions
-from edge_agent.scoring.placeholder import Placeholder
+from edge_agent.scoring.placeholder import NO_MODEL, Placeholder
+from edge_agent.storage.integrity import DamagedSlotError
 from edge_agent.storage.store import SlotRecord
 from edgewright.contracts import wire
 from edgewright.contracts.scoring_statistics import ScoringStatistics
@@ -33,7 +34,13 @@ PROBE_TIMEOUT_S = 5.0
 class Supervisor:
     """The slot that should score and the runner that scores with it."""
 
-    def __init__(self, server_socket: socket.socket, slot_path: Callable[[SlotRecord], Path], options: RunnerOptions) -> None:
+    def __init__(
+        self,
+        server_socket: socket.socket,
+        slot_path: Callable[[SlotRecord], Path],
+        options: RunnerOptions,
+        failed: Callable[[SlotRecord, OperationError | None], None] = lambda _record, _error: None,
+    ) -> None:
         self.crashes = 0
         """Unexpected exits since the last hand-over."""
         self.scoring: ScoringStatistics | None = None
@@ -41,6 +48,8 @@ class Supervisor:
         self._socket = server_socket
         self._slot_path = slot_path
         self._options = options
+        self._failed = failed
+        """Called with the error of a runner that does not start while no other one runs, and with None when one runs again."""
         self._desired: SlotRecord | None = None
         self._runner: Runner | None = None
         self._answered_at = time.monotonic()
@@ -71,7 +80,15 @@ class Supervisor:
             _log.error("could not start runner variant=%s reason=%r", record.running.variant, str(error))
             self.crashes += 1
             self._desired = record
+            await self._give_up(record, error)
             self._changed.set()
+
+    async def _give_up(self, record: SlotRecord, error: OperationError) -> None:
+        """Answer 503 until a runner starts; a damaged slot is not tried again."""
+        if isinstance(error, DamagedSlotError):
+            self._desired = self._runner = None
+        await self._placeholder.open(f"no model runs on this device at the moment: {error}")
+        self._failed(record, error)
 
     async def hand_over(self, record: SlotRecord) -> None:
         """Start a runner of `record`, then drain the previous one.
@@ -82,14 +99,15 @@ class Supervisor:
         async with self._changing:
             if self.running == record:
                 return
-            await self._placeholder.close()
             runner = await Runner.start(record, self._slot_path(record), self._socket, self._options)
+            await self._placeholder.close()
             previous, self._runner, self._desired = self._runner, runner, record
             self.crashes, self.scoring = 0, None
             self._changed.set()
             if previous is not None and previous.is_alive:
                 await previous.drain(self._options.drain_timeout_s)
             self._answered_at = time.monotonic()
+            self._failed(record, None)
             _log.info("scoring variant=%s version=%d pid=%d", record.running.variant, record.running.version, runner.pid)
 
     async def stop(self) -> None:
@@ -101,10 +119,10 @@ class Supervisor:
             self._runner = None
             self.scoring = None
 
-    async def open_placeholder(self) -> None:
-        """Answer 503 on the scoring socket until the first runner starts."""
+    async def open_placeholder(self, reason: str = NO_MODEL) -> None:
+        """Answer 503 on the scoring socket until the next runner starts."""
         if self._desired is None:
-            await self._placeholder.open()
+            await self._placeholder.open(reason)
 
     async def watch(self) -> None:
         """Restart a runner that exits, forever."""
@@ -176,7 +194,10 @@ class Supervisor:
             except OperationError as error:
                 self.crashes += 1
                 _log.error("could not start runner variant=%s reason=%r", desired.running.variant, str(error))
+                await self._give_up(desired, error)
                 return
+            await self._placeholder.close()
+            self._failed(desired, None)
             self._answered_at = time.monotonic()
             _log.info("restarted runner variant=%s pid=%d", desired.running.variant, self._runner.pid)
 

@@ -107,6 +107,21 @@ class Store:
         path = self.blob_path(digest)
         return path.is_file() and path.stat().st_size == size
 
+    def drop_damaged_blob(self, descriptor: Descriptor) -> bool:
+        """Remove a stored blob whose bytes have changed since they were verified; return True if one was removed."""
+        path = self.blob_path(descriptor.digest)
+        try:
+            actual = describe_file(path, descriptor.mediaType)
+        except FileNotFoundError:
+            return False
+        except OSError:  # the disk cannot read it
+            path.unlink(missing_ok=True)
+            return True
+        if (actual.digest, actual.size) == (descriptor.digest, descriptor.size):
+            return False
+        path.unlink()
+        return True
+
     def read_blob(self, descriptor: Descriptor) -> bytes:
         """Return the bytes of a blob after verifying them again.
 
@@ -187,15 +202,15 @@ class Store:
         """Return the path of a slot, which may not exist."""
         return self._slots / str(desired_number)
 
-    def write_slot(self, record: SlotRecord) -> Path:
-        """Create the slot of a fetched variant and return its path.
+    def write_slot(self, record: SlotRecord, *, replace: bool = False) -> Path:
+        """Create the slot of a fetched variant and return its path; an equal one is kept unless `replace` is set.
 
         Raises:
             PackageError: a blob is missing.
             StorageFullError: the disk is full.
         """
         target = self.slot_path(record.desired.desired_number)
-        if self.slot(record.desired.desired_number) == record:
+        if not replace and self.slot(record.desired.desired_number) == record:
             return target
         with reporting_full_disk("a slot"):
             staging = Path(tempfile.mkdtemp(dir=self._slots, prefix=".staging-"))
@@ -228,6 +243,14 @@ class Store:
     def last_good(self) -> SlotRecord | None:
         """Return the slot of the `last_good` link; None if the link is missing or dangling."""
         return _read_record(self.root / LAST_GOOD)
+
+    def linked_number(self, link: str) -> int | None:
+        """Return the number of the slot that a link names, even if the slot is damaged; None without a link."""
+        try:
+            name = (self.root / link).readlink().name
+        except OSError:
+            return None
+        return int(name) if name.isdecimal() else None
 
     def set_link(self, link: str, desired_number: int) -> None:
         """Point a link to a slot by one rename."""

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 from edge_agent.deployment.deployer import Deployer
 from edge_agent.deployment.journal import Deployment, Journal
+from edge_agent.deployment.repair import Trouble
 from edge_agent.link.connection import Connection
 from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import Settings
 from edge_agent.storage.store import SlotRecord
 from edgewright import __version__
 from edgewright.contracts import wire
-from edgewright.contracts.messages import ReportedState
+from edgewright.contracts.messages import DeploymentState, FailureCause, ReportedState
 from edgewright.errors import EdgewrightError
 
 _log = logging.getLogger(__name__)
@@ -38,13 +39,20 @@ def compose(
     *,
     sequence: int,
     blocked_reason: str | None = None,
+    trouble: Trouble | None = None,
 ) -> ReportedState:
-    """Return the report; a `blocked_reason` takes the place of the deployment's own reason."""
+    """Return the report; a `blocked_reason` or a `trouble` takes the place of the deployment's own reason."""
     reason = deployment.reason if deployment else "no version requested yet"
+    state = deployment.state if deployment else None
+    cause = FailureCause.DEVICE if trouble is not None or blocked_reason is not None else None
+    if trouble is not None:
+        reason = trouble.reason
+        state = trouble.state if state is DeploymentState.RUNNING else state
     return ReportedState(
         device=sender.device,
         desired_number=deployment.desired.desired_number if deployment else 0,
-        state=deployment.state if deployment else None,
+        state=state,
+        cause=cause,
         reason=blocked_reason or reason,
         since=deployment.since if deployment else datetime.now(UTC),
         attempt=deployment.attempt if deployment else 1,
@@ -106,4 +114,5 @@ class Reporter:
             self._supervisor.running,
             sequence=self._sequence,
             blocked_reason=self._deployer.blocked_reason,
+            trouble=self._deployer.repairs.trouble,
         )

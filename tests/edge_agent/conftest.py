@@ -23,6 +23,7 @@ from edge_agent.identity.enrolment import enrol
 from edge_agent.identity.identity import RECORD
 from edge_agent.settings import SETTINGS_FILE
 from edge_agent.state_directory import STATUS_FILE
+from edge_agent.storage.store import Store
 from edge_agent.telemetry.outbox import OUTBOX_FILE
 from edgewright.contracts.messages import DeploymentState
 from tests.support.device_packages import Array, Built, Recipe, build
@@ -189,6 +190,15 @@ def device(tmp_path: Path, cloud: FakeCloud) -> Iterator[Device]:
     enrolled.enrol(cloud.token())
     yield enrolled
     enrolled.stop()
+
+
+@pytest.fixture
+def store(tmp_path: Path, cloud: FakeCloud) -> Store:
+    """The store of an enrolled device."""
+    enrol(tmp_path / "device", token_text=cloud.token(), device=cloud.device, profile="generic-x86-64")
+    prepared = Store(tmp_path / "device")
+    prepared.prepare()
+    return prepared
 
 
 @pytest.fixture(scope="session")

@@ -111,3 +111,17 @@ def test_a_version_that_restarts_the_agent_repeatedly_is_rolled_back(state: Depl
 def test_a_roll_back_has_no_budget() -> None:
     exhausted = deployment(S.ROLLING_BACK, attempt=99, transitions=MAX_TRANSITIONS, online_s=1e6)
     assert next_step(Situation(deployment=exhausted, online=False)).action is Action.RESTORE
+
+
+@pytest.mark.parametrize(
+    ("situation", "action"),
+    [
+        (Situation(deployment=deployment(S.RUNNING), damage="d", online=True), Action.REPAIR),
+        (Situation(deployment=deployment(S.RUNNING), damage="d", online=False), Action.WAIT),
+        (Situation(deployment=deployment(S.RUNNING), damage="d", online=True, retry_due=False), Action.WAIT),
+        (Situation(deployment=deployment(S.ROLLED_BACK), damage="d", online=True), Action.REPAIR),
+        (Situation(deployment=deployment(S.TRIAL), damage="d", online=True), Action.WATCH),
+    ],
+)
+def test_a_repair_waits_for_the_network_and_for_a_deployment_in_progress(situation: Situation, action: Action) -> None:
+    assert next_step(situation).action is action

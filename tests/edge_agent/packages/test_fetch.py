@@ -20,15 +20,6 @@ from tests.support.device_packages import MODEL, Built, Recipe, build
 from tests.support.fake_cloud import FakeCloud
 
 
-@pytest.fixture
-def store(tmp_path: Path, cloud: FakeCloud) -> Store:
-    """The store of an enrolled device."""
-    enrol(tmp_path / "device", token_text=cloud.token(), device=cloud.device, profile="generic-x86-64")
-    prepared = Store(tmp_path / "device")
-    prepared.prepare()
-    return prepared
-
-
 def pull(store: Store, cloud: FakeCloud, built: Built, version: int = 1, **changes: Any) -> SlotRecord:
     return fetch(FetchRequest(state_directory=str(store.root), desired=cloud.set_desired(built, version, **changes)))
 
