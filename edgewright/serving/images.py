@@ -139,14 +139,25 @@ def _decoded(raw: bytes, *, grey: bool) -> Pixels:
             if image.width * image.height > MAX_PIXELS:
                 raise HttpError(413, f"an image must have at most {MAX_PIXELS} pixels, not {image.width} x {image.height}")
             upright = ImageOps.exif_transpose(image)
-            pixels = np.asarray(upright.convert("L" if grey else "RGB"))
-    except HttpError:
+            return _eight_bits(upright, image.format, grey=grey)
+    except (HttpError, SamplesError):
         raise
     except Exception as error:  # Pillow's decoders have no common base class
         raise SamplesError(
             f"an image must be a complete PNG, JPEG or other file that Pillow reads: {first_line(error)}"
         ) from error
-    return pixels[..., np.newaxis] if grey else pixels
+
+
+def _eight_bits(image: Any, encoding: str | None, *, grey: bool) -> Pixels:
+    """Return grey or RGB pixels; 16-bit grey levels are scaled, because Pillow's `convert` cuts them off at 255."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and encoding == "PNG"):  # older versions open 16-bit PNG as I
+        levels = np.asarray(image).astype(np.uint32)
+        pixels = ((levels * 255 + 32767) // 65535).astype(np.uint8)[..., np.newaxis]
+        return pixels if grey else np.repeat(pixels, 3, axis=-1)
+    if image.mode in ("I", "F"):
+        raise SamplesError("an image must have 8 or 16 bits per channel, but this one has 32, whose range is not defined")
+    converted = np.asarray(image.convert("L" if grey else "RGB"))
+    return converted[..., np.newaxis] if grey else converted
 
 
 def _resized(image: Pixels, size: tuple[int, int]) -> Pixels:
