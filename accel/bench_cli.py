@@ -10,6 +10,7 @@ from accel.backends.choose import AUTO, Fastest
 from accel.bench import BenchMachine, BenchResult, BenchSettings, BenchTarget, fastest, measure, open_targets, this_machine
 from edgewright.command_line import common_options, print_json, print_table, progress
 from edgewright.errors import OperationError
+from hardware_profiles.processors import default_threads
 
 COLUMNS = (
     "variant",
@@ -98,7 +99,7 @@ def _described_fastest(best: Fastest) -> str:
 
 
 def _described(machine: BenchMachine, settings: BenchSettings) -> str:
-    threads = "threads chosen by the backend" if settings.threads is None else f"threads {settings.threads}"
+    threads = f"threads {settings.threads or default_threads() or 'chosen by the backend'}"
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return (
         f"batch {settings.batch}, {threads}; {machine.cpu_model} ({machine.architecture}), {machine.cpu_cores} cores, "

@@ -14,6 +14,7 @@ from hardware_profiles.catalog import load_profile, read_profile, shipped_profil
 from hardware_profiles.detect import Detection, Machine, read_machine
 from hardware_profiles.detect import detect as detect_profile
 from hardware_profiles.hardware_profile import HardwareProfile
+from hardware_profiles.processors import usable_processors
 
 
 @click.group()
@@ -131,4 +132,6 @@ def _as_json(detection: Detection) -> dict[str, object]:
 def _describe(machine: Machine) -> str:
     board = f", {machine.board}" if machine.board else ""
     cores = "1 core" if machine.cpu_cores == 1 else f"{machine.cpu_cores} cores"
+    usable = usable_processors()
+    cores += f" ({usable} usable by this process)" if usable < machine.cpu_cores else ""
     return f"machine: {machine.cpu_model} ({machine.architecture}), {cores}, {machine.memory_mib} MiB of memory{board}"

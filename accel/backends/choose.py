@@ -23,6 +23,7 @@ from edgewright.contracts.names import nearest
 from edgewright.contracts.variant import BackendName, VariantDirectory
 from edgewright.errors import EdgewrightError, ModelError, NotFoundError, NotWritableError, OperationError, StorageFullError
 from hardware_profiles.detect import read_machine
+from hardware_profiles.processors import default_threads
 
 AUTO = "auto"
 
@@ -276,7 +277,7 @@ def _cache_file(candidates: Sequence[Candidate], threads: int | None) -> Path | 
                 [wire.digest_of(wire.encode(one.variant.config)), one.backend.name, _version(one.backend.name)]
                 for one in candidates
             ],
-            "threads": threads,
+            "threads": threads or default_threads(),
         }
     )
     return home / "edgewright" / "auto" / f"{wire.digest_of(key).removeprefix('sha256:')}.json"

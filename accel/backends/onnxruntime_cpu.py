@@ -17,6 +17,7 @@ from accel.backends.batches import fixed_batch, run_in_pieces
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, InferenceError, ModelError, OperationError
+from hardware_profiles.processors import default_threads
 
 # Both load plain ONNX; a variant names the backend that it was tuned for.
 _RUNS_GRAPHS_OF = frozenset({BackendName.ONNXRUNTIME, BackendName.OPENVINO})
@@ -132,6 +133,7 @@ def load_graph(path: Path, *, threads: int | None = None, precision: Precision =
     onnxruntime.set_default_logger_severity(_LOG_FATAL_ONLY)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_FATAL_ONLY
+    threads = threads or default_threads()  # the runtime counts the processors of the machine, not those of this process
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     if precision in (Precision.MXINT8, Precision.NPU_MXINT8):

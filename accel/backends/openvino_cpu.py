@@ -29,6 +29,7 @@ from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, InferenceError, ModelError, OperationError
 from hardware_profiles.detect import read_machine
+from hardware_profiles.processors import default_threads
 
 BF16_DIFFERENCE = 0.1
 BF16_AGREEMENT = 0.99
@@ -153,6 +154,7 @@ def _load(variant: VariantDirectory, threads: int | None, *, name: str, float_ty
         raise ModelError(f"{path}: no such file; it must be an ONNX graph")
     if threads is not None and threads < 1:
         raise BadInputError(f"threads must be 1 or more, not {threads}")
+    threads = threads or default_threads()
     with without_telemetry():
         import openvino
         from openvino import frontend

@@ -20,6 +20,7 @@ from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import OperationError
 from edgewright.progress import Progress, silent
+from hardware_profiles.processors import default_threads
 
 BATCH_SIZE = 32
 BATCH_BYTES = 128 << 20
@@ -131,6 +132,7 @@ def _session(raw: bytes, weights: Path | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_FATAL_ONLY
+    options.intra_op_num_threads = default_threads() or 0
     if weights is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER_KEY, str(weights.resolve()))
     return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])

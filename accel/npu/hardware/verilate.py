@@ -19,6 +19,7 @@ from pathlib import Path
 from accel.npu.hardware.sources import RTL, cache_directory, rtl_parameters
 from accel.npu.profile import NpuProfile
 from edgewright.errors import OperationError
+from hardware_profiles.processors import usable_processors
 
 BUILD_TIMEOUT_S = 600
 _VERILATOR_OPTIONS = ("--cc", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert")
@@ -143,7 +144,7 @@ def _compile_all(code: Sequence[Path], folder: Path, headers: Sequence[str]) -> 
         [_tools()[1], *_COMPILER_OPTIONS, *headers, "-c", "-o", str(output), str(source)]
         for source, output in zip(code, objects, strict=True)
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_processors()) as pool:
         list(pool.map(_call, commands))
     return objects
 
