@@ -44,7 +44,8 @@ def png_of_16_bits(levels: Array, colour_type: int) -> bytes:
 
 def decoded(raw: bytes, channels: int) -> Array:
     spec = TensorSpec(name="x", dtype="uint8", shape=("N", "H", "W", channels), axes=NHWC)
-    return ImageInput(spec, MODES["none"]).from_files([raw])[0].astype(int)
+    pixels: Array = ImageInput(spec, MODES["none"]).from_files([raw])[0].astype(int)
+    return pixels
 
 
 def levels_of(channels: int) -> Array:
