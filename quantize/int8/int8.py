@@ -1,5 +1,6 @@
 """int8: integers for every operator with integer kernels, in the ranges of real samples.
 
+prepare     shared biases, factors of Gemm and reserved names in a form that the quantizer handles (canonical.py)
 calibrate   the range of every tensor
 equalize    on request: equalize channels before rounding (equalize.py)
 quantize    activations with a zero point (half a point more accurate on ResNet-8 than symmetric ones), weights per output
@@ -30,6 +31,7 @@ from quantize.calibration.calibrate import tensor_ranges
 from quantize.calibration.histograms import Range
 from quantize.calibration.thresholds import Calibration
 from quantize.int8.bias_correction import correct_biases
+from quantize.int8.canonical import canonicalize
 from quantize.int8.equalize import equalize
 from quantize.int8.qdq import FLOAT_OPERATORS, QdqFormat, layers, quantized_graph, set_weight, with_followers
 from quantize.rewrites.space_to_depth import LARGEST_SHARE, space_to_depth
@@ -89,6 +91,7 @@ def make_int8(
 def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings, progress: Progress = silent) -> CalibratedGraph:
     """Calibrate, equalize and correct: all steps before the integers."""
     model = onnx.load(float_graph(build))
+    canonicalize(model)
     hoist_strides(model)
     if settings.equalize:
         equalize(model, apart=head_nodes(build))

@@ -27,6 +27,7 @@ from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.calibration.sqnr import Observed
 from quantize.int8.bias_correction import correct_biases
+from quantize.int8.canonical import canonicalize
 from quantize.int8.equalize import equalize
 from quantize.int8.int8 import Int8Settings, write_int8
 from quantize.int8.qdq import QdqFormat, quantized_graph
@@ -63,6 +64,7 @@ def make_for_npu(
         ModelError: no operator of the graph can run on the NPU; the message has the reason for each.
     """
     model = onnx.load(float_graph(build))
+    canonicalize(model)
     head = {str(name) for name in head_nodes(build)} if _is_cut(build) else set()
     if settings.equalize:
         equalize(model, apart=head)
