@@ -106,7 +106,7 @@ def test_a_damaged_package_is_rejected_before_anything_is_sent(client: CloudClie
 
 def test_a_signature_must_be_valid_for_some_time(client: CloudClient, publisher: Path, tmp_path: Path) -> None:
     key = signing.load_private_key(publisher)
-    with pytest.raises(BadInputError, match="must be valid for some time"):
+    with pytest.raises(BadInputError, match="the validity of a signature must be positive, not"):
         client.publish(make_package(tmp_path, "expired").layout.path, key, valid=timedelta(0))
 
 

@@ -137,10 +137,12 @@ def test_training_with_the_same_seed_gives_the_same_weights(keras: Any) -> None:
     ("pixels", "labels", "message"),
     [
         pytest.param((4, 8, 8, 3), [0] * 4, "images must have shape [N, 32, 32, 3], but they have [4, 8, 8, 3]", id="shape"),
-        pytest.param((4, 32, 32, 3), [0] * 3, "one label per image and at least one, not 3 for 4", id="count"),
+        pytest.param(
+            (4, 32, 32, 3), [0] * 3, "at least one image and one label per image, not 3 labels for 4 images", id="count"
+        ),
         pytest.param((2, 32, 32, 3), [0, 10], "labels must be 0 to 9, but they range from 0 to 10", id="class"),
         pytest.param((2, 32, 32, 3), [0.5, 1.0], "labels must be whole class numbers, not float64", id="fractions"),
-        pytest.param((0, 32, 32, 3), [], "at least one, not 0 for 0", id="none"),
+        pytest.param((0, 32, 32, 3), [], "at least one image and one label per image, not 0 labels for 0 images", id="none"),
     ],
 )
 def test_samples_that_do_not_fit_are_rejected(

@@ -96,7 +96,7 @@ def test_a_setting_without_a_rule_is_named() -> None:
     with pytest.raises(ModelError) as caught:
         graph_of(model)
     assert str(caught.value) == (
-        "layer 'up' (UpSampling2D, layer 1 of 1) cannot be converted: interpolation='lanczos3'; nearest and bilinear are "
+        "layer 'up' (UpSampling2D, layer 1 of 1) cannot be converted: interpolation='lanczos3'; only nearest and bilinear are "
         "supported; replace it in the model, or give a converter for it with --converters FILE.py --trust"
     )
 

@@ -203,7 +203,7 @@ def test_n112_closing_a_board_returns_it_to_its_first_speed(device: str) -> None
 
 @pytest.mark.parametrize("baud", [1, 150])
 def test_n112_a_speed_that_the_boards_counter_cannot_hold_is_refused(device: str, baud: int) -> None:
-    with pytest.raises(BadInputError, match=rf"within 2%, by 4 to 65535, but {baud} does not; try 183$"):
+    with pytest.raises(BadInputError, match=rf"divided by 4 to 65535, within 2%, but {baud} is not; try 183$"):
         Board(PROFILE, device, baud=baud)
 
 
