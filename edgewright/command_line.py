@@ -62,15 +62,36 @@ def progress(items: Sequence[T], label: str) -> Iterator[T]:
         yield from bar
 
 
+class LogFormatter(logging.Formatter):
+    """One line per event: control characters, which a client may have sent, are escaped; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base class's name
+        """Return the line of an event."""
+        return escape_controls(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the base class's name
+        """Return the lines of a traceback."""
+        return "\n".join(escape_controls(line) for line in super().formatException(ei).split("\n"))
+
+
+def escape_controls(text: str) -> str:
+    """Escape line breaks and all other characters that a terminal interprets or does not show."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
 def _set_verbosity(_context: click.Context, _parameter: click.Parameter, count: int) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(count, logging.DEBUG)
-    logging.basicConfig(level=level, format="%(levelname).1s %(name)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter("%(levelname).1s %(name)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _text(cell: object) -> str:
     if cell is None:
         return "-"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.4g}" if isinstance(cell, float) else escape_controls(str(cell))
 
 
 def _is_number(text: str) -> bool:

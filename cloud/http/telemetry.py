@@ -8,6 +8,7 @@ from cloud.auth import Access
 from cloud.fleet import telemetry
 from cloud.http.endpoint import Call, Endpoint
 from edgewright.contracts.messages import StoredMeasurement
+from edgewright.contracts.names import check_instant
 from edgewright.errors import BadInputError
 
 
@@ -27,6 +28,7 @@ def _instant(text: str | None) -> datetime | None:
         instant = datetime.fromisoformat(text)
     except ValueError as error:
         raise BadInputError(f"since must be a timestamp such as 2030-01-31T12:00:00Z, not {text[:64]!r}") from error
+    check_instant(instant, "since")
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 

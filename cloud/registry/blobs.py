@@ -147,7 +147,7 @@ class BlobStore:
         """
         path = self._upload_path(repository, upload_id)
         try:
-            stream = path.open("r+b")
+            stream = path.open("r+b", buffering=0)  # a buffer would be written again on close, and fail again on a full disk
         except FileNotFoundError as error:
             raise _unknown_upload(upload_id) from error
         with stream:
@@ -201,9 +201,10 @@ class Upload:
         Raises:
             StorageFullError: the disk is full; the upload is removed.
         """
+        remaining = memoryview(piece)
         with _removed_if_full(self.path):
-            self.stream.write(piece)
-            self.stream.flush()
+            while remaining:
+                remaining = remaining[self.stream.write(remaining) :]
 
     def size(self) -> int:
         """Return the number of bytes received so far."""

@@ -35,6 +35,8 @@ from fractions import Fraction
 from edgewright.contracts.messages import DeploymentState, RolloutRequest, RolloutState
 from edgewright.errors import BadInputError
 
+MAX_TIME_S = 10 * 366 * 86400
+"""Maximum soak, trial and device timeout; an instant this far in the future can still be computed."""
 _MID_SWITCH = frozenset({DeploymentState.SWITCHING, DeploymentState.TRIAL, DeploymentState.ROLLING_BACK})
 _ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
 
@@ -251,6 +253,9 @@ def check_request(request: RolloutRequest) -> None:
         raise BadInputError(f"success_threshold must be greater than 0 and at most 1 (100%), not {request.success_threshold}")
     if request.soak_s < 0 or request.trial_s < 0:
         raise BadInputError(f"soak_s and trial_s must be 0 or more, not {request.soak_s:g} and {request.trial_s:g}")
+    longest_s = max(request.soak_s, request.trial_s, request.device_timeout_s)
+    if longest_s > MAX_TIME_S:
+        raise BadInputError(f"the times of a rollout must be at most {MAX_TIME_S} s (ten years), not {longest_s:g} s")
     if request.device_timeout_s <= request.trial_s:
         raise BadInputError(
             f"the device timeout ({request.device_timeout_s:g} s) must be longer than the trial ({request.trial_s:g} s)"

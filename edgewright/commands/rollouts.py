@@ -9,7 +9,8 @@ import click
 
 from edgewright.command_line import print_json, print_table, share
 from edgewright.commands.cloud_options import cloud_options, duration, label, moment
-from edgewright.contracts.messages import DeploymentState, ForgiveRequest, RolloutRecord, RolloutRequest, RolloutState
+from edgewright.contracts.known_failures import ForgiveRequest
+from edgewright.contracts.messages import DeploymentState, RolloutRecord, RolloutRequest, RolloutState
 from edgewright.contracts.names import check_name, parse_reference
 from edgewright.errors import BadInputError, OperationError
 from edgewright.sdk import CloudClient

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from edgewright.contracts.names import check_digest, check_name
+from edgewright.contracts.names import check_digest, check_instant, check_name
 from edgewright.contracts.oci import Descriptor
 from edgewright.errors import MessageError
 
@@ -127,6 +127,10 @@ class ReportedState:
     cause: FailureCause | None = None
     """Cause of a failed or degraded state; None without a failure, or from an agent that does not classify failures."""
 
+    def __post_init__(self) -> None:
+        check_instant(self.since, "since")
+        check_instant(self.next_retry_at, "next_retry_at")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
@@ -138,6 +142,9 @@ class Measurement:
     value: float
     unit: str
     labels: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_instant(self.at, "at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,25 +379,6 @@ class RolloutRecord:
     created_at: datetime
     changed_at: datetime
     devices: tuple[RolloutDevice, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgiveRequest:
-    """Request to remove the known failures of a version: POST /v1/rollouts/forgive."""
-
-    model: str
-    version: int
-    profile: str | None = None
-    """None means all hardware profiles."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownFailure:
-    """A hardware profile on which a version is known to fail, so that it is not rolled out there."""
-
-    profile: str
-    reason: str
-    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NewType
 
 from edgewright.errors import BadInputError
@@ -51,6 +52,12 @@ def check_digest(digest: str) -> Digest:
     if not _DIGEST.fullmatch(digest):
         raise BadInputError(f"a digest must be 'sha256:' followed by 64 hexadecimal digits, not {digest!r}")
     return Digest(digest)
+
+
+def check_instant(instant: datetime | None, what: str) -> None:
+    """Raise `BadInputError` for an instant that cannot be converted to UTC or to a local time; None is accepted."""
+    if instant is not None and not 1 < instant.year < 9999:  # an offset moves an instant by less than a day
+        raise BadInputError(f"{what} must be a timestamp of the years 2 to 9998, not {instant.isoformat()}")
 
 
 def parse_reference(text: str) -> PackageReference:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from edgewright.contracts import wire
-from edgewright.contracts.names import Digest, check_digest, check_name
+from edgewright.contracts.names import Digest, check_digest, check_instant, check_name
 from edgewright.errors import BadInputError, ConflictError, SignatureError
 
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
@@ -47,6 +47,7 @@ class PackageSignature:
         check_name(self.model, "model")
         if self.version < 1:
             raise SignatureError(f"a version must be a whole number from 1, not {self.version}")
+        check_instant(self.expires_at, "expires_at")
         if self.expires_at.tzinfo is None:
             raise SignatureError("expires_at must be a timestamp in UTC, not a local time")
 

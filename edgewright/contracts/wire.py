@@ -40,6 +40,8 @@ def decode(raw: bytes | str, kind: type[T], *, what: str, error: type[Edgewright
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as invalid:
         raise error(f"{what} cannot be read: {invalid}") from invalid
+    except RecursionError as invalid:
+        raise error(f"{what} cannot be read: its JSON is nested too deep") from invalid
     except EdgewrightError as invalid:
         raise error(f"{what} cannot be read: {invalid}") from invalid
 
@@ -50,6 +52,8 @@ def convert(value: Any, kind: type[T], *, what: str, error: type[EdgewrightError
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, EdgewrightError) as invalid:
         raise error(f"{what}: {invalid}") from invalid
+    except RecursionError as invalid:
+        raise error(f"{what}: the values are nested too deep") from invalid
 
 
 def to_plain(value: Any) -> Any:

@@ -11,12 +11,11 @@ from urllib.parse import quote
 
 from edgewright.contracts import wire
 from edgewright.contracts.connection.client_context import ClientContext
+from edgewright.contracts.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.messages import (
     ChangeNumber,
     DeviceRecord,
-    ForgiveRequest,
     IssuedToken,
-    KnownFailure,
     ModelVersion,
     RolloutRecord,
     RolloutRequest,

@@ -15,12 +15,11 @@ from cloud.fleet import devices, twins
 from cloud.rollouts import engine, failures, operations
 from cloud.rollouts.store import one_rollout
 from edgewright.contracts import signing, wire
+from edgewright.contracts.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.messages import (
     DeploymentState,
     DesiredState,
     FailureCause,
-    ForgiveRequest,
-    KnownFailure,
     ModelVersion,
     ReportedState,
     RolloutRecord,

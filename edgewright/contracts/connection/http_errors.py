@@ -62,7 +62,7 @@ def error_of(status: int, body: bytes, url: str) -> EdgewrightError:
 def _line_in(body: bytes) -> str:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     text = document.get("error") if isinstance(document, dict) else None
     return " ".join(text.split())[:_LONGEST_LINE] if isinstance(text, str) else ""

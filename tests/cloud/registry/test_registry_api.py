@@ -261,3 +261,14 @@ def test_a_full_disk_is_507_and_leaves_nothing(tmp_path: Path) -> None:
         )
         assert list((cloud.state / "registry" / "uploads" / "big").iterdir()) == []
         assert push_blob(operator, "big", b"small") == wire.digest_of(b"small")
+
+
+@pytest.mark.parametrize("size", [10, 5000, 100_000])
+def test_a_small_piece_that_finds_no_room_is_507_too(tmp_path: Path, size: int) -> None:
+    with running(tmp_path / "state", "--no-broker") as cloud:
+        operator, limit = cloud.operator(), 3 << 20
+        location = begin(operator, "small")
+        assert operator.send("PATCH", location, b"\0" * (limit - 5)).status == 202
+        resource.prlimit(cloud.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+        assert operator.send("PATCH", location, b"\0" * size).status == 507
+        assert operator.get(location).status == 404
