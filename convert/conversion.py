@@ -16,13 +16,15 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
+from accel.backends.backend import Session
 from accel.backends.onnxruntime_cpu import load_graph
-from accel.comparison import compare_outputs, measured, run_all
+from accel.comparison import BATCH_SIZE, compare_outputs, measured, run_all
+from accel.independence import samples_are_independent
 from convert.graph.outputs import with_measures
 from convert.graph.shapes import check_shapes, fix_shapes
 from convert.passes.simplify import simplify
@@ -30,6 +32,7 @@ from convert.read_source import SourceModel, read_source
 from convert.source import parity
 from convert.source.identify import SourceKind, identify
 from convert.source.options import SourceOptions
+from convert.source.precision import lost_by_float32, rounds_in_float32
 from convert.source.resource_limits import Limits
 from convert.source.samples import generated_samples, table_rows, write_golden
 from convert.split import AUTO, SupportedOperators, split
@@ -59,8 +62,6 @@ log = logging.getLogger(__name__)
 
 _CHANNEL_COUNTS = (1, 3, 4)
 """Grey, RGB, RGBA."""
-TABLE_KINDS = (SourceKind.SKLEARN, SourceKind.PICKLE, SourceKind.LIGHTGBM, SourceKind.XGBOOST)
-"""Sources that take one table of numbers in float64 and either classify or regress."""
 _GRAPH_LAYERS = (LayerKind.GRAPH, LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
 
 
@@ -133,7 +134,8 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     _check_ends_apply(kind, options)
     profiles = [load_profile(name) for name in options.profiles]
     started = time.perf_counter()
-    source_model = read_source(kind, source, options.source_options, options.limits)
+    rounded = kind in parity.TABLE_KINDS and options.samples is not None and rounds_in_float32(options.samples)
+    source_model = read_source(kind, source, replace(options.source_options, float64_samples=rounded), options.limits)
     model = source_model.model
     log.info("read source_kind=%s nodes=%d took_ms=%.0f", kind, len(model.graph), _milliseconds(started))
     fix_shapes(model, options.shapes)
@@ -149,10 +151,9 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
         write_graph(staging / "graph", model, parts.is_head)
         log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
         started = time.perf_counter()
-        expected = _source_outputs(kind, source, outputs, samples, options)
-        accuracy = _verify(
-            staging, samples, expected, outputs=outputs, tolerance=source_model.tolerance, options=options, source=source
-        )
+        graph = _Graph.open(staging, outputs, samples)
+        expected = _source_outputs(kind, source, graph, samples, options)
+        accuracy = _verify(graph, samples, expected, tolerance=source_model.tolerance, options=options, source=source)
         log.info("compared with source samples=%d took_ms=%.0f", accuracy.sample_count, _milliseconds(started))
         record = BuildRecord(
             source_kind="sklearn" if kind is SourceKind.PICKLE else kind.value,
@@ -163,6 +164,7 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
             labels=labels,
             cut=cut,
             preprocessing=options.preprocessing or source_model.preprocessing,
+            independent_samples=graph.independent,
         )
         write_record(staging, record)
         _write_float_variant(staging, record, accuracy)
@@ -249,20 +251,43 @@ def _predicts(kind: SourceKind, labels: tuple[str, ...]) -> str:
     """Return the measure of the first output as the source declares it; empty if it does not."""
     if labels:
         return Measure.CLASSES
-    return Measure.VALUES if kind in TABLE_KINDS else ""
+    return Measure.VALUES if kind in parity.TABLE_KINDS else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """The written graph, loaded to be compared with its source."""
+
+    staging: Path
+    session: Session
+    outputs: tuple[TensorSpec, ...]
+    independent: bool
+    """False if the outputs of a sample depend on the others of its batch; the source then gets one sample at a time, too."""
+
+    @classmethod
+    def open(cls, staging: Path, outputs: tuple[TensorSpec, ...], samples: Samples) -> _Graph:
+        session = load_graph(staging / "graph" / LayerKind.GRAPH.file_name)
+        independent = samples_are_independent(session, samples)
+        if not independent:
+            log.warning("samples are not independent: the graph is run one sample at a time")
+        return cls(staging, session, outputs, independent)
+
+    @property
+    def batch_size(self) -> int:
+        return BATCH_SIZE if self.independent else 1
 
 
 def _samples(graph: ir.Graph, inputs: tuple[TensorSpec, ...], path: Path | None, labels: tuple[str, ...]) -> Samples:
     return load_samples(path, inputs, labels) if path is not None else generated_samples(inputs, table_rows(graph))
 
 
-def _source_outputs(
-    kind: SourceKind, source: Path, outputs: tuple[TensorSpec, ...], samples: Samples, options: ConvertOptions
-) -> Tensors:
+def _source_outputs(kind: SourceKind, source: Path, graph: _Graph, samples: Samples, options: ConvertOptions) -> Tensors:
     """Return the source's outputs for the samples, computed in its own framework."""
-    names = [spec.name for spec in outputs]
+    names = [spec.name for spec in graph.outputs]
     try:
-        return parity.run_source(kind, source, samples, names, options.source_options, options.limits())
+        return parity.run_source(
+            kind, source, samples, names, options.source_options, options.limits(), batch_size=graph.batch_size
+        )
     except ModelError as error:
         if options.samples is not None:
             raise
@@ -270,24 +295,17 @@ def _source_outputs(
 
 
 def _verify(
-    staging: Path,
-    samples: Samples,
-    expected: Tensors,
-    *,
-    outputs: tuple[TensorSpec, ...],
-    tolerance: float,
-    options: ConvertOptions,
-    source: Path,
+    graph: _Graph, samples: Samples, expected: Tensors, *, tolerance: float, options: ConvertOptions, source: Path
 ) -> Measured:
     """Compare the written graph with its source, write the parity report, and keep the golden samples."""
-    actual = run_all(load_graph(staging / "graph" / LayerKind.GRAPH.file_name), samples)
-    comparison = compare_outputs(expected, actual, outputs)
-    accuracy = measured(comparison, expected, actual, samples.labels, outputs)
+    actual = run_all(graph.session, samples, batch_size=graph.batch_size)
+    comparison = compare_outputs(expected, actual, graph.outputs)
+    accuracy = measured(comparison, expected, actual, samples.labels, graph.outputs)
     report = parity.report_on(comparison, accuracy, tolerance=tolerance, generated=options.samples is None)
     if not options.allow_mismatch:
-        parity.check(report, source)
-    (staging / "reports" / "parity.json").write_bytes(encode_readable(report))
-    write_golden(staging / "graph", samples, expected)
+        parity.check(report, source, lost_by_float32(samples, report))
+    (graph.staging / "reports" / "parity.json").write_bytes(encode_readable(report))
+    write_golden(graph.staging / "graph", samples, expected)
     return accuracy
 
 
@@ -309,6 +327,7 @@ def _write_float_variant(staging: Path, record: BuildRecord, accuracy: Measured)
         labels=record.labels,
         preprocessing=record.preprocessing,
         measured=accuracy,
+        independent_samples=record.independent_samples,
     )
     VariantDirectory.write(folder, config)
 

@@ -64,12 +64,15 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
         case SourceKind.SKLEARN | SourceKind.PICKLE:
             from convert.from_trees.sklearn import read_sklearn
 
-            model, labels = read_sklearn(path, pickled=kind is SourceKind.PICKLE, trust=options.trust)
+            model, labels = read_sklearn(
+                path, pickled=kind is SourceKind.PICKLE, trust=options.trust, nearest=options.float64_samples
+            )
             return SourceModel(model=model, labels=labels)
         case SourceKind.LIGHTGBM | SourceKind.XGBOOST:
             from convert.from_trees.boosting import read_lightgbm, read_xgboost
 
-            model, labels = read_lightgbm(path) if kind is SourceKind.LIGHTGBM else read_xgboost(path)
+            nearest = options.float64_samples
+            model, labels = read_lightgbm(path, nearest=nearest) if kind is SourceKind.LIGHTGBM else read_xgboost(path)
             return SourceModel(model=model, labels=labels)
         case SourceKind.TORCH:
             from convert.from_torch import read_torch

@@ -21,6 +21,7 @@ import onnx
 from accel.backends.choose import load_session
 from accel.comparison import BATCH_SIZE, compare_outputs, quality, run_all
 from accel.evaluate import Evaluation, evaluate_variant
+from accel.independence import samples_are_independent
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors, load_samples, read_npz
 from edgewright.contracts.variant import (
@@ -141,7 +142,7 @@ def quantize(
     samples, reference = baseline.samples, baseline.outputs
     with build.creating_variant(options.variant) as folder:
         result = _maker(options, reference, progress)(build, samples, folder) or QuantizationResult()
-        variant = VariantDirectory.write(folder, _config(build, options, folder))
+        variant = _with_independence(VariantDirectory.write(folder, _config(build, options, folder)), samples, options.backend)
         evaluation, outputs = evaluate_variant(variant, samples, reference, backend=options.backend)
         scoring = Scoring(samples=samples, digest=baseline.detail.samples, reference=reference, outputs=outputs)
         check_zero_input(variant, build.variant(FLOAT_VARIANT), samples, backend=evaluation.backend)
@@ -264,6 +265,18 @@ def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> Va
         independent_samples=record.independent_samples,
         properties=_properties(options),
     )
+
+
+def _with_independence(variant: VariantDirectory, samples: Samples, backend: str) -> VariantDirectory:
+    """Record whether the variant's samples are independent: ranges that are measured over a batch make them dependent."""
+    if not variant.config.independent_samples or variant.config.precision in (Precision.NPU_INT8, Precision.NPU_MXINT8):
+        return variant
+    session = load_session(variant, backend=backend)
+    try:
+        independent = samples_are_independent(session, samples)
+    finally:
+        session.close()
+    return VariantDirectory.write(variant.path, replace(variant.config, independent_samples=independent))
 
 
 def _properties(options: QuantizeOptions) -> dict[str, str]:

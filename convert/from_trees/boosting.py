@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from convert.from_trees.ensemble import Comparison, Ensemble, Link, TreeTable, graph_of, rounded_down
+from convert.from_trees.ensemble import Comparison, Ensemble, Link, TreeTable, graph_of
 from convert.from_trees.histogram_trees import histogram_ensemble
 from edgewright.errors import ModelError, first_line
 
@@ -51,14 +51,14 @@ _XGBOOST_LINKS = {
 _LOGISTIC = ("binary:logistic", "reg:logistic")
 
 
-def read_lightgbm(path: Path) -> tuple[ir.Model, tuple[str, ...]]:
+def read_lightgbm(path: Path, *, nearest: bool = False) -> tuple[ir.Model, tuple[str, ...]]:
     """Return the graph of a LightGBM text model and its class labels (empty for a regressor).
 
     Raises:
         ModelError: the model cannot be loaded, or has a split without counterpart in ONNX.
     """
     ensemble = lightgbm_ensemble(_lightgbm_booster(path), path)
-    return graph_of(ensemble), ensemble.labels
+    return graph_of(ensemble, nearest=nearest), ensemble.labels
 
 
 def read_xgboost(path: Path) -> tuple[ir.Model, tuple[str, ...]]:
@@ -204,7 +204,7 @@ def _lightgbm_split(table: TreeTable, tree: int, number: int, node: dict[str, An
         tree,
         number,
         feature=int(node["split_feature"]),
-        threshold=rounded_down(threshold),
+        threshold=threshold,
         left=node["left"],
         right=node["right"],
         missing_left=missing_left,

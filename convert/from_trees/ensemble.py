@@ -131,11 +131,15 @@ def rounded_down(threshold: float) -> float:
         return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf)))
 
 
-def graph_of(ensemble: Ensemble) -> ir.Model:
-    """Return the graph of an ensemble, from `features` float32[N, features] to one float32 output [N, scores]."""
+def graph_of(ensemble: Ensemble, *, nearest: bool = False) -> ir.Model:
+    """Return the graph of an ensemble, from `features` float32[N, features] to one float32 output [N, scores].
+
+    Thresholds are rounded down, which is exact for every float32 feature. For features in float64, `nearest` rounds thresholds as
+    the features themselves are rounded, so that a value on a split stays on its side.
+    """
     emit = Emitter()
     features = graph_input(FEATURES, ir.DataType.FLOAT, (None, ensemble.feature_count))
-    margins = _margins(emit, features, ensemble)
+    margins = _margins(emit, features, ensemble, float if nearest else rounded_down)
     result = _LINKS[ensemble.link](emit, margins)
     result.name = ensemble.link.output
     result.type = ir.TensorType(ir.DataType.FLOAT)
@@ -146,7 +150,7 @@ def graph_of(ensemble: Ensemble) -> ir.Model:
     return model
 
 
-def _margins(emit: Emitter, features: ir.Value, ensemble: Ensemble) -> ir.Value:
+def _margins(emit: Emitter, features: ir.Value, ensemble: Ensemble, rounded: Callable[[float], float]) -> ir.Value:
     count = len(ensemble.base_margins)
     if ensemble.trees.nodes:
         margins = emit.node(
@@ -158,7 +162,7 @@ def _margins(emit: Emitter, features: ir.Value, ensemble: Ensemble) -> ir.Value:
             aggregate_function="SUM",
             post_transform="NONE",
             base_values=[float(np.float32(margin)) for margin in ensemble.base_margins],
-            **ensemble.trees.nodes,
+            **_rounded(ensemble.trees.nodes, rounded),
             **ensemble.trees.leaves,
         )
     else:  # a model without trees returns a constant
@@ -167,6 +171,11 @@ def _margins(emit: Emitter, features: ir.Value, ensemble: Ensemble) -> ir.Value:
     if ensemble.slope != 1.0:
         margins = emit.node("Mul", [margins, emit.floats("slope", ensemble.slope)], where="trees")
     return margins
+
+
+def _rounded(nodes: dict[str, list[Any]], rounded: Callable[[float], float]) -> dict[str, list[Any]]:
+    with np.errstate(over="ignore"):  # as in `rounded_down`
+        return nodes | {"nodes_values": [float(np.float32(rounded(value))) for value in nodes["nodes_values"]]}
 
 
 def _unary(operator: str) -> Callable[[Emitter, ir.Value], ir.Value]:

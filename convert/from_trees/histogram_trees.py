@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from convert.from_trees.ensemble import Comparison, Ensemble, Link, TreeTable, rounded_down
+from convert.from_trees.ensemble import Comparison, Ensemble, Link, TreeTable
 from edgewright.errors import ModelError
 
 _LINKS = {"IdentityLink": Link.IDENTITY, "LogLink": Link.EXP, "LogitLink": Link.TWO_CLASSES, "MultinomialLogit": Link.SOFTMAX}
@@ -36,7 +36,7 @@ def histogram_ensemble(estimator: Any, path: Path) -> Ensemble:
                     tree,
                     number,
                     feature=int(node["feature_idx"]),
-                    threshold=rounded_down(float(node["num_threshold"])),
+                    threshold=float(node["num_threshold"]),
                     left=int(node["left"]),
                     right=int(node["right"]),
                     missing_left=bool(node["missing_go_to_left"]),

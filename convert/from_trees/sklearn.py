@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from convert.from_trees import ensemble as trees
 from convert.from_trees.boosting import ensemble_of_estimator
+from convert.from_trees.missing_values import direct_missing_values
 from convert.graph.emit import BATCH_AXIS, OPSET
 from edgewright.errors import ModelError
 
@@ -29,7 +30,7 @@ _STILL_DATA = ("sklearn.utils._bunch.Bunch",)
 """A dict whose keys are also attributes; ensembles store their parts in it."""
 
 
-def read_sklearn(path: Path, *, pickled: bool, trust: bool) -> tuple[ir.Model, tuple[str, ...]]:
+def read_sklearn(path: Path, *, pickled: bool, trust: bool, nearest: bool = False) -> tuple[ir.Model, tuple[str, ...]]:
     """Return the graph of an estimator and its class labels (empty for a regressor).
 
     Raises:
@@ -37,7 +38,7 @@ def read_sklearn(path: Path, *, pickled: bool, trust: bool) -> tuple[ir.Model, t
     """
     estimator = load_estimator(path, pickled=pickled, trust=trust)
     labels = tuple(str(label) for label in getattr(estimator, "classes_", ()))
-    return _graph_of(estimator, path), labels
+    return _graph_of(estimator, path, nearest), labels
 
 
 def load_estimator(path: Path, *, pickled: bool, trust: bool) -> Any:
@@ -96,6 +97,17 @@ def _select_by_index(transformer: Any) -> None:
     transformer._columns = [columns for _, _, columns in transformer.transformers]
 
 
+def accepts_missing_values(estimator: Any) -> bool:
+    """Return True if the estimator predicts for a row of missing values."""
+    row = np.full((1, estimator.n_features_in_), np.nan)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return bool(np.isfinite(source_outputs(estimator, row)).all())
+    except Exception:  # noqa: BLE001  every estimator refuses in its own way
+        return False
+
+
 def source_outputs(estimator: Any, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return the estimator's own predictions in the shape of the graph's output, [samples, scores]."""
     if hasattr(estimator, "predict_proba"):
@@ -138,7 +150,7 @@ def _unpickled(path: Path, trust: bool) -> Any:
         raise ModelError(f"{path}: this pickle cannot be opened: {type(error).__name__}: {error}") from error
 
 
-def _graph_of(estimator: Any, path: Path) -> ir.Model:
+def _graph_of(estimator: Any, path: Path, nearest: bool) -> ir.Model:
     from skl2onnx.common.data_types import FloatTensorType
     from sklearn.base import is_classifier, is_regressor
 
@@ -152,7 +164,7 @@ def _graph_of(estimator: Any, path: Path) -> ir.Model:
     *before, last = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
     ensemble = ensemble_of_estimator(last, path)
     if ensemble is not None and not before:
-        return trees.graph_of(ensemble)
+        return trees.graph_of(ensemble, nearest=nearest)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside libraries
@@ -164,6 +176,7 @@ def _graph_of(estimator: Any, path: Path) -> ir.Model:
     except Exception as error:  # skl2onnx's errors have no common base class
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise ModelError(f"{path}: {type(estimator).__name__} cannot be expressed in ONNX: {reason}") from error
+    direct_missing_values(proto.graph, estimator)
     return _with_scores_only(proto)
 
 

@@ -22,6 +22,8 @@ class SourceOptions:
     """The author of the source is trusted: code in it may run."""
     converters: Path | None = None
     """Python file with converters for custom Keras layers (from_keras/custom_layers.py)."""
+    float64_samples: bool = False
+    """Samples are in float64, with values that float32 rounds; only the readers of trees use it, in this process."""
 
     @property
     def arguments(self) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accel.comparison import Comparison
+from accel.comparison import BATCH_SIZE, Comparison
 from accel.differences import OutputComparison
 from convert.source.identify import SourceKind
 from convert.source.options import DEFAULT_OPTIONS, SourceOptions
@@ -19,6 +19,9 @@ from convert.source.resource_limits import Limits, run_limited
 from edgewright.contracts.samples import Samples, Tensors, read_npz, write_npz
 from edgewright.contracts.variant import Measure, Measured, Tolerance
 from edgewright.errors import ParityError
+
+TABLE_KINDS = (SourceKind.SKLEARN, SourceKind.PICKLE, SourceKind.LIGHTGBM, SourceKind.XGBOOST)
+"""Sources that take one table of numbers in float64, and either classify or regress."""
 
 FLOAT_TOLERANCE = 1e-4
 """Largest relative difference of a float32 graph from its source."""
@@ -56,8 +59,12 @@ def run_source(
     outputs: Sequence[str],
     options: SourceOptions = DEFAULT_OPTIONS,
     limits: Limits | None = None,
+    *,
+    batch_size: int = BATCH_SIZE,
 ) -> Tensors:
     """Return the source model's outputs, by the names of the graph's outputs.
+
+    Models of tables get the samples as they were given; a network casts them to the dtype of its inputs in any case.
 
     Raises:
         ModelError: the framework cannot load or run the model.
@@ -66,9 +73,19 @@ def run_source(
     """
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         inputs_path, outputs_path = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
-        write_npz(inputs_path, {f"input_{index}": array for index, array in enumerate(samples.inputs.values())})
+        inputs = samples.given if kind in TABLE_KINDS and samples.given else samples.inputs
+        write_npz(inputs_path, {f"input_{index}": array for index, array in enumerate(inputs.values())})
         files = [str(source.resolve()), str(inputs_path), str(outputs_path)]
-        command = [sys.executable, "-m", "convert.run_source", kind.value, *files, *options.arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "convert.run_source",
+            kind.value,
+            *files,
+            "--batch-size",
+            str(batch_size),
+            *options.arguments,
+        ]
         run_limited(command, limits or Limits.of_this_machine(), source, doing="running it in its own framework")
         arrays = read_npz(outputs_path)
     if len(arrays) != len(outputs):

@@ -39,6 +39,8 @@ class Samples:
 
     inputs: Tensors
     labels: npt.NDArray[np.int64] | None = None
+    given: Tensors | None = None
+    """The inputs in the dtypes of their file, if they are others; only for all samples, not for a part of them."""
 
     @property
     def count(self) -> int:
@@ -76,12 +78,14 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec], classes: Sequence[str
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {inputs[0].name: next(iter(arrays.values()))}
     fitted = {spec.name: fit(arrays.get(spec.name), spec, path, tuple(arrays)) for spec in inputs}
+    given = {spec.name: arrays[spec.name] for spec in inputs}
     counts = {name: len(array) for name, array in fitted.items()}
     if labels is not None:
         counts[LABELS] = len(labels)
     if len(set(counts.values())) > 1:
         raise SamplesError(f"{path}: every array must have the same number of samples, not {counts}")
-    return Samples(fitted, None if labels is None else _as_class_indices(labels, classes, path))
+    cast_to = any(array.dtype != fitted[name].dtype for name, array in given.items())
+    return Samples(fitted, None if labels is None else _as_class_indices(labels, classes, path), given if cast_to else None)
 
 
 def check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
@@ -121,6 +125,8 @@ def fit(array: npt.NDArray[Any] | None, spec: TensorSpec, source: object, names:
         return array
     if dtype.kind == "f" and array.dtype.kind in "fiu":
         return cast(array, dtype)
+    if dtype.kind == "O" and array.dtype.kind in "US":
+        return array.astype(str).astype(object)
     raise SamplesError(f"{source}: input {spec.name} must be {spec.dtype}, but the samples are {array.dtype}")
 
 
@@ -161,8 +167,13 @@ def _reason(error: Exception) -> str:
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write arrays, sorted by name; the same arrays give the same bytes (NumPy stamps every entry 1980-01-01)."""
     with writing_atomically(path) as stream:
-        ordered: dict[str, Any] = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+        ordered: dict[str, Any] = {name: np.ascontiguousarray(_as_text(arrays[name])) for name in sorted(arrays)}
         np.savez(stream, **ordered)
+
+
+def _as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return text of the runtime as plain text, which needs no pickle."""
+    return array.astype(str) if array.dtype.kind == "O" else array
 
 
 def _shape_fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:

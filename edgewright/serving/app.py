@@ -71,9 +71,7 @@ class ScoringApp:
         )
         self.statistics = Statistics(served)
         self._session = session
-        self.batcher = Batcher(
-            FaultAttribution(session, known_good), merging=all(isinstance(spec.shape[0], str) for spec in config.inputs)
-        )
+        self.batcher = Batcher(FaultAttribution(session, known_good), merging=_may_merge(config))
         self._config = config
         self._image_input = ImageInput.of(config)
         self._model, self._version = model, version
@@ -265,3 +263,8 @@ async def _send(response: Response, send: Send, *, last: bool, with_body: bool) 
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body if with_body else b""})
+
+
+def _may_merge(config: VariantConfig) -> bool:
+    """Return True if requests can share a run: the batch axis is free, and no sample changes the outputs of another."""
+    return config.independent_samples and all(isinstance(spec.shape[0], str) for spec in config.inputs)

@@ -11,7 +11,9 @@ import pytest
 
 from edgewright.contracts.samples import Tensors
 from edgewright.errors import OperationError
+from edgewright.serving.app import ScoringApp
 from edgewright.serving.batching import BRIEF_S, LAST_RUNS, MAX_SAMPLES_PER_RUN, MIN_BRIEF_RUNS, Batcher
+from tests.support.tiny_variants import make_config
 
 
 class Doubling:
@@ -234,3 +236,16 @@ def test_a_failure_in_the_loop_reaches_the_request() -> None:
     with pytest.raises(OperationError, match="negative"):
         in_worker(session, *[rows(1)] * LAST_RUNS, rows(-1))
     assert not session.threads[-1].startswith("scoring")
+
+
+@pytest.mark.parametrize(("independent", "sizes"), [(True, [2]), (False, [1, 1])])
+def test_requests_are_merged_only_if_the_samples_are_independent(independent: bool, sizes: list[int]) -> None:
+    session = Doubling()
+    app = ScoringApp(session, make_config(independent_samples=independent), model="m", version=1)
+
+    async def main() -> None:
+        await asyncio.gather(app.batcher.run(rows(1)), app.batcher.run(rows(2)))
+
+    asyncio.run(main())
+    app.batcher.close()
+    assert session.sizes == sizes
