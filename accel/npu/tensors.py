@@ -43,6 +43,8 @@ class TensorPlace:
     """The user's array is [count, height, width, channels]."""
     flat: bool = False
     """The user's array is [count, channels x height x width]."""
+    line: bool = False
+    """The user's array is [count, channels, width]; the height is 1."""
     fold: ColumnFold | None = None
     gain: float | tuple[float, ...] = 1.0
     offset: float | tuple[float, ...] = 0.0
@@ -102,18 +104,21 @@ def pack(values: Int8, place: TensorPlace, columns: int) -> Int8:
 
 
 def unpack(vectors: Int8, place: TensorPlace, columns: int) -> Int8:
-    """Return [count, vectors, columns] as [count, channels, height, width], or as [count, values] if `place.flat`."""
+    """Return [count, vectors, columns] as [count, channels, height, width], or in the shape of `place.flat` or `place.line`."""
     blocks = -(-place.channels // columns)
     planes = vectors.reshape(len(vectors), blocks, place.height * place.width, columns).transpose(0, 1, 3, 2)
     whole = planes.reshape(len(vectors), blocks * columns, place.height, place.width)
     used = np.ascontiguousarray(whole[:, : place.channels])
+    if place.line:
+        return used.reshape(len(used), place.channels, place.width)
     return used.reshape(len(used), -1) if place.flat else used
 
 
 def _channels_first(values: Int8, place: TensorPlace) -> Int8:
     channels, height, width = place.channels, place.height, place.width
     shape = (height, width, channels) if place.channels_last else (channels, height, width)
-    expected = place.given_shape or ((channels * height * width,) if place.flat else shape)
+    line = tuple(size for axis, size in enumerate(shape) if axis != (0 if place.channels_last else 1))
+    expected = place.given_shape or ((channels * height * width,) if place.flat else line if place.line else shape)
     if values.shape[1:] != expected:
         raise SamplesError(f"input {place.name} must have shape [N, {', '.join(map(str, expected))}], not {list(values.shape)}")
     planes = values.reshape(len(values), *shape)

@@ -13,6 +13,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+from quantize.npu.int8 import MORE_OPERATORS
 
 Float = npt.NDArray[np.float32]
 INPUT = "image"
@@ -22,7 +25,7 @@ class Network:
     """A float graph under construction, from images [N, channels, height, width]; weights come from a seeded generator."""
 
     def __init__(self, channels: int, height: int, width: int, seed: int = 0) -> None:
-        self.shape = (channels, height, width)
+        self.shape: tuple[int, ...] = (channels, height, width)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.generator = np.random.default_rng(seed)
@@ -111,6 +114,7 @@ def quantize(model: onnx.ModelProto, images: Float, **overrides: Any) -> onnx.Mo
         "per_channel": True,
         "activation_type": QuantType.QInt8,
         "weight_type": QuantType.QInt8,
+        "op_types_to_quantize": sorted({*QDQRegistry, *QLinearOpsRegistry, *MORE_OPERATORS}),
         "extra_options": {"WeightSymmetric": True, "ActivationSymmetric": False},
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -25,6 +25,8 @@ FLOAT_OPERATORS = {"Softmax", "LogSoftmax"}
 """Their quantized form has a fixed scale of 1/256, which is too coarse for probabilities."""
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators with weights. These are the layers that are counted, corrected or kept in float."""
+POOLING = {"MaxPool", "AveragePool", "Relu", "Clip"}
+MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Pad"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,10 @@ class QdqFormat:
     integer_biases: bool = False
     """Float biases make a smaller graph, because onnxruntime converts them to integers on loading. Mixed precision disables that
     optimizer (`accel.backends.onnxruntime_cpu.load_graph`), so it needs integer ones."""
+    more_operators: frozenset[str] = frozenset()
+    """Operators that are quantized in addition to those with integer kernels in onnxruntime."""
+    from_inputs: bool = False
+    """Quantize graph inputs also before a pooling or a Relu; onnxruntime quantizes those only after a quantized operator."""
 
 
 def quantized_graph(
@@ -62,9 +68,11 @@ def quantized_graph(
             tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
             nodes_to_quantize=[],
             nodes_to_exclude=sorted(excluded),
-            op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
+            op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry, *form.more_operators}),
             extra_options={"QuantizeBias": form.integer_biases},
         )
+        for name in _inputs_of_poolings(model, excluded) if form.from_inputs else ():
+            quantizer.quantize_activation_tensor(name)
         quantizer.quantize_model()
         quantizer.model.topological_sort()
     except (ValueError, RuntimeError, TypeError) as error:
@@ -72,6 +80,16 @@ def quantized_graph(
     quantized: onnx.ModelProto = quantizer.model.model
     lower_opset(quantized)
     return quantized
+
+
+def _inputs_of_poolings(model: onnx.ModelProto, excluded: set[str]) -> list[str]:
+    """Return the graph inputs that reach a pooling or a Relu, directly or through operators that only move elements."""
+    reaching: set[str] = set()
+    for node in reversed(model.graph.node):
+        reads_quantized = node.op_type in POOLING or (node.op_type in MOVING and reaching.intersection(node.output))
+        if reads_quantized and node.name not in excluded:
+            reaching.add(node.input[0])
+    return [value.name for value in model.graph.input if value.name in reaching]
 
 
 def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:

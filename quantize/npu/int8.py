@@ -11,12 +11,13 @@ The graph is plain ONNX that onnxruntime runs too. `edgewright compile` compiles
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import onnx
 
 from accel.npu.compiler.compile import check_something_runs
+from accel.npu.lowering.functions import OF_ONE_TENSOR, OF_SEVERAL_TENSORS
 from accel.npu.lowering.lower import lower
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
@@ -25,15 +26,21 @@ from edgewright.progress import Progress, silent
 from hardware_profiles.hardware_profile import Int8Types
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
+from quantize.calibration.histograms import Range
 from quantize.calibration.sqnr import Observed
 from quantize.int8.bias_correction import correct_biases
 from quantize.int8.canonical import canonicalize
 from quantize.int8.equalize import equalize
 from quantize.int8.int8 import Int8Settings, write_int8
-from quantize.int8.qdq import QdqFormat, quantized_graph
+from quantize.int8.qdq import WEIGHTED, QdqFormat, quantized_graph
 from quantize.npu.functional import ObservedNpuGraph
 from quantize.npu.overflow_guard import guard_accumulators
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph, head_nodes
+
+MORE_OPERATORS = frozenset(
+    {*OF_ONE_TENSOR, *OF_SEVERAL_TENSORS, "GlobalMaxPool", "ReduceMax", "ReduceMean"}.difference(("Mul", "Sigmoid", "LeakyRelu"))
+)
+"""Operators that the NPU supports, in some places, and for which onnxruntime has no integer kernels."""
 
 
 def make_npu_int8(
@@ -71,8 +78,11 @@ def make_for_npu(
     observed = ObservedGraph(model, progress=progress)
     ranges = tensor_ranges(observed, samples, settings.calibration)
 
+    form = QdqFormat(types=Int8Types.S8S8, more_operators=MORE_OPERATORS, from_inputs=True)
+    in_float = _kept_float(model, ranges, head, form)
+
     def rounding(graph: onnx.ModelProto) -> onnx.ModelProto:
-        return finish(quantized_graph(graph, ranges, head, QdqFormat(types=Int8Types.S8S8)), graph)
+        return finish(quantized_graph(graph, ranges, in_float, form), graph)
 
     if settings.correct_bias:
         correct_biases(model, observed, ranges, samples, rounding=rounding, observe=_on_npu)
@@ -80,6 +90,22 @@ def make_for_npu(
     result = QuantizationResult(_host_fallbacks(quantized, head), model)
     write_int8(build, quantized, folder, for_processors=False)
     return result
+
+
+def _kept_float(model: onnx.ModelProto, ranges: Mapping[str, Range], head: Collection[str], form: QdqFormat) -> frozenset[str]:
+    """Return the head and the operators without weights that stay on the host: rounding them gains nothing there.
+
+    Raises:
+        ModelError: no operator can run on the NPU; the message has the reason for each.
+    """
+    kept = frozenset(head)
+    while True:
+        lowered = lower(guard_accumulators(quantized_graph(model, ranges, kept, form)))
+        check_something_runs(lowered)
+        on_host = {row.layer for row in lowered.coverage if not row.on_npu and row.operator not in WEIGHTED}
+        if on_host <= kept:
+            return kept
+        kept |= on_host
 
 
 def _is_cut(build: BuildDirectory) -> bool:

@@ -32,7 +32,7 @@ from edgewright.contracts.samples import Samples
 from edgewright.graphs.dead_code import remove_dead
 from edgewright.progress import Progress, silent
 from quantize.int8.int8 import Int8Settings
-from quantize.int8.qdq import weight_of
+from quantize.int8.qdq import WEIGHTED, weight_of
 from quantize.mx.encoding import BLOCK, LOWEST_EXPONENT, Blocks, encode
 from quantize.mx.graph import FEWEST_CHANNELS, IR_VERSION, OPSET, BlockWriter, Layout
 from quantize.npu.int8 import make_for_npu
@@ -57,7 +57,8 @@ def make_npu_mxint8(
 
 def block_weights(quantized: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
     """Return `quantized` (int8) with the weights of the float `model` in blocks, in every layer of the NPU."""
-    layers = {layer.name: layer for layer in lower(guard_accumulators(quantized)).layers if isinstance(layer, ConvolutionLayer)}
+    lowered = lower(guard_accumulators(quantized)).layers
+    layers = {layer.name: layer for layer in lowered if isinstance(layer, ConvolutionLayer) and layer.operator in WEIGHTED}
     floats = {node.name: node for node in model.graph.node}
     graph = ir.from_proto(quantized)
     writer = BlockWriter(graph.graph)

@@ -30,7 +30,8 @@ from accel.npu.compiler.streaming.layer import PlanSelector, fastest_plan
 from accel.npu.compiler.tile import Memory, Tiler, residual_of
 from accel.npu.lowering.coverage import CoverageRow
 from accel.npu.lowering.layers import ConvolutionLayer, Layer, QuantizedTensor
-from accel.npu.lowering.lower import Lowered, lower
+from accel.npu.lowering.lower import lower
+from accel.npu.lowering.walk import Lowered
 from accel.npu.model.checks import check_program
 from accel.npu.model.timing import time_program
 from accel.npu.model.trace import executed
@@ -194,16 +195,18 @@ def _description(
     spans: Sequence[tuple[tuple[Layer, ...], tuple[int, int]]],
     profile: NpuProfile,
 ) -> Description:
-    records = [
-        LayerRecord(
-            name="+".join(layer.name for layer in layers),
+    records: list[LayerRecord] = []
+    for layers, (first, last) in spans:
+        name = "+".join(dict.fromkeys(layer.name for layer in layers))
+        continues = bool(records) and records[-1].name == name  # the passes of a table are one layer
+        record = LayerRecord(
+            name=name,
             operator="+".join(dict.fromkeys(layer.operator for layer in layers)),
-            first=first,
+            first=records[-1].first if continues else first,
             last=last,
-            macs=sum(layer.macs for layer in layers),
+            macs=sum(layer.macs for layer in layers) + (records.pop().macs if continues else 0),
         )
-        for layers, (first, last) in spans
-    ]
+        records.append(record)
     return Description(
         inputs=tuple(_place(tensor.name, tensor, places, folds) for tensor in lowered.inputs),
         outputs=tuple(_place(name, tensor, places, {}) for name, tensor in lowered.outputs.items()),
@@ -229,6 +232,7 @@ def _place(name: str, tensor: QuantizedTensor, places: Mapping[str, int], folds:
         base=places[tensor.name],
         channels_last=tensor.channels_last,
         flat=tensor.flat,
+        line=tensor.line,
         fold=folds.get(tensor.name),
         gain=tensor.gain,
         offset=tensor.offset,

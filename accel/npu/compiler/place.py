@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from accel.npu.lowering.layers import Layer, QuantizedTensor
@@ -48,7 +48,8 @@ def place_tensors(
         DoesNotFitError: the memory is too small.
     """
     limit = profile.activation_vectors if capacity is None else capacity
-    lifetimes = _lifetimes(inputs, layers, outputs, profile.columns, steps or range(len(layers)))
+    replaced = _replaced(layers) if steps is None else {}
+    lifetimes = _lifetimes(inputs, layers, outputs, profile.columns, steps or range(len(layers)), replaced)
     places: dict[str, int] = {}
     for name, lifetime in lifetimes.items():
         live = [other for other in places if _overlap(lifetimes[other], lifetime)]
@@ -61,6 +62,7 @@ def place_tensors(
                 f"but with {lifetime.description} ({lifetime.size} vectors) {end} are needed at once; "
                 "use a smaller input or a larger NPU"
             )
+    places |= {name: places[first] for name, first in replaced.items()}
     for result in (layer.result for layer in layers):
         if result.part is not None:
             before = result.part.first_channel // profile.columns * result.height * result.width
@@ -74,18 +76,29 @@ def _lifetimes(
     outputs: Iterable[QuantizedTensor],
     columns: int,
     steps: Sequence[int],
+    replaced: Mapping[str, str],
 ) -> dict[str, _Lifetime]:
     lifetimes = {tensor.name: _Lifetime(_size(tensor, columns), -1, -1, f"input {tensor.name}") for tensor in inputs}
     for step, layer in zip(steps, layers, strict=True):
         result = layer.result.part.whole if layer.result.part else layer.result
-        first = lifetimes[result.name].first if result.name in lifetimes else step
-        lifetimes[result.name] = _Lifetime(_size(result, columns), first, step, f"the result of layer {layer.name}")
-        lifetimes[layer.source.name].last = step
-        if layer.stage.addend is not None:
-            lifetimes[layer.stage.addend.tensor.name].last = step
+        name = replaced.get(result.name, result.name)
+        first = lifetimes[name].first if name in lifetimes else step
+        lifetimes[name] = _Lifetime(_size(result, columns), first, step, f"the result of layer {layer.name}")
+        for read in (layer.source, *([layer.stage.addend.tensor] if layer.stage.addend else [])):
+            lifetimes[replaced.get(read.name, read.name)].last = step
     for tensor in outputs:
-        lifetimes[tensor.name].last = len(layers)
+        lifetimes[replaced.get(tensor.name, tensor.name)].last = len(layers)
     return lifetimes
+
+
+def _replaced(layers: Sequence[Layer]) -> dict[str, str]:
+    """Return, for each result that is written over its addend, the first tensor in that place."""
+    first: dict[str, str] = {}
+    for layer in layers:
+        if layer.stage.addend is not None and layer.stage.addend.is_replaced:
+            addend = layer.stage.addend.tensor.name
+            first[layer.result.name] = first.get(addend, addend)
+    return first
 
 
 def _size(tensor: QuantizedTensor, columns: int) -> int:

@@ -5,7 +5,10 @@
     microscaling    block-scaled weights in the form that the array executes
     operators       the arithmetic of single operators
     inputs          preprocessing of inputs on the host
+    functions       functions of one tensor
+    tables          a table of 256 results as a sum of lines
     coverage        one row of the coverage report
+    walk            the state of the pass over the graph, and the steps that operators share
     lower           walks the graph and assigns every operator to the NPU or the host, with the reason
 
 Layers are independent of the profile and of memory addresses; only Concat depends on the number of channels in a vector.

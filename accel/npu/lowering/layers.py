@@ -32,6 +32,8 @@ class QuantizedTensor:
     """The host's array is [height, width, channels] (inputs only)."""
     flat: bool = False
     """The host's array has one axis of channels x height x width."""
+    line: bool = False
+    """The host's array has the axes channels and width; the height is 1."""
     gain: PerChannel = 1.0
     offset: PerChannel = 0.0
     """The host computes x * gain + offset before it quantizes (inputs only)."""
@@ -39,6 +41,11 @@ class QuantizedTensor:
     """The larger tensor that this one is a part of (results only). No layer reads a part by its own name."""
     given_shape: tuple[int, ...] = ()
     """The shape of the user's array without the batch axis, if the host flattens it (inputs only)."""
+
+    @property
+    def planes(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.channels, self.height, self.width
 
     @property
     def size(self) -> int:
@@ -77,6 +84,8 @@ class Addend:
     main_scale: float
     main_zero: int
     output: Range
+    is_replaced: bool = False
+    """Only this layer reads the tensor, so the result may be written over it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

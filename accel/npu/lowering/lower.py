@@ -8,19 +8,27 @@ with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from accel.npu.arithmetic import Range
 from accel.npu.lowering.coverage import CoverageRow
-from accel.npu.lowering.inputs import RawInput, affine
-from accel.npu.lowering.layers import Addend, Layer, Part, QuantizedTensor, Window
+from accel.npu.lowering.functions import (
+    MOST_PASSES,
+    OF_ONE_TENSOR,
+    OF_SEVERAL_TENSORS,
+    evaluate,
+    prelu_lines,
+    quantized,
+    slopes_per_channel,
+)
+from accel.npu.lowering.inputs import Affine, RawInput, affine
+from accel.npu.lowering.layers import Addend, Part, QuantizedTensor, Window
 from accel.npu.lowering.operators import (
     average_stage,
     batch_normalization,
-    clamp_limits,
     convolution,
     copy_stage,
     first_channels,
@@ -29,38 +37,20 @@ from accel.npu.lowering.operators import (
     padded,
     pooling,
     pooling_window,
+    reduced_axes,
     with_border,
 )
 from accel.npu.lowering.qdq import QdqGraph, UnsupportedError, attribute, node_name, tensors_read, why_float
+from accel.npu.lowering.tables import passes, sum_of_lines
+from accel.npu.lowering.walk import NOT_ON_NPU, Finish, Lowered, Walk
 from edgewright.errors import ModelError
 
-NOT_ON_NPU = "its input is not on the NPU"
 BY_HOST = "the host applies it when it quantizes the input"
 IN_HEAD = "it is part of the head, which stays on the host"
 SKIPPED = ("QuantizeLinear", "DequantizeLinear")
 AT_INPUTS = ("Transpose", "Mul", "Div", "Sub")
-"""Operators that the host applies to graph inputs; elsewhere they are not supported."""
-ALIASES = ("Flatten", "Reshape", "Squeeze", "Identity", "Dropout")
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The quantized result of a computing node: int8 tensor, range, and the nodes lowered together."""
-
-    result: QuantizedTensor
-    output: Range
-    nodes: tuple[onnx.NodeProto, ...]
-
-
-@dataclass(slots=True)
-class Lowered:
-    """The lowered graph and its coverage."""
-
-    inputs: list[QuantizedTensor] = field(default_factory=list)
-    layers: list[Layer] = field(default_factory=list)
-    outputs: dict[str, QuantizedTensor] = field(default_factory=dict)
-    """By the name of the float tensor that the host reads."""
-    coverage: list[CoverageRow] = field(default_factory=list)
+"""Operators that the host applies to graph inputs; elsewhere they are functions of one tensor, or not supported."""
+ALIASES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout")
 
 
 def lower(model: onnx.ModelProto, cut: Collection[str] = (), *, columns: int = 1) -> Lowered:
@@ -77,322 +67,301 @@ def lower(model: onnx.ModelProto, cut: Collection[str] = (), *, columns: int = 1
     graph = QdqGraph(model)
     if not any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
         raise ModelError(f"the NPU runs quantized graphs, but this one has {why_float(model)}")
-    walk = _Walk(graph, cut, columns)
+    walk = Walk(graph, cut, columns)
     for node in graph.graph.node:
-        walk.lower_node(node)
+        _lower_node(walk, node)
     walk.find_outputs()
     return walk.lowered
 
 
-class _Walk:
-    """State of the pass over the graph."""
+def _lower_node(walk: Walk, node: onnx.NodeProto) -> None:
+    """Lower one node, or record the reason why it stays on the host."""
+    enters_head = bool(walk.head_inputs.intersection(tensors_read(node)))
+    if enters_head and node.op_type in SKIPPED:  # the featurizer quantizes the inputs of the head
+        walk.head_inputs.update(node.output)
+    if node.output[0] in walk.done or walk.graph.is_constant(node.output[0]):
+        return
+    lower_node = _LOWER.get(node.op_type)
+    try:
+        if enters_head and node.op_type not in SKIPPED:
+            raise UnsupportedError(IN_HEAD)
+        if lower_node is None:
+            raise UnsupportedError(f"the NPU does not support {node.op_type}")
+        lower_node(walk, node)
+        reason = ""
+    except UnsupportedError as unsupported:
+        reason = str(unsupported)
+    except ModelError as error:
+        raise ModelError(f"layer {node_name(node)}: {error}") from error
+    if node.op_type not in SKIPPED or reason not in ("", NOT_ON_NPU):
+        note = BY_HOST if node.output[0] in walk.applied_by_host else reason
+        row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=note)
+        walk.lowered.coverage.append(row)
 
-    def __init__(self, graph: QdqGraph, cut: Collection[str], columns: int) -> None:
-        self.graph = graph
-        self._columns = columns
-        self._head_inputs = set(cut)  # float and int8 names of tensors that enter the head
-        self.lowered = Lowered()
-        self._integers: dict[str, QuantizedTensor] = {}  # output of QuantizeLinear -> tensor
-        self._reals: dict[str, QuantizedTensor] = {}  # output of DequantizeLinear -> tensor
-        self._applied_by_host: set[str] = set()  # outputs of nodes that the host applies to an input
-        self._done: set[str] = set()  # outputs of nodes that were lowered with an earlier one
-        self._raw_inputs = {name: RawInput(name) for name in graph.inputs()}  # float tensor -> input that it is computed from
-        self._quantized: dict[str, RawInput] = {}  # name of a quantized input -> input
 
-    def lower_node(self, node: onnx.NodeProto) -> None:
-        """Lower one node, or record the reason why it stays on the host."""
-        enters_head = bool(self._head_inputs.intersection(tensors_read(node)))
-        if enters_head and node.op_type in SKIPPED:  # the featurizer quantizes the inputs of the head
-            self._head_inputs.update(node.output)
-        if node.output[0] in self._done or self.graph.is_constant(node.output[0]):
-            return
-        lower_node = _LOWER.get(node.op_type)
-        try:
-            if enters_head and node.op_type not in SKIPPED:
-                raise UnsupportedError(IN_HEAD)
-            if lower_node is None:
-                raise UnsupportedError(f"the NPU does not support {node.op_type}")
-            lower_node(self, node)
-            reason = ""
-        except UnsupportedError as unsupported:
-            reason = str(unsupported)
-        except ModelError as error:
-            raise ModelError(f"layer {node_name(node)}: {error}") from error
-        if node.op_type not in SKIPPED or reason not in ("", NOT_ON_NPU):
-            note = BY_HOST if node.output[0] in self._applied_by_host else reason
-            row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=note)
-            self.lowered.coverage.append(row)
+def _quantize(walk: Walk, node: onnx.NodeProto) -> None:
+    name = node.input[0]
+    scale, zero_point = walk.graph.scale(node).per_tensor()
+    if name in walk.raw_inputs:
+        raw = walk.raw_inputs[name]
+        plain = walk.tensor(name, scale, zero_point)
+        raw.check_axis(flat=plain.flat)
+        tensor = replace(
+            plain,
+            name=raw.name,
+            channels_last=raw.channels_last,
+            gain=raw.gain,
+            offset=raw.offset,
+            given_shape=raw.shape,
+            line=plain.line and not raw.shape,
+        )
+        walk.quantized[raw.name] = raw
+        walk.lowered.inputs.append(tensor)
+    else:
+        source = walk.source(name)
+        tensor = source
+        if (source.scale, source.zero_point) != (scale, zero_point):
+            tensor = replace(source, name=node.output[0], scale=scale, zero_point=zero_point)
+            stage = copy_stage(source, tensor, Range(zero_point))
+            walk.lowered.layers.append(pooling(node, source, tensor, Window(), stage))
+    walk.integers[node.output[0]] = tensor
 
-    # -- inputs, outputs, quantization --------------------------------------------------------------------------------
 
-    def _quantize(self, node: onnx.NodeProto) -> None:
-        name = node.input[0]
-        scale, zero_point = self.graph.scale(node).per_tensor()
-        if name in self._raw_inputs:
-            raw = self._raw_inputs[name]
-            plain = self._tensor(name, scale, zero_point)
-            raw.check_axis(flat=plain.flat)
-            tensor = replace(
-                plain,
-                name=raw.name,
-                channels_last=raw.channels_last,
-                gain=raw.gain,
-                offset=raw.offset,
-                given_shape=raw.shape,
-            )
-            self._quantized[raw.name] = raw
-            self.lowered.inputs.append(tensor)
-        else:
-            source = self._source(name)
-            tensor = source
-            if (source.scale, source.zero_point) != (scale, zero_point):
-                tensor = replace(source, name=node.output[0], scale=scale, zero_point=zero_point)
-                stage = copy_stage(source, tensor, Range(zero_point))
-                self.lowered.layers.append(pooling(node, source, tensor, Window(), stage))
-        self._integers[node.output[0]] = tensor
+def _dequantize(walk: Walk, node: onnx.NodeProto) -> None:
+    if node.input[0] not in walk.integers:
+        raise UnsupportedError(NOT_ON_NPU)
+    walk.reals[node.output[0]] = walk.integers[node.input[0]]
 
-    def _dequantize(self, node: onnx.NodeProto) -> None:
-        if node.input[0] not in self._integers:
-            raise UnsupportedError(NOT_ON_NPU)
-        self._reals[node.output[0]] = self._integers[node.input[0]]
 
-    def _transpose(self, node: onnx.NodeProto) -> None:
-        """Move a transpose of an input to the host."""
-        name, permutation = node.input[0], list(attribute(node, "perm", []))
-        if permutation != [0, 3, 1, 2]:
-            raise UnsupportedError(f"only inputs can be transposed, and from channels-last only, not by {permutation}")
-        if name in self._raw_inputs:
-            self._apply_on_host(node, replace(self._raw_inputs[name], channels_last=True))
-            return
-        source = self._source(name)
-        if source not in self.lowered.inputs or source.channels_last or len(self.graph.consumers(name)) > 1:
-            raise UnsupportedError("only an input without other consumers can be transposed, by the host")
-        transposed = replace(source, channels=source.width, height=source.channels, width=source.height, channels_last=True)
-        self.lowered.inputs[self.lowered.inputs.index(source)] = transposed
-        self._quantized[source.name] = replace(self._quantized[source.name], channels_last=True)
-        self._reals[node.output[0]] = transposed
-        self._applied_by_host.add(node.output[0])
+def _transpose(walk: Walk, node: onnx.NodeProto) -> None:
+    """Move a transpose of an input to the host."""
+    name, permutation = node.input[0], list(attribute(node, "perm", []))
+    if permutation not in ([0, 3, 1, 2], [0, 2, 1]):
+        raise UnsupportedError(f"only inputs can be transposed, and from channels-last only, not by {permutation}")
+    if name in walk.raw_inputs:
+        _apply_on_host(walk, node, replace(walk.raw_inputs[name], channels_last=True))
+        return
+    source = walk.source(name)
+    if source not in walk.lowered.inputs or source.channels_last or not walk.only_reader(name):
+        raise UnsupportedError("only an input without other consumers can be transposed, by the host")
+    shape = walk.graph.shape(node.output[0])
+    transposed = _with_planes(source, (shape[0], shape[1] if len(shape) == 3 else 1, shape[-1]))
+    _rearrange(walk, node, source, replace(transposed, channels_last=True))
+    walk.quantized[source.name] = replace(walk.quantized[source.name], channels_last=True)
 
-    def _scale(self, node: onnx.NodeProto) -> None:
-        """Move an affine step on an input to the host; an input that was quantized before it is quantized after it instead."""
-        step = affine(self.graph, node)
+
+def _with_planes(tensor: QuantizedTensor, planes: tuple[int, int, int]) -> QuantizedTensor:
+    """Return a tensor in the layout of another one, such as a vector that was flattened from planes."""
+    channels, height, width = planes
+    return replace(tensor, channels=channels, height=height, width=width)
+
+
+def _rearrange(walk: Walk, node: onnx.NodeProto, source: QuantizedTensor, arranged: QuantizedTensor) -> None:
+    """Let the host write a quantized input as `arranged`, the result of the node."""
+    walk.lowered.inputs[walk.lowered.inputs.index(source)] = arranged
+    walk.reals[node.output[0]] = arranged
+    walk.applied_by_host.add(node.output[0])
+
+
+def _scale(walk: Walk, node: onnx.NodeProto) -> None:
+    """Move an affine step on an input to the host; elsewhere it is a function of one tensor."""
+    try:
+        step = affine(walk.graph, node)
         if step is None:
             raise UnsupportedError(f"the NPU does not support {node.op_type} of two tensors")
-        self._apply_on_host(node, self._raw(step.name).after(step))
-
-    def _raw(self, name: str) -> RawInput:
-        """Return an input before quantization; if it was quantized and has no other consumers, undo the quantization."""
-        if name in self._raw_inputs:
-            return self._raw_inputs[name]
-        source = self._source(name)
-        if source not in self.lowered.inputs or not self._only_reader(name):
-            raise UnsupportedError("only an input without other consumers can be scaled or shifted, by the host")
-        self.lowered.inputs.remove(source)
-        return self._quantized[source.name]
-
-    def _apply_on_host(self, node: onnx.NodeProto, raw: RawInput) -> None:
-        self._raw_inputs[node.output[0]] = raw
-        self._done.add(node.output[0])
-        self._applied_by_host.add(node.output[0])
-
-    def _alias(self, node: onnx.NodeProto) -> None:
-        shape, raw = self.graph.shape(node.output[0]), self._raw_inputs.get(node.input[0])
-        if raw is not None and not raw.channels_last and len(shape) == 1:
-            self._apply_on_host(node, replace(raw, shape=raw.shape or self.graph.shape(node.input[0])))
-            return
-        source = self._source(node.input[0])
-        if int(np.prod(shape)) != source.size or len(shape) not in (1, 3):
-            raise UnsupportedError(f"a reshape to {list(shape)} changes the layout")
-        keeps_planes = shape == (source.channels, source.height, source.width)
-        if len(shape) == 3 and not keeps_planes:
-            raise UnsupportedError(f"a reshape to {list(shape)} changes the layout")
-        self._reals[node.output[0]] = replace(source, flat=len(shape) == 1)
-
-    def find_outputs(self) -> None:
-        """Collect the float tensors that leave the NPU: graph outputs, and inputs of nodes on the host."""
-        on_host = {name for node in self.graph.graph.node for name in tensors_read(node) if self._is_on_host(node)}
-        names = [name for name in self._reals if name in self.graph.outputs or name in on_host]
-        self.lowered.outputs = {name: self._reals[name] for name in names}
-
-    def _is_on_host(self, node: onnx.NodeProto) -> bool:
-        is_lowered = node.output[0] in self._reals or node.output[0] in self._integers or node.output[0] in self._done
-        return not is_lowered and not self.graph.is_constant(node.output[0])
-
-    # -- computing nodes ----------------------------------------------------------------------------------------------
-
-    def _convolution(self, node: onnx.NodeProto) -> None:
-        source, finish = self._source(node.input[0]), self._finish(node)
-        self._append(convolution(self.graph, node, source, finish.result, finish.output), finish)
-
-    def _fully_connected(self, node: onnx.NodeProto) -> None:
-        source, finish = self._source(node.input[0]), self._finish(node)
-        self._append(fully_connected(self.graph, node, source, finish.result, finish.output), finish)
-
-    def _batch_normalization(self, node: onnx.NodeProto) -> None:
-        source, finish = self._source(node.input[0]), self._finish(node)
-        self._append(batch_normalization(self.graph, node, source, finish.result, finish.output), finish)
-
-    def _pool(self, node: onnx.NodeProto) -> None:
-        source, finish = self._source(node.input[0]), self._finish(node)
-        self._append_pool(node, source, finish, pooling_window(node, source, finish.result))
-
-    def _global_pool(self, node: onnx.NodeProto) -> None:
-        source, finish = self._source(node.input[0]), self._finish(node)
-        if (finish.result.height, finish.result.width) != (1, 1) or finish.result.channels != source.channels:
-            raise UnsupportedError("the NPU reduces whole planes only")
-        self._append_pool(node, source, finish, Window(rows=source.height, columns=source.width))
-
-    def _append_pool(self, node: onnx.NodeProto, source: QuantizedTensor, finish: Finish, window: Window) -> None:
-        maximum = node.op_type in ("MaxPool", "GlobalMaxPool")
-        if maximum:
-            stage = maximum_stage(source, finish.result, finish.output)
-        else:
-            stage = average_stage(source, finish.result, window, finish.output)
-        layer = pooling(node, source, finish.result, window, stage, maximum=maximum)
-        bordered = with_border(layer, self.lowered.layers[-1]) if self.lowered.layers else None
-        if bordered is not None and self._only_reader(node.input[0]):
-            self.lowered.layers.pop()
-            layer = bordered
-        self._append(layer, finish)
-
-    def _copy(self, node: onnx.NodeProto) -> None:
-        source, finish = self._source(node.input[0]), self._finish(node, with_own_limits=True)
-        stage = copy_stage(source, finish.result, finish.output)
-        self._append(pooling(node, source, finish.result, Window(), stage), finish)
-
-    def _add(self, node: onnx.NodeProto) -> None:
-        """Merge the addition into the layer that computes the later operand, if it has no other consumers; else copy and add."""
-        if any(self.graph.is_constant(name) for name in node.input):
-            self._scale(node)
-            return
-        tensors, finish = [self._source(name) for name in node.input], self._finish(node)
-        shapes = {(tensor.channels, tensor.height, tensor.width) for tensor in (*tensors, finish.result)}
-        if len(shapes) > 1:
-            raise UnsupportedError("it adds tensors of different shapes")
-        layer_of = {
-            (layer.result.part.whole if layer.result.part else layer.result).name: place
-            for place, layer in enumerate(self.lowered.layers)
-        }
-        places = [layer_of.get(tensor.name, -1) for tensor in tensors]
-        late = int(places[1] > places[0])
-        main, other = tensors[late], tensors[1 - late]
-        addend = Addend(
-            name=node_name(node), tensor=other, main_scale=main.scale, main_zero=main.zero_point, output=finish.output
-        )
-        layer = self.lowered.layers[places[late]] if places[late] >= 0 else None
-        is_whole = layer is not None and layer.result.part is None
-        if layer is not None and is_whole and layer.stage.addend is None and self._only_reader(node.input[late]):
-            stage = replace(layer.stage, addend=addend)
-            self.lowered.layers[places[late]] = replace(layer, result=finish.result, stage=stage)
-            self._commit(finish)
-            return
-        stage = replace(copy_stage(main, main, Range(main.zero_point)), addend=addend)
-        self._append(pooling(node, main, finish.result, Window(), stage), finish)
-
-    def _pad(self, node: onnx.NodeProto) -> None:
-        """Copy to a larger plane; reads outside of the smaller plane return the padding value."""
-        source, finish = self._source(node.input[0]), self._finish(node)
-        window, border = padded(self.graph, node, source)
-        stage = copy_stage(source, finish.result, finish.output)
-        layer = pooling(node, source, finish.result, window, stage, maximum=True)
-        self._append(replace(layer, border=border), finish)
-
-    def _concat(self, node: onnx.NodeProto) -> None:
-        """Copy each tensor to its channels of the result."""
-        sources, finish = [self._source(name) for name in node.input], self._finish(node)
-        whole = finish.result
-        for number, (source, first) in enumerate(zip(sources, first_channels(node, sources, whole, self._columns), strict=True)):
-            part = replace(whole, name=f"{whole.name}[{number}]", channels=source.channels, part=Part(whole, first))
-            stage = copy_stage(source, part, finish.output)
-            layer = pooling(node, source, part, Window(), stage)
-            self.lowered.layers.append(replace(layer, name=f"{layer.name}[{number}]"))
-        self._commit(finish)
-
-    def _only_reader(self, real: str) -> bool:
-        dequantize = self.graph.producers[real]
-        if dequantize.op_type != "DequantizeLinear" or real in self.graph.outputs:
-            return False
-        return len(self.graph.consumers(real)) == 1 and len(self.graph.consumers(dequantize.input[0])) == 1
-
-    # -- shared steps -------------------------------------------------------------------------------------------------
-
-    def _source(self, name: str) -> QuantizedTensor:
-        if name not in self._reals:
-            raise UnsupportedError(NOT_ON_NPU)
-        return self._reals[name]
-
-    def _finish(self, node: onnx.NodeProto, *, with_own_limits: bool = False) -> Finish:
-        """Follow the output through Relu or Clip to its QuantizeLinear."""
-        limits = clamp_limits(self.graph, node) if with_own_limits else (-np.inf, np.inf)
-        nodes = [node]
-        follower = self._next(node.output[0])
-        while follower.op_type in ("Relu", "Clip"):
-            low, high = clamp_limits(self.graph, follower)
-            limits = (min(max(limits[0], low), high), max(min(limits[1], high), low))
-            nodes.append(follower)
-            follower = self._next(follower.output[0])
-        if follower.op_type != "QuantizeLinear":
-            raise UnsupportedError(f"its output goes to {follower.op_type} without being quantized")
-        scale, zero_point = self.graph.scale(follower).per_tensor()
-        result = self._tensor(follower.input[0], scale, zero_point, named=follower.output[0])
-        low, high = (int(np.clip(np.rint(limit / scale) + zero_point, -128, 127)) for limit in limits)
-        return Finish(result, Range(zero_point, low, high), (*nodes, follower))
-
-    def _append(self, layer: Layer, finish: Finish) -> None:
-        self.lowered.layers.append(layer)
-        self._commit(finish)
-
-    def _commit(self, finish: Finish) -> None:
-        """Record the result, and mark the nodes that were lowered together as done."""
-        self._integers[finish.nodes[-1].output[0]] = finish.result
-        self._done.update(node.output[0] for node in finish.nodes)
-        for node in finish.nodes[1:-1]:
-            self.lowered.coverage.append(CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=True))
-
-    def _next(self, name: str) -> onnx.NodeProto:
-        consumers = self.graph.consumers(name)
-        if name in self.graph.outputs:
-            raise UnsupportedError("its output leaves the graph without being quantized")
-        if len(consumers) != 1:
-            raise UnsupportedError("its float output is used more than once before it is quantized")
-        return consumers[0]
-
-    def _tensor(self, name: str, scale: float, zero_point: int, *, named: str | None = None) -> QuantizedTensor:
-        shape = self.graph.shape(name)
-        if len(shape) not in (1, 3):
-            raise UnsupportedError(f"the NPU supports images [channels, height, width] and vectors, not {list(shape)}")
-        channels, height, width = (*shape, 1, 1)[:3]
-        return QuantizedTensor(
-            name=named or name,
-            channels=channels,
-            height=height,
-            width=width,
-            scale=scale,
-            zero_point=zero_point,
-            flat=len(shape) == 1,
-        )
+        _apply_on_host(walk, node, _raw(walk, step))
+    except UnsupportedError:
+        if not all(name in walk.reals or walk.graph.is_constant(name) for name in node.input):
+            raise
+        _function(walk, node)
 
 
-_LOWER: dict[str, Callable[[_Walk, onnx.NodeProto], None]] = {
-    "QuantizeLinear": _Walk._quantize,
-    "DequantizeLinear": _Walk._dequantize,
-    "Transpose": _Walk._transpose,
-    **dict.fromkeys(("Mul", "Div", "Sub"), _Walk._scale),
-    **dict.fromkeys(ALIASES, _Walk._alias),
-    "Conv": _Walk._convolution,
-    "BatchNormalization": _Walk._batch_normalization,
-    "Gemm": _Walk._fully_connected,
-    "MatMul": _Walk._fully_connected,
-    "Add": _Walk._add,
-    "MaxPool": _Walk._pool,
-    "AveragePool": _Walk._pool,
-    "GlobalAveragePool": _Walk._global_pool,
-    "GlobalMaxPool": _Walk._global_pool,
-    "ReduceMean": _Walk._global_pool,
-    "Pad": _Walk._pad,
-    "Concat": _Walk._concat,
-    "Relu": _Walk._copy,
-    "Clip": _Walk._copy,
+def _raw(walk: Walk, step: Affine) -> RawInput:
+    """Return an input after an affine step; if it was quantized and has no other consumers, undo the quantization."""
+    if step.name in walk.raw_inputs:
+        return walk.raw_inputs[step.name].after(step)
+    source = walk.source(step.name)
+    if source not in walk.lowered.inputs or not walk.only_reader(step.name):
+        raise UnsupportedError("only an input without other consumers can be scaled or shifted, by the host")
+    raw = walk.quantized[source.name].after(step)
+    walk.lowered.inputs.remove(source)
+    return raw
+
+
+def _apply_on_host(walk: Walk, node: onnx.NodeProto, raw: RawInput) -> None:
+    walk.raw_inputs[node.output[0]] = raw
+    walk.done.add(node.output[0])
+    walk.applied_by_host.add(node.output[0])
+
+
+def _alias(walk: Walk, node: onnx.NodeProto) -> None:
+    shape, raw = walk.graph.shape(node.output[0]), walk.raw_inputs.get(node.input[0])
+    if raw is not None and not raw.channels_last and len(shape) in (1, 2, 3):
+        _apply_on_host(walk, node, replace(raw, shape=raw.shape or walk.graph.shape(node.input[0])))
+        return
+    source = walk.source(node.input[0])
+    if int(np.prod(shape)) != source.size or len(shape) not in (1, 2, 3):
+        raise UnsupportedError(f"a reshape to {list(shape)} changes the layout")
+    if shape in ((source.size,), source.planes) or (len(shape) == 2 and (shape[0], 1, shape[1]) == source.planes):
+        walk.reals[node.output[0]] = replace(source, flat=len(shape) == 1, line=len(shape) == 2)
+        return
+    if source not in walk.lowered.inputs or source.channels_last or not walk.only_reader(node.input[0]):
+        raise UnsupportedError(f"a reshape to {list(shape)} changes the layout")
+    raw = replace(walk.quantized[source.name], shape=source.given_shape or walk.graph.shape(node.input[0]))
+    walk.quantized[source.name] = raw
+    tensor = walk.tensor(node.output[0], source.scale, source.zero_point)
+    raw.check_axis(flat=tensor.flat)
+    _rearrange(walk, node, source, replace(tensor, name=raw.name, gain=raw.gain, offset=raw.offset, given_shape=raw.shape))
+
+
+def _function(walk: Walk, node: onnx.NodeProto) -> None:
+    """Execute an operator of one tensor, and those that read its float result, as a table or, for PRelu, as lines."""
+    operands = {name: walk.source(name) for name in tensors_read(node) if not walk.graph.is_constant(name)}
+    slopes = slopes_per_channel(walk.graph, node, next(iter(operands.values())))
+    if slopes is not None:
+        source, finish = walk.source(node.input[0]), walk.finish(node)
+        lines = prelu_lines(source, finish.result, slopes)
+        walk.lowered.layers += sum_of_lines(node, source, finish.result, lines, finish.output)
+        walk.commit(finish)
+        return
+    source, values = walk.functions.common(operands, node.op_type)
+    nodes, reals = [node], evaluate(walk.graph, node, values)
+    while walk.is_function(follower := walk.next(nodes[-1].output[0])):
+        reals = evaluate(walk.graph, follower, {nodes[-1].output[0]: reals})
+        nodes.append(follower)
+    finish = walk.finish(nodes[-1])
+    result = _with_planes(finish.result, source.planes)
+    if result.size != finish.result.size:
+        raise UnsupportedError(f"the NPU does not support {node.op_type} of tensors of different shapes")
+    table = quantized(result, reals, finish.output)
+    layers = passes(node, source, result, table)
+    if len(layers) > MOST_PASSES:
+        raise UnsupportedError(f"its table takes {len(layers)} passes; the NPU runs tables of up to {MOST_PASSES}")
+    walk.lowered.layers += layers
+    walk.functions.tables[result.name] = source, table
+    walk.commit(Finish(result, finish.output, (*nodes[:-1], *finish.nodes)))
+
+
+def _convolution(walk: Walk, node: onnx.NodeProto) -> None:
+    source, finish = walk.source(node.input[0]), walk.finish(node)
+    walk.append(convolution(walk.graph, node, source, finish.result, finish.output), finish)
+
+
+def _fully_connected(walk: Walk, node: onnx.NodeProto) -> None:
+    source, finish = walk.source(node.input[0]), walk.finish(node)
+    walk.append(fully_connected(walk.graph, node, source, finish.result, finish.output), finish)
+
+
+def _batch_normalization(walk: Walk, node: onnx.NodeProto) -> None:
+    source, finish = walk.source(node.input[0]), walk.finish(node)
+    walk.append(batch_normalization(walk.graph, node, source, finish.result, finish.output), finish)
+
+
+def _pool(walk: Walk, node: onnx.NodeProto) -> None:
+    source, finish = walk.source(node.input[0]), walk.finish(node)
+    _append_pool(walk, node, source, finish, pooling_window(node, source, finish.result))
+
+
+def _global_pool(walk: Walk, node: onnx.NodeProto) -> None:
+    source, finish = walk.source(node.input[0]), walk.finish(node)
+    axes = reduced_axes(walk.graph, node, len(walk.graph.shape(node.input[0])) + 1)
+    if source.flat or axes != list(range(2, 3 if source.line else 4)) or finish.result.channels != source.channels:
+        raise UnsupportedError("the NPU reduces whole planes only")
+    _append_pool(walk, node, source, finish, Window(rows=source.height, columns=source.width))
+
+
+def _append_pool(walk: Walk, node: onnx.NodeProto, source: QuantizedTensor, finish: Finish, window: Window) -> None:
+    maximum = node.op_type in ("MaxPool", "GlobalMaxPool", "ReduceMax")
+    if maximum:
+        stage = maximum_stage(source, finish.result, finish.output)
+    else:
+        stage = average_stage(source, finish.result, window, finish.output)
+    layer = pooling(node, source, finish.result, window, stage, maximum=maximum)
+    bordered = with_border(layer, walk.lowered.layers[-1]) if walk.lowered.layers else None
+    if bordered is not None and walk.only_reader(node.input[0]):
+        walk.lowered.layers.pop()
+        layer = bordered
+    walk.append(layer, finish)
+
+
+def _copy(walk: Walk, node: onnx.NodeProto) -> None:
+    source, finish = walk.source(node.input[0]), walk.finish(node, with_own_limits=True)
+    finish = replace(finish, result=_with_planes(finish.result, source.planes))
+    stage = copy_stage(source, finish.result, finish.output)
+    walk.append(pooling(node, source, finish.result, Window(), stage), finish)
+
+
+def _add(walk: Walk, node: onnx.NodeProto) -> None:
+    """Merge the addition into the layer that computes the later operand, if it has no other consumers; else copy and add."""
+    if any(walk.graph.is_constant(name) for name in node.input):
+        _scale(walk, node)
+        return
+    tensors, finish = [walk.source(name) for name in node.input], walk.finish(node)
+    shapes = {tensor.planes for tensor in (*tensors, finish.result)}
+    if len(shapes) > 1:
+        raise UnsupportedError("it adds tensors of different shapes")
+    layer_of = {
+        (layer.result.part.whole if layer.result.part else layer.result).name: place
+        for place, layer in enumerate(walk.lowered.layers)
+    }
+    places = [layer_of.get(tensor.name, -1) for tensor in tensors]
+    late = int(places[1] > places[0])
+    main, other = tensors[late], tensors[1 - late]
+    addend = Addend(name=node_name(node), tensor=other, main_scale=main.scale, main_zero=main.zero_point, output=finish.output)
+    layer = walk.lowered.layers[places[late]] if places[late] >= 0 else None
+    is_whole = layer is not None and layer.result.part is None
+    if layer is not None and is_whole and layer.stage.addend is None and walk.only_reader(node.input[late]):
+        stage = replace(layer.stage, addend=addend)
+        walk.lowered.layers[places[late]] = replace(layer, result=finish.result, stage=stage)
+        walk.commit(finish)
+        return
+    stage = replace(copy_stage(main, main, Range(main.zero_point)), addend=addend)
+    walk.append(pooling(node, main, finish.result, Window(), stage), finish)
+
+
+def _pad(walk: Walk, node: onnx.NodeProto) -> None:
+    """Copy to a larger plane; reads outside of the smaller plane return the padding value."""
+    source, finish = walk.source(node.input[0]), walk.finish(node)
+    window, border = padded(walk.graph, node, source)
+    stage = copy_stage(source, finish.result, finish.output)
+    layer = pooling(node, source, finish.result, window, stage, maximum=True)
+    walk.append(replace(layer, border=border), finish)
+
+
+def _concat(walk: Walk, node: onnx.NodeProto) -> None:
+    """Copy each tensor to its channels of the result."""
+    sources, finish = [walk.source(name) for name in node.input], walk.finish(node)
+    whole = finish.result
+    for number, (source, first) in enumerate(zip(sources, first_channels(node, sources, whole, walk.columns), strict=True)):
+        part = replace(whole, name=f"{whole.name}[{number}]", channels=source.channels, part=Part(whole, first))
+        stage = copy_stage(source, part, finish.output)
+        layer = pooling(node, source, part, Window(), stage)
+        walk.lowered.layers.append(replace(layer, name=f"{layer.name}[{number}]"))
+    walk.commit(finish)
+
+
+_LOWER: dict[str, Callable[[Walk, onnx.NodeProto], None]] = {
+    "QuantizeLinear": _quantize,
+    "DequantizeLinear": _dequantize,
+    "Transpose": _transpose,
+    **dict.fromkeys(OF_SEVERAL_TENSORS, _scale),
+    **dict.fromkeys(OF_ONE_TENSOR, _function),
+    **dict.fromkeys(ALIASES, _alias),
+    "Conv": _convolution,
+    "BatchNormalization": _batch_normalization,
+    "Gemm": _fully_connected,
+    "MatMul": _fully_connected,
+    "Add": _add,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool,
+    "ReduceMean": _global_pool,
+    "ReduceMax": _global_pool,
+    "Pad": _pad,
+    "Concat": _concat,
+    "Relu": _copy,
+    "Clip": _copy,
 }
-OPERATORS = frozenset(_LOWER).difference(SKIPPED, AT_INPUTS)
+OPERATORS = frozenset(_LOWER).difference(SKIPPED, AT_INPUTS, OF_SEVERAL_TENSORS)
 """Operators that the NPU supports anywhere in a graph, depending on their attributes."""

@@ -36,9 +36,9 @@ def convolution(
         UnsupportedError: the NPU does not support its attributes or weights.
         ModelError: a weight is -128, or an accumulator could overflow.
     """
-    kernel = _kernel(graph, node, lambda weights: weights)
+    kernel = _kernel(graph, node, lambda weights: weights[:, :, None] if weights.ndim == 3 else weights)
     if kernel.elements.ndim != 4:
-        raise UnsupportedError(f"the NPU convolves over two axes, not {kernel.elements.ndim - 2}")
+        raise UnsupportedError(f"the NPU convolves over one or two axes, not {kernel.elements.ndim - 2}")
     groups = int(attribute(node, "group", 1))
     depthwise = groups > 1 and groups == source.channels == len(kernel.elements)
     if groups > 1 and not depthwise:
@@ -69,6 +69,8 @@ def batch_normalization(
     if any(values is None for values in constants):
         raise UnsupportedError("its scales and means are computed, not constants")
     gamma, beta, mean, variance = (np.asarray(values) for values in constants)
+    if gamma.size != source.channels:
+        raise UnsupportedError(f"it normalizes {gamma.size} values of a vector that the NPU stores as {source.channels} planes")
     gain = gamma / np.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))
     elements = (127 * np.sign(gain)).astype(np.int8).reshape(-1, 1, 1, 1)
     kernel = _Kernel(elements, elements.astype(np.int64), np.where(gain == 0, 1.0, np.abs(gain) / 127))
@@ -117,13 +119,23 @@ def pooling_window(node: onnx.NodeProto, source: QuantizedTensor, result: Quanti
     """Return the window of a MaxPool or AveragePool; raise `UnsupportedError` for unsupported attributes."""
     if attribute(node, "ceil_mode", 0):
         raise UnsupportedError("the NPU does not support ceil_mode, whose windows extend beyond the padding")
-    kernel = attribute(node, "kernel_shape", [])
+    kernel = _per_axis(attribute(node, "kernel_shape", []))
     if len(kernel) != 2:
-        raise UnsupportedError(f"the NPU pools over two axes, not {len(kernel)}")
+        raise UnsupportedError(f"the NPU pools over one or two axes, not {len(kernel)}")
     window = _window(node, source, result, (kernel[0], kernel[1]))
     if node.op_type == "AveragePool" and not attribute(node, "count_include_pad", 0) and _reaches_padding(window, source, result):
         raise UnsupportedError("the NPU does not support count_include_pad 0 with padding, because the divisors differ")
     return window
+
+
+def reduced_axes(graph: QdqGraph, node: onnx.NodeProto, rank: int) -> list[int]:
+    """Return the sorted axes that a global pooling or a reduction reduces."""
+    if node.op_type.startswith("Global"):
+        return list(range(2, rank))
+    axes = attribute(node, "axes", None)
+    if axes is None and len(node.input) > 1 and node.input[1]:
+        axes = graph.constant(node.input[1])
+    return sorted(int(axis) % rank for axis in axes) if axes is not None and len(axes) else list(range(rank))
 
 
 def pooling(
@@ -170,6 +182,8 @@ def padded(graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor) -> tu
     if pads is None or value is None:
         raise UnsupportedError("its padding is computed, not a constant")
     around = [int(count) for count in pads]
+    if len(around) == 6:
+        around = [*around[:2], 0, *around[2:5], 0, around[5]]
     if len(around) != 8 or min(around) < 0 or any(around[axis] for axis in (0, 1, 4, 5)):
         raise UnsupportedError(f"the NPU pads rows and columns by 0 or more, not by {around}")
     border = np.clip(np.rint(value / source.scale) + source.zero_point, -128, 127)
@@ -196,8 +210,8 @@ def first_channels(node: onnx.NodeProto, sources: Sequence[QuantizedTensor], who
     Raises:
         UnsupportedError: the axis is not the channels, the planes differ, or a first channel is not a multiple of `columns`.
     """
-    axis, rank = int(attribute(node, "axis", 1)), 2 if whole.flat else 4
-    if axis not in (1, 1 - rank) or any(source.flat != whole.flat for source in sources):
+    axis, rank = int(attribute(node, "axis", 1)), 2 if whole.flat else 3 if whole.line else 4
+    if axis not in (1, 1 - rank) or any((source.flat, source.line) != (whole.flat, whole.line) for source in sources):
         raise UnsupportedError("the NPU concatenates channels only")
     if any((source.height, source.width) != (whole.height, whole.width) for source in sources):
         raise UnsupportedError("the NPU concatenates planes of equal size, or vectors")
@@ -264,7 +278,7 @@ def _kernel(graph: QdqGraph, node: onnx.NodeProto, arrange: Callable[[npt.NDArra
         return _Kernel(elements, elements.astype(np.int64), _channel_scales(scale, len(elements)))
     elements, exponents = (arrange(values) for values in blocks)
     if elements.ndim != 4:
-        raise UnsupportedError(f"the NPU convolves over two axes, not {elements.ndim - 2}")
+        raise UnsupportedError(f"the NPU convolves over one or two axes, not {elements.ndim - 2}")
     shifted = shift_weights(_checked_elements(elements), exponents)
     return _Kernel(shifted.elements, shifted.integers(), np.exp2(shifted.bases.astype(np.float64)), shifted.shifts)
 
@@ -326,8 +340,8 @@ def _dense(kernel: _Kernel, groups: int) -> _Kernel:
 
 
 def _window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, kernel: tuple[int, int]) -> Window:
-    steps = [int(step) for step in attribute(node, "strides", [1, 1])]
-    dilations = [int(dilation) for dilation in attribute(node, "dilations", [1, 1])]
+    steps = _per_axis(attribute(node, "strides", [1, 1]))
+    dilations = _per_axis(attribute(node, "dilations", [1, 1]))
     planes, results = (source.height, source.width), (result.height, result.width)
     reaches = [(results[axis] - 1) * steps[axis] + (kernel[axis] - 1) * dilations[axis] + 1 for axis in (0, 1)]
     before = [_pad_before(node, axis, planes[axis], reaches[axis]) for axis in (0, 1)]
@@ -352,6 +366,11 @@ def _window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTens
     )
 
 
+def _per_axis(sizes: Sequence[int]) -> list[int]:
+    """Return the sizes of rows and columns; an operator over one axis has a row of size 1."""
+    return [1, int(sizes[0])] if len(sizes) == 1 else [int(size) for size in sizes]
+
+
 def _pad_before(node: onnx.NodeProto, axis: int, size: int, reach: int) -> int:
     """Return the padding before a plane of `size` rows or columns, for windows that span `reach` of them.
 
@@ -359,7 +378,8 @@ def _pad_before(node: onnx.NodeProto, axis: int, size: int, reach: int) -> int:
     """
     mode = attribute(node, "auto_pad", "NOTSET")
     if mode == "NOTSET":
-        return int(attribute(node, "pads", [0, 0, 0, 0])[axis])
+        pads = attribute(node, "pads", [0, 0, 0, 0])
+        return int(([0, pads[0]] if len(pads) == 2 else pads)[axis])
     if mode == "VALID":
         return 0
     total = max(0, reach - size)

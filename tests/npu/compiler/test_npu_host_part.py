@@ -64,7 +64,7 @@ def chosen_by_if() -> onnx.ModelProto:
         for operator in ("Add", "Sub")
     ]
     after = [
-        node("Softsign", ["r"], ["p"]),
+        node("Softmax", ["r"], ["p"], axis=1),
         node("ReduceMax", ["p"], ["m"], keepdims=0),
         node("Greater", ["m", "limit"], ["over"]),
         node("If", ["over"], ["y"], then_branch=bodies[0], else_branch=bodies[1]),
@@ -73,10 +73,10 @@ def chosen_by_if() -> onnx.ModelProto:
 
 
 def of_batch_size(size: int) -> onnx.ModelProto:
-    return network([node("Softsign", ["r"], ["y"])], [value("y", [size, 4, 8, 8])], batch=size)
+    return network([node("Softmax", ["r"], ["y"], axis=1)], [value("y", [size, 4, 8, 8])], batch=size)
 
 
-SOFTSIGN = node("Softsign", ["r"], ["q"])
+SOFTMAX = node("Softmax", ["r"], ["q"], axis=1)
 Y = value("y", ["N", 4, 8, 8])
 MATRIX = numbers(4, 4, 1, 1)
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -87,7 +87,7 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
         {"s": np.array([-1, 1, 1, 4]), "t": np.array([-1, 4]), "m": numbers(4, 5)},
     ),
     "split": lambda: network(
-        [node("Split", ["r", "s"], ["a", "y"], axis=1), node("Softsign", ["a"], ["z"])],
+        [node("Split", ["r", "s"], ["a", "y"], axis=1), node("Softmax", ["a"], ["z"], axis=1)],
         [value("y", ["N", 3, 8, 8]), value("z", ["N", 1, 8, 8])],
         {"s": np.array([1, 3])},
     ),
@@ -107,34 +107,36 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
         {"s": np.array([1, 1, 8, 8])},
     ),
     "weights of both parts": lambda: network(
-        [node("Conv", ["r", "m"], ["p"]), node("Softsign", ["p"], ["q"]), node("Conv", ["q", "m"], ["y"])], [Y], {"m": MATRIX}
-    ),
-    "weights of two layers on the host": lambda: network(
-        [SOFTSIGN, node("Conv", ["q", "m"], ["h"]), node("Softsign", ["h"], ["i"]), node("Conv", ["i", "m"], ["y"])],
+        [node("Conv", ["r", "m"], ["p"]), node("Softmax", ["p"], ["q"], axis=1), node("Conv", ["q", "m"], ["y"])],
         [Y],
         {"m": MATRIX},
     ),
-    "outputs of both parts": lambda: network([node("Softsign", ["r"], ["y"])], [value("r", ["N", 4, 8, 8]), Y]),
-    "an output that another part reads": lambda: network(
-        [node("Conv", ["r", "m"], ["p"]), node("Softsign", ["r"], ["y"])], [value("p", ["N", 4, 8, 8]), Y], {"m": MATRIX}
+    "weights of two layers on the host": lambda: network(
+        [SOFTMAX, node("Conv", ["q", "m"], ["h"]), node("Softmax", ["h"], ["i"], axis=1), node("Conv", ["i", "m"], ["y"])],
+        [Y],
+        {"m": MATRIX},
     ),
-    "a constant output": lambda: network([node("Softsign", ["r"], ["y"])], [Y, value("k", [5])], {"k": numbers(5)}),
+    "outputs of both parts": lambda: network([node("Softmax", ["r"], ["y"], axis=1)], [value("r", ["N", 4, 8, 8]), Y]),
+    "an output that another part reads": lambda: network(
+        [node("Conv", ["r", "m"], ["p"]), node("Softmax", ["r"], ["y"], axis=1)], [value("p", ["N", 4, 8, 8]), Y], {"m": MATRIX}
+    ),
+    "a constant output": lambda: network([node("Softmax", ["r"], ["y"], axis=1)], [Y, value("k", [5])], {"k": numbers(5)}),
     "a constant output beside the NPU's": lambda: network(
         [node("Conv", ["r", "m"], ["y"])], [Y, value("k", [3], TensorProto.INT64)], {"m": MATRIX, "k": np.array([7, 1, 9])}
     ),
     "an input as an output": lambda: network(
-        [node("Softsign", ["r"], ["y"]), node("Identity", ["x"], ["z"])], [Y, value("z", ["N", 3, 8, 8])]
+        [node("Softmax", ["r"], ["y"], axis=1), node("Identity", ["x"], ["z"])], [Y, value("z", ["N", 3, 8, 8])]
     ),
     "bodies that read outer constants": chosen_by_if,
     **{f"batch of {size}": partial(of_batch_size, size) for size in (1, 4, 32)},
     "batch of 4 in a reshape": lambda: network(
-        [SOFTSIGN, node("Reshape", ["q", "s"], ["y"])], [value("y", [4, 256])], {"s": np.array([4, 256])}, batch=4
+        [SOFTMAX, node("Reshape", ["q", "s"], ["y"])], [value("y", [4, 256])], {"s": np.array([4, 256])}, batch=4
     ),
     "batch of 4 and an input of the host": lambda: network(
-        [SOFTSIGN, node("Mul", ["q", "gate"], ["y"])], [value("y", [4, 4, 8, 8])], batch=4, inputs=[value("gate", [4, 4, 1, 1])]
+        [SOFTMAX, node("Mul", ["q", "gate"], ["y"])], [value("y", [4, 4, 8, 8])], batch=4, inputs=[value("gate", [4, 4, 1, 1])]
     ),
     "batch of 4 and two inputs of the NPU": lambda: network(
-        [node("Conv", ["z", "m"], ["q"]), node("Add", ["q", "r"], ["s"]), node("Softsign", ["s"], ["y"])],
+        [node("Conv", ["z", "m"], ["q"]), node("Add", ["q", "r"], ["s"]), node("Softmax", ["s"], ["y"], axis=1)],
         [value("y", [4, 4, 8, 8])], {"m": numbers(4, 2, 1, 1)}, batch=4, inputs=[value("z", [4, 2, 8, 8])],
     ),
 }  # fmt: skip

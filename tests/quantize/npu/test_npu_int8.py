@@ -146,7 +146,7 @@ def test_a_unit_that_died_in_training_does_not_overflow_the_accumulators(tmp_pat
 
 def test_a_network_without_an_operator_of_the_npu_is_refused_with_the_reasons(tmp_path: Path) -> None:
     nodes = [
-        helper.make_node("Sigmoid", ["x"], ["h"], name="squash"),
+        helper.make_node("Softmax", ["x"], ["h"], name="squash"),
         helper.make_node("MatMul", ["h", "a"], ["y"], name="matrix"),
     ]
     build = build_of(nodes, {"a": noise(6, 4)}, tmp_path)
