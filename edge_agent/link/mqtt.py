@@ -145,6 +145,8 @@ class MqttTransport:
             waiting.set_result(None)
 
     def _received(self, topic: str, body: bytes) -> None:
+        if not body:  # a retained message was cleared: MQTT 3.1.1, section 3.3.1.3
+            return
         if topic == self._topic(topics.DESIRED):
             self._receiver.desired.receive(body)
         elif topic == self._topic(topics.TELEMETRY_ACK):

@@ -30,6 +30,8 @@ from edgewright.contracts.names import Digest, check_name, nearest
 from edgewright.contracts.oci import (
     EMPTY_BLOB,
     EMPTY_TYPE,
+    INDEX_TYPE,
+    MANIFEST_TYPE,
     REF_NAME,
     BlobSource,
     Descriptor,
@@ -55,6 +57,14 @@ VARIANT = "dev.edgewright.variant"
 BACKEND = "dev.edgewright.backend"
 PRECISION = "dev.edgewright.precision"
 PROFILES = "dev.edgewright.profiles"
+
+
+@dataclass(frozen=True, slots=True)
+class _TypedDocument:
+    """The fields of an index or manifest that state its type; other tools may leave out either."""
+
+    artifactType: str | None = None  # noqa: N815  the field's name on the wire
+    annotations: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ def read_index(source: BlobSource, descriptor: Descriptor) -> Package:
     """
     raw = source.read_blob(descriptor)
     index = wire.decode(raw, Index, what=f"package index {descriptor.digest}", error=PackageError)
-    if index.artifactType != PACKAGE_TYPE:
+    if index.artifactType not in (PACKAGE_TYPE, None):
         raise PackageError(f"a package's index must have artifactType {PACKAGE_TYPE}, not {index.artifactType}")
     if NAME not in index.annotations:
         raise PackageError(f"a package's index must have the annotation {NAME}")
@@ -127,10 +137,10 @@ def read_index(source: BlobSource, descriptor: Descriptor) -> Package:
 
 def read_package(layout: OciLayout) -> Package:
     """Return the package in a layout; raise `PackageError` unless there is exactly one."""
-    indexes = [entry for entry in layout.read_index().manifests if entry.artifactType == PACKAGE_TYPE]
+    indexes = {entry.digest: entry for entry in _entries_of_type(layout, PACKAGE_TYPE)}  # two tags may name one package
     if len(indexes) != 1:
         raise PackageError(f"{layout.path} must hold one package, but it holds {len(indexes)}")
-    return read_index(layout, indexes[0])
+    return read_index(layout, *indexes.values())
 
 
 def verify_blobs(layout: OciLayout, package: Package) -> None:
@@ -198,20 +208,37 @@ def attach_signature(layout: OciLayout, package: Package, envelope: bytes) -> No
     layout.write_blob(EMPTY_BLOB, EMPTY_TYPE)
     layout.write_blob(envelope, ENVELOPE_TYPE)
     descriptor = layout.write_document(signature_manifest(envelope, package.descriptor))
-    kept = tuple(entry for entry in layout.read_index().manifests if entry.artifactType != SIGNATURE_TYPE)
+    older = {entry.digest for entry in _entries_of_type(layout, SIGNATURE_TYPE)}
+    kept = tuple(entry for entry in layout.read_index().manifests if entry.digest not in older)
     layout.write_index(Index(manifests=(*kept, descriptor)))
 
 
 def signatures(layout: OciLayout, package: Package) -> tuple[bytes, ...]:
     """Return the signature envelopes that the layout holds for `package`."""
     envelopes = []
-    for entry in layout.read_index().manifests:
-        if entry.artifactType != SIGNATURE_TYPE:
-            continue
+    for entry in _entries_of_type(layout, SIGNATURE_TYPE):
         manifest = wire.decode(layout.read_blob(entry), Manifest, what="signature manifest", error=PackageError)
         if manifest.subject is not None and manifest.subject.digest == package.digest and manifest.layers:
             envelopes.append(layout.read_blob(manifest.layers[0]))
     return tuple(envelopes)
+
+
+def _entries_of_type(layout: OciLayout, artifact_type: str) -> list[Descriptor]:
+    """Return the entries of a layout with this type.
+
+    Container tools leave out the optional artifactType of an entry, so the type is then read from the document itself.
+    """
+    entries = layout.read_index().manifests
+    return [entry for entry in entries if (entry.artifactType or _type_of_document(layout, entry)) == artifact_type]
+
+
+def _type_of_document(layout: OciLayout, entry: Descriptor) -> str | None:
+    """Return the type that a document states, or that of a package for an index with a model's name; None if it is unknown."""
+    if entry.mediaType not in (INDEX_TYPE, MANIFEST_TYPE) or not layout.has_blob(entry):
+        return None
+    document = wire.decode(layout.read_blob(entry), _TypedDocument, what=f"document {entry.digest}", error=PackageError)
+    is_named = entry.mediaType == INDEX_TYPE and NAME in (document.annotations or {})
+    return document.artifactType or (PACKAGE_TYPE if is_named else None)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from edgewright.contracts import package, signing, wire
-from edgewright.contracts.oci import OciLayout, Platform
+from edgewright.contracts.oci import REF_NAME, Index, OciLayout, Platform
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import NotFoundError, PackageError
 from tests.support.tiny_build import make_tiny_build
@@ -140,6 +141,44 @@ def test_a_signature_is_found_beside_its_package(tmp_path: Path) -> None:
     trusted = signing.TrustedKeys([key.public_key()])
     assert signing.verify_package(envelope, trusted, index_digest=written.digest, now=datetime.now(UTC)) == binding
     assert package.read_package(layout) == written
+
+
+def without_entry_types(layout: OciLayout) -> None:
+    """Rewrite `index.json` as container tools do: entries have no artifactType."""
+    entries = layout.read_index().manifests
+    layout.write_index(Index(manifests=tuple(replace(entry, artifactType=None, annotations={}) for entry in entries)))
+
+
+def without_index_type(layout: OciLayout) -> None:
+    """Rewrite the package's index without its artifactType; only the annotation with the model's name is left."""
+    (entry,) = layout.read_index().manifests
+    index = wire.decode(layout.read_blob(entry), Index, what="index")
+    written = layout.write_document(replace(index, artifactType=None))
+    layout.write_index(Index(manifests=(replace(written, artifactType=None),)))
+
+
+def with_two_tags(layout: OciLayout) -> None:
+    (entry,) = layout.read_index().manifests
+    tagged = [replace(entry, artifactType=None, annotations={REF_NAME: tag}) for tag in ("1", "latest")]
+    layout.write_index(Index(manifests=tuple(tagged)))
+
+
+@pytest.mark.parametrize("rewrite", [without_entry_types, without_index_type, with_two_tags])
+def test_a_layout_that_a_container_tool_wrote_is_read(tmp_path: Path, rewrite: Callable[[OciLayout], None]) -> None:
+    layout, written = pack(tmp_path)
+    rewrite(layout)
+    copied = package.read_package(layout)
+    assert (copied.name, copied.blobs()) == (written.name, written.blobs())
+
+
+def test_a_signature_without_a_type_in_the_layout_is_found_and_replaced(tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    package.attach_signature(layout, written, b"first")
+    without_entry_types(layout)
+    assert package.signatures(layout, written) == (b"first",)
+    assert package.read_package(layout) == written
+    package.attach_signature(layout, written, b"second")
+    assert package.signatures(layout, written) == (b"second",)
 
 
 def test_an_index_of_another_kind_is_not_a_package(tmp_path: Path) -> None:
