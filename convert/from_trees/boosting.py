@@ -48,6 +48,8 @@ _XGBOOST_LINKS = {
     "survival:cox": Link.EXP,
     "survival:aft": Link.EXP,
 }
+_ESTIMATOR_ATTRIBUTE = "scikit_learn"
+"""The attribute that XGBoost's estimators write into a booster that they save."""
 _LOGISTIC = ("binary:logistic", "reg:logistic")
 
 
@@ -67,7 +69,7 @@ def read_xgboost(path: Path) -> tuple[ir.Model, tuple[str, ...]]:
     Raises:
         ModelError: the model cannot be loaded, is not a tree booster, or has a split without counterpart in ONNX.
     """
-    ensemble = xgboost_ensemble(_xgboost_booster(path), path)
+    ensemble = xgboost_ensemble(_used_trees(_xgboost_booster(path)), path)
     return graph_of(ensemble), ensemble.labels
 
 
@@ -81,7 +83,7 @@ def xgboost_outputs(path: Path, features: npt.NDArray[Any]) -> Scores:
     """Return XGBoost's own predictions in the shape of the graph's output, [samples, outputs]."""
     import xgboost
 
-    booster = _xgboost_booster(path)
+    booster = _used_trees(_xgboost_booster(path))
     ensemble = xgboost_ensemble(booster, path)
     if ensemble.link is Link.SOFTMAX:
         booster.set_param({"objective": "multi:softprob"})  # multi:softmax returns only the index of the largest class
@@ -96,9 +98,7 @@ def ensemble_of_estimator(estimator: Any, path: Path) -> Ensemble | None:
     if family == "lightgbm":
         return lightgbm_ensemble(estimator.booster_, path)
     if family == "xgboost":
-        booster = estimator.get_booster()
-        stopped = getattr(estimator, "early_stopping_rounds", None) is not None
-        return xgboost_ensemble(booster[: estimator.best_iteration + 1] if stopped else booster, path)
+        return xgboost_ensemble(_best_trees(estimator.get_booster()), path)
     return None
 
 
@@ -168,6 +168,17 @@ def _xgboost_booster(path: Path) -> Any:
     except (xgboost.core.XGBoostError, ValueError) as error:
         raise ModelError(f"{path}: XGBoost cannot load this model: {first_line(error)}") from error
     return booster
+
+
+def _used_trees(booster: Any) -> Any:
+    """Return the trees that the author's `predict` uses: the best of an estimator that was saved, all of another booster."""
+    return booster if booster.attr(_ESTIMATOR_ATTRIBUTE) is None else _best_trees(booster)
+
+
+def _best_trees(booster: Any) -> Any:
+    """Return the trees up to the best iteration, if early stopping recorded one; an estimator's `predict` uses these only."""
+    best = booster.attr("best_iteration")
+    return booster if best is None else booster[: int(best) + 1]
 
 
 class _Quiet:

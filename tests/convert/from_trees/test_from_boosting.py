@@ -175,15 +175,91 @@ def test_a_boosting_estimator_in_a_skops_file_needs_trust(place: int, tmp_path: 
     assert relative_difference(run_graph(graph, features())[0], source_outputs(estimator, features())) < 1e-5
 
 
-def test_an_estimator_with_early_stopping_uses_its_best_trees_only(tmp_path: Path) -> None:
+def held_out() -> dict[str, Any]:
+    return {"eval_set": [(features()[200:], CLASSES[200:])]}
+
+
+def xgboost_stopped(**settings: Any) -> Any:
+    """Return an XGBoost classifier whose training was stopped early."""
     from xgboost import XGBClassifier
 
-    estimator = XGBClassifier(n_estimators=60, early_stopping_rounds=2, learning_rate=1.5, n_jobs=1)
-    estimator.fit(features()[:200], CLASSES[:200], eval_set=[(features()[200:], CLASSES[200:])], verbose=False)
+    estimator = XGBClassifier(n_estimators=60, learning_rate=1.5, n_jobs=1, **settings)
+    estimator.fit(features()[:200], CLASSES[:200], verbose=False, **held_out())
+    assert estimator.get_booster().num_boosted_rounds() > estimator.best_iteration + 1
+    return estimator
+
+
+def xgboost_callback(**settings: Any) -> Any:
+    from xgboost.callback import EarlyStopping
+
+    return xgboost_stopped(callbacks=[EarlyStopping(rounds=2, **settings)])
+
+
+def lightgbm_stopped() -> Any:
+    import lightgbm
+
+    estimator = lightgbm.LGBMClassifier(n_estimators=60, learning_rate=1.5, n_jobs=1, verbose=-1)
+    callbacks = [lightgbm.early_stopping(2, verbose=False)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions deprecate eval_set, which older ones need
+        estimator.fit(features()[:200], CLASSES[:200], callbacks=callbacks, **held_out())
+    assert 0 < estimator.best_iteration_ < 60
+    return estimator
+
+
+def hist_stopped() -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(max_iter=20, learning_rate=1.5, early_stopping=True, n_iter_no_change=2).fit(
+        features(), CLASSES
+    )
+
+
+def gradient_stopped() -> Any:
+    from sklearn.ensemble import GradientBoostingClassifier
+
+    estimator = GradientBoostingClassifier(n_estimators=20, learning_rate=1.5, n_iter_no_change=1, max_depth=2)
+    return estimator.fit(features(), CLASSES)
+
+
+STOPPED = [
+    pytest.param(lambda: xgboost_stopped(early_stopping_rounds=2), id="XGBoost parameter"),
+    pytest.param(xgboost_callback, id="XGBoost callback"),
+    pytest.param(
+        lambda: xgboost_stopped(early_stopping_rounds=2, num_parallel_tree=2, subsample=0.7), id="XGBoost parallel trees"
+    ),
+    pytest.param(lambda: xgboost_stopped(early_stopping_rounds=2, booster="dart", rate_drop=0.3), id="XGBoost dart"),
+    pytest.param(lightgbm_stopped, id="LightGBM callback"),
+    pytest.param(hist_stopped, id="HistGradientBoosting"),
+    pytest.param(gradient_stopped, id="GradientBoosting"),
+]
+
+
+@pytest.mark.parametrize("build", STOPPED)
+def test_an_estimator_with_early_stopping_uses_the_trees_of_its_own_predict(build: Any, tmp_path: Path) -> None:
+    estimator = build()
     joblib.dump(estimator, tmp_path / "model.pkl")
     graph, _ = read_sklearn(tmp_path / "model.pkl", pickled=True, trust=True)
-    assert estimator.get_booster().num_boosted_rounds() > estimator.best_iteration + 1
-    assert relative_difference(run_graph(graph, features())[0], source_outputs(estimator, features())) < 1e-5
+    assert relative_difference(run_graph(graph, features())[0], estimator.predict_proba(features()).astype(np.float32)) < 1e-5
+
+
+def test_an_xgboost_estimator_saved_as_a_booster_uses_its_best_trees_only(tmp_path: Path) -> None:
+    estimator = xgboost_callback()
+    estimator.save_model(tmp_path / "model.json")
+    graph, _ = from_boosting.read_xgboost(tmp_path / "model.json")
+    expected = estimator.predict_proba(features())
+    assert relative_difference(run_graph(graph, features())[0], expected) < 1e-5
+    assert relative_difference(from_boosting.xgboost_outputs(tmp_path / "model.json", features()), expected) < 1e-6
+
+
+def test_a_booster_that_no_estimator_saved_uses_all_its_trees(tmp_path: Path) -> None:
+    import xgboost
+
+    booster = xgboost_callback().get_booster()
+    booster.save_model(tmp_path / "model.json")
+    graph, _ = from_boosting.read_xgboost(tmp_path / "model.json")
+    expected = booster.predict(xgboost.DMatrix(features()))
+    assert relative_difference(run_graph(graph, features())[0], expected) < 1e-5
 
 
 def test_the_command_converts_and_verifies_a_booster(tmp_path: Path) -> None:
