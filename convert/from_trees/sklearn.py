@@ -59,6 +59,10 @@ def load_estimator(path: Path, *, pickled: bool, trust: bool) -> Any:
             _select_by_index(part)
         if hasattr(part, "flatten_transform"):  # of a voting classifier's `transform`; skl2onnx supports only this value
             part.flatten_transform = False
+        if hasattr(part, "_weights_not_none"):
+            _leave_out_dropped(part)
+        if hasattr(part, "decision_function_shape"):  # one value per class, so that the largest is the label
+            part.decision_function_shape = "ovr"
     return estimator
 
 
@@ -81,6 +85,13 @@ def _reject_text(estimator: Any, path: Path) -> None:
                 f"{path} must take numbers, but its {type(part).__name__} takes text: encode text as numbers before the model, "
                 "and save the estimator that takes the numbers"
             )
+
+
+def _leave_out_dropped(voting: Any) -> None:
+    """Leave out the dropped parts of a voting estimator and their weights, and make the weights an array, as skl2onnx needs."""
+    weights = voting._weights_not_none
+    voting.estimators = [(name, part) for name, part in voting.estimators if part != "drop"]
+    voting.weights = None if weights is None else np.asarray(weights)
 
 
 def _select_by_index(transformer: Any) -> None:
@@ -115,7 +126,32 @@ def source_outputs(estimator: Any, features: npt.NDArray[Any]) -> npt.NDArray[np
     if hasattr(estimator, "decision_function"):
         scores = np.asarray(estimator.decision_function(features), np.float32)
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+    if hasattr(estimator, "classes_"):
+        return _votes(estimator, features)
     return np.asarray(estimator.predict(features), np.float32).reshape(len(features), -1)
+
+
+def _votes(estimator: Any, features: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return each class's share of the votes: of a voting classifier's parts, or of another classifier without scores."""
+    *before, last = _chain(estimator)
+    for step in before:
+        features = step.transform(features)
+    if getattr(last, "voting", None) != "hard":
+        return np.asarray(last.predict(features)[:, None] == np.asarray(last.classes_), np.float32)
+    ballots = np.asarray(last.transform(features), np.int64)
+    weights = np.ones(ballots.shape[1]) if last.weights is None else last.weights
+    votes = (ballots[:, :, None] == np.arange(len(last.classes_))) * weights[:, None]
+    return np.asarray(votes.sum(axis=1) / weights.sum(), np.float32)
+
+
+def _chain(estimator: Any) -> list[Any]:
+    """Return the steps of a pipeline, or an estimator alone; a search stands for the best estimator that it found."""
+    if hasattr(estimator, "best_estimator_"):
+        return _chain(estimator.best_estimator_)
+    if not hasattr(estimator, "steps"):
+        return [estimator]
+    *before, last = [step for _, step in estimator.steps if step not in (None, "passthrough")]
+    return [*before, *_chain(last)]
 
 
 def _from_skops(path: Path, trust: bool) -> Any:
@@ -174,10 +210,10 @@ def _graph_of(estimator: Any, path: Path, nearest: bool) -> ir.Model:
                 else _pipeline_graph(estimator[:-1], initial_types, ensemble)
             )
     except Exception as error:  # skl2onnx's errors have no common base class
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        reason = " ".join(str(error.__cause__ or error).split())
         raise ModelError(f"{path}: {type(estimator).__name__} cannot be expressed in ONNX: {reason}") from error
     direct_missing_values(proto.graph, estimator)
-    return _with_scores_only(proto)
+    return _with_scores_only(proto, estimator)
 
 
 def _reject_multioutput(estimator: Any, path: Path) -> None:
@@ -224,15 +260,15 @@ def _converted(estimator: Any, initial_types: Any) -> Any:
         return convert_sklearn(estimator, initial_types=initial_types, target_opset=opset)
 
 
-def _with_scores_only(proto: onnx.ModelProto) -> ir.Model:
+def _with_scores_only(proto: onnx.ModelProto, estimator: Any) -> ir.Model:
     """Remove the label output: it is the argmax of the scores, and class names are stored in the record of the build."""
     proto.producer_name, proto.producer_version, proto.domain, proto.doc_string = "edgewright", "", "", ""
     proto.graph.name = "model"
     model = ir.from_proto(proto)
     scores = [output for output in model.graph.outputs if output.dtype is ir.DataType.FLOAT]
     labelled = len(scores) < len(model.graph.outputs)
-    if labelled and _last_size(scores[0]) == 1:
-        scores = [_one_score_per_class(model.graph, scores[0])]
+    if labelled and len(estimator.classes_) == 2 and not hasattr(estimator, "predict_proba"):
+        scores = [_decisions_of_two_classes(model.graph, scores[0], _chain(estimator)[-1])]
     model.graph.outputs[:] = scores
     for value in (*model.graph.inputs, *scores):
         sizes = value.shape.dims if value.shape is not None else ()
@@ -240,15 +276,26 @@ def _with_scores_only(proto: onnx.ModelProto) -> ir.Model:
     return model
 
 
-def _one_score_per_class(graph: ir.Graph, decision: ir.Value) -> ir.Value:
-    """Add the negated value of a binary classifier as a first column, so that the largest column is the class."""
-    name, decision.name = decision.name, "decision"
-    negative = ir.node("Neg", [decision], name="scores/Neg")
-    both = ir.node("Concat", [negative.outputs[0], decision], attributes={"axis": 1}, name="scores/Concat")
-    graph.extend([negative, both])
-    scores = both.outputs[0]
-    scores.name, scores.type, scores.shape = name, ir.TensorType(ir.DataType.FLOAT), ir.Shape([BATCH_AXIS, 2])
-    return scores
+def _decisions_of_two_classes(graph: ir.Graph, scores: ir.Value, last: Any) -> ir.Value:
+    """Return the scores [-d, d] for the decision value d of a binary classifier, so that the largest names the class."""
+    if type(last).__name__ in ("SVC", "NuSVC"):  # skl2onnx writes [d, -d]
+        return _renamed(graph, scores, ir.node("Neg", [scores], name="scores/Neg"))
+    declared = 1 if type(last).__name__.startswith("RidgeClassifier") else _last_size(scores)  # skl2onnx declares 2 for Ridge
+    if getattr(last, "voting", None) == "hard" or declared == 2:
+        return scores
+    negative = ir.node("Neg", [scores], name="scores/Neg")
+    graph.append(negative)
+    both = ir.node("Concat", [negative.outputs[0], scores], attributes={"axis": 1}, name="scores/Concat")
+    return _renamed(graph, scores, both)
+
+
+def _renamed(graph: ir.Graph, scores: ir.Value, node: ir.Node) -> ir.Value:
+    """Append the node that computes the graph's output instead of `scores`, under the same name."""
+    graph.append(node)
+    result = node.outputs[0]
+    result.name, scores.name = scores.name, "decision"
+    result.type, result.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([BATCH_AXIS, 2])
+    return result
 
 
 def _last_size(value: ir.Value) -> object:

@@ -199,7 +199,7 @@ def lightgbm_stopped() -> Any:
     import lightgbm
 
     estimator = lightgbm.LGBMClassifier(n_estimators=60, learning_rate=1.5, n_jobs=1, verbose=-1)
-    callbacks = [lightgbm.early_stopping(2, verbose=False)]
+    callbacks: list[Any] = [lightgbm.early_stopping(2, verbose=False)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer versions deprecate eval_set, which older ones need
         estimator.fit(features()[:200], CLASSES[:200], callbacks=callbacks, **held_out())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import skops.io
 import threadpoolctl
+from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
@@ -21,12 +22,13 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.impute import KNNImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC, NuSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from convert.from_trees.sklearn import load_estimator, read_sklearn, source_outputs
@@ -74,6 +76,51 @@ def test_a_classifier_computes_the_same_and_its_largest_score_is_its_label(estim
     assert len(found) == 1
     assert relative_difference(found[0], source_outputs(estimator, features())) < 1e-5
     assert [int(labels[place]) for place in found[0].argmax(axis=1)] == estimator.predict(features()).tolist()
+
+
+def voters() -> list[tuple[str, Any]]:
+    linear = LogisticRegression(max_iter=50, tol=0.1)
+    return [("linear", linear), ("tree", DecisionTreeClassifier(max_depth=3)), ("bayes", GaussianNB())]
+
+
+SCORERS = {
+    "SVC": SVC(),
+    "SVC linear": SVC(kernel="linear"),
+    "SVC polynomial": SVC(kernel="poly"),
+    "SVC one-vs-one": SVC(decision_function_shape="ovo"),
+    "NuSVC": NuSVC(nu=0.1),
+    "LinearSVC": LinearSVC(tol=0.1, random_state=0),
+    "RidgeClassifier": RidgeClassifier(),
+    "SGDClassifier": SGDClassifier(random_state=0),
+    "Perceptron": Perceptron(random_state=0),
+    "SVC after a scaler": make_pipeline(StandardScaler(), SVC()),
+    "SVC of a search": GridSearchCV(SVC(), {"C": [1.0]}, cv=2),
+    "majority": VotingClassifier(voters()),
+    "majority with weights": VotingClassifier(voters(), weights=[1, 3, 2]),
+    "majority without a dropped part": VotingClassifier([("none", "drop"), *voters()], weights=[9, 1, 3.5, 2]),
+    "majority after a scaler": make_pipeline(StandardScaler(), VotingClassifier(voters(), weights=(0.5, 0.3, 0.4))),
+    "mean of probabilities with weights": VotingClassifier(voters(), voting="soft", weights=[1, 3, 2]),
+}
+CLASSES = {
+    "2 numbers": lambda digit: digit % 2,
+    "2 texts": lambda digit: np.where(digit > 4, "röt", "grün"),
+    "4 numbers": lambda digit: digit % 4 + 7,
+    "3 texts": lambda digit: np.array(["röt", "grün", "blau"])[digit % 3],
+}
+
+
+@pytest.mark.parametrize("classes", CLASSES.values(), ids=CLASSES)
+@pytest.mark.parametrize("estimator", SCORERS.values(), ids=SCORERS)
+def test_the_largest_score_is_the_label_that_the_estimator_predicts(estimator: Any, classes: Any, tmp_path: Path) -> None:
+    features = digits()[0].reshape(-1, 64)[:200]
+    estimator = clone(estimator).fit(features, classes(digits()[1][:200]))
+    predicted = estimator.predict(features).astype(str).tolist()
+    joblib.dump(estimator, tmp_path / "model.pkl")
+    graph, labels = read_sklearn(tmp_path / "model.pkl", pickled=True, trust=True)
+    scores = run_graph(graph, features)[0]
+    assert [labels[place] for place in scores.argmax(axis=1)] == predicted
+    loaded = load_estimator(tmp_path / "model.pkl", pickled=True, trust=True)
+    assert relative_difference(scores, source_outputs(loaded, features)) < 1e-5
 
 
 def test_a_binary_decision_value_becomes_one_score_per_class(tmp_path: Path) -> None:
