@@ -1,8 +1,9 @@
 """Files of a graph: a small `graph.onnx`, and its weights in one file for the featurizer and one for the head.
 
-Tensors that training changes (float and quantized tensors, including scalars) are stored in the weights files, shapes and axes in
-`graph.onnx`. So retraining the head changes `head.weights` only, and an update transfers only that file. Weights are stored in
-the order of their first use, so the same model gives the same bytes.
+Tensors that training changes (float and quantized tensors, including scalars) are stored in the weights files. Constants from
+which shapes are inferred (sizes, axes, indices, scales) are stored in `graph.onnx`. So retraining the head changes `head.weights`
+only, and an update transfers only that file. Weights are stored in the order of their first use, so the same model gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -24,9 +25,31 @@ ALIGNMENT = 64
 """Alignment of tensors in bytes, for vector loads from a mapped file; smaller tensors are aligned to their own size."""
 
 _INLINE = {ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING}
-_SHAPED_BY = {"Resize": 1, "Upsample": 1, "Range": 0}
-"""Operators with float inputs that determine the output's shape, from this index on; runtimes need them in `graph.onnx`."""
-_MASKING = {"Where", "Add", "Sub", "Max", "Min", "Clip", "Pad", "Expand", "Concat", "ScatterND", "Trilu", "Slice", "Cast"}
+_SHAPED_BY = {"OneHot": (1,), "Range": (0, 1, 2), "Resize": (1, 2), "Upsample": (1,)}
+"""Float inputs that determine the output's shape, by operator; runtimes need them in `graph.onnx`."""
+_FOLLOWED = {
+    "Cast",
+    "Identity",
+    "Squeeze",
+    "Unsqueeze",
+    "Reshape",
+    "Concat",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Floor",
+    "Ceil",
+    "Gather",
+}
+"""Operators through which shape inference follows a constant."""
+_LONGEST_SHAPE = 1024
+_LAYERS = {
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "PRelu", "Gather"),
+    *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization"),
+}
+"""Operators whose constants are trained."""
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _WEIGHT_FILES = (LayerKind.FEATURIZER_WEIGHTS, LayerKind.HEAD_WEIGHTS)
 
 
@@ -72,10 +95,10 @@ def _sides(graph: ir.Graph, is_head: Callable[[ir.Node], bool]) -> dict[ir.Value
     sides: dict[ir.Value, LayerKind] = {}
     for node in graph:
         kind = LayerKind.HEAD_WEIGHTS if is_head(node) else LayerKind.FEATURIZER_WEIGHTS
-        for index, value in enumerate(node.inputs):
+        for value in node.inputs:
             if value is None or value.const_value is None or not value.is_initializer():
                 continue
-            if _is_shape(value, value.const_value.dtype) or index >= _SHAPED_BY.get(node.op_type, len(node.inputs)):
+            if _is_shape(value, value.const_value.dtype):
                 continue
             if sides.setdefault(value, kind) is not kind:
                 sides[value] = LayerKind.FEATURIZER_WEIGHTS
@@ -85,7 +108,23 @@ def _sides(graph: ir.Graph, is_head: Callable[[ir.Node], bool]) -> dict[ir.Value
 def _is_shape(value: ir.Value, dtype: ir.DataType) -> bool:
     """Return true if a constant may determine shapes: an int32 one does, unless it is the bias of a quantized layer."""
     is_bias = any(node.op_type == "DequantizeLinear" for node in value.consumers())
-    return dtype in _INLINE or (dtype == ir.DataType.INT32 and not is_bias)
+    return dtype in _INLINE or (dtype == ir.DataType.INT32 and not is_bias) or _determines_shape(value)
+
+
+def _determines_shape(value: ir.Value) -> bool:
+    """Return whether a small constant determines the shape of a result, directly or computed further."""
+    if value.const_value is None or value.const_value.size > _LONGEST_SHAPE:
+        return False
+    pending, seen = [value], {value}
+    while pending:
+        for node, index in pending.pop().uses():
+            if index in _SHAPED_BY.get(node.op_type, ()):
+                return True
+            results = [result for result in node.outputs if result not in seen] if node.op_type in _FOLLOWED else []
+            constant = all(given is None or given in seen or given.const_value is not None for given in node.inputs)
+            pending += results if constant else []
+            seen.update(results)
+    return False
 
 
 def _write_weights(path: Path, weights: list[ir.Value]) -> None:
@@ -96,7 +135,7 @@ def _write_weights(path: Path, weights: list[ir.Value]) -> None:
                 raise AssertionError(f"{value.name} has no contents")
             stream.write(b"\0" * (-stream.tell() % _alignment(tensor.nbytes)))
             offset = stream.tell()
-            _write_tensor(stream, tensor, str(value.name), is_mask=_is_mask(value))
+            _write_tensor(stream, tensor, str(value.name), check=_must_be_finite(value))
             value.const_value = ir.ExternalTensor(
                 path.name,
                 offset,
@@ -115,17 +154,22 @@ def _alignment(size_bytes: int) -> int:
     return min(ALIGNMENT, 1 << max(size_bytes - 1, 0).bit_length())
 
 
-def _is_mask(value: ir.Value) -> bool:
-    """Return whether a constant is only selected or added, like an attention mask, whose infinities are intended."""
-    return all(node.op_type in _MASKING for node in value.consumers())
+def _must_be_finite(value: ir.Value) -> Callable[[npt.NDArray[Any]], bool]:
+    """Return the check of a constant: weights of layers are finite, others may be infinite (a mask) or NaN (a missing value)."""
+    operators = {node.op_type for node in value.consumers()}
+    if operators & _LAYERS:
+        return lambda part: bool(np.isfinite(part).all())
+    if operators & _ARITHMETIC:
+        return lambda part: not np.isnan(part).any()
+    return lambda _part: True
 
 
-def _write_tensor(stream: BinaryIO, tensor: ir.TensorProtocol, name: str, *, is_mask: bool) -> None:
+def _write_tensor(stream: BinaryIO, tensor: ir.TensorProtocol, name: str, *, check: Callable[[npt.NDArray[Any]], bool]) -> None:
     if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
         stream.write(tensor.tobytes())
         return
     for part in _parts(tensor):
-        if np.isnan(part).any() or (not is_mask and not np.isfinite(part).all()):
+        if not check(part):
             raise ModelError(
                 f"weight {name} must hold finite numbers, but it holds {'NaN' if np.isnan(part).any() else 'infinity'}: "
                 "the training diverged; train the model again"
