@@ -7,7 +7,7 @@
     records          return every device with both sides of its twin
 
 A revoked name can be enrolled again with a token that is bound to it. Its old certificates stay revoked, and the number of its
-desired state continues to increase.
+desired state continues to increase. It keeps its desired state, unless the rollout of it was stopped or failed on the device.
 """
 
 from __future__ import annotations
@@ -19,13 +19,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from cloud.db.database import Counter, insert_or_ignore, raise_counter
-from cloud.db.schema import certificates, devices, enrolment_tokens, twins
+from cloud.db.schema import certificates, devices, enrolment_tokens, rollout_devices, rollouts, twins
 from cloud.state.certificates import CLOUD_NAME, DEVICE_DAYS, Authority, serial_of
 from edgewright.contracts import wire
-from edgewright.contracts.messages import DesiredState, DeviceRecord, EnrolRequest, ReportedState, TokenRequest
+from edgewright.contracts.messages import (
+    DeploymentState,
+    DesiredState,
+    DeviceRecord,
+    EnrolRequest,
+    ReportedState,
+    RolloutState,
+    TokenRequest,
+)
 from edgewright.contracts.names import check_name, nearest
 from edgewright.errors import BadInputError, ConflictError, DeniedError, NotFoundError
 
@@ -33,6 +41,9 @@ ONLINE_WITHIN = timedelta(seconds=150)
 """A device reports every 60 s and polls for at most 60 s; after twice that time and a margin it counts as offline."""
 MAX_TOKEN_S = 30 * 24 * 3600.0
 MAX_LABELS = 32
+
+_STOPPED = (RolloutState.HALTED, RolloutState.ABORTED)
+_FAILED = tuple(state for state in DeploymentState if state.is_failure)
 
 Issue = Callable[[str], x509.Certificate]
 """Issues a certificate to the device of this name."""
@@ -274,8 +285,25 @@ def _enrol_again(
         raise DeniedError(f"{request.device} was revoked: it needs a token made for its name (devices token --device)")
     values = {"revoked": False, "labels": token.labels or existing.labels, "profile": request.profile[:64]}
     connection.execute(update(devices).where(devices.c.device == request.device).values(values))
+    if _is_desired_stopped(connection, request.device):
+        withdrawn = {"desired": None, "desired_envelope": None}
+        connection.execute(update(twins).where(twins.c.device == request.device).values(withdrawn))
     change = raise_counter(connection, Counter.DESIRED)  # revocation cleared the retained message: publish it again
     connection.execute(update(twins).where(twins.c.device == request.device).values(desired_change=change))
+
+
+def _is_desired_stopped(connection: Connection, device: str) -> bool:
+    """Return True if the device's desired state comes from a rollout that was halted or aborted, or that failed on this device.
+
+    A replacement of the device then starts without a desired state, because the version is not to reach further devices.
+    """
+    is_current = twins.c.device == device, rollout_devices.c.desired_number == twins.c.desired_number
+    is_stopped = or_(rollouts.c.state.in_(_STOPPED), rollout_devices.c.state.in_(_FAILED))
+    tables = twins.join(rollout_devices, rollout_devices.c.device == twins.c.device).join(
+        rollouts, rollouts.c.rollout == rollout_devices.c.rollout
+    )
+    statement = select(rollouts.c.rollout).select_from(tables).where(*is_current, is_stopped).limit(1)
+    return connection.execute(statement).first() is not None
 
 
 def _record_certificate(connection: Connection, device: str, certificate: x509.Certificate) -> None:

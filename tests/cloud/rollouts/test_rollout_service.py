@@ -72,6 +72,48 @@ def test_a_cloud_killed_during_a_rollout_continues_it_after_the_restart(publishe
         restarted.process.stdout.close()
 
 
+@pytest.mark.parametrize(
+    ("state", "keep_on_halt", "is_kept"),
+    [
+        pytest.param(DeploymentState.RUNNING, False, True, id="running"),
+        pytest.param(DeploymentState.REFUSED, False, False, id="refused"),
+        pytest.param(DeploymentState.ROLLED_BACK, False, False, id="rolled back"),
+        pytest.param(DeploymentState.FAILED, True, False, id="failed"),
+    ],
+)
+def test_a_replacement_gets_the_version_of_its_name_unless_that_was_stopped(
+    trusting_cloud: RunningCloud, publisher: Path, tmp_path: Path, state: DeploymentState, keep_on_halt: bool, is_kept: bool
+) -> None:
+    name = f"replaced-{state.value.replace('_', '-')}"
+    publish(trusting_cloud, publisher, tmp_path, name)
+    device = enrol_scripted(trusting_cloud, name, tmp_path)
+    request = {"model": name, "devices": [name], "waves": ["1"], "rollback_on_halt": not keep_on_halt}
+    number = trusting_cloud.operator().post("/v1/rollouts", request).json()["rollout"]
+    desired = device.wait_for_desired()
+    device.report(state, "reported", running=desired if is_kept else None)
+    assert wait_until_ended(trusting_cloud, number)["state"] == ("completed" if is_kept else "halted")
+    assert trusting_cloud.operator().post(f"/v1/devices/{name}/revoke").status == 200
+    (tmp_path / "replacement").mkdir()
+    replacement = enrol_scripted(trusting_cloud, name, tmp_path / "replacement", device=name)
+    assert replacement.has_no_newer_desired() is not is_kept
+
+
+def test_a_replacement_does_not_get_an_offer_of_an_aborted_rollout(
+    trusting_cloud: RunningCloud, publisher: Path, tmp_path: Path
+) -> None:
+    publish(trusting_cloud, publisher, tmp_path, "aborted")
+    device = enrol_scripted(trusting_cloud, "aborted-1", tmp_path)
+    request = {"model": "aborted", "devices": ["aborted-1"], "waves": ["1"]}
+    operator = trusting_cloud.operator()
+    number = operator.post("/v1/rollouts", request).json()["rollout"]
+    device.wait_for_desired()
+    assert operator.post(f"/v1/rollouts/{number}/abort").status == 200
+    assert operator.post("/v1/devices/aborted-1/revoke").status == 200
+    (tmp_path / "replacement").mkdir()
+    replacement = enrol_scripted(trusting_cloud, "aborted-1", tmp_path / "replacement", device="aborted-1")
+    assert replacement.has_no_newer_desired()
+
+
 def test_a_device_cannot_see_or_change_rollouts(trusting_cloud: RunningCloud, tmp_path: Path) -> None:
     device = enrol_scripted(trusting_cloud, "curious-1", tmp_path).enrolled.http
     assert device.get("/v1/rollouts").status == 403
