@@ -22,7 +22,7 @@ from tests.npu.compiler.test_npu_compiler import PROFILE, steps_apart
 
 def test_scales_that_are_too_far_apart_are_refused_with_their_layer() -> None:
     quantized = changed_constant("conv_0_scale", lambda values: np.full_like(values, 1e-20))
-    with pytest.raises(ModelError, match=r"^layer conv_0: a rescale of .* is over 2\^30; its scales are too far apart"):
+    with pytest.raises(ModelError, match=r"^layer conv_0: a rescale of .* exceeds 2\^30; its scales are too far apart"):
         compile_model(quantized, PROFILE)
 
 
