@@ -33,7 +33,8 @@ from quantize.calibration.thresholds import Calibration
 from quantize.int8.bias_correction import correct_biases
 from quantize.int8.canonical import canonicalize
 from quantize.int8.equalize import equalize
-from quantize.int8.qdq import FLOAT_OPERATORS, QdqFormat, layers, quantized_graph, set_weight, with_followers
+from quantize.int8.float_islands import float_islands
+from quantize.int8.qdq import QdqFormat, layers, quantized_graph, set_weight, with_followers
 from quantize.rewrites.space_to_depth import LARGEST_SHARE, space_to_depth
 from quantize.rewrites.stride_hoisting import hoist_strides
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph, head_nodes, write_variant_graph
@@ -85,7 +86,7 @@ def make_int8(
     """
     prepared = prepare(build, samples, settings, progress)
     write_int8(build, prepared.quantized(), folder)
-    return QuantizationResult(int8_fallbacks(prepared.model), prepared.model)
+    return QuantizationResult(int8_fallbacks(prepared), prepared.model)
 
 
 def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings, progress: Progress = silent) -> CalibratedGraph:
@@ -119,13 +120,13 @@ def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, 
     write_variant_graph(build, graph, folder)
 
 
-def int8_fallbacks(model: onnx.ModelProto) -> tuple[FloatFallback, ...]:
+def int8_fallbacks(prepared: CalibratedGraph) -> tuple[FloatFallback, ...]:
     """Return the operators that int8 never quantizes, with the reason."""
-    why = "a quantized softmax has fixed steps of 1/256, too coarse for probabilities"
+    reasons = float_islands(prepared.model, prepared.ranges)
     return tuple(
-        FloatFallback(node=node.name, operator=node.op_type, reason=why)
-        for node in model.graph.node
-        if node.op_type in FLOAT_OPERATORS
+        FloatFallback(node=node.name, operator=node.op_type, reason=reasons[node.name])
+        for node in prepared.model.graph.node
+        if node.name in reasons
     )
 
 

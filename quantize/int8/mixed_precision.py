@@ -90,7 +90,7 @@ def make_mixed(
     write_int8(build, prepared.quantized(result.kept, integer_biases=True), folder)
     log.info("chose mixed precision kept_float=%d of=%d score=%.4f", len(result.kept), len(order), result.score)
     reasons = _reasons(prepared.model, result, order, sqnr_db, measure)
-    return QuantizationResult((*reasons, *int8_fallbacks(prepared.model)), prepared.model)
+    return QuantizationResult((*reasons, *int8_fallbacks(prepared)), prepared.model)
 
 
 def search(order: Sequence[str], required: float, measure: Measure) -> SearchResult:

@@ -42,7 +42,7 @@ from edgewright.contracts.variant import (
 from edgewright.errors import BadInputError, ModelError, OperationError, one_line
 from edgewright.graphs.files import write_graph
 from edgewright.progress import Progress, silent
-from quantize.int8.qdq import FLOAT_OPERATORS, WEIGHTED
+from quantize.int8.qdq import WEIGHTED
 from quantize.rewrites.opset import lower_opset
 from quantize.rewrites.stride_hoisting import hoist_strides
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph
@@ -102,7 +102,7 @@ def make_openvino_int8(
     fallbacks = tuple(
         FloatFallback(node=node.name, operator=node.op_type, reason="NNCF has no integer form of it that is faster in OpenVINO")
         for node in graph.node
-        if node.op_type in WEIGHTED | FLOAT_OPERATORS and not dequantized & set(node.input)
+        if node.op_type in WEIGHTED | {"Softmax", "LogSoftmax"} and not dequantized & set(node.input)
     )
     reference = onnx.load(float_graph(build))
     return QuantizationResult(fallbacks, reference if hoist_strides(reference) else None)

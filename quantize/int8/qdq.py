@@ -17,12 +17,11 @@ from onnx import numpy_helper
 from edgewright.errors import OperationError, one_line
 from hardware_profiles.hardware_profile import Int8Types
 from quantize.calibration.histograms import Range
+from quantize.int8.float_islands import FLOAT_OPERATORS, float_islands
 from quantize.mx.encoding import Blocks, decode
 from quantize.mx.graph import ELEMENTS, EXPONENTS
 from quantize.rewrites.opset import lower_opset
 
-FLOAT_OPERATORS = {"Softmax", "LogSoftmax"}
-"""Their quantized form has a fixed scale of 1/256, which is too coarse for probabilities."""
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators with weights. These are the layers that are counted, corrected or kept in float."""
 POOLING = {"MaxPool", "AveragePool", "Relu", "Clip"}
@@ -42,6 +41,9 @@ class QdqFormat:
     from_inputs: bool = False
     """Quantize graph inputs also before a pooling or a Relu; onnxruntime quantizes those only after a quantized operator."""
 
+    float_islands: bool = True
+    """Leave operators in float whose range has no room for the values that matter; the NPU has no float."""
+
 
 def quantized_graph(
     model: onnx.ModelProto, ranges: Mapping[str, Range], kept_float: Collection[str] = (), form: QdqFormat | None = None
@@ -56,7 +58,8 @@ def quantized_graph(
     form = form or QdqFormat()
     if any(not node.name for node in model.graph.node):  # an empty name would silently exclude every node without a name
         raise AssertionError("every node must have a name before quantization")
-    excluded = {*kept_float, *(node.name for node in model.graph.node if node.op_type in FLOAT_OPERATORS)}
+    always = {node.name for node in model.graph.node if node.op_type in FLOAT_OPERATORS}
+    excluded = {*kept_float, *always, *(float_islands(model, ranges) if form.float_islands else ())}
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     try:
         quantizer = QDQQuantizer(

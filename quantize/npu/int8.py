@@ -78,7 +78,7 @@ def make_for_npu(
     observed = ObservedGraph(model, progress=progress)
     ranges = tensor_ranges(observed, samples, settings.calibration)
 
-    form = QdqFormat(types=Int8Types.S8S8, more_operators=MORE_OPERATORS, from_inputs=True)
+    form = QdqFormat(types=Int8Types.S8S8, more_operators=MORE_OPERATORS, from_inputs=True, float_islands=False)
     in_float = _kept_float(model, ranges, head, form)
 
     def rounding(graph: onnx.ModelProto) -> onnx.ModelProto:
