@@ -25,7 +25,7 @@ from edge_agent.storage.integrity import DamagedSlotError, slot_damage
 from edge_agent.storage.store import ACTIVE, LAST_GOOD, Store
 from edge_agent.workers.requests import CheckRequest, FetchRequest, pulled_bytes
 from edge_agent.workers.worker import Failure, WorkerResult, run_worker
-from edgewright.contracts.messages import DeploymentState, DesiredState
+from edgewright.contracts.messages import DeploymentState, DesiredState, FailureCause
 from edgewright.contracts.scoring_statistics import ScoringStatistics
 from edgewright.errors import OperationError, PackageError, StorageFullError
 
@@ -67,7 +67,7 @@ class Deployer:
         active = self._store.active()
         reason_against = downgrade(desired, active.running if active else None)
         if reason_against is not None:
-            self._step(Event.REFUSE, reason_against)
+            self._step(Event.REFUSE, reason_against, cause=FailureCause.CALLER)
 
     async def take(self, step: Step) -> None:
         """Carry out one step of the plan on the current deployment."""
@@ -88,11 +88,11 @@ class Deployer:
             case Action.RESTORE:
                 await self._restore(deployment)
             case Action.ROLL_BACK:
-                self._step(Event.ROLL_BACK, step.reason)
+                self._step(Event.ROLL_BACK, step.reason, cause=deployment.cause or FailureCause.DEVICE)
             case Action.SUPERSEDE:
                 self._finish(Event.SUPERSEDE, step.reason)
             case Action.GIVE_UP:
-                self._finish(Event.GIVE_UP, step.reason)
+                self._finish(Event.GIVE_UP, step.reason, cause=deployment.cause or FailureCause.NETWORK)
             case Action.WAIT | Action.ACCEPT | Action.REPAIR:
                 raise AssertionError(f"the agent handles {step.action.name} itself")
 
@@ -156,6 +156,8 @@ class Deployer:
         # Measuring gets half of the time, so that enough is left to fetch without it.
         timeout_s = left_s / 2 if request.choose is ChooseBy.MEASURED else left_s
         result = await run_worker("edge_agent.packages.fetch", request, timeout_s=timeout_s)
+        if result.failure in (Failure.FAILED, Failure.TIMED_OUT):  # the registry answered with an error, or too slowly
+            result = replace(result, cause=FailureCause.NETWORK)
         deployment = self._journal.count(bytes_pulled=self._pulled(deployment), online_s=0.0)
         if result.record is None:
             self._failed(deployment, result)
@@ -163,7 +165,7 @@ class Deployer:
         try:
             self._store.write_slot(result.record)
         except PackageError as error:
-            self._failed(deployment, WorkerResult(failure=Failure.FAILED, reason=str(error)))
+            self._failed(deployment, WorkerResult(failure=Failure.FAILED, reason=str(error), cause=FailureCause.DEVICE))
             return
         reason = f"variant {result.record.running.variant} is complete and every byte is verified"
         self._step(Event.VERIFY, reason, attempt=1, choice=result.record.choice)
@@ -193,7 +195,8 @@ class Deployer:
         result = await run_worker("edge_agent.packages.check", request, timeout_s=settings.check_timeout_s)
         if result.failure in (Failure.CRASHED, Failure.TIMED_OUT):
             # A model that crashes or hangs in its own process does so again, so a retry would only cost time.
-            self._finish(Event.REFUSE, f"the model must load and score the golden samples, but the check process {result.reason}")
+            reason = f"the model must load and score the golden samples, but the check process {result.reason}"
+            self._finish(Event.REFUSE, reason, cause=result.cause)
         elif result.failure is not None:
             self._failed(deployment, result)
         else:
@@ -205,14 +208,15 @@ class Deployer:
         number = deployment.desired.desired_number
         slot = self._store.slot(number)
         if slot is None:
-            self._step(Event.ROLL_BACK, "a file of the slot went missing before the switch")
+            reason = "a file of the slot went missing before the switch"
+            self._step(Event.ROLL_BACK, reason, cause=FailureCause.DEVICE)
             return
         if self._supervisor.running != slot:
             self._before = self._supervisor.scoring
         try:
             await self._supervisor.hand_over(slot)
         except OperationError as error:
-            self._step(Event.ROLL_BACK, str(error))
+            self._step(Event.ROLL_BACK, str(error), cause=FailureCause.DEVICE)  # it passed its check on this device just before
             return
         self._store.set_link(ACTIVE, number)
         self._step(Event.TRY, f"on trial for {deployment.desired.trial_s:g} s", attempt=1)
@@ -228,7 +232,7 @@ class Deployer:
                 break
             await asyncio.sleep(min(self._settings.probe_every_s, max(0.05, trial_s - evidence.elapsed_s)))
         if judgement.verdict is Verdict.ROLL_BACK:
-            self._step(Event.ROLL_BACK, judgement.reason)
+            self._step(Event.ROLL_BACK, judgement.reason, cause=judgement.cause)
         else:
             self.repairs.clear()  # what ran before is not needed any more
             self._finish(Event.COMMIT, judgement.reason)
@@ -249,13 +253,13 @@ class Deployer:
             except DamagedSlotError as error:
                 await self._supervisor.stop()
                 self.repairs.runner_failed(good, error)
-                self._finish(Event.RESTORE, f"{deployment.reason}; {self.repairs.damage}")
+                self._finish(Event.RESTORE, f"{deployment.reason}; {self.repairs.damage}", cause=deployment.cause)
                 return
             except OperationError as error:
                 self.wait(f"{deployment.reason}; the last good version does not start yet: {error}")
                 return
             outcome = f"{good.running.model}:{good.running.version} runs again"
-        self._finish(Event.RESTORE, f"{deployment.reason}; {outcome}")
+        self._finish(Event.RESTORE, f"{deployment.reason}; {outcome}", cause=deployment.cause)
 
     async def _repair(self) -> None:
         """Fetch the damaged slot again and start it; blobs that are whole are not pulled again."""
@@ -291,6 +295,7 @@ class Deployer:
         return Evidence(
             elapsed_s=elapsed_s,
             crashes=supervisor.crashes,
+            killed=supervisor.killed,
             unresponsive_s=supervisor.unresponsive_s,
             scoring=supervisor.scoring,
             before=self._before,
@@ -298,16 +303,16 @@ class Deployer:
 
     def _failed(self, deployment: Deployment, result: WorkerResult) -> None:
         if result.failure is Failure.REFUSED:
-            self._finish(Event.REFUSE, result.reason)
+            self._finish(Event.REFUSE, result.reason, cause=result.cause)
         elif result.failure in (Failure.OFFLINE, Failure.FULL):
             self.wait(result.reason)
         else:
             pause_s = self._pause()
-            self._step(Event.RETRY, result.reason, attempt=deployment.attempt + 1)
+            self._step(Event.RETRY, result.reason, attempt=deployment.attempt + 1, cause=result.cause)
             self._journal.note(result.reason, datetime.now(UTC) + timedelta(seconds=pause_s))
 
-    def _finish(self, event: Event, reason: str) -> None:
-        self._step(event, reason)
+    def _finish(self, event: Event, reason: str, *, cause: FailureCause | None = None) -> None:
+        self._step(event, reason, cause=cause)
         self.settle()
 
     def _pause(self) -> float:
@@ -317,9 +322,15 @@ class Deployer:
         return pause_s
 
     def _step(
-        self, event: Event, reason: str, *, attempt: int | None = None, choice: tuple[str, ...] | None = None
+        self,
+        event: Event,
+        reason: str,
+        *,
+        attempt: int | None = None,
+        choice: tuple[str, ...] | None = None,
+        cause: FailureCause | None = None,
     ) -> Deployment:
-        deployment = self._journal.step(event, reason, attempt=attempt, choice=choice)
+        deployment = self._journal.step(event, reason, attempt=attempt, choice=choice, cause=cause)
         if event is not Event.RETRY:
             self.retry_now()
         self._announce()

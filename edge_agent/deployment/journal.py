@@ -18,7 +18,7 @@ from edge_agent.deployment.states import Event, after, failpoint_name
 from edge_agent.storage.database import connect, connect_read_only, set_aside, transaction
 from edge_agent.storage.failpoints import failpoint
 from edgewright.contracts import wire
-from edgewright.contracts.messages import DeploymentState, DesiredState
+from edgewright.contracts.messages import DeploymentState, DesiredState, FailureCause
 from edgewright.errors import EdgewrightError
 
 KEPT_EVENTS = 1000
@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS deployments (
     transitions INTEGER NOT NULL DEFAULT 0,
     online_s REAL NOT NULL DEFAULT 0,
     bytes_pulled INTEGER NOT NULL DEFAULT 0,
-    choice TEXT NOT NULL DEFAULT '[]'
+    choice TEXT NOT NULL DEFAULT '[]',
+    cause TEXT
 );
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -65,6 +66,8 @@ class Deployment:
     """Seconds online since the desired state was accepted, over all starts of the agent."""
     bytes_pulled: int = 0
     choice: tuple[str, ...] = ()
+    cause: FailureCause | None = None
+    """Cause of the last failure; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +155,16 @@ class Journal:
             self._insert_event(connection, desired.desired_number, "adopt", DeploymentState.RUNNING.value, reason)
         return self._current()
 
-    def step(self, event: Event, reason: str, *, attempt: int | None = None, choice: tuple[str, ...] | None = None) -> Deployment:
-        """Store one step of the state table; `attempt` and `choice` keep their values unless given.
+    def step(
+        self,
+        event: Event,
+        reason: str,
+        *,
+        attempt: int | None = None,
+        choice: tuple[str, ...] | None = None,
+        cause: FailureCause | None = None,
+    ) -> Deployment:
+        """Store one step of the state table; `attempt` and `choice` keep their values unless given, `cause` is of this step.
 
         Raises:
             ConflictError: the table has no such step.
@@ -163,7 +174,7 @@ class Journal:
         failpoint(failpoint_name(deployment.state, event, "before"))
         with transaction(self._connection, "the journal") as connection:
             connection.execute(
-                "UPDATE deployments SET state = ?, reason = ?, since = ?, attempt = ?, choice = ?, retry_at = NULL, "
+                "UPDATE deployments SET state = ?, reason = ?, since = ?, attempt = ?, choice = ?, cause = ?, retry_at = NULL, "
                 "transitions = transitions + 1 WHERE desired_number = ?",
                 (
                     state.value,
@@ -171,6 +182,7 @@ class Journal:
                     _now() if state is not deployment.state else deployment.since.isoformat(),
                     deployment.attempt if attempt is None else attempt,
                     json.dumps(deployment.choice if choice is None else choice),
+                    cause.value if cause else None,
                     deployment.desired.desired_number,
                 ),
             )
@@ -215,6 +227,9 @@ class Journal:
 def _connect(path: Path) -> sqlite3.Connection:
     """Open the journal and check that its newest row can be decoded."""
     connection = connect(path, _SCHEMA)
+    columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(deployments)")}
+    if "cause" not in columns:  # a journal of an agent that did not store causes
+        connection.execute("ALTER TABLE deployments ADD COLUMN cause TEXT")
     try:
         row = connection.execute("SELECT * FROM deployments ORDER BY desired_number DESC LIMIT 1").fetchone()
         if row is not None:
@@ -226,7 +241,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _deployment(row: tuple[Any, ...]) -> Deployment:
-    _, desired, state, reason, since, attempt, retry_at, transitions, online_s, bytes_pulled, choice = row
+    _, desired, state, reason, since, attempt, retry_at, transitions, online_s, bytes_pulled, choice, *later = row
     return Deployment(
         desired=wire.decode(desired, DesiredState, what="the stored desired state"),
         state=DeploymentState(state),
@@ -238,6 +253,7 @@ def _deployment(row: tuple[Any, ...]) -> Deployment:
         online_s=online_s,
         bytes_pulled=bytes_pulled,
         choice=tuple(json.loads(choice)),
+        cause=FailureCause(later[0]) if later and later[0] else None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from edgewright.contracts.messages import FailureCause
 from edgewright.contracts.scoring_statistics import ScoringStatistics
 
 MIN_REQUESTS = 20
@@ -37,6 +38,8 @@ class Evidence:
 
     elapsed_s: float
     crashes: int
+    killed: int = 0
+    """The part of `crashes` that the device caused: killed from outside, or not started."""
     unresponsive_s: float
     """Seconds since the runner stopped answering; 0 while it answers."""
     scoring: ScoringStatistics | None
@@ -50,31 +53,38 @@ class Judgement:
 
     verdict: Verdict
     reason: str
+    cause: FailureCause | None = None
+    """Cause of a roll-back; timing on a busy device is no evidence against the package."""
 
 
 def judge(evidence: Evidence, trial_s: float) -> Judgement:
     """Return whether to commit the version, roll it back, or continue to watch it."""
     fault = _fault(evidence)
     if fault is not None:
-        return Judgement(Verdict.ROLL_BACK, fault)
+        return Judgement(Verdict.ROLL_BACK, *fault)
     if evidence.unresponsive_s > 0 or evidence.elapsed_s < trial_s:
         return Judgement(Verdict.WATCH, f"on trial for {evidence.elapsed_s:.0f} of {trial_s:g} s")
     scored = evidence.scoring.requests if evidence.scoring else 0
     return Judgement(Verdict.COMMIT, f"passed its trial of {trial_s:g} s with {scored} requests")
 
 
-def _fault(evidence: Evidence) -> str | None:
+def _fault(evidence: Evidence) -> tuple[str, FailureCause] | None:
     if evidence.crashes > MAX_CRASHES:
-        return f"the runner must stay up, but it exited {evidence.crashes} times during the trial"
+        own = evidence.crashes - evidence.killed
+        reason = f"the runner must stay up, but it exited {evidence.crashes} times during the trial"
+        return reason, FailureCause.PACKAGE if own > MAX_CRASHES else FailureCause.DEVICE
     if evidence.unresponsive_s >= MAX_UNRESPONSIVE_S:
-        return f"the runner must answer, but it did not for {evidence.unresponsive_s:.0f} s during the trial"
+        reason = f"the runner must answer, but it did not for {evidence.unresponsive_s:.0f} s during the trial"
+        return reason, FailureCause.DEVICE
     now, before = evidence.scoring, evidence.before
     if now is None or now.requests < MIN_REQUESTS:
         return None
     allowed = max(MAX_ERROR_SHARE, MAX_ERROR_RATIO * before.error_share if before else 0.0)
     if now.error_share > allowed:
-        return f"the share of errors must be at most {allowed:.1%}, but it was {now.error_share:.1%} of {now.requests} requests"
-    return _too_slow(now, before)
+        share = f"the share of errors must be at most {allowed:.1%}, but it was {now.error_share:.1%} of {now.requests} requests"
+        return share, FailureCause.PACKAGE
+    slow = _too_slow(now, before)
+    return None if slow is None else (slow, FailureCause.DEVICE)
 
 
 def _too_slow(now: ScoringStatistics, before: ScoringStatistics | None) -> str | None:

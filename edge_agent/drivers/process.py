@@ -104,6 +104,12 @@ class Runner:
         """True while the process runs."""
         return self._process.returncode is None
 
+    @property
+    def crashed(self) -> bool:
+        """True if the process ended by its own fault; False if it was killed from outside."""
+        code = self._process.returncode
+        return code is not None and -code not in (signal.SIGKILL, signal.SIGTERM)
+
     async def ended(self) -> str:
         """Wait for the exit of the process and return its cause."""
         code = await self._process.wait()

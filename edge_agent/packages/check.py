@@ -12,7 +12,7 @@ from accel.golden import check_golden
 from edge_agent.workers.requests import CheckRequest
 from edge_agent.workers.worker import serve_request
 from edgewright.contracts.variant import LayerKind, VariantDirectory
-from edgewright.errors import OperationError, PackageError, StorageFullError
+from edgewright.errors import BadInputError, InferenceError, OperationError, PackageError, StorageFullError
 
 
 def check(request: CheckRequest) -> str:
@@ -20,13 +20,16 @@ def check(request: CheckRequest) -> str:
 
     Raises:
         PackageError: the variant cannot be loaded, or its outputs differ by more than the tolerance.
+        BadInputError: this device lacks the backend.
     """
     try:
         return _score_golden_samples(VariantDirectory.open(Path(request.slot)), request)
     except StorageFullError:
         raise
-    except OperationError as error:  # a missing backend does not appear on a retry
+    except InferenceError as error:
         raise PackageError(str(error)) from error
+    except OperationError as error:  # a missing backend does not appear on a retry
+        raise BadInputError(str(error)) from error
 
 
 def _score_golden_samples(variant: VariantDirectory, request: CheckRequest) -> str:

@@ -43,6 +43,8 @@ class Supervisor:
     ) -> None:
         self.crashes = 0
         """Unexpected exits since the last hand-over."""
+        self.killed = 0
+        """The part of `crashes` that the device caused: killed from outside, or not started."""
         self.scoring: ScoringStatistics | None = None
         """The latest statistics of the runner."""
         self._socket = server_socket
@@ -78,7 +80,7 @@ class Supervisor:
             await self.hand_over(record)
         except OperationError as error:
             _log.error("could not start runner variant=%s reason=%r", record.running.variant, str(error))
-            self.crashes += 1
+            self.crashes, self.killed = self.crashes + 1, self.killed + 1
             self._desired = record
             await self._give_up(record, error)
             self._changed.set()
@@ -102,7 +104,7 @@ class Supervisor:
             runner = await Runner.start(record, self._slot_path(record), self._socket, self._options)
             await self._placeholder.close()
             previous, self._runner, self._desired = self._runner, runner, record
-            self.crashes, self.scoring = 0, None
+            self.crashes, self.killed, self.scoring = 0, 0, None
             self._changed.set()
             if previous is not None and previous.is_alive:
                 await previous.drain(self._options.drain_timeout_s)
@@ -178,6 +180,7 @@ class Supervisor:
                 return None
             cause = ended.result()
             self.crashes += 1
+            self.killed += not runner.crashed
             _log.error("runner exited variant=%s reason=%r crashes=%d", runner.record.running.variant, cause, self.crashes)
             return cause
         finally:
@@ -192,7 +195,7 @@ class Supervisor:
             try:
                 self._runner = await Runner.start(desired, self._slot_path(desired), self._socket, self._options)
             except OperationError as error:
-                self.crashes += 1
+                self.crashes, self.killed = self.crashes + 1, self.killed + 1
                 _log.error("could not start runner variant=%s reason=%r", desired.running.variant, str(error))
                 await self._give_up(desired, error)
                 return

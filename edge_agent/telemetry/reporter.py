@@ -44,7 +44,9 @@ def compose(
     """Return the report; a `blocked_reason` or a `trouble` takes the place of the deployment's own reason."""
     reason = deployment.reason if deployment else "no version requested yet"
     state = deployment.state if deployment else None
-    cause = FailureCause.DEVICE if trouble is not None or blocked_reason is not None else None
+    cause = deployment.cause if deployment else None
+    if trouble is not None or blocked_reason is not None:
+        cause = FailureCause.DEVICE
     if trouble is not None:
         reason = trouble.reason
         state = trouble.state if state is DeploymentState.RUNNING else state

@@ -22,11 +22,26 @@ from typing import TypeVar
 
 from edge_agent.storage.store import SlotRecord
 from edgewright.contracts import wire
-from edgewright.contracts.messages import DesiredState
-from edgewright.errors import BadInputError, EdgewrightError, StorageFullError, UnreachableError
+from edgewright.contracts.messages import DesiredState, FailureCause
+from edgewright.errors import (
+    BadInputError,
+    ConflictError,
+    DeniedError,
+    EdgewrightError,
+    MessageError,
+    ModelError,
+    PackageError,
+    SamplesError,
+    SignatureError,
+    StorageFullError,
+    UnreachableError,
+)
 from edgewright.worker_process import WorkerEndedError, describe_end, read_answer, serve
 
 _log = logging.getLogger(__name__)
+
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+"""Signals that a program causes itself; the kernel ends one that uses too much memory by SIGKILL."""
 
 Request = TypeVar("Request")
 
@@ -48,6 +63,8 @@ class WorkerResult:
 
     failure: Failure | None = None
     reason: str = ""
+    cause: FailureCause | None = None
+    """Cause of the failure; None on success."""
     record: SlotRecord | None = None
     desired: DesiredState | None = None
 
@@ -57,7 +74,7 @@ async def run_worker(module: str, request: object, *, timeout_s: float | None) -
     try:
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     except OSError as error:  # out of memory or processes at the moment
-        return WorkerResult(failure=Failure.FAILED, reason=f"could not start: {error}")
+        return WorkerResult(failure=Failure.FAILED, reason=f"could not start: {error}", cause=FailureCause.DEVICE)
     assert process.stdin is not None
     try:
         with suppress(ConnectionError):  # the process ended before it read its request; its end gives the reason
@@ -66,7 +83,8 @@ async def run_worker(module: str, request: object, *, timeout_s: float | None) -
         async with asyncio.timeout(timeout_s):
             return await _result_of(process)
     except TimeoutError:
-        return WorkerResult(failure=Failure.TIMED_OUT, reason=f"did not finish within {timeout_s:g} s")
+        reason = f"did not finish within {timeout_s:g} s"
+        return WorkerResult(failure=Failure.TIMED_OUT, reason=reason, cause=FailureCause.DEVICE)
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
@@ -87,9 +105,26 @@ async def _result_of(process: Process) -> WorkerResult:
         return wire.decode(read_answer(stdout), WorkerResult, what="the result of the worker")
     except WorkerEndedError as error:
         _log.debug("worker ended code=%d stderr=%r", code, text[-2000:])
-        return WorkerResult(failure=Failure.CRASHED, reason=str(error))
+        return WorkerResult(failure=Failure.CRASHED, reason=str(error), cause=cause_of_end(code))
     except EdgewrightError as error:
-        return WorkerResult(failure=_failure_of(error), reason=str(error))
+        return WorkerResult(failure=_failure_of(error), reason=str(error), cause=cause_of(error))
+
+
+def cause_of(error: EdgewrightError) -> FailureCause:
+    """Return the class of a failure; only errors about the bytes and the content of a package are evidence against it."""
+    if isinstance(error, SignatureError | DeniedError):
+        return FailureCause.TRUST
+    if isinstance(error, UnreachableError):
+        return FailureCause.NETWORK
+    if isinstance(error, ConflictError):
+        return FailureCause.CALLER
+    about_package = isinstance(error, PackageError | ModelError | SamplesError | MessageError)
+    return FailureCause.PACKAGE if about_package else FailureCause.DEVICE
+
+
+def cause_of_end(exit_code: int) -> FailureCause:
+    """Return the class of an unexpected end: a crash of the model's own code, or a process that was killed from outside."""
+    return FailureCause.PACKAGE if -exit_code in _CRASHES else FailureCause.DEVICE
 
 
 def serve_request(kind: type[Request], work: Callable[[Request], SlotRecord | DesiredState | str]) -> None:

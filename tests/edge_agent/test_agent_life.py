@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 from edge_agent.deployment.journal import JOURNAL_FILE
-from edgewright.contracts.messages import DeploymentState
+from edgewright.contracts.messages import DeploymentState, FailureCause
 from edgewright.contracts.signing import generate_key
 from tests.edge_agent.conftest import Device
 from tests.support.device_packages import Built, Recipe, build
@@ -101,6 +101,7 @@ def test_a_version_with_an_invalid_signature_is_refused_with_the_reason_and_neve
     cloud.set_desired(v2, 2)
     report = cloud.wait_for(S.REFUSED)
     assert message in report.reason
+    assert report.cause is FailureCause.TRUST
     assert report.running is not None
     assert report.running.version == 1
     running.stop()
@@ -122,7 +123,9 @@ def test_a_version_with_wrong_outputs_is_refused_before_it_scores(
 ) -> None:
     cloud.publish(wrong_outputs, 3)
     cloud.set_desired(wrong_outputs, 3)
-    assert "must score the golden samples as its source does" in cloud.wait_for(S.REFUSED).reason
+    report = cloud.wait_for(S.REFUSED)
+    assert "must score the golden samples as its source does" in report.reason
+    assert report.cause is FailureCause.PACKAGE
     assert scores_match(running, v1)
 
 
@@ -130,7 +133,7 @@ def test_a_model_that_cannot_be_loaded_is_refused(cloud: FakeCloud, running: Dev
     broken = build(tmp_path / "broken", Recipe(graph=b"no graph at all"))
     cloud.publish(broken, 2)
     cloud.set_desired(broken, 2)
-    assert cloud.wait_for(S.REFUSED).reason
+    assert cloud.wait_for(S.REFUSED).cause is FailureCause.PACKAGE
     assert scores_match(running, v1)
 
 
@@ -142,7 +145,9 @@ def test_a_model_that_hangs_is_refused_after_the_timeout(cloud: FakeCloud, runni
     late = build(tmp_path / "late", Recipe(head_seed=5))
     cloud.publish(late, 2)
     cloud.set_desired(late, 2)
-    assert "did not finish within 0.05 s" in cloud.wait_for(S.REFUSED).reason
+    report = cloud.wait_for(S.REFUSED)
+    assert "did not finish within 0.05 s" in report.reason
+    assert report.cause is FailureCause.DEVICE
     assert scores_match(running, v1)
 
 
@@ -165,7 +170,9 @@ def test_a_downgrade_must_be_allowed(cloud: FakeCloud, running: Device, v1: Buil
     cloud.set_desired(v2, 2)
     cloud.wait_for(S.RUNNING)
     cloud.set_desired(v1, 1)
-    assert "allow a downgrade in the rollout" in cloud.wait_for(S.REFUSED).reason
+    report = cloud.wait_for(S.REFUSED)
+    assert "allow a downgrade in the rollout" in report.reason
+    assert report.cause is FailureCause.CALLER
     cloud.set_desired(v1, 1, allow_downgrade=True)
     cloud.wait_for(S.RUNNING)
     assert scores_match(running, v1)

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.deployment.journal import JOURNAL_FILE, KEPT_EVENTS, Journal
 from edge_agent.deployment.states import Event
-from edgewright.contracts.messages import DeploymentState
+from edgewright.contracts.messages import DeploymentState, FailureCause
 from edgewright.errors import ConflictError, StorageFullError
 from tests.edge_agent.deployment.test_plan import desired
 
@@ -114,3 +114,17 @@ def test_a_full_disk_is_reported_and_changes_nothing(journal: Journal) -> None:
     assert [past.event for past in journal.history(10)] == ["accept"]
     journal._connection.execute("PRAGMA max_page_count = 100000")
     assert journal.step(Event.FETCH, "there is space again").state is DeploymentState.FETCHING
+
+
+def test_a_journal_without_causes_is_extended_and_keeps_its_deployment(journal: Journal, tmp_path: Path) -> None:
+    journal.accept(desired(5), "newer")
+    journal.close()
+    with sqlite3.connect(tmp_path / JOURNAL_FILE) as old:
+        old.execute("ALTER TABLE deployments DROP COLUMN cause")
+    reopened, damage = Journal.open(tmp_path)
+    assert damage is None
+    reopened.step(Event.REFUSE, "unsigned", cause=FailureCause.TRUST)
+    current = reopened.current()
+    reopened.close()
+    assert current is not None
+    assert (current.desired.desired_number, current.cause) == (5, FailureCause.TRUST)

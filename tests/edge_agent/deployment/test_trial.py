@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from edge_agent.deployment.trial import Evidence, Verdict, judge
+from edgewright.contracts.messages import FailureCause
 from edgewright.contracts.scoring_statistics import LatencyPercentiles, ScoringStatistics
 
 
@@ -76,3 +77,19 @@ def test_a_trial_continues_until_its_time_is_up() -> None:
 
 def test_a_version_whose_runner_does_not_answer_is_not_committed_yet() -> None:
     assert judge(evidence(elapsed_s=61, unresponsive_s=2), 60).verdict is Verdict.WATCH
+
+
+@pytest.mark.parametrize(
+    ("observed", "cause"),
+    [
+        pytest.param(evidence(crashes=2), FailureCause.PACKAGE, id="two crashes of its own"),
+        pytest.param(evidence(crashes=2, killed=2), FailureCause.DEVICE, id="killed twice, as the kernel does without memory"),
+        pytest.param(evidence(crashes=3, killed=2), FailureCause.DEVICE, id="one crash of its own is allowed"),
+        pytest.param(evidence(unresponsive_s=12), FailureCause.DEVICE, id="unresponsive"),
+        pytest.param(evidence(scoring=scoring(100, 6)), FailureCause.PACKAGE, id="errors"),
+        pytest.param(evidence(scoring=scoring(p95_ms=31)), FailureCause.DEVICE, id="slow, perhaps on a busy machine"),
+    ],
+)
+def test_only_crashes_and_errors_of_the_model_are_evidence_against_the_package(observed: Evidence, cause: FailureCause) -> None:
+    judgement = judge(observed, 60)
+    assert (judgement.verdict, judgement.cause) == (Verdict.ROLL_BACK, cause)
