@@ -264,4 +264,5 @@ def _runner_options(settings: Settings) -> RunnerOptions:
         load_timeout_s=settings.load_timeout_s,
         check_timeout_s=settings.check_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
+        inference_timeout_s=settings.inference_timeout_s,
     )

@@ -56,6 +56,8 @@ class Settings:
     """Time limit for loading the model."""
     check_timeout_s: float = 300.0
     """Time limit for scoring all golden samples."""
+    inference_timeout_s: float = 30.0
+    """Time limit for one run of the model; after it the runner is replaced."""
     drain_timeout_s: float = 10.0
     retry_base_s: float = 1.0
     retry_cap_s: float = 300.0
@@ -81,6 +83,7 @@ _POSITIVE = (
     "probe_every_s",
     "load_timeout_s",
     "check_timeout_s",
+    "inference_timeout_s",
     "drain_timeout_s",
     "retry_base_s",
     "retry_cap_s",

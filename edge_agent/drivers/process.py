@@ -36,6 +36,7 @@ class RunnerOptions:
     load_timeout_s: float
     check_timeout_s: float
     drain_timeout_s: float
+    inference_timeout_s: float
 
 
 class Runner:
@@ -57,7 +58,7 @@ class Runner:
         """
         command = [sys.executable, "-m", _MODULE, "--slot", str(slot), "--socket", str(server_socket.fileno())]
         command += ["--model", record.running.model, "--version", str(record.running.version)]
-        command += ["--backend", options.backend]
+        command += ["--backend", options.backend, "--inference-timeout", str(options.inference_timeout_s)]
         command += [] if options.threads is None else ["--threads", str(options.threads)]
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, pass_fds=[server_socket.fileno()], start_new_session=True

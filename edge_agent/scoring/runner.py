@@ -40,8 +40,18 @@ class DamagedSlot(click.ClickException):
 @click.option("--version", type=int, required=True)
 @click.option("--backend", required=True)
 @click.option("--threads", type=int)
+@click.option("--inference-timeout", "inference_timeout_s", type=float, required=True)
 @click.option("--socket", "descriptor", type=int, required=True)
-def main(slot: Path, model: str, version: int, backend: str, threads: int | None, descriptor: int) -> None:
+def main(
+    *,
+    slot: Path,
+    model: str,
+    version: int,
+    backend: str,
+    threads: int | None,
+    inference_timeout_s: float,
+    descriptor: int,
+) -> None:
     """Score with the variant in SLOT on an inherited socket; the agent starts this command."""
     exit_with_agent(gracefully=True)
     ready_output = os.dup(1)
@@ -58,7 +68,7 @@ def main(slot: Path, model: str, version: int, backend: str, threads: int | None
         raise click.ClickException(str(error)) from error
     app = ScoringApp(session, variant.config, model=model, version=version, known_good=golden_sample(variant))
     os.write(ready_output, f"{READY}\n".encode())
-    run_server(app, socket=socket.socket(fileno=descriptor))
+    run_server(app, socket=socket.socket(fileno=descriptor), inference_timeout_s=inference_timeout_s)
 
 
 def check_golden_samples(session: Session, variant: VariantDirectory) -> None:

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 HANG_TIMEOUT_S = 15.0
+INFERENCE_MARGIN_S = 5.0
+"""Time in which a runner ends after a run of its model that took too long; a small model blocks the probes meanwhile."""
 PROBE_TIMEOUT_S = 5.0
 
 
@@ -154,7 +156,7 @@ class Supervisor:
                 self.scoring, self._answered_at = statistics, float("inf")
                 return
             self._mark_unresponsive()
-            if self.unresponsive_s > HANG_TIMEOUT_S:
+            if self.unresponsive_s > max(HANG_TIMEOUT_S, self._options.inference_timeout_s + INFERENCE_MARGIN_S):
                 _log.error("killed runner pid=%d reason=%r", runner.pid, f"no response for {self.unresponsive_s:.0f} s")
                 self._answered_at = time.monotonic()
                 await runner.kill()

@@ -12,6 +12,7 @@ a third to two thirds of the processor time of a small model's request.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -49,6 +50,10 @@ class Batcher:
 
     def __init__(self, session: Session, *, merging: bool, clock: Callable[[], float] = time.perf_counter) -> None:
         self.run_count = 0
+        self.running_since: float | None = None
+        """Monotonic time at which the current run of the model started; None between runs."""
+        self._current: Sequence[_Waiting] = ()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._clock = clock
         self._session = session
         self._merging = merging
@@ -60,7 +65,7 @@ class Batcher:
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Return the outputs for `inputs`, which were checked against the model."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         shapes = tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
         waiting = _Waiting(inputs, len(next(iter(inputs.values()))), shapes, loop.create_future())
         self._waiting.append(waiting)
@@ -68,6 +73,14 @@ class Batcher:
             self._busy = True
             loop.call_soon(self._start_next, loop)
         return await waiting.outputs
+
+    def expire(self, error: Exception, others: Exception, expired: threading.Event) -> None:
+        """Let the requests of the current run fail with `error` and the waiting ones with `others`; callable from any thread.
+
+        `expired` is set when that is done; it never is while a run blocks the event loop.
+        """
+        assert self._loop is not None, "a run was started"
+        self._loop.call_soon_threadsafe(self._expire, error, others, expired)
 
     def close(self) -> None:
         """End the worker thread after its current run."""
@@ -79,6 +92,7 @@ class Batcher:
             self._busy = False
             return
         self.run_count += 1
+        self._current = batch
         requests = [waiting.inputs for waiting in batch]
         if self._is_brief(batch):
             _deliver(batch, self._score(requests))
@@ -86,6 +100,11 @@ class Batcher:
             return
         running = loop.run_in_executor(self._worker, self._score, requests)
         running.add_done_callback(lambda finished: self._finish(loop, batch, finished))
+
+    def _expire(self, error: Exception, others: Exception, expired: threading.Event) -> None:
+        _deliver(self._current, [error] * len(self._current))
+        _deliver(self._waiting, [others] * len(self._waiting))
+        expired.set()
 
     def _is_brief(self, batch: Sequence[_Waiting]) -> bool:
         if batch[0].shapes != self._shapes:  # a different input size, with unknown times
@@ -126,12 +145,15 @@ class Batcher:
         return results if isinstance(results, Exception) else results[0]
 
     def _attempt(self, requests: Sequence[Tensors]) -> list[Tensors | Exception] | Exception:
+        self.running_since = time.monotonic()
         try:
             if len(requests) == 1:
                 return [self._session.run(requests[0])]
             return _split(self._session.run(_joined(requests)), [_count(request) for request in requests])
         except Exception as error:  # noqa: BLE001  raised where the outputs are awaited
             return error
+        finally:
+            self.running_since = None
 
 
 def _deliver(batch: Sequence[_Waiting], results: Sequence[Tensors | Exception]) -> None:

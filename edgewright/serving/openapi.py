@@ -113,6 +113,7 @@ def _operation(summary: str, body: dict[str, Any], response: dict[str, Any]) -> 
         "413": "The body is too large.",
         "415": "An unsupported Content-Type.",
         "500": "The model failed.",
+        "504": "The model did not answer within the time limit.",
         "503": "Too many requests are waiting.",
     }
     return {

@@ -19,6 +19,7 @@ import uvicorn
 from edgewright.errors import BadInputError
 from edgewright.serving.app import ScoringApp
 from edgewright.serving.connection_limits import LimitedHttpProtocol
+from edgewright.serving.watchdog import DEFAULT_LIMIT_S, watch
 
 DRAIN_LIMIT_S = 30
 """Time limit for pending requests after the signal."""
@@ -32,14 +33,14 @@ class ScoringServer(uvicorn.Server):
 
     def __init__(self, app: ScoringApp, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._app = app
+        self.app = app
 
     async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
         """Accept no new connection, and close each open one after its next response.
 
         Closing an open connection at once, as uvicorn does, would lose a request that its client is just sending.
         """
-        self._app.draining = True
+        self.app.draining = True
         for server in self.servers:
             server.close()
         deadline_s = time.monotonic() + LAST_REQUEST_S
@@ -97,9 +98,14 @@ def make_server(app: ScoringApp) -> ScoringServer:
     )
 
 
-def run_server(app: ScoringApp, *, socket: sockets.socket) -> None:
-    """Serve `app` on a listening `socket`; return after SIGTERM, once every open request was answered."""
+def run_server(app: ScoringApp, *, socket: sockets.socket, inference_timeout_s: float = DEFAULT_LIMIT_S) -> None:
+    """Serve `app` on a listening `socket`; return after SIGTERM, once every open request was answered.
+
+    A run of the model that takes longer than `inference_timeout_s` ends the process (watchdog.py).
+    """
+    server = make_server(app)
+    watch(server, inference_timeout_s)
     try:
-        make_server(app).run(sockets=[socket])
+        server.run(sockets=[socket])
     finally:
         app.close()
