@@ -33,14 +33,14 @@ class ScoringServer(uvicorn.Server):
 
     def __init__(self, app: ScoringApp, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.app = app
+        self._app = app
 
     async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
         """Accept no new connection, and close each open one after its next response.
 
         Closing an open connection at once, as uvicorn does, would lose a request that its client is just sending.
         """
-        self.app.draining = True
+        self._app.draining = True
         for server in self.servers:
             server.close()
         deadline_s = time.monotonic() + LAST_REQUEST_S
@@ -104,7 +104,7 @@ def run_server(app: ScoringApp, *, socket: sockets.socket, inference_timeout_s: 
     A run of the model that takes longer than `inference_timeout_s` ends the process (watchdog.py).
     """
     server = make_server(app)
-    watch(server, inference_timeout_s)
+    watch(app, server.server_state.connections, inference_timeout_s)
     try:
         server.run(sockets=[socket])
     finally:

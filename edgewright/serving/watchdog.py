@@ -11,14 +11,13 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Set
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgewright.contracts import wire
+from edgewright.serving.app import ScoringApp
 from edgewright.serving.http_types import HttpError
-
-if TYPE_CHECKING:
-    from edgewright.serving.server import ScoringServer
 
 HUNG_EXIT = 70
 """Exit code after a run that did not end (EX_SOFTWARE of sysexits.h)."""
@@ -28,53 +27,52 @@ _ANSWER_S = 1.0
 _LONGEST_PAUSE_S = 0.5
 
 
-def watch(server: ScoringServer, limit_s: float) -> None:
+def watch(app: ScoringApp, connections: Set[Any], limit_s: float) -> None:
     """Start the thread that ends this process if a run of the model takes longer than `limit_s`."""
-    threading.Thread(target=_watch, args=(server, limit_s), name="inference-watchdog", daemon=True).start()
+    threading.Thread(target=_watch, args=(app, connections, limit_s), name="inference-watchdog", daemon=True).start()
 
 
-def _watch(server: ScoringServer, limit_s: float) -> None:
-    batcher = server.app.batcher
+def _watch(app: ScoringApp, connections: Set[Any], limit_s: float) -> None:
+    batcher = app.batcher
     while True:
         time.sleep(min(_LONGEST_PAUSE_S, limit_s / 4))
         since = batcher.running_since
         if since is not None and time.monotonic() - since > limit_s:
-            _answer_open_requests(server, limit_s)
+            _answer_open_requests(app, connections, limit_s)
             sys.stderr.write(f"an inference must end within {limit_s:g} s, but it did not\n")
             sys.stderr.flush()
             os._exit(HUNG_EXIT)
 
 
-def _answer_open_requests(server: ScoringServer, limit_s: float) -> None:
+def _answer_open_requests(app: ScoringApp, connections: Set[Any], limit_s: float) -> None:
     text = f"the model did not answer within {limit_s:g} s; it is restarted: send other values, or try again"
     others = HttpError(503, "the model is restarted: try again", (("retry-after", "1"),))
-    server.app.draining = True
+    app.draining = True
     expired = threading.Event()
-    server.app.batcher.expire(HttpError(504, text), others, expired)
+    app.batcher.expire(HttpError(504, text), others, expired)
     if expired.wait(_ANSWER_S):
-        _wait_for_responses(server)
+        _wait_for_responses(connections)
     else:
-        _write_directly(server, text)
+        _write_directly(connections, text)
 
 
-def _wait_for_responses(server: ScoringServer) -> None:
+def _wait_for_responses(connections: Set[Any]) -> None:
     deadline_s = time.monotonic() + _ANSWER_S
-    while time.monotonic() < deadline_s and _unanswered(server):
+    while time.monotonic() < deadline_s and _unanswered(connections):
         time.sleep(0.01)
     time.sleep(0.05)  # the last bytes leave the transport
 
 
-def _write_directly(server: ScoringServer, text: str) -> None:
+def _write_directly(connections: Set[Any], text: str) -> None:
     body = wire.encode({"error": text})
     head = "HTTP/1.1 504 Gateway Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
     response = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
-    for connection in _unanswered(server):
+    for connection in _unanswered(connections):
         if not connection.cycle.response_started:
             with suppress(OSError):
                 os.write(connection.transport.get_extra_info("socket").fileno(), response)
 
 
-def _unanswered(server: ScoringServer) -> list[Any]:
+def _unanswered(connections: Set[Any]) -> list[Any]:
     """Return the connections with a request whose response is not complete."""
-    connections: list[Any] = list(server.server_state.connections)
-    return [one for one in connections if one.cycle is not None and not one.cycle.response_complete]
+    return [one for one in list(connections) if one.cycle is not None and not one.cycle.response_complete]
