@@ -143,6 +143,7 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     check_shapes(model, profiles)
     cut, parts = split(model, _head_from(source_model, options), _accelerators(profiles))
     inputs, outputs = _specs(model.graph.inputs), _specs(model.graph.outputs)
+    _check_sample_axes(inputs, outputs)
     labels = _checked_labels(options.labels or source_model.labels, outputs[0])
     outputs = with_measures(model.graph, outputs, _predicts(kind, labels))
     samples = _samples(model.graph, inputs, options.samples, labels)
@@ -236,6 +237,17 @@ def _axes(shape: tuple[int | str, ...]) -> tuple[str, ...]:
         return ()
     channels_first = shape[1] in _CHANNEL_COUNTS and shape[3] not in _CHANNEL_COUNTS
     return ("batch", "channels", "height", "width") if channels_first else ("batch", "height", "width", "channels")
+
+
+def _check_sample_axes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    """Check that no input or output is a scalar, which cannot hold one value per sample."""
+    for role, specs in (("input", inputs), ("output", outputs)):
+        scalar = next((spec.name for spec in specs if not spec.shape), None)
+        if scalar is not None:
+            raise ModelError(
+                f"every {role} must have an axis that counts samples, but {scalar} has no axes: export the model without it, "
+                "or with a first axis for the samples"
+            )
 
 
 def _checked_labels(labels: tuple[str, ...], output: TensorSpec) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from convert.graph.emit import IR_VERSION
+from convert.graph.emit import BATCH_AXIS, IR_VERSION
 from convert.operator_sets import at_supported_opset, nodes_of
 from edgewright.errors import ModelError, one_line
 
@@ -28,6 +28,7 @@ def read_onnx(path: Path) -> ir.Model:
     proto = _loaded(path)
     _check_ends(proto, path)
     _check_operators(proto, path)
+    _free_negative_axes(proto.graph)
     proto = at_supported_opset(proto, path)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version, proto.domain, proto.doc_string = "edgewright", "", "", ""
@@ -54,6 +55,14 @@ def _check_ends(proto: onnx.ModelProto, path: Path) -> None:
             raise ModelError(
                 f"{path}: {value.name} must hold numbers, but it holds text: encode text as numbers before the model"
             )
+
+
+def _free_negative_axes(graph: onnx.GraphProto) -> None:
+    """Name the axes that have a negative size, with which Paddle2ONNX marks free axes."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if size.HasField("dim_value") and size.dim_value < 0:
+                size.dim_param = f"{value.name}_axis{axis}" if axis else BATCH_AXIS
 
 
 def _check_operators(proto: onnx.ModelProto, path: Path) -> None:

@@ -16,7 +16,7 @@ from edgewright.contracts.names import nearest
 from edgewright.errors import BadInputError, ModelError, NotFoundError
 from hardware_profiles.hardware_profile import HardwareProfile
 
-_SHAPE = re.compile(r"(?:(?P<name>.+)=)?(?P<sizes>(?:\d+|[^\W\dx][^\Wx]*)(?:x\d+)*)")
+_SHAPE = re.compile(r"(?:(?P<name>.+)=)?(?P<sizes>(?:-1|\d+|[^\W\dx][^\Wx]*)(?:x\d+)*)")
 _EXAMPLE_SIZE = 224
 
 Shape = tuple[int | str, ...]

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from convert.conversion import ConvertOptions, convert_model
 from convert.from_onnx import read_onnx
+from convert.graph.shapes import fix_shapes
 from convert.passes.simplify import simplify
 from edgewright.errors import ModelError
 from tests.support.convert_networks import noise, relative_difference, run_graph
@@ -164,3 +165,46 @@ def test_an_unknown_operator_is_rejected(tmp_path: Path) -> None:
 def test_weights_are_unchanged(tmp_path: Path) -> None:
     graph = read_onnx(convolution(tmp_path / "m.onnx", 9))
     assert np.array_equal(graph.graph.initializers["w"].const_value.numpy(), noise(4, 3, 3, 3))
+
+
+def with_negative_axes(path: Path, *axes: int) -> Path:
+    """Return a convolution whose input has free axes of size -1, as Paddle2ONNX writes them."""
+    convolution(path, 21)
+    model = onnx.load(path)
+    for axis in axes:
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = -1
+    for size in model.graph.output[0].type.tensor_type.shape.dim:
+        size.dim_value = -1
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("shape", ["x=Nx3x6x6", "x=-1x3x6x6", "x=2x3x6x6"])
+def test_an_axis_of_size_minus_one_is_free(shape: str, tmp_path: Path) -> None:
+    path = with_negative_axes(tmp_path / "m.onnx", 0, 2, 3)
+    graph = read_onnx(path)
+    fix_shapes(graph, [shape])
+    batch = noise(2, 3, 6, 6)
+    expected = onnxruntime.InferenceSession(str(convolution(tmp_path / "r.onnx", 21))).run(None, {"x": batch})[0]
+    assert [size if isinstance(size, int) else "free" for size in graph.graph.inputs[0].shape][1:] == [3, 6, 6]
+    assert relative_difference(run_graph(graph, batch)[0], expected) < 1e-6
+
+
+@pytest.mark.parametrize("role", ["input", "output"])
+def test_a_scalar_input_or_output_is_rejected(role: str, tmp_path: Path) -> None:
+    vector = helper.make_tensor_value_info("x", FLOAT, ["N", 4])
+    scalar = helper.make_tensor_value_info("s", FLOAT, [])
+    wide = helper.make_tensor_value_info("y", FLOAT, ["N", 4])
+    graph = {
+        "input": ([helper.make_node("Mul", ["x", "s"], ["y"])], "g", [vector, scalar], [wide]),
+        "output": ([helper.make_node("ReduceMean", ["x"], ["s"], keepdims=0)], "g", [vector], [scalar]),
+    }[role]
+    opsets = [helper.make_opsetid("", 21)]
+    onnx.save(helper.make_model(helper.make_graph(*graph), opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    with pytest.raises(ModelError) as caught:
+        convert_model(tmp_path / "m.onnx", tmp_path / "build", ConvertOptions())
+    assert str(caught.value) == (
+        f"every {role} must have an axis that counts samples, but s has no axes: export the model without it, "
+        "or with a first axis for the samples"
+    )
+    assert not (tmp_path / "build").exists()
