@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class Started:
 def run(settings: Settings, announce: Callable[[Started], None]) -> None:
     """Run a cloud until a signal stops it."""
     os.umask(0o077)  # all files are readable by their owner only
+    _raise_file_limit()
     with state_directory.locked(settings.state):
         state = _open_state(settings)
         end_orphan(state.path)
@@ -86,6 +88,12 @@ def run(settings: Settings, announce: Callable[[Started], None]) -> None:
             state.write_client_context(url)
             started = Started(url, state, cloud.broker)
             asyncio.run(_serve(cloud, broker, bound, lambda: announce(started)))
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system permits: the usual soft limit of 1024 is used up by 1,000 connections."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open_state(settings: Settings) -> StateDirectory:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
+from pathlib import Path
 
 import psutil
 
 from edgewright.serving.connection_limits import MAX_HEADER_BYTES
-from tests.support.running_cloud import RunningCloud
+from tests.support.running_cloud import RunningCloud, ending, launch
 
 MIB = 1 << 20
 
@@ -32,6 +34,18 @@ def test_p4_a_flood_of_headers_gets_431_and_takes_no_memory(cloud: RunningCloud)
                 assert process.memory_info().rss < before + 16 * MIB
     assert sent_bytes < 64 * MIB
     assert cloud.anonymous().get("/healthz").status == 200
+
+
+def test_more_connections_than_the_soft_limit_of_open_files_do_not_stop_the_cloud(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    up = f"from edgewright.cli import main; main(['cloud', 'up', '--json', '--no-broker', '--port', '0', '--state', '{state}'])"
+    command = ["sh", "-c", 'ulimit -Sn 128; exec "$0" -c "$1"', sys.executable, up]
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(ending(launch(command, state)))
+        host, port = cloud.url.removeprefix("https://").split(":")
+        for _ in range(200):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        assert cloud.anonymous().get("/healthz").status == 200
 
 
 def test_p4_headers_over_the_limit_get_the_refusal_of_the_protocol(cloud: RunningCloud) -> None:
