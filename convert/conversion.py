@@ -146,7 +146,7 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     _check_sample_axes(inputs, outputs)
     labels = _checked_labels(options.labels or source_model.labels, outputs[0])
     outputs = with_measures(model.graph, outputs, _predicts(kind, labels))
-    samples = _samples(model.graph, inputs, options.samples, labels)
+    samples = _samples(source_model, inputs, options.samples, labels)
     with BuildDirectory.creating(build) as staging:
         started = time.perf_counter()
         write_graph(staging / "graph", model, parts.is_head)
@@ -289,8 +289,10 @@ class _Graph:
         return BATCH_SIZE if self.independent else 1
 
 
-def _samples(graph: ir.Graph, inputs: tuple[TensorSpec, ...], path: Path | None, labels: tuple[str, ...]) -> Samples:
-    return load_samples(path, inputs, labels) if path is not None else generated_samples(inputs, table_rows(graph))
+def _samples(source: SourceModel, inputs: tuple[TensorSpec, ...], path: Path | None, labels: tuple[str, ...]) -> Samples:
+    if path is not None:
+        return load_samples(path, inputs, labels)
+    return generated_samples(inputs, table_rows(source.model.graph), source.ranges)
 
 
 def _source_outputs(kind: SourceKind, source: Path, graph: _Graph, samples: Samples, options: ConvertOptions) -> Tensors:

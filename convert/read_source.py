@@ -7,8 +7,8 @@ it is called.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ class SourceModel:
     """Preprocessing of images that the source declares."""
     tolerance: float = FLOAT_TOLERANCE
     """Largest relative difference between the graph, which computes in float32, and the source."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Smallest and largest number of inputs that are quantized in the source, by name."""
 
 
 def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Callable[[], Limits]) -> SourceModel:
@@ -78,6 +80,11 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
             from convert.from_torch import read_torch
 
             return SourceModel(model=read_torch(path, trust=options.trust))
+        case SourceKind.TFLITE:
+            from convert.from_tflite.reader import read_tflite
+
+            tflite = read_tflite(path)
+            return SourceModel(model=tflite.model, tolerance=tflite.tolerance, ranges=tflite.ranges)
         case SourceKind.ONNX:
             from convert.from_onnx import read_onnx
 

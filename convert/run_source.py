@@ -49,6 +49,10 @@ def run_source(
             from convert.from_torch import torch_outputs
 
             return torch_outputs(source, inputs, trust=options.trust, batch_size=batch_size)
+        case SourceKind.TFLITE:
+            from convert.from_tflite.interpreter import tflite_outputs
+
+            return tflite_outputs(source, inputs)
         case SourceKind.ONNX:
             return _run_onnx(source, inputs, batch_size)
 

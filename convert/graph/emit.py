@@ -56,6 +56,10 @@ class Emitter:
         """Return a new int64 constant (shapes, axes, pads)."""
         return self._constant(name, np.asarray(values, np.int64))
 
+    def constant(self, name: str, values: npt.NDArray[Any]) -> ir.Value:
+        """Return a new constant with the dtype of `values`."""
+        return self._constant(name, values)
+
     def unique(self, name: str) -> str:
         """Reserve and return `name`, with a number appended if it is taken."""
         candidate, count = name, 1

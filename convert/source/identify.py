@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 from convert.from_keras.legacy import MAGIC
+from convert.source.foreign_formats import foreign_directory, foreign_file
 from edgewright.errors import ModelError
 
 _KERAS_MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
@@ -16,8 +17,11 @@ _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"x\x9c": "zlib", b"\x04\x22\x4d\x18": "lz4"}
 _SUPPORTED = (
     "supported are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON), "
-    "ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
+    "TensorFlow Lite, ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
 )
+
+_TFLITE = b"TFL3"
+"""Bytes 4 to 8 of every TensorFlow Lite file."""
 
 _MAX_IDENTIFIED_FILES = 20
 """Files of a directory that are identified for an error message."""
@@ -42,6 +46,7 @@ class SourceKind(enum.StrEnum):
     SAVED_MODEL = "tensorflow-saved-model"
     TORCH = "torch"
     FROZEN_GRAPH = "tensorflow-frozen-graph"
+    TFLITE = "tensorflow-lite"
     ONNX = "onnx"
 
 
@@ -61,6 +66,19 @@ def identify(path: Path) -> SourceKind:
         raise ModelError(f"{path} must be a model, but it is empty; {_SUPPORTED}")
     if start.startswith(b"PK"):
         return _identify_archive(path)
+    kind = _identify_start(start)
+    if kind is not None:
+        return kind
+    foreign = foreign_file(path, start)
+    if foreign is not None:
+        raise ModelError(f"{path} is {foreign}")
+    if start[0] == 0x08:  # the first field of an ONNX ModelProto: its IR version
+        return _identify_protobuf(path)
+    raise ModelError(f"{path} is not a model of a known format; {_SUPPORTED}")
+
+
+def _identify_start(start: bytes) -> SourceKind | None:
+    """Return the kind that the first bytes of a file decide, or None."""
     if start.startswith(MAGIC):
         return SourceKind.KERAS
     if start.startswith(_PICKLE) or any(start.startswith(magic) for magic in _COMPRESSED):
@@ -69,11 +87,9 @@ def identify(path: Path) -> SourceKind:
         return SourceKind.LIGHTGBM
     if start.startswith(b"{") and b"learner" in start:  # the same key opens both forms of the file
         return SourceKind.XGBOOST
-    if _FIRST_NODE.match(start):
-        return SourceKind.FROZEN_GRAPH
-    if start[0] == 0x08:  # the first field of an ONNX ModelProto: its IR version
-        return _identify_protobuf(path)
-    raise ModelError(f"{path} is not a model of a known format; {_SUPPORTED}")
+    if start[4:8] == _TFLITE:
+        return SourceKind.TFLITE
+    return SourceKind.FROZEN_GRAPH if _FIRST_NODE.match(start) else None
 
 
 def _identify_directory(path: Path) -> SourceKind:
@@ -82,6 +98,9 @@ def _identify_directory(path: Path) -> SourceKind:
     models = [file.name for file in sorted(path.iterdir())[:_MAX_IDENTIFIED_FILES] if file.is_file() and _is_model(file)]
     if models:
         raise ModelError(f"{path} must be one model, but it is a directory with {', '.join(models)}: convert one of them")
+    foreign = foreign_directory(path)
+    if foreign is not None:
+        raise ModelError(f"{path} is {foreign}")
     raise ModelError(f"{path} is a directory without a model; {_SUPPORTED}")
 
 
@@ -112,6 +131,11 @@ def _identify_archive(path: Path) -> SourceKind:
         raise ModelError(f"{path} must be one model, but it holds those of {' and '.join(kinds)}: keep one of them")
     if kinds:
         return kinds[0]
+    if any(name.endswith("/constants.pkl") for name in members) and any("/code/" in name for name in members):
+        raise ModelError(
+            f"{path} is a TorchScript file, which does not hold the shapes of its inputs: load it with torch.jit.load, write it "
+            "as ONNX with torch.onnx.export(module, example_inputs, path, dynamo=False), and convert that"
+        )
     if any(name.endswith("/data.pkl") or name == "data.pkl" for name in members):
         raise ModelError(
             f"{path} is a PyTorch file without a graph, which cannot be converted; save it with torch.export.save, or as ONNX"

@@ -26,17 +26,25 @@ _SHAPE_OPERATORS = {"Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsque
 """Operators that keep the values of an index tensor."""
 
 
-def generated_samples(inputs: Sequence[TensorSpec], rows: Mapping[str, int] | None = None) -> Samples:
+def generated_samples(
+    inputs: Sequence[TensorSpec],
+    rows: Mapping[str, int] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> Samples:
     """Return 8 to 32 plausible samples from a fixed seed.
 
     Args:
         inputs: the model's inputs.
         rows: for inputs that index a table, the number of its rows (see `table_rows`).
+        ranges: for inputs that are quantized in the source, the smallest and the largest number that they hold.
     """
     elements = sum(math.prod(_sample_shape(spec)) for spec in inputs)
     count = min(max(_GENERATED_ELEMENTS // max(elements, 1), LEAST_GENERATED), GOLDEN_COUNT)
     generator = np.random.default_rng(0)
-    return Samples({spec.name: _plausible(spec, count, generator, (rows or {}).get(spec.name)) for spec in inputs})
+    samples = {spec.name: _plausible(spec, count, generator, (rows or {}).get(spec.name)) for spec in inputs}
+    for name, (low, high) in (ranges or {}).items():
+        samples[name] = generator.uniform(low, high, samples[name].shape).astype(samples[name].dtype)
+    return Samples(samples)
 
 
 def table_rows(graph: ir.Graph) -> dict[str, int]:

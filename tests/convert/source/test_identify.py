@@ -16,7 +16,7 @@ from tests.support.convert_networks import keras_file
 CUT = "it is truncated or damaged: copy it again"
 SUPPORTED = (
     "supported are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON), "
-    "ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
+    "TensorFlow Lite, ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
 )
 
 
@@ -97,6 +97,14 @@ def test_a_pytorch_file_without_a_graph_is_rejected(tmp_path: Path) -> None:
     )
 
 
+def test_a_torchscript_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "model.pt", "model/data.pkl", "model/constants.pkl", "model/code/__torch__.py")
+    assert refusal(path) == (
+        f"{path} is a TorchScript file, which does not hold the shapes of its inputs: load it with torch.jit.load, write it "
+        "as ONNX with torch.onnx.export(module, example_inputs, path, dynamo=False), and convert that"
+    )
+
+
 def test_a_pytorch_program_is_identified_by_its_graph(tmp_path: Path) -> None:
     assert identify(zipped(tmp_path / "model", "m/models/model.json", "m/data/sample_inputs/model.pt")) is SourceKind.TORCH
 
@@ -117,3 +125,51 @@ def test_a_saved_model_is_identified_by_the_files_in_the_directory(tmp_path: Pat
 def test_text_with_leading_empty_lines_is_not_a_frozen_graph(tmp_path: Path) -> None:
     path = written(tmp_path / "notes", b"\n\n\n\x12Some Text about Models")
     assert refusal(path) == f"{path} is not a model of a known format; {SUPPORTED}"
+
+
+def test_a_tensorflow_lite_file_is_identified_by_its_identifier(tmp_path: Path) -> None:
+    assert identify(written(tmp_path / "model", b"\x1c\x00\x00\x00TFL3\x14\x00")) is SourceKind.TFLITE
+
+
+CORE_ML = b"\x08\x04" + b"\x12\x03\x0a\x01x" + b"\xa2\x1f\x02\x0a\x00"
+"""Specification version, description, and a neural network (field 500)."""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "start"),
+    [
+        pytest.param("m", b"\x18\x00\x00\x00ORTM", "an ONNX Runtime file (.ort)", id="ort"),
+        pytest.param("m", b"GGUF\x03\x00\x00\x00", "a GGUF file", id="gguf"),
+        pytest.param("m", b"\x40" + bytes(7) + b'{"weight":{"dtype":"F32"', "a safetensors file", id="safetensors"),
+        pytest.param("m", b'{"format": "layers-model", "modelTopology": {', "a TensorFlow.js layers model", id="tfjs layers"),
+        pytest.param("m", b'{"format": "graph-model", "modelTopology": {', "a TensorFlow.js graph model", id="tfjs graph"),
+        pytest.param("m", CORE_ML, "a Core ML model", id="core ml"),
+        pytest.param("m", b"\n\xb4\x8f\x02\x08\x00\x10\xff\xff", "a PaddlePaddle model", id="paddle program"),
+        pytest.param("m", b'{"base_code":{"magic":"pir","version":1}', "a PaddlePaddle model", id="paddle json"),
+        pytest.param("m.pdiparams", b"\x00\x00\x00\x00", "a PaddlePaddle model", id="paddle weights"),
+        pytest.param("m", b'<?xml version="1.0"?>\n<net name="m" version="11">', "an OpenVINO model (IR)", id="openvino"),
+    ],
+)
+def test_a_model_of_another_format_is_refused_with_the_way_out(tmp_path: Path, name: str, content: bytes, start: str) -> None:
+    path = written(tmp_path / name, content)
+    message = refusal(path)
+    assert message.startswith(f"{path} is {start}")
+    assert "convert" in message or "save" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "start"),
+    [
+        pytest.param("model.json", b'{"format":"graph-model"', "a TensorFlow.js graph model", id="tfjs"),
+        pytest.param("Data/com.apple.CoreML/model.mlmodel", b"\x08\x07", "a Core ML model", id="mlpackage"),
+        pytest.param("inference.pdmodel", b"\n", "a PaddlePaddle model", id="paddle"),
+        pytest.param("model.safetensors", b"\x02", "a safetensors file", id="hugging face"),
+    ],
+)
+def test_a_directory_of_another_format_is_refused_with_the_way_out(
+    tmp_path: Path, member: str, content: bytes, start: str
+) -> None:
+    (tmp_path / member).parent.mkdir(parents=True, exist_ok=True)
+    written(tmp_path / member, content)
+    assert refusal(tmp_path).startswith(f"{tmp_path} is {start}")
