@@ -85,6 +85,7 @@ class BuildDirectory:
         Raises:
             ConflictError: `path` exists and is not a build directory.
         """
+        path = path.resolve() if path.is_symlink() else path  # a link stays, and its target is written
         if path.exists() and not path.is_dir():
             raise ConflictError(f"{path} must be a directory, or must not exist, but it is a file: choose another output")
         if path.exists() and any(path.iterdir()) and not (path / RECORD_FILE).is_file():

@@ -208,3 +208,14 @@ def test_a_scalar_input_or_output_is_rejected(role: str, tmp_path: Path) -> None
         "or with a first axis for the samples"
     )
     assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["to a directory", "to nothing"])
+def test_an_output_that_is_a_link_is_followed(exists: bool, tmp_path: Path) -> None:
+    target, link = tmp_path / "other" / "disk", tmp_path / "build"
+    target.parent.mkdir()
+    target.mkdir() if exists else None
+    link.symlink_to(target)
+    convert_model(convolution(tmp_path / "m.onnx", 21), link, ConvertOptions())
+    assert link.is_symlink()
+    assert (target / "build.json").is_file()
