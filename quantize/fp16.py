@@ -28,6 +28,7 @@ from edgewright.graphs.dead_code import remove_dead
 from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
+from quantize.first_run import crash_of
 from quantize.half_rules import captured_weights, half_inputs, halvable
 from quantize.scheme import float_graph, read_float_graph, write_variant_graph
 from quantize.zero_inputs import broken_output
@@ -49,10 +50,15 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, referenc
         raise ModelError(f"{build.path}: fp16 needs operators that run in half precision, but the graph has {operators}")
     for kept in _attempts(len(names)):
         _write(build, folder, names[: len(names) - kept])
+        if crash_of(folder / LayerKind.GRAPH.file_name) is not None:
+            continue
         if not _changes_results(build, samples, reference, folder):
             log.info("converted to float16 operators=%d kept_in_float32=%d", len(names) - kept, kept)
             return
     _write(build, folder, names)
+    crash = crash_of(folder / LayerKind.GRAPH.file_name)
+    if crash is not None:
+        raise ModelError(f"{build.path}: fp16 needs a graph that onnxruntime can run, but {crash}: use int8 or mxint8")
 
 
 def _attempts(count: int) -> list[int]:
