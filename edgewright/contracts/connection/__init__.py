@@ -1,1 +1,1 @@
-"""How a client or a device reaches a cloud: its context, its enrolment token, the topics of MQTT, and errors over HTTP."""
+"""Contracts of a connection to a cloud: client context, enrolment token, MQTT topics, and errors over HTTP."""
