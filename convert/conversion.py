@@ -15,7 +15,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,10 +31,11 @@ from convert.passes.simplify import simplify
 from convert.read_source import SourceModel, read_source
 from convert.source import parity
 from convert.source.identify import SourceKind, identify
+from convert.source.input_uses import input_uses
 from convert.source.options import SourceOptions
 from convert.source.precision import lost_by_float32, rounds_in_float32
 from convert.source.resource_limits import Limits
-from convert.source.samples import generated_samples, table_rows, write_golden
+from convert.source.samples import Attempt, generated_samples, without_failures, write_golden
 from convert.split import AUTO, SupportedOperators, split
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, Cut, write_record
 from edgewright.contracts.names import Digest
@@ -146,14 +147,13 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     _check_sample_axes(inputs, outputs)
     labels = _checked_labels(options.labels or source_model.labels, outputs[0])
     outputs = with_measures(model.graph, outputs, _predicts(kind, labels))
-    samples = _samples(source_model, inputs, options.samples, labels)
+    candidates = _candidates(model.graph, inputs, source_model, options, labels)
     with BuildDirectory.creating(build) as staging:
         started = time.perf_counter()
         write_graph(staging / "graph", model, parts.is_head)
         log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
         started = time.perf_counter()
-        graph = _Graph.open(staging, outputs, samples)
-        expected = _source_outputs(kind, source, graph, samples, options)
+        graph, samples, expected = _with_samples(kind, source, _Graph.open(staging, outputs), candidates, options)
         accuracy = _verify(graph, samples, expected, tolerance=source_model.tolerance, options=options, source=source)
         log.info("compared with source samples=%d took_ms=%.0f", accuracy.sample_count, _milliseconds(started))
         record = BuildRecord(
@@ -273,26 +273,73 @@ class _Graph:
     staging: Path
     session: Session
     outputs: tuple[TensorSpec, ...]
-    independent: bool
+    independent: bool = True
     """False if the outputs of a sample depend on the others of its batch; the source then gets one sample at a time, too."""
 
     @classmethod
-    def open(cls, staging: Path, outputs: tuple[TensorSpec, ...], samples: Samples) -> _Graph:
-        session = load_graph(staging / "graph" / LayerKind.GRAPH.file_name)
-        independent = samples_are_independent(session, samples)
-        if not independent:
-            log.warning("samples are not independent: the graph is run one sample at a time")
-        return cls(staging, session, outputs, independent)
+    def open(cls, staging: Path, outputs: tuple[TensorSpec, ...]) -> _Graph:
+        return cls(staging, load_graph(staging / "graph" / LayerKind.GRAPH.file_name), outputs)
+
+    def with_independence(self, samples: Samples) -> _Graph:
+        """Return the graph with `independent` as it is for `samples`."""
+        return replace(self, independent=samples_are_independent(self.session, samples))
 
     @property
     def batch_size(self) -> int:
         return BATCH_SIZE if self.independent else 1
 
 
-def _samples(source: SourceModel, inputs: tuple[TensorSpec, ...], path: Path | None, labels: tuple[str, ...]) -> Samples:
-    if path is not None:
-        return load_samples(path, inputs, labels)
-    return generated_samples(inputs, table_rows(source.model.graph), source.ranges)
+def _candidates(
+    graph: ir.Graph, inputs: tuple[TensorSpec, ...], source: SourceModel, options: ConvertOptions, labels: tuple[str, ...]
+) -> list[Samples]:
+    """Return the user's samples, or generated ones in the order in which they are tried."""
+    if options.samples is not None:
+        return [load_samples(options.samples, inputs, labels)]
+    uses = input_uses(graph)
+    counts = any(spec.dtype.startswith(("int", "uint")) and not uses[spec.name].mask for spec in inputs)
+    attempts = [Attempt(missing=source.missing_values), *([Attempt(counts=2)] if counts else [])]
+    return [generated_samples(inputs, uses, attempt, source.ranges) for attempt in attempts]
+
+
+def _with_samples(
+    kind: SourceKind, source: Path, graph: _Graph, candidates: Sequence[Samples], options: ConvertOptions
+) -> tuple[_Graph, Samples, Tensors]:
+    """Return the samples that the source can run, and its outputs for them."""
+    if options.samples is not None:
+        (given,) = candidates
+        checked = graph.with_independence(given)
+        return checked, given, _source_outputs(kind, source, checked, given, options)
+    problem: ModelError | None = None
+    best: tuple[_Graph, Samples, Tensors] | None = None
+    for candidate in candidates:
+        try:
+            checked = _checked(graph, candidate, source)
+            expected = _source_outputs(kind, source, checked, candidate, options)
+        except ModelError as error:
+            problem = problem or error
+            continue
+        samples, expected = without_failures(candidate, expected)
+        if best is None or samples.count > best[1].count:
+            best = (checked, samples, expected)
+        if 2 * samples.count >= candidate.count:
+            break
+    if best is None and problem is not None:
+        raise problem
+    if best is None or best[1].count == 0:
+        raise ModelError(f"{source} gives NaN or infinity for every generated sample: give real ones with --samples")
+    return best
+
+
+def _checked(graph: _Graph, samples: Samples, source: Path) -> _Graph:
+    """Return the graph with its independence for generated samples.
+
+    Raises:
+        ModelError: the graph cannot run them.
+    """
+    try:
+        return graph.with_independence(samples)
+    except OperationError as error:
+        raise ModelError(f"{source}: {error}; the samples were generated: give real ones with --samples") from error
 
 
 def _source_outputs(kind: SourceKind, source: Path, graph: _Graph, samples: Samples, options: ConvertOptions) -> Tensors:

@@ -39,6 +39,8 @@ class SourceModel:
     """Layers that the author attached as the head (`save_network`)."""
     preprocessing: Preprocessing | None = None
     """Preprocessing of images that the source declares."""
+    missing_values: bool = False
+    """The source predicts for missing values (NaN)."""
     tolerance: float = FLOAT_TOLERANCE
     """Largest relative difference between the graph, which computes in float32, and the source."""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -64,18 +66,13 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
         case SourceKind.SAVED_MODEL | SourceKind.FROZEN_GRAPH:
             return SourceModel(model=_read_tensorflow(kind, path, options, limits))
         case SourceKind.SKLEARN | SourceKind.PICKLE:
-            from convert.from_trees.sklearn import read_sklearn
-
-            model, labels = read_sklearn(
-                path, pickled=kind is SourceKind.PICKLE, trust=options.trust, nearest=options.float64_samples
-            )
-            return SourceModel(model=model, labels=labels)
+            return _read_sklearn(path, options, pickled=kind is SourceKind.PICKLE)
         case SourceKind.LIGHTGBM | SourceKind.XGBOOST:
             from convert.from_trees.boosting import read_lightgbm, read_xgboost
 
             nearest = options.float64_samples
             model, labels = read_lightgbm(path, nearest=nearest) if kind is SourceKind.LIGHTGBM else read_xgboost(path)
-            return SourceModel(model=model, labels=labels)
+            return SourceModel(model=model, labels=labels, missing_values=True)
         case SourceKind.TORCH:
             from convert.from_torch import read_torch
 
@@ -89,6 +86,15 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
             from convert.from_onnx import read_onnx
 
             return SourceModel(model=read_onnx(path))
+
+
+def _read_sklearn(path: Path, options: SourceOptions, *, pickled: bool) -> SourceModel:
+    from convert.from_trees.sklearn import accepts_missing_values, convert_estimator, load_estimator
+
+    estimator = load_estimator(path, pickled=pickled, trust=options.trust)
+    missing_values = accepts_missing_values(estimator)
+    model, labels = convert_estimator(estimator, path, nearest=options.float64_samples)
+    return SourceModel(model=model, labels=labels, missing_values=missing_values)
 
 
 def _read_keras(path: Path, options: SourceOptions, limits: Callable[[], Limits]) -> SourceModel:

@@ -36,7 +36,11 @@ def read_sklearn(path: Path, *, pickled: bool, trust: bool, nearest: bool = Fals
     Raises:
         ModelError: the file is not trusted, cannot be loaded, or holds an estimator without counterpart in ONNX.
     """
-    estimator = load_estimator(path, pickled=pickled, trust=trust)
+    return convert_estimator(load_estimator(path, pickled=pickled, trust=trust), path, nearest=nearest)
+
+
+def convert_estimator(estimator: Any, path: Path, *, nearest: bool = False) -> tuple[ir.Model, tuple[str, ...]]:
+    """Return the graph of a loaded estimator and its class labels, as `read_sklearn` does."""
     labels = tuple(str(label) for label in getattr(estimator, "classes_", ()))
     return _graph_of(estimator, path, nearest), labels
 

@@ -1,19 +1,22 @@
 """Samples for the comparison with the source: generated where the user has none, and kept as golden samples.
 
-Golden samples travel with every variant, so that a device can repeat the comparison.
+Generated ones reach what the source accepts: zeros and negative numbers, masks of zeros and ones, rows of tables; for tree
+ensembles the splits with the values on both sides, missing values, and the numbers that mark them. Golden samples are packaged
+with every variant, so that a device can repeat the comparison.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
+from convert.source.input_uses import InputUse
 from edgewright.contracts.samples import Samples, Tensors, write_npz
 from edgewright.contracts.variant import LayerKind, TensorSpec
 
@@ -22,35 +25,59 @@ LEAST_GENERATED = 8
 _GENERATED_ELEMENTS = 1 << 20
 """Limit of all generated inputs together: running large images dominates the conversion, and golden samples are transferred."""
 _FREE_AXIS_SIZE = 16
-_SHAPE_OPERATORS = {"Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
-"""Operators that keep the values of an index tensor."""
+_SENTINELS = (0.0, -1.0, -999.0, 999.0, -9999.0)
+"""Numbers that stand for a missing value in many tables."""
+_HOLES = 0.3
+
+_Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way to generate samples; a source that cannot run the first gets the next one."""
+
+    missing: bool = False
+    """Tables hold missing values, and numbers that mark them."""
+    counts: int = 100
+    """Integers that look up no table are below this; 2 suits masks with any name, 1 leaves zeros."""
+
+
+ATTEMPTS = (Attempt(), Attempt(counts=2))
 
 
 def generated_samples(
     inputs: Sequence[TensorSpec],
-    rows: Mapping[str, int] | None = None,
+    uses: Mapping[str, InputUse] | None = None,
+    attempt: Attempt = ATTEMPTS[0],
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Samples:
     """Return 8 to 32 plausible samples from a fixed seed.
 
     Args:
         inputs: the model's inputs.
-        rows: for inputs that index a table, the number of its rows (see `table_rows`).
+        uses: what the graph does with them (see `input_uses`).
+        attempt: the way to generate them.
         ranges: for inputs that are quantized in the source, the smallest and the largest number that they hold.
     """
     elements = sum(math.prod(_sample_shape(spec)) for spec in inputs)
     count = min(max(_GENERATED_ELEMENTS // max(elements, 1), LEAST_GENERATED), GOLDEN_COUNT)
     generator = np.random.default_rng(0)
-    samples = {spec.name: _plausible(spec, count, generator, (rows or {}).get(spec.name)) for spec in inputs}
+    samples = {spec.name: _plausible(spec, count, generator, (uses or {}).get(spec.name, InputUse()), attempt) for spec in inputs}
     for name, (low, high) in (ranges or {}).items():
         samples[name] = generator.uniform(low, high, samples[name].shape).astype(samples[name].dtype)
     return Samples(samples)
 
 
-def table_rows(graph: ir.Graph) -> dict[str, int]:
-    """Return, for each input that indexes tables (token ids of an embedding), the row count of the smallest table."""
-    rows = {str(value.name): list(_tables_indexed_by(value)) for value in graph.inputs}
-    return {name: min(counts) for name, counts in rows.items() if counts}
+def without_failures(samples: Samples, expected: Tensors) -> tuple[Samples, Tensors]:
+    """Leave out generated samples for which the source itself gives NaN or infinity; none are left if it does so for all."""
+    valid = np.ones(samples.count, np.bool_)
+    for array in expected.values():
+        if array.dtype.kind == "f" and len(array) == samples.count:
+            valid &= np.isfinite(array.reshape(samples.count, -1)).all(axis=1)
+    if valid.all():
+        return samples, expected
+    kept = {name: array[valid] if len(array) == samples.count else array for name, array in expected.items()}
+    return samples.take(np.flatnonzero(valid)), kept
 
 
 def write_golden(graph: Path, samples: Samples, outputs: Tensors) -> None:
@@ -60,28 +87,56 @@ def write_golden(graph: Path, samples: Samples, outputs: Tensors) -> None:
     write_npz(graph / LayerKind.GOLDEN_OUTPUTS.file_name, {name: array[:GOLDEN_COUNT] for name, array in outputs.items()})
 
 
-def _tables_indexed_by(value: ir.Value) -> Iterator[int]:
-    """Yield the row counts of the tables that `value` indexes, directly or reshaped."""
-    for node, index in value.uses():
-        if node.op_type in _SHAPE_OPERATORS and index == 0:
-            yield from _tables_indexed_by(node.outputs[0])
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-        table = node.inputs[0]
-        if node.op_type == "Gather" and index == 1 and axis == 0 and table is not None and table.shape is not None:
-            size = table.shape[0]
-            if isinstance(size, int):
-                yield size
-
-
 def _sample_shape(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else _FREE_AXIS_SIZE for size in spec.shape[1:])
 
 
-def _plausible(spec: TensorSpec, count: int, generator: np.random.Generator, rows: int | None) -> npt.NDArray[Any]:
+def _plausible(spec: TensorSpec, count: int, generator: np.random.Generator, use: InputUse, attempt: Attempt) -> _Array:
     shape = (count, *_sample_shape(spec))
     dtype = np.dtype(spec.dtype)
-    if rows is not None:
-        return generator.integers(0, rows, shape).astype(dtype)
+    if use.table_rows is not None:
+        return generator.integers(0, use.table_rows, shape).astype(dtype)
+    if use.mask and dtype.kind != "O":
+        return _mask(shape, generator).astype(dtype)
     if dtype.kind == "f":
-        return generator.normal(size=shape).astype(dtype)
-    return generator.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
+        values = generator.normal(size=shape)
+        if len(shape) == 2:
+            return _table(values, generator, use, attempt).astype(dtype)
+        return _with_edges(values).astype(dtype)
+    if dtype.kind == "O":
+        return generator.integers(0, 100, shape).astype(str).astype(object)
+    return generator.integers(0, 2 if dtype.kind == "b" else attempt.counts, shape).astype(dtype)
+
+
+def _with_edges(values: _Array) -> _Array:
+    """Make the second sample zeros and the third one negative."""
+    values[1] = 0.0
+    values[2] = -np.abs(values[2])
+    return values
+
+
+def _mask(shape: tuple[int, ...], generator: np.random.Generator) -> _Array:
+    """Return ones followed by zeros along the last axis; the first samples are ones throughout."""
+    lengths = generator.integers(1, shape[-1] + 1, (*shape[:-1], 1)) if len(shape) > 1 else np.ones(shape, np.int64)
+    lengths[:2] = shape[-1]
+    ones: _Array = (np.arange(shape[-1]) < lengths) if len(shape) > 1 else lengths
+    return ones
+
+
+def _table(values: _Array, generator: np.random.Generator, use: InputUse, attempt: Attempt) -> _Array:
+    """Return rows of a table: plain, zeros, negative, on the splits, and on both sides of them; some with missing values."""
+    _with_edges(values)
+    narrow = values.astype(np.float32)
+    for feature, splits in use.splits.items():
+        picked = generator.choice(splits, len(narrow)).astype(np.float32)
+        up, down = np.nextafter(picked, np.float32(np.inf)), np.nextafter(picked, np.float32(-np.inf))
+        between = generator.uniform(splits.min(), splits.max(), len(narrow)).astype(np.float32)
+        kinds = np.arange(len(narrow)) % 4
+        sides = np.choose(kinds, [between, picked, up, down])
+        narrow[3:, feature] = sides[3:]
+    if attempt.missing:
+        holes = generator.random(narrow.shape) < _HOLES
+        marks = generator.choice(np.array([np.nan, np.nan, np.nan, *_SENTINELS, *use.sentinels]), narrow.shape)
+        narrow[4::2] = np.where(holes, marks, narrow)[4::2]
+        narrow[5] = np.nan
+    return narrow
