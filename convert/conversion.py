@@ -331,11 +331,7 @@ def _with_samples(
 
 
 def _checked(graph: _Graph, samples: Samples, source: Path) -> _Graph:
-    """Return the graph with its independence for generated samples.
-
-    Raises:
-        ModelError: the graph cannot run them.
-    """
+    """Return the graph with its independence for generated samples, or raise `ModelError` if it cannot run them."""
     try:
         return graph.with_independence(samples)
     except OperationError as error:
