@@ -48,6 +48,7 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, referenc
     if not names:
         operators = sorted({node.op_type for node in read_float_graph(build).graph})
         raise ModelError(f"{build.path}: fp16 needs operators that run in half precision, but the graph has {operators}")
+    names = _without_crash(build, folder, names)
     for kept in _attempts(len(names)):
         _write(build, folder, names[: len(names) - kept])
         if crash_of(folder / LayerKind.GRAPH.file_name) is not None:
@@ -59,6 +60,18 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, referenc
     crash = crash_of(folder / LayerKind.GRAPH.file_name)
     if crash is not None:
         raise ModelError(f"{build.path}: fp16 needs a graph that onnxruntime can run, but {crash}: use int8 or mxint8")
+
+
+def _without_crash(build: BuildDirectory, folder: Path, names: list[str]) -> list[str]:
+    """Return `names` without the operator whose half precision crashes the runtime, or all if no single operator does."""
+    kinds = {str(node.name): node.op_type for node in read_float_graph(build).graph}
+    for left_out in [None, *sorted({kinds[name] for name in names})]:
+        halved = [name for name in names if kinds[name] != left_out]
+        _write(build, folder, halved)
+        if halved and crash_of(folder / LayerKind.GRAPH.file_name) is None:
+            log.info("kept in float32 operator=%s", left_out)
+            return halved
+    return names
 
 
 def _attempts(count: int) -> list[int]:

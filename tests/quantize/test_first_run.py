@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from edgewright.errors import ModelError
@@ -28,3 +29,16 @@ def test_a_graph_that_crashes_the_runtime_is_refused_in_one_line(tmp_path: Path,
 def test_a_graph_that_runs_or_is_refused_in_one_line_is_no_crash(tmp_path: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(b"no graph")
     assert crash_of(tmp_path / "graph.onnx") is None
+
+
+def test_the_operator_that_crashes_the_runtime_stays_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash_of_half_gemm(graph: Path) -> str | None:
+        nodes = onnx.load(graph, load_external_data=False).graph.node
+        halved = any(name.endswith("/half") for node in nodes if node.op_type == "Gemm" for name in node.input)
+        return "ended by SIGSEGV" if halved else None
+
+    build = fresh_build(tmp_path / "b")
+    monkeypatch.setattr(fp16, "crash_of", crash_of_half_gemm)
+    made = quantize(build, QuantizeOptions(scheme=Scheme.FP16, samples=training_samples())).variant
+    nodes = onnx.load(made.path / "graph.onnx", load_external_data=False).graph.node
+    assert any(name.endswith("/half") for node in nodes if node.op_type == "Conv" for name in node.input)
