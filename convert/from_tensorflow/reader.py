@@ -194,14 +194,14 @@ def _frozen_saved_model(path: Path, options: SourceOptions) -> Frozen:
 
 def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
     """Return a SavedModel and its serving function; the caller must keep the model, which owns the function's variables."""
-    tf = import_tensorflow()
+    import_tensorflow()
     from tensorflow.core.protobuf import saved_model_pb2
 
     content = saved_model_pb2.SavedModel()
     try:
         content.ParseFromString((path / "saved_model.pb").read_bytes())
         _reject_code([meta.graph_def for meta in content.meta_graphs], path, trust=options.trust)
-        loaded = tf.saved_model.load(str(path))
+        loaded = _loaded_without_optimizer(content, path)
     except ModelError:
         raise
     except Exception as error:  # protobuf's and TensorFlow's errors have no common base class
@@ -210,6 +210,22 @@ def _loaded(path: Path, options: SourceOptions) -> tuple[Any, Any]:
     if not signatures:
         raise ModelError(f"{path} must have a signature, but it has none: save it with signatures= or with model.export")
     return loaded, signatures.get("serving_default") or next(iter(signatures.values()))
+
+
+def _loaded_without_optimizer(content: Any, path: Path) -> Any:
+    """Load a SavedModel without the slot variables of its optimizer, which Keras 2 saved and Keras 3 cannot restore."""
+    tf = import_tensorflow()
+    nodes = [node for meta in content.meta_graphs for node in meta.object_graph_def.nodes if node.slot_variables]
+    if not nodes:
+        return tf.saved_model.load(str(path))
+    for node in nodes:
+        del node.slot_variables[:]
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        for part in path.resolve().iterdir():
+            if part.name not in ("saved_model.pb", "fingerprint.pb"):
+                (Path(folder) / part.name).symlink_to(part)
+        (Path(folder) / "saved_model.pb").write_bytes(content.SerializeToString())
+        return tf.saved_model.load(folder)
 
 
 def _frozen_keras(path: Path, options: SourceOptions) -> Frozen:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
@@ -201,3 +202,25 @@ def test_a_keras_layer_without_a_rule_is_traced_without_trust(tmp_path: Path) ->
     measured = build.variant("fp32").config.measured
     assert measured is not None
     assert measured.max_relative_difference < 1e-5
+
+
+def test_a_saved_model_with_the_slot_variables_of_an_optimizer_computes_the_same(tmp_path: Path) -> None:
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    class Net(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.w, self.m, self.opt = tf.Variable(tf.random.normal([4, 3], seed=1)), tf.Variable(tf.zeros([4, 3])), tf.Module()
+
+    net = Net()
+    call = tf.function(lambda x: {"y": x @ net.w}, input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    tf.saved_model.save(net, str(tmp_path / "k2"), signatures=call)
+    content = saved_model_pb2.SavedModel.FromString((tmp_path / "k2" / "saved_model.pb").read_bytes())
+    objects = content.meta_graphs[0].object_graph_def.nodes
+    root = {child.local_name: child.node_id for child in objects[0].children}
+    objects[root["opt"]].user_object.identifier = "optimizer"
+    objects[root["opt"]].slot_variables.add(original_variable_node_id=root["w"], slot_name="m", slot_variable_node_id=root["m"])
+    (tmp_path / "k2" / "saved_model.pb").write_bytes(content.SerializeToString())
+    build = convert_model(tmp_path / "k2", tmp_path / "build", ConvertOptions())
+    golden = {name: np.load(build.graph / f"golden_{name}.npz") for name in ("inputs", "outputs")}
+    assert np.allclose(golden["outputs"]["y"], golden["inputs"]["x"] @ net.w.numpy(), atol=1e-5)
