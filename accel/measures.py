@@ -95,7 +95,7 @@ def decisions(output: _Array, judgement: Judgement) -> _Array:
 
 
 def labelled(judged: Mapping[str, Judgement]) -> str | None:
-    """Return the output that labels belong to: the first with classes, else the first exact one; None if there is none."""
+    """Return the output that labels belong to: the first with classes, else the first exact one; or None."""
     with_classes = [name for name, judgement in judged.items() if judgement.has_classes]
     exact = [name for name, judgement in judged.items() if judgement.measure is Measure.EXACT]
     return next(iter(with_classes + exact), None)

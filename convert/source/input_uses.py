@@ -1,4 +1,4 @@
-"""What a graph does with its inputs, so that generated samples make sense: tables, masks, splits of trees."""
+"""Find how a graph uses its inputs, so that generated samples make sense: tables, masks, splits of trees."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Trouble:
 
 
 class Repairs:
-    """What is known about damaged slots and failed runners."""
+    """Record of damaged slots and failed runners, from which repairs are decided."""
 
     def __init__(self, store: Store, journal: Journal) -> None:
         self.damaged: DesiredState | None = None

@@ -182,7 +182,7 @@ def test_an_interrupt_leaves_no_files(tmp_path: Path, build: Path) -> None:
 def test_an_output_that_is_a_file(tmp_path: Path, build: Path) -> None:
     build.write_text("kept")
     assert error_line(2, matrix(tmp_path / "m.onnx", noise(4, 3)), "-o", build) == (
-        f"{build} must be a directory, or not there yet, but it is a file: choose another output"
+        f"{build} must be a directory, or must not exist, but it is a file: choose another output"
     )
     assert build.read_text() == "kept"
 

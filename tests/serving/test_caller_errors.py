@@ -161,7 +161,7 @@ class Flickering:
         pass
 
 
-def test_a_passing_failure_is_run_again_and_blamed_on_nobody() -> None:
+def test_a_passing_failure_is_run_again_and_blamed_on_no_caller() -> None:
     judge = FaultAttribution(Flickering(1), {"x": np.array([1.0])})
     assert judge.run({"x": np.array([4.0])})["y"].tolist() == [8.0]
 
