@@ -17,7 +17,8 @@ from accel.comparison import compare_outputs
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.errors import OperationError, ParityError
 
-_COUNT = 4
+COUNT = 4
+"""Samples that are run alone and then beside as many others."""
 _FACTOR = 10.0
 """Values of the other samples in the batch, as a multiple of real ones: a range over the batch then changes in any case."""
 _SAME = 1e-3
@@ -26,7 +27,7 @@ _SAME = 1e-3
 
 def samples_are_independent(session: Session, samples: Samples) -> bool:
     """Return True if the first samples have the same outputs alone and beside other samples."""
-    first = samples.slice(0, _COUNT)
+    first = samples.slice(0, COUNT)
     alone = [session.run(first.slice(place, place + 1).inputs) for place in range(first.count)]
     if any(array.ndim == 0 or len(array) != 1 for outputs in alone for array in outputs.values()):
         return False

@@ -154,7 +154,7 @@ class ScoringApp:
         allowed, handler = route
         if method != allowed and (method, allowed) != ("HEAD", "GET"):
             listed = "GET, HEAD" if allowed == "GET" else allowed
-            raise HttpError(405, f"{path} answers {listed}, not {method}", (("allow", listed),))
+            raise HttpError(405, f"{path} accepts {listed}, not {method}", (("allow", listed),))
         return handler
 
     def _unknown(self, path: str) -> str:

@@ -43,7 +43,7 @@ def callers(cloud: RunningCloud, device: EnrolledDevice) -> dict[str, Http]:
         ("operator", "POST", "/v1/rollouts/forgive"),
         ("operator", "PUT", "/v1/devices/edge/labels"),
         ("operator", "POST", "/v1/models/digits/versions"),
-        ("operator", "PUT", "/v2/digits/manifests/1"),
+        ("operator", "PUT", "/v2/nested/manifests/1"),
     ],
 )
 def test_json_that_is_nested_deep_is_refused(

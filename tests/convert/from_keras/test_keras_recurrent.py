@@ -72,7 +72,7 @@ def test_channels_become_the_features_of_a_sequence() -> None:
     ("build", "reason"),
     [
         pytest.param(lambda layers: layers.LSTM(2, stateful=False, return_state=True), "states that are inputs", id="state"),
-        pytest.param(lambda layers: layers.GRU(2, activation="elu"), "the activation 'elu'; sigmoid, tanh, relu", id="elu"),
+        pytest.param(lambda layers: layers.GRU(2, activation="elu"), "the activation 'elu'; only sigmoid, tanh, relu", id="elu"),
         pytest.param(
             lambda layers: layers.LSTM(2, go_backwards=True, return_sequences=True), "go_backwards=True with", id="turned around"
         ),

@@ -165,7 +165,7 @@ def test_scales_that_are_too_far_apart_are_refused_in_a_streamed_network() -> No
     for tensor in quantized.graph.initializer:
         if tensor.name == "conv_0_scale":
             tensor.CopyFrom(numpy_helper.from_array(np.array(1e-20, np.float32), tensor.name))
-    with pytest.raises(ModelError, match=r"^layer conv_0: a rescale of .* is over 2\^30; its scales are too far apart"):
+    with pytest.raises(ModelError, match=r"^layer conv_0: a rescale of .* exceeds 2\^30; its scales are too far apart"):
         compile_model(quantized, TINY_CHIP)
 
 

@@ -82,7 +82,7 @@ def test_n6_the_multiplier_is_the_nearest_and_uses_its_bits_where_the_shift_allo
 
 def test_n6_a_factor_too_small_for_any_multiplier_gives_zero_and_one_too_large_is_refused() -> None:
     assert quantize_multiplier(2.0**-90) == (0, 1)
-    with pytest.raises(OverflowError, match=r"a rescale of 2147483648.0 is over 2\^30"):
+    with pytest.raises(OverflowError, match=r"a rescale of 2147483648.0 exceeds 2\^30"):
         quantize_multiplier(2.0**31)
 
 
