@@ -34,8 +34,13 @@ def built(folder: Path, nodes: Sequence[onnx.NodeProto], given: Places, wanted: 
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), folder / "m.onnx")
     build = convert_model(folder / "m.onnx", folder / "build", ConvertOptions())
-    write_npz(folder / "samples.npz", dict(np.load(build.graph / "golden_inputs.npz")))
+    write_npz(folder / "samples.npz", {name: like(array) for name, array in np.load(build.graph / "golden_inputs.npz").items()})
     return build
+
+
+def like(array: Any) -> Any:
+    """Return samples of the shape and dtype of generated ones, which hold zeros and sentinels, from one distribution."""
+    return np.random.default_rng(1).normal(size=array.shape).astype(array.dtype)
 
 
 def options(scheme: Scheme, folder: Path) -> QuantizeOptions:
