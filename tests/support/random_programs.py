@@ -53,10 +53,22 @@ def make_program(
 def memory_after(machine: Machine, program: NpuProgram, memory: Int8) -> Int8:
     """Write `memory` to the activations, and to the external tensors if there are any; run, and return all of them."""
     machine.load(program)
-    tensors = EXTERNAL_BASE + len(program.external) * 4 // memory.shape[1]
-    addresses = [0, tensors] if len(program.external) else [0]
-    results = machine.execute(dict.fromkeys(addresses, memory[None]), [(address, len(memory)) for address in addresses])
-    return np.concatenate([vectors[0] for vectors in results])
+    contents = {0: memory}
+    if len(program.external):
+        columns = memory.shape[1]
+        count = max(len(memory), reached_words(program) * 4 // columns)
+        contents[EXTERNAL_BASE + len(program.external) * 4 // columns] = np.resize(memory, (count, columns))
+    outputs = [(address, len(written)) for address, written in contents.items()]
+    results = machine.execute({address: written[None] for address, written in contents.items()}, outputs)
+    return np.concatenate([read[0] for read in results])
+
+
+def reached_words(program: NpuProgram) -> int:
+    """Return how many words of external tensors transfers reach: the others may hold what an earlier program left there."""
+    instructions = isa.decode(program.instructions)
+    moved = [each for each in instructions if isinstance(each, isa.Dma) and each.region == isa.Region.ACTIVATIONS]
+    ends = [each.external + (each.runs - 1) * each.external_pitch + each.words for each in moved]
+    return max(ends, default=len(program.external)) - len(program.external)
 
 
 def filled(memory: Int8, profile: NpuProfile) -> Int8:
