@@ -22,7 +22,8 @@ def pytest_configure() -> None:
     """React to Ctrl-C, also in child processes: a shell's background job ignores it, and its children inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    hypothesis.settings.register_profile("edgewright", deadline=None)  # the time of one example depends on the machine
+    # The time of one example depends on the machine. Hypothesis's own profile for CI, with fixed examples, stays in force.
+    hypothesis.settings.register_profile("edgewright", parent=hypothesis.settings(), deadline=None)
     hypothesis.settings.load_profile("edgewright")
 
 
