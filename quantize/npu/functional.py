@@ -26,11 +26,8 @@ from accel.npu.lowering.qdq import has_blocks
 from accel.npu.machines.host import Session
 from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import NpuProfile
-from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import TensorSpec, VariantDirectory
-from edgewright.contracts.wire import decode
-from edgewright.errors import PackageError
 from edgewright.progress import Progress, silent
 from quantize.calibration.sqnr import evenly_spaced
 
@@ -225,12 +222,6 @@ def _same_classes(expected: Tensors, first: Tensors, second: Tensors, specs: Seq
     if name is None:
         return None
     return float(np.mean(decisions(first[name], judged[name]) == decisions(second[name], judged[name])))
-
-
-def functional_evaluation(build: BuildDirectory, variant: str) -> FunctionalEvaluation | None:
-    """Return the stored evaluation on the functional model, or None."""
-    path = build.reports / f"{FUNCTIONAL_PREFIX}{variant}.json"
-    return decode(path.read_bytes(), FunctionalEvaluation, what=str(path), error=PackageError) if path.is_file() else None
 
 
 def functional_row(evaluation: FunctionalEvaluation, size_bytes: int) -> tuple[object, ...]:

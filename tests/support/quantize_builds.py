@@ -20,6 +20,9 @@ from convert.conversion import ConvertOptions, convert_model
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import write_npz
 from edgewright.contracts.variant import VariantDirectory
+from edgewright.contracts.wire import decode
+from edgewright.errors import PackageError
+from quantize.npu.functional import FUNCTIONAL_PREFIX, FunctionalEvaluation
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from tests.support.convert_networks import digits, folder
@@ -191,3 +194,9 @@ def _head() -> dict[str, Array]:
         **{f"{name}/kernel": kernel for name, kernel in zip(names, kernels, strict=True)},
         **{f"{name}/bias": bias for name, bias in zip(names, biases, strict=True)},
     }
+
+
+def functional_evaluation(build: BuildDirectory, variant: str) -> FunctionalEvaluation | None:
+    """Return the stored evaluation on the functional model, or None."""
+    path = build.reports / f"{FUNCTIONAL_PREFIX}{variant}.json"
+    return decode(path.read_bytes(), FunctionalEvaluation, what=str(path), error=PackageError) if path.is_file() else None

@@ -13,10 +13,10 @@ from accel.npu.profile import find_profile
 from benchmarks.networks.npu_networks import INPUT, Network
 from edgewright.compiling import compile_variant
 from edgewright.contracts.samples import write_npz
-from quantize.npu.functional import functional_evaluation
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from tests.support.npu_builds import make_build
+from tests.support.quantize_builds import functional_evaluation
 
 PROFILE = find_profile("npu-sim-8-large")
 

@@ -23,12 +23,20 @@ from edgewright.contracts.samples import Samples, load_samples, write_npz
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import ModelError
 from edgewright.packing import PackOptions, pack
-from quantize.npu.functional import ObservedNpuGraph, PartitionedModel, functional_evaluation
+from quantize.npu.functional import ObservedNpuGraph, PartitionedModel
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.report.detail import read_details
 from quantize.scheme import Scheme
 from tests.support.convert_networks import Array, noise
-from tests.support.quantize_builds import fresh_build, held_out_samples, onnx_file, quantized_build, training_samples, variant
+from tests.support.quantize_builds import (
+    fresh_build,
+    functional_evaluation,
+    held_out_samples,
+    onnx_file,
+    quantized_build,
+    training_samples,
+    variant,
+)
 
 SMALL = find_profile("npu-sim-8")
 

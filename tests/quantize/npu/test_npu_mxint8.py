@@ -37,13 +37,13 @@ from quantize.calibration.calibrate import tensor_ranges
 from quantize.calibration.sqnr import decibels
 from quantize.calibration.thresholds import Calibration
 from quantize.int8.qdq import QdqFormat, quantized_graph
-from quantize.npu.functional import ObservedNpuGraph, PartitionedModel, functional_evaluation
+from quantize.npu.functional import ObservedNpuGraph, PartitionedModel
 from quantize.npu.mxint8 import block_weights
 from quantize.npu.overflow_guard import guard_accumulators
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from tests.support.convert_networks import noise
-from tests.support.quantize_builds import onnx_file
+from tests.support.quantize_builds import functional_evaluation, onnx_file
 
 IMAGES = noise(128, 8, 6, 6, seed=6)
 PROFILE = find_profile("npu-sim-8-mx")
