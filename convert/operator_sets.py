@@ -4,6 +4,8 @@ functions           inlined, because the converter drops the model's own ones an
 Hardmax             written for two axes, because sets below 13 flatten their input
 Resize of set 10    split into enlarging and reducing, because onnxruntime rounds them differently there
 Upsample, Resize    sampled asymmetrically, the only definition below set 11
+Pad below set 11    without the value that other modes than constant ignore
+GroupNormalization  of sets 18 to 20: scale and bias repeated for the channels of each group
 Scan of set 8       rejected: it has another meaning
 """
 
@@ -30,6 +32,8 @@ _COORDINATES = 11
 """The first set in which Resize names its coordinates."""
 _ONE_AXIS = 13
 """The first set in which Hardmax takes one axis."""
+_PER_CHANNEL = 21
+"""The first set in which GroupNormalization has a scale and a bias per channel, not per group."""
 _UP, _DOWN = "/resize-10-up", "/resize-10-down"
 
 
@@ -94,6 +98,10 @@ def _converted(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
         _rewrite(proto, "Hardmax", _flattened)
     if version < _COORDINATES and "Resize" in operators:
         _rewrite(proto, "Resize", _in_two_directions)
+    if version < _COORDINATES and "Pad" in operators:
+        _rewrite(proto, "Pad", _without_unused_value)
+    if version < _PER_CHANNEL and "GroupNormalization" in operators:
+        _rewrite(proto, "GroupNormalization", _per_channel)
     proto = onnx.version_converter.convert_version(proto, OPSET)
     if version < _COORDINATES:
         for node in nodes_of(proto.graph):
@@ -125,6 +133,42 @@ def _flattened(_graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeP
         helper.make_node("Hardmax", [flat], [hard], name=node.name, axis=1),
         helper.make_node("Reshape", [hard, shape], [result], name=f"{result}/reshaped"),
     ]
+
+
+def _without_unused_value(_graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return Pad without the value that its mode does not use: the version converter keeps it as an unknown attribute."""
+    constant = all(attribute.s == b"constant" for attribute in node.attribute if attribute.name == "mode")
+    kept = [attribute for attribute in node.attribute if constant or attribute.name != "value"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    return [node]
+
+
+def _per_channel(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return GroupNormalization with its scale and bias repeated for every channel of a group."""
+    groups = next(attribute.i for attribute in node.attribute if attribute.name == "num_groups")
+    known = _constant(graph, node.input[1])
+    if known is not None and known.size != groups:  # some exporters already write one value per channel
+        return [node]
+    result = node.output[0]
+    one, count, column, flat, channels, both, repeats = (
+        f"{result}/{part}" for part in ("one", "count", "column", "flat", "channels", "both", "repeats")
+    )
+    constants = {one: [1], count: [1, groups], column: [groups, 1], flat: [-1]}
+    nodes = [
+        *(helper.make_node("Constant", [], [name], name=name, value_ints=value) for name, value in constants.items()),
+        helper.make_node("Shape", [node.input[0]], [channels], name=channels, start=1, end=2),
+        helper.make_node("Concat", [one, channels], [both], name=both, axis=0),
+        helper.make_node("Div", [both, count], [repeats], name=repeats),
+    ]
+    for place, name in ((1, f"{result}/scale"), (2, f"{result}/bias")):
+        nodes += [
+            helper.make_node("Reshape", [node.input[place], column], [f"{name}/column"], name=f"{name}/column"),
+            helper.make_node("Tile", [f"{name}/column", repeats], [f"{name}/rows"], name=f"{name}/rows"),
+            helper.make_node("Reshape", [f"{name}/rows", flat], [name], name=name),
+        ]
+        node.input[place] = name
+    return [*nodes, node]
 
 
 def _in_two_directions(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -15,6 +15,8 @@ from onnx import helper, numpy_helper
 from convert.operator_sets import at_supported_opset
 from edgewright.errors import ModelError
 from tests.support.convert_networks import noise
+from tests.support.operator_attributes import generated_forms
+from tests.support.operator_families import FAMILIES
 from tests.support.operator_vectors import Form, are_equal, by_definition, forms, outputs_of
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -47,6 +49,14 @@ def misconverted(found: Iterator[Form]) -> Iterator[str]:
 @pytest.mark.slow
 def test_every_version_of_every_operator_computes_the_same() -> None:
     assert list(misconverted(forms(OPSETS))) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+def test_every_version_of_an_operator_computes_the_same_for_generated_attributes() -> None:
+    found = list(generated_forms(FAMILIES))
+    assert len(found) > 3000
+    assert list(misconverted(iter(found))) == []
 
 
 def model(nodes: list[onnx.NodeProto], opset: int, shape: list[int], **constants: Any) -> onnx.ModelProto:
@@ -86,6 +96,10 @@ def dynamic(operator: str, mode: str, factor: float) -> list[onnx.NodeProto]:
     ]
 
 
+def padded(mode: str) -> list[onnx.NodeProto]:
+    return [helper.make_node("Pad", ["x"], ["y"], mode=mode, pads=[0, 0, 1, 2, 0, 0, 2, 1], value=1.5)]
+
+
 IMAGE = [2, 5, 4]
 OLD = [
     pytest.param(7, IMAGE, upsample("nearest", [1.5, 2.25]), id="Upsample 7 nearest by fractions"),
@@ -105,6 +119,8 @@ OLD = [
     *(pytest.param(opset, [3, 4], hardmax(axis), id=f"Hardmax {opset}, axis {axis}") for opset in (7, 12) for axis in (0, 1, 2)),
     pytest.param(11, [3, 4], hardmax(-2), id="Hardmax 11, axis -2"),
     pytest.param(12, IMAGE, [helper.make_node("Softmax", ["x"], ["y"], axis=2)], id="Softmax 12"),
+    pytest.param(7, IMAGE, padded("reflect"), id="Pad 7, a mode without its value"),
+    pytest.param(10, IMAGE, padded("constant"), id="Pad 10 by a value"),
     pytest.param(7, IMAGE, [helper.make_node("LogSoftmax", ["x"], ["y"], axis=1)], id="LogSoftmax 7"),
 ]
 
@@ -154,6 +170,19 @@ def test_a_function_of_the_model_is_converted_with_its_own_operator_set() -> Non
     converted = at_supported_opset(proto, Path("m.onnx"))
     assert not converted.functions
     assert are_equal(outputs_of(converted, given), expected)
+
+
+@pytest.mark.parametrize("computed", [False, True], ids=["constant scale", "computed scale"])
+def test_a_group_normalization_with_one_scale_per_group_computes_the_same(*, computed: bool) -> None:
+    scale, bias = np.array([0.5, -2], np.float32), np.array([1, 3], np.float32)
+    doubled = [helper.make_node("Neg", ["s"], ["t"])] if computed else []
+    nodes = [*doubled, helper.make_node("GroupNormalization", ["x", "t" if computed else "s", "b"], ["y"], num_groups=2)]
+    given = noise(3, 4, 5)
+    converted = at_supported_opset(model(nodes, 18, [4, 5], s=-scale if computed else scale, b=bias), Path("m.onnx"))
+    groups = given.astype(np.float64).reshape(3, 2, 10)
+    normal = (groups - groups.mean(-1, keepdims=True)) / np.sqrt(groups.var(-1, keepdims=True) + 1e-5)
+    expected = (normal * scale[:, None] + bias[:, None]).reshape(given.shape)
+    np.testing.assert_allclose(outputs_of(converted, {"x": given})[0], expected, atol=1e-5)
 
 
 def test_scan_of_operator_set_8_is_rejected() -> None:
