@@ -24,6 +24,10 @@ _RUNS_GRAPHS_OF = frozenset({BackendName.ONNXRUNTIME, BackendName.OPENVINO})
 _LOG_FATAL_ONLY = 4
 _DEQUANTIZE_ON_LOADING = "session.disable_quant_qdq"
 """Fuses no quantizers, so that those of constants are folded; otherwise blocked weights are expanded on every run."""
+_EXACT_WITHOUT_VNNI = "session.x64quantprecision"
+"""Makes weights of eight bits unsigned on x86 without VNNI: products of signed ones overflow the 16 bits that add two of them."""
+_SHARED_WEIGHTS = "Attempt to replace the existing tensor"
+"""onnxruntime 1.32 cannot do that to a weight, or a zero point of weights, that two operators share."""
 _QUANTIZES_MORE = "WeightBiasQuantization"
 """Since 1.21 it rounds the weights of float layers between quantized ones to int8: exactly the layers that mixed keeps."""
 _NOISE = re.compile(
@@ -128,24 +132,35 @@ def load_graph(path: Path, *, threads: int | None = None, precision: Precision =
         raise ModelError(f"{path}: no such file; it must be an ONNX graph")
     if threads is not None and threads < 1:
         raise BadInputError(f"threads must be 1 or more, not {threads}")
+    threads = threads or default_threads()  # the runtime counts the processors of the machine, not those of this process
+    try:
+        runtime = _runtime(path, threads, precision)
+    except _runtime_errors() as error:
+        raise ModelError(f"{path} is not an ONNX graph that onnxruntime can load: {shortened(error)}") from error
+    return OnnxRuntimeSession(runtime, path, threads)
+
+
+def _runtime(path: Path, threads: int | None, precision: Precision) -> Any:
+    """Load a graph so that its integers are exact on every processor."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(_LOG_FATAL_ONLY)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_FATAL_ONLY
-    threads = threads or default_threads()  # the runtime counts the processors of the machine, not those of this process
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    options.add_session_config_entry(_EXACT_WITHOUT_VNNI, "1")
     if precision in (Precision.MXINT8, Precision.NPU_MXINT8):
         options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, "1")
     disabled = [_QUANTIZES_MORE] if precision is Precision.MIXED else []
+    providers = ["CPUExecutionProvider"]
     try:
-        runtime = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
     except _runtime_errors() as error:
-        raise ModelError(f"{path} is not an ONNX graph that onnxruntime can load: {shortened(error)}") from error
-    return OnnxRuntimeSession(runtime, path, threads)
+        if _SHARED_WEIGHTS not in str(error):
+            raise
+        options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, "1")
+        return onnxruntime.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
 
 
 def check_interface(actual: Sequence[TensorSpec], expected: Sequence[TensorSpec], kind: str, variant: VariantDirectory) -> None:

@@ -98,7 +98,7 @@ def _sides(graph: ir.Graph, is_head: Callable[[ir.Node], bool]) -> dict[ir.Value
         for value in node.inputs:
             if value is None or value.const_value is None or not value.is_initializer():
                 continue
-            if _is_shape(value, value.const_value.dtype):
+            if _is_shape(value, value.const_value.dtype) or _is_zero_point_of_weights(value):
                 continue
             if sides.setdefault(value, kind) is not kind:
                 sides[value] = LayerKind.FEATURIZER_WEIGHTS
@@ -109,6 +109,15 @@ def _is_shape(value: ir.Value, dtype: ir.DataType) -> bool:
     """Return true if a constant may determine shapes: an int32 one does, unless it is the bias of a quantized layer."""
     is_bias = any(node.op_type == "DequantizeLinear" for node in value.consumers())
     return dtype in _INLINE or (dtype == ir.DataType.INT32 and not is_bias) or _determines_shape(value)
+
+
+def _is_zero_point_of_weights(value: ir.Value) -> bool:
+    """Return true for the zeros of symmetric weights: they never change, and most are smaller than a reference to a file."""
+    uses = value.uses()
+    return bool(uses) and all(
+        node.op_type == "DequantizeLinear" and place == 2 and node.inputs[0] is not None and node.inputs[0].is_initializer()
+        for node, place in uses
+    )
 
 
 def _determines_shape(value: ir.Value) -> bool:

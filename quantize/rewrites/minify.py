@@ -1,10 +1,11 @@
 """Minify the graph of a variant: in a network for a microcontroller, names and shapes are a tenth of all bytes.
 
 metadata  remove types and shapes of inner tensors, which every runtime infers, and doc strings
-defaults  remove attributes and zero points that equal the defaults of the standard
+defaults  remove attributes that equal the defaults of the standard
 share     merge equal constants of the featurizer: most activations have the same zero point. Those of the head stay separate,
-          because a retrained head may make them unequal, and the graph must not change with it
-rename    shorten the quantizer's names: `conv1/Relu_DequantizeLinear_Output` to `conv1/Relu/dq`, parameters to numbers
+          because a retrained head may make them unequal, and the graph must not change with it. Zero points of weights stay
+          separate, too: onnxruntime 1.32 refuses shared or absent ones where its exact kernels need unsigned weights
+rename    shorten the quantizer's names (`conv1/Relu_DequantizeLinear_Output` to `conv1/Relu/dq`); number parameters and weights
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ def minify(model: ir.Model, in_head: Mapping[ir.Node, bool]) -> None:
     graph = model.graph
     _remove_metadata(graph)
     _drop_defaults(graph)
-    _drop_zero_points(graph)
     _share(graph, in_head)
     _rename(graph)
 
@@ -76,20 +76,6 @@ def _drop_defaults(graph: ir.Graph) -> None:
                 del node.attributes[name]
 
 
-def _drop_zero_points(graph: ir.Graph) -> None:
-    """Remove the zero points of a convolution's symmetric weights: zero is the default of the standard.
-
-    Those of a matrix stay: onnxruntime 1.32 fuses a Gemm only with as many zero points as scales.
-    """
-    for node in graph:
-        if node.op_type != "DequantizeLinear" or len(node.inputs) < 3 or not node.inputs[0].is_initializer():
-            continue
-        zero_point = node.inputs[2].const_value
-        convolved = all(user.op_type == "Conv" for user in node.outputs[0].consumers())
-        if convolved and zero_point is not None and not zero_point.numpy().any():
-            node.resize_inputs(2)
-
-
 def _share(graph: ir.Graph, in_head: Mapping[ir.Node, bool]) -> None:
     """Merge equal small constants of the featurizer."""
     first: dict[tuple[Any, ...], ir.Value] = {}
@@ -101,6 +87,7 @@ def _share(graph: ir.Graph, in_head: Mapping[ir.Node, bool]) -> None:
                 or tensor is None
                 or tensor.nbytes > _SHARED_BYTES
                 or any(in_head[user] for user in value.consumers())
+                or (place == 2 and node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer())
             ):
                 continue
             kept = first.setdefault((tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes()), value)
@@ -119,7 +106,8 @@ def _rename(graph: ir.Graph) -> None:
             continue
         node.name = None
         parameters = [value for value in node.inputs[1:] if value is not None and value.is_initializer()]
-        inner = [value for value in node.outputs if node.op_type == "QuantizeLinear" and not value.is_graph_output()]
+        numbers = node.op_type == "QuantizeLinear" or node.inputs[0].is_initializer()
+        inner = [value for value in node.outputs if numbers and not value.is_graph_output()]
         for value in (*inner, *parameters):
             if value not in numbered:
                 value.name = _free("q" if value in inner else "s", taken)

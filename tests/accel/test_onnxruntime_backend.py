@@ -136,3 +136,51 @@ def test_a_run_that_fails_inside_the_graph_is_one_line(tmp_path: Path, capfd: py
 )
 def test_the_backend_runs_only_its_variants(backend: str, precision: Precision, runs: bool) -> None:
     assert OnnxRuntime().runs(make_config(backend=backend, precision=precision)) is runs
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own weights", "shared weights"])
+@pytest.mark.parametrize("operator", ["MatMul", "Conv"])
+def test_integer_weights_have_exact_products_on_every_processor(tmp_path: Path, operator: str, shared: bool) -> None:
+    """On x86 without VNNI, two products of 255 and 127 overflow the 16 bits that add them."""
+    planes = [1, 1] if operator == "Conv" else []
+    weights = helper.make_tensor("w", TensorProto.INT8, [64, 64, *planes], [127] * 4096)
+    own = [] if shared else [helper.make_tensor("v", TensorProto.INT8, weights.dims, [127] * 4096)]
+    constants = [("one", TensorProto.FLOAT, 1), ("step", TensorProto.FLOAT, 8128), ("u", TensorProto.UINT8, 0)]
+    constants += [("zw", TensorProto.INT8, 0), *([] if shared else [("zv", TensorProto.INT8, 0)])]
+    graph = helper.make_graph(
+        [
+            *_quantized("x", "one", "a"),
+            *_layer(operator, "a", "w", "b"),
+            *_layer(operator, "b", "w" if shared else "v", "y"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64, *planes])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [weights, *own, *(helper.make_tensor(name, dtype, [], [value]) for name, dtype, value in constants)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "sum.onnx")
+    rows = np.full((2, 64, *planes), 255, np.float32)
+    sums = load_graph(tmp_path / "sum.onnx", precision=Precision.INT8).run({"x": rows})["y"]
+    assert (sums == 255 * 8128).all()
+
+
+def _layer(operator: str, given: str, weights: str, wanted: str) -> list[onnx.NodeProto]:
+    """Return a layer whose sums of 64 products of 255 and 127 are divided by 8128 between the layers."""
+    inner = [
+        helper.make_node("DequantizeLinear", [weights, "one", f"z{weights}"], [f"{wanted}/weights"]),
+        helper.make_node(operator, [given, f"{wanted}/weights"], [f"{wanted}/sums"]),
+    ]
+    if wanted == "y":
+        return [*inner, *_quantized("y/sums", "step", "y")]
+    return [
+        *inner,
+        helper.make_node("QuantizeLinear", [f"{wanted}/sums", "step", "u"], [f"{wanted}/q"]),
+        helper.make_node("DequantizeLinear", [f"{wanted}/q", "one", "u"], [wanted]),
+    ]
+
+
+def _quantized(given: str, step: str, wanted: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("QuantizeLinear", [given, step, "u"], [f"{wanted}/q"]),
+        helper.make_node("DequantizeLinear", [f"{wanted}/q", step, "u"], [wanted]),
+    ]
