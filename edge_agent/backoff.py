@@ -6,8 +6,13 @@ import random
 
 
 def full_jitter_s(attempt: int, base_s: float, cap_s: float) -> float:
-    """Return a pause in seconds, uniform between 0 and `base_s * 2**attempt`, at most `cap_s`.
+    """Return a pause in seconds, uniform between 0 and `longest_pause_s`.
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (the "full jitter" variant).
     """
-    return random.uniform(0, min(cap_s, base_s * 2 ** min(attempt, 30)))  # noqa: S311  spreads load, not for security
+    return random.uniform(0, longest_pause_s(attempt, base_s, cap_s))  # noqa: S311  spreads load, not for security
+
+
+def longest_pause_s(attempt: int, base_s: float, cap_s: float) -> float:
+    """Return the longest pause in seconds after `attempt` failures: `base_s * 2**attempt`, at most `cap_s`."""
+    return min(cap_s, base_s * 2.0 ** min(attempt, 30))

@@ -97,6 +97,8 @@ devices = Table(
     Column("reported_offline", Boolean, nullable=False),
     Column("revoked", Boolean, nullable=False),
     Column("telemetry_count", BigInteger, nullable=False),
+    Column("boot_ids", JSON),
+    Column("identity_shared_at", Instant),
 )
 
 certificates = Table(

@@ -335,6 +335,7 @@ def _record(row: Row[tuple[object, ...]], now: datetime) -> DeviceRecord:
         desired=None if row.desired is None else wire.decode(row.desired, DesiredState, what="stored desired state"),
         reported=None if row.reported is None else wire.decode(row.reported, ReportedState, what="stored report"),
         telemetry_count=row.telemetry_count,
+        identity_shared_at=row.identity_shared_at,
     )
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, or_, select, update
 from cloud.db.database import Counter, raise_counter
 from cloud.db.schema import devices, twins
 from cloud.fleet.devices import is_revoked, mark_seen
+from cloud.fleet.shared_identity import record_boot_id
 from edgewright.contracts import signing, wire
 from edgewright.contracts.messages import DesiredState, ReportedState
 from edgewright.contracts.oci import Descriptor
@@ -109,6 +110,7 @@ def store_report(connection: Connection, device: str, report: ReportedState, now
         raise DeniedError(f"device {device} must be enrolled, but it was revoked or never enrolled: enrol it first")
     if live:
         mark_seen(connection, device, now)
+        record_boot_id(connection, device, report.boot_id, now)
     newer = or_(
         twins.c.reported.is_(None),
         twins.c.reported_boot_id != report.boot_id,

@@ -22,6 +22,7 @@ import paho.mqtt.client as paho
 
 from cloud.db.database import Database
 from cloud.fleet import devices, telemetry, twins
+from cloud.fleet.shared_identity import record_boot_id
 from cloud.state.certificates import CLOUD_NAME, certificate_pem, key_pem, new_key
 from cloud.state.directory import StateDirectory
 from edgewright.contracts import wire
@@ -160,6 +161,8 @@ class MqttClient:
             presence = wire.decode(payload, Presence, what=f"the presence of {device}")
             with self._database.transaction() as connection:
                 devices.mark_seen(connection, device, now, offline=not presence.online)
+                if presence.online:  # a last will, which says offline, comes from the broker
+                    record_boot_id(connection, device, presence.boot_id, now)
 
     def _store_telemetry(self, device: str, payload: bytes, now: datetime) -> None:
         batch = wire.decode(payload, TelemetryBatch, what=f"the telemetry of {device}")

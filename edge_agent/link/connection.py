@@ -11,11 +11,15 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from edge_agent.backoff import full_jitter_s
+from edge_agent.backoff import full_jitter_s, longest_pause_s
 from edge_agent.link.transport import Transport
 from edgewright.errors import EdgewrightError, UnreachableError
 
 _log = logging.getLogger(__name__)
+
+_SETTLED_AFTER_S = 30.0
+"""A session that is lost earlier counts as a failed attempt: another agent may use the same identity, and a broker ends the
+older of two sessions (MQTT 3.1.1, section 3.1.4), or the broker may end every session."""
 
 
 class Connection:
@@ -66,12 +70,21 @@ class Connection:
                 if current is None:
                     attempt = await self._pause(attempt)
                     continue
-                attempt = 0
-                current = await self._use(current)
+                connected_at = asyncio.get_running_loop().time()
+                current, is_lost = await self._use(current)
+                lasted_s = asyncio.get_running_loop().time() - connected_at
+                attempt = await self._pause(attempt) if is_lost and not self._is_settled(lasted_s, attempt) else 0
         finally:
             for transport in self._transports:
                 with suppress(EdgewrightError):
                     await transport.close()
+
+    def _is_settled(self, lasted_s: float, attempt: int) -> bool:
+        """Return True if a session lasted long enough to start over with short pauses.
+
+        Two agents with one identity end each other's sessions after their pauses, so a session must outlast those.
+        """
+        return lasted_s >= max(_SETTLED_AFTER_S, longest_pause_s(attempt, self._base_s, self._cap_s))
 
     async def _pause(self, attempt: int) -> int:
         """Wait before the next attempt and return its number; `reconnect` ends the wait and resets the number."""
@@ -104,9 +117,10 @@ class Connection:
             raise UnreachableError(f"the device must be connected to the cloud, but it is not: {self.problem}")
         return self._current
 
-    async def _use(self, current: Transport) -> Transport | None:
-        """Use `current` until it is lost or replaced; return the better transport that answered, open, or None."""
+    async def _use(self, current: Transport) -> tuple[Transport | None, bool]:
+        """Use `current` until it ends; return the better one that answered, open, if any, and whether `current` was lost."""
         self._set(current)
+        is_lost = False
         requested = asyncio.create_task(self._reconnect_requested.wait())
         lost = asyncio.create_task(current.lost())
         better = asyncio.create_task(self._better_than(current))
@@ -120,7 +134,7 @@ class Connection:
                 _log.info("reconnecting transport=%s reason=%r", current.name, self.problem)
                 self._set(None)
             else:
-                self.problem, successor = lost.result(), None
+                self.problem, successor, is_lost = lost.result(), None, True
                 _log.warning("lost transport=%s reason=%r", current.name, self.problem)
                 self._set(None)
         finally:
@@ -129,7 +143,7 @@ class Connection:
             with suppress(asyncio.CancelledError):
                 await better
         await current.close()
-        return successor
+        return successor, is_lost
 
     async def _better_than(self, current: Transport) -> Transport:
         """Try the transports that are preferred to `current` from time to time; return the first that answers, open."""

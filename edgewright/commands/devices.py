@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 
 import click
 
@@ -137,6 +138,8 @@ def explanation(record: DeviceRecord) -> Iterator[str]:
     """Yield the lines of `explain`."""
     seen = f"last seen {moment(record.last_seen_at)}" if record.last_seen_at else "never seen"
     yield f"{record.device} ({record.profile or 'profile unknown'}) is {_online(record)}, {seen}"
+    if record.identity_shared_at is not None:
+        yield f"identity  {_shared_identity(record.identity_shared_at)}"
     yield f"desired   {_desired(record) or 'nothing yet; edgewright rollouts create requests a version'}"
     yield f"running   {_running(record) or 'nothing'}"
     if record.reported is not None:
@@ -144,6 +147,13 @@ def explanation(record: DeviceRecord) -> Iterator[str]:
         if record.reported.choice:
             yield "why this variant"
             yield from (f"          {sentence}" for sentence in record.reported.choice)
+
+
+def _shared_identity(at: datetime) -> str:
+    return (
+        f"used by two agents in turns, last at {moment(at)}: a state directory was copied; "
+        "stop the copy and enrol it under a name of its own"
+    )
 
 
 def _explain_report(reported: ReportedState, record: DeviceRecord) -> Iterator[str]:

@@ -316,6 +316,8 @@ class DeviceRecord:
     desired: DesiredState | None
     reported: ReportedState | None
     telemetry_count: int = 0
+    identity_shared_at: datetime | None = None
+    """When two agents were last seen to use the identity of this device in turns; None if never."""
 
 
 class RolloutState(enum.StrEnum):

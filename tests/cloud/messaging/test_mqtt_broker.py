@@ -90,6 +90,14 @@ def test_p40_a_report_reaches_the_twin(cloud: RunningCloud, operator: Http, tmp_
     assert (record["reported"]["reason"], record["online"]) == ("all is well", True)
 
 
+def test_two_agents_with_one_identity_are_found_by_their_presence(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
+    with connected(cloud, cloud.enrol("copied", tmp_path)) as client:
+        for boot_id in ("original", "copy", "original"):
+            presence = Presence(online=True, boot_id=boot_id)
+            client.publish(topics.topic("copied", topics.PRESENCE), wire.encode(presence), retain=True)
+        record_once(operator, "copied", lambda record: record["identity_shared_at"] is not None)
+
+
 def test_p50_telemetry_is_acknowledged_and_p51_stored_once(cloud: RunningCloud, operator: Http, tmp_path: Path) -> None:
     with connected(cloud, cloud.enrol("measuring", tmp_path)) as client:
         client.subscribe(topics.topic("measuring", topics.TELEMETRY_ACK))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from edge_agent.link.connection import Connection
 from edgewright.errors import UnreachableError
 
@@ -75,6 +77,35 @@ def test_the_transport_is_closed_and_opened_once() -> None:
         await with_connection(transport, scenario)
 
     asyncio.run(run())
+
+
+class EndedAtOnce(CountingTransport):
+    """A transport whose sessions end as soon as they begin, as a broker ends the older of two sessions of one device."""
+
+    async def lost(self) -> str:
+        return "another client took over the session"
+
+
+def test_the_pauses_grow_while_sessions_end_soon_after_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[int] = []
+
+    def record(attempt: int, _base_s: float, _cap_s: float) -> float:
+        attempts.append(attempt)
+        return 0.0
+
+    monkeypatch.setattr("edge_agent.link.connection.full_jitter_s", record)
+    transport = EndedAtOnce(unreachable=False)
+    asyncio.run(with_connection(transport, lambda _connection: transport.wait_for(lambda: transport.opened == 5)))
+    assert attempts[:4] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("lasted_s", "attempt", "is_settled"),
+    [(29.0, 0, False), (31.0, 0, True), (31.0, 5, False), (63.0, 5, False), (64.0, 5, True), (300.0, 20, True)],
+)
+def test_a_session_is_settled_when_it_outlasts_the_pauses(lasted_s: float, attempt: int, is_settled: bool) -> None:
+    connection = Connection([], lambda: None, base_s=2.0, cap_s=300.0, return_every_s=LONG_S)
+    assert connection._is_settled(lasted_s, attempt) is is_settled
 
 
 def test_a_reconnection_ends_the_pause_after_a_failure() -> None:
