@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_V1_MOUNTS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
+from hardware_profiles.control_groups import control_groups, text_of
 
 
 def usable_processors(root: Path = Path("/"), *, affinity: int | None = None) -> int:
@@ -44,31 +44,19 @@ def _in_affinity_mask() -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """Yield every limit on the process's groups, in processors."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2) if line.count(":") >= 2 else ("", "-", "/")
-        if controllers == "":
-            for mount in (root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"):
-                yield from (quota for folder in _up(mount, group) if (quota := _v2_quota(folder)) is not None)
-        elif "cpu" in controllers.split(","):
-            for name in _V1_MOUNTS:
-                mount = root / "sys/fs/cgroup" / name
-                yield from (quota for folder in _up(mount, group) if (quota := _v1_quota(folder)) is not None)
-
-
-def _up(mount: Path, group: str) -> Iterator[Path]:
-    """Yield the folders of a group and of the groups above it; a container may see its own group as the root of the mount."""
-    parts = [part for part in group.split("/") if part not in ("", "..")]
-    for length in range(len(parts), -1, -1):
-        yield mount.joinpath(*parts[:length])
+    for version, folder in control_groups(root, "cpu"):
+        quota = _v2_quota(folder) if version == 2 else _v1_quota(folder)
+        if quota is not None:
+            yield quota
 
 
 def _v2_quota(folder: Path) -> float | None:
-    limit, _, period = _text(folder / "cpu.max").strip().partition(" ")
+    limit, _, period = text_of(folder / "cpu.max").partition(" ")
     return _ratio(limit, period)
 
 
 def _v1_quota(folder: Path) -> float | None:
-    return _ratio(_text(folder / "cpu.cfs_quota_us").strip(), _text(folder / "cpu.cfs_period_us").strip())
+    return _ratio(text_of(folder / "cpu.cfs_quota_us"), text_of(folder / "cpu.cfs_period_us"))
 
 
 def _ratio(limit: str, period: str) -> float | None:
@@ -76,10 +64,3 @@ def _ratio(limit: str, period: str) -> float | None:
     if not limit.isdecimal() or not period.isdecimal() or int(limit) == 0 or int(period) == 0:
         return None
     return int(limit) / int(period)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

@@ -18,10 +18,10 @@ from pathlib import Path
 import psutil
 
 from edgewright.errors import ModelError, OperationError, last_line
+from hardware_profiles.memory import free_memory_bytes, prefer_for_oom_killer, process_tree, resident_bytes
 
 GB = 1e9
 _POLL_INTERVAL_S = 0.05
-_MAX_OOM_SCORE_ADJ = "1000"
 _SHARE_OF_FREE_MEMORY = 0.75
 
 
@@ -35,7 +35,7 @@ class Limits:
     @classmethod
     def of_this_machine(cls, max_memory_gb: float | None = None, max_time_s: float | None = None) -> Limits:
         """Return limits with defaults: three quarters of the memory that is free now, and one hour."""
-        free_bytes = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
+        free_bytes = int(free_memory_bytes() * _SHARE_OF_FREE_MEMORY)
         memory_bytes = free_bytes if max_memory_gb is None else int(max_memory_gb * GB)
         return cls(memory_bytes=memory_bytes) if max_time_s is None else cls(memory_bytes=memory_bytes, time_s=max_time_s)
 
@@ -56,7 +56,7 @@ def run_limited(command: Sequence[str], limits: Limits, source: Path, *, doing: 
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
         try:
-            _prefer_for_oom_killer(process.pid)
+            prefer_for_oom_killer(process.pid)
             exceeded = _wait(process, limits, doing)
         finally:
             _kill(process)
@@ -78,7 +78,7 @@ def _wait(process: subprocess.Popen[bytes], limits: Limits, doing: str) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_INTERVAL_S)
             return ""
-        if resident_bytes(process.pid) > limits.memory_bytes:
+        if _resident_bytes(process.pid) > limits.memory_bytes:
             return (
                 f"{doing} must stay below {limits.memory_bytes / GB:.3g} GB of memory, but it needs more and was stopped: "
                 "allow more with --max-memory, or use a larger machine"
@@ -87,30 +87,12 @@ def _wait(process: subprocess.Popen[bytes], limits: Limits, doing: str) -> str:
             return f"{doing} must end within {limits.time_s:g} s, but it did not and was stopped: allow more with --max-time"
 
 
-def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process and all its descendants."""
-    total = 0
-    for process in _process_tree(pid):
-        with contextlib.suppress(psutil.Error):
-            total += process.memory_info().rss
-    return total
-
-
-def _process_tree(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    return []
-
-
-def _prefer_for_oom_killer(pid: int) -> None:
-    """Make this process the kernel's first choice when memory runs out; if not permitted, rely on polling."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text(_MAX_OOM_SCORE_ADJ, "ascii")
+def _resident_bytes(pid: int) -> int:
+    return sum(resident_bytes(process.pid) for process in process_tree(pid))
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    for descendant in _process_tree(process.pid):
+    for descendant in process_tree(process.pid):
         with contextlib.suppress(psutil.Error):
             descendant.kill()
     process.wait()

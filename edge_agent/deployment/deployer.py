@@ -31,6 +31,9 @@ from edgewright.errors import OperationError, PackageError, StorageFullError
 
 _log = logging.getLogger(__name__)
 
+_CHECK_MEMORY_SHARE = 0.75
+"""Part of the free memory that the check of a new version may use while another version scores."""
+
 
 class Deployer:
     """Executor of the plan's steps; it owns the reason that blocks the agent."""
@@ -192,7 +195,9 @@ class Deployer:
             return
         settings = self._settings
         request = CheckRequest(slot=str(self._store.slot_path(number)), backend=settings.backend, threads=settings.threads)
-        result = await run_worker("edge_agent.packages.check", request, timeout_s=settings.check_timeout_s)
+        result = await run_worker(
+            "edge_agent.packages.check", request, timeout_s=settings.check_timeout_s, memory_share=_CHECK_MEMORY_SHARE
+        )
         if result.failure in (Failure.CRASHED, Failure.TIMED_OUT):
             # A model that crashes or hangs in its own process does so again, so a retry would only cost time.
             reason = f"the model must load and score the golden samples, but the check process {result.reason}"

@@ -13,6 +13,7 @@ from edge_agent.workers.requests import CheckRequest
 from edge_agent.workers.worker import serve_request
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import BadInputError, InferenceError, OperationError, PackageError, StorageFullError
+from hardware_profiles.memory import prefer_for_oom_killer
 
 
 def check(request: CheckRequest) -> str:
@@ -47,5 +48,10 @@ def _score_golden_samples(variant: VariantDirectory, request: CheckRequest) -> s
     return f"{comparison.sample_count} golden samples match"
 
 
+def _serve(request: CheckRequest) -> str:
+    prefer_for_oom_killer()
+    return check(request)
+
+
 if __name__ == "__main__":
-    serve_request(CheckRequest, check)
+    serve_request(CheckRequest, _serve)

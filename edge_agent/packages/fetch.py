@@ -11,7 +11,6 @@ The result is the record of the slot, from which the agent writes the slot.
 from __future__ import annotations
 
 import fcntl
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from edgewright.contracts.signing import TrustedKeys, verify_package
 from edgewright.errors import PackageError, SignatureError
 from hardware_profiles.catalog import load_profile
 from hardware_profiles.hardware_profile import HardwareProfile
+from hardware_profiles.memory import prefer_for_oom_killer
 
 
 def fetch(request: FetchRequest) -> SlotRecord:
@@ -118,14 +118,8 @@ def _serve(request: FetchRequest) -> SlotRecord:
     with reporting_full_disk("the store"), lock_path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if request.choose is ChooseBy.MEASURED:
-            _raise_oom_score()
+            prefer_for_oom_killer()
         return fetch(request)
-
-
-def _raise_oom_score() -> None:
-    """Let the kernel's out-of-memory killer prefer this process and its benchmark processes to the runner (proc(5))."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":

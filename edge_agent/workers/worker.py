@@ -37,8 +37,11 @@ from edgewright.errors import (
     UnreachableError,
 )
 from edgewright.worker_process import WorkerEndedError, describe_end, read_answer, serve
+from hardware_profiles.memory import free_memory_bytes, resident_bytes
 
 _log = logging.getLogger(__name__)
+
+MEMORY_POLL_S = 0.05
 
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 """Signals that a program causes itself; the kernel ends one that uses too much memory by SIGKILL."""
@@ -69,8 +72,12 @@ class WorkerResult:
     desired: DesiredState | None = None
 
 
-async def run_worker(module: str, request: object, *, timeout_s: float | None) -> WorkerResult:
-    """Run `python -m module` on a request; cancelling the caller kills the process."""
+async def run_worker(module: str, request: object, *, timeout_s: float | None, memory_share: float | None = None) -> WorkerResult:
+    """Run `python -m module` on a request; cancelling the caller kills the process.
+
+    With `memory_share`, the process is killed when it uses more than this share of the memory that was free before it.
+    """
+    limit_bytes = None if memory_share is None else int(memory_share * free_memory_bytes())
     try:
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     except OSError as error:  # out of memory or processes at the moment
@@ -81,7 +88,7 @@ async def run_worker(module: str, request: object, *, timeout_s: float | None) -
             process.stdin.write(wire.encode(request) + b"\n")
             await process.stdin.drain()
         async with asyncio.timeout(timeout_s):
-            return await _result_of(process)
+            return await _result_within(limit_bytes, process)
     except TimeoutError:
         reason = f"did not finish within {timeout_s:g} s"
         return WorkerResult(failure=Failure.TIMED_OUT, reason=reason, cause=FailureCause.DEVICE)
@@ -91,6 +98,19 @@ async def run_worker(module: str, request: object, *, timeout_s: float | None) -
                 process.kill()
             await process.wait()
         process.stdin.close()
+
+
+async def _result_within(limit_bytes: int | None, process: Process) -> WorkerResult:
+    """Return the result of a process, or kill it when it uses more than `limit_bytes` of memory."""
+    result = asyncio.create_task(_result_of(process))
+    try:
+        while not (await asyncio.wait({result}, timeout=None if limit_bytes is None else MEMORY_POLL_S))[0]:
+            if limit_bytes is not None and resident_bytes(process.pid) > limit_bytes:
+                reason = f"needs more memory than the {limit_bytes / 1e6:.0f} MB that it may use of what is free"
+                return WorkerResult(failure=Failure.CRASHED, reason=reason, cause=FailureCause.DEVICE)
+        return result.result()
+    finally:
+        result.cancel()
 
 
 async def _result_of(process: Process) -> WorkerResult:

@@ -63,3 +63,18 @@ def test_a_worker_that_takes_too_long_is_of_the_device(tmp_path: Path) -> None:
     request = CheckRequest(slot=str(tmp_path), backend="auto", threads=None)
     result = asyncio.run(run_worker("edge_agent.packages.check", request, timeout_s=0.01))
     assert (result.failure, result.cause) == (Failure.TIMED_OUT, FailureCause.DEVICE)
+
+
+def test_a_check_that_needs_too_much_memory_is_ended_and_is_of_the_device(tmp_path: Path) -> None:
+    variant = make_variant(tmp_path / "v")
+    request = CheckRequest(slot=str(variant.path), backend="auto", threads=None)
+    result = asyncio.run(run_worker("edge_agent.packages.check", request, timeout_s=60, memory_share=1e-4))
+    assert (result.failure, result.cause) == (Failure.CRASHED, FailureCause.DEVICE)
+    assert result.reason.startswith("needs more memory than the ")
+
+
+def test_a_check_within_its_share_of_memory_has_a_result(tmp_path: Path) -> None:
+    variant = make_variant(tmp_path / "v")
+    request = CheckRequest(slot=str(variant.path), backend="auto", threads=None)
+    result = asyncio.run(run_worker("edge_agent.packages.check", request, timeout_s=60, memory_share=0.75))
+    assert result.failure is None, result.reason

@@ -37,7 +37,7 @@ def test_an_earlier_boot_id_that_returns_marks_the_identity_as_shared(fleet: Fle
 
 
 @pytest.mark.parametrize("boots", ["A", "AAA", "ABCDEFGHIJ", "AB"])
-def test_an_agent_that_restarts_shares_its_identity_with_nobody(fleet: Fleet, boots: str) -> None:
+def test_an_agent_that_restarts_does_not_share_its_identity(fleet: Fleet, boots: str) -> None:
     record = report_from(fleet, boots)
     assert record.identity_shared_at is None
     assert not [line for line in explanation(record) if line.startswith("identity")]
