@@ -98,8 +98,8 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
         write_graph(staging / "graph", model, parts.is_head)
         log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
         started = time.perf_counter()
-        graph, samples, expected = with_samples(kind, source, WrittenGraph.open(staging, outputs), candidates, options)
-        accuracy = verify(graph, samples, expected, tolerance=source_model.tolerance, options=options, source=source)
+        run = with_samples(kind, source, WrittenGraph.open(staging, outputs), candidates, options)
+        accuracy = verify(run, tolerance=source_model.tolerance, options=options, source=source)
         log.info("compared with source samples=%d took_ms=%.0f", accuracy.sample_count, _milliseconds(started))
         record = BuildRecord(
             source_kind="sklearn" if kind is SourceKind.PICKLE else kind.value,
@@ -110,7 +110,7 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
             labels=labels,
             cut=cut,
             preprocessing=options.preprocessing or source_model.preprocessing,
-            independent_samples=graph.independent,
+            independent_samples=run.graph.independent,
         )
         write_record(staging, record)
         _write_float_variant(staging, record, accuracy)

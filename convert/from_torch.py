@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +62,25 @@ def export_module(module: Any, example_inputs: Sequence[Any]) -> ir.Model:
     return _graph_of(program, name)
 
 
-def torch_outputs(path: Path, inputs: Arrays, *, trust: bool, batch_size: int) -> Arrays:
-    """Return the program's outputs, computed by PyTorch, in the order of the graph's outputs."""
+def open_torch(path: Path, *, trust: bool) -> Callable[[Arrays, int], Arrays]:
+    """Load the program; return the function that runs it on inputs, in batches of a size.
+
+    Its outputs are in the order of the graph's outputs.
+    """
     import torch
 
     program = _loaded(path, trust=trust).module()
-    batches = []
-    with torch.no_grad():
-        for start in range(0, len(inputs[0]), batch_size):
-            outputs = program(*(torch.from_numpy(array[start : start + batch_size]) for array in inputs))
-            leaves, _ = torch.utils._pytree.tree_flatten(outputs)
-            batches.append([leaf.numpy() for leaf in leaves])
-    return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+
+    def run(inputs: Arrays, batch_size: int) -> Arrays:
+        batches = []
+        with torch.no_grad():
+            for start in range(0, len(inputs[0]), batch_size):
+                outputs = program(*(torch.from_numpy(array[start : start + batch_size]) for array in inputs))
+                leaves, _ = torch.utils._pytree.tree_flatten(outputs)
+                batches.append([leaf.numpy() for leaf in leaves])
+        return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+
+    return run
 
 
 def _loaded(path: Path, *, trust: bool) -> Any:

@@ -1,13 +1,16 @@
 """Verify the written graph: find samples that the source can run, and compare both outputs for them.
 
 The user's samples are taken as they are. Generated ones are tried in order until the source accepts them. A graph whose samples
-depend on the others of their batch is compared one sample at a time.
+depend on the others of their batch is compared one sample at a time. Small sets in other batch sizes and in other sizes of the
+free axes follow (source/sample_sets.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -20,13 +23,24 @@ from convert.options import ConvertOptions
 from convert.read_source import SourceModel
 from convert.source import parity
 from convert.source.identify import SourceKind
-from convert.source.input_uses import input_uses
+from convert.source.input_uses import InputUse, input_uses
 from convert.source.precision import lost_by_float32
-from convert.source.samples import Attempt, generated_samples, without_failures, write_golden
+from convert.source.sample_sets import Candidate, SampleSet, given_samples
+from convert.source.samples import (
+    Attempt,
+    finite_samples,
+    generated_samples,
+    only,
+    usable_sizes,
+    without_failures,
+    write_golden,
+)
 from edgewright.contracts.samples import Samples, Tensors, load_samples
 from edgewright.contracts.variant import LayerKind, Measured, TensorSpec
 from edgewright.contracts.wire import encode_readable
-from edgewright.errors import ModelError, OperationError
+from edgewright.errors import ModelError, OperationError, ParityError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,43 +67,74 @@ class WrittenGraph:
         return BATCH_SIZE if self.independent else 1
 
 
+@dataclass(frozen=True, slots=True)
+class SourceRun:
+    """The samples that the source was run on, and its outputs for them."""
+
+    graph: WrittenGraph
+    sets: Sequence[SampleSet]
+    """The main set, without the samples that gave NaN or infinity, and small ones in other shapes."""
+    outputs: Sequence[Tensors | None]
+    """None for a small set that the source cannot run."""
+
+    @property
+    def samples(self) -> Samples:
+        """The samples of the main set."""
+        return self.sets[0].samples
+
+    @property
+    def expected(self) -> Tensors:
+        """The source's outputs for the main set."""
+        main = self.outputs[0]
+        assert main is not None
+        return main
+
+
 def candidate_samples(
     graph: ir.Graph, inputs: tuple[TensorSpec, ...], source: SourceModel, options: ConvertOptions, labels: tuple[str, ...]
-) -> list[Samples]:
-    """Return the user's samples, or generated ones in the order in which they are tried."""
+) -> Iterable[Candidate]:
+    """Return the user's samples, or generated ones in the order in which they are tried.
+
+    Raises:
+        SamplesError: the user's samples do not fit the inputs.
+    """
     if options.samples is not None:
-        return [load_samples(options.samples, inputs, labels)]
+        return [given_samples(load_samples(options.samples, inputs, labels), inputs)]
     uses = input_uses(graph)
     counts = any(spec.dtype.startswith(("int", "uint")) and not uses[spec.name].mask for spec in inputs)
     attempts = [Attempt(missing=source.missing_values), *([Attempt(counts=2)] if counts else [])]
-    return [generated_samples(inputs, uses, attempt, source.ranges) for attempt in attempts]
+    tried = [replace(attempt, size=size) for size in usable_sizes(inputs) for attempt in attempts]
+    return (_generated(inputs, uses, attempt, source) for attempt in tried)
+
+
+def _generated(inputs: tuple[TensorSpec, ...], uses: Mapping[str, InputUse], attempt: Attempt, source: SourceModel) -> Candidate:
+    generate = partial(generated_samples, inputs, uses, attempt, source.ranges)
+    return Candidate(generate(), inputs, lambda sizes: generate(sizes=sizes))
 
 
 def with_samples(
-    kind: SourceKind, source: Path, graph: WrittenGraph, candidates: Sequence[Samples], options: ConvertOptions
-) -> tuple[WrittenGraph, Samples, Tensors]:
+    kind: SourceKind, source: Path, graph: WrittenGraph, candidates: Iterable[Candidate], options: ConvertOptions
+) -> SourceRun:
     """Return the samples that the source can run, and its outputs for them."""
     if options.samples is not None:
         (given,) = candidates
-        checked = graph.with_independence(given)
-        return checked, given, _source_outputs(kind, source, checked, given, options)
+        return _run(kind, source, graph.with_independence(given.samples), given, options)
     problem: ModelError | None = None
-    best: tuple[WrittenGraph, Samples, Tensors] | None = None
+    best: SourceRun | None = None
     for candidate in candidates:
         try:
-            checked = _checked(graph, candidate, source)
-            expected = _source_outputs(kind, source, checked, candidate, options)
+            checked = _checked(graph, candidate.samples, source)
+            run = _without_failures(_run(kind, source, checked, candidate, options))
         except ModelError as error:
             problem = problem or error
             continue
-        samples, expected = without_failures(candidate, expected)
-        if best is None or samples.count > best[1].count:
-            best = (checked, samples, expected)
-        if 2 * samples.count >= candidate.count:
+        if best is None or run.samples.count > best.samples.count:
+            best = run
+        if 2 * run.samples.count >= candidate.samples.count:
             break
     if best is None and problem is not None:
         raise problem
-    if best is None or best[1].count == 0:
+    if best is None or best.samples.count == 0:
         raise ModelError(f"{source} gives NaN or infinity for every generated sample: give real ones with --samples")
     return best
 
@@ -102,29 +147,63 @@ def _checked(graph: WrittenGraph, samples: Samples, source: Path) -> WrittenGrap
         raise ModelError(f"{source}: {error}; the samples were generated: give real ones with --samples") from error
 
 
-def _source_outputs(kind: SourceKind, source: Path, graph: WrittenGraph, samples: Samples, options: ConvertOptions) -> Tensors:
-    """Return the source's outputs for the samples, computed in its own framework."""
-    names = [spec.name for spec in graph.outputs]
+def _run(kind: SourceKind, source: Path, graph: WrittenGraph, candidate: Candidate, options: ConvertOptions) -> SourceRun:
+    """Run the source in its own framework."""
+    sets, names = candidate.sets(graph.batch_size), [spec.name for spec in graph.outputs]
     try:
-        return parity.run_source(
-            kind, source, samples, names, options.source_options, options.limits(), batch_size=graph.batch_size
-        )
+        outputs = parity.run_source(kind, source, sets, names, options=options.source_options, limits=options.limits())
     except ModelError as error:
         if options.samples is not None:
             raise
         raise ModelError(f"{error}; the samples were generated: give real ones with --samples") from error
+    return SourceRun(graph, sets, outputs)
 
 
-def verify(
-    graph: WrittenGraph, samples: Samples, expected: Tensors, *, tolerance: float, options: ConvertOptions, source: Path
-) -> Measured:
-    """Compare the written graph with its source, write the parity report, and keep the golden samples."""
+def _without_failures(run: SourceRun) -> SourceRun:
+    samples, expected = without_failures(run.samples, run.expected)
+    return replace(run, sets=[replace(run.sets[0], samples=samples), *run.sets[1:]], outputs=[expected, *run.outputs[1:]])
+
+
+def verify(run: SourceRun, *, tolerance: float, options: ConvertOptions, source: Path) -> Measured:
+    """Compare the written graph with its source, write the parity report, and keep the golden samples.
+
+    Raises:
+        ParityError: the graph differs from its source, for the main samples or in another shape.
+    """
+    graph, samples, expected = run.graph, run.samples, run.expected
     actual = run_all(graph.session, samples, batch_size=graph.batch_size)
     comparison = compare_outputs(expected, actual, graph.outputs)
     accuracy = measured(comparison, expected, actual, samples.labels, graph.outputs)
     report = parity.report_on(comparison, accuracy, tolerance=tolerance, generated=options.samples is None)
     if not options.allow_mismatch:
         parity.check(report, source, lost_by_float32(samples, report))
+        report = replace(report, other_shapes=_check_other_shapes(run, report, source))
     (graph.staging / "reports" / "parity.json").write_bytes(encode_readable(report))
     write_golden(graph.staging / "graph", samples, expected)
     return accuracy
+
+
+def _check_other_shapes(run: SourceRun, report: parity.ParityReport, source: Path) -> tuple[str, ...]:
+    """Compare the small sets that the source can run, and return their shapes; warn if it accepts no other size of an axis."""
+    small = list(zip(run.sets[1:], run.outputs[1:], strict=True))
+    compared = [(one, expected) for one, expected in small if expected is not None]
+    for one, expected in compared:
+        _check_small(run.graph, one, expected, report, source)
+    if any(one.resized for one, _ in small) and not any(one.resized for one, _ in compared):
+        log.warning("compared only with %s: the source cannot run other sizes; fix them with --shape", run.sets[0])
+    return tuple(str(one) for one, _ in compared)
+
+
+def _check_small(graph: WrittenGraph, small: SampleSet, expected: Tensors, report: parity.ParityReport, source: Path) -> None:
+    finite = finite_samples(small.samples.count, expected)
+    if not finite.any():
+        return
+    try:
+        actual = run_all(graph.session, small.samples, batch_size=small.batch_size)
+        comparison = compare_outputs(only(expected, finite), only(actual, finite), graph.outputs)
+    except OperationError as error:
+        raise ParityError(
+            f"{source}: the converted graph must be the same as the source for all shapes, but not for {small}: {error}; "
+            "fix the free axes with --shape, or accept it with --allow-mismatch"
+        ) from error
+    parity.check(parity.in_another_shape(report, comparison), source, where=f" for {small}")

@@ -96,16 +96,25 @@ def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, options: Sourc
 
 def run_tensorflow(kind: SourceKind, path: Path, inputs: Arrays, options: SourceOptions, *, batch_size: int) -> Arrays:
     """Return the source's outputs, computed by TensorFlow, in the order of the graph's outputs."""
+    return open_tensorflow(kind, path, options)(inputs, batch_size)
+
+
+def open_tensorflow(kind: SourceKind, path: Path, options: SourceOptions) -> Callable[[Arrays, int], Arrays]:
+    """Load the source; return the function that runs it on inputs, in batches of a size."""
     tf = import_tensorflow()
     function = None
     if kind is SourceKind.SAVED_MODEL and not options.inputs:
         function = _signature_function(path, options)  # takes a quarter of the memory of freezing: variables are not copied
-    function = function or _pruned(freeze(kind, path, options))
-    batches = [
-        [np.asarray(output) for output in function(*(tf.constant(array[start : start + batch_size]) for array in inputs))]
-        for start in range(0, len(inputs[0]), batch_size)
-    ]
-    return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+    called = function or _pruned(freeze(kind, path, options))
+
+    def run(inputs: Arrays, batch_size: int) -> Arrays:
+        batches = [
+            [np.asarray(output) for output in called(*(tf.constant(array[start : start + batch_size]) for array in inputs))]
+            for start in range(0, len(inputs[0]), batch_size)
+        ]
+        return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+
+    return run
 
 
 def _pruned(frozen: Frozen) -> Callable[..., Sequence[Any]]:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.source.input_uses import InputUse
+from convert.source.sample_sets import Sizes
 from edgewright.contracts.samples import Samples, Tensors, write_npz
 from edgewright.contracts.variant import LayerKind, TensorSpec
 
@@ -24,7 +25,8 @@ GOLDEN_COUNT = 32
 LEAST_GENERATED = 8
 _GENERATED_ELEMENTS = 1 << 20
 """Limit of all generated inputs together: running large images dominates the conversion, and golden samples are transferred."""
-_FREE_AXIS_SIZE = 16
+FREE_AXIS_SIZES = (16, 64, 256)
+"""Sizes of free axes that are tried; networks for pictures need a multiple of their stride, and sound needs long inputs."""
 _SENTINELS = (0.0, -1.0, -999.0, 999.0, -9999.0)
 """Numbers that stand for a missing value in many tables."""
 _HOLES = 0.3
@@ -40,16 +42,24 @@ class Attempt:
     """Tables hold missing values, and numbers that mark them."""
     counts: int = 100
     """Integers that look up no table are below this; 2 suits masks with any name, 1 leaves zeros."""
+    size: int = FREE_AXIS_SIZES[0]
+    """Size of every free axis but the first."""
 
 
-ATTEMPTS = (Attempt(), Attempt(counts=2))
+def usable_sizes(inputs: Sequence[TensorSpec]) -> list[int]:
+    """Return the sizes of the free axes to try: one if there is no free axis, and none that makes a sample too large."""
+    sizes = FREE_AXIS_SIZES if any(isinstance(axis, str) for spec in inputs for axis in spec.shape[1:]) else FREE_AXIS_SIZES[:1]
+    elements = [sum(math.prod(_sample_shape(spec, size, {})) for spec in inputs) for size in sizes]
+    return [size for size, count in zip(sizes, elements, strict=True) if count <= _GENERATED_ELEMENTS or size == sizes[0]]
 
 
 def generated_samples(
     inputs: Sequence[TensorSpec],
     uses: Mapping[str, InputUse] | None = None,
-    attempt: Attempt = ATTEMPTS[0],
+    attempt: Attempt = Attempt(),
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    *,
+    sizes: Sizes | None = None,
 ) -> Samples:
     """Return 8 to 32 plausible samples from a fixed seed.
 
@@ -58,11 +68,16 @@ def generated_samples(
         uses: what the graph does with them (see `input_uses`).
         attempt: the way to generate them.
         ranges: for inputs that are quantized in the source, the smallest and the largest number that they hold.
+        sizes: of free axes, by name; others have the size of the attempt.
     """
-    elements = sum(math.prod(_sample_shape(spec)) for spec in inputs)
+    shapes = {spec.name: _sample_shape(spec, attempt.size, sizes or {}) for spec in inputs}
+    elements = sum(math.prod(shape) for shape in shapes.values())
     count = min(max(_GENERATED_ELEMENTS // max(elements, 1), LEAST_GENERATED), GOLDEN_COUNT)
     generator = np.random.default_rng(0)
-    samples = {spec.name: _plausible(spec, count, generator, (uses or {}).get(spec.name, InputUse()), attempt) for spec in inputs}
+    samples = {
+        spec.name: _plausible(spec, (count, *shapes[spec.name]), generator, (uses or {}).get(spec.name, InputUse()), attempt)
+        for spec in inputs
+    }
     for name, (low, high) in (ranges or {}).items():
         samples[name] = generator.uniform(low, high, samples[name].shape).astype(samples[name].dtype)
     return Samples(samples)
@@ -70,14 +85,24 @@ def generated_samples(
 
 def without_failures(samples: Samples, expected: Tensors) -> tuple[Samples, Tensors]:
     """Leave out generated samples for which the source itself gives NaN or infinity; none are left if it does so for all."""
-    valid = np.ones(samples.count, np.bool_)
-    for array in expected.values():
-        if array.dtype.kind == "f" and len(array) == samples.count:
-            valid &= np.isfinite(array.reshape(samples.count, -1)).all(axis=1)
+    valid = finite_samples(samples.count, expected)
     if valid.all():
         return samples, expected
-    kept = {name: array[valid] if len(array) == samples.count else array for name, array in expected.items()}
-    return samples.take(np.flatnonzero(valid)), kept
+    return samples.take(np.flatnonzero(valid)), only(expected, valid)
+
+
+def finite_samples(count: int, outputs: Tensors) -> npt.NDArray[np.bool_]:
+    """Return True for each of `count` samples whose outputs are finite."""
+    valid = np.ones(count, np.bool_)
+    for array in outputs.values():
+        if array.dtype.kind == "f" and len(array) == count:
+            valid &= np.isfinite(array.reshape(count, -1)).all(axis=1)
+    return valid
+
+
+def only(outputs: Tensors, valid: npt.NDArray[np.bool_]) -> Tensors:
+    """Return the outputs of the valid samples; an output that does not count samples stays whole."""
+    return {name: array[valid] if len(array) == len(valid) else array for name, array in outputs.items()}
 
 
 def write_golden(graph: Path, samples: Samples, outputs: Tensors) -> None:
@@ -87,12 +112,13 @@ def write_golden(graph: Path, samples: Samples, outputs: Tensors) -> None:
     write_npz(graph / LayerKind.GOLDEN_OUTPUTS.file_name, {name: array[:GOLDEN_COUNT] for name, array in outputs.items()})
 
 
-def _sample_shape(spec: TensorSpec) -> tuple[int, ...]:
-    return tuple(size if isinstance(size, int) else _FREE_AXIS_SIZE for size in spec.shape[1:])
+def _sample_shape(spec: TensorSpec, free: int, sizes: Sizes) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else sizes.get(size, free) for size in spec.shape[1:])
 
 
-def _plausible(spec: TensorSpec, count: int, generator: np.random.Generator, use: InputUse, attempt: Attempt) -> _Array:
-    shape = (count, *_sample_shape(spec))
+def _plausible(
+    spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator, use: InputUse, attempt: Attempt
+) -> _Array:
     dtype = np.dtype(spec.dtype)
     if use.table_rows is not None:
         return generator.integers(0, use.table_rows, shape).astype(dtype)

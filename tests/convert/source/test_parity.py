@@ -18,6 +18,7 @@ from convert.source.parity import (
     report_on,
     run_source,
 )
+from convert.source.sample_sets import SampleSet
 from convert.source.samples import generated_samples
 from edgewright.contracts.variant import Measured, TensorSpec, Tolerance
 from edgewright.errors import ModelError, ParityError, SamplesError
@@ -74,7 +75,7 @@ def test_an_error_in_the_source_process_is_reported_with_its_message(tmp_path: P
     path = tmp_path / "model.pkl"
     path.write_bytes(b"\x80\x04")
     with pytest.raises(ModelError, match=r"model.pkl is a pickle, which can run any code when it is opened"):
-        run_source(SourceKind.PICKLE, path, generated_samples([IMAGE]), ["score"])
+        run_source(SourceKind.PICKLE, path, [SampleSet(generated_samples([IMAGE]), 32)], ["score"])
 
 
 def test_accuracy_is_the_share_of_true_labels() -> None:
