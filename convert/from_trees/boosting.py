@@ -236,7 +236,7 @@ def _xgboost_tree(table: TreeTable, tree: int, nodes: dict[str, Any], *, margin:
     if any(nodes["split_type"]):
         _reject(path, "categorical splits", "encode categories as numbers before training")
     for number, (left, right) in enumerate(zip(nodes["left_children"], nodes["right_children"], strict=True)):
-        value = float(nodes["split_conditions"][number])
+        value = float(np.float32(nodes["split_conditions"][number]))  # a decimal that rounds to the float32
         if left < 0:
             table.leaf(tree, number, margin=margin, weight=value * weight)
             continue

@@ -128,6 +128,24 @@ def test_an_xgboost_model_computes_the_same(target: Any, settings: Any, classes:
     assert relative_difference(run_graph(graph, batch)[0], expected) < 1e-5
 
 
+def test_features_on_both_sides_of_an_xgboost_threshold_take_the_side_of_the_source(tmp_path: Path) -> None:
+    given = np.random.default_rng(7).standard_normal((300, 6)).astype(np.float32)
+    path = xgboost_file(tmp_path / "m.json", (given[:, 0] + given[:, 3] > 0).astype(int), given, objective="binary:logistic")
+    trees = json.loads(path.read_text())["learner"]["gradient_booster"]["model"]["trees"]
+    thresholds = [np.float32(value) for tree in trees for value in tree["split_conditions"]]
+    samples = given[:12].copy()
+    rows = [
+        np.where(np.arange(6) == feature, value, sample) for value in thresholds for feature in range(6) for sample in samples
+    ]
+    near = np.concatenate(
+        [np.nextafter(np.asarray(rows, np.float32), np.float32(side)) for side in (-np.inf, np.inf)]
+        + [np.asarray(rows, np.float32)]
+    )
+    graph, _ = from_boosting.read_xgboost(path)
+    expected = from_boosting.xgboost_outputs(path, near)
+    assert relative_difference(run_graph(graph, near)[0], expected) < 1e-6
+
+
 @given(number=st.floats(allow_nan=False, allow_infinity=False), threshold=st.floats(allow_nan=False))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_float_takes_the_same_side_of_a_rounded_threshold(number: float, threshold: float) -> None:
