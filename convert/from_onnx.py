@@ -6,12 +6,16 @@ rejected, and so are inputs and outputs other than numeric tensors.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from convert.graph.emit import BATCH_AXIS, IR_VERSION
+from convert.graph.maps import has_maps, replace_maps
 from convert.operator_sets import at_supported_opset, nodes_of
 from edgewright.errors import ModelError, one_line
 
@@ -26,6 +30,7 @@ def read_onnx(path: Path) -> ir.Model:
             numeric tensor.
     """
     proto = _loaded(path)
+    replace_maps(proto.graph)
     _check_ends(proto, path)
     _check_operators(proto, path)
     _free_negative_axes(proto.graph)
@@ -34,6 +39,19 @@ def read_onnx(path: Path) -> ir.Model:
     proto.producer_name, proto.producer_version, proto.domain, proto.doc_string = "edgewright", "", "", ""
     del proto.metadata_props[:]
     return ir.from_proto(proto)
+
+
+@contextmanager
+def with_tensor_outputs(path: Path) -> Iterator[Path]:
+    """Yield the ONNX file at `path`, or a temporary copy that gives tensors in place of maps from class to probability."""
+    if not has_maps(onnx.load(path, load_external_data=False).graph):
+        yield path
+        return
+    proto = onnx.load(path)
+    replace_maps(proto.graph)
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        onnx.save(proto, Path(folder) / path.name)
+        yield Path(folder) / path.name
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
@@ -50,7 +68,7 @@ def _check_ends(proto: onnx.ModelProto, path: Path) -> None:
     inputs = [value for value in proto.graph.input if value.name not in weights]
     for value in (*inputs, *proto.graph.output):
         if not value.type.HasField("tensor_type"):
-            raise ModelError(f"{path}: {value.name} must be a tensor; export the model without maps and sequences (zipmap off)")
+            raise ModelError(f"{path}: {value.name} must be a tensor; export the model without maps and sequences")
         if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             raise ModelError(
                 f"{path}: {value.name} must hold numbers, but it holds text: encode text as numbers before the model"

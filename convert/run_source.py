@@ -89,8 +89,10 @@ def _in_numpy_floats(output: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _open_onnx(source: Path) -> Runner:
     from accel.backends.onnxruntime_cpu import load_graph
+    from convert.from_onnx import with_tensor_outputs
 
-    session = load_graph(source)
+    with with_tensor_outputs(source) as path:
+        session = load_graph(path)
 
     def run(inputs: Arrays, batch_size: int) -> Arrays:
         named = {spec.name: array for spec, array in zip(session.inputs, inputs, strict=True)}

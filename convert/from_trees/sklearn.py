@@ -187,7 +187,13 @@ def _unpickled(path: Path, trust: bool) -> Any:
     try:
         return joblib.load(path)
     except Exception as error:  # the pickle's code may raise anything
-        raise ModelError(f"{path}: this pickle cannot be opened: {type(error).__name__}: {error}") from error
+        raise ModelError(f"{path}: this pickle cannot be opened: {type(error).__name__}: {_without_stack(error)}") from error
+
+
+def _without_stack(error: Exception) -> str:
+    """Return an error's text on one line, without the stack of a native library that some (XGBoost, LightGBM) add to it."""
+    lines = str(error).split("Stack trace:", maxsplit=1)[0].splitlines()
+    return " ".join(line.strip() for line in lines if line.strip())
 
 
 def _graph_of(estimator: Any, path: Path, nearest: bool) -> ir.Model:

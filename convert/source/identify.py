@@ -14,7 +14,9 @@ from edgewright.errors import ModelError
 _KERAS_MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
 _TORCH_PROGRAMS = ("/models/model.json", "serialized_exported_program.json")
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"x\x9c": "zlib", b"\x04\x22\x4d\x18": "lz4"}
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"]\x00\x00", b"\x04\x22\x4d\x18")
+"""gzip, bzip2, xz, lzma and lz4: the compressions of joblib besides zlib."""
+_ZLIB = 0x78
 _SUPPORTED = (
     "supported are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON), "
     "TensorFlow Lite, ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
@@ -81,7 +83,7 @@ def _identify_start(start: bytes) -> SourceKind | None:
     """Return the kind that the first bytes of a file decide, or None."""
     if start.startswith(MAGIC):
         return SourceKind.KERAS
-    if start.startswith(_PICKLE) or any(start.startswith(magic) for magic in _COMPRESSED):
+    if start.startswith(_PICKLE) or start.startswith(_COMPRESSED) or _is_zlib(start):
         return SourceKind.PICKLE
     if start.startswith((b"tree\n", b"tree\r\n")):
         return SourceKind.LIGHTGBM
@@ -90,6 +92,11 @@ def _identify_start(start: bytes) -> SourceKind | None:
     if start[4:8] == _TFLITE:
         return SourceKind.TFLITE
     return SourceKind.FROZEN_GRAPH if _FIRST_NODE.match(start) else None
+
+
+def _is_zlib(start: bytes) -> bool:
+    """Return True for the header of a zlib stream of any level: its two bytes are a multiple of 31 (RFC 1950)."""
+    return len(start) > 1 and start[0] == _ZLIB and int.from_bytes(start[:2]) % 31 == 0
 
 
 def _identify_directory(path: Path) -> SourceKind:

@@ -9,12 +9,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import skl2onnx
 from onnx import helper, numpy_helper
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.tree import DecisionTreeClassifier
 
 from convert.conversion import ConvertOptions, convert_model
 from convert.from_onnx import read_onnx
 from convert.graph.shapes import fix_shapes
 from convert.passes.simplify import simplify
+from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
 from tests.support.convert_networks import noise, relative_difference, run_graph
 
@@ -147,7 +152,28 @@ def test_an_output_that_is_not_a_tensor_is_rejected(tmp_path: Path) -> None:
     model.graph.node.append(helper.make_node("SequenceConstruct", ["y"], ["list"]))
     model.graph.output.append(helper.make_tensor_sequence_value_info("list", FLOAT, None))
     onnx.save(model, path)
-    assert refusal(path) == f"{path}: list must be a tensor; export the model without maps and sequences (zipmap off)"
+    assert refusal(path) == f"{path}: list must be a tensor; export the model without maps and sequences"
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        pytest.param(LogisticRegression(), id="logistic regression"),
+        pytest.param(DecisionTreeClassifier(max_depth=4), id="trees"),
+    ],
+)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_maps_of_a_classifier_become_its_probabilities(classifier: Any, classes: int, tmp_path: Path) -> None:
+    samples = noise(60, 4)
+    classifier = clone(classifier).fit(samples, 3 + np.arange(60) % classes)
+    graph = skl2onnx.to_onnx(classifier, samples[:1], options={"zipmap": True}, target_opset=15)
+    (tmp_path / "m.onnx").write_bytes(graph.SerializeToString())
+    assert graph.graph.output[1].type.HasField("sequence_type")
+    build = convert_model(tmp_path / "m.onnx", tmp_path / "build", ConvertOptions())
+    session = onnxruntime.InferenceSession(build.variant("fp32").file(LayerKind.GRAPH))
+    label, probabilities = session.run(None, {session.get_inputs()[0].name: samples})
+    assert (label == classifier.predict(samples)).all()
+    np.testing.assert_allclose(probabilities, classifier.predict_proba(samples), atol=1e-6)
 
 
 def test_missing_weights_are_reported(tmp_path: Path) -> None:

@@ -177,6 +177,22 @@ def test_a_damaged_pickle_is_rejected(tmp_path: Path) -> None:
     assert refusal(path, pickled=True, trust=True).startswith(f"{path}: this pickle cannot be opened: ")
 
 
+class OfAnOldVersion:
+    """An estimator whose library reports the stack of its native part."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("Invalid serialization file.\nStack trace:\n  [bt] (0) libxgboost.so(+0x11031e) [0x7f5860f1031e]\n")
+
+
+def test_the_reason_of_a_library_is_one_line_without_its_stack(tmp_path: Path) -> None:
+    old = OfAnOldVersion()
+    old.__dict__["trees"] = 3
+    joblib.dump(old, tmp_path / "model.pkl")
+    assert refusal(tmp_path / "model.pkl", pickled=True, trust=True) == (
+        f"{tmp_path / 'model.pkl'}: this pickle cannot be opened: ValueError: Invalid serialization file."
+    )
+
+
 def test_an_unfitted_estimator_is_rejected(tmp_path: Path) -> None:
     path = saved(LinearRegression(), tmp_path / "model.skops")
     assert refusal(path) == (

@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import joblib
 import onnx
 import pytest
 
@@ -31,6 +32,22 @@ def test_a_keras_file_is_identified_under_any_name(tmp_path: Path) -> None:
 
 def test_a_pickle_is_identified_by_its_first_bytes(tmp_path: Path) -> None:
     assert identify(written(tmp_path / "model.keras", pickle.dumps([1, 2]))) is SourceKind.PICKLE
+
+
+@pytest.mark.parametrize("method", ["gzip", "bz2", "lzma", "xz"])
+def test_a_compressed_pickle_of_joblib_is_identified(tmp_path: Path, method: str) -> None:
+    joblib.dump([1, 2], tmp_path / "model", compress=(method, 3))
+    assert identify(tmp_path / "model") is SourceKind.PICKLE
+
+
+@pytest.mark.parametrize("level", range(1, 10))
+def test_a_pickle_that_joblib_compresses_with_zlib_is_identified_at_every_level(tmp_path: Path, level: int) -> None:
+    joblib.dump([1, 2], tmp_path / "model", compress=level)
+    assert identify(tmp_path / "model") is SourceKind.PICKLE
+
+
+def test_text_that_begins_with_x_is_no_compressed_pickle(tmp_path: Path) -> None:
+    assert refusal(written(tmp_path / "table", b"x,y\n1,2\n")).startswith(f"{tmp_path / 'table'} is not a model")
 
 
 def test_an_onnx_file_is_identified_by_its_content(tmp_path: Path) -> None:
