@@ -11,6 +11,7 @@ from accel.backends.backend import Session
 from accel.backends.choose import load_session
 from accel.comparison import BATCH_SIZE, compare_outputs, measured, run_all
 from accel.latency import measure_latency
+from accel.sample_checks import warn_of_uninformative
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import Measured, VariantDirectory
 
@@ -75,6 +76,8 @@ def evaluate_variant(
     session = load_session(variant, backend=backend or variant.config.backend)
     try:
         outputs = _outputs(session, variant, samples)
+        if reference is None:
+            warn_of_uninformative(session, samples, outputs, batch_size=_batch_size(variant))
         expected, specs = outputs if reference is None else reference, variant.config.outputs
         comparison = compare_outputs(expected, outputs, specs)
         result = measured(comparison, expected, outputs, samples.labels, specs)
@@ -99,13 +102,19 @@ def reference_outputs(float_variant: VariantDirectory, samples: Samples) -> Tens
     """Return the outputs of the float variant, which stands for the source model."""
     session = load_session(float_variant, backend=float_variant.config.backend)
     try:
-        return _outputs(session, float_variant, samples)
+        outputs = _outputs(session, float_variant, samples)
+        warn_of_uninformative(session, samples, outputs, batch_size=_batch_size(float_variant))
+        return outputs
     finally:
         session.close()
 
 
 def _outputs(session: Session, variant: VariantDirectory, samples: Samples) -> Tensors:
-    return run_all(session, samples, batch_size=BATCH_SIZE if variant.config.independent_samples else 1)
+    return run_all(session, samples, batch_size=_batch_size(variant))
+
+
+def _batch_size(variant: VariantDirectory) -> int:
+    return BATCH_SIZE if variant.config.independent_samples else 1
 
 
 def evaluation_row(evaluation: Evaluation, size_bytes: int) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ import click
 
 from accel.backends.choose import AUTO, find_backends
 from accel.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
+from accel.sample_checks import check_numbers
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import RECORD_FILE, BuildDirectory
 from edgewright.contracts.names import nearest
@@ -115,6 +116,7 @@ def _evaluate(
         raise NotFoundError(f"{source} must hold the variant {FLOAT_VARIANT}, which stands for the source model; it is not there")
     samples = load_samples(path, float_variant.config.inputs, float_variant.config.labels)
     own, reference = _score_float(float_variant, chosen, samples, backend)
+    check_numbers(samples, reference, path)
     return [
         own if own is not None and variant == float_variant else evaluate_variant(variant, samples, reference, backend=backend)[0]
         for variant in chosen

@@ -19,10 +19,11 @@ from accel.backends.backend import Session
 from accel.backends.onnxruntime_cpu import load_graph
 from accel.comparison import BATCH_SIZE, compare_outputs, measured, run_all
 from accel.independence import samples_are_independent
+from accel.sample_checks import check_numbers, warn_of_uninformative
 from convert.options import ConvertOptions
 from convert.read_source import SourceModel
 from convert.source import parity
-from convert.source.identify import SourceKind
+from convert.source.identify import SourceKind, identify
 from convert.source.input_uses import InputUse, input_uses
 from convert.source.precision import lost_by_float32
 from convert.source.sample_sets import Candidate, SampleSet, given_samples
@@ -118,7 +119,9 @@ def with_samples(
     """Return the samples that the source can run, and its outputs for them."""
     if options.samples is not None:
         (given,) = candidates
-        return _run(kind, source, graph.with_independence(given.samples), given, options)
+        run = _run(kind, source, graph.with_independence(given.samples), given, options)
+        check_numbers(run.samples, run.expected, options.samples)
+        return run
     problem: ModelError | None = None
     best: SourceRun | None = None
     for candidate in candidates:
@@ -171,16 +174,28 @@ def verify(run: SourceRun, *, tolerance: float, options: ConvertOptions, source:
         ParityError: the graph differs from its source, for the main samples or in another shape.
     """
     graph, samples, expected = run.graph, run.samples, run.expected
+    warn_of_uninformative(graph.session, samples, expected, batch_size=graph.batch_size)
     actual = run_all(graph.session, samples, batch_size=graph.batch_size)
     comparison = compare_outputs(expected, actual, graph.outputs)
     accuracy = measured(comparison, expected, actual, samples.labels, graph.outputs)
     report = parity.report_on(comparison, accuracy, tolerance=tolerance, generated=options.samples is None)
     if not options.allow_mismatch:
-        parity.check(report, source, lost_by_float32(samples, report))
+        names = partial(_column_names, source, options)
+        parity.check(report, source, "" if report.passed else lost_by_float32(samples, report, names))
         report = replace(report, other_shapes=_check_other_shapes(run, report, source))
     (graph.staging / "reports" / "parity.json").write_bytes(encode_readable(report))
     write_golden(graph.staging / "graph", samples, expected)
     return accuracy
+
+
+def _column_names(source: Path, options: ConvertOptions) -> tuple[str, ...]:
+    """Return the names that a model of tables has for the columns of its input."""
+    kind = identify(source)
+    if kind not in parity.TABLE_KINDS:
+        return ()
+    from convert.from_trees.feature_names import feature_names
+
+    return feature_names(kind, source, trust=options.trust)
 
 
 def _check_other_shapes(run: SourceRun, report: parity.ParityReport, source: Path) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def read_lightgbm(path: Path, *, nearest: bool = False) -> tuple[ir.Model, tuple
     Raises:
         ModelError: the model cannot be loaded, or has a split without counterpart in ONNX.
     """
-    ensemble = lightgbm_ensemble(_lightgbm_booster(path), path)
+    ensemble = lightgbm_ensemble(lightgbm_booster(path), path)
     return graph_of(ensemble, nearest=nearest), ensemble.labels
 
 
@@ -69,13 +69,13 @@ def read_xgboost(path: Path) -> tuple[ir.Model, tuple[str, ...]]:
     Raises:
         ModelError: the model cannot be loaded, is not a tree booster, or has a split without counterpart in ONNX.
     """
-    ensemble = xgboost_ensemble(_used_trees(_xgboost_booster(path)), path)
+    ensemble = xgboost_ensemble(_used_trees(xgboost_booster(path)), path)
     return graph_of(ensemble), ensemble.labels
 
 
 def lightgbm_outputs(path: Path, features: npt.NDArray[Any]) -> Scores:
     """Return LightGBM's own predictions in the shape of the graph's output, [samples, outputs]."""
-    booster = _lightgbm_booster(path)
+    booster = lightgbm_booster(path)
     return _as_columns(booster.predict(features), lightgbm_ensemble(booster, path).link)
 
 
@@ -83,7 +83,7 @@ def xgboost_outputs(path: Path, features: npt.NDArray[Any]) -> Scores:
     """Return XGBoost's own predictions in the shape of the graph's output, [samples, outputs]."""
     import xgboost
 
-    booster = _used_trees(_xgboost_booster(path))
+    booster = _used_trees(xgboost_booster(path))
     ensemble = xgboost_ensemble(booster, path)
     if ensemble.link is Link.SOFTMAX:
         booster.set_param({"objective": "multi:softprob"})  # multi:softmax returns only the index of the largest class
@@ -148,7 +148,8 @@ def xgboost_ensemble(booster: Any, path: Path) -> Ensemble:
     )
 
 
-def _lightgbm_booster(path: Path) -> Any:
+def lightgbm_booster(path: Path) -> Any:
+    """Load a LightGBM text model; raise `ModelError` if it cannot be loaded."""
     import lightgbm
 
     lightgbm.register_logger(_Quiet())
@@ -158,7 +159,8 @@ def _lightgbm_booster(path: Path) -> Any:
         raise ModelError(f"{path}: LightGBM cannot load this model: {first_line(error)}") from error
 
 
-def _xgboost_booster(path: Path) -> Any:
+def xgboost_booster(path: Path) -> Any:
+    """Load an XGBoost model; raise `ModelError` if it cannot be loaded."""
     import xgboost
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,15 @@ def rounds_in_float32(path: Path) -> bool:
     return any(_rounded(array).any() for name, array in read_npz(path).items() if name != LABELS and array.dtype.kind in "fiu")
 
 
-def lost_by_float32(samples: Samples, report: ParityReport) -> str:
+def lost_by_float32(samples: Samples, report: ParityReport, column_names: Callable[[], Sequence[str]] = tuple) -> str:
     """Return the feature that float32 rounds most, as the cause of a failed comparison; empty if it rounds none.
 
     The feature is the one with the most values that become equal, else the one of the worst sample.
+
+    Args:
+        samples: the samples of the comparison.
+        report: the failed comparison.
+        column_names: returns the names of the features that the source holds, or none.
     """
     for name, array in (samples.given or {}).items():
         if array.dtype.kind not in "fiu" or not _rounded(array).any():
@@ -30,8 +36,13 @@ def lost_by_float32(samples: Samples, report: ParityReport) -> str:
         columns = array.reshape(len(array), -1)
         equal = [_merged(columns[:, place]) for place in range(columns.shape[1])]
         place = int(np.argmax(equal)) if any(equal) else _most_rounded(columns, report)
-        return f"float32 cannot hold the values of {name}, feature {place} ({_example(columns[:, place])}): {_ADVICE}"
+        feature = _feature(place, column_names(), columns.shape[1])
+        return f"float32 cannot hold the values of {name}, {feature} ({_example(columns[:, place])}): {_ADVICE}"
     return ""
+
+
+def _feature(place: int, names: Sequence[str], count: int) -> str:
+    return f"feature {place} {names[place]!r}" if len(names) == count else f"feature {place}"
 
 
 _ADVICE = "train on float32 values, on differences from a constant, or on larger units"

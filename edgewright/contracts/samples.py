@@ -78,6 +78,10 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec], classes: Sequence[str
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {inputs[0].name: next(iter(arrays.values()))}
     fitted = {spec.name: fit(arrays.get(spec.name), spec, path, tuple(arrays)) for spec in inputs}
+    empty = next((name for name, array in fitted.items() if array.size == 0), None)
+    if empty is not None:
+        shape = ", ".join(map(str, fitted[empty].shape))
+        raise SamplesError(f"{path}: samples of {empty} must have no axis of size 0, but they have shape [{shape}]")
     given = {spec.name: arrays[spec.name] for spec in inputs}
     counts = {name: len(array) for name, array in fitted.items()}
     if labels is not None:

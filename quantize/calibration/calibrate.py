@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors, read_npz
 from edgewright.contracts.stored_arrays import pieces
-from edgewright.contracts.variant import LayerKind
+from edgewright.contracts.variant import LayerKind, TensorSpec
 from edgewright.contracts.wire import decode
 from edgewright.errors import PackageError, SamplesError
 from quantize.calibration.activations import BATCH_SIZE, ObservedGraph
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 RANGE_FACTOR = 50.0
 """Samples with a largest value this many times that of the golden ones must have another scale (255 for pixels)."""
+CHANNEL_FACTOR = 20.0
+"""The same for one channel of pictures."""
 
 
 def tensor_ranges(graph: ObservedGraph, samples: Samples, method: Calibration = Calibration.MINMAX) -> dict[str, Range]:
@@ -48,6 +50,9 @@ def check_calibration(samples: Samples, build: BuildDirectory, where: Path) -> N
                 f"{where}: samples of {name} must be finite numbers, but some are NaN or infinite: leave those out"
             )
     _check_variation(extents, samples, where)
+    for spec in build.record.inputs:
+        if spec.name in typical and "channels" in spec.axes:
+            _check_channels(spec, samples.inputs[spec.name], typical[spec.name], where)
     for name, extent in extents.items():
         if name in typical:
             _check_range(name, extent, typical[name], where)
@@ -82,6 +87,22 @@ def _typical_inputs(build: BuildDirectory) -> Tensors:
         return {}
     parity: dict[str, Any] = decode(report.read_bytes(), dict, what=str(report), error=PackageError)
     return {} if parity.get("generated_samples", True) else read_npz(golden)
+
+
+def _check_channels(spec: TensorSpec, array: npt.NDArray[Any], typical: npt.NDArray[Any], where: Path) -> None:
+    """Refuse pictures in which one channel has another scale than the golden ones, relative to the other channels."""
+    axis = spec.axes.index("channels")
+    other = tuple(place for place in range(array.ndim) if place != axis)
+    largest = np.max([np.abs(piece.astype(np.float64)).max(axis=other) for piece in pieces(array)], axis=0)
+    expected = np.nanmax(np.abs(typical.astype(np.float64)), axis=other)
+    ratios = largest / np.where(expected > 0, expected, np.nan)
+    other_scale = np.flatnonzero((ratios <= 1 / CHANNEL_FACTOR) | (ratios >= CHANNEL_FACTOR))
+    if 0 < len(other_scale) < len(ratios):  # all of them: the range of the whole input shows it
+        channel = int(other_scale[0])
+        raise SamplesError(
+            f"{where}: channel {channel} of {spec.name} must have the range that the model was converted with, "
+            f"up to {expected[channel]:g}, but it reaches {largest[channel]:g}: scale every channel as in training"
+        )
 
 
 def _check_range(name: str, extent: tuple[float, float], typical: npt.NDArray[Any], where: Path) -> None:

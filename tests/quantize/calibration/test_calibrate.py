@@ -19,7 +19,7 @@ from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ParityError, SamplesError
 from edgewright.graphs.files import read_graph
 from quantize.calibration.activations import ObservedGraph
-from quantize.calibration.calibrate import tensor_ranges
+from quantize.calibration.calibrate import check_calibration, tensor_ranges
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from tests.support.convert_networks import digits
@@ -144,3 +144,22 @@ def test_ranges_cover_every_value_for_all_batch_sizes() -> None:
     ranges = tensor_ranges(ObservedGraph.open(graph), load_samples(training_samples(), digits_build().record.inputs))
     assert ranges["image"] == (0.0, 1.0)
     assert {str(value.name) for node in read_graph(graph).graph for value in node.outputs} <= set(ranges)
+
+
+@pytest.mark.parametrize(
+    ("factor", "extent"), [pytest.param(255, "reaches 255", id="not scaled"), pytest.param(0, "reaches 0", id="empty")]
+)
+def test_pictures_with_another_scale_in_one_channel_are_refused(tmp_path: Path, factor: float, extent: str) -> None:
+    pictures = np.random.default_rng(2).random((40, 3, 8, 8)).astype(np.float32)
+    pictures[0, :, 0, 0] = 1.0
+    node = helper.make_node("GlobalAveragePool", ["image"], ["y"])
+    values = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])]
+    graph = helper.make_graph([node], "g", values, [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 1, 1])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    write_npz(tmp_path / "x.npz", {"image": pictures})
+    build = convert_model(tmp_path / "m.onnx", tmp_path / "build", ConvertOptions(samples=tmp_path / "x.npz"))
+    check_calibration(load_samples(tmp_path / "x.npz", build.record.inputs), build, tmp_path / "x.npz")
+    pictures[:, 2] *= factor
+    write_npz(tmp_path / "other.npz", {"image": pictures})
+    with pytest.raises(SamplesError, match=rf"channel 2 of image must have the range .* up to 1, but it {extent}: scale every"):
+        check_calibration(load_samples(tmp_path / "other.npz", build.record.inputs), build, tmp_path / "other.npz")
