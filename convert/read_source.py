@@ -88,6 +88,25 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
             return SourceModel(model=read_onnx(path))
 
 
+def column_names(kind: SourceKind, path: Path, options: SourceOptions) -> tuple[str, ...]:
+    """Return the names that a model of tables has for its columns; none for other models, or if the table had none.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    from convert.from_trees.feature_names import names_in_estimator, names_in_lightgbm, names_in_xgboost
+    from convert.from_trees.sklearn import load_estimator
+
+    match kind:
+        case SourceKind.SKLEARN | SourceKind.PICKLE:
+            return names_in_estimator(load_estimator(path, pickled=kind is SourceKind.PICKLE, trust=options.trust))
+        case SourceKind.LIGHTGBM:
+            return names_in_lightgbm(path)
+        case SourceKind.XGBOOST:
+            return names_in_xgboost(path)
+    return ()
+
+
 def _read_sklearn(path: Path, options: SourceOptions, *, pickled: bool) -> SourceModel:
     from convert.from_trees.sklearn import accepts_missing_values, convert_estimator, load_estimator
 

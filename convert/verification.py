@@ -21,7 +21,7 @@ from accel.comparison import BATCH_SIZE, compare_outputs, measured, run_all
 from accel.independence import samples_are_independent
 from accel.sample_checks import check_numbers, warn_of_uninformative
 from convert.options import ConvertOptions
-from convert.read_source import SourceModel
+from convert.read_source import SourceModel, column_names
 from convert.source import parity
 from convert.source.identify import SourceKind, identify
 from convert.source.input_uses import InputUse, input_uses
@@ -180,22 +180,12 @@ def verify(run: SourceRun, *, tolerance: float, options: ConvertOptions, source:
     accuracy = measured(comparison, expected, actual, samples.labels, graph.outputs)
     report = parity.report_on(comparison, accuracy, tolerance=tolerance, generated=options.samples is None)
     if not options.allow_mismatch:
-        names = partial(_column_names, source, options)
+        names = partial(column_names, identify(source), source, options.source_options)
         parity.check(report, source, "" if report.passed else lost_by_float32(samples, report, names))
         report = replace(report, other_shapes=_check_other_shapes(run, report, source))
     (graph.staging / "reports" / "parity.json").write_bytes(encode_readable(report))
     write_golden(graph.staging / "graph", samples, expected)
     return accuracy
-
-
-def _column_names(source: Path, options: ConvertOptions) -> tuple[str, ...]:
-    """Return the names that a model of tables has for the columns of its input."""
-    kind = identify(source)
-    if kind not in parity.TABLE_KINDS:
-        return ()
-    from convert.from_trees.feature_names import feature_names
-
-    return feature_names(kind, source, trust=options.trust)
 
 
 def _check_other_shapes(run: SourceRun, report: parity.ParityReport, source: Path) -> tuple[str, ...]:

@@ -8,30 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from convert.from_trees.boosting import lightgbm_booster, xgboost_booster
-from convert.from_trees.sklearn import load_estimator
-from convert.source.identify import SourceKind
 
 _NUMBERED = re.compile(r"Column_\d+|f\d+|x\d+|\d+")
 """Names that a library gives to columns without one."""
 
 
-def feature_names(kind: SourceKind, path: Path, *, trust: bool) -> tuple[str, ...]:
-    """Return the names of the columns in their order; none if the model was trained on a table without names.
-
-    Raises:
-        ModelError: the model cannot be loaded.
-    """
-    match kind:
-        case SourceKind.SKLEARN | SourceKind.PICKLE:
-            return _of_estimator(load_estimator(path, pickled=kind is SourceKind.PICKLE, trust=trust))
-        case SourceKind.LIGHTGBM:
-            return _own(lightgbm_booster(path).feature_name())
-        case SourceKind.XGBOOST:
-            return _own(xgboost_booster(path).feature_names or ())
-    return ()
+def names_in_lightgbm(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of a LightGBM text model; none if the training table had none."""
+    return _own(lightgbm_booster(path).feature_name())
 
 
-def _of_estimator(estimator: Any) -> tuple[str, ...]:
+def names_in_xgboost(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of an XGBoost model; none if the training table had none."""
+    return _own(xgboost_booster(path).feature_names or ())
+
+
+def names_in_estimator(estimator: Any) -> tuple[str, ...]:
+    """Return the names of the columns of a fitted estimator or pipeline; none if the training table had none."""
     for attribute in ("feature_names_in_", "feature_name_"):  # of scikit-learn and of LightGBM
         names = getattr(estimator, attribute, None)
         if names is not None:

@@ -14,8 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from accel.comparison import compare_outputs, measure_outputs
-from convert.from_trees.feature_names import feature_names
+from convert.read_source import column_names
 from convert.source.identify import SourceKind
+from convert.source.options import SourceOptions
 from convert.source.parity import report_on
 from convert.source.precision import lost_by_float32
 from edgewright.contracts.samples import Samples
@@ -49,7 +50,7 @@ def written(kind: str, path: Path, names: list[str] | None) -> SourceKind:
 @pytest.mark.parametrize("kind", ["lightgbm", "xgboost", "estimator", "pipeline"])
 def test_the_names_are_those_of_the_training_table(tmp_path: Path, kind: str, names: list[str] | None) -> None:
     source = written(kind, tmp_path / "m", names)
-    assert feature_names(source, tmp_path / "m", trust=True) == tuple(names or ())
+    assert column_names(source, tmp_path / "m", SourceOptions(trust=True)) == tuple(names or ())
 
 
 @pytest.mark.parametrize(
