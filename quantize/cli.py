@@ -31,7 +31,7 @@ from quantize.scheme import Scheme
 @click.option(
     "--samples",
     type=click.Path(path_type=Path),
-    help="Real samples (.npz) for calibration and measurement. Only mxint8 needs none; it is then measured on the golden ones.",
+    help="Real samples (.npz) for calibration and measurement. mxint8 and int8-dynamic need none: they take the golden ones.",
 )
 @click.option("--max-drop", type=share, help="Keep no variant that loses more accuracy than this: 1% or 0.01.")
 @click.option(

@@ -39,6 +39,7 @@ from edgewright.errors import BadInputError, ModelError, ParityError, SamplesErr
 from edgewright.progress import Progress, silent
 from hardware_profiles.hardware_profile import INT8_TYPES, HardwareProfile, Int8Types
 from quantize.calibration.calibrate import check_calibration
+from quantize.dynamic.dynamic import make_dynamic
 from quantize.fp16 import make_fp16
 from quantize.int8.int8 import Int8Settings, make_int8
 from quantize.int8.mixed_precision import DEFAULT_MAX_DROP, make_mixed
@@ -142,7 +143,9 @@ def quantize(
     samples, reference = baseline.samples, baseline.outputs
     with build.creating_variant(options.variant) as folder:
         result = _maker(options, reference, progress)(build, samples, folder) or QuantizationResult()
-        variant = _with_independence(VariantDirectory.write(folder, _config(build, options, folder)), samples, options.backend)
+        config = _config(build, options, folder)
+        config = replace(config, independent_samples=config.independent_samples and not result.batch_ranges)
+        variant = _with_independence(VariantDirectory.write(folder, config), samples, options.backend)
         evaluation, outputs = evaluate_variant(variant, samples, reference, backend=options.backend)
         scoring = Scoring(samples=samples, digest=baseline.detail.samples, reference=reference, outputs=outputs)
         check_zero_input(variant, build.variant(FLOAT_VARIANT), samples, backend=evaluation.backend)
@@ -237,6 +240,7 @@ def _maker(options: QuantizeOptions, reference: Tensors, progress: Progress) -> 
         Scheme.FP16: partial(make_fp16, reference=reference, progress=progress),
         Scheme.INT8: partial(make_int8, settings=options.int8, progress=progress),
         Scheme.MXINT8: make_mxint8,
+        Scheme.INT8_DYNAMIC: partial(make_dynamic, progress=progress),
         Scheme.MIXED: partial(
             make_mixed,
             settings=options.int8,

@@ -15,6 +15,7 @@ from edgewright.errors import ModelError
 from edgewright.graphs.bodies import inner_nodes
 from edgewright.graphs.files import read_graph, write_graph
 from edgewright.graphs.parts import parts_of
+from quantize.editing import OWNER
 from quantize.rewrites.minify import minify
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
@@ -29,6 +30,7 @@ class Scheme(enum.StrEnum):
     NPU_INT8 = "npu-int8"
     NPU_MXINT8 = "npu-mxint8"
     MIXED = "mixed"
+    INT8_DYNAMIC = "int8-dynamic"
 
     @property
     def precision(self) -> Precision:
@@ -38,7 +40,7 @@ class Scheme(enum.StrEnum):
     @property
     def needs_samples(self) -> bool:
         """True if the scheme calibrates; the others can be measured on the golden samples."""
-        return self is not Scheme.MXINT8
+        return self not in (Scheme.MXINT8, Scheme.INT8_DYNAMIC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class QuantizationResult:
     float_fallbacks: tuple[FloatFallback, ...] = ()
     reference_model: onnx.ModelProto | None = None
     """The float graph to compare layers with; None is the build's own (equalization changes it)."""
+    batch_ranges: bool = False
+    """True if activations are quantized with their range over the whole batch, which makes its samples dependent."""
 
 
 def float_graph(build: BuildDirectory) -> Path:
@@ -105,14 +109,15 @@ def head_nodes(build: BuildDirectory) -> set[str | None]:
 def _head_membership(graph: ir.Graph, head: set[str | None], featurizer: set[str | None]) -> dict[ir.Node, bool]:
     """Return True for every node of the head and False for every node of the featurizer.
 
-    A node that a scheme added follows the producer of its first input; without one, it follows its consumers.
+    A node that a scheme added follows its owner (`editing.OWNER`), else the producer of its first input, else its consumers.
     """
     owners = {inner: node for node in graph for inner in inner_nodes(node)}
     in_head: dict[ir.Node, bool] = {}
     for node in graph:
         first = node.inputs[0] if node.inputs else None
-        if node.name in head or node.name in featurizer:
-            in_head[node] = node.name in head
+        name = node.metadata_props.get(OWNER, node.name)
+        if name in head or name in featurizer:
+            in_head[node] = name in head
         elif first is not None and first.producer() in in_head:
             in_head[node] = in_head[first.producer()]
         elif first is not None and first.is_graph_input():

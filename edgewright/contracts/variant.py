@@ -62,6 +62,7 @@ class Precision(enum.StrEnum):
     NPU_INT8 = "npu-int8"
     NPU_MXINT8 = "npu-mxint8"
     MIXED = "mixed"
+    INT8_DYNAMIC = "int8-dynamic"
 
 
 class Measure(enum.StrEnum):

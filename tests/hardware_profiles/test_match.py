@@ -59,7 +59,7 @@ def test_each_shipped_profile_gets_its_preferred_variant(profile: str, chosen: s
 def test_every_variant_gets_one_plain_sentence() -> None:
     assert match(load_profile("raspberry-pi-4"), [FP32, FP16, INT8]).sentences == (
         "fp32 fits, but raspberry-pi-4 prefers int8 to fp32.",
-        "fp16 does not fit: it is fp16, and raspberry-pi-4 runs int8, mixed, fp32, mxint8.",
+        "fp16 does not fit: it is fp16, and raspberry-pi-4 runs int8, mixed, int8-dynamic, fp32, mxint8.",
         "int8 is chosen: raspberry-pi-4 prefers int8 most.",
     )
 
@@ -124,7 +124,7 @@ def test_without_variants_nothing_is_chosen() -> None:
     [
         pytest.param(FP32, None, id="fits"),
         pytest.param(npu_variant("x"), "needs the backend npu, and raspberry-pi-4 has onnxruntime", id="backend"),
-        pytest.param(FP16, "is fp16, and raspberry-pi-4 runs int8, mixed, fp32, mxint8", id="precision"),
+        pytest.param(FP16, "is fp16, and raspberry-pi-4 runs int8, mixed, int8-dynamic, fp32, mxint8", id="precision"),
         pytest.param(
             variant("vgg", Precision.FP32, 528 * MIB),
             "needs about 1152 MiB of memory, and raspberry-pi-4 has 1024 MiB",
