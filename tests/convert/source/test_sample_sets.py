@@ -30,6 +30,8 @@ CONSTANTS = {
     "[1]": np.array([1]),
     "[16]": np.array([16]),
     "[1, 2]": np.array([1, 2]),
+    "[8]": np.array([8]),
+    "[99]": np.array([99]),
     "256.0": np.array(256, np.float32),
     "of 16": np.array([0, 16, 16]),
     "of 64": np.array([0, 64, 64]),
@@ -94,6 +96,16 @@ def generated(size: int) -> Candidate:
     )
 
 
+def other_shapes(folder: Path) -> list[str]:
+    """Return the sets that the report of `compared` lists."""
+    report = json.loads((folder / "build" / "reports" / "parity.json").read_text("utf-8"))
+    return list(report["other_shapes"])
+
+
+def in_batches_of_2(*sizes: tuple[int, int]) -> list[str]:
+    return [f"samples of x[{height}, {width}] in batches of 2" for height, width in sizes]
+
+
 @pytest.mark.parametrize("given", [pytest.param(False, id="generated"), pytest.param(True, id="real")])
 @pytest.mark.parametrize(
     ("source", "graph", "where"),
@@ -114,6 +126,14 @@ def test_a_graph_that_is_the_same_for_some_shapes_only_is_found(
     assert where in str(caught.value)
 
 
+def test_a_size_for_which_the_source_gives_nothing_is_not_compared(tmp_path: Path) -> None:
+    cropped = NODE("Slice", ["x", "[8]", "[99]", "[1]"], ["c"])
+    pooled_once = NODE("MaxPool", ["wide"], ["p"], kernel_shape=[1, 1])  # onnxruntime refuses an empty axis here
+    graph = [cropped, NODE("Unsqueeze", ["c", "[1]"], ["wide"]), pooled_once, NODE("Squeeze", ["p", "[1]"], ["y"])]
+    compared(tmp_path, [cropped, NODE("Identity", ["c"], ["y"])], graph)
+    assert other_shapes(tmp_path) == in_batches_of_2((16, 16), (24, 24), (24, 32))
+
+
 def test_a_graph_that_cannot_be_run_for_a_shape_is_found(tmp_path: Path) -> None:
     with pytest.raises(ParityError, match=r"must be the same as the source for all shapes, but not for samples of x\[7, 7\]"):
         compared(tmp_path, [NODE("Relu", ["x"], ["y"])], only_of(16))
@@ -121,10 +141,7 @@ def test_a_graph_that_cannot_be_run_for_a_shape_is_found(tmp_path: Path) -> None
 
 def test_a_graph_that_mixes_samples_as_its_source_does_is_the_same(tmp_path: Path) -> None:
     assert compared(tmp_path, AWAY_FROM_BATCH, AWAY_FROM_BATCH).sample_count == 32
-    report = json.loads((tmp_path / "build" / "reports" / "parity.json").read_text("utf-8"))
-    assert report["other_shapes"] == [
-        f"samples of x[{height}, {width}] in batches of 2" for height, width in ((16, 16), (7, 7), (1, 1), (24, 24), (24, 32))
-    ]
+    assert other_shapes(tmp_path) == in_batches_of_2((16, 16), (7, 7), (1, 1), (24, 24), (24, 32))
 
 
 @pytest.mark.parametrize("size", [16, 64])
