@@ -13,6 +13,7 @@ import click
 
 from accel.backends.choose import AUTO, find_backends
 from accel.evaluate import EVALUATION_COLUMNS, Evaluation, evaluate_variant, evaluation_row, reference_outputs
+from accel.first_run import FirstRuns
 from accel.sample_checks import check_numbers
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import RECORD_FILE, BuildDirectory
@@ -115,6 +116,10 @@ def _evaluate(
     if float_variant is None:
         raise NotFoundError(f"{source} must hold the variant {FLOAT_VARIANT}, which stands for the source model; it is not there")
     samples = load_samples(path, float_variant.config.inputs, float_variant.config.labels)
+    with FirstRuns() as first_runs:
+        first_runs.check_variant(float_variant)
+        for variant in chosen:
+            first_runs.check_variant(variant, backend=backend)
     own, reference = _score_float(float_variant, chosen, samples, backend)
     check_numbers(samples, reference, path)
     return [

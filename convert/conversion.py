@@ -98,7 +98,7 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
         write_graph(staging / "graph", model, parts.is_head)
         log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
         started = time.perf_counter()
-        run = with_samples(kind, source, WrittenGraph.open(staging, outputs), candidates, options)
+        run = with_samples(kind, source, WrittenGraph.open(staging, outputs, source), candidates, options)
         accuracy = verify(run, tolerance=source_model.tolerance, options=options, source=source)
         log.info("compared with source samples=%d took_ms=%.0f", accuracy.sample_count, _milliseconds(started))
         record = BuildRecord(

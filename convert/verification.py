@@ -18,6 +18,7 @@ import onnx_ir as ir
 from accel.backends.backend import Session
 from accel.backends.onnxruntime_cpu import load_graph
 from accel.comparison import BATCH_SIZE, compare_outputs, measured, run_all
+from accel.first_run import check_graph
 from accel.independence import samples_are_independent
 from accel.sample_checks import check_numbers, warn_of_uninformative
 from convert.options import ConvertOptions
@@ -55,9 +56,11 @@ class WrittenGraph:
     """False if the outputs of a sample depend on the others of its batch; the source then gets one sample at a time, too."""
 
     @classmethod
-    def open(cls, staging: Path, outputs: tuple[TensorSpec, ...]) -> WrittenGraph:
-        """Load the graph that was written into the build directory `staging`."""
-        return cls(staging, load_graph(staging / "graph" / LayerKind.GRAPH.file_name), outputs)
+    def open(cls, staging: Path, outputs: tuple[TensorSpec, ...], source: Path) -> WrittenGraph:
+        """Load the graph of `source` that was written into the build directory `staging`, after a first run elsewhere."""
+        graph = staging / "graph" / LayerKind.GRAPH.file_name
+        check_graph(graph, source)
+        return cls(staging, load_graph(graph), outputs)
 
     def with_independence(self, samples: Samples) -> WrittenGraph:
         """Return the graph with `independent` as it is for `samples`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accel.backends.choose import load_session
+from accel.first_run import FirstRuns
 from accel.golden import check_golden
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.files import replace_directory, staging_beside
@@ -59,9 +60,11 @@ def pack(build: BuildDirectory, output: Path, options: PackOptions) -> Package:
     variants = [build.variant(name) for name in options.variants] or list(build.variants())
     fitting = _fitting(variants, options)
     if not options.allow_mismatch:
-        for variant in variants:
-            if variant.config.variant in fitting:
-                check_outputs(variant, build.graph)
+        with FirstRuns() as first_runs:
+            for variant in variants:
+                if variant.config.variant in fitting:
+                    first_runs.check_variant(variant)
+                    check_outputs(variant, build.graph)
     with staging_beside(output) as staging:
         layout = OciLayout.create(staging)
         package = _write(build, layout, fitting, options)

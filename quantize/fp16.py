@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import load_graph
 from accel.comparison import compare_outputs, run_all
+from accel.first_run import FirstRuns
 from accel.golden import TIES
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
@@ -28,7 +29,7 @@ from edgewright.graphs.dead_code import remove_dead
 from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
-from quantize.first_run import crash_of
+from quantize.crashes import operator_kinds, without_crash
 from quantize.half_rules import captured_weights, half_inputs, halvable
 from quantize.scheme import float_graph, read_float_graph, write_variant_graph
 from quantize.zero_inputs import broken_output
@@ -36,11 +37,19 @@ from quantize.zero_inputs import broken_output
 log = logging.getLogger(__name__)
 
 
-def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, reference: Tensors, progress: Progress = silent) -> None:
+def make_fp16(
+    build: BuildDirectory,
+    samples: Samples,
+    folder: Path,
+    *,
+    reference: Tensors,
+    first_runs: FirstRuns,
+    progress: Progress = silent,
+) -> None:
     """Write the fp16 variant of a build's graph into `folder`.
 
     Raises:
-        ModelError: no operator of the graph can run in half precision.
+        ModelError: no operator of the graph can run in half precision, or onnxruntime crashes on it.
     """
     ranges = tensor_ranges(ObservedGraph.open(float_graph(build), progress=progress), samples)
     model = read_float_graph(build)
@@ -48,30 +57,17 @@ def make_fp16(build: BuildDirectory, samples: Samples, folder: Path, *, referenc
     if not names:
         operators = sorted({node.op_type for node in read_float_graph(build).graph})
         raise ModelError(f"{build.path}: fp16 needs operators that run in half precision, but the graph has {operators}")
-    names = _without_crash(build, folder, names)
+
+    def crash_with(halved: list[str]) -> str | None:
+        _write(build, folder, halved)
+        return first_runs.crash_of(folder / LayerKind.GRAPH.file_name)
+
+    names = without_crash(operator_kinds(build), names, crash_with, where=build.path)
     for kept in _attempts(len(names)):
-        _write(build, folder, names[: len(names) - kept])
-        if crash_of(folder / LayerKind.GRAPH.file_name) is not None:
-            continue
-        if not _changes_results(build, samples, reference, folder):
+        if crash_with(names[: len(names) - kept]) is None and not _changes_results(build, samples, reference, folder):
             log.info("converted to float16 operators=%d kept_in_float32=%d", len(names) - kept, kept)
             return
     _write(build, folder, names)
-    crash = crash_of(folder / LayerKind.GRAPH.file_name)
-    if crash is not None:
-        raise ModelError(f"{build.path}: fp16 needs a graph that onnxruntime can run, but {crash}: use int8 or mxint8")
-
-
-def _without_crash(build: BuildDirectory, folder: Path, names: list[str]) -> list[str]:
-    """Return `names` without the operator whose half precision crashes the runtime, or all if no single operator does."""
-    kinds = {str(node.name): node.op_type for node in read_float_graph(build).graph}
-    for left_out in [None, *sorted({kinds[name] for name in names})]:
-        halved = [name for name in names if kinds[name] != left_out]
-        _write(build, folder, halved)
-        if halved and crash_of(folder / LayerKind.GRAPH.file_name) is None:
-            log.info("kept in float32 operator=%s", left_out)
-            return halved
-    return names
 
 
 def _attempts(count: int) -> list[int]:

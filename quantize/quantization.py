@@ -19,25 +19,24 @@ from pathlib import Path
 import onnx
 
 from accel.backends.choose import load_session
-from accel.comparison import BATCH_SIZE, compare_outputs, quality, run_all
 from accel.evaluate import Evaluation, evaluate_variant
+from accel.first_run import FirstRuns
 from accel.independence import samples_are_independent
 from edgewright.contracts.build_directory import BuildDirectory
-from edgewright.contracts.samples import Samples, Tensors, load_samples, read_npz
+from edgewright.contracts.samples import Samples, Tensors, load_samples
 from edgewright.contracts.variant import (
     FLOAT_VARIANT,
     BackendName,
     LayerKind,
-    Measured,
     Precision,
-    Tolerance,
     VariantConfig,
     VariantDirectory,
     size_of_weights_and_graph,
 )
-from edgewright.errors import BadInputError, ModelError, ParityError, SamplesError
+from edgewright.errors import BadInputError, ModelError, SamplesError
 from edgewright.progress import Progress, silent
 from hardware_profiles.hardware_profile import INT8_TYPES, HardwareProfile, Int8Types
+from quantize.acceptance import check_drops, tolerance_of
 from quantize.calibration.calibrate import check_calibration
 from quantize.dynamic.dynamic import make_dynamic
 from quantize.fp16 import make_fp16
@@ -59,10 +58,6 @@ Maker = Callable[[BuildDirectory, Samples, Path], QuantizationResult | None]
 INTEGER_SCHEMES = {Scheme.INT8, Scheme.MIXED}
 """The schemes whose integers the processor itself multiplies, in the types that are fastest on it."""
 _SUFFIXES = {Int8Types.U8S8: "", Int8Types.U8S7: "-avx2", Int8Types.S8S8: "-arm64"}
-
-FP16_DIFFERENCE = 1e-2
-AGREEMENT_MARGIN = 0.1
-DIFFERENCE_MARGIN = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +108,23 @@ def quantize_all(build: BuildDirectory, requests: Sequence[QuantizeOptions], *, 
     """Make one variant per request as `quantize` does, but score the float variant only once per sample file."""
     baselines: dict[Path | None, Baseline] = {}
     results: list[Quantized] = []
-    for options in requests:
-        if options.samples not in baselines:
-            _check(build, options)
-            baselines[options.samples] = score_float(build, samples_for(build, options))
-        results.append(quantize(build, options, baseline=baselines[options.samples], progress=progress))
+    with FirstRuns() as first_runs:
+        for options in requests:
+            if options.samples not in baselines:
+                _check(build, options)
+                baselines[options.samples] = score_float(build, samples_for(build, options), first_runs)
+            baseline = baselines[options.samples]
+            results.append(quantize(build, options, baseline=baseline, first_runs=first_runs, progress=progress))
     return results
 
 
 def quantize(
-    build: BuildDirectory, options: QuantizeOptions, *, baseline: Baseline | None = None, progress: Progress = silent
+    build: BuildDirectory,
+    options: QuantizeOptions,
+    *,
+    baseline: Baseline | None = None,
+    first_runs: FirstRuns | None = None,
+    progress: Progress = silent,
 ) -> Quantized:
     """Make the variant that `options` describe, measure it, and store the variant and its reports.
 
@@ -130,28 +132,39 @@ def quantize(
         build: the build directory; it must hold the float variant.
         options: the scheme, the samples and the limits.
         baseline: the float variant's scores on the same samples; None scores it.
+        first_runs: the worker process that loads and runs new graphs first; None starts one.
         progress: shows the progress of long loops.
 
     Raises:
         BadInputError: the backend does not have this scheme, or is not installed.
-        ModelError: the graph is already quantized, or its weights are not float32.
+        ModelError: the graph is already quantized, its weights are not float32, or the backend crashes on it.
         SamplesError: the samples do not fit, or cannot calibrate.
         ParityError: more accuracy is lost than allowed; nothing is kept.
     """
     _check(build, options)
-    baseline = baseline or score_float(build, samples_for(build, options))
+    with FirstRuns.shared(first_runs) as runs:
+        baseline = baseline or score_float(build, samples_for(build, options), runs)
+        return _quantized(build, options, baseline, first_runs=runs, progress=progress)
+
+
+def _quantized(
+    build: BuildDirectory, options: QuantizeOptions, baseline: Baseline, *, first_runs: FirstRuns, progress: Progress
+) -> Quantized:
     samples, reference = baseline.samples, baseline.outputs
     with build.creating_variant(options.variant) as folder:
-        result = _maker(options, reference, progress)(build, samples, folder) or QuantizationResult()
+        make = _maker(options, reference, first_runs, progress)
+        result = make(build, samples, folder) or QuantizationResult()
         config = _config(build, options, folder)
         config = replace(config, independent_samples=config.independent_samples and not result.batch_ranges)
-        variant = _with_independence(VariantDirectory.write(folder, config), samples, options.backend)
+        variant = VariantDirectory.write(folder, config)
+        first_runs.check_variant(variant, backend=options.backend)
+        variant = _with_independence(variant, samples, options.backend)
         evaluation, outputs = evaluate_variant(variant, samples, reference, backend=options.backend)
         scoring = Scoring(samples=samples, digest=baseline.detail.samples, reference=reference, outputs=outputs)
         check_zero_input(variant, build.variant(FLOAT_VARIANT), samples, backend=evaluation.backend)
         functional = _on_functional_model(variant, scoring, progress)
-        _check_drops((evaluation, functional), baseline.detail.evaluation, _allowed_drop(options))
-        tolerance = _tolerance(build, variant, evaluation)
+        check_drops((evaluation, functional), baseline.detail.evaluation, _allowed_drop(options))
+        tolerance = tolerance_of(build, variant, evaluation)
         VariantDirectory.write(folder, replace(variant.config, measured=evaluation.as_measured(), tolerance=tolerance))
         detail = describe(build, variant, evaluation, scoring, result, progress=progress)
     build.write_report(f"quantize-{options.variant}", evaluation)
@@ -167,9 +180,10 @@ def quantize(
     )
 
 
-def score_float(build: BuildDirectory, samples: Samples) -> Baseline:
+def score_float(build: BuildDirectory, samples: Samples, first_runs: FirstRuns) -> Baseline:
     """Score the float variant once: its outputs are the reference, its evaluation is a row of the report."""
     variant = build.variant(FLOAT_VARIANT)
+    first_runs.check_variant(variant)
     evaluation, outputs = evaluate_variant(variant, samples, backend=BackendName.ONNXRUNTIME)
     scoring = Scoring(samples=samples, digest=samples_digest(samples), reference=outputs, outputs=outputs)
     return Baseline(
@@ -233,12 +247,12 @@ def _check_backend(options: QuantizeOptions) -> None:
     check_installed()
 
 
-def _maker(options: QuantizeOptions, reference: Tensors, progress: Progress) -> Maker:
+def _maker(options: QuantizeOptions, reference: Tensors, first_runs: FirstRuns, progress: Progress) -> Maker:
     if options.backend == BackendName.OPENVINO:
         return partial(make_openvino_int8, progress=progress)
     makers: dict[Scheme, Maker] = {
-        Scheme.FP16: partial(make_fp16, reference=reference, progress=progress),
-        Scheme.INT8: partial(make_int8, settings=options.int8, progress=progress),
+        Scheme.FP16: partial(make_fp16, reference=reference, first_runs=first_runs, progress=progress),
+        Scheme.INT8: partial(make_int8, settings=options.int8, first_runs=first_runs, progress=progress),
         Scheme.MXINT8: make_mxint8,
         Scheme.INT8_DYNAMIC: partial(make_dynamic, progress=progress),
         Scheme.MIXED: partial(
@@ -246,6 +260,7 @@ def _maker(options: QuantizeOptions, reference: Tensors, progress: Progress) -> 
             settings=options.int8,
             max_drop=_allowed_drop(options) or 0.0,
             reference=reference,
+            first_runs=first_runs,
             progress=progress,
         ),
         Scheme.NPU_INT8: partial(make_npu_int8, settings=options.int8, progress=progress),
@@ -306,70 +321,3 @@ def _on_functional_model(variant: VariantDirectory, scoring: Scoring, progress: 
 def _allowed_drop(options: QuantizeOptions) -> float | None:
     """Return the accuracy budget; the search of mixed precision needs one in any case."""
     return DEFAULT_MAX_DROP if options.max_drop is None and options.scheme is Scheme.MIXED else options.max_drop
-
-
-def _check_drops(
-    evaluations: Sequence[Evaluation | FunctionalEvaluation | None], baseline: Evaluation, max_drop: float | None
-) -> None:
-    for evaluation in evaluations:
-        if evaluation is not None:
-            _check_information(evaluation)
-            if max_drop is not None:
-                _check_drop(evaluation, baseline, max_drop)
-
-
-def _check_information(evaluation: Evaluation | FunctionalEvaluation) -> None:
-    """Raise `ParityError` if an output is the same for all samples, although the source's is not."""
-    if evaluation.constant:
-        raise ParityError(
-            f"{evaluation.variant} must give outputs that depend on its inputs, but {', '.join(evaluation.constant)} is the same "
-            f"for all {evaluation.count} samples: use fp16, or more samples of the real range"
-        )
-
-
-def _check_drop(evaluation: Evaluation | FunctionalEvaluation, baseline: Evaluation, max_drop: float) -> None:
-    before = 1.0 if baseline.accuracy is None else baseline.accuracy
-    measure, after = quality(_measured(evaluation))
-    if before - after > max_drop:
-        where = f" on the {evaluation.backend}" if isinstance(evaluation, FunctionalEvaluation) else ""
-        raise ParityError(
-            f"{evaluation.variant}{where} may lose at most {max_drop:.2%} of {measure}, "
-            f"but it falls from {before:.2%} to {after:.2%}: "
-            "allow more with --max-drop, give more samples, or use fp16"
-        )
-
-
-def _measured(evaluation: Evaluation | FunctionalEvaluation) -> Measured:
-    return Measured(
-        sample_count=evaluation.count,
-        agreement=evaluation.agreement,
-        max_relative_difference=evaluation.max_relative_difference,
-        accuracy=evaluation.accuracy,
-        error=evaluation.error,
-    )
-
-
-def _tolerance(build: BuildDirectory, variant: VariantDirectory, evaluation: Evaluation) -> Tolerance:
-    """Return the variant's distance on the golden samples plus a margin for other processors; a broken one is far outside."""
-    golden = load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, variant.config.inputs)
-    expected = read_npz(build.graph / LayerKind.GOLDEN_OUTPUTS.file_name)
-    session = load_session(variant, backend=evaluation.backend)
-    try:
-        batch_size = BATCH_SIZE if variant.config.independent_samples else 1
-        distance = compare_outputs(expected, run_all(session, golden, batch_size=batch_size), variant.config.outputs)
-    finally:
-        session.close()
-    if (
-        variant.config.precision is Precision.FP16
-        and distance.max_relative_difference < FP16_DIFFERENCE / 2
-        and distance.agreement in (1.0, None)
-    ):
-        return Tolerance(max_relative_difference=FP16_DIFFERENCE, min_agreement=distance.agreement or 0.0)
-    return Tolerance(
-        max_relative_difference=max(
-            DIFFERENCE_MARGIN * distance.max_relative_difference,
-            DIFFERENCE_MARGIN / 2 * evaluation.max_relative_difference,
-            FP16_DIFFERENCE,
-        ),
-        min_agreement=max(0.0, (distance.agreement or 0.0) - AGREEMENT_MARGIN),
-    )

@@ -21,8 +21,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from accel.first_run import FirstRuns
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
+from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import ModelError
 from edgewright.progress import Progress, silent
 from hardware_profiles.hardware_profile import Int8Types
@@ -30,6 +32,7 @@ from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.calibration.histograms import Range
 from quantize.calibration.thresholds import Calibration
+from quantize.crashes import without_crash
 from quantize.int8.bias_correction import correct_biases
 from quantize.int8.canonical import canonicalize
 from quantize.int8.equalize import equalize
@@ -77,16 +80,29 @@ class CalibratedGraph:
 
 
 def make_int8(
-    build: BuildDirectory, samples: Samples, folder: Path, settings: Int8Settings, *, progress: Progress = silent
+    build: BuildDirectory,
+    samples: Samples,
+    folder: Path,
+    *,
+    settings: Int8Settings,
+    first_runs: FirstRuns,
+    progress: Progress = silent,
 ) -> QuantizationResult:
     """Write the int8 variant of a build's graph into `folder`.
 
     Raises:
-        ModelError: no operator of the graph has an integer kernel.
+        ModelError: no operator of the graph has an integer kernel, or onnxruntime crashes on the graph.
     """
     prepared = prepare(build, samples, settings, progress)
-    write_int8(build, prepared.quantized(), folder)
-    return QuantizationResult(int8_fallbacks(prepared), prepared.model)
+    kinds = {node.name: node.op_type for node in prepared.model.graph.node}
+
+    def crash_with(changed: list[str]) -> str | None:
+        write_int8(build, prepared.quantized(kinds.keys() - set(changed)), folder)
+        return first_runs.crash_of(folder / LayerKind.GRAPH.file_name, precision=Precision.INT8)
+
+    changed = without_crash(kinds, list(kinds), crash_with, where=build.path)
+    crashing = dict.fromkeys(kinds.keys() - set(changed), "onnxruntime crashes on its integer form")
+    return QuantizationResult(int8_fallbacks(prepared, crashing), prepared.model)
 
 
 def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings, progress: Progress = silent) -> CalibratedGraph:
@@ -120,9 +136,9 @@ def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, 
     write_variant_graph(build, graph, folder)
 
 
-def int8_fallbacks(prepared: CalibratedGraph) -> tuple[FloatFallback, ...]:
-    """Return the operators that int8 never quantizes, with the reason."""
-    reasons = float_islands(prepared.model, prepared.ranges)
+def int8_fallbacks(prepared: CalibratedGraph, others: Mapping[str, str] | None = None) -> tuple[FloatFallback, ...]:
+    """Return the operators that int8 never quantizes, and `others`, with the reason."""
+    reasons = {**(others or {}), **float_islands(prepared.model, prepared.ranges)}
     return tuple(
         FloatFallback(node=node.name, operator=node.op_type, reason=reasons[node.name])
         for node in prepared.model.graph.node

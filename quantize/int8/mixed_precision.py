@@ -11,9 +11,10 @@ one calibration; another `--max-drop` uses the same measurements.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import onnx
 
 from accel.backends.onnxruntime_cpu import load_graph
 from accel.comparison import measure_outputs, quality, run_all
+from accel.first_run import FirstRuns
 from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory
@@ -72,6 +74,7 @@ def make_mixed(
     settings: Int8Settings,
     max_drop: float,
     reference: Tensors,
+    first_runs: FirstRuns,
     progress: Progress = silent,
 ) -> QuantizationResult:
     """Write the mixed variant of a build's graph into `folder`.
@@ -83,7 +86,16 @@ def make_mixed(
     prepared = prepare(build, samples, settings, progress)
     journal = open_journal(build, samples, settings)
     sqnr_db = _sensitivities(build, prepared, samples, journal, progress)
-    measure = _recorded(build, journal, lambda kept: _score(build, prepared, samples, reference, kept))
+
+    def score(quantized: onnx.ModelProto) -> float:
+        with _written(quantized) as path:
+            if (crash := first_runs.crash_of(path, precision=Precision.MIXED)) is not None:
+                log.warning("onnxruntime crashes on a candidate: %s", crash)
+                return 0.0
+            outputs = run_all(load_graph(path, precision=Precision.MIXED), samples)
+        return score_of(outputs, reference, samples, build.record.outputs)
+
+    measure = _recorded(build, journal, lambda kept: score(prepared.quantized(kept, integer_biases=True)))
     required = score_of(reference, reference, samples, build.record.outputs) - max_drop
     order = sorted(sqnr_db, key=lambda name: sqnr_db[name])
     result = search(order, required, measure)
@@ -174,12 +186,12 @@ def _recorded(build: BuildDirectory, journal: Journal, score: Measure) -> Measur
     return measure
 
 
-def _score(build: BuildDirectory, prepared: CalibratedGraph, samples: Samples, reference: Tensors, kept: Sequence[str]) -> float:
-    quantized = prepared.quantized(kept, integer_biases=True)
+@contextlib.contextmanager
+def _written(quantized: onnx.ModelProto) -> Iterator[Path]:
+    """Yield the graph as a file that is removed after the block."""
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         onnx.save_model(quantized, f"{folder}/graph.onnx", save_as_external_data=True)
-        outputs = run_all(load_graph(Path(folder) / "graph.onnx", precision=Precision.MIXED), samples)
-        return score_of(outputs, reference, samples, build.record.outputs)
+        yield Path(folder) / "graph.onnx"
 
 
 def _reasons(

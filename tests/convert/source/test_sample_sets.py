@@ -79,7 +79,7 @@ def compared(folder: Path, source: list[NodeProto], graph: list[NodeProto], samp
     path = graph_file(folder / "source.onnx", source)
     graph_file(folder / "build" / "graph" / "graph.onnx", graph)
     (folder / "build" / "reports").mkdir()
-    written = WrittenGraph.open(folder / "build", (TensorSpec(name="y", dtype="float32", shape=("N",)),))
+    written = WrittenGraph.open(folder / "build", (TensorSpec(name="y", dtype="float32", shape=("N",)),), path)
     options = ConvertOptions(samples=None if samples is None else folder / "x.npz")
     candidates = [generated(size) for size in usable_sizes([INPUT])] if samples is None else [given_samples(samples, [INPUT])]
     run = with_samples(SourceKind.ONNX, path, written, candidates, options)
