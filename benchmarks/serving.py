@@ -39,8 +39,8 @@ import sys
 from pathlib import Path
 from accel.backends.choose import load_session
 from edgewright.contracts.variant import VariantDirectory
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.server import listen, run_server
+from edgewright.serving.variants.app import ScoringApp
+from edgewright.serving.http.server import listen, run_server
 
 variant = VariantDirectory.open(Path(sys.argv[1]))
 socket = listen()

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from cloud.db.changes import Changes
-from edgewright.serving.connection_limits import LimitedHttpProtocol
+from edgewright.serving.http.connection_limits import LimitedHttpProtocol
 
 _GRACE_S = 5
 

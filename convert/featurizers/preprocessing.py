@@ -5,7 +5,7 @@
     signed         RGB in -1..1 (MobileNetV2)
     plain          RGB 0..255, unchanged (ResNet-8)
 
-The scoring server resizes and crops (edgewright/serving/images.py). `normalize` does the arithmetic, for training and
+The scoring server resizes and crops (edgewright/serving/variants/images.py). `normalize` does the arithmetic, for training and
 calibration.
 """
 

@@ -21,8 +21,8 @@ from edge_agent.workers.worker import exit_with_agent
 from edgewright.contracts.samples import Tensors, load_samples
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import EdgewrightError, OperationError
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.server import run_server
+from edgewright.serving.http.server import run_server
+from edgewright.serving.variants.app import ScoringApp
 
 LOADED = "loaded"
 READY = "ready"
@@ -66,9 +66,16 @@ def main(
         check_golden_samples(session, variant)
     except EdgewrightError as error:
         raise click.ClickException(str(error)) from error
-    app = ScoringApp(session, variant.config, model=model, version=version, known_good=golden_sample(variant))
+    app = ScoringApp(
+        session,
+        variant.config,
+        model=model,
+        version=version,
+        known_good=golden_sample(variant),
+        inference_timeout_s=inference_timeout_s,
+    )
     os.write(ready_output, f"{READY}\n".encode())
-    run_server(app, socket=socket.socket(fileno=descriptor), inference_timeout_s=inference_timeout_s)
+    run_server(app, socket=socket.socket(fileno=descriptor))
 
 
 def check_golden_samples(session: Session, variant: VariantDirectory) -> None:

@@ -1,4 +1,7 @@
-"""The scoring server: one loaded variant over HTTP.
+"""The scoring server: one model over HTTP.
 
-Read `app.py` first: it lists the steps of a request and the module of each.
+http/         what every server does: limits, keys, errors, the listening socket, draining
+variants/     a variant of a package; read `app.py` first: it lists the steps of a request
+scripts/      an entry script with `init()` and `run()`, in worker processes; read `app.py` first
+statistics    counts and latency, for `/stats` and `/metrics`
 """

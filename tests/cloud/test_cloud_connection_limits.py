@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from edgewright.serving.connection_limits import MAX_HEADER_BYTES
+from edgewright.serving.http.connection_limits import MAX_HEADER_BYTES
 from tests.support.running_cloud import RunningCloud, ending, launch
 
 MIB = 1 << 20

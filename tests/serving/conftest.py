@@ -8,7 +8,7 @@ import pytest
 
 from accel.backends.onnxruntime_cpu import OnnxRuntime
 from edgewright.contracts.variant import VariantDirectory
-from edgewright.serving.app import ScoringApp
+from edgewright.serving.variants.app import ScoringApp
 from tests.support.serving_fixtures import Client, serving
 from tests.support.tiny_variants import make_variant
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import urllib3
 
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.server import listen, make_server
+from edgewright.serving.http.application import HttpApp
+from edgewright.serving.http.server import listen, make_server
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(app: ScoringApp) -> Iterator[Client]:
+def serving(app: HttpApp) -> Iterator[Client]:
     """Serve `app` until the block ends."""
     socket = listen()
     port = socket.getsockname()[1]

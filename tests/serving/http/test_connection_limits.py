@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 
 from edgewright.demo.processes import wait_until
-from edgewright.serving import connection_limits
-from edgewright.serving.connection_limits import MAX_HEADER_BYTES, LimitedHttpProtocol
+from edgewright.serving.http import connection_limits
+from edgewright.serving.http.connection_limits import MAX_HEADER_BYTES, LimitedHttpProtocol
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"

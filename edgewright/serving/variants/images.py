@@ -22,7 +22,7 @@ import numpy.typing as npt
 from edgewright.contracts.preprocessing import normalize
 from edgewright.contracts.variant import Preprocessing, TensorSpec, VariantConfig
 from edgewright.errors import SamplesError, first_line
-from edgewright.serving.http_types import HttpError
+from edgewright.serving.http.messages import HttpError
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -28,8 +28,8 @@ from edgewright.contracts.variant import (
     VariantDirectory,
 )
 from edgewright.errors import PackageError, SamplesError
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.images import ImageInput
+from edgewright.serving.variants.app import ScoringApp
+from edgewright.serving.variants.images import ImageInput
 from tests.support.serving_fixtures import Client, serving
 
 Array = npt.NDArray[Any]
@@ -223,7 +223,7 @@ def test_a_file_that_is_not_an_image_is_rejected(client: Client, pillow: Any) ->
 def test_an_image_that_claims_to_be_enormous_is_rejected_before_it_is_decoded(
     client: Client, pillow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgewright.serving.images.MAX_PIXELS", 100)
+    monkeypatch.setattr("edgewright.serving.variants.images.MAX_PIXELS", 100)
     reply = client.post("/score", encoded(pillow, pixels(11, 10, 3)), "image/png")
     assert reply.status == 413
     assert reply.json["error"] == "an image must have at most 100 pixels, not 10 x 11"

@@ -12,9 +12,9 @@ import pytest
 
 from edgewright.contracts.variant import TensorSpec, VariantDirectory
 from edgewright.errors import SamplesError
-from edgewright.serving import open_inference
-from edgewright.serving.http_types import Request
-from tests.serving.test_score import runtime_scores
+from edgewright.serving.http.messages import Request
+from edgewright.serving.variants import open_inference
+from tests.serving.variants.test_score import runtime_scores
 from tests.support.serving_fixtures import Client
 from tests.support.tiny_variants import tiny_samples
 

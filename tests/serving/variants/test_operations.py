@@ -21,10 +21,11 @@ from accel.backends.onnxruntime_cpu import OnnxRuntime
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec, VariantDirectory
 from edgewright.errors import BadInputError, OperationError
-from edgewright.serving import openapi
-from edgewright.serving.app import ScoringApp, ServingLimits
-from edgewright.serving.server import listen
+from edgewright.serving.http.application import ServingLimits
+from edgewright.serving.http.server import listen
 from edgewright.serving.statistics import MAX_CLASSES, ServedModel, Statistics, predicted_classes
+from edgewright.serving.variants import openapi
+from edgewright.serving.variants.app import ScoringApp
 from tests.support.serving_fixtures import Client, serving
 from tests.support.tiny_variants import expected_scores, make_config, tiny_samples
 
@@ -238,8 +239,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from edgewright.contracts.variant import VariantDirectory
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.server import listen, run_server
+from edgewright.serving.variants.app import ScoringApp
+from edgewright.serving.http.server import listen, run_server
 
 class Session:
     def run(self, inputs):

@@ -16,7 +16,7 @@ from PIL import Image
 from convert.featurizers.preprocessing import MODES
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import SamplesError
-from edgewright.serving.images import ImageInput
+from edgewright.serving.variants.images import ImageInput
 
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(3)

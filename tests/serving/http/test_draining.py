@@ -8,8 +8,8 @@ import urllib3
 
 from accel.backends.choose import load_session
 from edgewright.demo.processes import wait_until
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.server import listen, make_server
+from edgewright.serving.http.server import listen, make_server
+from edgewright.serving.variants.app import ScoringApp
 from tests.support.tiny_variants import expected_scores, make_variant, tiny_samples
 
 

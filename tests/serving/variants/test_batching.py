@@ -11,8 +11,8 @@ import pytest
 
 from edgewright.contracts.samples import Tensors
 from edgewright.errors import OperationError
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.batching import BRIEF_S, LAST_RUNS, MAX_SAMPLES_PER_RUN, MIN_BRIEF_RUNS, Batcher
+from edgewright.serving.variants.app import ScoringApp
+from edgewright.serving.variants.batching import BRIEF_S, LAST_RUNS, MAX_SAMPLES_PER_RUN, MIN_BRIEF_RUNS, Batcher
 from tests.support.tiny_variants import make_config
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from edgewright.contracts.variant import TensorSpec, VariantConfig
-from edgewright.serving.http_types import BINARY, JSON, NPY
-from edgewright.serving.images import ImageInput
+from edgewright.serving.http.messages import BINARY, JSON, NPY
+from edgewright.serving.variants.images import ImageInput
 
 _KINDS = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "O": "string"}
 

@@ -21,10 +21,10 @@ import orjson
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import NotFoundError, SamplesError
-from edgewright.serving.http_types import BINARY, HttpError, Request, Response, json_response
-from edgewright.serving.images import ImageInput
-from edgewright.serving.json_protocol import jsonable
-from edgewright.serving.tensors import as_dtype, from_nested, may_hold_booleans, reshaped
+from edgewright.serving.http.messages import BINARY, HttpError, Request, Response, json_response
+from edgewright.serving.variants.images import ImageInput
+from edgewright.serving.variants.json_protocol import jsonable
+from edgewright.serving.variants.tensors import as_dtype, from_nested, may_hold_booleans, reshaped
 
 HEADER_LENGTH = "inference-header-content-length"
 

@@ -16,8 +16,9 @@ from contextlib import suppress
 from typing import Any
 
 from edgewright.contracts import wire
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.http_types import HttpError
+from edgewright.serving.http.application import HttpApp
+from edgewright.serving.http.messages import HttpError
+from edgewright.serving.variants.batching import Batcher
 
 HUNG_EXIT = 70
 """Exit code after a run that did not end (EX_SOFTWARE of sysexits.h)."""
@@ -27,29 +28,28 @@ _ANSWER_S = 1.0
 _LONGEST_PAUSE_S = 0.5
 
 
-def watch(app: ScoringApp, connections: Set[Any], limit_s: float) -> None:
+def watch(app: HttpApp, batcher: Batcher, connections: Set[Any], limit_s: float) -> None:
     """Start the thread that ends this process if a run of the model takes longer than `limit_s`."""
-    threading.Thread(target=_watch, args=(app, connections, limit_s), name="inference-watchdog", daemon=True).start()
+    threading.Thread(target=_watch, args=(app, batcher, connections, limit_s), name="inference-watchdog", daemon=True).start()
 
 
-def _watch(app: ScoringApp, connections: Set[Any], limit_s: float) -> None:
-    batcher = app.batcher
+def _watch(app: HttpApp, batcher: Batcher, connections: Set[Any], limit_s: float) -> None:
     while True:
         time.sleep(min(_LONGEST_PAUSE_S, limit_s / 4))
         since = batcher.running_since
         if since is not None and time.monotonic() - since > limit_s:
-            _answer_open_requests(app, connections, limit_s)
+            _answer_open_requests(app, batcher, connections, limit_s)
             sys.stderr.write(f"an inference must end within {limit_s:g} s, but it did not\n")
             sys.stderr.flush()
             os._exit(HUNG_EXIT)
 
 
-def _answer_open_requests(app: ScoringApp, connections: Set[Any], limit_s: float) -> None:
+def _answer_open_requests(app: HttpApp, batcher: Batcher, connections: Set[Any], limit_s: float) -> None:
     text = f"the model did not answer within {limit_s:g} s; it is restarted: send other values, or try again"
     others = HttpError(503, "the model is restarted: try again", (("retry-after", "1"),))
     app.draining = True
     expired = threading.Event()
-    app.batcher.expire(HttpError(504, text), others, expired)
+    batcher.expire(HttpError(504, text), others, expired)
     if expired.wait(_ANSWER_S):
         _wait_for_responses(connections)
     else:

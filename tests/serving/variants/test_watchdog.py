@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.contracts.variant import VariantDirectory
-from edgewright.serving.watchdog import HUNG_EXIT
+from edgewright.serving.variants.watchdog import HUNG_EXIT
 from tests.support.serving_fixtures import Client
 
 HANGING = """
@@ -20,8 +20,8 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from edgewright.contracts.variant import VariantDirectory
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.server import listen, run_server
+from edgewright.serving.variants.app import ScoringApp
+from edgewright.serving.http.server import listen, run_server
 
 class Session:
     def run(self, inputs):
@@ -36,7 +36,7 @@ class Session:
 socket = listen()
 print(socket.getsockname()[1], flush=True)
 config = VariantDirectory.open(Path(sys.argv[1])).config
-run_server(ScoringApp(Session(), config, model="m", version=1), socket=socket, inference_timeout_s=1.0)
+run_server(ScoringApp(Session(), config, model="m", version=1, inference_timeout_s=1.0), socket=socket)
 """
 GOOD, POISON = {"data": [[0] * 6]}, {"data": [[0, 1001, 0, 0, 0, 0]]}
 

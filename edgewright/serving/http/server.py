@@ -17,9 +17,8 @@ from collections.abc import Iterator
 import uvicorn
 
 from edgewright.errors import BadInputError
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.connection_limits import LimitedHttpProtocol
-from edgewright.serving.watchdog import DEFAULT_LIMIT_S, watch
+from edgewright.serving.http.application import HttpApp
+from edgewright.serving.http.connection_limits import LimitedHttpProtocol
 
 DRAIN_LIMIT_S = 30
 """Time limit for pending requests after the signal."""
@@ -31,7 +30,7 @@ BACKLOG = 256
 class ScoringServer(uvicorn.Server):
     """A uvicorn server that drains on SIGTERM, or from another thread on `should_exit`."""
 
-    def __init__(self, app: ScoringApp, config: uvicorn.Config) -> None:
+    def __init__(self, app: HttpApp, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._app = app
 
@@ -79,7 +78,7 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> sockets.socket:
     return listening
 
 
-def make_server(app: ScoringApp) -> ScoringServer:
+def make_server(app: HttpApp) -> ScoringServer:
     """Return a server for `app` with limited connections, no access log, and without the headers of proxies (X-Forwarded-For)."""
     return ScoringServer(
         app,
@@ -98,13 +97,10 @@ def make_server(app: ScoringApp) -> ScoringServer:
     )
 
 
-def run_server(app: ScoringApp, *, socket: sockets.socket, inference_timeout_s: float = DEFAULT_LIMIT_S) -> None:
-    """Serve `app` on a listening `socket`; return after SIGTERM, once every open request was answered.
-
-    A run of the model that takes longer than `inference_timeout_s` ends the process (watchdog.py).
-    """
+def run_server(app: HttpApp, *, socket: sockets.socket) -> None:
+    """Serve `app` on a listening `socket`; return after SIGTERM, once every open request was answered."""
     server = make_server(app)
-    watch(app, server.server_state.connections, inference_timeout_s)
+    app.watch(server.server_state.connections)
     try:
         server.run(sockets=[socket])
     finally:

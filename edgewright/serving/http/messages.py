@@ -33,6 +33,9 @@ class Request:
     headers: dict[str, str]
     """By lower-case name."""
     body: bytes
+    method: str = "POST"
+    query_string: bytes = b""
+    """The part of the target after `?`, percent-encoded."""
 
     @property
     def media_type(self) -> str:

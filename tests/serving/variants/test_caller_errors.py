@@ -17,9 +17,9 @@ from convert.featurizers.preprocessing import MODES
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, Tolerance, VariantConfig, VariantDirectory
 from edgewright.errors import InferenceError, SamplesError
-from edgewright.serving.app import ScoringApp
-from edgewright.serving.fault_attribution import FaultAttribution
-from edgewright.serving.images import ImageInput
+from edgewright.serving.variants.app import ScoringApp
+from edgewright.serving.variants.fault_attribution import FaultAttribution
+from edgewright.serving.variants.images import ImageInput
 from tests.support.serving_fixtures import Client, serving
 
 Node = onnx.NodeProto

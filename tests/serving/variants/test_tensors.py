@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import SamplesError
-from edgewright.serving.tensors import as_dtype, from_nested
+from edgewright.serving.variants.tensors import as_dtype, from_nested
 
 
 def spec(dtype: str) -> TensorSpec:

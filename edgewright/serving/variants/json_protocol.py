@@ -22,9 +22,9 @@ import numpy.typing as npt
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import SamplesError, first_line
-from edgewright.serving.http_types import FORM, JSON, NPY, HttpError, Request, Response, json_response, parse_json
-from edgewright.serving.images import ImageInput
-from edgewright.serving.tensors import as_dtype, from_nested, may_hold_booleans, reshaped
+from edgewright.serving.http.messages import FORM, JSON, NPY, HttpError, Request, Response, json_response, parse_json
+from edgewright.serving.variants.images import ImageInput
+from edgewright.serving.variants.tensors import as_dtype, from_nested, may_hold_booleans, reshaped
 
 IMAGE = "image/"
 

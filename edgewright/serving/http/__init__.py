@@ -1,0 +1,1 @@
+"""The model-independent part of a scoring server: read a request within limits, check its key, answer, drain."""

@@ -1,0 +1,98 @@
+"""Keys of a scoring service: a primary and a secondary one in a file, either of which a client sends as a bearer token.
+
+With two keys, one can be replaced while clients use the other. The file is read again when it changes, so a rotation needs no
+restart: write a new file and rename it over the old one.
+
+    {"primary": "...", "secondary": "..."}
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from edgewright.contracts.files import write_atomically
+from edgewright.errors import BadInputError
+from edgewright.serving.http.messages import HttpError
+
+NAMES = ("primary", "secondary")
+_SHORTEST = 16
+_RELOAD_S = 1.0
+_SCHEME = "bearer "
+"""The authentication scheme of RFC 6750, section 2.1; schemes are compared without case (RFC 9110, section 11.1)."""
+
+
+class KeyFile:
+    """The keys in a file, kept up to date."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the keys.
+
+        Raises:
+            BadInputError: the file does not hold two keys of at least 16 characters.
+        """
+        self._path = path
+        self._stamp = _stamp_of(path)
+        self._keys = _read(path)
+        self._checked_s = time.monotonic()
+
+    def check(self, authorization: str) -> None:
+        """Accept the header `Authorization: Bearer KEY`.
+
+        Raises:
+            HttpError: the header is missing or has another key (401).
+        """
+        self._reload()
+        given = authorization[len(_SCHEME) :].strip() if authorization[: len(_SCHEME)].lower() == _SCHEME else ""
+        raw = given.encode("utf-8", "surrogateescape")
+        matches = [hmac.compare_digest(raw, key) for key in self._keys]  # both, so that the time does not depend on the key
+        if not any(matches):
+            found = "another key was sent" if given else "none was sent"
+            text = f"the header Authorization must be 'Bearer' and a key of this service, but {found}"
+            raise HttpError(401, text, (("www-authenticate", "Bearer"),))
+
+    def _reload(self) -> None:
+        """Read the file again if it changed; an unreadable one keeps the present keys until it is complete."""
+        now_s = time.monotonic()
+        if now_s - self._checked_s < _RELOAD_S:
+            return
+        self._checked_s = now_s
+        stamp = _stamp_of(self._path)
+        if stamp != self._stamp:
+            try:
+                self._keys = _read(self._path)
+            except BadInputError:
+                return
+            self._stamp = stamp
+
+
+def write_new_keys(path: Path) -> None:
+    """Create a key file with two random keys that only its owner may read."""
+    keys = {name: secrets.token_urlsafe(32) for name in NAMES}
+    write_atomically(path, (json.dumps(keys, indent=1) + "\n").encode(), mode=0o600)
+
+
+def _read(path: Path) -> tuple[bytes, ...]:
+    try:
+        document: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path} must be a JSON object with the keys of the service: {error}") from error
+    found = [document.get(name) for name in NAMES] if isinstance(document, dict) else []
+    keys = [key.encode() for key in found if isinstance(key, str) and len(key) >= _SHORTEST and key.isascii()]
+    if len(keys) != len(NAMES):
+        raise BadInputError(
+            f'{path} must hold {{"primary": "...", "secondary": "..."}} with at least {_SHORTEST} ASCII characters each'
+        )
+    return tuple(keys)
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -1,0 +1,165 @@
+"""Score with one loaded variant: the application and its routes.
+
+read the body     up to the size limit (http/application.py)
+decode            JSON or .npy (json_protocol.py), Open Inference Protocol (open_inference.py)
+prepare           pixels and images, as the variant's config states (images.py)
+check             against the variant's inputs; a mismatch is a 400 that states what is expected and what was received
+score             in a worker thread, with other waiting requests (batching.py), so that health checks are answered meanwhile
+find the fault    a run that fails only on the values of this request is a 400 as well (fault_attribution.py)
+encode, count     (statistics.py)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Set
+from typing import Any
+
+from accel.backends.backend import Session
+from edgewright import __version__
+from edgewright.contracts import wire
+from edgewright.contracts.samples import Tensors, check_inputs
+from edgewright.contracts.variant import VariantConfig
+from edgewright.serving.http.application import HttpApp, Route, ServingLimits, get, post
+from edgewright.serving.http.keys import KeyFile
+from edgewright.serving.http.messages import TEXT, Request, Response, json_response
+from edgewright.serving.statistics import ServedModel, Statistics, predicted_classes
+from edgewright.serving.variants import json_protocol, open_inference, openapi
+from edgewright.serving.variants.batching import Batcher
+from edgewright.serving.variants.fault_attribution import FaultAttribution
+from edgewright.serving.variants.images import ImageInput
+from edgewright.serving.variants.watchdog import DEFAULT_LIMIT_S, watch
+
+
+class ScoringApp(HttpApp):
+    """Serve one variant of one version of a model."""
+
+    def __init__(
+        self,
+        session: Session,
+        config: VariantConfig,
+        *,
+        model: str,
+        version: int,
+        limits: ServingLimits | None = None,
+        known_good: Tensors | None = None,
+        keys: KeyFile | None = None,
+        inference_timeout_s: float = DEFAULT_LIMIT_S,
+    ) -> None:
+        served = ServedModel(
+            model=model,
+            version=version,
+            variant=config.variant,
+            backend=session.describe()["backend"],
+            precision=config.precision.value,
+        )
+        super().__init__(Statistics(served), limits=limits, keys=keys)
+        self._session = session
+        self.batcher = Batcher(FaultAttribution(session, known_good), merging=_may_merge(config))
+        self._config = config
+        self._image_input = ImageInput.of(config)
+        self._model, self._version = model, version
+        self._inference_timeout_s = inference_timeout_s
+        self._routes = self._make_routes()
+
+    def watch(self, connections: Set[Any]) -> None:
+        """Start the watchdog, which ends this process when a run of the model takes too long (watchdog.py)."""
+        watch(self, self.batcher, connections, self._inference_timeout_s)
+
+    def close(self) -> None:
+        """End the worker thread; call it when no request is open."""
+        self.batcher.close()
+
+    def unknown_path(self, path: str) -> str:
+        """Return the message for a path without a route; another model is named as such."""
+        if path.startswith("/v2/models/"):
+            return f"{path} is not served here: the only model is {self._model}, version {self._version}"
+        return super().unknown_path(path)
+
+    def _make_routes(self) -> dict[str, Route]:
+        base = f"/v2/models/{self._model}"
+        routes = {
+            "/score": post(self._score),
+            "/healthz": get(self._health, public=True),
+            "/stats": get(self._stats),
+            "/metrics": get(self._metrics),
+            "/openapi.json": get(self._openapi),
+            "/v2": get(self._server_metadata),
+            "/v2/health/live": get(self._live, public=True),
+            "/v2/health/ready": get(self._ready, public=True),
+        }
+        for model in (base, f"{base}/versions/{self._version}"):
+            routes[model] = get(self._model_metadata)
+            routes[f"{model}/ready"] = get(self._model_ready)
+            routes[f"{model}/infer"] = post(self._infer)
+        return routes
+
+    async def _score(self, request: Request) -> Response:
+        started = time.perf_counter()
+        inputs = check_inputs(await self._decoded(request), self._config.inputs)
+        outputs = await self.batcher.run(inputs)
+        classes = predicted_classes(outputs, self._config.labels)
+        response = json_protocol.encode(request, outputs, classes if self._config.labels else None)
+        self._scored(inputs, classes, started)
+        return response
+
+    async def _decoded(self, request: Request) -> Tensors:
+        if request.media_type.startswith(json_protocol.IMAGE):  # decoding takes as long as a small model
+            return await asyncio.to_thread(json_protocol.decode, request, self._config.inputs, self._image_input)
+        return json_protocol.decode(request, self._config.inputs, self._image_input)
+
+    async def _infer(self, request: Request) -> Response:
+        started = time.perf_counter()
+        infer, decoded = open_inference.decode(request, self._config.inputs, self._image_input)
+        open_inference.check_outputs_exist(infer, self._config.outputs)
+        inputs = check_inputs(decoded, self._config.inputs)
+        outputs = await self.batcher.run(inputs)
+        response = open_inference.encode(infer, outputs, model=self._model, version=self._version)
+        self._scored(inputs, predicted_classes(outputs, self._config.labels), started)
+        return response
+
+    def _scored(self, inputs: Tensors, classes: list[str] | None, started: float) -> None:
+        samples = len(next(iter(inputs.values())))
+        self.statistics.scored(samples, time.perf_counter() - started, classes or ())
+
+    async def _health(self, _request: Request) -> Response:
+        document = {"status": "ok", "model": self._model, "version": self._version, "variant": self._config.variant}
+        return json_response(document)
+
+    async def _stats(self, _request: Request) -> Response:
+        return json_response({**wire.to_plain(self.statistics.summary()), "runs_on": self._session.describe()})
+
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(200, self.statistics.prometheus().encode(), TEXT)
+
+    async def _openapi(self, _request: Request) -> Response:
+        return json_response(openapi.document(self._config, model=self._model, version=self._version))
+
+    async def _server_metadata(self, _request: Request) -> Response:
+        return json_response({"name": "edgewright", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+    async def _live(self, _request: Request) -> Response:
+        return json_response({"live": True})
+
+    async def _ready(self, _request: Request) -> Response:
+        return json_response({"ready": True})
+
+    async def _model_ready(self, _request: Request) -> Response:
+        return json_response({"name": self._model, "ready": True})
+
+    async def _model_metadata(self, _request: Request) -> Response:
+        return json_response(
+            {
+                "name": self._model,
+                "versions": [str(self._version)],
+                "platform": f"edgewright_{self._config.backend}",
+                "inputs": open_inference.tensor_metadata(self._config.inputs),
+                "outputs": open_inference.tensor_metadata(self._config.outputs),
+            }
+        )
+
+
+def _may_merge(config: VariantConfig) -> bool:
+    """Return True if requests can share a run: the batch axis is free, and no sample changes the outputs of another."""
+    return config.independent_samples and all(isinstance(spec.shape[0], str) for spec in config.inputs)
