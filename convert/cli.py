@@ -10,6 +10,7 @@ import click
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import FLOAT_VARIANT
+from edgewright.errors import BadInputError
 
 
 @click.command()
@@ -24,7 +25,15 @@ from edgewright.contracts.variant import FLOAT_VARIANT
 @click.option("--labels", default="", metavar="FILE|a,b,c", help="Class names: a file with one name per line, or a list.")
 @click.option("--inputs", default="", metavar="a,b", help="Inputs of a TensorFlow graph (default: those that it declares).")
 @click.option("--outputs", default="", metavar="a,b", help="Outputs of a TensorFlow graph (default: those that it declares).")
-@click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x224x224x3", help="Shape of an input with dynamic axes.")
+@click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x224x224x3", help="Shape of an input.")
+@click.option("--set", "constants", multiple=True, metavar="INPUT=VALUE", help="Make an input a constant of the graph: sr=16000.")
+@click.option(
+    "--batch-axis",
+    "batch_axes",
+    multiple=True,
+    metavar="INPUT=AXIS",
+    help="Axis of an input (or output) that counts the samples, if it is not the first: state=1.",
+)
 @click.option(
     "--profile",
     "profiles",
@@ -64,6 +73,8 @@ def command(
     inputs: str,
     outputs: str,
     shapes: tuple[str, ...],
+    constants: tuple[str, ...],
+    batch_axes: tuple[str, ...],
     profiles: tuple[str, ...],
     max_memory_gb: float | None,
     max_time_s: float | None,
@@ -91,6 +102,8 @@ def command(
         inputs=_names(inputs),
         outputs=_names(outputs),
         shapes=shapes,
+        constants=dict(_pair("--set", text, "sr=16000") for text in constants),
+        batch_axes=_axes(batch_axes),
         profiles=profiles,
         max_memory_gb=max_memory_gb,
         max_time_s=max_time_s,
@@ -115,6 +128,22 @@ def read_labels(text: str) -> tuple[str, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _pair(option: str, text: str, example: str) -> tuple[str, str]:
+    """Return name and value of `name=value`; the name may hold `=`, as some frameworks' names do."""
+    name, equals, value = text.rpartition("=")
+    if not (name and equals and value):
+        raise BadInputError(f"{option} must be a name and a value, as in {example}, not {text!r}")
+    return name, value
+
+
+def _axes(texts: tuple[str, ...]) -> dict[str, int]:
+    pairs = [_pair("--batch-axis", text, "state=1") for text in texts]
+    for name, value in pairs:
+        if not value.lstrip("-").isdecimal():
+            raise BadInputError(f"--batch-axis {name} must be the number of an axis, as in {name}=1, not {value!r}")
+    return {name: int(value) for name, value in pairs}
 
 
 def _print(build: BuildDirectory) -> None:

@@ -19,14 +19,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
+
+from convert.graph.border import move_batch_axes, set_inputs
+from convert.graph.interface import check_sample_axes, checked_labels, specs_of
 from convert.graph.outputs import with_measures
 from convert.graph.shapes import check_shapes, fix_shapes
-from convert.interface import check_sample_axes, checked_labels, specs_of
 from convert.options import ConvertOptions
 from convert.passes.simplify import simplify
 from convert.read_source import SourceModel, read_source
 from convert.source import parity
 from convert.source.identify import SourceKind, identify
+from convert.source.layout import SourceLayout
 from convert.source.precision import rounds_in_float32
 from convert.split import AUTO, SupportedOperators, split
 from convert.verification import WrittenGraph, candidate_samples, verify, with_samples
@@ -84,11 +88,12 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     source_model = read_source(kind, source, replace(options.source_options, float64_samples=rounded), options.limits)
     model = source_model.model
     log.info("read source_kind=%s nodes=%d took_ms=%.0f", kind, len(model.graph), _milliseconds(started))
-    fix_shapes(model, options.shapes)
+    layout = _at_border(model, options)
     simplify(model)
     check_shapes(model, profiles)
     cut, parts = split(model, _head_from(source_model, options), _accelerators(profiles))
-    inputs, outputs = specs_of(model.graph.inputs), specs_of(model.graph.outputs)
+    inputs = specs_of(model.graph.inputs, layout.batch_axes)
+    outputs = specs_of(model.graph.outputs, layout.batch_axes)
     check_sample_axes(inputs, outputs)
     labels = checked_labels(options.labels or source_model.labels, outputs[0])
     outputs = with_measures(model.graph, outputs, _predicts(kind, labels))
@@ -98,7 +103,8 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
         write_graph(staging / "graph", model, parts.is_head)
         log.info("wrote graph nodes=%d took_ms=%.0f", len(model.graph), _milliseconds(started))
         started = time.perf_counter()
-        run = with_samples(kind, source, WrittenGraph.open(staging, outputs, source), candidates, options)
+        written = WrittenGraph.open(staging, model.graph, outputs, layout, source=source)
+        run = with_samples(kind, source, written, candidates, options)
         accuracy = verify(run, tolerance=source_model.tolerance, options=options, source=source)
         log.info("compared with source samples=%d took_ms=%.0f", accuracy.sample_count, _milliseconds(started))
         record = BuildRecord(
@@ -115,6 +121,15 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
         write_record(staging, record)
         _write_float_variant(staging, record, accuracy)
     return BuildDirectory.open(build)
+
+
+def _at_border(model: ir.Model, options: ConvertOptions) -> SourceLayout:
+    """Make the inputs and outputs of the graph those of a device; return their layout in the source."""
+    names = tuple(str(value.name) for value in model.graph.inputs)
+    constants = set_inputs(model, options.constants)
+    shapes = fix_shapes(model, options.shapes, options.batch_axes)
+    batch_axes = move_batch_axes(model, options.batch_axes)
+    return SourceLayout(inputs=names, constants=constants, batch_axes=batch_axes, shapes=shapes)
 
 
 def _accelerators(profiles: Iterable[HardwareProfile]) -> list[SupportedOperators]:

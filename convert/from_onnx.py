@@ -6,17 +6,17 @@ rejected, and so are inputs and outputs other than numeric tensors.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
+from accel.backends.onnxruntime_cpu import open_runtime, run_runtime
 from convert.graph.emit import BATCH_AXIS, IR_VERSION
 from convert.graph.maps import has_maps, replace_maps
 from convert.operator_sets import at_supported_opset, nodes_of
+from convert.source.feed import Arrays, Runner
 from edgewright.errors import ModelError, one_line
 
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
@@ -41,17 +41,47 @@ def read_onnx(path: Path) -> ir.Model:
     return ir.from_proto(proto)
 
 
-@contextmanager
-def with_tensor_outputs(path: Path) -> Iterator[Path]:
-    """Yield the ONNX file at `path`, or a temporary copy that gives tensors in place of maps from class to probability."""
-    if not has_maps(onnx.load(path, load_external_data=False).graph):
-        yield path
-        return
-    proto = onnx.load(path)
+def open_onnx(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> Runner:
+    """Load an ONNX file with onnxruntime; it gives tensors in place of maps from class to probability.
+
+    Args:
+        path: the file.
+        shapes: shapes of inputs that differ from those in the file, by name.
+    """
+    runtime = open_runtime(path, content=_content(path, shapes))
+    inputs = runtime.get_inputs()
+
+    def run(arrays: Arrays) -> Arrays:
+        return run_runtime(runtime, {node.name: array for node, array in zip(inputs, arrays, strict=True)}, path)
+
+    return lambda feed: feed.run(run, fixed_batch=feed.fixed_batch([node.shape for node in inputs]))
+
+
+def _content(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> bytes | None:
+    """Return the graph with tensors in place of maps, and with other shapes; None if it needs no change."""
+    proto = onnx.load(path, load_external_data=False)
+    if not shapes and not has_maps(proto.graph):
+        return None
     replace_maps(proto.graph)
-    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
-        onnx.save(proto, Path(folder) / path.name)
-        yield Path(folder) / path.name
+    if shapes:
+        _replace_shapes(proto.graph, shapes)
+    raw: bytes = proto.SerializeToString()
+    return raw
+
+
+def _replace_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int | str]]) -> None:
+    """Give inputs other shapes, and remove the shapes that follow from them."""
+    for value in graph.input:
+        for axis, size in enumerate(shapes.get(value.name, ())):
+            dim = value.type.tensor_type.shape.dim[axis]
+            if isinstance(size, int):
+                dim.dim_value = size
+            else:
+                dim.dim_param = size
+    del graph.value_info[:]
+    for value in graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
 
 
 def _loaded(path: Path) -> onnx.ModelProto:

@@ -13,21 +13,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from convert.graph.emit import IR_VERSION, OPSET, named_shape
+from convert.source.feed import Arrays, Runner
 from edgewright.errors import BadInputError, ModelError, one_line
 
-Arrays = list[npt.NDArray[Any]]
 
-
-def read_torch(path: Path, *, trust: bool) -> ir.Model:
+def read_torch(path: Path, *, trust: bool, other_ends: Sequence[str] = ()) -> ir.Model:
     """Return the graph of an exported program.
 
     Raises:
@@ -36,7 +34,7 @@ def read_torch(path: Path, *, trust: bool) -> ir.Model:
         BadInputError: PyTorch is not installed.
     """
     program = _loaded(path, trust=trust)
-    return _graph_of(program, str(path))
+    return _graph_of(program, str(path), other_ends)
 
 
 def export_module(module: Any, example_inputs: Sequence[Any]) -> ir.Model:
@@ -62,25 +60,19 @@ def export_module(module: Any, example_inputs: Sequence[Any]) -> ir.Model:
     return _graph_of(program, name)
 
 
-def open_torch(path: Path, *, trust: bool) -> Callable[[Arrays, int], Arrays]:
-    """Load the program; return the function that runs it on inputs, in batches of a size.
-
-    Its outputs are in the order of the graph's outputs.
-    """
+def open_torch(path: Path, *, trust: bool) -> Runner:
+    """Load the program; its outputs are in the order of the graph's outputs."""
     import torch
 
     program = _loaded(path, trust=trust).module()
 
-    def run(inputs: Arrays, batch_size: int) -> Arrays:
-        batches = []
+    def run(arrays: Arrays) -> Arrays:
         with torch.no_grad():
-            for start in range(0, len(inputs[0]), batch_size):
-                outputs = program(*(torch.from_numpy(array[start : start + batch_size]) for array in inputs))
-                leaves, _ = torch.utils._pytree.tree_flatten(outputs)
-                batches.append([leaf.numpy() for leaf in leaves])
-        return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+            outputs = program(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+        leaves, _ = torch.utils._pytree.tree_flatten(outputs)
+        return [leaf.numpy() for leaf in leaves]
 
-    return run
+    return lambda feed: feed.run(run)
 
 
 def _loaded(path: Path, *, trust: bool) -> Any:
@@ -100,7 +92,7 @@ def _loaded(path: Path, *, trust: bool) -> Any:
         raise ModelError(f"{path}: PyTorch cannot load this program: {one_line(error)}") from error
 
 
-def _graph_of(program: Any, where: str) -> ir.Model:
+def _graph_of(program: Any, where: str, other_ends: Sequence[str] = ()) -> ir.Model:
     import torch
 
     try:
@@ -109,13 +101,15 @@ def _graph_of(program: Any, where: str) -> ir.Model:
     except Exception as error:  # torch's errors have no common base class
         raise ModelError(f"{where} cannot be expressed in ONNX: {one_line(error)}") from error
     model: ir.Model = exported.model
-    _check_batch(model.graph, where)
+    _check_batch(model.graph, where, other_ends)
     _clean(model)
     return model
 
 
-def _check_batch(graph: ir.Graph, where: str) -> None:
+def _check_batch(graph: ir.Graph, where: str, other_ends: Sequence[str]) -> None:
     for value in graph.inputs:
+        if value.name in other_ends:
+            continue
         if value.shape is None or not len(value.shape) or isinstance(value.shape[0], int):
             raise ModelError(
                 f"{where}: the first axis of input {value.name} must be the dynamic batch axis, but its shape is {value.shape}: "

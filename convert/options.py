@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy.typing as npt
 
 from convert.source.options import SourceOptions
 from convert.source.resource_limits import Limits
-from convert.split import AUTO
 from edgewright.contracts.variant import Preprocessing
 from edgewright.errors import BadInputError
 
@@ -16,7 +18,7 @@ from edgewright.errors import BadInputError
 class ConvertOptions:
     """Options of a conversion."""
 
-    head_from: str = AUTO
+    head_from: str = "auto"
     """First node or layer of the head."""
     samples: Path | None = None
     """Real samples (.npz) for the comparison with the source; None: generated ones."""
@@ -29,6 +31,10 @@ class ConvertOptions:
     """Inputs and outputs of a TensorFlow graph; empty: those that the graph declares."""
     shapes: tuple[str, ...] = ()
     """Shapes of inputs: `image=1x224x224x3`, or `image=Nx224x224x3` for a dynamic batch."""
+    constants: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
+    """Inputs that are the same for all samples, such as a sampling rate; they become constants of the graph."""
+    batch_axes: Mapping[str, int] = field(default_factory=dict)
+    """Axis that counts the samples, for inputs (and outputs) of the source where it is not the first one."""
     profiles: tuple[str, ...] = ()
     """Hardware profiles that the graph must run on, by name or TOML file."""
     max_memory_gb: float | None = None
@@ -49,7 +55,13 @@ class ConvertOptions:
     @property
     def source_options(self) -> SourceOptions:
         """The part of the options that the readers of the source need."""
-        return SourceOptions(inputs=self.inputs, outputs=self.outputs, trust=self.trust, converters=self.converters)
+        return SourceOptions(
+            inputs=self.inputs,
+            outputs=self.outputs,
+            trust=self.trust,
+            converters=self.converters,
+            other_ends=(*self.constants, *self.batch_axes),
+        )
 
     def limits(self) -> Limits:
         """Return the limits of a framework's process, from the memory that is free now."""

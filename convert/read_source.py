@@ -76,7 +76,7 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
         case SourceKind.TORCH:
             from convert.from_torch import read_torch
 
-            return SourceModel(model=read_torch(path, trust=options.trust))
+            return SourceModel(model=read_torch(path, trust=options.trust, other_ends=options.other_ends))
         case SourceKind.TFLITE:
             from convert.from_tflite.reader import read_tflite
 

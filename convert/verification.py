@@ -15,8 +15,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from accel.backends.backend import Session
-from accel.backends.onnxruntime_cpu import load_graph
+from accel.backends.batches import fixed_batch
+from accel.backends.onnxruntime_cpu import OnnxRuntimeSession, load_graph
 from accel.comparison import BATCH_SIZE, compare_outputs, measured, run_all
 from accel.first_run import check_graph
 from accel.independence import samples_are_independent
@@ -26,7 +26,9 @@ from convert.read_source import SourceModel, column_names
 from convert.source import parity
 from convert.source.identify import SourceKind, identify
 from convert.source.input_uses import InputUse, input_uses
+from convert.source.layout import SourceLayout
 from convert.source.precision import lost_by_float32
+from convert.source.sample_axes import check_first_axis_is_no_time, check_outputs_count_samples
 from convert.source.sample_sets import Candidate, SampleSet, given_samples
 from convert.source.samples import (
     Attempt,
@@ -50,25 +52,34 @@ class WrittenGraph:
     """The written graph, loaded to be compared with its source."""
 
     staging: Path
-    session: Session
+    graph: ir.Graph
+    session: OnnxRuntimeSession
     outputs: tuple[TensorSpec, ...]
+    layout: SourceLayout
     independent: bool = True
     """False if the outputs of a sample depend on the others of its batch; the source then gets one sample at a time, too."""
 
     @classmethod
-    def open(cls, staging: Path, outputs: tuple[TensorSpec, ...], source: Path) -> WrittenGraph:
+    def open(
+        cls, staging: Path, graph: ir.Graph, outputs: tuple[TensorSpec, ...], layout: SourceLayout, *, source: Path
+    ) -> WrittenGraph:
         """Load the graph of `source` that was written into the build directory `staging`, after a first run elsewhere."""
-        graph = staging / "graph" / LayerKind.GRAPH.file_name
-        check_graph(graph, source)
-        return cls(staging, load_graph(graph), outputs)
+        file = staging / "graph" / LayerKind.GRAPH.file_name
+        check_graph(file, source)
+        return cls(staging, graph, load_graph(file), outputs, layout)
 
     def with_independence(self, samples: Samples) -> WrittenGraph:
-        """Return the graph with `independent` as it is for `samples`."""
-        return replace(self, independent=samples_are_independent(self.session, samples))
+        """Return the graph with `independent` as it is for `samples`; raise `ModelError` if their axes count other things."""
+        check_outputs_count_samples(self.session, samples)
+        independent = samples_are_independent(self.session, samples)
+        if not independent:
+            check_first_axis_is_no_time(self.graph, self.session, samples, self.layout.batch_axes)
+        return replace(self, independent=independent)
 
     @property
     def batch_size(self) -> int:
-        return BATCH_SIZE if self.independent else 1
+        fixed = fixed_batch(self.session.inputs)
+        return (fixed or BATCH_SIZE) if self.independent else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +168,9 @@ def _run(kind: SourceKind, source: Path, graph: WrittenGraph, candidate: Candida
     """Run the source in its own framework."""
     sets, names = candidate.sets(graph.batch_size), [spec.name for spec in graph.outputs]
     try:
-        outputs = parity.run_source(kind, source, sets, names, options=options.source_options, limits=options.limits())
+        outputs = parity.run_source(
+            kind, source, sets, names, layout=graph.layout, options=options.source_options, limits=options.limits()
+        )
     except ModelError as error:
         if options.samples is not None:
             raise

@@ -71,8 +71,8 @@ def _write_all(handle: int, raw: bytes) -> None:
 
 
 def _encode(error: EdgewrightError) -> bytes:
-    """Encode an error under the name of its nearest class in `edgewright.errors`."""
-    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    """Encode an error under the name of its nearest class in `edgewright.errors` that takes only a text."""
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__ and "__init__" not in vars(kind))
     return json.dumps([kind.__name__, str(error)]).encode()
 
 

@@ -10,6 +10,15 @@ import numpy.typing as npt
 
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.variant import TensorSpec
+from edgewright.errors import OperationError
+
+
+class SampleAxisError(OperationError):
+    """An output whose first axis does not count the samples."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], count: int) -> None:
+        super().__init__(f"the first axis of output {name} must count the samples, but its shape for {count} is {list(shape)}")
+        self.name, self.shape, self.count = name, shape, count
 
 
 def fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
@@ -19,14 +28,21 @@ def fixed_batch(inputs: Sequence[TensorSpec]) -> int | None:
 
 
 def run_in_pieces(run: Callable[[Tensors], Tensors], inputs: Tensors, size: int) -> Tensors:
-    """Call `run` with exactly `size` samples at a time and concatenate the outputs."""
+    """Call `run` with exactly `size` samples at a time and concatenate the outputs.
+
+    Raises:
+        SampleAxisError: the first axis of an output is not the batch.
+    """
     count = len(next(iter(inputs.values())))
     pieces = []
     for start in range(0, count, size):
         piece = {name: array[start : start + size] for name, array in inputs.items()}
         filled = min(size, count - start)
         outputs = run({name: _padded(array, size) for name, array in piece.items()})
-        pieces.append({name: np.atleast_1d(array)[:filled] for name, array in outputs.items()})
+        for name, array in outputs.items():
+            if array.ndim == 0 or len(array) != size:
+                raise SampleAxisError(name, array.shape, size)
+        pieces.append({name: array[:filled] for name, array in outputs.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 from accel.backends.backend import Session
 from accel.backends.batches import fixed_batch, run_in_pieces
 from edgewright.contracts.samples import Tensors, check_inputs
@@ -30,6 +32,7 @@ _SHARED_WEIGHTS = "Attempt to replace the existing tensor"
 """onnxruntime 1.32 cannot do that to a weight, or a zero point of weights, that two operators share."""
 _QUANTIZES_MORE = "WeightBiasQuantization"
 """Since 1.21 it rounds the weights of float layers between quantized ones to int8: exactly the layers that mixed keeps."""
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/onnxruntime\S*:\d+ .*? was false\. |\S*/onnxruntime/\S+ |"
     r"[\w/]+\.cc:\d+ \w+ |Load model from \S+ failed:"
@@ -113,11 +116,7 @@ class OnnxRuntimeSession:
     def _run_once(self, inputs: Tensors) -> Tensors:
         if self._runtime is None:
             raise OperationError(f"{self._path} was closed: load it again to run it")
-        try:
-            arrays = self._runtime.run(self._output_names, inputs)
-        except _runtime_errors() as error:
-            raise InferenceError(self._path, shortened(error), rejects_input=_rejects_input(error)) from error
-        return dict(zip(self._output_names, arrays, strict=True))
+        return dict(zip(self._output_names, run_runtime(self._runtime, inputs, self._path), strict=True))
 
 
 def load_graph(path: Path, *, threads: int | None = None, precision: Precision = Precision.FP32) -> OnnxRuntimeSession:
@@ -128,19 +127,45 @@ def load_graph(path: Path, *, threads: int | None = None, precision: Precision =
     Raises:
         ModelError: the file is missing, or is not an ONNX graph that the runtime can load; the message is one line.
     """
+    return OnnxRuntimeSession(open_runtime(path, threads=threads, precision=precision), path, threads)
+
+
+def run_runtime(runtime: Any, inputs: Tensors, path: Path) -> list[npt.NDArray[Any]]:
+    """Run onnxruntime's own session; raise `InferenceError` if it fails."""
+    try:
+        outputs: list[npt.NDArray[Any]] = runtime.run(None, inputs)
+    except _runtime_errors() as error:
+        raise InferenceError(path, shortened(error), rejects_input=_rejects_input(error)) from error
+    return outputs
+
+
+def open_runtime(
+    path: Path, *, content: bytes | None = None, threads: int | None = None, precision: Precision = Precision.FP32
+) -> Any:
+    """Load any ONNX file as onnxruntime's own session, whose inputs may be scalars.
+
+    Args:
+        path: the file.
+        content: the graph, if it differs from the file's; external weights are still read from beside `path`.
+        threads: number of threads; None: one per processor that this process may use.
+        precision: the precision of a variant.
+
+    Raises:
+        ModelError: the file is missing, or is not an ONNX graph that the runtime can load; the message is one line.
+    """
     if not path.is_file():
         raise ModelError(f"{path}: no such file; it must be an ONNX graph")
     if threads is not None and threads < 1:
         raise BadInputError(f"threads must be 1 or more, not {threads}")
     threads = threads or default_threads()  # the runtime counts the processors of the machine, not those of this process
     try:
-        runtime = _runtime(path, threads, precision)
+        runtime = _runtime(path, content, threads, precision)
     except _runtime_errors() as error:
         raise ModelError(f"{path} is not an ONNX graph that onnxruntime can load: {shortened(error)}") from error
-    return OnnxRuntimeSession(runtime, path, threads)
+    return runtime
 
 
-def _runtime(path: Path, threads: int | None, precision: Precision) -> Any:
+def _runtime(path: Path, content: bytes | None, threads: int | None, precision: Precision) -> Any:
     """Load a graph so that its integers are exact on every processor."""
     import onnxruntime
 
@@ -148,6 +173,9 @@ def _runtime(path: Path, threads: int | None, precision: Precision) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_FATAL_ONLY
     options.intra_op_num_threads = threads or 0
+    if content is not None:
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
+    graph = str(path) if content is None else content
     options.inter_op_num_threads = 1
     options.add_session_config_entry(_EXACT_WITHOUT_VNNI, "1")
     if precision in (Precision.MXINT8, Precision.NPU_MXINT8):
@@ -155,12 +183,12 @@ def _runtime(path: Path, threads: int | None, precision: Precision) -> Any:
     disabled = [_QUANTIZES_MORE] if precision is Precision.MIXED else []
     providers = ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
+        return onnxruntime.InferenceSession(graph, options, providers=providers, disabled_optimizers=disabled)
     except _runtime_errors() as error:
         if _SHARED_WEIGHTS not in str(error):
             raise
         options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, "1")
-        return onnxruntime.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
+        return onnxruntime.InferenceSession(graph, options, providers=providers, disabled_optimizers=disabled)
 
 
 def check_interface(actual: Sequence[TensorSpec], expected: Sequence[TensorSpec], kind: str, variant: VariantDirectory) -> None:

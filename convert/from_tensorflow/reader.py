@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,21 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from convert.frameworks import import_tensorflow
 from convert.graph.emit import IR_VERSION, named_shape
 from convert.operator_sets import at_supported_opset
+from convert.source.feed import Runner
 from convert.source.identify import SourceKind
-from convert.source.options import DEFAULT_OPTIONS, SourceOptions
+from convert.source.options import DEFAULT_OPTIONS, SourceOptions, SourceRequest
 from convert.source.resource_limits import Limits, run_limited
+from edgewright.contracts import wire
 from edgewright.contracts.names import nearest
 from edgewright.errors import ModelError, NotFoundError, one_line
 from edgewright.graphs.lazy_weights import LazyWeight
-
-Arrays = list[npt.NDArray[Any]]
 
 TF_OPSET = 18
 """The newest operator set that tf2onnx writes; `at_supported_opset` converts it to ours."""
@@ -75,16 +73,8 @@ def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, options: Sourc
     """
     with tempfile.TemporaryDirectory(prefix="edgewright-") as name:
         folder = Path(name)
-        command = [
-            sys.executable,
-            "-m",
-            "convert.from_tensorflow.runner",
-            kind.value,
-            str(path.resolve()),
-            name,
-            *options.arguments,
-        ]
-        run_limited(command, limits, path)
+        request = {"source": SourceRequest.of(kind, path, options), "folder": name}
+        run_limited("convert.from_tensorflow.runner", wire.encode(request), limits, path)
         proto = at_supported_opset(onnx.load(folder / "graph.onnx"), path)
         proto.ir_version = IR_VERSION
         proto.producer_name, proto.producer_version, proto.doc_string, proto.graph.name = "edgewright", "", "", "model"
@@ -94,27 +84,14 @@ def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, options: Sourc
     return model
 
 
-def run_tensorflow(kind: SourceKind, path: Path, inputs: Arrays, options: SourceOptions, *, batch_size: int) -> Arrays:
-    """Return the source's outputs, computed by TensorFlow, in the order of the graph's outputs."""
-    return open_tensorflow(kind, path, options)(inputs, batch_size)
-
-
-def open_tensorflow(kind: SourceKind, path: Path, options: SourceOptions) -> Callable[[Arrays, int], Arrays]:
-    """Load the source; return the function that runs it on inputs, in batches of a size."""
+def open_tensorflow(kind: SourceKind, path: Path, options: SourceOptions) -> Runner:
+    """Load the source with TensorFlow; its outputs are in the order of the graph's outputs."""
     tf = import_tensorflow()
     function = None
     if kind is SourceKind.SAVED_MODEL and not options.inputs:
         function = _signature_function(path, options)  # takes a quarter of the memory of freezing: variables are not copied
     called = function or _pruned(freeze(kind, path, options))
-
-    def run(inputs: Arrays, batch_size: int) -> Arrays:
-        batches = [
-            [np.asarray(output) for output in called(*(tf.constant(array[start : start + batch_size]) for array in inputs))]
-            for start in range(0, len(inputs[0]), batch_size)
-        ]
-        return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
-
-    return run
+    return lambda feed: feed.run(lambda arrays: called(*map(tf.constant, arrays)))
 
 
 def _pruned(frozen: Frozen) -> Callable[..., Sequence[Any]]:

@@ -1,37 +1,36 @@
 """Convert with TensorFlow: `python -m convert.from_tensorflow.runner`, always in a process with limits (resource_limits.py).
 
-The graph is written to a folder. An error is reported as one line on standard error and its exit code.
+The graph is written to a folder. The request names it (`Freezing`).
 """
 
 from __future__ import annotations
 
 import logging
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from convert.from_tensorflow.reader import convert_frozen, freeze
-from convert.source.identify import SourceKind
-from convert.source.options import SourceOptions, with_source_options
-from edgewright.errors import EdgewrightError
+from convert.source.options import SourceRequest
+from edgewright.contracts import wire
+from edgewright.worker_process import serve
 
 
-@click.command()
-@click.argument("kind", type=click.Choice([str(kind) for kind in SourceKind]))
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
-@with_source_options
-def main(kind: str, source: Path, folder: Path, options: SourceOptions) -> None:
-    """Write the graph of SOURCE into FOLDER."""
-    logging.disable(logging.CRITICAL)  # tf2onnx logs errors that are reported below in one line
-    try:
-        frozen = freeze(SourceKind(kind), source, options)
-        convert_frozen(frozen, source, folder)
-    except EdgewrightError as error:
-        click.echo(str(error), err=True)
-        sys.exit(error.exit_code)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freezing:
+    """The request to the process: a source, and the folder for its graph."""
+
+    source: SourceRequest
+    folder: str
+
+
+def handle(raw: bytes) -> bytes:
+    """Answer one request: write the graph of the source into the folder."""
+    logging.disable(logging.CRITICAL)  # tf2onnx logs errors that are reported in one line
+    request = wire.decode(raw, Freezing, what="request")
+    source = Path(request.source.path)
+    convert_frozen(freeze(request.source.kind, source, request.source.options), source, Path(request.folder))
+    return b""
 
 
 if __name__ == "__main__":
-    main()
+    serve(handle)

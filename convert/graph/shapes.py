@@ -1,40 +1,69 @@
-"""Fix shapes of a graph's inputs as the user asks, and check them against the hardware profiles.
+"""Set shapes of a graph's inputs as the user asks, and check them against the hardware profiles.
 
-The batch axis stays dynamic unless the user gives it a number. Other dynamic axes (images of any size) run on onnxruntime, but
-an NPU program is compiled for one size.
+The batch axis stays dynamic unless the user gives it a number; a name makes a fixed axis dynamic. Other dynamic axes (images of
+any size) run on onnxruntime, but an NPU program is compiled for one size.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from convert.graph.emit import BATCH_AXIS
 from edgewright.contracts.names import nearest
 from edgewright.errors import BadInputError, ModelError, NotFoundError
 from hardware_profiles.hardware_profile import HardwareProfile
 
-_SHAPE = re.compile(r"(?:(?P<name>.+)=)?(?P<sizes>(?:-1|\d+|[^\W\dx][^\Wx]*)(?:x\d+)*)")
+_SHAPE = re.compile(r"(?:(?P<name>.+)=)?(?P<sizes>(?:-1|\d+|[^\W\dx][^\Wx]*)(?:x(?:-1|\d+|[^\W\dx][^\Wx]*))*)")
 _EXAMPLE_SIZE = 224
 
 Shape = tuple[int | str, ...]
 
 
-def fix_shapes(model: ir.Model, shapes: Sequence[str]) -> None:
+def fix_shapes(model: ir.Model, shapes: Sequence[str], batch_axes: Mapping[str, int] | None = None) -> dict[str, Shape]:
     """Set input shapes from strings such as `image=1x224x224x3`, or `image=Nx224x224x3` for a dynamic batch.
 
+    Args:
+        model: changed in place.
+        shapes: the strings.
+        batch_axes: batch axis of inputs where it is not the first.
+
+    Returns:
+        The shapes that replace fixed sizes of the source, by input: the source must be run with them, too.
+
     Raises:
-        BadInputError: a text cannot be parsed, or contradicts the model's shape.
+        BadInputError: a text cannot be parsed, or has another number of axes than the input.
         NotFoundError: no input has that name.
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
+    replaced: dict[str, Shape] = {}
     for text in shapes:
-        name, shape = _parsed(text, inputs)
-        inputs[name].shape = ir.Shape(_merged(name, inputs[name], shape, text))
-    if shapes:
+        name, given = _parsed(text, inputs)
+        own = tuple(inputs[name].shape or ())
+        shape = _merged(name, own, given, text, (batch_axes or {}).get(name, 0))
+        if any(isinstance(before, int) and before != after for before, after in zip(own, shape, strict=True)):
+            replaced[name] = shape
+        inputs[name].shape = ir.Shape(shape)
+    if replaced:
+        infer_again(model)
+    elif shapes:
         common.ShapeInferencePass(strict_mode=False)(model)
+    return replaced
+
+
+def infer_again(model: ir.Model) -> None:
+    """Infer all shapes from those of the inputs; outputs keep at least their number of axes."""
+    ranks = {value: len(value.shape) for value in model.graph.outputs if value.shape is not None}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
+    common.ShapeInferencePass(strict_mode=False)(model)
+    for value, rank in ranks.items():
+        if value.shape is None:
+            value.shape = ir.Shape([f"{value.name}_axis{axis}" for axis in range(rank)])
 
 
 def check_shapes(model: ir.Model, profiles: Iterable[HardwareProfile]) -> None:
@@ -76,17 +105,19 @@ def _parsed(text: str, inputs: dict[str, ir.Value]) -> tuple[str, Shape]:
     return name or next(iter(inputs)), sizes
 
 
-def _merged(name: str, value: ir.Value, shape: Shape, text: str) -> Shape:
-    """Return `shape` if the model's own shape allows it; the batch stays as the model has it unless it is a number."""
-    own = tuple(value.shape)
-    if len(own) != len(shape):
-        raise BadInputError(f"--shape {text}: input {name} has {len(own)} axes, {_written(own)}, not {len(shape)}")
-    for axis, (own_size, size) in enumerate(zip(own, shape, strict=True)):
-        if size == 0:
-            raise BadInputError(f"--shape {text}: axis {axis} of input {name} must be 1 or more, not 0")
-        if isinstance(own_size, int) and own_size != size:
-            raise BadInputError(f"--shape {text}: axis {axis} of input {name} must be {own_size}, as in the model, not {size}")
-    return (own[0] if isinstance(shape[0], str) else shape[0], *shape[1:])
+def _merged(name: str, own: Shape, given: Shape, text: str, batch_axis: int) -> Shape:
+    """Return the given sizes; a name leaves a dynamic axis as the model has it, and makes a fixed one dynamic."""
+    if len(own) != len(given):
+        raise BadInputError(f"--shape {text}: input {name} has {len(own)} axes, {_written(own)}, not {len(given)}")
+    if 0 in given:
+        raise BadInputError(f"--shape {text}: axis {given.index(0)} of input {name} must be 1 or more, not 0")
+    shape: list[int | str] = []
+    for axis, (own_size, size) in enumerate(zip(own, given, strict=True)):
+        if isinstance(size, int) or not isinstance(own_size, int):
+            shape.append(size if isinstance(size, int) else own_size)
+        else:
+            shape.append(BATCH_AXIS if axis == batch_axis else f"{name}_axis{axis}")
+    return tuple(shape)
 
 
 def _dynamic_axes(value: ir.Value) -> str:

@@ -1,14 +1,11 @@
-"""Options for reading a source model, and their form as arguments of the processes that read it."""
+"""Options for reading a source model, and their form in the requests to the processes that read it."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import click
+from convert.source.identify import SourceKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,31 +21,54 @@ class SourceOptions:
     """Python file with converters for custom Keras layers (from_keras/custom_layers.py)."""
     float64_samples: bool = False
     """Samples are in float64, with values that float32 rounds; only the readers of trees use it, in this process."""
-
-    @property
-    def arguments(self) -> list[str]:
-        """The options as arguments of a command with `with_source_options`."""
-        arguments = [part for name in self.inputs for part in ("--input", name)]
-        arguments += [part for name in self.outputs for part in ("--output", name)]
-        arguments += ["--trust"] if self.trust else []
-        return arguments if self.converters is None else [*arguments, "--converters", str(self.converters.resolve())]
+    other_ends: tuple[str, ...] = ()
+    """Inputs whose first axis does not count samples in the source: constants, and those with another batch axis."""
 
 
 DEFAULT_OPTIONS = SourceOptions()
 
 
-def with_source_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the arguments of `SourceOptions` to a command, which receives them as one parameter `options`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRequest:
+    """A source and the options for reading it, as JSON carries them to a worker process."""
 
-    @click.option("--input", "inputs", multiple=True)
-    @click.option("--output", "outputs", multiple=True)
-    @click.option("--trust", is_flag=True)
-    @click.option("--converters", type=click.Path(path_type=Path))
-    @functools.wraps(command)
-    def with_options(
-        *arguments: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], trust: bool, converters: Path | None, **others: Any
-    ) -> None:
-        options = SourceOptions(inputs=inputs, outputs=outputs, trust=trust, converters=converters)
-        command(*arguments, options=options, **others)
+    kind: SourceKind
+    path: str
+    """Absolute."""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    trust: bool = False
+    converters: str | None = None
 
-    return with_options
+    @classmethod
+    def of(cls, kind: SourceKind, path: Path, options: SourceOptions) -> SourceRequest:
+        """Return the request for a source."""
+        return cls(
+            kind=kind,
+            path=str(path.resolve()),
+            inputs=options.inputs,
+            outputs=options.outputs,
+            trust=options.trust,
+            converters=None if options.converters is None else str(options.converters.resolve()),
+        )
+
+    @property
+    def options(self) -> SourceOptions:
+        """The options for reading the source."""
+        converters = None if self.converters is None else Path(self.converters)
+        return SourceOptions(inputs=self.inputs, outputs=self.outputs, trust=self.trust, converters=converters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """A source, and a folder with sets of inputs for it, which gets the outputs (run_source.py)."""
+
+    source: SourceRequest
+    folder: str
+    batch_sizes: tuple[int, ...]
+    """One per set."""
+    input_axes: tuple[int | None, ...] = ()
+    output_axes: tuple[int, ...] = ()
+    """Batch axes in the source (see `Feed`)."""
+    shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
+    """Shapes of an ONNX file's inputs that the user replaced, by name."""

@@ -6,7 +6,6 @@ The source runs in its own framework, in a separate process (run_source.py).
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +14,11 @@ from pathlib import Path
 from accel.comparison import Comparison
 from accel.differences import OutputComparison
 from convert.source.identify import SourceKind
-from convert.source.options import DEFAULT_OPTIONS, SourceOptions
+from convert.source.layout import PLAIN, SourceLayout
+from convert.source.options import DEFAULT_OPTIONS, RunRequest, SourceOptions, SourceRequest
 from convert.source.resource_limits import Limits, run_limited
 from convert.source.sample_sets import SampleSet
+from edgewright.contracts import wire
 from edgewright.contracts.samples import Tensors, read_npz, write_npz
 from edgewright.contracts.variant import Measure, Measured, Tolerance
 from edgewright.errors import EdgewrightError, ParityError
@@ -66,10 +67,11 @@ def run_source(
     sets: Sequence[SampleSet],
     outputs: Sequence[str],
     *,
+    layout: SourceLayout = PLAIN,
     options: SourceOptions = DEFAULT_OPTIONS,
     limits: Limits | None = None,
 ) -> list[Tensors | None]:
-    """Return the source model's outputs for each set of samples, by the names of the graph's outputs.
+    """Return the source model's outputs for each set of samples, by the names of the graph's outputs, samples first.
 
     Models of tables get the samples as they were given; a network casts them to the dtype of its inputs in any case. A set after
     the first has None if the source cannot run it.
@@ -83,17 +85,19 @@ def run_source(
         folder = Path(name)
         for number, one in enumerate(sets):
             inputs = one.samples.given if kind in TABLE_KINDS and one.samples.given else one.samples.inputs
-            arrays = {f"input_{index}": array for index, array in enumerate(inputs.values())}
+            arrays = {f"input_{index}": array for index, array in enumerate(layout.arrays(inputs))}
             write_npz(folder / f"inputs-{number}.npz", arrays)
-        batch_sizes = [part for one in sets for part in ("--batch-size", str(one.batch_size))]
-        command = [sys.executable, "-m", "convert.run_source", kind.value, str(source.resolve()), str(folder)]
+        request = RunRequest(
+            source=SourceRequest.of(kind, source, options),
+            folder=name,
+            batch_sizes=tuple(one.batch_size for one in sets),
+            input_axes=layout.input_axes(sets[0].samples.inputs),
+            output_axes=layout.output_axes(outputs),
+            shapes=dict(layout.shapes),
+        )
+        limits = limits or Limits.of_this_machine()
         try:
-            run_limited(
-                [*command, *batch_sizes, *options.arguments],
-                limits or Limits.of_this_machine(),
-                source,
-                doing="running it in its own framework",
-            )
+            run_limited("convert.run_source", wire.encode(request), limits, source, doing="running it in its own framework")
         except EdgewrightError as error:
             if not (folder / "outputs-0.npz").is_file():
                 raise

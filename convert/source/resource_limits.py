@@ -1,4 +1,4 @@
-"""Run a command under limits of memory and time.
+"""Run a worker process under limits of memory and time.
 
 The limit applies to resident memory, which is polled for the process and its children. A limit on address space would not work:
 TensorFlow reserves far more than it uses. If memory runs out between two polls, the kernel's OOM killer takes this process
@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from edgewright.errors import ModelError, OperationError, last_line
+from edgewright.errors import OperationError
+from edgewright.worker_process import WorkerEndedError, describe_end, read_answer
 from hardware_profiles.memory import free_memory_bytes, prefer_for_oom_killer, process_tree, resident_bytes
 
 GB = 1e9
@@ -40,21 +41,29 @@ class Limits:
         return cls(memory_bytes=memory_bytes) if max_time_s is None else cls(memory_bytes=memory_bytes, time_s=max_time_s)
 
 
-def run_limited(command: Sequence[str], limits: Limits, source: Path, *, doing: str = "converting it") -> None:
-    """Run `command` to its end. The message of an error is the last line that the command wrote to standard error.
+def run_limited(module: str, request: bytes, limits: Limits, source: Path, *, doing: str = "converting it") -> bytes:
+    """Run `python -m module` to its end; it answers one request, as in `edgewright.worker_process`.
 
     Args:
-        command: program and arguments.
+        module: a module that calls `serve`.
+        request: one line of JSON.
         limits: memory and time that it may use.
         source: the model, named in messages.
         doing: the activity, named in messages.
 
+    Returns:
+        The worker's result.
+
     Raises:
-        ModelError: the command ended with exit code 2, so the input cannot be used.
-        OperationError: the command crashed, or reached a limit and was killed.
+        EdgewrightError: the worker's own.
+        OperationError: the worker crashed, or reached a limit and was killed.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+    with tempfile.TemporaryFile() as requests, tempfile.TemporaryFile() as answers, tempfile.TemporaryFile() as errors:
+        requests.write(request + b"\n")
+        requests.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-m", module], stdin=requests, stdout=answers, stderr=errors, start_new_session=True
+        )
         try:
             prefer_for_oom_killer(process.pid)
             exceeded = _wait(process, limits, doing)
@@ -62,13 +71,13 @@ def run_limited(command: Sequence[str], limits: Limits, source: Path, *, doing: 
             _kill(process)
         if exceeded:
             raise OperationError(f"{source}: {exceeded}")
-        if process.returncode == 0:
-            return
+        answers.seek(0)
         errors.seek(0)
-        last = last_line(errors.read())
-    if process.returncode == 2:
-        raise ModelError(last)
-    raise OperationError(f"{source}: {doing} failed (exit code {process.returncode}): {last}")
+        try:
+            return read_answer(answers.readline())
+        except WorkerEndedError as ended:
+            end = describe_end(process.returncode, errors.read().decode("utf-8", "replace"))
+            raise OperationError(f"{source}: {doing} failed: its process {end}") from ended
 
 
 def _wait(process: subprocess.Popen[bytes], limits: Limits, doing: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from edgewright.errors import NotWritableError, StorageFullError
+from edgewright.errors import EdgewrightError, NotWritableError, StorageFullError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
@@ -122,6 +122,9 @@ def staging_beside(target: Path) -> Iterator[Path]:
     try:
         staging.mkdir()
         yield staging
+    except EdgewrightError as error:
+        error.args = tuple(str(part).replace(staging.name, target.name) for part in error.args)  # the reader knows the target
+        raise
     except OSError as error:
         _raise_if_full(error, target)
         if not staging.exists():  # an error inside the block belongs to the block

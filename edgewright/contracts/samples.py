@@ -67,8 +67,9 @@ class Samples:
 def load_samples(path: Path, inputs: Sequence[TensorSpec], classes: Sequence[str] = ()) -> Samples:
     """Read `path` and check it against the model's inputs.
 
-    Integer images are cast to a float input's dtype by value (0..255 stays 0..255). Labels become indices of `classes`: where the
-    names of the classes are numbers other than 0, 1, 2, …, labels are those numbers, and text labels are the names.
+    An array may have the layout of the source model, if its batch axis is another one there. Integer images are cast to a float
+    input's dtype by value (0..255 stays 0..255). Labels become indices of `classes`: where the names of the classes are numbers
+    other than 0, 1, 2, …, labels are those numbers, and text labels are the names.
 
     Raises:
         SamplesError: the file is not a `.npz`, an input is missing, or a shape or dtype does not fit.
@@ -77,6 +78,7 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec], classes: Sequence[str
     labels = arrays.pop(LABELS, None)
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {inputs[0].name: next(iter(arrays.values()))}
+    arrays |= _batch_first(arrays, inputs)
     fitted = {spec.name: fit(arrays.get(spec.name), spec, path, tuple(arrays)) for spec in inputs}
     empty = next((name for name, array in fitted.items() if array.size == 0), None)
     if empty is not None:
@@ -85,11 +87,27 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec], classes: Sequence[str
     given = {spec.name: arrays[spec.name] for spec in inputs}
     counts = {name: len(array) for name, array in fitted.items()}
     if labels is not None:
+        if labels.ndim == 0:
+            raise SamplesError(f"{path}: labels must be one integer class index per sample, but they are a single value")
         counts[LABELS] = len(labels)
     if len(set(counts.values())) > 1:
         raise SamplesError(f"{path}: every array must have the same number of samples, not {counts}")
     cast_to = any(array.dtype != fitted[name].dtype for name, array in given.items())
     return Samples(fitted, None if labels is None else _as_class_indices(labels, classes, path), given if cast_to else None)
+
+
+def _batch_first(arrays: Tensors, inputs: Sequence[TensorSpec]) -> Tensors:
+    """Return the arrays that have the layout of the source model, with their batch axis moved to the front."""
+    counts = [len(arrays[spec.name]) for spec in inputs if not spec.batch_axis and spec.name in arrays and arrays[spec.name].ndim]
+    moved: Tensors = {}
+    for spec in inputs:
+        array = arrays.get(spec.name)
+        if not spec.batch_axis or array is None or array.ndim != len(spec.shape):
+            continue
+        here = _shape_fits(array.shape, spec.shape) and (not counts or len(array) == counts[0])
+        if not here and _shape_fits(np.moveaxis(array, spec.batch_axis, 0).shape, spec.shape):
+            moved[spec.name] = np.moveaxis(array, spec.batch_axis, 0)
+    return moved
 
 
 def check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> Tensors:

@@ -91,6 +91,8 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     axes: tuple[str, ...] = ()
     """The meaning of each axis (`batch height width channels`), if known."""
+    batch_axis: int = 0
+    """The axis that counts the samples in the source model; here it is always the first one."""
     measure: str = ""
     """Of an output: the `Measure` that the conversion found out; empty leaves it to the values."""
 

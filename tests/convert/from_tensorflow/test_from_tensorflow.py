@@ -14,9 +14,10 @@ from click.testing import CliRunner, Result
 
 from convert.conversion import ConvertOptions, convert_model
 from convert.from_keras.keras_file import KerasFile
-from convert.from_tensorflow.reader import read_tensorflow, run_tensorflow
+from convert.from_tensorflow.reader import open_tensorflow, read_tensorflow
 from convert.passes.simplify import simplify
 from convert.run_source import run_source
+from convert.source.feed import Feed
 from convert.source.identify import SourceKind, identify
 from convert.source.options import DEFAULT_OPTIONS, SourceOptions
 from convert.source.resource_limits import Limits
@@ -88,10 +89,10 @@ def test_an_inner_node_can_be_the_output_and_unknown_names_get_suggestions(tmp_p
     inner = SourceOptions(outputs=(names[0],))
     graph = read_tensorflow(kind, path, AMPLE, inner)
     simplify(graph, check_each=True)
-    expected = run_tensorflow(kind, path, [noise(3, 8, 8, 3)], inner, batch_size=2)
+    expected = open_tensorflow(kind, path, inner)(Feed(arrays=[noise(3, 8, 8, 3)], batch_size=2))
     assert relative_difference(run_graph(graph, noise(3, 8, 8, 3))[0], expected[0]) < 1e-5
     with pytest.raises(NotFoundError) as caught:
-        run_tensorflow(kind, path, [], SourceOptions(outputs=(names[0] + "x",)), batch_size=2)
+        open_tensorflow(kind, path, SourceOptions(outputs=(names[0] + "x",)))
     assert str(caught.value).startswith(f"{path} has no node {names[0] + 'x'!r}; known: {names[0]}")
 
 
@@ -105,7 +106,7 @@ def _graph_def(path: Path) -> Any:
 
 def test_an_unknown_output_is_rejected() -> None:
     with pytest.raises(NotFoundError) as caught:
-        run_tensorflow(SourceKind.SAVED_MODEL, saved_model(), [], SourceOptions(outputs=("output_7",)), batch_size=1)
+        open_tensorflow(SourceKind.SAVED_MODEL, saved_model(), SourceOptions(outputs=("output_7",)))
     assert str(caught.value).startswith(f"{saved_model()} has no input or output 'output_7'; known: output_")
 
 
@@ -136,7 +137,7 @@ def test_at_the_time_limit_the_conversion_fails() -> None:
 
 def refusal(kind: SourceKind, path: Path) -> str:
     with pytest.raises(ModelError) as caught:
-        run_tensorflow(kind, path, [], DEFAULT_OPTIONS, batch_size=1)
+        open_tensorflow(kind, path, DEFAULT_OPTIONS)
     return str(caught.value)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from convert.options import ConvertOptions
 from convert.source.identify import SourceKind
+from convert.source.layout import PLAIN
 from convert.source.sample_sets import Candidate, given_samples, other_sizes
 from convert.source.samples import Attempt, generated_samples, usable_sizes
 from convert.verification import WrittenGraph, verify, with_samples
@@ -77,9 +79,10 @@ def only_of(size: int) -> list[NodeProto]:
 def compared(folder: Path, source: list[NodeProto], graph: list[NodeProto], samples: Samples | None = None) -> Measured:
     """Compare a graph with another one as its source."""
     path = graph_file(folder / "source.onnx", source)
-    graph_file(folder / "build" / "graph" / "graph.onnx", graph)
+    file = graph_file(folder / "build" / "graph" / "graph.onnx", graph)
     (folder / "build" / "reports").mkdir()
-    written = WrittenGraph.open(folder / "build", (TensorSpec(name="y", dtype="float32", shape=("N",)),), path)
+    specs = (TensorSpec(name="y", dtype="float32", shape=("N",)),)
+    written = WrittenGraph.open(folder / "build", ir.load(file).graph, specs, PLAIN, source=path)
     options = ConvertOptions(samples=None if samples is None else folder / "x.npz")
     candidates = [generated(size) for size in usable_sizes([INPUT])] if samples is None else [given_samples(samples, [INPUT])]
     run = with_samples(SourceKind.ONNX, path, written, candidates, options)
