@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from convert.graph.emit import BATCH_AXIS
 from edgewright.contracts.names import nearest
 from edgewright.errors import BadInputError, ModelError, NotFoundError
+from edgewright.graphs.shape_inference import infer_shapes
 from hardware_profiles.hardware_profile import HardwareProfile
 
 _SHAPE = re.compile(r"(?:(?P<name>.+)=)?(?P<sizes>(?:-1|\d+|[^\W\dx][^\Wx]*)(?:x(?:-1|\d+|[^\W\dx][^\Wx]*))*)")
@@ -50,7 +50,7 @@ def fix_shapes(model: ir.Model, shapes: Sequence[str], batch_axes: Mapping[str, 
     if replaced:
         infer_again(model)
     elif shapes:
-        common.ShapeInferencePass(strict_mode=False)(model)
+        infer_shapes(model)
     return replaced
 
 
@@ -60,7 +60,7 @@ def infer_again(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         for value in node.outputs:
             value.shape = None
-    common.ShapeInferencePass(strict_mode=False)(model)
+    infer_shapes(model)
     for value, rank in ranks.items():
         if value.shape is None:
             value.shape = ir.Shape([f"{value.name}_axis{axis}" for axis in range(rank)])

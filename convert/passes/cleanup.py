@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from convert.passes.values import can_replace, constant_of, input_of, replace_node
+from edgewright.graphs import shape_inference
 
 _MAX_FOLDED_ELEMENTS = 1 << 16
 _NEVER_FOLDED = {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
@@ -69,7 +70,7 @@ def name_everything(model: ir.Model) -> str:
 
 def infer_shapes(model: ir.Model) -> str:
     """Infer the shape of every value, for quantization and accelerators."""
-    return "inferred shapes" if common.ShapeInferencePass(strict_mode=False)(model).modified else ""
+    return "inferred shapes" if shape_inference.infer_shapes(model) else ""
 
 
 def _is_removable_identity(node: ir.Node) -> bool:

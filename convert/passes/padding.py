@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from edgewright.errors import ModelError
+from edgewright.graphs.shape_inference import infer_shapes
 
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 _WINDOWED = ("Conv", "MaxPool", "AveragePool")
@@ -25,7 +25,7 @@ def write_padding(model: ir.Model) -> str:
     """
     nodes = [node for graph in model.graphs() for node in graph if _pads_automatically(node)]
     if any(node.inputs[0] is not None and node.inputs[0].shape is None for node in nodes):
-        common.ShapeInferencePass(strict_mode=False)(model)
+        infer_shapes(model)
     written = sum(_write(node) for node in nodes)
     return f"wrote the padding of {written} nodes as numbers" if written else ""
 
