@@ -115,7 +115,8 @@ def _evaluate(
     float_variant = next((variant for variant in variants if variant.config.variant == FLOAT_VARIANT), None)
     if float_variant is None:
         raise NotFoundError(f"{source} must hold the variant {FLOAT_VARIANT}, which stands for the source model; it is not there")
-    samples = load_samples(path, float_variant.config.inputs, float_variant.config.labels)
+    config = float_variant.config
+    samples = load_samples(path, config.inputs, config.labels, config.class_values)
     with FirstRuns() as first_runs:
         first_runs.check_variant(float_variant)
         for variant in chosen:

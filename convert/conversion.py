@@ -95,7 +95,8 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
     inputs = specs_of(model.graph.inputs, layout.batch_axes)
     outputs = specs_of(model.graph.outputs, layout.batch_axes)
     check_sample_axes(inputs, outputs)
-    labels = checked_labels(options.labels or source_model.labels, outputs[0])
+    labels = checked_labels(options.labels or source_model.labels, outputs)
+    class_values = source_model.labels if labels != source_model.labels else ()
     outputs = with_measures(model.graph, outputs, _predicts(kind, labels))
     candidates = candidate_samples(model.graph, inputs, source_model, options, labels)
     with BuildDirectory.creating(build) as staging:
@@ -114,6 +115,7 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
             outputs=outputs,
             tolerance=parity.float_tolerance(accuracy),
             labels=labels,
+            class_values=class_values,
             cut=cut,
             preprocessing=options.preprocessing or source_model.preprocessing,
             independent_samples=run.graph.independent,
@@ -200,6 +202,7 @@ def _write_float_variant(staging: Path, record: BuildRecord, accuracy: Measured)
         tolerance=record.tolerance,
         size_bytes=size_of_weights_and_graph(folder),
         labels=record.labels,
+        class_values=record.class_values,
         preprocessing=record.preprocessing,
         measured=accuracy,
         independent_samples=record.independent_samples,

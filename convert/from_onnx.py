@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import open_runtime, run_runtime
 from convert.graph.emit import BATCH_AXIS, IR_VERSION
-from convert.graph.maps import has_maps, replace_maps
+from convert.graph.maps import class_labels, has_maps, replace_maps
 from convert.operator_sets import at_supported_opset, nodes_of
 from convert.source.feed import Arrays, Runner
 from edgewright.errors import ModelError, one_line
@@ -23,13 +23,19 @@ _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.n
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """Return the graph of an ONNX file, in an operator set that every variant supports.
+    """Return the graph of an ONNX file, as `read_onnx_classifier` does."""
+    return read_onnx_classifier(path)[0]
+
+
+def read_onnx_classifier(path: Path) -> tuple[ir.Model, tuple[str, ...]]:
+    """Return the graph of an ONNX file, in an operator set that every variant supports, and the classes that it names.
 
     Raises:
         ModelError: weights are missing, an operator or the operator set is not supported, or an input or output is not a
             numeric tensor.
     """
     proto = _loaded(path)
+    classes = class_labels(proto.graph)
     replace_maps(proto.graph)
     _check_ends(proto, path)
     _check_operators(proto, path)
@@ -38,7 +44,7 @@ def read_onnx(path: Path) -> ir.Model:
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version, proto.domain, proto.doc_string = "edgewright", "", "", ""
     del proto.metadata_props[:]
-    return ir.from_proto(proto)
+    return ir.from_proto(proto), classes
 
 
 def open_onnx(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> Runner:

@@ -83,9 +83,10 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
             tflite = read_tflite(path)
             return SourceModel(model=tflite.model, tolerance=tflite.tolerance, ranges=tflite.ranges)
         case SourceKind.ONNX:
-            from convert.from_onnx import read_onnx
+            from convert.from_onnx import read_onnx_classifier
 
-            return SourceModel(model=read_onnx(path))
+            model, labels = read_onnx_classifier(path)
+            return SourceModel(model=model, labels=labels)
 
 
 def column_names(kind: SourceKind, path: Path, options: SourceOptions) -> tuple[str, ...]:

@@ -114,7 +114,8 @@ def candidate_samples(
         SamplesError: the user's samples do not fit the inputs.
     """
     if options.samples is not None:
-        return [given_samples(load_samples(options.samples, inputs, labels), inputs)]
+        values = source.labels if labels != source.labels else ()
+        return [given_samples(load_samples(options.samples, inputs, labels, values), inputs)]
     uses = input_uses(graph)
     counts = any(spec.dtype.startswith(("int", "uint")) and not uses[spec.name].mask for spec in inputs)
     attempts = [Attempt(missing=source.missing_values), *([Attempt(counts=2)] if counts else [])]

@@ -173,7 +173,7 @@ def _check_golden(variant: VariantDirectory, build: BuildDirectory) -> None:
 
 
 def _measure(build: BuildDirectory, variant: VariantDirectory, path: Path) -> Measured:
-    samples = load_samples(path, build.record.inputs, build.record.labels)
+    samples = load_samples(path, build.record.inputs, build.record.labels, build.record.class_values)
     reference = reference_outputs(build.variant(FLOAT_VARIANT), samples)
     evaluation, _outputs = evaluate_variant(variant, samples, reference, backend=BackendName.NPU)
     return evaluation.as_measured()

@@ -216,7 +216,7 @@ def samples_for(build: BuildDirectory, options: QuantizeOptions) -> Samples:
         SamplesError: the samples do not fit, or cannot calibrate.
     """
     if options.samples is not None:
-        samples = load_samples(options.samples, build.record.inputs, build.record.labels)
+        samples = load_samples(options.samples, build.record.inputs, build.record.labels, build.record.class_values)
         check_calibration(samples, build, options.samples)
         return samples
     return load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, build.record.inputs)
@@ -280,6 +280,7 @@ def _config(build: BuildDirectory, options: QuantizeOptions, folder: Path) -> Va
         tolerance=record.tolerance,
         size_bytes=size_of_weights_and_graph(folder),
         labels=record.labels,
+        class_values=record.class_values,
         preprocessing=record.preprocessing,
         independent_samples=record.independent_samples,
         properties=_properties(options),

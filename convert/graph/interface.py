@@ -76,11 +76,17 @@ def _batch_elsewhere(inputs: Sequence[TensorSpec]) -> tuple[str, int | str]:
     return max(inputs, key=lambda spec: len(spec.shape)).name, "AXIS"
 
 
-def checked_labels(labels: tuple[str, ...], output: TensorSpec) -> tuple[str, ...]:
-    """Return the labels; raise `BadInputError` unless there is one per class of the output."""
-    classes = output.shape[-1]
-    if labels and isinstance(classes, int) and len(labels) != max(classes, 2):  # one column: the probability of class 1 of 2
-        raise BadInputError(
-            f"there must be one label per class: output {output.name} has {classes}, but {len(labels)} were given"
-        )
-    return labels
+def checked_labels(labels: tuple[str, ...], outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """Return the labels; raise `BadInputError` unless an output of scores has one class for each."""
+    scores = [output for output in outputs if output.dtype.startswith("float")]
+    if not labels or not scores or any(has_classes(output, len(labels)) for output in scores):
+        return labels
+    classes = scores[0].shape[-1]
+    raise BadInputError(f"there must be one label per class: output {scores[0].name} has {classes}, but {len(labels)} were given")
+
+
+def has_classes(output: TensorSpec, count: int) -> bool:
+    """Return True if an output of scores can have `count` classes: on its last axis, or for maps on the first after the batch."""
+    axes = (output.shape[-1],) if len(output.shape) < 3 else (output.shape[1], output.shape[-1])
+    sizes = [size for size in axes if isinstance(size, int)]
+    return not sizes or any(max(size, 2) == count for size in sizes)  # one column: the probability of class 1 of 2

@@ -11,6 +11,32 @@ import onnx
 from convert.graph.emit import BATCH_AXIS
 
 _KEYS = ("classlabels_int64s", "classlabels_strings")
+_CLASSES = (*_KEYS, "classlabels_ints")
+"""Attributes of ZipMap and of the classifiers of ONNX-ML."""
+
+
+def class_labels(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Return the classes that the classifiers of `graph` and its ZipMap name; none if they name different ones."""
+    named = {
+        tuple(value.decode() if isinstance(value, bytes) else str(value) for value in onnx.helper.get_attribute_value(attribute))
+        for node in graph.node
+        for attribute in node.attribute
+        if attribute.name in _CLASSES and (node.op_type == "ZipMap" or node.op_type.endswith("Classifier"))
+    } - {()}
+    classes = next(iter(named), ())
+    return classes if len(named) == 1 and len(classes) > 1 and _has_scores(graph, len(classes)) else ()
+
+
+def _has_scores(graph: onnx.GraphProto, count: int) -> bool:
+    """Return True if an output of floats, or of maps, has one score per class."""
+    for value in graph.output:
+        if not value.type.HasField("tensor_type"):
+            return True
+        tensor = value.type.tensor_type
+        last = tensor.shape.dim[-1].dim_value if len(tensor.shape.dim) else 0
+        if tensor.elem_type == onnx.TensorProto.FLOAT and (last in (0, count) or last + 1 == count == 2):
+            return True
+    return False
 
 
 def has_maps(graph: onnx.GraphProto) -> bool:

@@ -45,6 +45,8 @@ class BuildRecord:
     tolerance: Tolerance
     """Tolerance of float variants; variants of other precisions have their own."""
     labels: tuple[str, ...] = ()
+    class_values: tuple[str, ...] = ()
+    """The classes' values in the source, if `labels` gives them other names."""
     cut: Cut | None = None
     preprocessing: Preprocessing | None = None
     independent_samples: bool = True

@@ -6,7 +6,6 @@ dtype that does not fit gives the same message everywhere. Large sets stay on di
 
 from __future__ import annotations
 
-import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgewright.contracts.class_labels import class_indices
 from edgewright.contracts.files import writing_atomically
 from edgewright.contracts.stored_arrays import Tensors, cast, let_go, read_arrays
 from edgewright.contracts.variant import TensorSpec
@@ -64,12 +64,14 @@ class Samples:
         return Samples(taken, None if self.labels is None else self.labels[indices])
 
 
-def load_samples(path: Path, inputs: Sequence[TensorSpec], classes: Sequence[str] = ()) -> Samples:
+def load_samples(
+    path: Path, inputs: Sequence[TensorSpec], classes: Sequence[str] = (), class_values: Sequence[str] = ()
+) -> Samples:
     """Read `path` and check it against the model's inputs.
 
     An array may have the layout of the source model, if its batch axis is another one there. Integer images are cast to a float
-    input's dtype by value (0..255 stays 0..255). Labels become indices of `classes`: where the names of the classes are numbers
-    other than 0, 1, 2, …, labels are those numbers, and text labels are the names.
+    input's dtype by value (0..255 stays 0..255). Labels become indices of the classes (class_labels.py): of `classes`, their
+    names, or of `class_values`, their values in the source if the names are others.
 
     Raises:
         SamplesError: the file is not a `.npz`, an input is missing, or a shape or dtype does not fit.
@@ -93,7 +95,8 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec], classes: Sequence[str
     if len(set(counts.values())) > 1:
         raise SamplesError(f"{path}: every array must have the same number of samples, not {counts}")
     cast_to = any(array.dtype != fitted[name].dtype for name, array in given.items())
-    return Samples(fitted, None if labels is None else _as_class_indices(labels, classes, path), given if cast_to else None)
+    indices = None if labels is None else class_indices(labels, classes, class_values, path)
+    return Samples(fitted, indices, given if cast_to else None)
 
 
 def _batch_first(arrays: Tensors, inputs: Sequence[TensorSpec]) -> Tensors:
@@ -203,50 +206,3 @@ def _shape_fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool
     if len(shape) != len(expected):
         return False
     return all(isinstance(axis, str) or size == axis for size, axis in zip(shape[1:], expected[1:], strict=True))
-
-
-def _as_class_indices(labels: npt.NDArray[Any], classes: Sequence[str], path: Path) -> npt.NDArray[np.int64]:
-    single = labels.ndim > 1 and math.prod(labels.shape[1:]) == 1
-    flat = labels.reshape(len(labels)) if single else labels
-    values = _class_values(classes)
-    if flat.dtype.kind in "US" and classes:
-        return _places(flat.astype(str), np.array(classes, str), path)
-    if values is not None and flat.dtype.kind in "iubf":
-        return _places(flat.astype(np.float64), values, path)
-    if flat.dtype.kind not in "iub":
-        raise SamplesError(
-            f"{path}: labels must be one integer class index per sample, but they are {labels.dtype}{list(labels.shape)}"
-        )
-    return flat.astype(np.int64)
-
-
-def _class_values(classes: Sequence[str]) -> npt.NDArray[np.float64] | None:
-    """Return the numbers that are the classes' names; None if the names are text, or the numbers are the indices themselves."""
-    truth = {"True": 1.0, "False": 0.0}
-    try:
-        values = np.array([truth.get(name, name) for name in classes], np.float64)
-    except ValueError:
-        return None
-    return None if np.array_equal(values, np.arange(len(values))) else values
-
-
-def _places(labels: npt.NDArray[Any], classes: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int64]:
-    """Return the index of each label among `classes`."""
-    order = np.argsort(classes)
-    found = order[np.minimum(np.searchsorted(classes, labels, sorter=order), len(classes) - 1)]
-    foreign = labels[classes[found] != labels]
-    if foreign.size:
-        raise SamplesError(
-            f"{path}: labels must be classes of the model ({_some(classes)}), but {foreign.flat[0]:{_form(foreign)}} is not: "
-            "give the labels that it was trained with"
-        )
-    return found.astype(np.int64)
-
-
-def _form(values: npt.NDArray[Any]) -> str:
-    return "g" if values.dtype.kind == "f" else ""
-
-
-def _some(classes: npt.NDArray[Any], limit: int = 10) -> str:
-    listed = ", ".join(f"{value:{_form(classes)}}" for value in classes[:limit])
-    return listed + (", …" if len(classes) > limit else "")

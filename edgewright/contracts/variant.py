@@ -175,6 +175,8 @@ class VariantConfig:
     profiles: tuple[str, ...] = ()
     """Names of the hardware profiles that it fits; empty until it is packed."""
     labels: tuple[str, ...] = ()
+    class_values: tuple[str, ...] = ()
+    """The classes' values in the source, if `labels` gives them other names."""
     preprocessing: Preprocessing | None = None
     measured: Measured | None = None
     independent_samples: bool = True

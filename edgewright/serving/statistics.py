@@ -10,11 +10,10 @@ import bisect
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgewright.contracts.class_labels import names_of_indices, names_of_values
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.scoring_statistics import LatencyPercentiles, ScoringStatistics
 
@@ -125,21 +124,21 @@ class Statistics:
         return [*lines, f"{name}_sum {self._seconds}", f"{name}_count {self._scored}"]
 
 
-def predicted_classes(outputs: Tensors, labels: Sequence[str]) -> list[str] | None:
-    """Return the name (or number) of each sample's class; None if the first output is not a classification."""
+def predicted_classes(outputs: Tensors, labels: Sequence[str], values: Sequence[str] = ()) -> list[str] | None:
+    """Return the name (or number) of each sample's class; None if the first output is not a classification.
+
+    Args:
+        outputs: of the model.
+        labels: names of the classes, or none.
+        values: the classes' values in the source, if the names are others.
+    """
     first = next(iter(outputs.values()))
     if max(first.shape[2:], default=1) > 1:  # an image or a sequence has no single class
         return None
     flat = first.reshape(len(first), -1)
     if first.dtype.kind == "f":
-        return _names(flat.argmax(axis=1), labels) if flat.shape[1] > 1 else None
-    return _names(flat[:, 0], labels) if flat.shape[1] == 1 else None
-
-
-def _names(classes: npt.NDArray[Any], labels: Sequence[str]) -> list[str]:
-    if classes.dtype.kind in "iu":
-        return [labels[number] if 0 <= number < len(labels) else str(number) for number in classes.tolist()]
-    return [str(value) for value in classes.tolist()]
+        return names_of_indices(flat.argmax(axis=1), labels) if flat.shape[1] > 1 else None
+    return names_of_values(flat[:, 0], labels, values) if flat.shape[1] == 1 else None
 
 
 def _escaped(value: object) -> str:

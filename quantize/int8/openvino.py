@@ -222,5 +222,7 @@ def _config(source: VariantConfig, options: NncfOptions, target: Path) -> Varian
         tolerance=options.tolerance or source.tolerance,
         size_bytes=size_of_weights_and_graph(target),
         labels=source.labels,
+        class_values=source.class_values,
         preprocessing=source.preprocessing,
+        independent_samples=source.independent_samples,
     )

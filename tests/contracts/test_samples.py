@@ -131,6 +131,35 @@ def test_labels_become_indices_of_the_classes(tmp_path: Path, labels: Any, class
 
 
 @pytest.mark.parametrize(
+    ("labels", "values", "names", "indices"),
+    [
+        pytest.param([3, 7, 3], ("3", "7"), ("cat", "dog"), [0, 1, 0], id="numbers of the source"),
+        pytest.param([7, 7, 7], ("3", "7"), ("cat", "dog"), [1, 1, 1], id="one of them"),
+        pytest.param([1, 1, 1], ("1", "2"), ("cat", "dog"), [0, 0, 0], id="a number that is an index, too"),
+        pytest.param(["dog", "cat", "dog"], ("3", "7"), ("cat", "dog"), [1, 0, 1], id="names"),
+        pytest.param(["7", "3", "7"], ("3", "7"), ("cat", "dog"), [1, 0, 1], id="numbers as text"),
+        pytest.param(["b", "a", "b"], ("a", "b"), ("cat", "dog"), [1, 0, 1], id="text of the source"),
+        pytest.param([1, 0, 1], ("a", "b"), ("cat", "dog"), [1, 0, 1], id="indices of text"),
+        pytest.param([1, 0, 1], ("0", "1"), ("cat", "dog"), [1, 0, 1], id="indices"),
+        pytest.param([True, False, True], ("False", "True"), ("no", "yes"), [1, 0, 1], id="booleans"),
+        pytest.param([30, 10, 30], ("0", "1"), ("10", "30"), [1, 0, 1], id="names that are numbers"),
+        pytest.param([0, 1, 0], ("0", "1"), ("1", "2"), [0, 1, 0], id="values, of which one is a name"),
+    ],
+)
+def test_labels_of_renamed_classes_are_values_of_the_source_or_names(
+    tmp_path: Path, labels: Any, values: tuple[str, ...], names: tuple[str, ...], indices: list[int]
+) -> None:
+    path = saved(tmp_path, image=np.ones((3, 2, 2), np.float32), labels=np.array(labels))
+    np.testing.assert_array_equal(load_samples(path, [IMAGE], names, values).labels, indices)
+
+
+def test_labels_that_are_values_and_names_of_different_classes_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, image=np.ones((3, 2, 2), np.float32), labels=np.array([1, 2, 1]))
+    with pytest.raises(SamplesError, match=r"or their values in the source \(0, 1, 2\), but they are both, of different classes"):
+        load_samples(path, [IMAGE], ("1", "2", "3"), ("0", "1", "2"))
+
+
+@pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
         pytest.param([0, 1, 2], ("1", "2", "3"), r"classes of the model \(1, 2, 3\), but 0 is not", id="index"),

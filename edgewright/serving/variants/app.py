@@ -20,7 +20,7 @@ from accel.backends.backend import Session
 from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.contracts.samples import Tensors, check_inputs
-from edgewright.contracts.variant import VariantConfig
+from edgewright.contracts.variant import Measure, VariantConfig
 from edgewright.serving.http.application import HttpApp, Route, ServingLimits, get, post
 from edgewright.serving.http.keys import KeyFile
 from edgewright.serving.http.messages import TEXT, Request, Response, json_response
@@ -99,10 +99,16 @@ class ScoringApp(HttpApp):
         started = time.perf_counter()
         inputs = check_inputs(await self._decoded(request), self._config.inputs)
         outputs = await self.batcher.run(inputs)
-        classes = predicted_classes(outputs, self._config.labels)
+        classes = self._classes(outputs)
         response = json_protocol.encode(request, outputs, classes if self._config.labels else None)
         self._scored(inputs, classes, started)
         return response
+
+    def _classes(self, outputs: Tensors) -> list[str] | None:
+        """Return the predicted classes in the first output that is no copy of an input."""
+        copies = {spec.name for spec in self._config.outputs if spec.measure == Measure.COPY}
+        computed = {name: array for name, array in outputs.items() if name not in copies}
+        return predicted_classes(computed or outputs, self._config.labels, self._config.class_values)
 
     async def _decoded(self, request: Request) -> Tensors:
         if request.media_type.startswith(json_protocol.IMAGE):  # decoding takes as long as a small model
@@ -116,7 +122,7 @@ class ScoringApp(HttpApp):
         inputs = check_inputs(decoded, self._config.inputs)
         outputs = await self.batcher.run(inputs)
         response = open_inference.encode(infer, outputs, model=self._model, version=self._version)
-        self._scored(inputs, predicted_classes(outputs, self._config.labels), started)
+        self._scored(inputs, self._classes(outputs), started)
         return response
 
     def _scored(self, inputs: Tensors, classes: list[str] | None, started: float) -> None:

@@ -209,6 +209,22 @@ def test_the_predicted_class_is_read_from_the_first_output(
     assert predicted_classes({"y": first, "z": np.zeros((len(first), 2))}, labels) == classes
 
 
+@pytest.mark.parametrize(
+    ("first", "labels", "values", "classes"),
+    [
+        pytest.param([3, 7], ("cat", "dog"), ("3", "7"), ["cat", "dog"], id="numbers of renamed classes"),
+        pytest.param([1, 2], ("1", "2"), (), ["1", "2"], id="numbers of classes"),
+        pytest.param([1, 0], ("no", "yes"), ("0", "1"), ["yes", "no"], id="indices"),
+        pytest.param([9, 3], ("cat", "dog"), ("3", "7"), ["9", "cat"], id="another number"),
+        pytest.param([[0.1, 0.9], [0.8, 0.2]], ("cat", "dog"), ("3", "7"), ["dog", "cat"], id="scores"),
+    ],
+)
+def test_an_output_of_class_numbers_is_named_by_the_values_of_the_source(
+    first: Any, labels: tuple[str, ...], values: tuple[str, ...], classes: list[str]
+) -> None:
+    assert predicted_classes({"y": np.array(first)}, labels, values) == classes
+
+
 def test_the_document_is_valid_openapi_and_lists_every_route(client: Client) -> None:
     described = client.get("/openapi.json").json
     validate(described)
