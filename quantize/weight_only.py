@@ -8,7 +8,7 @@ A DequantizeLinear would be expanded on every run: onnxruntime does not fold it,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ class StoredWeight:
     def scales(self) -> Float32:
         """Return the scales, of the weight's rank."""
         largest = np.abs(numbers_of(self.weight)).max(axis=self.summed, keepdims=True)
-        scales: Float32 = np.where(largest > 0, largest / LARGEST, 1.0).astype(np.float32)
+        scales: Float32 = np.where(largest >= LARGEST * np.finfo(np.float32).tiny, largest / LARGEST, 1.0).astype(np.float32)
         return scales
 
     def elements(self) -> npt.NDArray[np.int8]:
@@ -45,9 +45,9 @@ class StoredWeight:
         return elements
 
 
-def store_as_int8(graph: ir.Graph, operators: set[str] | None = None) -> list[str]:
+def store_as_int8(graph: ir.Graph, operators: Collection[str] | None = None) -> list[str]:
     """Store the weights of `graph` that only layers read as int8, or only those of `operators`; return their names."""
-    stored = [one for one in _storable(graph) if operators is None or _operators(one.weight) <= operators]
+    stored = [one for one in _storable(graph) if operators is None or _operators(one.weight) <= set(operators)]
     for one in stored:
         _write(graph, one)
     return [str(one.weight.name) for one in stored]

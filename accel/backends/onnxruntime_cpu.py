@@ -177,7 +177,8 @@ def _runtime(path: Path, content: bytes | None, threads: int | None, precision: 
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
     graph = str(path) if content is None else content
     options.inter_op_num_threads = 1
-    options.add_session_config_entry(_EXACT_WITHOUT_VNNI, "1")
+    if precision is not Precision.INT8_DYNAMIC:  # its weights never overflow, and the signed kernels are faster
+        options.add_session_config_entry(_EXACT_WITHOUT_VNNI, "1")
     if precision in (Precision.MXINT8, Precision.NPU_MXINT8):
         options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, "1")
     disabled = [_QUANTIZES_MORE] if precision is Precision.MIXED else []

@@ -38,8 +38,8 @@ class Rounded:
 def round_without_saturation(weight: Float32) -> Rounded:
     """Round a weight of shape [..., inputs, outputs], whose products are summed over the inputs."""
     pairs = weight[..., :-1, :] + weight[..., 1:, :]
-    same_sign = weight[..., :-1, :] * weight[..., 1:, :] > 0
+    same_sign = np.signbit(weight[..., :-1, :]) == np.signbit(weight[..., 1:, :])
     largest_pair = np.abs(pairs, where=same_sign, out=np.zeros_like(pairs)).max(axis=-2, initial=0.0)
     scales = np.maximum(np.abs(weight).max(axis=-2) / LARGEST, largest_pair / LARGEST_PAIR)
-    scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
+    scales = np.where(scales >= np.finfo(np.float32).tiny, scales, 1.0).astype(np.float32)
     return Rounded(np.rint(weight / scales[..., None, :]).astype(np.int8), scales)

@@ -4,6 +4,7 @@ softmax         from the last layer before a Softmax to its input: a mask of -1e
 outliers        operators that read a constant of 1e4 or more, or infinity, and those after them, while the range contains it
 normalization   written-out ones: what a value is divided by, its square root, and the mean of squares that it comes from
 joined          a Concat of boxes and scores, or other parts of different size, on the way to an output
+tables          a Gather from a table of embeddings, which is stored as int8 with a scale per column (weight_only.py)
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def float_islands(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[s
         ("it is between the last layer and a softmax, where a mask may decide the range", graph.before_softmax()),
         ("a constant far outside of the other values decides its range", graph.outliers()),
         ("it computes the divisor of a normalization, whose small values matter", graph.normalizations()),
+        ("its table is stored as int8 with a scale per column", graph.tables()),
         (f"it joins values whose ranges differ by more than {LARGEST_RATIO:.0f} times", graph.joined()),
     )
     for reason, nodes in rules:
@@ -118,6 +120,12 @@ class _Graph:
             if joins or (mixed & set(node.input) and node.op_type not in _LAYERS):
                 yield node
                 mixed.update(node.output)
+
+    def tables(self) -> Iterator[onnx.NodeProto]:
+        for node in self.nodes:
+            table = self._constants.get(node.input[0]) if node.op_type == "Gather" else None
+            if table is not None and table.data_type == onnx.TensorProto.FLOAT and len(table.dims) == 2:
+                yield node
 
     def _upwards(self, name: str, allowed: set[str]) -> Iterator[onnx.NodeProto]:
         """Yield the producers of a tensor as far as their operators are allowed, fewer of them before a squaring."""

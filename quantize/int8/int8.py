@@ -41,8 +41,12 @@ from quantize.int8.qdq import QdqFormat, layers, quantized_graph, set_weight, wi
 from quantize.rewrites.space_to_depth import LARGEST_SHARE, space_to_depth
 from quantize.rewrites.stride_hoisting import hoist_strides
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph, head_nodes, write_variant_graph
+from quantize.weight_only import store_as_int8
 
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
+TABLES = frozenset({"Gather"})
+STORED_AS_INT8 = TABLES | {"LSTM", "GRU", "RNN"}
+"""Layers without an integer kernel for calibrated activations: only their weights are int8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,19 +125,35 @@ def prepare(build: BuildDirectory, samples: Samples, settings: Int8Settings, pro
     return CalibratedGraph(model, ranges, originals, settings.types)
 
 
-def write_int8(build: BuildDirectory, quantized: onnx.ModelProto, folder: Path, *, for_processors: bool = True) -> None:
-    """Write a quantized graph into a variant's folder; `for_processors` also applies the space-to-depth rewrite.
+def write_int8(
+    build: BuildDirectory,
+    quantized: onnx.ModelProto,
+    folder: Path,
+    *,
+    for_processors: bool = True,
+    stored: Collection[str] = STORED_AS_INT8,
+) -> None:
+    """Write a quantized graph into a variant's folder.
+
+    `for_processors` also applies the space-to-depth rewrite, and stores the weights of the operators `stored` as int8.
 
     Raises:
         ModelError: the graph has no quantizer.
     """
     _check_quantized(quantized, build.path)
-    graph = ir.from_proto(quantized)
+    graph = with_stored_weights(quantized, stored) if for_processors else ir.from_proto(quantized)
     graph.metadata_props.clear()
     graph.producer_name, graph.producer_version = "edgewright", None
     if for_processors:
         space_to_depth(graph.graph, largest_share=LARGEST_SHARE)
     write_variant_graph(build, graph, folder)
+
+
+def with_stored_weights(quantized: onnx.ModelProto, operators: Collection[str] = STORED_AS_INT8) -> ir.Model:
+    """Return a quantized graph in which `operators` read weights that are stored as int8."""
+    model = ir.from_proto(quantized)
+    store_as_int8(model.graph, operators)
+    return model
 
 
 def int8_fallbacks(prepared: CalibratedGraph, others: Mapping[str, str] | None = None) -> tuple[FloatFallback, ...]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import load_graph
 from accel.comparison import measure_outputs, quality, run_all
@@ -33,7 +34,7 @@ from edgewright.errors import ModelError, PackageError, ParityError
 from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.sqnr import tensor_sqnr
-from quantize.int8.int8 import CalibratedGraph, Int8Settings, int8_fallbacks, prepare, write_int8
+from quantize.int8.int8 import TABLES, CalibratedGraph, Int8Settings, int8_fallbacks, prepare, with_stored_weights, write_int8
 from quantize.int8.qdq import layers
 from quantize.scheme import FloatFallback, QuantizationResult
 
@@ -99,7 +100,7 @@ def make_mixed(
     required = score_of(reference, reference, samples, build.record.outputs) - max_drop
     order = sorted(sqnr_db, key=lambda name: sqnr_db[name])
     result = search(order, required, measure)
-    write_int8(build, prepared.quantized(result.kept, integer_biases=True), folder)
+    write_int8(build, prepared.quantized(result.kept, integer_biases=True), folder, stored=TABLES)
     log.info("chose mixed precision kept_float=%d of=%d score=%.4f", len(result.kept), len(order), result.score)
     reasons = _reasons(prepared.model, result, order, sqnr_db, measure)
     return QuantizationResult((*reasons, *int8_fallbacks(prepared)), prepared.model)
@@ -190,7 +191,8 @@ def _recorded(build: BuildDirectory, journal: Journal, score: Measure) -> Measur
 def _written(quantized: onnx.ModelProto) -> Iterator[Path]:
     """Yield the graph as a file that is removed after the block."""
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
-        onnx.save_model(quantized, f"{folder}/graph.onnx", save_as_external_data=True)
+        shipped = ir.to_proto(with_stored_weights(quantized, TABLES))
+        onnx.save_model(shipped, f"{folder}/graph.onnx", save_as_external_data=True)
         yield Path(folder) / "graph.onnx"
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from quantize.editing import GraphEditor
 from quantize.mx.encoding import BLOCK, Blocks, Int8
 
 OPSET = 21
@@ -58,6 +59,21 @@ class BlockWriter:
             return expanded
         target = self.initializer(ir.tensor(list(shape), ir.DataType.INT64, name=f"{name}/shape"))
         return self._node("Reshape", [expanded, target], f"{name}/w", {})
+
+    def rows(self, node: ir.Node, name: str, layout: Layout, blocks: Callable[[], Blocks]) -> None:
+        """Replace a Gather from the table `name` by one from its blocks, which expands only the rows that are read."""
+        rows, columns = layout.shape
+        tables = ((ELEMENTS, lambda: blocks().elements, columns), (EXPONENTS, lambda: blocks().exponents, -(-columns // BLOCK)))
+        editor, where = GraphEditor(self._graph, node), str(node.name)
+        parts: list[ir.Value] = []
+        for form, numbers, width in tables:
+            table = self._graph.initializers.get(form.format(name)) or self.initializer(
+                _lazy(numbers, (rows, width), form.format(name))
+            )
+            parts += editor.add("Gather", [table, *node.inputs[1:]], form.format(where), {"axis": 0})
+        (powers,) = editor.add("Cast", parts[1:], f"{where}/p", {"to": int(ir.DataType.FLOAT)})
+        (scales,) = editor.add("Pow", [self._two, powers], f"{where}/s")
+        editor.replace(editor.add("DequantizeLinear", [parts[0], scales], f"{where}/dq", {"block_size": BLOCK, "axis": -1}))
 
     def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         """Add a constant to the graph and return it."""

@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from quantize.dynamic.rounding import Rounded, round_without_saturation
 from tests.support.convert_networks import noise
 
-weights = arrays.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.floats(-8, 8, width=32))
+weights = arrays.arrays(
+    np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.floats(-(2.0**60), 2.0**60, width=32)
+)
 
 
 @given(weights)
@@ -27,6 +29,12 @@ def test_law_no_pair_of_products_leaves_sixteen_bits(weight: np.ndarray) -> None
 def test_law_a_weight_is_off_by_at_most_half_a_step(weight: np.ndarray) -> None:
     rounded = round_without_saturation(weight)
     assert (np.abs(rounded.expanded() - weight) <= rounded.scales * 0.5001).all()
+
+
+@given(weights)
+def test_law_weights_of_any_magnitude_fit_into_a_byte(weight: np.ndarray) -> None:
+    elements = np.rint(weight / round_without_saturation(weight).scales)
+    assert (np.abs(elements) <= 127).all()
 
 
 def test_an_isolated_large_weight_uses_all_eight_bits() -> None:
