@@ -74,9 +74,9 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
             model, labels = read_lightgbm(path, nearest=nearest) if kind is SourceKind.LIGHTGBM else read_xgboost(path)
             return SourceModel(model=model, labels=labels, missing_values=True)
         case SourceKind.TORCH:
-            from convert.from_torch import read_torch
+            from convert.from_torch.program import read_program
 
-            return SourceModel(model=read_torch(path, trust=options.trust, other_ends=options.other_ends))
+            return SourceModel(model=read_program(path, trust=options.trust, other_ends=options.other_ends))
         case SourceKind.TFLITE:
             from convert.from_tflite.reader import read_tflite
 

@@ -52,9 +52,9 @@ def open_source(kind: SourceKind, source: Path, options: SourceOptions, shapes: 
             run = lightgbm_outputs if kind is SourceKind.LIGHTGBM else xgboost_outputs
             return lambda feed: [run(source, feed.arrays[0])]
         case SourceKind.TORCH:
-            from convert.from_torch import open_torch
+            from convert.from_torch.program import open_program
 
-            return open_torch(source, trust=options.trust)
+            return open_program(source, trust=options.trust)
         case SourceKind.TFLITE:
             from convert.from_tflite.interpreter import tflite_outputs
 

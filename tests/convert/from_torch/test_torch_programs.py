@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +16,7 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.errors import ModelError
 from tests.support.convert_networks import noise, relative_difference, run_graph
 
-TORCH = Path(sys.prefix) / "torch"
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own warnings
-
-
-@pytest.fixture(autouse=True)
-def _torch(require_package: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the PyTorch that scripts/torch.sh installed importable, in this process and its children."""
-    if (TORCH / "unavailable").exists():
-        pytest.skip("the package index has no CPU build of PyTorch for this Python")
-    monkeypatch.syspath_prepend(str(TORCH))
-    monkeypatch.setenv("PYTHONPATH", str(TORCH), prepend=os.pathsep)
-    require_package("torch")
-    require_package("onnxscript")
 
 
 def network() -> Any:
@@ -100,10 +85,10 @@ def test_a_program_is_not_loaded_without_trust(tmp_path: Path) -> None:
 
 
 def refusal(path: Path) -> str:
-    from convert.from_torch import read_torch
+    from convert.from_torch.program import read_program
 
     with pytest.raises(ModelError) as caught:
-        read_torch(path, trust=True)
+        read_program(path, trust=True)
     return str(caught.value)
 
 

@@ -1,0 +1,13 @@
+"""Read PyTorch models.
+
+program.py        programs saved by `torch.export.save`, and modules in memory (`export_module`)
+onnx_export.py    a program as a graph: translate, or decompose and translate, or name the operator that ONNX lacks
+framework.py      import PyTorch, open files whose author is trusted, keep PyTorch quiet
+
+Opening a PyTorch file may unpickle weights or run code, so its author must be trusted. PyTorch is not installed with
+edgewright; install it with `pip install torch onnxscript`.
+"""
+
+from convert.from_torch.program import export_module
+
+__all__ = ["export_module"]
