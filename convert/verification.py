@@ -15,8 +15,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from accel.backends.batches import fixed_batch
 from accel.backends.onnxruntime_cpu import OnnxRuntimeSession, load_graph
+from accel.batches import fixed_batch
 from accel.comparison import BATCH_SIZE, compare_outputs, measured, run_all
 from accel.first_run import check_graph
 from accel.independence import samples_are_independent

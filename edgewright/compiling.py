@@ -2,7 +2,7 @@
 
     source     the quantized variant to compile: the named one, or the one in the NPU's number format
     compile    its graph -> program and coverage (accel/npu/compiler/compile.py)
-    target     graph.onnx with an EPContext node, head.onnx, head.weights, npu.program
+    target     graph.onnx with EPContext nodes, host_parts.tar, head.onnx, head.weights, npu.program
     check      the golden samples, through the backend that devices use
     measure    accuracy on the user's samples, if given
 
@@ -11,6 +11,9 @@ The variant appears only if all steps succeed.
 
 from __future__ import annotations
 
+import io
+import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +23,9 @@ import onnx_ir as ir
 from accel.backends.choose import load_session
 from accel.evaluate import evaluate_variant, reference_outputs
 from accel.golden import check_golden
-from accel.npu.compiler.compile import Compiled, compile_model
+from accel.npu.compiler.compile import Compiled
 from accel.npu.compiler.epcontext import Targeted, target
+from accel.npu.compiler.partition import compile_partitioned
 from accel.npu.lowering.coverage import CoverageRow
 from accel.npu.model.report import Estimate, estimate
 from accel.npu.profile import NpuProfile
@@ -76,7 +80,7 @@ def compile_variant(
     chosen = _source(build, source, profile)
     model = _read_graph(chosen)
     cut = build.record.cut
-    compiled = compile_model(model, profile, cut.tensors if cut is not None and cut.featurizer_nodes > 0 else ())
+    compiled = compile_partitioned(model, profile, cut.tensors if cut is not None and cut.featurizer_nodes > 0 else ())
     name = variant_name(profile)
     targeted = target(model, compiled.program, program_file=LayerKind.NPU_PROGRAM.file_name, partition=name)
     with build.creating_variant(name) as folder:
@@ -127,14 +131,34 @@ def _read_graph(variant: VariantDirectory) -> onnx.ModelProto:
 
 def _write_layers(folder: Path, compiled: Compiled, targeted: Targeted) -> None:
     (folder / LayerKind.NPU_PROGRAM.file_name).write_bytes(compiled.program.to_bytes())
-    _save(targeted.graph, folder / LayerKind.GRAPH.file_name)
-    if targeted.head is not None:
-        _save(targeted.head, folder / LayerKind.HEAD_GRAPH.file_name)
+    head = targeted.host.head
+    if head is not None:
+        write_graph(folder, ir.from_proto(head), lambda _node: True, file_name=LayerKind.HEAD_GRAPH.file_name)
+    parts = {f"{at}.onnx": part for at, part in enumerate(targeted.host.before) if part is not None}
+    if parts:
+        _write_tar(folder / LayerKind.HOST_PARTS.file_name, parts)
+    _write_whole(folder, targeted.graph)
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph and its weights; both graphs have the same weights in the same order, so they share one file."""
-    write_graph(path.parent, ir.from_proto(model), lambda _node: True, file_name=path.name)
+def _write_tar(path: Path, graphs: Mapping[str, onnx.ModelProto]) -> None:
+    """Write graphs with their weights; the same graphs give the same bytes."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, graph in graphs.items():
+            content = graph.SerializeToString(deterministic=True)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def _write_whole(folder: Path, graph: onnx.ModelProto) -> None:
+    """Write the whole graph; its weights are those of the head's file, or in the graph itself if only other parts have them."""
+    head_path = folder / LayerKind.HEAD_GRAPH.file_name
+    head = onnx.load(head_path, load_external_data=False).graph if head_path.is_file() else onnx.GraphProto()
+    stored = {tensor.name: tensor for tensor in head.initializer}
+    for tensor in graph.graph.initializer:
+        if tensor.name in stored:
+            tensor.CopyFrom(stored[tensor.name])
+    (folder / LayerKind.GRAPH.file_name).write_bytes(graph.SerializeToString(deterministic=True))
 
 
 def _write_config(folder: Path, source: VariantDirectory, name: str, profile: NpuProfile) -> VariantDirectory:

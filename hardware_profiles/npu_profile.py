@@ -27,7 +27,7 @@ EXTERNAL_CLOCK_LIMIT_MHZ = 100
 NUMBER_FORMATS = ("int8", "mxint8")
 """Number formats of the weights. In mxint8 (OCP Microscaling) blocks of 32 share a power of two, which the array applies."""
 
-_NOT_HASHED = ("name", "part", "status")
+_NOT_HASHED = ("name", "part", "status", "link_baud", "host_mmac_per_s")
 _ADDRESS_LIMITS = {
     "instructions": 1 << 16,
     "weight_rows": 1 << 20,
@@ -65,6 +65,11 @@ class NpuProfile:
     number_format: str = "int8"
     """Number format of the weights, one of `NUMBER_FORMATS`."""
     isa_version: int = ISA_VERSION
+    link_baud: int = 3_000_000
+    """Speed of the serial line to the host, in bits per second."""
+    host_mmac_per_s: float = 2.5
+    """Millions of int8 multiplications per second that the host computes. The default is that of a soft processor without vector
+    instructions, so that only layers stay on the host that any host computes before they are transferred."""
     part: str = ""
     """FPGA part; empty for an NPU that exists only in simulation."""
     status: str = "simulated"
@@ -83,7 +88,8 @@ class NpuProfile:
             self.columns // self.vector_lanes >= 2,
             f"vector_lanes must be at most half of columns ({self.columns}), not {self.vector_lanes}",
         )
-        self._require(self.clock_mhz > 0, f"clock_mhz must be positive, not {self.clock_mhz}")
+        for name in ("clock_mhz", "link_baud", "host_mmac_per_s"):
+            self._require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
         self._require(
             self.number_format in NUMBER_FORMATS,
             f"number_format must be {' or '.join(NUMBER_FORMATS)}, not {self.number_format!r}",
@@ -158,6 +164,6 @@ class NpuProfile:
 
     @property
     def hash(self) -> bytes:
-        """SHA-256 of all fields but name, part and status: 32 bytes that identify the NPU."""
+        """SHA-256 of the fields that describe the hardware: 32 bytes that identify the NPU."""
         record = {name: value for name, value in asdict(self).items() if name not in _NOT_HASHED}
         return hashlib.sha256(wire.encode(record)).digest()

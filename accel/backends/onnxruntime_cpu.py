@@ -15,7 +15,7 @@ from typing import Any
 import numpy.typing as npt
 
 from accel.backends.backend import Session
-from accel.backends.batches import fixed_batch, run_in_pieces
+from accel.batches import fixed_batch, run_in_pieces
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, InferenceError, ModelError, OperationError

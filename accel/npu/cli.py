@@ -19,15 +19,16 @@ import numpy as np
 from accel.npu.hardware.cli import bitstream
 from accel.npu.hardware.implementation import status
 from accel.npu.link.discovery import DEVICE_VARIABLE, resolve
-from accel.npu.machines.host import Session
+from accel.npu.lowering.coverage import CoverageRow
+from accel.npu.machines.host import Session, run_in_turn
+from accel.npu.machines.host_parts import onnx_steps
 from accel.npu.machines.port import Hardware
 from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.model.report import Estimate, estimate, listing
 from accel.npu.outputs import check_output
-from accel.npu.profile import NpuProfile, find_profile, npu_profiles
-from accel.npu.program import NpuProgram
-from accel.npu.program_source import DEFAULT_PROFILE, load_program, read_onnx
-from accel.npu.tensors import TensorPlace
+from accel.npu.profile import NpuProfile, find_profile, npu_profiles, with_host
+from accel.npu.program import Description, NpuProgram
+from accel.npu.program_source import DEFAULT_PROFILE, LoadedProgram, load_program, read_onnx
 from edgewright.command_line import common_options, print_json, print_table, progress
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.samples import Tensors, read_npz, write_npz
@@ -44,6 +45,12 @@ PROFILE_OF_MODEL = click.option(
     "profile_name",
     show_default=f"the NPU of the build directory, else {DEFAULT_PROFILE}",
     help="NPU (`npu profiles`).",
+)
+HOST_SPEED = click.option(
+    "--host-speed",
+    type=click.FloatRange(min=0, min_open=True),
+    show_default="that of the profile",
+    help="Millions of int8 multiplications per second of the host; what it computes faster than the transfers stays there.",
 )
 
 
@@ -77,20 +84,22 @@ def profiles(as_json: bool) -> None:
 @group.command(name="compile")
 @MODEL
 @PROFILE
+@HOST_SPEED
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where to write the program.")
 @common_options
-def compile_command(model: Path, profile_name: str, output: Path, as_json: bool) -> None:
+def compile_command(model: Path, profile_name: str, host_speed: float | None, output: Path, as_json: bool) -> None:
     """Compile a quantized ONNX model; show where each operator runs."""
-    from accel.npu.compiler.compile import compile_model
+    from accel.npu.compiler.partition import compile_partitioned
 
     check_output(output)
-    compiled = compile_model(read_onnx(model), find_profile(profile_name))
+    profile = with_host(find_profile(profile_name), host_speed)
+    compiled = compile_partitioned(read_onnx(model), profile)
     write_atomically(output, compiled.program.to_bytes())
     if as_json:
         print_json(compiled.coverage)
         return
-    rows = [(row.layer, row.operator, "npu" if row.on_npu else "host", row.reason or None) for row in compiled.coverage]
-    print_table(("layer", "operator", "runs on", "reason"), rows)
+    print_coverage(compiled.coverage)
+    print_segments(estimate(compiled.program, profile))
 
 
 @group.command(name="estimate")
@@ -99,8 +108,8 @@ def compile_command(model: Path, profile_name: str, output: Path, as_json: bool)
 @common_options
 def estimate_command(model: Path, profile_name: str | None, as_json: bool) -> None:
     """Show the cycles of every layer, from the cycle model."""
-    program, profile = load_program(model, profile_name)
-    cost = estimate(program, profile)
+    loaded = load_program(model, profile_name)
+    cost = estimate(loaded.program, loaded.profile)
     if as_json:
         print_json(cost)
         return
@@ -129,9 +138,11 @@ def run(
     """Run samples on the functional model, the RTL or a board."""
     if output is not None:
         check_output(output)
-    program, profile = load_program(model, profile_name)
-    inputs = _inputs(read_npz(samples_path), program.description.inputs)
-    outputs: Tensors = dict(Session(FunctionalModel(profile), program).run(inputs))
+    loaded = load_program(model, profile_name)
+    program, profile = loaded.program, loaded.profile
+    tensors = _run_functional(loaded, read_npz(samples_path))
+    inputs = {place.name: tensors[place.name] for place in program.description.inputs}
+    outputs = {place.name: tensors[place.name] for place in program.description.outputs}
     checks: dict[str, dict[str, object]] = {}
     if rtl:
         from accel.npu.machines.rtl_simulator import RtlSimulator
@@ -184,8 +195,8 @@ def simulate(profile_name: str, link: Path | None) -> None:
 @PROFILE_OF_MODEL
 def disasm(model: Path, profile_name: str | None) -> None:
     """List the instructions of a program."""
-    program, profile = load_program(model, profile_name)
-    for line in listing(program, profile):
+    loaded = load_program(model, profile_name)
+    for line in listing(loaded.program, loaded.profile):
         click.echo(line)
 
 
@@ -199,15 +210,53 @@ def _fields(profile: NpuProfile) -> dict[str, object]:
     return {name: getattr(profile, name) for name in profile.__slots__}
 
 
-def _inputs(arrays: Tensors, places: Sequence[TensorPlace]) -> Tensors:
+def print_coverage(coverage: Sequence[CoverageRow]) -> None:
+    """Print a table of the operators and where they run; the segment is shown if there are several."""
+    has_segments = max((row.segment or 0 for row in coverage), default=0) > 1
+
+    def where(row: CoverageRow) -> str:
+        return "host" if not row.on_npu else f"npu {row.segment}" if has_segments and row.segment else "npu"
+
+    print_table(
+        ("layer", "operator", "runs on", "reason"),
+        [(row.layer, row.operator, where(row), row.reason or None) for row in coverage],
+    )
+
+
+def print_segments(cost: Estimate) -> None:
+    """Print the transfers between host and NPU, for each segment of the network."""
+    click.echo("")
+    rows = [
+        (f"npu {number}", part.macs, part.input_bytes, part.output_bytes, f"{part.crossing_ms:.2f}", f"{part.host_ms:.2f}")
+        for number, part in enumerate(cost.segments, 1)
+    ]
+    print_table(("segment", "MACs", "bytes in", "bytes out", "transfer ms", "host instead ms"), rows)
+    runs = f"{len(cost.segments)} runs of {cost.compute_ms:.3f} ms" if len(cost.segments) > 1 else f"{cost.compute_ms:.3f} ms"
+    click.echo(
+        f"one sample takes {cost.latency_ms:.2f} ms: {runs} on the NPU and {cost.crossing_ms:.2f} ms on the line "
+        f"at {cost.link_baud} baud, without the operators of the host"
+    )
+
+
+def _run_functional(loaded: LoadedProgram, arrays: Tensors) -> Tensors:
+    """Run the samples on the functional model and the parts of the host; return them with all tensors between host and NPU."""
+    session = Session(FunctionalModel(loaded.profile), loaded.program)
+    inputs = arrays if loaded.host_graphs else _inputs(arrays, loaded.program.description)
+    inputs.pop("labels", None)
+    return run_in_turn(session.steps, onnx_steps(loaded.host_graphs), inputs)
+
+
+def _inputs(arrays: Tensors, description: Description) -> Tensors:
     """Return the arrays of the program's inputs by name; the single array of a single input may have any name."""
     arrays.pop("labels", None)
-    if len(arrays) == 1 and len(places) == 1:
-        return {places[0].name: next(iter(arrays.values()))}
-    missing = [place.name for place in places if place.name not in arrays]
+    computed = {place.name for place in description.outputs}
+    names = [place.name for place in description.inputs if place.name not in computed]
+    if len(arrays) == 1 and len(names) == 1:
+        return {names[0]: next(iter(arrays.values()))}
+    missing = [name for name in names if name not in arrays]
     if missing:
         raise SamplesError(f"the samples must have {', '.join(missing)}; found: {', '.join(arrays) or 'no array'}")
-    return {place.name: arrays[place.name] for place in places}
+    return {name: arrays[name] for name in names}
 
 
 def _check_hardware(hardware: Hardware, program: NpuProgram, inputs: Tensors, outputs: Tensors) -> dict[str, object]:
@@ -299,3 +348,4 @@ def _print_estimate(cost: Estimate) -> None:
         f"program {cost.program_bytes} bytes; {cost.moved_bytes} bytes moved to and from the external memory "
         f"in {counters.transfer_cycles} cycles"
     )
+    print_segments(cost)

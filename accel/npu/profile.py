@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgewright.contracts.names import nearest
 from edgewright.errors import NotFoundError
 from hardware_profiles.catalog import SUFFIX, load_profile, shipped_profiles
 from hardware_profiles.npu_profile import NpuProfile
 
-__all__ = ["NpuProfile", "find_profile", "npu_profiles"]
+__all__ = ["NpuProfile", "find_profile", "npu_profiles", "with_host"]
+
+
+def with_host(profile: NpuProfile, mmac_per_s: float | None) -> NpuProfile:
+    """Return the same NPU with a host of another speed, in millions of multiplications per second; None changes nothing."""
+    return profile if mmac_per_s is None else replace(profile, host_mmac_per_s=mmac_per_s)
 
 
 def npu_profiles() -> tuple[NpuProfile, ...]:

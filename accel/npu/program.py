@@ -23,7 +23,9 @@ from edgewright.contracts import wire
 from edgewright.errors import PackageError, ProfileError
 
 MAGIC = b"EWNP"
-VERSION = 2
+VERSION = 3
+WITHOUT_SEGMENTS = 2
+"""Version of the format without segments; a program without them is written in it, for devices of an earlier edgewright."""
 EXTERNAL_BASE = 1 << 16
 """First vector address of the external memory, as a host counts; lower ones are activations (docs/spec/npu.md, N156)."""
 _HEADER = struct.Struct("<4sHH32sII")
@@ -52,6 +54,15 @@ class LayerRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRecord:
+    """One of several parts of a network (lowering/segments.py): its inputs and outputs by name, and its multiplications."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
     """Inputs, outputs and layers of a program, for the host that runs it."""
 
@@ -59,6 +70,19 @@ class Description:
     outputs: tuple[TensorPlace, ...]
     layers: tuple[LayerRecord, ...]
     profile_name: str
+    segments: tuple[SegmentRecord, ...] = ()
+    """The segments in order, if the host computes between them or before the first; empty if one run computes all outputs. Every
+    run executes the whole program, and only the outputs of the segment are valid whose inputs were written before it."""
+
+    @property
+    def runs(self) -> tuple[SegmentRecord, ...]:
+        """The segments, or one with all inputs and outputs if there are no records."""
+        whole = SegmentRecord(
+            inputs=tuple(place.name for place in self.inputs),
+            outputs=tuple(place.name for place in self.outputs),
+            macs=sum(layer.macs for layer in self.layers),
+        )
+        return self.segments or (whole,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,8 +121,9 @@ class NpuProgram:
             contents[Section.EXTERNAL] = self.external.astype("<u4").tobytes()
         body = b"".join(_SECTION.pack(kind, len(content)) + content for kind, content in contents.items())
         length = _HEADER.size + len(body)
-        unsigned = _HEADER.pack(MAGIC, VERSION, len(contents), self.profile_hash, length, 0)
-        return _HEADER.pack(MAGIC, VERSION, len(contents), self.profile_hash, length, zlib.crc32(unsigned + body)) + body
+        version = VERSION if self.description.segments else WITHOUT_SEGMENTS
+        unsigned = _HEADER.pack(MAGIC, version, len(contents), self.profile_hash, length, 0)
+        return _HEADER.pack(MAGIC, version, len(contents), self.profile_hash, length, zlib.crc32(unsigned + body)) + body
 
 
 def read_program(raw: bytes, what: str = "the program") -> NpuProgram:

@@ -1,15 +1,20 @@
-"""Load the program that a MODEL argument of `edgewright npu` names, and the NPU that it is for.
+"""Load the program that a MODEL argument of `edgewright npu` names, the NPU that it is for, and the parts of the host.
 
 a compiled program     its header names the NPU by hash; `--profile` must match
 a build directory      the program of its NPU variant; with several of them, `--profile` chooses
 a quantized graph      compiled for `--profile`
+
+The parts of the host are those before and between the segments of the program; a compiled program alone has none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accel.npu.machines.host_parts import read_archive
 from accel.npu.profile import NpuProfile, find_profile
 from accel.npu.program import MAGIC, NpuProgram, read_program
 from edgewright.contracts import wire
@@ -24,8 +29,17 @@ if TYPE_CHECKING:
 DEFAULT_PROFILE = "ulx3s-85f"
 
 
-def load_program(path: Path, profile_name: str | None) -> tuple[NpuProgram, NpuProfile]:
-    """Return the program and its NPU.
+@dataclass(frozen=True, slots=True)
+class LoadedProgram:
+    """A program, the NPU that it is for, and the graphs of the host by the number of the segment that follows."""
+
+    program: NpuProgram
+    profile: NpuProfile
+    host_graphs: Mapping[int, bytes]
+
+
+def load_program(path: Path, profile_name: str | None) -> LoadedProgram:
+    """Return the program with its NPU.
 
     Args:
         path: a compiled program, a quantized ONNX graph or a build directory.
@@ -43,11 +57,17 @@ def load_program(path: Path, profile_name: str | None) -> tuple[NpuProgram, NpuP
     profile = find_profile(profile_name or DEFAULT_PROFILE)
     with path.open("rb") as stream:
         is_program = stream.read(len(MAGIC)) == MAGIC
-    if is_program:
-        return _read(path, profile), profile
-    from accel.npu.compiler.compile import compile_model
+    return LoadedProgram(_read(path, profile), profile, {}) if is_program else _compiled(read_onnx(path), profile)
 
-    return compile_model(read_onnx(path), profile).program, profile
+
+def _compiled(model: onnx.ModelProto, profile: NpuProfile) -> LoadedProgram:
+    from accel.npu.compiler.host_part import host_parts
+    from accel.npu.compiler.partition import compile_partitioned
+
+    program = compile_partitioned(model, profile).program
+    before = host_parts(model, program.description.runs, "model").before
+    graphs = {at: part.SerializeToString() for at, part in enumerate(before) if part is not None}
+    return LoadedProgram(program, profile, graphs)
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -62,7 +82,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} must be an ONNX model or an NPU program, but it cannot be read as either") from error
 
 
-def _from_build(build: BuildDirectory, profile_name: str | None) -> tuple[NpuProgram, NpuProfile]:
+def _from_build(build: BuildDirectory, profile_name: str | None) -> LoadedProgram:
     compiled = [variant for variant in build.variants() if variant.file(LayerKind.NPU_PROGRAM).is_file()]
     if not compiled:
         raise NotFoundError(
@@ -78,10 +98,15 @@ def _from_build(build: BuildDirectory, profile_name: str | None) -> tuple[NpuPro
                 f"{build.path} has no program for the NPU {profile.name}, only for {_names(profiles)}; "
                 f"run: edgewright compile {build.path} --profile {profile_name}"
             )
-        return _read(variants[0].file(LayerKind.NPU_PROGRAM), profile), profile
+        return _of_variant(variants[0], profile)
     if len(compiled) > 1:
         raise BadInputError(f"{build.path} has programs for several NPUs; choose one with --profile: {_names(profiles)}")
-    return _read(compiled[0].file(LayerKind.NPU_PROGRAM), profiles[0]), profiles[0]
+    return _of_variant(compiled[0], profiles[0])
+
+
+def _of_variant(variant: VariantDirectory, profile: NpuProfile) -> LoadedProgram:
+    program = _read(variant.file(LayerKind.NPU_PROGRAM), profile)
+    return LoadedProgram(program, profile, read_archive(variant.file(LayerKind.HOST_PARTS)))
 
 
 def _profile(variant: VariantDirectory) -> NpuProfile:

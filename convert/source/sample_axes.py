@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from accel.backends.backend import Session
-from accel.backends.batches import SampleAxisError
+from accel.batches import SampleAxisError
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.errors import ModelError, OperationError
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from accel.npu.profile import find_profile
-from edgewright.command_line import common_options, print_json, print_table
+from accel.npu.cli import HOST_SPEED, print_coverage, print_segments
+from accel.npu.profile import find_profile, with_host
+from edgewright.command_line import common_options, print_json
 from edgewright.compiling import CompileReport, compile_variant
 from edgewright.contracts.build_directory import BuildDirectory
 
@@ -16,21 +17,24 @@ from edgewright.contracts.build_directory import BuildDirectory
 @click.argument("build", type=click.Path(path_type=Path))
 @click.option("--profile", "profile_name", required=True, help="A shipped NPU by name (npu profiles), or a TOML file.")
 @click.option("--variant", "source", help="The quantized variant to compile; default: the one in the NPU's number format.")
+@HOST_SPEED
 @click.option("--samples", type=click.Path(path_type=Path), help="Measure accuracy on these samples (.npz).")
 @common_options
-def command(build: Path, profile_name: str, source: str | None, samples: Path | None, as_json: bool) -> None:
+def command(
+    build: Path, profile_name: str, source: str | None, host_speed: float | None, samples: Path | None, as_json: bool
+) -> None:
     """Compile a quantized variant for an NPU.
 
-    Adds the variant npu-PROFILE to BUILD: a program for the NPU, and the head that stays on the processor. Shows where every
-    operator runs, and why the others do not run on the NPU.
+    Adds the variant npu-PROFILE to BUILD: a program for the NPU, and the operators that stay on the processor. Shows where every
+    operator runs, why the others do not run on the NPU, and the time of the transfers between both.
     """
     opened = BuildDirectory.open(build)
-    report = compile_variant(opened, find_profile(profile_name), source=source, samples=samples)
+    report = compile_variant(opened, with_host(find_profile(profile_name), host_speed), source=source, samples=samples)
     if as_json:
         print_json(report)
         return
-    rows = [(row.layer, row.operator, "npu" if row.on_npu else "host", row.reason or None) for row in report.coverage]
-    print_table(("layer", "operator", "runs on", "reason"), rows)
+    print_coverage(report.coverage)
+    print_segments(report.estimate)
     click.echo(_summary(report))
 
 

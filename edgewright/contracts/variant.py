@@ -26,6 +26,7 @@ class LayerKind(enum.Enum):
     FEATURIZER_WEIGHTS = ("application/vnd.edgewright.weights.featurizer.v1", "featurizer.weights")
     HEAD_WEIGHTS = ("application/vnd.edgewright.weights.head.v1", "head.weights")
     HEAD_GRAPH = ("application/vnd.edgewright.graph.head.v1+onnx", "head.onnx")
+    HOST_PARTS = ("application/vnd.edgewright.graph.host-parts.v1+tar", "host_parts.tar")
     NPU_PROGRAM = ("application/vnd.edgewright.npu.program.v1", "npu.program")
     SCRIPT = ("application/vnd.edgewright.script.v1+tar", "script.tar")
     GOLDEN_INPUTS = ("application/vnd.edgewright.golden.inputs.v1+npz", "golden_inputs.npz")
@@ -225,6 +226,7 @@ def size_of_weights_and_graph(path: Path) -> int:
         LayerKind.FEATURIZER_WEIGHTS,
         LayerKind.HEAD_WEIGHTS,
         LayerKind.HEAD_GRAPH,
+        LayerKind.HOST_PARTS,
         LayerKind.NPU_PROGRAM,
     )
     return sum((path / kind.file_name).stat().st_size for kind in counted if (path / kind.file_name).is_file())

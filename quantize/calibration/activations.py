@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from accel.backends.batches import fixed_batch
 from accel.backends.onnxruntime_cpu import shortened
+from accel.batches import fixed_batch
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import OperationError

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from accel.backends.batches import run_in_pieces
 from accel.comparison import compare_outputs, measured
 from accel.measures import decisions, judgements, labelled
-from accel.npu.compiler.compile import Compiled, compile_model
-from accel.npu.compiler.host_part import host_part
+from accel.npu.compiler.compile import check_something_runs, compile_lowered
+from accel.npu.compiler.host_part import host_parts
 from accel.npu.lowering.inputs import AFFINE
+from accel.npu.lowering.lower import lower
 from accel.npu.lowering.qdq import has_blocks
-from accel.npu.machines.host import Session
+from accel.npu.machines.host import Session, run_in_turn
+from accel.npu.machines.host_parts import onnx_steps
 from accel.npu.model.functional_model import FunctionalModel
 from accel.npu.profile import NpuProfile
 from edgewright.contracts.samples import Samples, Tensors
@@ -97,13 +98,12 @@ class ObservedNpuGraph:
         inner = [node for node in observed.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in weights]
         names = [name for node in inner for name in node.output if name not in outputs | _changed_by_host(observed.graph)]
         observed.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
-        machine = unbounded_npu(model)
-        self._session = Session(FunctionalModel(machine), compile_model(observed, machine).program)
-        self.tensors = tuple(place.name for place in self._session.program.description.outputs)
+        self._model = PartitionedModel(observed)
+        self.tensors = self._model.on_npu
 
     def run(self, inputs: Tensors, tensors: Sequence[str]) -> Tensors:
         """Return the values of `tensors`."""
-        values = self._session.run(inputs)
+        values = self._model.run_all(inputs)
         return {name: values[name] for name in tensors}
 
 
@@ -117,53 +117,37 @@ def _changed_by_host(graph: onnx.GraphProto) -> set[str]:
 
 
 class PartitionedModel:
-    """A complete graph: the NPU's part on the functional model, the rest on onnxruntime."""
+    """A complete graph: the NPU's segments on the functional model, the rest on onnxruntime."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Compile `model` unchanged.
+        """Compile `model` unchanged, each segment as a program of its own: it has the same bits, and is computed once.
 
         Raises:
             ModelError: no operator can run on the NPU, or the model is too large even for the functional model.
         """
         machine = unbounded_npu(model)
-        self.compiled: Compiled = compile_model(model, machine)
-        self._session = Session(FunctionalModel(machine), self.compiled.program)
-        self._outputs = [value.name for value in model.graph.output]
-        part = host_part(model, [place.name for place in self.compiled.program.description.outputs], "host")
-        self._host_part = None if part is None else _HostPart(part)
-
-    @property
-    def multiplications(self) -> int:
+        lowered = lower(model, columns=machine.columns)
+        check_something_runs(lowered)
+        compiled = [compile_lowered(segment, machine) for segment in lowered.apart()]
+        self.coverage = lowered.coverage
+        self.on_npu = tuple(lowered.outputs)
+        """The tensors that leave the NPU."""
+        self.multiplications = sum(segment.macs for segment in lowered.segments)
         """Multiplications per sample."""
-        return sum(layer.macs for layer in self.compiled.program.description.layers)
+        self._segments = [Session(FunctionalModel(machine), each.program).run for each in compiled]
+        self._outputs = [value.name for value in model.graph.output]
+        parts = host_parts(model, lowered.segments, "host")
+        graphs = {at: part.SerializeToString() for at, part in enumerate((*parts.before, parts.head)) if part is not None}
+        self._parts = onnx_steps(graphs)
 
     def run(self, inputs: Tensors) -> Tensors:
         """Return the outputs of the graph, in its order."""
-        computed: Tensors = dict(inputs) | dict(self._session.run(inputs))
-        if self._host_part is not None:
-            computed |= self._host_part.run(computed)
+        computed = self.run_all(inputs)
         return {name: computed[name] for name in self._outputs}
 
-
-class _HostPart:
-    """The operators after the NPU's part on onnxruntime; a graph of a fixed batch size takes any number of samples."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        import onnxruntime
-
-        self._runtime: Any = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        self._inputs = [node.name for node in self._runtime.get_inputs()]
-        self._outputs = [node.name for node in self._runtime.get_outputs()]
-        sizes = {node.shape[0] for node in self._runtime.get_inputs() if node.shape and isinstance(node.shape[0], int)}
-        self._batch_size = max(sizes, default=None)
-
-    def run(self, available: Tensors) -> Tensors:
-        """Return the outputs for the tensors `available`, which include the inputs."""
-        inputs = {name: available[name] for name in self._inputs}
-        return self._run(inputs) if self._batch_size is None else run_in_pieces(self._run, inputs, self._batch_size)
-
-    def _run(self, inputs: Tensors) -> Tensors:
-        return dict(zip(self._outputs, self._runtime.run(self._outputs, inputs), strict=True))
+    def run_all(self, inputs: Tensors) -> Tensors:
+        """Return the inputs, and every tensor that passes between host and NPU or leaves the graph."""
+        return run_in_turn(self._segments, self._parts, inputs)
 
 
 def evaluate_functional(
@@ -204,7 +188,7 @@ def evaluate_functional(
         agreement=result.agreement,
         max_relative_difference=result.max_relative_difference,
         agreement_with_onnxruntime=_same_classes(expected, outputs, theirs, specs),
-        on_host=tuple(f"{row.layer} ({row.operator})" for row in functional.compiled.on_host),
+        on_host=tuple(f"{row.layer} ({row.operator})" for row in functional.coverage if not row.on_npu),
         error=result.error,
         constant=comparison.constant,
     )

@@ -100,7 +100,11 @@ def _kept_float(model: onnx.ModelProto, ranges: Mapping[str, Range], head: Colle
     """
     kept = frozenset(head)
     while True:
-        lowered = lower(guard_accumulators(quantized_graph(model, ranges, kept, form)))
+        quantized = quantized_graph(model, ranges, kept, form)
+        if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
+            operators = ", ".join(f"{node.name} ({node.op_type})" for node in model.graph.node)
+            raise ModelError(f"at least one layer must run on the NPU, but it supports none of {operators}")
+        lowered = lower(guard_accumulators(quantized))
         check_something_runs(lowered)
         on_host = {row.layer for row in lowered.coverage if not row.on_npu and row.operator not in WEIGHTED}
         if on_host <= kept:

@@ -48,12 +48,15 @@ def test_estimate_adds_the_layers_up_to_the_whole_run(model: Path) -> None:
     assert cost["compute_ms"] == pytest.approx(cost["counters"]["cycles"] / 60e3)
 
 
-def test_estimate_prints_a_table_and_one_closing_line(model: Path) -> None:
+def test_estimate_prints_the_layers_and_the_transfers_with_a_closing_line_each(model: Path) -> None:
     lines = edgewright("estimate", model, "--profile", "npu-sim-4").stdout.splitlines()
     assert lines[0].split() == ["layer", "operator", "instructions", "cycles", "MACs", "MAC", "utilization", "bytes", "moved"]
-    assert len(lines) == 5
-    assert lines[-1].startswith("npu-sim-4: ")
-    assert "ms at 60 MHz (cycle model, equal to the RTL's counters; clock from the profile)" in lines[-1]
+    assert len(lines) == 9
+    assert lines[4].startswith("npu-sim-4: ")
+    assert "ms at 60 MHz (cycle model, equal to the RTL's counters; clock from the profile)" in lines[4]
+    assert lines[6].split()[:3] == ["segment", "MACs", "bytes"]
+    assert lines[7].split()[:1] == ["npu"]
+    assert lines[8].startswith("one sample takes ")
 
 
 def test_compile_writes_a_program_and_lists_where_every_operator_runs(model: Path, tmp_path: Path) -> None:

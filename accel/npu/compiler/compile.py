@@ -36,7 +36,7 @@ from accel.npu.model.checks import check_program
 from accel.npu.model.timing import time_program
 from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile
-from accel.npu.program import Description, LayerRecord, NpuProgram
+from accel.npu.program import Description, LayerRecord, NpuProgram, SegmentRecord
 from accel.npu.tensors import ColumnFold, TensorPlace
 from edgewright.errors import ModelError
 
@@ -49,6 +49,7 @@ class Compiled:
 
     program: NpuProgram
     coverage: tuple[CoverageRow, ...]
+    """The host computes between the program's segments, if it has several (partition.py)."""
 
     @property
     def on_host(self) -> tuple[CoverageRow, ...]:
@@ -76,7 +77,15 @@ def compile_model(
     Raises:
         ModelError: no operator can run on the NPU, or the model does not fit.
     """
-    lowered = lower(model, cut, columns=profile.columns)
+    return compile_lowered(
+        lower(model, cut, columns=profile.columns), profile, depthwise_unit=depthwise_unit, select_plan=select_plan
+    )
+
+
+def compile_lowered(
+    lowered: Lowered, profile: NpuProfile, *, depthwise_unit: bool = True, select_plan: PlanSelector = fastest_plan
+) -> Compiled:
+    """Compile a lowered graph: all its segments into one program. See `compile_model`."""
     check_something_runs(lowered)
     check_format(lowered.layers, profile)
     check_scales(lowered.layers)
@@ -212,7 +221,15 @@ def _description(
         outputs=tuple(_place(name, tensor, places, {}) for name, tensor in lowered.outputs.items()),
         layers=tuple(records),
         profile_name=profile.name,
+        segments=_segments(lowered),
     )
+
+
+def _segments(lowered: Lowered) -> tuple[SegmentRecord, ...]:
+    """Return the records of the segments, or none if one run with inputs of the graph computes everything."""
+    if len(lowered.segments) == 1 and not lowered.from_host:
+        return ()
+    return tuple(SegmentRecord(inputs=each.inputs, outputs=each.outputs, macs=each.macs) for each in lowered.segments)
 
 
 def _stored_inputs(inputs: Sequence[QuantizedTensor], layers: Sequence[Layer]) -> list[QuantizedTensor]:

@@ -1,8 +1,8 @@
-"""The FPGA-targeted graph: the NPU program as one `EPContext` node, followed by the head as plain ONNX.
+"""The FPGA-targeted graph: the NPU program as one `EPContext` node per segment, with the host's parts as plain ONNX between them.
 
 `EPContext` (domain com.microsoft) is ONNX Runtime's node for compiled programs of an accelerator:
 https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html. ONNX Runtime rejects a node of an unknown accelerator. So
-the head is also written to a separate file, and a device needs no ONNX tools to extract it.
+the host's parts are also written to separate files, and a device needs no ONNX tools to extract them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from accel.npu.compiler.host_part import host_part
-from accel.npu.lowering.qdq import real_inputs
-from accel.npu.program import NpuProgram
+from accel.npu.compiler.host_part import HostParts, host_nodes, host_parts
+from accel.npu.lowering.qdq import real_inputs, tensors_read
+from accel.npu.program import NpuProgram, SegmentRecord
 from edgewright.errors import ModelError, first_line
 
 OPERATOR = "EPContext"
@@ -26,14 +26,14 @@ IR_VERSION_LIMIT = 10
 
 @dataclass(frozen=True, slots=True)
 class Targeted:
-    """The whole graph with its `EPContext` node, and the head alone (None if the whole graph runs on the NPU)."""
+    """The whole graph with its `EPContext` nodes, and the host's parts alone."""
 
     graph: onnx.ModelProto
-    head: onnx.ModelProto | None
+    host: HostParts
 
 
 def target(model: onnx.ModelProto, program: NpuProgram, *, program_file: str, partition: str) -> Targeted:
-    """Replace the operators of `model` that `program` computes by one node.
+    """Replace the operators of `model` that `program` computes by one node per segment.
 
     Args:
         model: the quantized graph that the program was compiled from, including its weights.
@@ -44,19 +44,25 @@ def target(model: onnx.ModelProto, program: NpuProgram, *, program_file: str, pa
     Raises:
         ModelError: the result is not valid ONNX.
     """
-    boundary = [place.name for place in program.description.outputs]
-    head = host_part(model, boundary, f"{partition}-head")
+    segments = program.description.runs
+    parts = host_parts(model, segments, partition)
     inferred = onnx.shape_inference.infer_shapes(model)
-    outputs = [value.name for value in inferred.graph.output]
-    after = head.graph if head is not None else onnx.GraphProto()
+    *before, after = host_nodes(model, segments)
+    nodes: list[onnx.NodeProto] = []
+    for number, (on_host, segment) in enumerate(zip(before, segments, strict=True)):
+        nodes += [*on_host, _context_node(program, segment, number, program_file, partition)]
+    nodes += after
+    read = {name for node in nodes for name in tensors_read(node)} | {value.name for value in inferred.graph.output}
+    ends = {value.name for value in (*inferred.graph.output, *inferred.graph.input)}
+    between = {name for segment in segments for name in (*segment.inputs, *segment.outputs)} - ends
     graph = helper.make_graph(
-        [_context_node(program, program_file, partition), *after.node],
+        nodes,
         partition,
         real_inputs(inferred.graph),
         list(inferred.graph.output),
-        initializer=list(after.initializer),
-        value_info=[value for value in after.input if value.name in boundary and value.name not in outputs],
-        sparse_initializer=list(after.sparse_initializer),
+        initializer=[tensor for tensor in inferred.graph.initializer if tensor.name in read],
+        value_info=[value for value in inferred.graph.value_info if value.name in between],
+        sparse_initializer=[tensor for tensor in inferred.graph.sparse_initializer if tensor.values.name in read],
     )
     whole = helper.make_model(
         graph,
@@ -65,20 +71,22 @@ def target(model: onnx.ModelProto, program: NpuProgram, *, program_file: str, pa
         functions=list(model.functions),
     )
     _check(whole)
-    if head is not None:
-        head.ir_version = whole.ir_version
-    return Targeted(whole, head)
+    for part in (*parts.before, parts.head):
+        if part is not None:
+            part.ir_version = whole.ir_version
+    return Targeted(whole, parts)
 
 
-def _context_node(program: NpuProgram, program_file: str, partition: str) -> onnx.NodeProto:
+def _context_node(program: NpuProgram, segment: SegmentRecord, number: int, program_file: str, partition: str) -> onnx.NodeProto:
+    """Return the node of a segment; the first one is the main context, to which the others refer by the partition's name."""
     description = program.description
     return helper.make_node(
         OPERATOR,
-        [place.name for place in description.inputs],
-        [place.name for place in description.outputs],
-        name=partition,
+        list(segment.inputs),
+        list(segment.outputs),
+        name=f"{partition}-{number}" if number else partition,
         domain=DOMAIN,
-        main_context=1,
+        main_context=0 if number else 1,
         embed_mode=0,
         ep_cache_context=program_file,
         source=SOURCE,

@@ -8,6 +8,7 @@
     functions       functions of one tensor
     tables          a table of 256 results as a sum of lines
     coverage        one row of the coverage report
+    segments        the parts of the NPU, between which the host computes
     walk            the state of the pass over the graph, and the steps that operators share
     lower           walks the graph and assigns every operator to the NPU or the host, with the reason
 

@@ -14,3 +14,5 @@ class CoverageRow:
     on_npu: bool
     reason: str = ""
     """The reason why the operator stays on the host, or needs no instructions on the NPU."""
+    segment: int | None = None
+    """The part of the NPU that computes it, counted from 1 (segments.py); None on the host."""

@@ -7,7 +7,7 @@ between them is part of the table. PRelu with a slope per channel has no common 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from accel.npu.arithmetic import Int8, Range
-from accel.npu.lowering.layers import Layer, QuantizedTensor
+from accel.npu.lowering.layers import QuantizedTensor
 from accel.npu.lowering.qdq import QdqGraph, UnsupportedError, tensors_read
 from accel.npu.lowering.tables import HIGHEST, LOWEST, WEIGHT, Line
 
@@ -118,14 +118,3 @@ def prelu_lines(source: QuantizedTensor, result: QuantizedTensor, slopes: npt.ND
     falling = Line(-ones, step * np.maximum(-slopes, 0), WEIGHT * zero * ones, Range(LOWEST))
     positive = Line(ones, step * ones, -WEIGHT * zero * ones, Range(LOWEST))
     return [rising, *([falling] if (slopes < 0).any() else []), positive]
-
-
-def without_unread(layers: Sequence[Layer], outputs: Sequence[QuantizedTensor]) -> list[Layer]:
-    """Return the layers without those whose results nothing reads, such as sigmoid(x) after x sigmoid(x) became one table."""
-    read, kept = {tensor.name for tensor in outputs}, list[Layer]()
-    for layer in reversed(layers):
-        whole = layer.result.part.whole if layer.result.part else layer.result
-        if whole.name in read:
-            kept.append(layer)
-            read |= {layer.source.name, *([layer.stage.addend.tensor.name] if layer.stage.addend else [])}
-    return kept[::-1]

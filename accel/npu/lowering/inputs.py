@@ -47,10 +47,14 @@ class RawInput:
         offset = np.asarray(self.offset) * step.gain + step.offset
         return replace(self, gain=_plain(gain), offset=_plain(offset), axis=self.axis or axis)
 
+    def is_by_channel(self, *, flat: bool) -> bool:
+        """Return true if gain and offset are scalars or vary along the channels."""
+        channels = -1 if self.channels_last or (flat and not self.shape) else -3
+        return not self.axis or (self.axis == channels and not self.shape)
+
     def check_axis(self, *, flat: bool) -> None:
         """Raise `UnsupportedError` unless gain and offset are scalars or vary along the channels."""
-        channels = -1 if self.channels_last or (flat and not self.shape) else -3
-        if self.axis and (self.axis != channels or self.shape):
+        if not self.is_by_channel(flat=flat):
             raise UnsupportedError(CONSTANT_ERROR)
 
 

@@ -7,14 +7,13 @@ with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from accel.npu.arithmetic import Range
-from accel.npu.lowering.coverage import CoverageRow
 from accel.npu.lowering.functions import (
     MOST_PASSES,
     OF_ONE_TENSOR,
@@ -53,13 +52,16 @@ AT_INPUTS = ("Transpose", "Mul", "Div", "Sub")
 ALIASES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout")
 
 
-def lower(model: onnx.ModelProto, cut: Collection[str] = (), *, columns: int = 1) -> Lowered:
-    """Return layers, inputs, outputs and the coverage of every operator.
+def lower(
+    model: onnx.ModelProto, cut: Collection[str] = (), *, columns: int = 1, on_host: Mapping[str, str] | None = None
+) -> Lowered:
+    """Return layers, inputs, outputs, segments and the coverage of every operator.
 
     Args:
         model: the quantized graph.
         cut: tensors at which the head begins; it stays on the host.
         columns: channels per vector of the NPU; the operands of a Concat must begin at a vector boundary.
+        on_host: operators that stay on the host, by the name of their first output, with the reason for each.
 
     Raises:
         ModelError: the graph is not quantized, a weight is -128, or an accumulator could overflow.
@@ -69,43 +71,67 @@ def lower(model: onnx.ModelProto, cut: Collection[str] = (), *, columns: int = 1
         raise ModelError(f"the NPU runs quantized graphs, but this one has {why_float(model)}")
     walk = Walk(graph, cut, columns)
     for node in graph.graph.node:
-        _lower_node(walk, node)
+        _lower_node(walk, node, on_host or {})
     walk.find_outputs()
     return walk.lowered
 
 
-def _lower_node(walk: Walk, node: onnx.NodeProto) -> None:
+def _lower_node(walk: Walk, node: onnx.NodeProto, on_host: Mapping[str, str]) -> None:
     """Lower one node, or record the reason why it stays on the host."""
     enters_head = bool(walk.head_inputs.intersection(tensors_read(node)))
-    if enters_head and node.op_type in SKIPPED:  # the featurizer quantizes the inputs of the head
+    if enters_head:  # the featurizer quantizes the inputs of the head
         walk.head_inputs.update(node.output)
     if node.output[0] in walk.done or walk.graph.is_constant(node.output[0]):
         return
+    walk.begin(node)
+    first_layer = len(walk.lowered.layers)
     lower_node = _LOWER.get(node.op_type)
     try:
-        if enters_head and node.op_type not in SKIPPED:
-            raise UnsupportedError(IN_HEAD)
         if lower_node is None:
             raise UnsupportedError(f"the NPU does not support {node.op_type}")
+        if enters_head and node.op_type not in SKIPPED:
+            raise UnsupportedError(IN_HEAD)
+        if node.output[0] in on_host:
+            raise UnsupportedError(on_host[node.output[0]])
         lower_node(walk, node)
         reason = ""
     except UnsupportedError as unsupported:
         reason = str(unsupported)
     except ModelError as error:
         raise ModelError(f"layer {node_name(node)}: {error}") from error
+    walk.end(node, first_layer)
     if node.op_type not in SKIPPED or reason not in ("", NOT_ON_NPU):
         note = BY_HOST if node.output[0] in walk.applied_by_host else reason
-        row = CoverageRow(layer=node_name(node), operator=node.op_type, on_npu=not reason, reason=note)
-        walk.lowered.coverage.append(row)
+        walk.lowered.coverage.append(walk.row(node, on_npu=not reason, reason=note))
 
 
 def _quantize(walk: Walk, node: onnx.NodeProto) -> None:
     name = node.input[0]
     scale, zero_point = walk.graph.scale(node).per_tensor()
-    if name in walk.raw_inputs:
-        raw = walk.raw_inputs[name]
-        plain = walk.tensor(name, scale, zero_point)
-        raw.check_axis(flat=plain.flat)
+    if name in walk.reals:
+        source = walk.source(name)
+        tensor = source
+        if (source.scale, source.zero_point) != (scale, zero_point):
+            tensor = replace(source, name=node.output[0], scale=scale, zero_point=zero_point)
+            stage = copy_stage(source, tensor, Range(zero_point))
+            walk.lowered.layers.append(pooling(node, source, tensor, Window(), stage))
+    else:
+        tensor = _input(walk, name, scale, zero_point)
+    walk.integers[node.output[0]] = tensor
+
+
+def _input(walk: Walk, name: str, scale: float, zero_point: int) -> QuantizedTensor:
+    """Return the input of a segment that the host quantizes: an input of the graph, or a float tensor that the host computes.
+
+    The host computes steps on an input of the graph before it quantizes the result, if it cannot do both at once, or if the input
+    is quantized in another layout too.
+    """
+    walk.levels.current = walk.levels.of.get(name, -1) + 1
+    walk.graph.check_batch(name)
+    plain = walk.tensor(name, scale, zero_point)
+    steps = walk.raw_inputs.get(name)
+    at_once = [steps] if steps is not None and steps.is_by_channel(flat=plain.flat) else []
+    for raw in [*at_once, RawInput(name)]:
         tensor = replace(
             plain,
             name=raw.name,
@@ -115,16 +141,15 @@ def _quantize(walk: Walk, node: onnx.NodeProto) -> None:
             given_shape=raw.shape,
             line=plain.line and not raw.shape,
         )
-        walk.quantized[raw.name] = raw
-        walk.lowered.inputs.append(tensor)
-    else:
-        source = walk.source(name)
-        tensor = source
-        if (source.scale, source.zero_point) != (scale, zero_point):
-            tensor = replace(source, name=node.output[0], scale=scale, zero_point=zero_point)
-            stage = copy_stage(source, tensor, Range(zero_point))
-            walk.lowered.layers.append(pooling(node, source, tensor, Window(), stage))
-    walk.integers[node.output[0]] = tensor
+        others = [other for other in walk.lowered.inputs if other.name == raw.name]
+        if tensor in others:
+            walk.quantized_again.add(raw.name)
+            return tensor
+        if not others:
+            walk.quantized[raw.name] = raw
+            walk.lowered.inputs.append(tensor)
+            return tensor
+    raise UnsupportedError("the NPU supports one scale per input, but this one is quantized with two")
 
 
 def _dequantize(walk: Walk, node: onnx.NodeProto) -> None:
@@ -279,8 +304,9 @@ def _append_pool(walk: Walk, node: onnx.NodeProto, source: QuantizedTensor, fini
     layer = pooling(node, source, finish.result, window, stage, maximum=maximum)
     bordered = with_border(layer, walk.lowered.layers[-1]) if walk.lowered.layers else None
     if bordered is not None and walk.only_reader(node.input[0]):
-        walk.lowered.layers.pop()
-        layer = bordered
+        pad = walk.lowered.layers.pop()
+        walk.append(bordered, finish, walk.lowered.nodes[pad.result.name])
+        return
     walk.append(layer, finish)
 
 
@@ -313,7 +339,7 @@ def _add(walk: Walk, node: onnx.NodeProto) -> None:
     if layer is not None and is_whole and layer.stage.addend is None and walk.only_reader(node.input[late]):
         stage = replace(layer.stage, addend=addend)
         walk.lowered.layers[places[late]] = replace(layer, result=finish.result, stage=stage)
-        walk.commit(finish)
+        walk.commit(finish, walk.lowered.nodes[layer.result.name])
         return
     stage = replace(copy_stage(main, main, Range(main.zero_point)), addend=addend)
     walk.append(pooling(node, main, finish.result, Window(), stage), finish)

@@ -63,7 +63,7 @@ class QdqGraph:
             for name in tensors_read(node):
                 self._consumers[name].append(node)
         self.outputs = [output.name for output in self.graph.output]
-        self._constants = _constant_names(self.graph, self._initializers)
+        self._constants = constant_names(self.graph, self._initializers)
         values = (*self.graph.value_info, *self.graph.input, *self.graph.output)
         self._shapes = {value.name: _dimensions(value) for value in values}
 
@@ -81,6 +81,13 @@ class QdqGraph:
         if not shape or any(size is None for size in shape[1:]):
             raise UnsupportedError(f"the shape of {name} must be static, except for the batch axis")
         return tuple(int(size or 0) for size in shape[1:])
+
+    def check_batch(self, name: str) -> None:
+        """Raise `UnsupportedError` if the first axis of `name` is known not to count the samples."""
+        batch = {(self._shapes.get(given) or (None,))[0] for given in self.inputs()}
+        first = (self._shapes.get(name) or (None,))[0]
+        if first is not None and first not in batch:
+            raise UnsupportedError(f"the first axis of {name} must count the samples, but it has {first} elements")
 
     def is_constant(self, name: str) -> bool:
         """Return true if `name` depends on no input of the graph."""
@@ -171,7 +178,8 @@ class QdqGraph:
         return np.atleast_1d(scale), np.zeros(1, integers.dtype)
 
 
-def _constant_names(graph: onnx.GraphProto, initializers: Iterable[str]) -> set[str]:
+def constant_names(graph: onnx.GraphProto, initializers: Iterable[str]) -> set[str]:
+    """Return the names of the tensors that depend on no input of the graph."""
     names = set(initializers)
     for node in graph.node:
         if all(name in names for name in tensors_read(node)):

@@ -1,6 +1,7 @@
 """Machines: everything that runs a program, with the same bits as result.
 
-    host               the protocol of a machine; a session quantizes inputs, executes, and dequantizes outputs
+    host               the protocol of a machine; a session quantizes inputs, executes, and dequantizes outputs, by segment
+    host_parts         the parts of a network on the host, on onnxruntime
     port               an NPU in hardware or RTL, accessed through a port: words in regions
     rtl_simulator      the RTL, as a library in this process
     board              a board on a serial line

@@ -6,7 +6,8 @@ results have the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +15,13 @@ import numpy.typing as npt
 
 from accel.npu.arithmetic import Int8
 from accel.npu.profile import NpuProfile
-from accel.npu.program import NpuProgram
+from accel.npu.program import NpuProgram, SegmentRecord
 from accel.npu.tensors import TensorPlace, dequantize, pack, quantize, unpack
 from edgewright.errors import PackageError, SamplesError
+
+Tensors = dict[str, npt.NDArray[Any]]
+Step = Callable[[Tensors], Tensors]
+"""A part of a network on the host, or a segment on the NPU: reads what it needs from the tensors so far, returns its results."""
 
 
 class Machine(Protocol):
@@ -31,6 +36,22 @@ class Machine(Protocol):
         """Write `inputs` (address: [count, vectors, columns]), run, and read `outputs` (address, vectors) back."""
 
 
+def run_in_turn(segments: Sequence[Step], parts: Mapping[int, Step], inputs: Tensors) -> Tensors:
+    """Run a network that alternates between host and NPU; return `inputs` and the results of all steps.
+
+    Args:
+        segments: the segments of the NPU.
+        parts: the parts of the host, by the number of the segment that follows; that of the head is the number of segments.
+        inputs: the inputs of the network.
+    """
+    tensors = dict(inputs)
+    for number, segment in enumerate((*segments, None)):
+        for step in (parts.get(number), segment):
+            if step is not None:
+                tensors |= step(tensors)
+    return tensors
+
+
 class Session:
     """A program loaded on a machine, for inputs and outputs in real values."""
 
@@ -41,22 +62,38 @@ class Session:
             raise PackageError("a program must have at least one input and one output, but this one lacks them: it is damaged")
         machine.load(program)
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
+    @property
+    def steps(self) -> list[Step]:
+        """The segments of the program."""
+        return [partial(self.run, segment=segment) for segment in self.program.description.runs]
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]], segment: SegmentRecord | None = None) -> Tensors:
         """Run inputs by name, as their tensor places describe; return the outputs by name, in real values.
+
+        Args:
+            inputs: the inputs of the segment, and any others.
+            segment: the segment to compute; None computes all, which needs the inputs of all.
 
         Raises:
             SamplesError: an input is missing, is empty, has the wrong shape or holds NaN.
         """
-        integers = self.run_integers({place.name: self._quantized(inputs, place) for place in self.program.description.inputs})
-        return {place.name: dequantize(integers[place.name], place) for place in self.program.description.outputs}
+        description = self.program.description
+        places = [place for place in description.inputs if segment is None or place.name in segment.inputs]
+        integers = self.run_integers({place.name: self._quantized(inputs, place) for place in places}, segment)
+        return {place.name: dequantize(integers[place.name], place) for place in description.outputs if place.name in integers}
 
-    def run_integers(self, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
+    def run_integers(self, inputs: Mapping[str, Int8], segment: SegmentRecord | None = None) -> dict[str, Int8]:
         """Run inputs that are already quantized; return the outputs as int8."""
         columns, description = self._machine.profile.columns, self.program.description
-        packed = {place.base: pack(inputs[place.name], place, columns) for place in description.inputs}
-        outputs = [(place.base, place.vectors(columns)) for place in description.outputs]
+        if len({len(array) for array in inputs.values()}) > 1:
+            counts = ", ".join(f"{name} {len(array)}" for name, array in inputs.items())
+            raise SamplesError(f"the inputs must have one number of samples, not {counts}")
+        given = [place for place in description.inputs if place.name in inputs]
+        packed = {place.base: pack(inputs[place.name], place, columns) for place in given}
+        computed = [place for place in description.outputs if segment is None or place.name in segment.outputs]
+        outputs = [(place.base, place.vectors(columns)) for place in computed]
         results = self._machine.execute(packed, outputs)
-        return {place.name: unpack(raw, place, columns) for place, raw in zip(description.outputs, results, strict=True)}
+        return {place.name: unpack(raw, place, columns) for place, raw in zip(computed, results, strict=True)}
 
     def _quantized(self, inputs: Mapping[str, npt.NDArray[Any]], place: TensorPlace) -> Int8:
         if place.name not in inputs:

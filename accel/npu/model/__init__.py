@@ -7,7 +7,8 @@
     functional_model  executes the steps on NumPy integers and defines every result
     memory_timing     the time of transfers
     timing            the cycle model, equal to the RTL's counters
-    report            cost per layer, and the listing
+    crossing          the time on the line to the host, and of the same layers on the host
+    report            cost per layer and segment, and the listing
 
 The compiler and the machines both use this package as their reference.
 """

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from accel.npu import isa
+from accel.npu.model.crossing import SegmentCost, segment_cost
 from accel.npu.model.timing import Counters, Timing, time_program
 from accel.npu.model.trace import executed, extra_executions, follow
 from accel.npu.profile import NpuProfile
-from accel.npu.program import NpuProgram
+from accel.npu.program import NpuProgram, SegmentRecord
 
 SIMULATED_ROWS = 32
 """The largest array for which the cycle model was compared with the RTL (tests/npu/hardware/test_npu_rtl.py)."""
@@ -47,6 +48,13 @@ class Estimate:
     moved_bytes: int
     basis: str
     """The evidence for the cycle count: compared with the RTL, or extrapolated."""
+    segments: tuple[SegmentCost, ...]
+    """The parts of the network on the NPU; the program runs once for each."""
+    link_baud: int
+    crossing_ms: float
+    """The time of all transfers of one sample between host and NPU, at `link_baud`."""
+    latency_ms: float
+    """All runs of the program and all transfers; without the host's own operators."""
 
 
 def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
@@ -55,8 +63,9 @@ def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
     instructions = executed(program, profile)
     timing = time_program(instructions, profile)
     layers = tuple(_layers(program, profile, timing, [_moved_bytes(instruction) for instruction in instructions]))
-    cycles, columns = timing.counters.cycles, profile.columns
-    description = program.description
+    cycles, description = timing.counters.cycles, program.description
+    segments = tuple(_segment_cost(program, segment, profile) for segment in description.runs)
+    compute_ms, crossing_ms = cycles / profile.clock_mhz / 1e3, sum(segment.crossing_ms for segment in segments)
     return Estimate(
         profile=profile.name,
         clock_mhz=profile.clock_mhz,
@@ -64,13 +73,24 @@ def estimate(program: NpuProgram, profile: NpuProfile) -> Estimate:
         layers=layers,
         mac_use=sum(layer.macs for layer in layers) / (cycles * profile.macs_per_cycle),
         array_use=timing.counters.visits / cycles,
-        compute_ms=cycles / profile.clock_mhz / 1e3,
-        input_bytes=sum(place.vectors(columns) * columns for place in description.inputs),
-        output_bytes=sum(place.vectors(columns) * columns for place in description.outputs),
+        compute_ms=compute_ms,
+        input_bytes=sum(segment.input_bytes for segment in segments),
+        output_bytes=sum(segment.output_bytes for segment in segments),
         program_bytes=sum(part.nbytes for part in (program.instructions, program.weights, program.parameters, program.external)),
         moved_bytes=sum(map(_moved_bytes, instructions)),
         basis=_basis(profile),
+        segments=segments,
+        link_baud=profile.link_baud,
+        crossing_ms=crossing_ms,
+        latency_ms=len(segments) * compute_ms + crossing_ms,
     )
+
+
+def _segment_cost(program: NpuProgram, segment: SegmentRecord, profile: NpuProfile) -> SegmentCost:
+    description, columns = program.description, profile.columns
+    input_vectors = sum(place.vectors(columns) for place in description.inputs if place.name in segment.inputs)
+    output_vectors = sum(place.vectors(columns) for place in description.outputs if place.name in segment.outputs)
+    return segment_cost(profile, segment.macs, input_vectors * columns, output_vectors * columns)
 
 
 def _basis(profile: NpuProfile) -> str:

@@ -68,8 +68,8 @@ def test_n53_a_changed_byte_is_refused(program: NpuProgram) -> None:
 
 def test_n53_a_newer_version_is_refused(program: NpuProgram) -> None:
     raw = bytearray(program.to_bytes())
-    struct.pack_into("<H", raw, 4, 3)
-    with pytest.raises(PackageError, match=r"^p.bin has format version 3, newer than 2: update edgewright on this machine$"):
+    struct.pack_into("<H", raw, 4, 4)
+    with pytest.raises(PackageError, match=r"^p.bin has format version 4, newer than 3: update edgewright on this machine$"):
         read_program(bytes(raw), "p.bin")
 
 
