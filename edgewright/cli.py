@@ -5,15 +5,19 @@ It also turns every `EdgewrightError` into one line and an exit code.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
 from edgewright import __version__
 from edgewright.errors import EdgewrightError
+
+_OUTPUT_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Lazy(NamedTuple):
@@ -74,6 +78,21 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
 
+    def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
+        """Run with the arguments; a path that is not UTF-8 and a full standard output end with one line."""
+        args = sys.argv[1:] if args is None else args
+        try:
+            for argument in args:
+                os.fspath(argument).encode()
+            return super().main(args, *others, **options)
+        except UnicodeEncodeError as error:
+            _end(f"paths and arguments must be UTF-8, but {_shown(error.object)} is not: rename it, or the folder", 2)
+        except OSError as error:
+            if error.filename is not None or error.errno not in _OUTPUT_FAILURES:
+                raise
+            _discard_output()
+            _end(f"standard output cannot be written: {error.strerror}", 1)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; print an `EdgewrightError` as one line and exit with its code."""
         try:
@@ -87,8 +106,23 @@ class LazyGroup(click.Group):
             click.echo("edgewright: interrupted", err=True)
             ctx.exit(130)
         except BrokenPipeError:  # the reader of the output has closed the pipe
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             ctx.exit(0)
+
+
+def _discard_output() -> None:
+    """Send the rest of standard output nowhere, so that flushing it at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"edgewright: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _shown(text: str) -> str:
+    """Return text with the bytes of a path that are not UTF-8 as escapes."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -12,6 +12,7 @@ The variant appears only if all steps succeed.
 from __future__ import annotations
 
 import io
+import shlex
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ def _source(build: BuildDirectory, name: str | None, profile: NpuProfile) -> Var
     if chosen is None:
         raise NotFoundError(
             f"{build.path} must have the variant {' or '.join(sources)}, but it has {', '.join(variants) or 'none'}; "
-            f"run: edgewright quantize {build.path} --scheme {sources[0]} --samples X.npz"
+            f"run: edgewright quantize {shlex.quote(str(build.path))} --scheme {sources[0]} --samples X.npz"
         )
     return chosen
 

@@ -9,6 +9,7 @@ The parts of the host are those before and between the segments of the program; 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +83,16 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} must be an ONNX model or an NPU program, but it cannot be read as either") from error
 
 
+def _quoted(build: BuildDirectory) -> str:
+    """Return the path of a build as a shell reads it."""
+    return shlex.quote(str(build.path))
+
+
 def _from_build(build: BuildDirectory, profile_name: str | None) -> LoadedProgram:
     compiled = [variant for variant in build.variants() if variant.file(LayerKind.NPU_PROGRAM).is_file()]
     if not compiled:
         raise NotFoundError(
-            f"{build.path} must hold a variant compiled for an NPU, but it has none; run: edgewright compile {build.path} "
+            f"{build.path} must hold a variant compiled for an NPU, but it has none; run: edgewright compile {_quoted(build)} "
             f"--profile {profile_name or DEFAULT_PROFILE}"
         )
     profiles = [_profile(variant) for variant in compiled]
@@ -96,7 +102,7 @@ def _from_build(build: BuildDirectory, profile_name: str | None) -> LoadedProgra
         if not variants:
             raise NotFoundError(
                 f"{build.path} has no program for the NPU {profile.name}, only for {_names(profiles)}; "
-                f"run: edgewright compile {build.path} --profile {profile_name}"
+                f"run: edgewright compile {_quoted(build)} --profile {profile_name}"
             )
         return _of_variant(variants[0], profile)
     if len(compiled) > 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from convert.featurizers.networks import BuiltNetwork, NetworkNotes
 from edgewright.contracts import wire
-from edgewright.contracts.files import staging_beside
+from edgewright.contracts.files import followed, staging_beside
 from edgewright.errors import BadInputError, ModelError
 
 NOTES_MEMBER = "edgewright.json"
@@ -31,7 +31,7 @@ def save_network(built: BuiltNetwork, path: Path) -> None:
         built.model.save(written)
         with zipfile.ZipFile(written, "a") as archive:
             archive.writestr(zipfile.ZipInfo(NOTES_MEMBER), wire.encode(dataclasses.asdict(built.notes)))
-        written.replace(path)
+        written.replace(followed(path))
 
 
 def read_notes(path: Path) -> NetworkNotes | None:

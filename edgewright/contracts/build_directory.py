@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewright.contracts import wire
-from edgewright.contracts.files import replace_directory, staging_beside, write_atomically
+from edgewright.contracts.files import followed, replace_directory, staging_beside, write_atomically
 from edgewright.contracts.names import Digest, check_digest, check_name, nearest
 from edgewright.contracts.variant import Preprocessing, TensorSpec, Tolerance, VariantDirectory
 from edgewright.errors import ConflictError, NotFoundError, PackageError
@@ -87,7 +87,7 @@ class BuildDirectory:
         Raises:
             ConflictError: `path` exists and is not a build directory.
         """
-        path = path.resolve() if path.is_symlink() else path  # a link stays, and its target is written
+        path = followed(path)
         if path.exists() and not path.is_dir():
             raise ConflictError(f"{path} must be a directory, or must not exist, but it is a file: choose another output")
         if path.exists() and any(path.iterdir()) and not (path / RECORD_FILE).is_file():

@@ -39,8 +39,12 @@ def write_atomically(path: Path, raw: bytes, *, mode: int = 0o666) -> None:
 def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Yield a stream whose bytes appear at `path` when the block succeeds, and nowhere otherwise.
 
-    Temporary file, fsync, rename, fsync of the directory: the order that survives a power cut on ext4 and XFS.
+    Temporary file, fsync, rename, fsync of the directory: the order that survives a power cut on ext4 and XFS. A link stays, and
+    its target is written.
     """
+    path = followed(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise NotWritableError(f"{path} must be a file, but it is a device or a pipe: choose another path")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as stream:
@@ -58,6 +62,11 @@ def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
         _raise_if_full(error, path)
         _raise_if_not_writable(error, path)
         raise
+
+
+def followed(path: Path) -> Path:
+    """Return the target of a link, which need not exist; any other path as it is."""
+    return path.resolve() if path.is_symlink() else path
 
 
 def sync_path(path: Path) -> None:
@@ -112,6 +121,7 @@ def staging_beside(target: Path) -> Iterator[Path]:
         StorageFullError: the block ran out of room.
         NotWritableError: no directory can be made there.
     """
+    target = followed(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -139,6 +149,7 @@ def replace_directory(staging: Path, target: Path) -> None:
 
     After an interrupt the old one is restored. Only a killed process can leave it under its retired name.
     """
+    target = followed(target)
     if not target.exists():
         staging.rename(target)
         return

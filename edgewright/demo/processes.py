@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -51,7 +52,7 @@ class Shell:
             OperationError: it did not end within `timeout_s`.
         """
         shown = ["…" if argument == secret else argument for argument in arguments if argument != "--json"]
-        click.secho(f"  $ edgewright {' '.join(shown)}", fg="cyan")
+        click.secho(f"  $ edgewright {shlex.join(shown)}", fg="cyan")
         command = [sys.executable, "-m", "edgewright", *arguments]
         try:
             return subprocess.run(
@@ -82,7 +83,7 @@ class Shell:
     @contextmanager
     def background(self, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a command until the block ends; its output goes to its own log file."""
-        click.secho(f"  $ edgewright {' '.join(arguments)} &", fg="cyan")
+        click.secho(f"  $ edgewright {shlex.join(arguments)} &", fg="cyan")
         with (self.log_directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgewright", *arguments],
