@@ -1,7 +1,8 @@
-"""Edit the graph of a variant: add nodes to the part of an original node, and constants that are computed when written."""
+"""Edit the graph of a variant: free names, nodes in the part of an original node, constants that are computed when written."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,33 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir import convenience
 
+from edgewright.graphs.bodies import inner_nodes
+
 OWNER = "edgewright.owner"
 """Metadata of an added node: the name of the original node in whose part of the graph, head or featurizer, it is stored."""
 
 _DTYPES = {"int8": ir.DataType.INT8, "float32": ir.DataType.FLOAT, "int64": ir.DataType.INT64}
+
+
+class FreshNames:
+    """The names of a graph and of the bodies in it, for new names that differ from all of them."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        """Collect the names of all nodes and values."""
+        nodes = [*graph, *(inner for node in graph for inner in inner_nodes(node))]
+        values = [
+            *graph.inputs,
+            *graph.initializers.values(),
+            *(value for node in nodes for value in (*node.inputs, *node.outputs)),
+        ]
+        self._taken = {str(one.name) for one in (*nodes, *values) if one is not None}
+
+    def fresh(self, name: str) -> str:
+        """Return `name`, with a number if it is taken; it is taken from then on."""
+        numbered = (f"{name}/{number}" for number in itertools.count())
+        free = next(one for one in itertools.chain([name], numbered) if one not in self._taken)
+        self._taken.add(free)
+        return free
 
 
 class GraphEditor:

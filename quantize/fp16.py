@@ -4,12 +4,13 @@ A number beyond the range of half precision becomes infinity or zero; other conv
 half_rules.py selects the operators whose numbers fit; the others stay float32.
 
 If rounding changes a predicted label of the samples, or an input of zeros gives NaN, the smallest number of last operators that
-prevents it stays float32 too.
+prevents it stays float32 too. The search ends after half of the operators, or a minute; then all are float16, and a line says so.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,13 @@ from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.crashes import operator_kinds, without_crash
+from quantize.editing import FreshNames
 from quantize.half_rules import captured_weights, half_inputs, halvable
 from quantize.scheme import float_graph, read_float_graph, write_variant_graph
 from quantize.zero_inputs import broken_output
+
+SEARCH_LIMIT_S = 60.0
+"""Time after which no further number of operators in float32 is tried."""
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +68,14 @@ def make_fp16(
         return first_runs.crash_of(folder / LayerKind.GRAPH.file_name)
 
     names = without_crash(operator_kinds(build), names, crash_with, where=build.path)
+    ends_at = time.monotonic() + SEARCH_LIMIT_S
     for kept in _attempts(len(names)):
+        if time.monotonic() > ends_at:
+            break
         if crash_with(names[: len(names) - kept]) is None and not _changes_results(build, samples, reference, folder):
             log.info("converted to float16 operators=%d kept_in_float32=%d", len(names) - kept, kept)
             return
+    log.warning("labels change with half of the operators in float32, too: all %d operators are float16", len(names))
     _write(build, folder, names)
 
 
@@ -106,13 +115,13 @@ def _to_half(model: ir.Model, names: set[str]) -> None:
             elif place in halved_places:
                 node.replace_input_with(place, precisions.weight(value))
         precisions.keep_float_inside(node, half_weights=half)
-        if half:
+        if half and not bodies(node):
             precisions.halved.update(value for value in node.outputs if value.dtype is ir.DataType.FLOAT)
     for value in precisions.halved:
         value.dtype = ir.DataType.FLOAT16
     for place, output in enumerate(graph.outputs):
         if output in precisions.halved:
-            graph.outputs[place] = _float_output(graph, output)
+            graph.outputs[place] = _float_output(graph, output, precisions.names)
 
 
 class _Precisions:
@@ -120,6 +129,7 @@ class _Precisions:
 
     def __init__(self, graph: ir.Graph) -> None:
         self.halved: set[ir.Value] = set()
+        self.names = FreshNames(graph)
         self._graph = graph
         self._casts: dict[ir.Value, ir.Value] = {}
         self._weights: dict[ir.Value, ir.Value] = {}
@@ -130,7 +140,7 @@ class _Precisions:
         if (value in self.halved) is half:
             return value
         if value not in self._casts:
-            self._casts[value] = _cast(self._graph, value, ir.DataType.FLOAT16 if half else ir.DataType.FLOAT, user)
+            self._casts[value] = self._cast(value, ir.DataType.FLOAT16 if half else ir.DataType.FLOAT, user)
         return self._casts[value]
 
     def keep_float_inside(self, node: ir.Node, *, half_weights: bool) -> None:
@@ -148,21 +158,29 @@ class _Precisions:
     def _as_float(self, value: ir.Value, user: ir.Node) -> ir.Value:
         if value not in self._floats:
             source = value if value in self.halved else self.weight(value)
-            self._floats[value] = self._casts.get(value) or _cast(self._graph, source, ir.DataType.FLOAT, user)
+            self._floats[value] = self._casts.get(value) or self._cast(source, ir.DataType.FLOAT, user)
         return self._floats[value]
 
     def weight(self, value: ir.Value) -> ir.Value:
         """Return a weight in half precision."""
         if value not in self._weights:
-            self._weights[value] = _half_weight(self._graph, value)
+            self._weights[value] = _half_weight(self._graph, value, self.names.fresh(f"{value.name}/half"))
         return self._weights[value]
 
+    def _cast(self, value: ir.Value, dtype: ir.DataType, user: ir.Node) -> ir.Value:
+        kind = "half" if dtype is ir.DataType.FLOAT16 else "float"
+        name = self.names.fresh(f"{value.name}/to_{kind}")
+        node = ir.node("Cast", [value], attributes={"to": int(dtype)}, name=name)
+        self._graph.insert_before(user, node)
+        node.outputs[0].name, node.outputs[0].shape = name, value.shape
+        node.outputs[0].type = ir.TensorType(dtype)
+        return node.outputs[0]
 
-def _half_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
+
+def _half_weight(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     tensor = value.const_value
     if tensor is None:
         raise AssertionError(f"{value.name} is not a weight")
-    name = f"{value.name}/half"
 
     def halved() -> ir.Tensor:
         numbers: npt.NDArray[np.float16] = tensor.numpy().astype(np.float16)
@@ -174,20 +192,11 @@ def _half_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
     return weight
 
 
-def _cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, user: ir.Node) -> ir.Value:
-    kind = "half" if dtype is ir.DataType.FLOAT16 else "float"
-    node = ir.node("Cast", [value], attributes={"to": int(dtype)}, name=f"{value.name}/to_{kind}")
-    graph.insert_before(user, node)
-    node.outputs[0].name, node.outputs[0].shape = node.name, value.shape
-    node.outputs[0].type = ir.TensorType(dtype)
-    return node.outputs[0]
-
-
-def _float_output(graph: ir.Graph, output: ir.Value) -> ir.Value:
+def _float_output(graph: ir.Graph, output: ir.Value, names: FreshNames) -> ir.Value:
     """Replace a half-precision output of the graph with a float32 one of the same name."""
     name = str(output.name)
-    output.name = f"{name}/half"
-    node = ir.node("Cast", [output], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{name}/to_float")
+    output.name = names.fresh(f"{name}/half")
+    node = ir.node("Cast", [output], attributes={"to": int(ir.DataType.FLOAT)}, name=names.fresh(f"{name}/to_float"))
     graph.append(node)
     result = node.outputs[0]
     result.name, result.shape, result.type = name, output.shape, ir.TensorType(ir.DataType.FLOAT)

@@ -3,7 +3,8 @@
 softmax         from the last layer before a Softmax to its input: a mask of -1e9 or -100 would decide the range of all scores
 outliers        operators that read a constant of 1e4 or more, or infinity, and those after them, while the range contains it
 normalization   written-out ones: what a value is divided by, its square root, and the mean of squares that it comes from
-joined          a Concat of boxes and scores, or other parts of different size, on the way to an output
+joined          a Concat of boxes and scores, or other parts of different size, on the way to an output; a constant that
+                scales its channels by different powers
 tables          a Gather from a table of embeddings, which is stored as int8 with a scale per column (weight_only.py)
 """
 
@@ -49,8 +50,11 @@ _ENDS_OUTLIERS = _LAYERS | {
 }
 _SQUARES = {"Pow", "Abs", "Exp", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
 _DIVISORS = (
-    _BEFORE_SOFTMAX | _SQUARES | {"Sqrt", "Reciprocal", "Neg", "ReduceMean", "ReduceSum", "ReduceMax", "GlobalAveragePool"}
+    _BEFORE_SOFTMAX
+    | _SQUARES
+    | {"Sqrt", "Reciprocal", "Neg", "ReduceMean", "ReduceSum", "ReduceMax", "GlobalAveragePool", "Sigmoid", "Softplus"}
 )
+_SCALES_CHANNELS = {"Mul", "Div"}
 _BEFORE_SQUARES = {"Sub", "Neg", "ReduceMean", "ReduceMax", "GlobalAveragePool"}
 
 
@@ -63,7 +67,7 @@ def float_islands(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[s
         ("a constant far outside of the other values decides its range", graph.outliers()),
         ("it computes the divisor of a normalization, whose small values matter", graph.normalizations()),
         ("its table is stored as int8 with a scale per column", graph.tables()),
-        (f"it joins values whose ranges differ by more than {LARGEST_RATIO:.0f} times", graph.joined()),
+        (f"it joins or scales values so that their ranges differ by more than {LARGEST_RATIO:.0f} times", graph.joined()),
     )
     for reason, nodes in rules:
         for node in nodes:
@@ -116,7 +120,7 @@ class _Graph:
                 to_output.update(node.input)
         mixed: set[str] = set()
         for node in self.nodes:
-            joins = node.op_type == "Concat" and node.output[0] in to_output and self._differ(node)
+            joins = node.output[0] in to_output and self._joins(node)
             if joins or (mixed & set(node.input) and node.op_type not in _LAYERS):
                 yield node
                 mixed.update(node.output)
@@ -154,6 +158,13 @@ class _Graph:
     def _computed(self, node: onnx.NodeProto, apart: str) -> bool:
         """Return True if the node has an input besides `apart` that is not a constant."""
         return any(name and name != apart and name not in self._constants for name in node.input)
+
+    def _joins(self, node: onnx.NodeProto) -> bool:
+        """Return True for a Concat of parts of different size, and for a constant that gives its channels different sizes."""
+        if node.op_type in _SCALES_CHANNELS:
+            sizes = (np.abs(_floats(self._constants[name])) for name in node.input if name in self._constants)
+            return any(some.size > 1 and some.max() > LARGEST_RATIO * some[some > 0].min(initial=np.inf) for some in sizes)
+        return node.op_type == "Concat" and self._differ(node)
 
     def _differ(self, node: onnx.NodeProto) -> bool:
         extents = [extent for name in node.input if (extent := self._extent(name)) > 0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from quantize.editing import GraphEditor
+from quantize.editing import FreshNames, GraphEditor
 from quantize.mx.encoding import BLOCK, Blocks, Int8
 
 OPSET = 21
@@ -40,6 +40,8 @@ class BlockWriter:
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._first = graph[0]
+        self._names = FreshNames(graph)
+        self._tables: dict[str, ir.Value] = {}
         self._two = self._node("Constant", [], "two", {"value_float": 2.0})
 
     def weight(self, name: str, shape: tuple[int, ...], layout: Layout, blocks: Callable[[], Blocks]) -> ir.Value:
@@ -49,15 +51,16 @@ class BlockWriter:
         """
         sizes = list(layout.shape)
         sizes[layout.axis] = -(-sizes[layout.axis] // BLOCK)
-        elements = self.initializer(_lazy(lambda: blocks().elements, layout.shape, ELEMENTS.format(name)))
-        exponents = self.initializer(_lazy(lambda: blocks().exponents, sizes, EXPONENTS.format(name)))
+        fresh = self._names.fresh
+        elements = self.initializer(_lazy(lambda: blocks().elements, layout.shape, fresh(ELEMENTS.format(name))))
+        exponents = self.initializer(_lazy(lambda: blocks().exponents, sizes, fresh(EXPONENTS.format(name))))
         powers = self._node("Cast", [exponents], f"{name}/p", {"to": int(ir.DataType.FLOAT)})
         scales = self._node("Pow", [self._two, powers], f"{name}/s", {})
         attributes = {"block_size": BLOCK, "axis": layout.axis}
         expanded = self._node("DequantizeLinear", [elements, scales], f"{name}/dq", attributes)
         if shape == layout.shape:
             return expanded
-        target = self.initializer(ir.tensor(list(shape), ir.DataType.INT64, name=f"{name}/shape"))
+        target = self.initializer(ir.tensor(list(shape), ir.DataType.INT64, name=fresh(f"{name}/shape")))
         return self._node("Reshape", [expanded, target], f"{name}/w", {})
 
     def rows(self, node: ir.Node, name: str, layout: Layout, blocks: Callable[[], Blocks]) -> None:
@@ -67,9 +70,10 @@ class BlockWriter:
         editor, where = GraphEditor(self._graph, node), str(node.name)
         parts: list[ir.Value] = []
         for form, numbers, width in tables:
-            table = self._graph.initializers.get(form.format(name)) or self.initializer(
-                _lazy(numbers, (rows, width), form.format(name))
-            )
+            if form.format(name) not in self._tables:
+                fresh = self._names.fresh(form.format(name))
+                self._tables[form.format(name)] = self.initializer(_lazy(numbers, (rows, width), fresh))
+            table = self._tables[form.format(name)]
             parts += editor.add("Gather", [table, *node.inputs[1:]], form.format(where), {"axis": 0})
         (powers,) = editor.add("Cast", parts[1:], f"{where}/p", {"to": int(ir.DataType.FLOAT)})
         (scales,) = editor.add("Pow", [self._two, powers], f"{where}/s")
@@ -83,10 +87,10 @@ class BlockWriter:
         return value
 
     def _node(self, operator: str, inputs: Sequence[ir.Value], name: str, attributes: Mapping[str, int | float]) -> ir.Value:
-        """Return the output, called `name`, of a new node; the node itself has no name, which saves bytes."""
+        """Return the output, called `name` if that is free, of a new node; the node itself has no name, which saves bytes."""
         node = ir.node(operator, inputs, attributes=attributes)
         self._graph.insert_before(self._first, node)
-        node.outputs[0].name = name
+        node.outputs[0].name = self._names.fresh(name)
         return node.outputs[0]
 
 

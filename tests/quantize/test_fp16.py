@@ -82,3 +82,76 @@ def test_a_model_without_operators_in_half_precision_is_refused() -> None:
         quantize(build, QuantizeOptions(scheme=Scheme.FP16, samples=folder() / "rows.npz"))
     assert str(raised.value) == f"{build.path}: fp16 needs operators that run in half precision, but the graph has ['CumSum']"
     assert [one.config.variant for one in build.variants()] == ["fp32"]
+
+
+def test_a_search_for_labels_that_cannot_be_had_ends_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    steps = [("x", "close", "a"), ("a", "eye1", "b"), ("b", "eye2", "c"), ("c", "eye3", "y")]
+    nodes = [helper.make_node("MatMul", [given, weight], [wanted], name=weight) for given, weight, wanted in steps]
+    weights = {"close": np.diag([1.0, 1.0001]), **{name: np.eye(2) for name in ("eye1", "eye2", "eye3")}}
+    made = halved(nodes, weights, np.array([[1.0, 1.0], [1.0, 0.0]], np.float32), tmp_path)
+    assert {tensor.data_type for tensor in made.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    assert [record.message for record in caplog.records if record.name == "quantize.fp16"] == [
+        "labels change with half of the operators in float32, too: all 4 operators are float16"
+    ]
+
+
+def body(nodes: list[onnx.NodeProto], given: str = "", wanted: str = "t") -> onnx.GraphProto:
+    state = [
+        helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
+        helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+        helper.make_tensor_value_info(given, onnx.TensorProto.FLOAT, None),
+    ]
+    goes_on = [helper.make_tensor_value_info("went", onnx.TensorProto.BOOL, [])]
+    result = helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, None)
+    return helper.make_graph(nodes, "b", state if given else [], [*(goes_on if given else []), result])
+
+
+INNER = [
+    pytest.param(
+        [
+            helper.make_node("Size", ["x"], ["size"]),
+            helper.make_node("Cast", ["size"], ["filled"], to=onnx.TensorProto.BOOL),
+            helper.make_node(
+                "If",
+                ["filled"],
+                ["h"],
+                then_branch=body([helper.make_node("MatMul", ["a", "w"], ["t"])]),
+                else_branch=body([helper.make_node("Identity", ["a"], ["t"])]),
+            ),
+        ],
+        id="If",
+    ),
+    pytest.param(
+        [
+            helper.make_node("Constant", [], ["count"], value_int=2),
+            helper.make_node(
+                "Loop",
+                ["count", "", "a"],
+                ["h"],
+                body=body(
+                    [helper.make_node("MatMul", ["s", "w"], ["t"]), helper.make_node("Identity", ["go"], ["went"])], given="s"
+                ),
+            ),
+        ],
+        id="Loop",
+    ),
+]
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_layers_after_a_body_that_computes_in_float32_are_float16(inner: list[onnx.NodeProto], tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w0"], ["a"]), *inner, helper.make_node("MatMul", ["h", "w1"], ["y"])]
+    weights = {"w": noise(4, 4, seed=1), "w0": noise(4, 4, seed=2), "w1": noise(4, 3, seed=3)}
+    made = halved(nodes, weights, noise(8, 4), tmp_path)
+    types = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+    assert types["w0/half"] == types["w1/half"] == onnx.TensorProto.FLOAT16
+
+
+def test_names_that_the_scheme_gives_may_exist_already(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["w/half"], name="x/to_half"),
+        helper.make_node("Relu", ["w/half"], ["x/to_half"], name="y/to_float"),
+        helper.make_node("MatMul", ["x/to_half", "v"], ["y"], name="m"),
+    ]
+    made = halved(nodes, {"w": noise(4, 4), "v": noise(4, 3, seed=1)}, noise(8, 4), tmp_path)
+    assert [tensor.data_type for tensor in made.graph.initializer] == [onnx.TensorProto.FLOAT16] * 2

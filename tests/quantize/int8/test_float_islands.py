@@ -146,6 +146,18 @@ def test_written_out_normalizations_keep_their_divisors(nodes: list[onnx.NodePro
     assert sqnr_db(layers, weights | {k: v for k, v in constants.items() if k in used}, rows[32:]) > 20
 
 
+def test_a_logarithm_keeps_the_small_values_of_probabilities() -> None:
+    nodes = [
+        named("MatMul", ["x", "w"], "a"),
+        named("Sigmoid", ["a"], "s"),
+        named("Clip", ["s", "least"], "c"),
+        named("Log", ["c"], "l"),
+        named("MatMul", ["l", "v"], "y"),
+    ]
+    weights = {"w": rng.normal(size=(WIDTH, WIDTH)).astype(F), "v": rng.normal(size=(WIDTH, 4)).astype(F), "least": F(1e-12)}
+    assert sqnr_db(nodes, weights, rng.normal(size=(64, WIDTH)).astype(F)) > 25
+
+
 ENDS = [
     pytest.param([named("Concat", ["boxes", "p"], "y", axis=1)], id="concat"),
     pytest.param([named("Concat", ["p", "boxes"], "j", axis=1), named("Relu", ["j"], "y")], id="followed"),
@@ -168,6 +180,20 @@ def test_scores_beside_boxes_keep_their_values(end: list[onnx.NodeProto]) -> Non
     shape = {"shape": np.array([0, 8, -1])} if "shape" in end[-1].input else {}
     scores = slice(0, 4) if end[0].input[0] == "p" else slice(4, 8)
     assert sqnr_db([*nodes, *end], weights | shape, rng.normal(size=(16, 3, 6, 6)).astype(F), scores) > 25
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Div"])
+def test_channels_that_a_constant_scales_differently_keep_their_values(operator: str) -> None:
+    factors = np.array([640, 640, 0.01, 0.01], F).reshape(4, 1, 1)
+    nodes = [
+        named("Conv", ["x", "w"], "c"),
+        named("Relu", ["c"], "r"),
+        named("Conv", ["r", "v"], "b"),
+        named(operator, ["b", "factors"], "y"),
+    ]
+    weights = {"w": rng.normal(size=(4, 3, 1, 1)).astype(F), "v": rng.normal(size=(4, 4, 1, 1)).astype(F), "factors": factors}
+    small = slice(2, 4) if operator == "Mul" else slice(0, 2)
+    assert sqnr_db(nodes, weights, rng.normal(size=(16, 3, 6, 6)).astype(F), small) > 25
 
 
 def test_a_layer_normalization_over_three_axes_stays_float() -> None:

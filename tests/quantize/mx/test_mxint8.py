@@ -96,3 +96,20 @@ def test_a_model_without_weights_is_refused() -> None:
         f"{build.path}: mxint8 needs layers with weights (Conv, Gemm, MatMul, …), but the graph has ['CumSum']"
     )
     assert [one.config.variant for one in build.variants()] == ["fp32"]
+
+
+def test_a_tied_weight_has_blocks_for_each_direction_and_names_that_exist_stay(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["w/q"], name="along"),
+        helper.make_node("Relu", ["w/q"], ["w/dq"], name="relu"),
+        helper.make_node("Gemm", ["w/dq", "w"], ["y"], name="across", transB=1),
+    ]
+    source = onnx_file(tmp_path / "m.onnx", nodes, {"w": noise(40, 40)}, given=("x", ["N", 40]), wanted=("y", ["N", 40]))
+    made = quantize(convert_model(source, tmp_path / "b", ConvertOptions()), QuantizeOptions(scheme=Scheme.MXINT8, samples=None))
+    axes = [
+        one.attribute[0].i
+        for one in onnx.load(made.variant.file(LayerKind.GRAPH)).graph.node
+        if one.op_type == "DequantizeLinear"
+    ]
+    assert len(axes) == 2
+    assert made.evaluation.max_relative_difference < 0.05
