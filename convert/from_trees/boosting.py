@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,7 +99,9 @@ def ensemble_of_estimator(estimator: Any, path: Path) -> Ensemble | None:
     if family == "lightgbm":
         return lightgbm_ensemble(estimator.booster_, path)
     if family == "xgboost":
-        return xgboost_ensemble(_best_trees(estimator.get_booster()), path)
+        ensemble = xgboost_ensemble(_best_trees(estimator.get_booster()), path)
+        missing = float(np.float32(estimator.missing))
+        return ensemble if np.isnan(missing) else replace(ensemble, missing_number=missing)
     return None
 
 
@@ -109,8 +112,11 @@ def lightgbm_ensemble(booster: Any, path: Path) -> Ensemble:
     roots = [tree["tree_structure"] for tree in dump["tree_info"]]
     scale = per_iteration / len(roots) if dump.get("average_output") and roots else 1.0  # a random forest averages its trees
     table = TreeTable(Comparison.AT_MOST)
+    zero_is_missing = set()
     for tree, root in enumerate(roots):
         for number, node in _numbered(root):
+            if node.get("missing_type") == "Zero":
+                zero_is_missing.add(int(node["split_feature"]))
             if "leaf_value" in node:
                 if "leaf_coeff" in node:
                     _reject(path, "linear trees (linear_tree=true)", "train it with linear_tree=false")
@@ -124,6 +130,7 @@ def lightgbm_ensemble(booster: Any, path: Path) -> Ensemble:
         base_margins=(0.0,) * per_iteration,
         link=link,
         slope=slope,
+        zero_is_missing=frozenset(zero_is_missing),
     )
 
 
@@ -208,11 +215,9 @@ def _numbered(root: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
 def _lightgbm_split(table: TreeTable, tree: int, number: int, node: dict[str, Any], path: Path) -> None:
     if node["decision_type"] != "<=":
         _reject(path, f"a categorical split (feature {node['split_feature']})", "encode categories as numbers before training")
-    if node["missing_type"] == "Zero":
-        _reject(path, "splits that treat zero as missing", "train it with zero_as_missing=false")
     threshold = float(node["threshold"])
-    # A LightGBM model that was trained without missing values replaces them by 0.
-    missing_left = bool(node["default_left"]) if node["missing_type"] == "NaN" else threshold >= 0
+    # A feature that was trained without missing values has them replaced by 0.
+    missing_left = bool(node["default_left"]) if node["missing_type"] != "None" else threshold >= 0
     table.split(
         tree,
         number,

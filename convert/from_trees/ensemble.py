@@ -21,6 +21,9 @@ ML_DOMAIN = "ai.onnx.ml"
 ML_OPSET = 3
 FEATURES = "features"
 
+_LARGEST_ZERO = 1e-35
+"""LightGBM's kZeroThreshold: a number up to this size is a zero."""
+
 
 class Comparison(enum.StrEnum):
     """Condition under which a value takes the left branch."""
@@ -117,6 +120,10 @@ class Ensemble:
     link: Link
     slope: float = 1.0
     """Factor of the margins before the link function."""
+    missing_number: float | None = None
+    """A number that stands for a missing value, besides NaN."""
+    zero_is_missing: frozenset[int] = frozenset()
+    """Features in which a zero is a missing value."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -155,7 +162,7 @@ def _margins(emit: Emitter, features: ir.Value, ensemble: Ensemble, rounded: Cal
     if ensemble.trees.nodes:
         margins = emit.node(
             "TreeEnsembleRegressor",
-            [features],
+            [_with_nan(emit, features, ensemble)],
             where="trees",
             domain=ML_DOMAIN,
             n_targets=count,
@@ -171,6 +178,19 @@ def _margins(emit: Emitter, features: ir.Value, ensemble: Ensemble, rounded: Cal
     if ensemble.slope != 1.0:
         margins = emit.node("Mul", [margins, emit.floats("slope", ensemble.slope)], where="trees")
     return margins
+
+
+def _with_nan(emit: Emitter, features: ir.Value, ensemble: Ensemble) -> ir.Value:
+    """Emit the features with NaN in place of the numbers that stand for a missing value."""
+    if ensemble.missing_number is not None:
+        missing = emit.node("Equal", [features, emit.floats("missing", ensemble.missing_number)], where="missing")
+    elif ensemble.zero_is_missing:
+        largest = [_LARGEST_ZERO if place in ensemble.zero_is_missing else -1.0 for place in range(ensemble.feature_count)]
+        sizes = emit.node("Abs", [features], where="missing")
+        missing = emit.node("LessOrEqual", [sizes, emit.floats("largest_zero", largest)], where="missing")
+    else:
+        return features
+    return emit.node("Where", [missing, emit.floats("nan", np.nan), features], where="missing")
 
 
 def _rounded(nodes: dict[str, list[Any]], rounded: Callable[[float], float]) -> dict[str, list[Any]]:

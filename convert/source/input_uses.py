@@ -13,6 +13,8 @@ import onnx_ir as ir
 _SHAPE_OPERATORS = {"Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand"}
 """Operators that keep the values of an index tensor."""
 _TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
+_FEW = 8
+"""Numbers of a constant that are taken as sentinels."""
 _TRUTH = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Where", "And", "Or"}
 
 
@@ -70,7 +72,8 @@ def _is_mask(value: ir.Value) -> bool:
 def _readers(value: ir.Value) -> Iterator[ir.Node]:
     """Yield the nodes that compute with a value, directly or reshaped."""
     for node, index in value.uses():
-        if node.op_type in _SHAPE_OPERATORS and index == 0:
+        keeps_values = index == 0 if node.op_type in _SHAPE_OPERATORS else node.op_type == "Where" and index > 0
+        if keeps_values:
             yield from _readers(node.outputs[0])
         else:
             yield node
@@ -90,8 +93,11 @@ def _splits(value: ir.Value) -> dict[int, npt.NDArray[np.float32]]:
 
 
 def _sentinels(value: ir.Value) -> Iterator[float]:
-    """Yield the numbers that an Imputer replaces."""
+    """Yield the numbers that an Imputer replaces, or that are compared with."""
     for node in _readers(value):
+        if node.op_type == "Equal" and value.dtype is not None and value.dtype.is_floating_point():
+            constants = [other.const_value for other in node.inputs if other is not None and other.const_value is not None]
+            yield from (float(number) for constant in constants for number in constant.numpy().ravel()[:_FEW])
         if node.op_type == "Imputer" and "replaced_value_float" in node.attributes:
             replaced = node.attributes["replaced_value_float"].as_float()
             if np.isfinite(replaced):

@@ -304,10 +304,6 @@ def test_lightgbm_trees_that_onnx_cannot_express_are_rejected(tmp_path: Path) ->
     assert refusal(from_boosting.read_lightgbm, path) == (
         f"{path} has a categorical split (feature 0), which cannot be converted: encode categories as numbers before training"
     )
-    path = lightgbm_file(tmp_path / "zeros", COUNTS, features(), zero_as_missing=True)
-    assert refusal(from_boosting.read_lightgbm, path) == (
-        f"{path} has splits that treat zero as missing, which cannot be converted: train it with zero_as_missing=false"
-    )
     path = lightgbm_file(tmp_path / "linear", COUNTS, features(), linear_tree=True)
     assert refusal(from_boosting.read_lightgbm, path) == (
         f"{path} has linear trees (linear_tree=true), which cannot be converted: train it with linear_tree=false"
