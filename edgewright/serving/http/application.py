@@ -73,6 +73,12 @@ class HttpApp:
     def watch(self, connections: Set[Any]) -> None:
         """Start a watchdog of the model, if it needs one; `connections` are those of the server."""
 
+    async def start(self) -> None:
+        """Start what the application needs before it accepts requests."""
+
+    async def stop(self) -> None:
+        """End what `start` started, after the last response."""
+
     def close(self) -> None:
         """Release resources; called when no request is open."""
 

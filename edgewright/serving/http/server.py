@@ -10,9 +10,12 @@ import asyncio
 import contextlib
 import signal
 import socket as sockets
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 
@@ -27,12 +30,45 @@ LAST_REQUEST_S = 1.0
 BACKLOG = 256
 
 
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """A certificate chain and its private key, in PEM."""
+
+    certificate: Path
+    private_key: Path
+
+    @classmethod
+    def of(cls, certificate: Path | None, private_key: Path | None) -> TlsFiles | None:
+        """Return both files, or None without any.
+
+        Raises:
+            BadInputError: only one was given, one cannot be read, or they do not belong together.
+        """
+        if certificate is None and private_key is None:
+            return None
+        if certificate is None or private_key is None:
+            raise BadInputError("--certificate and --private-key must be given together: add the other one")
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, private_key)
+        except (OSError, ssl.SSLError) as error:
+            text = f"{certificate} and {private_key} must be a certificate and its private key in PEM: {error}"
+            raise BadInputError(text) from error
+        return cls(certificate, private_key)
+
+
 class ScoringServer(uvicorn.Server):
     """A uvicorn server that drains on SIGTERM, or from another thread on `should_exit`."""
 
-    def __init__(self, app: HttpApp, config: uvicorn.Config) -> None:
+    def __init__(self, app: HttpApp, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._app = app
+        self._started = started
+
+    async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
+        """Start the application first; its errors end the server."""
+        await self._app.start()
+        await super().startup(sockets)
+        self._started()
 
     async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
         """Accept no new connection, and close each open one after its next response.
@@ -46,6 +82,7 @@ class ScoringServer(uvicorn.Server):
         while self.server_state.connections and time.monotonic() < deadline_s and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+        await self._app.stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -78,7 +115,7 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> sockets.socket:
     return listening
 
 
-def make_server(app: HttpApp) -> ScoringServer:
+def make_server(app: HttpApp, *, tls: TlsFiles | None = None, started: Callable[[], None] = lambda: None) -> ScoringServer:
     """Return a server for `app` with limited connections, no access log, and without the headers of proxies (X-Forwarded-For)."""
     return ScoringServer(
         app,
@@ -93,13 +130,21 @@ def make_server(app: HttpApp) -> ScoringServer:
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=DRAIN_LIMIT_S,
+            ssl_certfile=None if tls is None else tls.certificate,
+            ssl_keyfile=None if tls is None else tls.private_key,
         ),
+        started,
     )
 
 
-def run_server(app: HttpApp, *, socket: sockets.socket) -> None:
-    """Serve `app` on a listening `socket`; return after SIGTERM, once every open request was answered."""
-    server = make_server(app)
+def run_server(
+    app: HttpApp, *, socket: sockets.socket, tls: TlsFiles | None = None, started: Callable[[], None] = lambda: None
+) -> None:
+    """Serve `app` on a listening `socket`; return after SIGTERM, once every open request was answered.
+
+    `started` is called when the server accepts requests. Errors of the application's start are raised.
+    """
+    server = make_server(app, tls=tls, started=started)
     app.watch(server.server_state.connections)
     try:
         server.run(sockets=[socket])

@@ -1,0 +1,1 @@
+"""The old import names of Azure ML's SDK v1 and its companions: thin aliases of our own modules, one file per old module."""

@@ -1,0 +1,1 @@
+"""Parameter types of inference-schema, under their old module names."""

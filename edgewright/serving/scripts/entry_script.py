@@ -1,0 +1,104 @@
+"""Import an entry script and find its `init` and `run`.
+
+The folder of the script is first on the import path, so that it can import its own modules. `AZUREML_MODEL_DIR` names the folder
+of the model files and `AZUREML_ENTRY_SCRIPT` the script, as Azure ML's containers do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgewright.errors import BadInputError, OperationError, one_line
+from edgewright.serving.scripts.raw import uses_raw_requests
+from edgewright.serving.scripts.schema import DeclaredSchema, schema_of
+
+MODEL_DIRECTORY = "AZUREML_MODEL_DIR"
+_ENTRY_SCRIPT = "AZUREML_ENTRY_SCRIPT"
+_MODULE_NAME = "entry_script"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryScript:
+    """The functions of a script, after its import."""
+
+    init: Callable[[], Any]
+    run: Callable[..., Any]
+    schema: DeclaredSchema | None
+    uses_raw_requests: bool
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """True if `run` is a coroutine function, so that one worker answers several calls at the same time."""
+        return inspect.iscoroutinefunction(self.run)
+
+    @classmethod
+    def load(cls, path: Path, model_directory: Path | None) -> EntryScript:
+        """Import the script; its own output goes to standard error.
+
+        Raises:
+            BadInputError: there is no such file, its import fails, or it lacks `init` or `run`.
+        """
+        if not path.is_file():
+            raise BadInputError(f"{path} must be an entry script in Python, but there is no such file")
+        os.environ[_ENTRY_SCRIPT] = str(path)
+        if model_directory is not None:
+            os.environ[MODEL_DIRECTORY] = str(model_directory)
+        module = _import(path)
+        init, run = (getattr(module, name, None) for name in ("init", "run"))
+        for name, function in (("init", init), ("run", run)):
+            if not callable(function):
+                raise BadInputError(f"{path} must define {name}(), but it does not")
+        assert init is not None
+        assert run is not None
+        return cls(init=init, run=run, schema=schema_of(run), uses_raw_requests=uses_raw_requests(run))
+
+
+def _import(path: Path) -> ModuleType:
+    sys.path.insert(0, str(path.resolve().parent))
+    spec = importlib.util.spec_from_file_location(_MODULE_NAME, path)
+    if spec is None or spec.loader is None:
+        raise BadInputError(f"{path} must be a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_MODULE_NAME] = module
+    try:
+        spec.loader.exec_module(module)
+    except BadInputError as error:  # a decorator of ours that refuses what it is given
+        raise BadInputError(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the script does while it is imported
+        print_traceback(error)
+        raise BadInputError(f"{path} must be importable, but {described(error, path)}") from error
+    return module
+
+
+def failed_init(error: BaseException, path: Path) -> OperationError:
+    """Return the error of a script whose `init` raised `error`; the traceback goes to standard error."""
+    print_traceback(error)
+    return OperationError(f"init() of {path.name} must succeed, but {described(error, path)}")
+
+
+def described(error: BaseException, path: Path) -> str:
+    """Return the class and text of an error, and the line of the script where it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines = [error.lineno]
+    where = f" in line {lines[-1]}" if lines else ""
+    text = error.msg if isinstance(error, SyntaxError) else one_line(error)
+    return f"it raised {type(error).__name__}{where}: {text}"
+
+
+def print_traceback(error: BaseException) -> None:
+    """Write the traceback to standard error, without the frames of this package."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None and __package__ in str(frames.tb_frame.f_globals.get("__package__")):
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error, frames, file=sys.stderr)

@@ -1,0 +1,105 @@
+"""`edgewright serve`: a script and a package answer over HTTP and HTTPS; what cannot be served is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud.state.certificates import Authority, certificate_pem, key_pem, new_key
+from tests.support.tiny_variants import FEATURES, make_variant
+
+SCRIPT = "def init(): pass\ndef run(data): return data.upper()\n"
+
+
+@contextlib.contextmanager
+def served(*arguments: object) -> Iterator[str]:
+    """Run the command until the block ends, and yield the URL that it prints."""
+    command = [sys.executable, "-m", "edgewright", "serve", *map(str, arguments), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            yield re.sub(r"/score;.*", "", line.removeprefix("serving on ").strip())
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+
+
+def ask(url: str, body: bytes | None = None, *, context: ssl.SSLContext | None = None, **headers: str) -> tuple[int, Any]:
+    request = urllib.request.Request(url, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30, context=context) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_script_answers(tmp_path: Path) -> None:
+    script = tmp_path / "score.py"
+    script.write_text(SCRIPT)
+    with served(script) as url:
+        assert ask(f"{url}/score", b"abc") == (200, "ABC")
+
+
+def test_a_variant_answers_with_keys_and_tls(tmp_path: Path) -> None:
+    variant = make_variant(tmp_path / "fp32")
+    authority = Authority.create(datetime.now(UTC))
+    certificate, key = server_files(authority, tmp_path)
+    context = ssl.create_default_context(cadata=authority.pem)
+    with served(variant.path, "--keys", tmp_path / "keys.json", "--certificate", certificate, "--private-key", key) as url:
+        assert url.startswith("https://")
+        body = json.dumps({"data": [[0.0] * FEATURES]}).encode()
+        kind = "application/json"
+        assert ask(f"{url}/score", body, context=context, **{"content-type": kind})[0] == 401
+        bearer = "Bearer " + json.loads((tmp_path / "keys.json").read_text())["primary"]
+        status, answer = ask(f"{url}/score", body, context=context, **{"content-type": kind, "authorization": bearer})
+    assert (status, list(answer)) == (200, ["result"])
+
+
+def server_files(authority: Authority, folder: Path) -> tuple[Path, Path]:
+    key = new_key()
+    files = folder / "server.pem", folder / "server.key"
+    files[0].write_bytes(certificate_pem(authority.issue_server(["127.0.0.1"], key, datetime.now(UTC))))
+    files[1].write_bytes(key_pem(key))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["none.py"], 2, "none.py must be an entry script in Python, but there is no such file"),
+        (["none"], 2, "none: no such file"),
+        (["score.py", "--host", "0.0.0.0"], 2, "must have keys and TLS"),
+        (["score.py", "--host", "192.0.2.1", "--keys", "k.json"], 2, "must have keys and TLS"),
+        (["score.py", "--certificate", "c.pem"], 2, "--certificate and --private-key must be given together"),
+        (["score.py", "--certificate", "score.py", "--private-key", "score.py"], 2, "must be a certificate and its private key"),
+        (["score.py", "--keys", "score.py"], 2, "score.py must be a JSON object with the keys"),
+        (["failing.py"], 1, "init() of failing.py must succeed, but it raised ValueError in line 2: no weights"),
+        (["folder"], 2, "folder"),
+        (["graph.onnx"], 2, "graph.onnx must be an entry script, a build directory or a package: convert the model first"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(arguments: list[str], code: int, line: str, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(SCRIPT)
+    (tmp_path / "failing.py").write_text("def init():\n    raise ValueError('no weights')\ndef run(data): pass\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "graph.onnx").write_bytes(b"anything")
+    command = [sys.executable, "-m", "edgewright", "serve", *arguments, "--port", "0"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    last = process.stderr.splitlines()[-1]
+    assert (process.returncode, line in last) == (code, True), process.stderr
+    assert "Traceback" not in process.stderr or arguments == ["failing.py"]
+    assert not (tmp_path / "k.json").exists()
