@@ -33,6 +33,8 @@ class Call:
     inputs: tuple[Tensor, ...]
     operands: tuple[Tensor | Floats, ...]
     """Operands of an operation (`x + 3`) in order, including constants; the inputs in the case of a layer."""
+    mask: ir.Value | None
+    """Boolean [batch, time]: the steps that count; None if all do."""
     output_shape: Shape
     emit: Emitter
     layouts: Layouts

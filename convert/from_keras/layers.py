@@ -15,6 +15,7 @@ from convert.from_keras.activations import Rule, activate
 from convert.from_keras.call import Call, floats_of
 from convert.from_keras.geometry import convolution_padding, pooling_padding, transposed_padding
 from convert.from_keras.layouts import Layout, Tensor, columns_in_order_of, rows_in_order_of
+from convert.from_keras.masks import masked_average
 
 FIRST = Layout.CHANNELS_FIRST
 FLAT = Layout.FLATTENED_CHANNELS_FIRST
@@ -190,6 +191,8 @@ def _pooling(operator: str) -> Rule:
 
 def _global_pooling(operator: str) -> Rule:
     def pool(call: Call) -> Tensor:
+        if call.mask is not None:
+            return masked_average(call, call.mask)
         value = call.node(operator, call.channels_first().value)
         return call.result(value, FIRST) if call.layer.keepdims else call.result(call.node("Flatten", value, axis=1))
 

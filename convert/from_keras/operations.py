@@ -8,6 +8,7 @@ from convert.from_keras.activations import FUNCTIONS, Rule
 from convert.from_keras.call import Call
 from convert.from_keras.layers import merging
 from convert.from_keras.layouts import Tensor, constant_in_order_of
+from convert.from_keras.masks import MASK_OPERATIONS
 
 
 def _binary(operator: str) -> Rule:
@@ -38,6 +39,7 @@ def _unary(operator: str) -> Rule:
 
 
 OPERATIONS: dict[str, Rule] = {
+    **MASK_OPERATIONS,
     "Add": _binary("Add"),
     "Subtract": _binary("Sub"),
     "Multiply": _binary("Mul"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from convert.from_keras.keras_file import NO_CUSTOM_LAYERS, KerasFile
 from convert.from_keras.layers import RULES
 from convert.from_keras.layouts import Layouts, Tensor
 from convert.from_keras.legacy import is_legacy, modernized
+from convert.from_keras.masks import MASKING, USERS
 from convert.from_keras.operations import OPERATIONS
 from convert.from_keras.recurrent import RECURRENT
 from convert.graph.emit import Emitter, graph_input, named_shape
@@ -34,7 +35,7 @@ from edgewright.errors import ModelError, first_line
 
 log = logging.getLogger(__name__)
 
-_LAYER_RULES = {**RULES, **RECURRENT}
+_LAYER_RULES = {**RULES, **RECURRENT, **MASKING}
 
 
 def read_keras(file: KerasFile, custom: CustomLayers = NO_CUSTOM_LAYERS) -> ir.Model:
@@ -120,11 +121,13 @@ def _walk(function: Any, inputs: list[Tensor], prefix: str, target: _Target) -> 
     steps = [node for depth in sorted(function._nodes_by_depth, reverse=True) for node in function._nodes_by_depth[depth]]
     steps = [node for node in steps if not node.is_input]
     for number, node in enumerate(steps, start=1):
+        mask = node.arguments.kwargs.get("mask")
         call = Call(
             layer=node.operation,
             path=f"{prefix}{node.operation.name}",
             position=f"layer {number} of {len(steps)}",
-            inputs=tuple(tensors[id(tensor)] for tensor in node.input_tensors),
+            inputs=tuple(tensors[id(tensor)] for tensor in node.input_tensors if tensor is not mask),
+            mask=None if id(mask) not in tensors else target.layouts.native(tensors[id(mask)]).value,
             operands=_operands(node, tensors),
             output_shape=tuple(node.outputs[0].shape),
             emit=target.emit,
@@ -141,6 +144,10 @@ def _walk(function: Any, inputs: list[Tensor], prefix: str, target: _Target) -> 
 def _apply(call: Call, target: _Target) -> list[Tensor]:
     layer_class = type(call.layer)
     is_builtin = layer_class.__module__.startswith("keras.src.")
+    if call.mask is not None and not (is_builtin and layer_class.__name__ in USERS):
+        raise call.unsupported("it gets a mask")
+    if is_builtin and layer_class.__name__ == "TimeDistributed":
+        return [_time_distributed(call, target)]
     if not is_builtin and registered_name(layer_class) in call.converters:
         return [_run_converter(call, registered_name(layer_class))]
     inner = getattr(call.layer, "_functional", None) or call.layer
@@ -151,6 +158,32 @@ def _apply(call: Call, target: _Target) -> list[Tensor]:
         raise call.unsupported("this layer is not supported")
     log.debug("layer path=%s class=%s shape=%s", call.path, layer_class.__name__, call.output_shape)
     return [rules[layer_class.__name__](call)]
+
+
+def _time_distributed(call: Call, target: _Target) -> Tensor:
+    """Convert the inner layer on all steps of all samples as one batch."""
+    layer, x = call.layer.layer, call.native()
+    sizes, output_sizes = ([size for size in shape[2:] if size is not None] for shape in (x.shape, call.output_shape))
+    if len(sizes) + 2 < x.rank or len(output_sizes) + 2 < len(call.output_shape):
+        raise call.unsupported("only the axes of batch and time may be dynamic")
+    if call.mask is not None and layer._call_has_mask_arg and type(layer).__name__ != "BatchNormalization":
+        raise call.unsupported("its layer gets a mask")
+    steps = Tensor(call.node("Reshape", x.value, call.integers("steps", [-1, *sizes])), (None, *sizes))
+    inner = replace(
+        call,
+        layer=layer,
+        path=f"{call.path}/{layer.name}",
+        inputs=(steps,),
+        operands=(steps,),
+        mask=None,
+        output_shape=(None, *output_sizes),
+    )
+    results = _apply(inner, target)
+    if len(results) != 1:
+        raise call.unsupported("its layer has several outputs")
+    start = call.node("Shape", x.value, start=0, end=2)
+    shape = call.node("Concat", start, call.integers("sizes", output_sizes), axis=0)
+    return call.result(call.node("Reshape", target.layouts.native(results[0]).value, shape))
 
 
 def _run_converter(call: Call, name: str) -> Tensor:

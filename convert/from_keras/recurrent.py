@@ -1,8 +1,7 @@
 """Rules for Keras's sequence layers: Embedding, LSTM, GRU, SimpleRNN, and Bidirectional around them.
 
 Keras has the batch axis first, ONNX the time axis; the order of the gates differs too (ONNX operators LSTM and GRU, operator set
-14), so weights are rearranged. A layer returns its state at every step or only the last. Masks are not supported: they select
-steps per sample, while ONNX takes only a length per sample.
+14), so weights are rearranged. A layer returns its state at every step or only the last. Masked steps are in masks.py.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import onnx_ir as ir
 from convert.from_keras.activations import Rule
 from convert.from_keras.call import Call, Floats
 from convert.from_keras.layouts import Tensor
+from convert.from_keras.masks import Compaction
 
 _TIME_FIRST = (1, 0, 2)
 _ACTIVATIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
@@ -42,8 +42,6 @@ _CELLS = {"LSTM": _LSTM, "GRU": _GRU, "SimpleRNN": _SIMPLE}
 
 def _embedding(call: Call) -> Tensor:
     layer, x = call.layer, call.native()
-    if layer.mask_zero:
-        raise call.unsupported("mask_zero=True; train the model with mask_zero=False, so that padding has its own row")
     before = x.value.producer()
     indices = before.inputs[0] if before is not None and before.op_type == "Cast" else None
     if indices is None or indices.dtype not in (ir.DataType.INT32, ir.DataType.INT64):
@@ -85,18 +83,28 @@ def _states(call: Call, *, backwards: bool) -> ir.Value:
     if layer.stateful or layer.return_state or len(call.inputs) != 1:
         raise call.unsupported("states that are inputs, outputs or kept between calls")
     inner = replace(call, layer=layer.cell)
-    x = call.node("Transpose", call.native().value, perm=list(_TIME_FIRST))
+    compaction = None if call.mask is None else Compaction.of(call, call.mask)
+    steps = call.native().value if compaction is None else compaction.front(call.native().value)
+    x = call.node("Transpose", steps, perm=list(_TIME_FIRST))
+    weights = _weights(inner, cell)
+    if compaction is not None:
+        weights = [*weights, *[None] * (3 - len(weights)), compaction.lengths]
     attributes: dict[str, Any] = {"linear_before_reset": int(layer.cell.reset_after)} if cell is _GRU else {}
     value = call.node(
         cell.operator,
         x,
-        *_weights(inner, cell),
+        *weights,
         hidden_size=int(layer.units),
         direction="reverse" if backwards else "forward",
         activations=[_activation(call, getattr(layer.cell, name)) for name in cell.activations],
         **attributes,
     )
-    return call.node("Squeeze", value, call.integers("direction", [1]))
+    states = call.node("Squeeze", value, call.integers("direction", [1]))
+    if compaction is None:
+        return states
+    moved = call.node("Transpose", states, perm=list(_TIME_FIRST))
+    zeros = bool(getattr(layer, "zero_output_for_mask", False))
+    return call.node("Transpose", compaction.back(moved, backwards=backwards, zeros=zeros), perm=list(_TIME_FIRST))
 
 
 def _returned(call: Call, states: ir.Value, *, backwards: bool) -> ir.Value:
@@ -106,14 +114,14 @@ def _returned(call: Call, states: ir.Value, *, backwards: bool) -> ir.Value:
     return call.node("Gather", states, call.integers("last", 0 if backwards else -1), axis=0)
 
 
-def _weights(call: Call, cell: _Cell) -> list[ir.Value]:
+def _weights(call: Call, cell: _Cell) -> list[ir.Value | None]:
     units, count = int(call.layer.units), len(cell.gates)
     features = int(call.layer.kernel.shape[0])
 
     def rows(kernel: Floats) -> Floats:
         return _in_order(kernel.T.reshape(count, units, -1), cell).reshape(1, count * units, -1)
 
-    weights = [
+    weights: list[ir.Value | None] = [
         call.weight("kernel", (1, count * units, features), rows),
         call.weight("recurrent_kernel", (1, count * units, units), rows),
     ]

@@ -42,6 +42,17 @@ class Emitter:
         self._nodes.append(node)
         return node.outputs[0]
 
+    def nodes(
+        self, operator: str, inputs: Sequence[ir.Value | None], *, where: str, count: int, **attributes: Any
+    ) -> list[ir.Value]:
+        """Append a node with `count` outputs and return them."""
+        name = self.unique(f"{where}/{operator}")
+        node = ir.node(operator, list(inputs), attributes=attributes, num_outputs=count, name=name)
+        for place, value in enumerate(node.outputs):
+            value.name = self.unique(f"{name}/{place}")
+        self._nodes.append(node)
+        return list(node.outputs)
+
     def weight(self, key: Hashable, name: str, shape: tuple[int, ...], load: Callable[[], npt.NDArray[Any]]) -> ir.Value:
         """Return the float32 weight with the identity `key`; `load` returns its contents when they are needed."""
         if key not in self._weights:

@@ -85,14 +85,6 @@ def test_a_setting_that_onnx_lacks_is_named(build: Any, reason: str) -> None:
         graph_of(keras().Model(given, result[0] if isinstance(result, list | tuple) else result))
 
 
-def test_masked_tokens_are_rejected_by_name() -> None:
-    layers = keras().layers
-    given = keras().Input((STEPS,), dtype="int32")
-    model = keras().Model(given, layers.LSTM(2)(layers.Embedding(5, 3, mask_zero=True, name="words")(given)))
-    with pytest.raises(ModelError, match=r"^layer 'words' \(Embedding, layer 1 of \d\) cannot be converted: mask_zero=True"):
-        graph_of(model)
-
-
 def test_a_text_input_is_rejected_by_name() -> None:
     given = keras().Input((1,), dtype="string", name="sentence")
     model = keras().Model(given, keras().layers.Identity()(given))
