@@ -157,13 +157,32 @@ def fastest(targets: Sequence[BenchTarget], settings: BenchSettings) -> Fastest 
     return find_fastest(variants, threads=settings.threads)
 
 
+def refusal(target: BenchTarget, settings: BenchSettings) -> str | None:
+    """Return the reason why a variant cannot be measured in these batches, or None."""
+    variant = target.variant
+    dependent = variant is not None and not variant.config.independent_samples
+    return dependent_samples(target.name, settings.batch) if dependent and settings.batch > 1 else None
+
+
+def dependent_samples(name: str, batch: int) -> str:
+    """Return the message for a graph whose samples depend on each other."""
+    return (
+        f"{name}: the outputs of a sample must not depend on the others of its batch, but here they do, so that a "
+        f"batch of {batch} does not score {batch} samples: measure it with --batch 1"
+    )
+
+
 def measure(target: BenchTarget, settings: BenchSettings) -> BenchResult:
     """Measure one target in its own process.
 
     Raises:
+        BadInputError: the outputs of a sample depend on the others of its batch.
         ModelError: it cannot be loaded.
         OperationError: no backend here can run it, or the worker ended without a result.
     """
+    reason = refusal(target, settings)
+    if reason is not None:
+        raise BadInputError(reason)
     request = _request(target, settings)
     with WorkerProcess("accel.bench_worker", subject=request.path) as worker:
         answer = worker.ask(wire.encode(request), limit_s=START_LIMIT_S + request.time_limit_s)

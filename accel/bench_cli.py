@@ -7,9 +7,19 @@ from pathlib import Path
 import click
 
 from accel.backends.choose import AUTO, Fastest
-from accel.bench import BenchMachine, BenchResult, BenchSettings, BenchTarget, fastest, measure, open_targets, this_machine
+from accel.bench import (
+    BenchMachine,
+    BenchResult,
+    BenchSettings,
+    BenchTarget,
+    fastest,
+    measure,
+    open_targets,
+    refusal,
+    this_machine,
+)
 from edgewright.command_line import common_options, print_json, print_table, progress
-from edgewright.errors import OperationError
+from edgewright.errors import BadInputError, OperationError
 from hardware_profiles.processors import default_threads
 
 COLUMNS = (
@@ -62,11 +72,14 @@ def _measure_all(targets: tuple[BenchTarget, ...], settings: BenchSettings) -> t
     """Measure all targets; return the results, and the reason by name for each target that cannot run here.
 
     Raises:
+        BadInputError: none of them scores a batch as that many samples.
         OperationError: none of them can run here.
     """
     results: list[BenchResult] = []
-    skipped: dict[str, str] = {}
-    for target in progress(targets, "measuring"):
+    skipped = {target.name: reason for target in targets if (reason := refusal(target, settings)) is not None}
+    if len(skipped) == len(targets):
+        raise BadInputError("; ".join(skipped.values()))
+    for target in progress([target for target in targets if target.name not in skipped], "measuring"):
         try:
             results.append(measure(target, settings))
         except OperationError as error:

@@ -15,10 +15,11 @@ import onnxruntime
 from accel.backends.backend import Session
 from accel.backends.choose import AUTO, load_session
 from accel.backends.onnxruntime_cpu import load_graph
-from accel.bench import WorkerMeasurement, WorkerRequest
+from accel.bench import WorkerMeasurement, WorkerRequest, dependent_samples
+from accel.independence import COUNT, samples_are_independent
 from accel.latency import measure_latency, synthetic_inputs
 from edgewright.contracts import wire
-from edgewright.contracts.samples import Tensors
+from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import BackendName, VariantDirectory
 from edgewright.errors import BadInputError
 from edgewright.worker_process import serve
@@ -57,6 +58,8 @@ def _load(request: WorkerRequest) -> tuple[Session, Tensors]:
             f"an .onnx file runs on {BackendName.ONNXRUNTIME} only, not on {request.backend!r}; package it for others"
         )
     graph = load_graph(Path(request.path), threads=request.threads)
+    if request.batch > 1 and not samples_are_independent(graph, Samples(synthetic_inputs(graph.inputs, COUNT))):
+        raise BadInputError(dependent_samples(request.path, request.batch))
     return graph, synthetic_inputs(graph.inputs, request.batch)
 
 

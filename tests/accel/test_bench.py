@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,32 @@ def test_an_onnx_file_is_measured_without_any_variant(build: BuildDirectory) -> 
     graph = build.variant("fp32").file(LayerKind.GRAPH)
     (result,) = bench_json(graph, "--batch", 8)["results"]
     assert (result["variant"], result["precision"], result["batch"]) == ("graph", None, 8)
+
+
+MIXES = (
+    "the outputs of a sample must not depend on the others of its batch, but here they do, so that a batch of 8 does not score "
+    "8 samples: measure it with --batch 1"
+)
+
+
+def test_a_variant_whose_samples_depend_on_each_other_is_measured_one_sample_at_a_time(build: BuildDirectory) -> None:
+    small = build.variant("small")
+    VariantDirectory.write(small.path, replace(small.config, independent_samples=False))
+    answer = bench_json(build.path, "--batch", 8)
+    assert [result["variant"] for result in answer["results"]] == ["fp32"]
+    assert json.dumps(answer["skipped"]) == json.dumps({"small": f"small: {MIXES}"})
+    refused = bench(build.path, "--variant", "small", "--batch", 8)
+    assert (refused.exit_code, refused.stderr) == (2, f"edgewright: small: {MIXES}\n")
+    assert bench_json(build.path, "--variant", "small")["results"][0]["batch"] == 1
+
+
+def test_an_onnx_file_that_mixes_samples_is_measured_one_sample_at_a_time(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"], axis=0)], "g", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    refused = bench(tmp_path / "m.onnx", "--batch", 8)
+    assert (refused.exit_code, refused.stderr) == (2, f"edgewright: {tmp_path}/m.onnx: {MIXES}\n")
+    assert bench_json(tmp_path / "m.onnx")["results"][0]["batch"] == 1
 
 
 def test_the_percentiles_are_ordered_and_the_machine_is_named(build: BuildDirectory) -> None:
