@@ -11,6 +11,7 @@ from edgewright.command_line import common_options, print_json, print_table, pro
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import BackendName
 from hardware_profiles.catalog import load_profile
+from quantize.auto.automatic import AUTO, AUTO_COLUMNS, AutoRow, auto_cells, check_alone, quantize_auto
 from quantize.calibration.thresholds import Calibration
 from quantize.int8.int8 import Int8Settings
 from quantize.npu.functional import functional_row
@@ -25,8 +26,8 @@ from quantize.scheme import Scheme
     "schemes",
     multiple=True,
     required=True,
-    type=click.Choice([scheme.value for scheme in Scheme]),
-    help="The precision of the new variant; may be given several times.",
+    type=click.Choice([*(scheme.value for scheme in Scheme), AUTO]),
+    help="The precision of the new variant; may be given several times. auto tries those that fit and keeps the best.",
 )
 @click.option(
     "--samples",
@@ -75,6 +76,11 @@ def command(
     opened = BuildDirectory.open(build)
     int8 = Int8Settings(calibration=Calibration(calibration), equalize=equalize)
     hardware = [load_profile(name) for name in profiles]
+    if AUTO in schemes:
+        check_alone(schemes, backend)
+        common = QuantizeOptions(scheme=Scheme.INT8, samples=samples, max_drop=max_drop, int8=int8)
+        _print_front(quantize_auto(opened, common, profiles=hardware, progress=progress), as_json=as_json)
+        return
     requests = [
         options
         for scheme in schemes
@@ -83,6 +89,13 @@ def command(
         )
     ]
     _print(opened, quantize_all(opened, requests, progress=progress), as_json=as_json)
+
+
+def _print_front(rows: list[AutoRow], *, as_json: bool) -> None:
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(AUTO_COLUMNS, list(auto_cells(rows)))
 
 
 def _print(build: BuildDirectory, results: list[Quantized], *, as_json: bool) -> None:

@@ -31,9 +31,9 @@ from edgewright.progress import Progress, silent
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.calibrate import tensor_ranges
 from quantize.crashes import operator_kinds, without_crash
-from quantize.editing import FreshNames
 from quantize.half_rules import captured_weights, half_inputs, halvable
 from quantize.scheme import float_graph, read_float_graph, write_variant_graph
+from quantize.weights.editing import FreshNames
 from quantize.zero_inputs import broken_output
 
 SEARCH_LIMIT_S = 60.0

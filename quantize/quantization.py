@@ -111,7 +111,7 @@ def quantize_all(build: BuildDirectory, requests: Sequence[QuantizeOptions], *, 
     with FirstRuns() as first_runs:
         for options in requests:
             if options.samples not in baselines:
-                _check(build, options)
+                check_request(build, options)
                 baselines[options.samples] = score_float(build, samples_for(build, options), first_runs)
             baseline = baselines[options.samples]
             results.append(quantize(build, options, baseline=baseline, first_runs=first_runs, progress=progress))
@@ -141,7 +141,7 @@ def quantize(
         SamplesError: the samples do not fit, or cannot calibrate.
         ParityError: more accuracy is lost than allowed; nothing is kept.
     """
-    _check(build, options)
+    check_request(build, options)
     with FirstRuns.shared(first_runs) as runs:
         baseline = baseline or score_float(build, samples_for(build, options), runs)
         return _quantized(build, options, baseline, first_runs=runs, progress=progress)
@@ -178,6 +178,13 @@ def _quantized(
         baseline=baseline.detail.evaluation,
         functional=functional,
     )
+
+
+def remove_quantized(build: BuildDirectory, name: str) -> None:
+    """Remove a variant and its reports from the build."""
+    build.remove_variant(name)
+    for prefix in ("quantize-", PREFIX):
+        (build.reports / f"{prefix}{name}.json").unlink(missing_ok=True)
 
 
 def score_float(build: BuildDirectory, samples: Samples, first_runs: FirstRuns) -> Baseline:
@@ -222,7 +229,7 @@ def samples_for(build: BuildDirectory, options: QuantizeOptions) -> Samples:
     return load_samples(build.graph / LayerKind.GOLDEN_INPUTS.file_name, build.record.inputs)
 
 
-def _check(build: BuildDirectory, options: QuantizeOptions) -> None:
+def check_request(build: BuildDirectory, options: QuantizeOptions) -> None:
     """Raise the errors that need no samples."""
     _check_backend(options)
     check_source(build)

@@ -15,8 +15,8 @@ from edgewright.errors import ModelError
 from edgewright.graphs.bodies import inner_nodes
 from edgewright.graphs.files import read_graph, write_graph
 from edgewright.graphs.parts import parts_of
-from quantize.editing import OWNER
 from quantize.rewrites.minify import minify
+from quantize.weights.editing import OWNER
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 

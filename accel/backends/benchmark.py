@@ -16,6 +16,7 @@ import contextlib
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from accel.backends.backend import Backend
 from edgewright.contracts import wire
@@ -58,6 +59,8 @@ class BenchmarkRequest:
     threads: int | None
     runs_per_round: int
     round_limit_s: float
+    sample: str | None = None
+    """A `.npz` with the inputs to run; None takes synthetic ones, whose free axes have size 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +70,18 @@ class BenchmarkResult:
     median_ms: float | None = None
 
 
-def benchmark_candidates(candidates: Sequence[Candidate], *, threads: int | None) -> dict[Candidate, float]:
+def benchmark_candidates(
+    candidates: Sequence[Candidate], *, threads: int | None, sample: Path | None = None
+) -> dict[Candidate, float]:
     """Return the milliseconds that one sample takes each candidate, without those that fail to load or to run.
+
+    `sample` is a `.npz` with the inputs of one sample; None takes synthetic ones.
 
     Raises:
         EdgewrightError: all candidates fail; the error is that of the first.
     """
     with contextlib.ExitStack() as running:
-        workers = [running.enter_context(_started(candidate, threads)) for candidate in candidates]
+        workers = [running.enter_context(_started(candidate, threads, sample)) for candidate in candidates]
         for worker in workers:
             worker.wait_until_ready()
         for round_number in range(ROUNDS):
@@ -130,7 +137,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _started(candidate: Candidate, threads: int | None) -> Iterator[Worker]:
+def _started(candidate: Candidate, threads: int | None, sample: Path | None) -> Iterator[Worker]:
     """Start a candidate's worker and let it load its variant; end it when the block ends."""
     kind = type(candidate.backend)
     request = BenchmarkRequest(
@@ -139,6 +146,7 @@ def _started(candidate: Candidate, threads: int | None) -> Iterator[Worker]:
         threads=threads,
         runs_per_round=RUNS_PER_ROUND,
         round_limit_s=ROUND_LIMIT_S,
+        sample=None if sample is None else str(sample.absolute()),
     )
     with WorkerProcess("accel.backends.benchmark_worker", subject=candidate.name) as process:
         process.send(wire.encode(request))

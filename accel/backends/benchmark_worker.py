@@ -16,6 +16,7 @@ from accel.backends.backend import Backend
 from accel.backends.benchmark import BenchmarkRequest, BenchmarkResult
 from accel.latency import measure_latency, synthetic_inputs
 from edgewright.contracts import wire
+from edgewright.contracts.samples import Tensors, load_samples
 from edgewright.contracts.variant import VariantDirectory
 from edgewright.worker_process import serve
 
@@ -52,9 +53,15 @@ def _warmed_up(request: BenchmarkRequest) -> Callable[[], object]:
     backend: Backend = getattr(import_module(module_name), attribute)()
     variant = VariantDirectory.open(Path(request.variant))
     session = backend.load(variant, threads=request.threads)
-    inputs = synthetic_inputs(variant.config.inputs, batch=1)
+    inputs = _inputs(request, variant)
     measure_latency(lambda: session.run(inputs), runs=1, time_limit_s=WARM_UP_LIMIT_S)
     return lambda: session.run(inputs)
+
+
+def _inputs(request: BenchmarkRequest, variant: VariantDirectory) -> Tensors:
+    if request.sample is None:
+        return synthetic_inputs(variant.config.inputs, batch=1)
+    return load_samples(Path(request.sample), variant.config.inputs).slice(0, 1).inputs
 
 
 def _round(run: Callable[[], object], request: BenchmarkRequest) -> float:

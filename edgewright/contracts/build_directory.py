@@ -136,6 +136,12 @@ class BuildDirectory:
             yield staging
             replace_directory(staging, target)
 
+    def remove_variant(self, name: str) -> None:
+        """Remove `variants/<name>`, at once and as a whole."""
+        folder = self.variant(name).path
+        with staging_beside(folder) as staging:
+            folder.rename(staging / folder.name)
+
     def write_report(self, name: str, report: object) -> Path:
         """Write `reports/<name>.json`, human-readable, and return its path."""
         path = self.reports / f"{name}.json"

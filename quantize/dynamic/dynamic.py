@@ -29,7 +29,7 @@ from quantize.dynamic.products import Product, ProductWriter, integer_products
 from quantize.dynamic.recurrent import integer_lstms, write_integer_lstm
 from quantize.dynamic.smoothing import Channels, smoothing_factors
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph, read_float_graph, write_variant_graph
-from quantize.weight_only import store_as_int8
+from quantize.weights.weight_only import store_as_int8
 
 SMOOTHING_SAMPLES = 64
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantize.dynamic.rounding import Rounded, round_without_saturation
-from quantize.editing import GraphEditor, numbers_of, shape_of, weight_of
+from quantize.weights.editing import GraphEditor, numbers_of, shape_of, weight_of
 
 FEWEST_WEIGHTS = 4096
 """Below this a product takes less time than the range of its input."""

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantize.dynamic.rounding import Rounded, round_without_saturation
-from quantize.editing import GraphEditor, numbers_of, shape_of, weight_of
+from quantize.weights.editing import GraphEditor, numbers_of, shape_of, weight_of
 
 DOMAIN = "com.microsoft"
 FEWEST_WEIGHTS = 4096

@@ -41,7 +41,7 @@ from quantize.int8.qdq import QdqFormat, layers, quantized_graph, set_weight, wi
 from quantize.rewrites.space_to_depth import LARGEST_SHARE, space_to_depth
 from quantize.rewrites.stride_hoisting import hoist_strides
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph, head_nodes, write_variant_graph
-from quantize.weight_only import store_as_int8
+from quantize.weights.weight_only import store_as_int8
 
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 TABLES = frozenset({"Gather"})

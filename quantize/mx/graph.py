@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from quantize.editing import FreshNames, GraphEditor
 from quantize.mx.encoding import BLOCK, Blocks, Int8
+from quantize.weights.editing import FreshNames, GraphEditor
 
 OPSET = 21
 """The first operator set with block quantization."""

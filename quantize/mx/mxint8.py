@@ -22,11 +22,11 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples
 from edgewright.errors import ModelError
 from edgewright.graphs.dead_code import remove_dead
-from quantize.editing import numbers_of, shape_of, weight_of
 from quantize.mx.encoding import Blocks, encode
 from quantize.mx.graph import FEWEST_CHANNELS, BlockWriter, Layout
 from quantize.scheme import read_float_graph, write_variant_graph
-from quantize.weight_only import FEWEST_WEIGHTS
+from quantize.weights.editing import numbers_of, shape_of, weight_of
+from quantize.weights.weight_only import FEWEST_WEIGHTS
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _PLACES = {

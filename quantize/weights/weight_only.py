@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantize.editing import GraphEditor, numbers_of, shape_of
+from quantize.weights.editing import GraphEditor, numbers_of, shape_of
 
 FEWEST_WEIGHTS = 1024
 LARGEST = 127

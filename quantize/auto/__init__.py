@@ -1,0 +1,1 @@
+"""`quantize --scheme auto`: automatic.py makes every variant that fits; pareto.py finds those that no other one beats."""
