@@ -38,6 +38,9 @@ class Observed(Protocol):
         """Return the values of `tensors`."""
 
 
+_Array = npt.NDArray[Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSqnr:
     """The SQNR of the output of one operator in a variant."""
@@ -73,21 +76,37 @@ def tensor_sqnr(
         expected = float_graph.run(inputs, list(pairs))
         actual = variant.run(inputs, list(pairs.values()))
         for name, twin in pairs.items():
-            signal[name] += _energy(expected[name])
-            noise[name] += _energy(expected[name] - actual[twin])
+            of_signal, of_noise = _energies(expected[name], actual[twin])
+            signal[name] += of_signal
+            noise[name] += of_noise
     return {name: decibels(signal[name], noise[name]) for name in pairs}
 
 
-def _energy(array: npt.NDArray[Any]) -> float:
-    flat = array.reshape(-1).astype(np.float32, copy=False)
+def _energies(expected: _Array, actual: _Array) -> tuple[float, float]:
+    """Return the energy of the expected finite numbers and that of the differences from them; infinity if one is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        signal, noise = _energy(expected, np.float32), _energy(expected - actual, np.float32)
+        if math.isfinite(signal) and math.isfinite(noise):
+            return signal, noise
+        finite = np.isfinite(expected)
+        exact, other = expected[finite].astype(np.float64), actual[finite].astype(np.float64)
+        noise = _energy(exact - other, np.float64)
+    return _energy(exact, np.float64), noise if math.isfinite(noise) else math.inf
+
+
+def _energy(array: _Array, dtype: type[np.floating[Any]]) -> float:
+    flat = array.reshape(-1).astype(dtype, copy=False)
     return float(np.vdot(flat, flat))
 
 
 def decibels(signal: float, noise: float) -> float:
-    """Return the ratio of two energies in dB: 0 without signal, at most `CEILING_DB`."""
+    """Return the ratio of two energies in dB: 0 without signal, at most `CEILING_DB` and at least its negative."""
     if noise <= 0:
         return CEILING_DB
-    return min(CEILING_DB, 10 * math.log10(signal / noise)) if signal > 0 else 0.0
+    if signal <= 0:
+        return 0.0
+    ratio = signal / noise
+    return max(-CEILING_DB, min(CEILING_DB, 10 * math.log10(ratio))) if ratio > 0 else -CEILING_DB
 
 
 def evenly_spaced(samples: Samples, limit: int = SAMPLE_LIMIT) -> Samples:

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import onnx
 import pytest
+from onnx import helper
 
 from accel.first_run import FirstRuns
+from edgewright.contracts.samples import write_npz
 from edgewright.contracts.variant import VariantDirectory
 from edgewright.errors import ModelError
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
+from tests.support.convert_networks import noise
 from tests.support.crashing_worker import VARIABLE
+from tests.support.float_builds import float_build, float_model
 from tests.support.quantize_builds import fresh_build, training_samples
 
 
@@ -60,3 +64,18 @@ def test_a_scheme_whose_every_graph_crashes_is_refused(tmp_path: Path, monkeypat
         "onnxruntime must run the variant, but the worker process was ended by SIGSEGV: use another scheme"
     )
     assert [path.name for path in (tmp_path / "b/variants").iterdir()] == ["fp32"]
+
+
+def test_a_graph_that_really_crashes_onnxruntime_becomes_a_variant(tmp_path: Path) -> None:
+    """onnxruntime 1.32 ends by SIGSEGV when it loads a product of a transposed tensor in half precision, which it fuses."""
+    rows = noise(32, 4, 6)
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], name="t", perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "w"], ["p"], name="p"),
+        helper.make_node("Add", ["p", "b"], ["s"], name="s"),
+        helper.make_node("Transpose", ["s"], ["y"], name="y", perm=[1, 0, 2]),
+    ]
+    write_npz(tmp_path / "x.npz", {"x": rows})
+    build = float_build(tmp_path / "b", float_model(nodes, {"w": noise(6, 8, seed=1), "b": noise(8, seed=2)}, rows), rows)
+    made = quantize(build, QuantizeOptions(scheme=Scheme.FP16, samples=tmp_path / "x.npz"))
+    assert made.evaluation.max_relative_difference < 0.01
