@@ -18,6 +18,7 @@ from convert.source.identify import SourceKind
 from convert.source.options import SourceOptions
 from convert.source.parity import FLOAT_TOLERANCE
 from convert.source.resource_limits import Limits
+from convert.source.samples import Examples
 from edgewright.contracts.variant import Preprocessing
 from edgewright.errors import ModelError
 
@@ -43,6 +44,8 @@ class SourceModel:
     """The source predicts for missing values (NaN)."""
     tolerance: float = FLOAT_TOLERANCE
     """Largest relative difference between the graph, which computes in float32, and the source."""
+    examples: Mapping[str, Examples] = field(default_factory=dict)
+    """Values that inputs hold in the source, by name: categories and words."""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest number of inputs that are quantized in the source, by name."""
 
@@ -95,12 +98,15 @@ def column_names(kind: SourceKind, path: Path, options: SourceOptions) -> tuple[
     Raises:
         ModelError: the model cannot be loaded.
     """
+    from convert.from_sklearn.files import load_estimator
+    from convert.from_sklearn.inputs import inputs_of
     from convert.from_trees.feature_names import names_in_estimator, names_in_lightgbm, names_in_xgboost
-    from convert.from_trees.sklearn import load_estimator
 
     match kind:
         case SourceKind.SKLEARN | SourceKind.PICKLE:
-            return names_in_estimator(load_estimator(path, pickled=kind is SourceKind.PICKLE, trust=options.trust))
+            estimator = load_estimator(path, pickled=kind is SourceKind.PICKLE, trust=options.trust)
+            names = names_in_estimator(estimator)
+            return tuple(names[column] for column in inputs_of(estimator).numbers) if names else ()
         case SourceKind.LIGHTGBM:
             return names_in_lightgbm(path)
         case SourceKind.XGBOOST:
@@ -109,12 +115,15 @@ def column_names(kind: SourceKind, path: Path, options: SourceOptions) -> tuple[
 
 
 def _read_sklearn(path: Path, options: SourceOptions, *, pickled: bool) -> SourceModel:
-    from convert.from_trees.sklearn import accepts_missing_values, convert_estimator, load_estimator
+    from convert.from_sklearn.files import load_estimator
+    from convert.from_sklearn.inputs import examples_by_input
+    from convert.from_sklearn.reader import convert_estimator
+    from convert.from_sklearn.source import accepts_missing_values
 
     estimator = load_estimator(path, pickled=pickled, trust=options.trust)
     missing_values = accepts_missing_values(estimator)
     model, labels = convert_estimator(estimator, path, nearest=options.float64_samples)
-    return SourceModel(model=model, labels=labels, missing_values=missing_values)
+    return SourceModel(model=model, labels=labels, missing_values=missing_values, examples=examples_by_input(estimator))
 
 
 def _read_keras(path: Path, options: SourceOptions, limits: Callable[[], Limits]) -> SourceModel:

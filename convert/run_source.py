@@ -42,10 +42,11 @@ def open_source(kind: SourceKind, source: Path, options: SourceOptions, shapes: 
 
             return open_tensorflow(kind, source, options)
         case SourceKind.SKLEARN | SourceKind.PICKLE:
-            from convert.from_trees.sklearn import load_estimator, source_outputs
+            from convert.from_sklearn.files import load_estimator
+            from convert.from_sklearn.source import source_outputs
 
             estimator = load_estimator(source, pickled=kind is SourceKind.PICKLE, trust=options.trust)
-            return lambda feed: [source_outputs(estimator, feed.arrays[0])]
+            return lambda feed: source_outputs(estimator, feed.arrays)
         case SourceKind.LIGHTGBM | SourceKind.XGBOOST:
             from convert.from_trees.boosting import lightgbm_outputs, xgboost_outputs
 

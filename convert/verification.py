@@ -124,7 +124,7 @@ def candidate_samples(
 
 
 def _generated(inputs: tuple[TensorSpec, ...], uses: Mapping[str, InputUse], attempt: Attempt, source: SourceModel) -> Candidate:
-    generate = partial(generated_samples, inputs, uses, attempt, source.ranges)
+    generate = partial(generated_samples, inputs, uses, attempt, source.ranges, examples=source.examples)
     return Candidate(generate(), inputs, lambda sizes: generate(sizes=sizes))
 
 

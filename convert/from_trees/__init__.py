@@ -1,1 +1,1 @@
-"""scikit-learn, LightGBM and XGBoost models to ONNX; ensemble.py emits the tree operators."""
+"""LightGBM and XGBoost models, and the trees of scikit-learn, to ONNX; ensemble.py emits the tree operators."""

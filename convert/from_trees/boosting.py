@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from convert.from_trees.ensemble import Comparison, Ensemble, Link, TreeTable, graph_of
 from convert.from_trees.histogram_trees import histogram_ensemble
+from convert.from_trees.scikit_trees import gradient_ensemble
 from edgewright.errors import ModelError, first_line
 
 Scores = npt.NDArray[np.float32]
@@ -95,6 +96,8 @@ def ensemble_of_estimator(estimator: Any, path: Path) -> Ensemble | None:
     """Return the trees of a fitted boosting estimator, or None for estimators that skl2onnx converts."""
     if type(estimator).__name__ in ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor"):
         return histogram_ensemble(estimator, path)
+    if type(estimator).__name__ in ("GradientBoostingClassifier", "GradientBoostingRegressor"):
+        return gradient_ensemble(estimator, path)
     family = type(estimator).__module__.partition(".")[0]
     if family == "lightgbm":
         return lightgbm_ensemble(estimator.booster_, path)

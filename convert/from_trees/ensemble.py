@@ -146,8 +146,7 @@ def graph_of(ensemble: Ensemble, *, nearest: bool = False) -> ir.Model:
     """
     emit = Emitter()
     features = graph_input(FEATURES, ir.DataType.FLOAT, (None, ensemble.feature_count))
-    margins = _margins(emit, features, ensemble, float if nearest else rounded_down)
-    result = _LINKS[ensemble.link](emit, margins)
+    result = outputs_of(emit, ensemble, margins_of(emit, ensemble, features, nearest=nearest))
     result.name = ensemble.link.output
     result.type = ir.TensorType(ir.DataType.FLOAT)
     count = len(ensemble.base_margins)
@@ -157,7 +156,16 @@ def graph_of(ensemble: Ensemble, *, nearest: bool = False) -> ir.Model:
     return model
 
 
-def _margins(emit: Emitter, features: ir.Value, ensemble: Ensemble, rounded: Callable[[float], float]) -> ir.Value:
+def outputs_of(emit: Emitter, ensemble: Ensemble, margins: ir.Value) -> ir.Value:
+    """Emit the link function: margins to outputs."""
+    if ensemble.slope != 1.0:
+        margins = emit.node("Mul", [margins, emit.floats("slope", ensemble.slope)], where="trees")
+    return _LINKS[ensemble.link](emit, margins)
+
+
+def margins_of(emit: Emitter, ensemble: Ensemble, features: ir.Value, *, nearest: bool = False) -> ir.Value:
+    """Emit the sums of the trees, [N, margins]; `nearest` as for `graph_of`."""
+    rounded = float if nearest else rounded_down
     count = len(ensemble.base_margins)
     if ensemble.trees.nodes:
         margins = emit.node(
@@ -175,8 +183,6 @@ def _margins(emit: Emitter, features: ir.Value, ensemble: Ensemble, rounded: Cal
     else:  # a model without trees returns a constant
         zeros = emit.node("MatMul", [features, emit.floats("none", np.zeros((ensemble.feature_count, count)))], where="trees")
         margins = emit.node("Add", [zeros, emit.floats("base", ensemble.base_margins)], where="trees")
-    if ensemble.slope != 1.0:
-        margins = emit.node("Mul", [margins, emit.floats("slope", ensemble.slope)], where="trees")
     return margins
 
 

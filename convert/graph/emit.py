@@ -36,11 +36,36 @@ class Emitter:
         self, operator: str, inputs: Sequence[ir.Value | None], *, where: str, domain: str = "", **attributes: Any
     ) -> ir.Value:
         """Append a node with one output and return that output."""
+        return self.nodes(operator, inputs, 1, where=where, domain=domain, **attributes)[0]
+
+    def nodes(
+        self, operator: str, inputs: Sequence[ir.Value | None], outputs: int, *, where: str, domain: str = "", **attributes: Any
+    ) -> list[ir.Value]:
+        """Append a node with several outputs and return them."""
         name = self.unique(f"{where}/{operator}")
-        node = ir.node(operator, list(inputs), attributes=attributes, domain=domain, name=name)
-        node.outputs[0].name = name
+        node = ir.node(operator, list(inputs), attributes=attributes, domain=domain, name=name, num_outputs=outputs)
+        for number, output in enumerate(node.outputs):
+            output.name = self.unique(f"{name}/{number}") if number else name
         self._nodes.append(node)
-        return node.outputs[0]
+        return list(node.outputs)
+
+    def insert(self, graph: ir.Graph, inputs: Sequence[ir.Value]) -> list[ir.Value]:
+        """Move the nodes and weights of another graph here, with `inputs` in the place of its own; return its outputs.
+
+        The names in the graph must not be taken.
+        """
+        outputs = list(graph.outputs)
+        graph.outputs.clear()
+        for own, given in zip(graph.inputs, inputs, strict=True):
+            ir.convenience.replace_all_uses_with(own, given)
+            outputs = [given if output is own else output for output in outputs]
+        weights, nodes = list(graph.initializers.values()), list(graph)
+        graph.initializers.clear()
+        graph.remove(nodes)
+        self._nodes += nodes
+        self._weights |= {str(weight.name): weight for weight in weights}
+        self._names |= {str(value.name) for value in (*weights, *nodes, *(output for node in nodes for output in node.outputs))}
+        return outputs
 
     def nodes(
         self, operator: str, inputs: Sequence[ir.Value | None], *, where: str, count: int, **attributes: Any
@@ -68,7 +93,7 @@ class Emitter:
         return self._constant(name, np.asarray(values, np.int64))
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> ir.Value:
-        """Return a new constant with the dtype of `values`."""
+        """Return a new constant with the dtype of `values`; objects are text."""
         return self._constant(name, values)
 
     def unique(self, name: str) -> str:
@@ -89,7 +114,12 @@ class Emitter:
 
     def _constant(self, name: str, values: npt.NDArray[Any]) -> ir.Value:
         name = self.unique(name)
-        self._weights[name] = self._initializer(ir.tensor(values, name=name))
+        if values.dtype.kind == "O":
+            texts = [str(text).encode() for text in values.ravel()]
+            tensor: Any = ir.StringTensor(texts, shape=ir.Shape(values.shape), name=name)
+        else:
+            tensor = ir.tensor(values, name=name)
+        self._weights[name] = self._initializer(tensor)
         return self._weights[name]
 
     @staticmethod

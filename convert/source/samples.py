@@ -46,6 +46,16 @@ class Attempt:
     """Size of every free axis but the first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Values that the columns of an input hold in the source: categories, or the words of documents."""
+
+    columns: Mapping[int, Sequence[Any]]
+    """Values by column; an input with one axis has column 0."""
+    words: bool = False
+    """The values are words, of which a sample has several."""
+
+
 def usable_sizes(inputs: Sequence[TensorSpec]) -> list[int]:
     """Return the sizes of the free axes to try: one if there is no free axis, and none that makes a sample too large."""
     sizes = FREE_AXIS_SIZES if any(isinstance(axis, str) for spec in inputs for axis in spec.shape[1:]) else FREE_AXIS_SIZES[:1]
@@ -60,6 +70,7 @@ def generated_samples(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     *,
     sizes: Sizes | None = None,
+    examples: Mapping[str, Examples] | None = None,
 ) -> Samples:
     """Return 8 to 32 plausible samples from a fixed seed.
 
@@ -69,6 +80,7 @@ def generated_samples(
         attempt: the way to generate them.
         ranges: for inputs that are quantized in the source, the smallest and the largest number that they hold.
         sizes: of free axes, by name; others have the size of the attempt.
+        examples: values that inputs hold in the source, by name.
     """
     shapes = {spec.name: _sample_shape(spec, attempt.size, sizes or {}) for spec in inputs}
     elements = sum(math.prod(shape) for shape in shapes.values())
@@ -80,6 +92,8 @@ def generated_samples(
     }
     for name, (low, high) in (ranges or {}).items():
         samples[name] = generator.uniform(low, high, samples[name].shape).astype(samples[name].dtype)
+    for name, known in (examples or {}).items():
+        _fill(samples[name], known, generator)
     return Samples(samples)
 
 
@@ -132,6 +146,16 @@ def _plausible(
     if dtype.kind == "O":
         return generator.integers(0, 100, shape).astype(str).astype(object)
     return generator.integers(0, 2 if dtype.kind == "b" else attempt.counts, shape).astype(dtype)
+
+
+def _fill(values: _Array, examples: Examples, generator: np.random.Generator) -> None:
+    """Fill columns with examples; documents have up to eight words, and the second one none."""
+    table = values.reshape(len(values), -1)
+    for column, known in examples.columns.items():
+        for row in range(len(table)):
+            count = (0 if row == 1 else int(generator.integers(1, 9))) if examples.words else 1
+            picked = [known[place] for place in generator.integers(0, len(known), count)]
+            table[row, column] = " ".join(picked) if examples.words else picked[0]
 
 
 def _with_edges(values: _Array) -> _Array:

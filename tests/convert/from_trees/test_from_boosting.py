@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
+from convert.from_sklearn.reader import read_sklearn
+from convert.from_sklearn.source import source_outputs
 from convert.from_trees import boosting as from_boosting
 from convert.from_trees.ensemble import rounded_down
-from convert.from_trees.sklearn import read_sklearn, source_outputs
 from convert.passes.simplify import simplify
 from convert.source.identify import SourceKind, identify
 from edgewright.cli import main
@@ -178,7 +179,7 @@ def test_a_boosting_estimator_in_scikit_learn_computes_the_same(place: int, pipe
     graph, labels = read_sklearn(tmp_path / "model.pkl", pickled=True, trust=True)
     simplify(graph, check_each=True)
     assert [value.name for value in graph.graph.inputs] == ["features"]
-    assert relative_difference(run_graph(graph, features())[0], source_outputs(estimator, features())) < 1e-5
+    assert relative_difference(run_graph(graph, features())[0], source_outputs(estimator, [features()])[0]) < 1e-5
     assert labels == (tuple("0123456789") if "Classifier" in str(estimator) else ())
 
 
@@ -190,7 +191,7 @@ def test_a_boosting_estimator_in_a_skops_file_needs_trust(place: int, tmp_path: 
     with pytest.raises(ModelError, match="add --trust if you made it$"):
         read_sklearn(tmp_path / "model.skops", pickled=False, trust=False)
     graph, _ = read_sklearn(tmp_path / "model.skops", pickled=False, trust=True)
-    assert relative_difference(run_graph(graph, features())[0], source_outputs(estimator, features())) < 1e-5
+    assert relative_difference(run_graph(graph, features())[0], source_outputs(estimator, [features()])[0]) < 1e-5
 
 
 def held_out() -> dict[str, Any]:

@@ -23,7 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from convert.conversion import ConvertOptions, convert_model
-from convert.from_trees.sklearn import accepts_missing_values, load_estimator, read_sklearn, source_outputs
+from convert.from_sklearn.files import load_estimator
+from convert.from_sklearn.reader import read_sklearn
+from convert.from_sklearn.source import accepts_missing_values, source_outputs
 from edgewright.contracts.samples import write_npz
 from edgewright.errors import ParityError
 from tests.support.convert_networks import run_graph
@@ -57,7 +59,7 @@ def test_missing_values_give_the_outputs_of_the_estimator(estimator: Any, traine
     joblib.dump(estimator.fit(trained_on, CLASSES), tmp_path / "m.pkl")
     model, _ = read_sklearn(tmp_path / "m.pkl", pickled=True, trust=True)
     loaded = load_estimator(tmp_path / "m.pkl", pickled=True, trust=True)
-    np.testing.assert_allclose(run_graph(model, HOLED)[0], source_outputs(loaded, HOLED), atol=2e-6)
+    np.testing.assert_allclose(run_graph(model, HOLED)[0], source_outputs(loaded, [HOLED])[0], atol=2e-6)
     assert accepts_missing_values(loaded)
 
 
