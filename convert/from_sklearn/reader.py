@@ -96,7 +96,7 @@ def _outputs(network: Network, estimator: Any, table: Table) -> list[tuple[str, 
     if is_regressor(estimator):
         return [("value", network.values(estimator, table))]
     raise ModelError(
-        f"{network.path} must hold a classifier, a regressor or an outlier detector, but {type(estimator).__name__} is something else: "
+        f"{network.path} must hold a classifier, a regressor or an outlier detector, but it holds {type(estimator).__name__}: "
         "save the whole pipeline that ends in one"
     )
 

@@ -206,7 +206,7 @@ def test_an_unfitted_estimator_is_rejected(tmp_path: Path) -> None:
 def test_an_estimator_other_than_classifier_or_regressor_is_rejected(tmp_path: Path) -> None:
     path = saved(KMeans(2, n_init=1, random_state=0).fit(features()), tmp_path / "model.skops")
     assert refusal(path) == (
-        f"{path} must hold a classifier, a regressor or an outlier detector, but KMeans is something else: "
+        f"{path} must hold a classifier, a regressor or an outlier detector, but it holds KMeans: "
         "save the whole pipeline that ends in one"
     )
 
