@@ -104,19 +104,23 @@ class Network:
 
     def transformed(self, estimator: Any, table: Table) -> Table:
         """Return what `transform` returns."""
-        return self._answer(self.rules.transformed, estimator, table)
+        result: Table = self._answer(self.rules.transformed, estimator, table)
+        return result
 
     def probabilities(self, estimator: Any, table: Table) -> ir.Value:
         """Return what `predict_proba` returns, [N, classes]."""
-        return self._answer(self.rules.probabilities, estimator, table)
+        result: ir.Value = self._answer(self.rules.probabilities, estimator, table)
+        return result
 
     def decisions(self, estimator: Any, table: Table) -> ir.Value:
         """Return what `decision_function` returns, [N, classes], or [N, 1] for two classes and for outliers."""
-        return self._answer(self.rules.decisions, estimator, table)
+        result: ir.Value = self._answer(self.rules.decisions, estimator, table)
+        return result
 
     def values(self, estimator: Any, table: Table) -> ir.Value:
         """Return what a regressor's `predict` returns, [N, targets]."""
-        return self._answer(self.rules.values, estimator, table)
+        result: ir.Value = self._answer(self.rules.values, estimator, table)
+        return result
 
     def _answer(self, rules: Mapping[str, Callable[..., Any]], estimator: Any, table: Table) -> Any:
         with self.inside(estimator):

@@ -79,9 +79,10 @@ def _converted(network: Network, estimator: Any, options: dict[str, bool]) -> on
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside libraries
-            return convert_sklearn(
+            proto: onnx.ModelProto = convert_sklearn(
                 estimator, initial_types=kinds, options={id(estimator): options} if options else None, target_opset=opset
             )
+            return proto
     except NameError as error:  # an option that this estimator lacks; its output is already in that form
         if options and any(name in str(error) for name in options):
             return _converted(network, estimator, {name: on for name, on in options.items() if name not in str(error)})

@@ -95,12 +95,12 @@ class _Tokens:
                 "StringNormalizer", documents, case_change_action="LOWER", is_case_sensitive=1, locale=LOCALE
             )
         if self.vectorizer.analyzer == "word":
-            tokens, split = self._words(documents), self._split_words
+            tokens = self._words(documents)
         elif self.vectorizer.analyzer == "char":
-            tokens, split = self._characters(documents), list
+            tokens = self._characters(documents)
         else:
-            tokens, split = self._characters_of_words(documents), list
-        return self._counts(self._padded(tokens), split)
+            tokens = self._characters_of_words(documents)
+        return self._counts(self._padded(tokens))
 
     def _padded(self, tokens: ir.Value) -> ir.Value:
         """Append a column, so that a batch without any token has one."""
@@ -172,14 +172,17 @@ class _Tokens:
         cut = network.node("Concat", characters, network.node("Expand", pad, ends), axis=2)
         return network.node("Reshape", cut, network.integers([0, -1]))
 
-    def _split_words(self, gram: str) -> list[str]:
+    def _parts(self, gram: str) -> list[str]:
+        """Return the tokens of an n-gram."""
+        if self.vectorizer.analyzer != "word":
+            return list(gram)
         return gram.split(" ") if self.most > 1 else [gram]
 
-    def _counts(self, tokens: ir.Value, split: Any) -> ir.Value:
+    def _counts(self, tokens: ir.Value) -> ir.Value:
         stop_words = self.vectorizer.get_stop_words() if self.vectorizer.analyzer == "word" else None
         grams: dict[int, list[tuple[list[str], int]]] = {size: [] for size in range(1, self.most + 1)}
         for gram, column in self.vectorizer.vocabulary_.items():
-            parts = split(gram)
+            parts = self._parts(gram)
             if self.vectorizer.analyzer == "char_wb" and len(parts) < self.least:
                 self._reject(f"counts words shorter than its n-grams ({gram!r})", "train it with ngram_range from 3 or less")
             if self.least <= len(parts) <= self.most and not set(parts) & set(stop_words or ()):
