@@ -89,8 +89,11 @@ MAX_FILES_PER_FOLDER = 15
 MORE_FILES = {
     "accel/npu": "its stages have folders; the modules here are the language that all of them speak",
 }
-MAX_ARROWS = {"edge_agent": 59, "cloud": 48, "convert": 46, "quantize": 46}
-"""Half of the imports between modules that each package had while its modules were side by side in one folder."""
+MAX_ARROWS = {"edge_agent": 59, "cloud": 48, "convert": 51, "quantize": 46}
+"""Half of the imports between modules that each package had while its modules were side by side in one folder.
+
+In `convert`, five more: those that came with a reader of scikit-learn apart from that of trees.
+"""
 
 
 def test_no_folder_of_the_product_holds_more_files_than_a_reader_takes_in() -> None:
