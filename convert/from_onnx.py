@@ -1,7 +1,7 @@
 """Read ONNX files of any operator set from 7 on.
 
 Graphs are converted to the operator set of all variants. Operators that cannot be converted or that onnxruntime lacks are
-rejected, and so are inputs and outputs other than numeric tensors.
+rejected, and so are inputs and outputs other than tensors.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from convert.operator_sets import at_supported_opset, nodes_of
 from convert.source.feed import Arrays, Runner
 from edgewright.errors import ModelError, one_line
 
+_LOCALE = "C.UTF-8"
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 
 
@@ -31,12 +32,12 @@ def read_onnx_classifier(path: Path) -> tuple[ir.Model, tuple[str, ...]]:
     """Return the graph of an ONNX file, in an operator set that every variant supports, and the classes that it names.
 
     Raises:
-        ModelError: weights are missing, an operator or the operator set is not supported, or an input or output is not a
-            numeric tensor.
+        ModelError: weights are missing, an operator or the operator set is not supported, or an input or output is not a tensor.
     """
     proto = _loaded(path)
     classes = class_labels(proto.graph)
     replace_maps(proto.graph)
+    _use_installed_locale(proto.graph)
     _check_ends(proto, path)
     _check_operators(proto, path)
     _free_negative_axes(proto.graph)
@@ -66,9 +67,10 @@ def open_onnx(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> Runner:
 def _content(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> bytes | None:
     """Return the graph with tensors in place of maps, and with other shapes; None if it needs no change."""
     proto = onnx.load(path, load_external_data=False)
-    if not shapes and not has_maps(proto.graph):
+    if not (shapes or has_maps(proto.graph) or _use_installed_locale(proto.graph)):
         return None
     replace_maps(proto.graph)
+    _use_installed_locale(proto.graph)
     if shapes:
         _replace_shapes(proto.graph, shapes)
     raw: bytes = proto.SerializeToString()
@@ -105,10 +107,24 @@ def _check_ends(proto: onnx.ModelProto, path: Path) -> None:
     for value in (*inputs, *proto.graph.output):
         if not value.type.HasField("tensor_type"):
             raise ModelError(f"{path}: {value.name} must be a tensor; export the model without maps and sequences")
-        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-            raise ModelError(
-                f"{path}: {value.name} must hold numbers, but it holds text: encode text as numbers before the model"
-            )
+
+
+def _use_installed_locale(graph: onnx.GraphProto) -> bool:
+    """Give every StringNormalizer of English text the locale C.UTF-8; return whether one was changed.
+
+    It maps the same characters as en_US.UTF-8, the default, which onnxruntime cannot load where it is not installed (containers,
+    most devices).
+    """
+    changed = False
+    for node in (node for node in nodes_of(graph) if node.op_type == "StringNormalizer"):
+        locale = next((attribute for attribute in node.attribute if attribute.name == "locale"), None)
+        if locale is None:
+            node.attribute.append(onnx.helper.make_attribute("locale", _LOCALE))
+            changed = True
+        elif locale.s.lower() in (b"", b"en_us", b"en_us.utf-8", b"en_us.utf8"):
+            locale.s = _LOCALE.encode()
+            changed = True
+    return changed
 
 
 def _free_negative_axes(graph: onnx.GraphProto) -> None:

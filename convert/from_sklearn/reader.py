@@ -27,10 +27,12 @@ from convert.from_sklearn.rules import (
     transformers,
 )
 from convert.from_sklearn.source import widths_of_outputs
-from convert.from_trees.ensemble import ML_DOMAIN, ML_OPSET
+from convert.from_trees.boosting import ensemble_of_estimator
+from convert.from_trees.ensemble import ML_DOMAIN, ML_OPSET, Link
 from convert.graph.emit import BATCH_AXIS
 from edgewright.errors import ModelError
 
+_RANKERS = ("XGBRanker", "LGBMRanker")
 _RULES = Rules(
     transformed={**transformers.TRANSFORMED, **encoders.TRANSFORMED, **text.TRANSFORMED, **kernels.TRANSFORMED},
     probabilities={
@@ -79,8 +81,14 @@ def _labels(estimator: Any) -> tuple[str, ...]:
 
 def _has_several_labels(estimator: Any) -> bool:
     last = classifiers.last_step(estimator)
-    chain = type(last).__name__ == "ClassifierChain"
-    return chain or bool(getattr(last, "multilabel_", False)) or getattr(last, "y_type_", "") == "multilabel-indicator"
+    trees = ensemble_of_estimator(last, Path()) if type(last).__name__.startswith("XGB") else None
+    independent = trees is not None and trees.link is Link.SIGMOID and len(trees.base_margins) > 1
+    return (
+        independent
+        or type(last).__name__ == "ClassifierChain"
+        or bool(getattr(last, "multilabel_", False))
+        or getattr(last, "y_type_", "") == "multilabel-indicator"
+    )
 
 
 def _outputs(network: Network, estimator: Any, table: Table) -> list[tuple[str, ir.Value]]:
@@ -93,7 +101,7 @@ def _outputs(network: Network, estimator: Any, table: Table) -> list[tuple[str, 
         return [_of_classifier(network, estimator, table)]
     if is_outlier_detector(estimator) or type(last).__name__ in outliers.DECISIONS:
         return [("scores", network.decisions(estimator, table))]
-    if is_regressor(estimator):
+    if is_regressor(estimator) or type(last).__name__ in _RANKERS:
         return [("value", network.values(estimator, table))]
     raise ModelError(
         f"{network.path} must hold a classifier, a regressor or an outlier detector, but it holds {type(estimator).__name__}: "

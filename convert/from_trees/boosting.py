@@ -154,7 +154,7 @@ def xgboost_ensemble(booster: Any, path: Path) -> Ensemble:
         trees=table,
         feature_count=int(parameters["num_feature"]),
         base_margins=_base_margins(parameters["base_score"], objective, margins),
-        link=_XGBOOST_LINKS.get(objective, Link.IDENTITY),
+        link=_xgboost_link(objective, targets=int(parameters["num_target"])),
     )
 
 
@@ -259,6 +259,12 @@ def _xgboost_tree(table: TreeTable, tree: int, nodes: dict[str, Any], *, margin:
             right=int(right),
             missing_left=bool(nodes["default_left"][number]),
         )
+
+
+def _xgboost_link(objective: str, *, targets: int) -> Link:
+    """Return the link; with several targets, each is a label of its own."""
+    link = _XGBOOST_LINKS.get(objective, Link.IDENTITY)
+    return Link.SIGMOID if link is Link.TWO_CLASSES and targets > 1 else link
 
 
 def _base_margins(text: str, objective: str, count: int) -> tuple[float, ...]:

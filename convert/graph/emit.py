@@ -36,18 +36,11 @@ class Emitter:
         self, operator: str, inputs: Sequence[ir.Value | None], *, where: str, domain: str = "", **attributes: Any
     ) -> ir.Value:
         """Append a node with one output and return that output."""
-        return self.nodes(operator, inputs, 1, where=where, domain=domain, **attributes)[0]
-
-    def nodes(
-        self, operator: str, inputs: Sequence[ir.Value | None], outputs: int, *, where: str, domain: str = "", **attributes: Any
-    ) -> list[ir.Value]:
-        """Append a node with several outputs and return them."""
         name = self.unique(f"{where}/{operator}")
-        node = ir.node(operator, list(inputs), attributes=attributes, domain=domain, name=name, num_outputs=outputs)
-        for number, output in enumerate(node.outputs):
-            output.name = self.unique(f"{name}/{number}") if number else name
+        node = ir.node(operator, list(inputs), attributes=attributes, domain=domain, name=name)
+        node.outputs[0].name = name
         self._nodes.append(node)
-        return list(node.outputs)
+        return node.outputs[0]
 
     def insert(self, graph: ir.Graph, inputs: Sequence[ir.Value]) -> list[ir.Value]:
         """Move the nodes and weights of another graph here, with `inputs` in the place of its own; return its outputs.

@@ -124,16 +124,6 @@ def test_an_operator_of_an_unknown_domain_is_named_with_its_node(tmp_path: Path)
     )
 
 
-def test_a_text_input_is_rejected(tmp_path: Path) -> None:
-    text = helper.make_tensor_value_info("word", onnx.TensorProto.STRING, ["N"])
-    plain = helper.make_tensor_value_info("plain", onnx.TensorProto.STRING, ["N"])
-    graph = helper.make_graph([helper.make_node("StringNormalizer", ["word"], ["plain"])], "g", [text], [plain])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=8), tmp_path / "m.onnx")
-    assert refusal(tmp_path / "m.onnx") == (
-        f"{tmp_path / 'm.onnx'}: word must hold numbers, but it holds text: encode text as numbers before the model"
-    )
-
-
 def test_generated_indices_are_within_a_small_table(tmp_path: Path) -> None:
     tokens = helper.make_tensor_value_info("tokens", onnx.TensorProto.INT64, ["N", 6])
     rows = helper.make_tensor_value_info("rows", FLOAT, ["N", 6, 2])

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from convert.from_sklearn.network import Network, Table
 from convert.from_sklearn.rules import skl2onnx
 from convert.from_trees.boosting import ensemble_of_estimator
-from convert.from_trees.ensemble import margins_of, outputs_of
+from convert.from_trees.ensemble import Link, margins_of, outputs_of
 
 
 def labels(network: Network, classifier: Any, table: Table) -> ir.Value:
@@ -127,7 +127,11 @@ def _any_probabilities(network: Network, classifier: Any, table: Table) -> ir.Va
     if ensemble is None:
         return skl2onnx.probabilities(network, classifier, table)
     margins = margins_of(network.emit, ensemble, network.numbers(table), nearest=network.nearest)
-    return outputs_of(network.emit, ensemble, margins)
+    if ensemble.link is Link.TWO_SCORES:  # XGBoost takes the raw margin for the probability of the second class
+        return two_columns(network, margins)
+    scores = outputs_of(network.emit, ensemble, margins)
+    one_column = len(ensemble.base_margins) == 1 and not ensemble.link.classes(1)
+    return two_columns(network, scores) if one_column else scores
 
 
 def _any_decisions(network: Network, classifier: Any, table: Table) -> ir.Value:

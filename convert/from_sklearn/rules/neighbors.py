@@ -46,7 +46,7 @@ def _nearest(network: Network, neighbors: Any, table: Table) -> tuple[ir.Value, 
         network.reject(f"{type(neighbors).__name__} has a function of its own for weights: train it with weights='distance'")
     distances = _distances(network, neighbors, network.numbers(table))
     count = network.integers([neighbors.n_neighbors])
-    near, places = network.emit.nodes("TopK", [distances, count], 2, where=network.where, axis=1, largest=0, sorted=1)
+    near, places = network.emit.nodes("TopK", [distances, count], where=network.where, count=2, axis=1, largest=0, sorted=1)
     same = network.node("Cast", network.node("Equal", near, network.floats(0.0)), to=int(ir.DataType.FLOAT))
     some = network.node("ReduceMax", same, network.integers([1]), keepdims=1)
     inverse = network.node("Div", network.floats(1.0), near)

@@ -134,7 +134,11 @@ class _Tokens:
         return "".join(_CLASSES.get(piece.group(1), piece.group(1)) + (piece.group(2) or "") for piece in pieces)
 
     def _tokenized(self, documents: ir.Value, pattern: str) -> ir.Value:
-        return self.network.node("Tokenizer", documents, domain=MICROSOFT, mark=0, mincharnum=1, pad_value=_PAD, tokenexp=pattern)
+        tokens = self.network.node(
+            "Tokenizer", documents, domain=MICROSOFT, mark=0, mincharnum=1, pad_value=_PAD, tokenexp=pattern
+        )
+        tokens.type = ir.TensorType(ir.DataType.STRING)  # ONNX cannot infer what an operator of onnxruntime returns
+        return tokens
 
     def _without(self, tokens: ir.Value, stop_words: Iterable[str]) -> ir.Value:
         """Move the tokens that are no stop words to the front, so that n-grams join them, and replace the others."""
@@ -147,7 +151,7 @@ class _Tokens:
         scalar = network.node("Squeeze", last)
         positions = network.node("Range", network.integers(0), scalar, network.integers(1))
         keys = network.node("Add", positions, network.node("Mul", stop, last))
-        _, order = network.emit.nodes("TopK", [keys, last], 2, where=network.where, axis=1, largest=0, sorted=1)
+        _, order = network.emit.nodes("TopK", [keys, last], where=network.where, count=2, axis=1, largest=0, sorted=1)
         kept = network.node(
             "Where", network.node("Cast", stop, to=int(ir.DataType.BOOL)), network.constant(np.array([_PAD], object)), tokens
         )
