@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import helper
 
 from accel.backends.choose import load_session
@@ -27,6 +29,7 @@ from accel.npu.model.report import estimate
 from accel.npu.profile import find_profile
 from accel.npu.program import read_program
 from benchmarks.networks.npu_networks import INPUT, Float, Network, quantize, reference
+from edgewright.cli import main
 from edgewright.compiling import compile_variant
 from edgewright.contracts.samples import Tensors, write_npz
 from edgewright.contracts.variant import LayerKind
@@ -114,6 +117,24 @@ def image_in_two_layouts() -> tuple[Network, str]:
     return network, network.add("Add", vector, pooled)
 
 
+def two_samples_per_image() -> tuple[Network, str]:
+    """The host reshapes every image to two samples and back, so the segments run different numbers of samples."""
+    network = Network(4, 8, 8)
+    halves = network.add("Reshape", relu_conv(network, INPUT, 4, 8), network.constant(np.array([-1, 4, 8, 8])))
+    whole = network.add("Reshape", relu_conv(network, halves, 4, 4), network.constant(np.array([-1, 8, 8, 8])))
+    return network, relu_conv(network, whole, 8, 4)
+
+
+def attention() -> tuple[Network, str]:
+    network = Network(8, 4, 4)
+    x = relu_conv(network, INPUT, 8, 8)
+    rows = network.constant(np.array([0, 8, 16]))
+    query, key = (network.add("Reshape", network.conv(x, 8, 8, (1, 1)), rows) for _ in range(2))
+    scores = network.add("Softmax", network.add("MatMul", network.add("Transpose", query, perm=[0, 2, 1]), key), axis=-1)
+    mixed = network.add("Reshape", network.add("MatMul", query, scores), network.constant(np.array([0, 8, 4, 4])))
+    return network, relu_conv(network, network.add("Add", x, mixed), 8, 4)
+
+
 def host_between_branches() -> tuple[Network, str]:
     """The host's result is read by the last host operator again, after the second segment."""
     network = Network(3, 8, 8)
@@ -131,6 +152,8 @@ NETWORKS: dict[str, tuple[Callable[[], tuple[Network, str]], int]] = {
     "a tensor is read by two later segments": (tensor_for_two_later_segments, 3),
     "the image in two layouts": (image_in_two_layouts, 1),
     "a result of the host is read twice": (host_between_branches, 2),
+    "two samples per image": (two_samples_per_image, 3),
+    "attention": (attention, 2),
 }
 
 
@@ -312,6 +335,25 @@ def test_a_variant_of_several_segments_is_quantized_compiled_checked_and_run(
     variant.file(LayerKind.HOST_PARTS).unlink()
     with pytest.raises(ModelError, match=r"program and head must fit together, but neither computes .*; compile it again"):
         load_session(variant, backend="npu")
+
+
+def test_the_command_runs_all_segments_of_a_build_directory_in_the_rtl(tmp_path: Path, require: Callable[[str], Path]) -> None:
+    require("verilator")
+    network, result = squeeze_and_excite()
+    samples: Tensors = {INPUT: network.images(3)}
+    write_npz(tmp_path / "x.npz", samples)
+    build = make_build(tmp_path / "build", network.model(result), samples)
+    quantize_build(build, QuantizeOptions(scheme=Scheme.NPU_INT8, samples=tmp_path / "x.npz"))
+    arguments = ["compile", str(build.path), "--profile", "npu-sim-4", "--host-speed", "0.001"]
+    printed = CliRunner().invoke(main, arguments).output
+    assert "npu 2" in printed
+    assert "one sample takes " in printed
+    arguments = ["npu", "run", str(build.path), "--samples", str(tmp_path / "x.npz"), "--rtl", "--json"]
+    run_result = CliRunner().invoke(main, arguments)
+    assert run_result.exit_code == 0, run_result.output
+    report = json.loads(run_result.stdout)
+    assert len(report["outputs"]) == 3
+    assert report["rtl"]["outputs"] == "equal to the functional model"
 
 
 def test_a_board_on_a_serial_line_runs_a_variant_of_several_segments(
