@@ -161,6 +161,6 @@ def keras_network(keras: Any, tiny: TinyNetwork) -> Any:
             if layer.filters
             else layers.DepthwiseConv2D(layer.kernel, **options)(x)
         )
-        x = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))  # few steps: the averages must follow
     pooled = layers.Flatten()(layers.AveragePooling2D(x.shape[1:3])(x))
     return keras.Model(image, layers.Dense(tiny.classes, activation="softmax")(pooled), name=tiny.name.lower().replace(" ", "_"))

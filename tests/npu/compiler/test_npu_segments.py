@@ -183,6 +183,18 @@ def test_n55_the_segments_compute_the_quantized_graph(name: str) -> None:
     assert np.abs(found - expected).mean() <= 0.002 * largest
 
 
+@pytest.mark.parametrize("name", ["two gates", "a tensor is read by two later segments"])
+def test_segments_of_a_network_that_streams_through_the_external_memory_compute_the_same(name: str) -> None:
+    chip = replace(find_profile("npu-sim-8-sdram"), weight_rows=64, activation_vectors=128, host_mmac_per_s=1e-3)
+    model, images = quantized_network(name)
+    compiled = compile_partitioned(model, chip)
+    assert len(compiled.program.external) > 0
+    assert len(compiled.program.description.runs) == 3
+    output = model.graph.output[0].name
+    on_chip = run(compile_partitioned(model, PROFILE), model, FunctionalModel(PROFILE), images)[output]
+    np.testing.assert_array_equal(run(compiled, model, FunctionalModel(chip), images)[output], on_chip)
+
+
 @pytest.mark.parametrize("name", ["squeeze and excite", "transposed convolution with a skip connection"])
 def test_the_rtl_has_the_bits_of_the_functional_model_between_all_segments(name: str, require: Callable[[str], Path]) -> None:
     require("verilator")
