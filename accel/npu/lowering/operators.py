@@ -340,9 +340,9 @@ def _dense(kernel: _Kernel, groups: int) -> _Kernel:
 
 
 def _window(node: onnx.NodeProto, source: QuantizedTensor, result: QuantizedTensor, kernel: tuple[int, int]) -> Window:
-    steps = _per_axis(attribute(node, "strides", [1, 1]))
-    dilations = _per_axis(attribute(node, "dilations", [1, 1]))
     planes, results = (source.height, source.width), (result.height, result.width)
+    steps, dilations = (_per_axis(attribute(node, name, [1, 1])) for name in ("strides", "dilations"))
+    steps = [step if size > 1 else 1 for step, size in zip(steps, results, strict=True)]  # one result takes no step
     reaches = [(results[axis] - 1) * steps[axis] + (kernel[axis] - 1) * dilations[axis] + 1 for axis in (0, 1)]
     before = [_pad_before(node, axis, planes[axis], reaches[axis]) for axis in (0, 1)]
     if (

@@ -109,6 +109,9 @@ SMALL: dict[str, NetworkOf] = {
     "depthwise 1x5": lambda n: n.conv(n.conv(INPUT, 3, 6, (1, 1)), 6, 6, (1, 5), group=6),
     "max pool": lambda n: n.add("MaxPool", n.conv(INPUT, 3, 5), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "average pool": lambda n: n.add("AveragePool", n.conv(INPUT, 3, 5), kernel_shape=[2, 2], strides=[2, 2]),
+    "average of a plane with a stride beyond it": lambda n: n.add(
+        "AveragePool", n.conv(INPUT, 3, 5), kernel_shape=[7, 9], strides=[20, 20]
+    ),
     "average pool with its padding": lambda n: n.add(
         "AveragePool", n.conv(INPUT, 3, 5), kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1
     ),
