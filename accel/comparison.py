@@ -3,8 +3,9 @@
 One definition of distance for conversion, evaluation, quantization and the golden check (`Tolerance` in `contracts/variant.py`).
 Every element of every output counts:
 
-    max_relative_difference   floats: largest |actual - expected| of a channel over the channel's largest |expected|; others: the
-                              share of elements that differ; the largest of all outputs
+    max_relative_difference   floats and quantized tensors: largest |actual - expected| of a channel over the channel's largest
+                              |expected|; others: the share of elements that differ, or 1 for any difference where the graph
+                              computes without floats; the largest of all outputs
     agreement                 share of equal classes per sample, position or pixel, of equal elements, or of overlapping boxes;
                               the smallest of all outputs that have one (measures.py)
     error                     root mean square difference over the standard deviation, of outputs of values; the largest

@@ -52,7 +52,8 @@ def compare_output(name: str, expected: _Array, actual: _Array, judgement: Judge
     Raises:
         ParityError: it holds NaN or infinity where the source does not, or the other way round.
     """
-    if expected.dtype.kind != "f" or actual.dtype.kind != "f":
+    kinds = "iuf" if judgement.measure is Measure.VALUES else "f"
+    if expected.dtype.kind not in kinds or actual.dtype.kind not in kinds:
         return _exactly(name, expected, actual, judgement)
     totals = _Totals(_channels(expected, judgement))
     if expected.size == 0:
@@ -75,7 +76,10 @@ def compare_output(name: str, expected: _Array, actual: _Array, judgement: Judge
 
 
 def _exactly(name: str, expected: _Array, actual: _Array, judgement: Judgement) -> OutputComparison:
-    """Compare integers, booleans or text: the relative difference is the share of elements that differ."""
+    """Compare integers, booleans or text.
+
+    The relative difference is the share of elements that differ, or 1 for any difference if nothing was rounded.
+    """
     different, worst, largest = 0, -1, 0.0
     for start, wanted, given in _side_by_side(expected, actual):
         unequal = (wanted != given).reshape(len(wanted), -1)
@@ -89,7 +93,7 @@ def _exactly(name: str, expected: _Array, actual: _Array, judgement: Judgement) 
         name=name,
         measure=judgement.measure,
         max_absolute_difference=largest if largest or not different else 1.0,
-        max_relative_difference=share,
+        max_relative_difference=1.0 if different and judgement.whole else share,
         worst_sample=max(worst, 0),
         agreement=1.0 - share if judgement.decides else None,
         error=None,

@@ -36,6 +36,8 @@ class Judgement:
 
     measure: Measure
     axis: int | None = None
+    whole: bool = False
+    """One different element makes the whole output different: nothing in it was rounded."""
 
     @property
     def has_classes(self) -> bool:
@@ -61,9 +63,11 @@ def judgements(expected: Tensors, specs: Sequence[TensorSpec] = ()) -> dict[str,
 def judge(expected: _Array, recorded: str = "") -> Judgement:
     """Return the judgement of one output; `recorded` is the measure in its `TensorSpec`, or empty."""
     if recorded == Measure.COPY:
-        return Judgement(Measure.COPY)
+        return Judgement(Measure.COPY, whole=expected.dtype.kind != "f")
+    if recorded == Measure.VALUES and expected.dtype.kind in "iu":
+        return Judgement(Measure.VALUES, _channel_axis(expected[: _deciding(expected)].astype(np.float64)))
     if expected.dtype.kind != "f":
-        return Judgement(Measure.EXACT)
+        return Judgement(Measure.EXACT, whole=recorded == Measure.EXACT)
     values = np.nan_to_num(np.asarray(expected[: _deciding(expected)], np.float64), posinf=0.0, neginf=0.0)
     axis = _channel_axis(values)
     if recorded == Measure.VALUES:

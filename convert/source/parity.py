@@ -148,8 +148,8 @@ def check(report: ParityReport, source: Path, cause: str = "", *, where: str = "
     advice = "compare on real samples with --samples" if report.generated_samples else "report this model"
     worst = max(report.outputs, key=lambda output: output.max_relative_difference)
     extent = f"by {worst.max_relative_difference:.3g} at sample {worst.worst_sample}"
-    if worst.measure == Measure.EXACT:
-        extent = f"in {worst.max_relative_difference:.3%} of its elements, the first in sample {worst.worst_sample}"
+    if worst.measure == Measure.EXACT and worst.agreement is not None:
+        extent = f"in {1 - worst.agreement:.3%} of its elements, the first in sample {worst.worst_sample}"
     raise ParityError(
         f"{source}: the converted graph must be within {report.tolerance:g} of the source, but output {worst.name} "
         f"differs {extent}{where}: {cause or advice}, or accept it with --allow-mismatch"

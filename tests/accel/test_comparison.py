@@ -179,3 +179,37 @@ def test_labels_of_positions_count_by_position() -> None:
 def test_an_output_without_elements_has_no_difference(shape: tuple[int, ...]) -> None:
     empty = {"y": np.zeros(shape, np.float32)}
     assert compare_outputs(empty, empty).max_relative_difference == 0.0
+
+
+LARGE = np.arange(40 * 65536, dtype=np.int64).reshape(40, 65536)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "difference"),
+    [
+        pytest.param("", 1 / LARGE.size, id="of floats, where classes may be tied"),
+        pytest.param(Measure.EXACT.value, 1.0, id="computed without floats"),
+        pytest.param(Measure.COPY.value, 1.0, id="copied"),
+    ],
+)
+def test_one_different_integer_makes_an_output_different_that_nothing_rounds(recorded: str, difference: float) -> None:
+    actual = LARGE.copy()
+    actual[17, 40_000] += 1
+    spec = TensorSpec(name="y", dtype="int64", shape=("N", 65536), measure=recorded)
+    compared = compare_outputs({"y": LARGE}, {"y": actual}, [spec])
+    assert compared.max_relative_difference == difference
+    assert compared.outputs[0].worst_sample == 17
+    assert compare_outputs({"y": LARGE}, {"y": LARGE}, [spec]).max_relative_difference == 0.0
+
+
+def test_a_rounding_step_of_a_quantized_output_is_a_measured_difference() -> None:
+    codes = NOISE.integers(0, 200, (40, 8)).astype(np.uint8)
+    codes[0] = 200
+    actual = codes.copy()
+    actual[5, 3] += 1
+    spec = TensorSpec(name="y", dtype="uint8", shape=("N", 8), measure=Measure.VALUES.value)
+    compared = compare_outputs({"y": codes}, {"y": actual}, [spec])
+    assert compared.max_relative_difference == 1 / 200
+    assert compared.agreement is None
+    assert compared.error is not None
+    assert 0 < compared.error < 0.01
