@@ -4,7 +4,7 @@ softmax         from the last layer before a Softmax to its input: a mask of -1e
 outliers        operators that read a constant of 1e4 or more, or infinity, and those after them, while the range contains it
 normalization   written-out ones: what a value is divided by, its square root, and the mean of squares that it comes from
 joined          a Concat of boxes and scores, or other parts of different size, on the way to an output; a constant that
-                scales its channels by different powers
+                scales its channels differently, or a last layer whose weights do
 tables          a Gather from a table of embeddings, which is stored as int8 with a scale per column (weight_only.py)
 """
 
@@ -120,7 +120,7 @@ class _Graph:
                 to_output.update(node.input)
         mixed: set[str] = set()
         for node in self.nodes:
-            joins = node.output[0] in to_output and self._joins(node)
+            joins = node.output[0] in to_output and (self._joins(node) or self._has_wide_channels(node))
             if joins or (mixed & set(node.input) and node.op_type not in _LAYERS):
                 yield node
                 mixed.update(node.output)
@@ -166,6 +166,21 @@ class _Graph:
             return any(some.size > 1 and some.max() > LARGEST_RATIO * some[some > 0].min(initial=np.inf) for some in sizes)
         return node.op_type == "Concat" and self._differ(node)
 
+    def _has_wide_channels(self, node: onnx.NodeProto) -> bool:
+        """Return True for a layer after others whose weights for one output channel are far smaller than for another."""
+        axis = _channel_axis(node)
+        if axis is None or node.input[1] not in self._constants or not any(one.op_type in _LAYERS for one in self._before(node)):
+            return False
+        weight = _floats(self._constants[node.input[1]])
+        if weight.ndim < 2:
+            return False
+        others = tuple(place for place in range(weight.ndim) if place != axis % weight.ndim)
+        sizes = np.abs(weight).max(axis=others, initial=0.0)
+        return bool(sizes.size and sizes.max() > LARGEST_RATIO * sizes[sizes > 0].min(initial=np.inf))
+
+    def _before(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        return self.nodes[: next(place for place, one in enumerate(self.nodes) if one is node)]
+
     def _differ(self, node: onnx.NodeProto) -> bool:
         extents = [extent for name in node.input if (extent := self._extent(name)) > 0]
         return len(extents) > 1 and max(extents) > LARGEST_RATIO * min(extents)
@@ -181,6 +196,13 @@ class _Graph:
         tensors = [self._constants[name] for name in node.input if name in self._constants]
         tensors += [helper.get_attribute_value(one) for one in node.attribute if one.type == onnx.AttributeProto.TENSOR]
         return max((float(np.abs(_floats(tensor)).max(initial=0.0)) for tensor in tensors), default=0.0)
+
+
+def _channel_axis(node: onnx.NodeProto) -> int | None:
+    """Return the axis of the output channels in the weight of a layer; None for other operators."""
+    if node.op_type == "Gemm":
+        return 0 if any(one.name == "transB" and one.i for one in node.attribute) else 1
+    return {"Conv": 0, "MatMul": -1}.get(node.op_type)
 
 
 def _floats(tensor: onnx.TensorProto) -> npt.NDArray[Any]:

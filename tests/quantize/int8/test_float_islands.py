@@ -196,6 +196,34 @@ def test_channels_that_a_constant_scales_differently_keep_their_values(operator:
     assert sqnr_db(nodes, weights, rng.normal(size=(16, 3, 6, 6)).astype(F), small) > 25
 
 
+LAST_LAYERS = [
+    pytest.param([named("Conv", ["s", "u", "ub"], "y")], (4, 4, 1, 1), id="Conv"),
+    pytest.param(
+        [named("GlobalAveragePool", ["s"], "g"), named("Flatten", ["g"], "f"), named("Gemm", ["f", "u", "ub"], "y", transB=1)],
+        (4, 4),
+        id="Gemm",
+    ),
+]
+
+
+@pytest.mark.parametrize(("last", "shape"), LAST_LAYERS)
+def test_a_last_layer_whose_weights_differ_by_channel_keeps_its_small_channels(
+    last: list[onnx.NodeProto], shape: tuple[int, ...]
+) -> None:
+    factors = np.array([300, 300, 0.01, 0.01], F)
+    nodes = [
+        named("Conv", ["x", "w"], "c"),
+        named("Relu", ["c"], "r"),
+        named("Conv", ["r", "v"], "b"),
+        named("Relu", ["b"], "s"),
+        *last,
+    ]
+    weights = {"w": rng.normal(size=(4, 3, 1, 1)).astype(F), "v": rng.normal(size=(4, 4, 1, 1)).astype(F)}
+    weights["u"] = rng.normal(size=shape).astype(F) * factors.reshape(4, *[1] * (len(shape) - 1))
+    weights["ub"] = rng.normal(size=4).astype(F) * factors
+    assert sqnr_db(nodes, weights, rng.normal(size=(16, 3, 6, 6)).astype(F), slice(2, 4)) > 25
+
+
 def test_a_layer_normalization_over_three_axes_stays_float() -> None:
     nodes = [
         named("Conv", ["x", "w"], "c"),
