@@ -76,6 +76,11 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
             nearest = options.float64_samples
             model, labels = read_lightgbm(path, nearest=nearest) if kind is SourceKind.LIGHTGBM else read_xgboost(path)
             return SourceModel(model=model, labels=labels, missing_values=True)
+        case SourceKind.CATBOOST:
+            from convert.from_trees.catboost_trees import read_catboost
+
+            model, labels = read_catboost(path)
+            return SourceModel(model=model, labels=labels, missing_values=True)
         case SourceKind.TORCH:
             from convert.from_torch.program import read_program
 
@@ -100,6 +105,7 @@ def column_names(kind: SourceKind, path: Path, options: SourceOptions) -> tuple[
     """
     from convert.from_sklearn.files import load_estimator
     from convert.from_sklearn.inputs import inputs_of
+    from convert.from_trees.catboost_trees import names_in_catboost
     from convert.from_trees.feature_names import names_in_estimator, names_in_lightgbm, names_in_xgboost
 
     match kind:
@@ -111,6 +117,8 @@ def column_names(kind: SourceKind, path: Path, options: SourceOptions) -> tuple[
             return names_in_lightgbm(path)
         case SourceKind.XGBOOST:
             return names_in_xgboost(path)
+        case SourceKind.CATBOOST:
+            return names_in_catboost(path)
     return ()
 
 

@@ -52,6 +52,10 @@ def open_source(kind: SourceKind, source: Path, options: SourceOptions, shapes: 
 
             run = lightgbm_outputs if kind is SourceKind.LIGHTGBM else xgboost_outputs
             return lambda feed: [run(source, feed.arrays[0])]
+        case SourceKind.CATBOOST:
+            from convert.from_trees.catboost_trees import catboost_outputs
+
+            return lambda feed: [catboost_outputs(source, feed.arrays[0])]
         case SourceKind.TORCH:
             from convert.from_torch.program import open_program
 

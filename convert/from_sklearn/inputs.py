@@ -89,7 +89,7 @@ def inputs_of(estimator: Any) -> Inputs:
     found = _text_columns(estimator)
     if _DOCUMENT in found:
         return Inputs((), (), document=True)
-    count = int(estimator.n_features_in_)
+    count = int(estimator.n_features_in_) or len(getattr(estimator, "feature_names_", ()))  # CatBoost's file lacks the first
     names = [str(name) for name in getattr(estimator, "feature_names_in_", [f"x{place}" for place in range(count)])]
     taken = {FEATURES}
     for place, name in enumerate(names):

@@ -50,7 +50,7 @@ def predictions(estimator: Any, rows: _Array) -> list[_Array]:
         return [np.asarray(one, np.float32) for one in (found if isinstance(found, list) else [found])]
     if hasattr(estimator, "decision_function"):
         return [_decisions(estimator, rows)]
-    if hasattr(estimator, "classes_"):
+    if len(getattr(estimator, "classes_", ())):  # CatBoost's regressors have none
         return [_votes(estimator, rows)]
     return [np.asarray(estimator.predict(rows), np.float32).reshape(len(rows), -1)]
 

@@ -106,6 +106,15 @@ def _concatenation(call: Call) -> ir.Value:
     return call.activated(call.node("Concat", *joined, axis=call.axis(call.options.axis)))
 
 
+def _largest(call: Call) -> list[ir.Value]:
+    """Convert TOPK_V2: the largest values along the last axis and their positions, the lower one first among equal values."""
+    count = call.node("Reshape", call.indices(1), call.integers("one", [1]))
+    values, places = call.network.emit.nodes(
+        "TopK", [call.value(0), count], where=call.where, count=2, axis=call.rank() - 1, largest=1, sorted=1
+    )
+    return [values, call.node("Cast", places, to=int(ir.DataType.INT32))]
+
+
 def _add_n(call: Call) -> ir.Value:
     return call.node("Sum", *(call.value(number) for number in range(call.count)))
 
@@ -236,4 +245,5 @@ RULES: dict[str, Rule] = {
     "ARG_MAX": _arg("ArgMax"),
     "ARG_MIN": _arg("ArgMin"),
     "CUMSUM": Rule(_cumsum),
+    "TOPK_V2": Rule(_largest),
 }

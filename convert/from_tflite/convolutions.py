@@ -11,6 +11,8 @@ from convert.from_tflite.network import Order
 
 _SPACE = slice(1, 3)
 """Axes of an image in the file: batch, height, width, channels."""
+_VOLUME = slice(1, 4)
+"""Axes of a volume in the file: batch, depth, height, width, channels."""
 
 
 def _convolution(call: Call) -> ir.Value:
@@ -34,6 +36,24 @@ def _convolved(call: Call, axes: tuple[int, ...], *, groups: int, options: Any) 
         strides=list(strides),
         dilations=list(dilations),
         group=groups,
+        **_padding(call, kernel, strides, dilations),
+    )
+    return call.activated(value)
+
+
+def _convolution_of_volumes(call: Call) -> ir.Value:
+    """Convert CONV_3D: volume, weights [depth, height, width, in, out], bias."""
+    options, kernel = call.options, _sizes(call.tensor(1).shape[:3])
+    strides = (options.strideD, options.strideH, options.strideW)
+    dilations = (options.dilationDFactor, options.dilationHFactor, options.dilationWFactor)
+    value = call.node(
+        "Conv",
+        call.value(0),
+        call.weight(1, (4, 3, 0, 1, 2)),
+        *_bias(call, 2),
+        kernel_shape=list(kernel),
+        strides=list(strides),
+        dilations=list(dilations),
         **_padding(call, kernel, strides, dilations),
     )
     return call.activated(value)
@@ -112,9 +132,10 @@ def _sizes(shape: tuple[int | None, ...]) -> tuple[int, ...]:
 def _padding(call: Call, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]) -> dict[str, Any]:
     """Return the attributes for the operator's padding; images of free size let the runtime compute it."""
     if call.options.padding != SAME:
-        return {"pads": [0, 0, 0, 0]}
+        return {"pads": [0] * (2 * len(kernel))}
     begins, ends = [], []
-    for size, length, stride, dilation in zip(call.tensor(0).shape[_SPACE], kernel, strides, dilations, strict=True):
+    space = _SPACE if len(kernel) == 2 else _VOLUME
+    for size, length, stride, dilation in zip(call.tensor(0).shape[space], kernel, strides, dilations, strict=True):
         reach = (length - 1) * dilation
         if stride == 1:
             total = reach
@@ -132,6 +153,7 @@ def _padding(call: Call, kernel: tuple[int, ...], strides: tuple[int, ...], dila
 RULES = {
     "CONV_2D": Rule(_convolution, Order.CHANNELS_FIRST),
     "DEPTHWISE_CONV_2D": Rule(_depthwise, Order.CHANNELS_FIRST),
+    "CONV_3D": Rule(_convolution_of_volumes, Order.CHANNELS_FIRST),
     "TRANSPOSE_CONV": Rule(_transposed, Order.CHANNELS_FIRST),
     "AVERAGE_POOL_2D": Rule(_average_pool, Order.CHANNELS_FIRST),
     "MAX_POOL_2D": Rule(_max_pool, Order.CHANNELS_FIRST),

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from convert.from_trees.catboost_trees import catboost_ensemble
 from convert.from_trees.ensemble import Comparison, Ensemble, Link, TreeTable, graph_of
 from convert.from_trees.histogram_trees import histogram_ensemble
 from convert.from_trees.scikit_trees import gradient_ensemble
@@ -101,6 +102,8 @@ def ensemble_of_estimator(estimator: Any, path: Path) -> Ensemble | None:
     family = type(estimator).__module__.partition(".")[0]
     if family == "lightgbm":
         return lightgbm_ensemble(estimator.booster_, path)
+    if family == "catboost":
+        return catboost_ensemble(estimator, path)
     if family == "xgboost":
         ensemble = xgboost_ensemble(_best_trees(estimator.get_booster()), path)
         missing = float(np.float32(estimator.missing))

@@ -101,6 +101,10 @@ class TreeTable:
                 "missing_value_tracks_true": 0,
             }
         )
+        self.add_weight(tree, node, margin=margin, weight=weight)
+
+    def add_weight(self, tree: int, node: int, *, margin: int, weight: float) -> None:
+        """Let a leaf add `weight` to a further margin."""
         for name, value in (("treeids", tree), ("nodeids", node), ("ids", margin), ("weights", float(weight))):
             self.leaves.setdefault(f"target_{name}", []).append(value)
 

@@ -19,9 +19,10 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"]\x00\x00", b"\x04\x22\x4d\x1
 _ZLIB = 0x78
 _SUPPORTED = (
     "supported are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON), "
-    "TensorFlow Lite, ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
+    "CatBoost (.cbm), TensorFlow Lite, ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
 )
 
+_CATBOOST = b"CBM1"
 _TFLITE = b"TFL3"
 """Bytes 4 to 8 of every TensorFlow Lite file."""
 
@@ -45,6 +46,7 @@ class SourceKind(enum.StrEnum):
     PICKLE = "sklearn-pickle"
     LIGHTGBM = "lightgbm"
     XGBOOST = "xgboost"
+    CATBOOST = "catboost"
     SAVED_MODEL = "tensorflow-saved-model"
     TORCH = "torch"
     FROZEN_GRAPH = "tensorflow-frozen-graph"
@@ -89,6 +91,8 @@ def _identify_start(start: bytes) -> SourceKind | None:
         return SourceKind.LIGHTGBM
     if start.startswith(b"{") and b"learner" in start:  # the same key opens both forms of the file
         return SourceKind.XGBOOST
+    if start.startswith(_CATBOOST):
+        return SourceKind.CATBOOST
     if start[4:8] == _TFLITE:
         return SourceKind.TFLITE
     return SourceKind.FROZEN_GRAPH if _FIRST_NODE.match(start) else None

@@ -25,7 +25,7 @@ from edgewright.errors import EdgewrightError, ParityError
 
 log = logging.getLogger(__name__)
 
-TABLE_KINDS = (SourceKind.SKLEARN, SourceKind.PICKLE, SourceKind.LIGHTGBM, SourceKind.XGBOOST)
+TABLE_KINDS = (SourceKind.SKLEARN, SourceKind.PICKLE, SourceKind.LIGHTGBM, SourceKind.XGBOOST, SourceKind.CATBOOST)
 """Sources that take one table of numbers in float64, and either classify or regress."""
 
 FLOAT_TOLERANCE = 1e-4

@@ -15,7 +15,7 @@ from tests.support.tflite_files import Array, Function, outputs_of, tensorflow, 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own warnings
 tf: Any = tensorflow()
 nn = tf.nn
-IMAGE, WIDE, ROWS, VECTOR = (8, 6, 3), (4, 4, 8), (5, 6), (7,)
+IMAGE, WIDE, ROWS, VECTOR, VOLUME = (8, 6, 3), (4, 4, 8), (5, 6), (7,), (4, 5, 6, 2)
 ONE_STEP = 0.02
 """About two steps of 8-bit integers, relative to the largest output."""
 
@@ -100,6 +100,15 @@ STEPS: dict[str, Function] = {
     "cumulative sum": lambda x: tf.cumsum(x, 1),
     "gather per sample": lambda x: tf.gather(x, tf.argmax(x, -1), axis=1, batch_dims=1),
 }
+RANKS: dict[str, Function] = {
+    "largest values": lambda x: tf.math.top_k(x, 3)[0],
+    "places of the largest values": lambda x: tf.math.top_k(tf.round(x), 2)[1],
+}
+VOLUMES: dict[str, Function] = {
+    "volumes, same": lambda x: nn.relu(nn.conv3d(x, weights(2, 3, 3, 2, 4), [1] * 5, "SAME") + weights(4)),
+    "volumes, strides": lambda x: nn.conv3d(x, weights(2, 3, 2, 2, 4), [1, 2, 1, 2, 1], "SAME"),
+    "volumes, valid": lambda x: nn.conv3d(x, weights(2, 3, 2, 2, 4), [1] * 5, "VALID"),
+}
 IMAGES: dict[str, Function] = {
     "bilinear": lambda x: tf.compat.v1.image.resize_bilinear(x, (13, 5)),
     "bilinear, half pixels": lambda x: tf.image.resize(x, (13, 5)),
@@ -143,6 +152,8 @@ GROUPS: dict[str, tuple[tuple[int, ...], dict[str, Function]]] = {
     "convolutions": (IMAGE, CONVOLUTIONS),
     "elements": (IMAGE, ELEMENTS),
     "steps": (VECTOR, STEPS),
+    "ranks": (ROWS, RANKS),
+    "volumes": (VOLUME, VOLUMES),
     "images": (WIDE, IMAGES),
     "shapes": (ROWS, SHAPES),
 }
@@ -178,7 +189,11 @@ PRODUCTS = {"attention", "product of columns"}
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [case for case in cases("convolutions", "elements", "images", "shapes") if case.values[1] not in PRODUCTS],
+    [
+        case
+        for case in cases("convolutions", "elements", "images", "shapes", "ranks", "volumes")
+        if case.values[1] not in PRODUCTS
+    ],
 )
 def test_an_integer_operator_computes_the_same_as_the_interpreter(group: str, name: str) -> None:
     graph, interpreter, _exact = outputs(group, "int8")[name]
@@ -195,5 +210,5 @@ def test_the_operators_of_mlperf_tiny_and_mediapipe_have_rules() -> None:
     classes = """CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED ADD MUL SUB DIV AVERAGE_POOL_2D MAX_POOL_2D MEAN PAD PADV2 RESHAPE
     SOFTMAX LOGISTIC TANH RELU RELU6 PRELU LEAKY_RELU HARD_SWISH CONCATENATION QUANTIZE DEQUANTIZE TRANSPOSE_CONV RESIZE_BILINEAR
     RESIZE_NEAREST_NEIGHBOR TRANSPOSE SQUEEZE STRIDED_SLICE SLICE SPLIT PACK UNPACK GATHER CAST BATCH_MATMUL SHAPE MAXIMUM
-    MINIMUM EXP RSQRT SQUARED_DIFFERENCE SUM ARG_MAX SPACE_TO_DEPTH DEPTH_TO_SPACE"""
+    MINIMUM EXP RSQRT SQUARED_DIFFERENCE SUM ARG_MAX SPACE_TO_DEPTH DEPTH_TO_SPACE TOPK_V2 CONV_3D"""
     assert set(classes.split()) <= set(RULES)

@@ -17,7 +17,7 @@ from tests.support.convert_networks import keras_file
 CUT = "it is truncated or damaged: copy it again"
 SUPPORTED = (
     "supported are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON), "
-    "TensorFlow Lite, ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
+    "CatBoost (.cbm), TensorFlow Lite, ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
 )
 
 
