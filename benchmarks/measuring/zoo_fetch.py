@@ -28,7 +28,7 @@ def fetch(package: Package, cache: Path) -> Path:
     Raises:
         RuntimeError: pip cannot get a wheel with the pinned digest.
     """
-    folder = cache / "unpacked" / f"{package.name}-{package.version}"
+    folder = unpacked(package, cache)
     if folder.is_dir():
         return folder
     wheel = _downloaded(package, cache / "wheels")
@@ -39,18 +39,30 @@ def fetch(package: Package, cache: Path) -> Path:
     return folder
 
 
+def unpacked(package: Package, cache: Path) -> Path:
+    """Return the place of the unpacked wheel."""
+    return cache / "unpacked" / f"{package.name}-{package.version}"
+
+
 def licence(folder: Path) -> str:
-    """Return the licence in the metadata of an unpacked wheel, shortened to its first line."""
+    """Return the licence in the metadata of an unpacked wheel, or else the line of its licence file that names it."""
     paths = sorted(folder.glob("*.dist-info/METADATA"))
-    if not paths:
-        return "not stated"
-    headers = HeaderParser().parsestr(paths[0].read_text("utf-8", "replace"))
+    headers = HeaderParser().parsestr(paths[0].read_text("utf-8", "replace")) if paths else HeaderParser().parsestr("")
     classifiers = [
         line.rsplit("::", 1)[-1].strip() for line in headers.get_all("Classifier", []) if line.startswith("License ::")
     ]
-    named = headers.get("License-Expression") or (headers.get("License") or "").strip().split("\n")[0]
-    text = named if named and len(named) <= _LONGEST_LICENCE else ", ".join(classifiers)
-    return text or named[:_LONGEST_LICENCE] or "not stated"
+    files = [path for path in sorted(folder.glob("*.dist-info/**/LICEN[CS]E*")) if path.is_file()]
+    named = [line for path in files for line in path.read_text("utf-8", "replace").split("\n") if "licen" in line.lower()]
+    stated = [
+        headers.get("License-Expression"),
+        (headers.get("License") or "").split("\n")[0],
+        ", ".join(classifiers),
+        *named[:1],
+    ]
+    for text in stated:
+        if text and text.strip() and text.strip() != "UNKNOWN" and len(text) <= _LONGEST_LICENCE:
+            return text.strip()
+    return "not stated"
 
 
 def _downloaded(package: Package, folder: Path) -> Path:
