@@ -12,6 +12,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from convert.passes.branches import take_constant_branches
 from convert.passes.cleanup import (
     fold_constants,
     infer_shapes,
@@ -35,6 +36,7 @@ PASSES: tuple[Callable[[ir.Model], str], ...] = (
     remove_identities,
     fold_weights,
     fold_constants,
+    take_constant_branches,
     merge_transposes,
     reduce_without_transpose,
     flatten_in_channel_order,
