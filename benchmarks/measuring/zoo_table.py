@@ -180,7 +180,7 @@ def _refusals(row: Row) -> Iterable[tuple[str, str, str]]:
     for step in ("failure", "convert", "source", "parity", "packing"):
         if row.get(step):
             yield row["name"], "worker" if step == "failure" else step, _plain(row[step])
-    if row.get("npu", "").startswith("none:"):
+    if "nodes" in row and row.get("npu", "").startswith("none:"):
         yield row["name"], "NPU", _plain(row["npu"].removeprefix("none: "))
     for name, variant in row.get("variants", {}).items():
         if "refused" in variant:
