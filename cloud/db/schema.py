@@ -146,6 +146,15 @@ model_versions = Table(
     Column("version", Integer, primary_key=True),
     Column("index_digest", String(71), nullable=False),
     Column("record", LargeBinary, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+)
+
+model_aliases = Table(
+    "model_aliases",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("alias", String(64), primary_key=True),
+    Column("version", Integer, nullable=False),
 )
 
 repository_blobs = Table(

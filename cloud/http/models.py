@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint
-from cloud.registry import models
+from cloud.registry import models, registered
 from edgewright.contracts.messages import ModelVersion, PublishRequest
+from edgewright.contracts.models.registration import AliasRequest, NextVersion, RegisterRequest
 from edgewright.contracts.signing import TrustedKeys
+from edgewright.errors import NotFoundError
 
 
 def list_models(call: Call) -> list[ModelVersion]:
-    """Return the newest version of every model."""
+    """Return the newest version of every model, or with `tag` every version that has it."""
+    tag = call.text("tag")
     with call.cloud.database.reading() as connection:
-        return models.newest_versions(connection)
+        if tag is None:
+            return models.newest_versions(connection)
+        name, _, value = tag.partition("=")
+        return [
+            each for each in models.all_versions(connection) if each.registration and each.registration.tags.get(name) == value
+        ]
 
 
 def show_model(call: Call) -> list[ModelVersion]:
@@ -27,14 +35,63 @@ def publish(call: Call) -> ModelVersion:
     return models.publish(call.cloud.blobs, call.path("model"), call.body, trusted, call.now)
 
 
+def next_version(call: Call) -> NextVersion:
+    """Return the number that the next version of a model gets."""
+    with call.cloud.database.reading() as connection:
+        return NextVersion(version=models.next_version(connection, call.path("model")))
+
+
+def register(call: Call) -> ModelVersion:
+    """Make pushed source files the next version of a model."""
+    return registered.register(call.cloud.blobs, call.path("model"), call.body, call.now)
+
+
+def replace_tags(call: Call) -> ModelVersion:
+    """Replace the tags of a version."""
+    with call.cloud.database.transaction() as connection:
+        return registered.replace_tags(connection, call.path("model"), _version(call), call.body)
+
+
+def add_properties(call: Call) -> ModelVersion:
+    """Add properties to a version."""
+    with call.cloud.database.transaction() as connection:
+        return registered.add_properties(connection, call.path("model"), _version(call), call.body)
+
+
+def set_alias(call: Call) -> ModelVersion:
+    """Let an alias name a version."""
+    with call.cloud.database.transaction() as connection:
+        return registered.set_alias(connection, call.path("model"), call.path("alias"), call.body.version)
+
+
+def remove_alias(call: Call) -> None:
+    """Remove an alias."""
+    with call.cloud.database.transaction() as connection:
+        registered.remove_alias(connection, call.path("model"), call.path("alias"))
+
+
+def delete_version(call: Call) -> ModelVersion:
+    """Delete a version; its number stays taken."""
+    with call.cloud.database.transaction() as connection:
+        return registered.delete_version(connection, call.path("model"), _version(call))
+
+
+def _version(call: Call) -> int:
+    text = call.path("version")
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise NotFoundError(f"a version must be given by its number, not {text[:64]!r}; 'edgewright models show' lists them")
+    return int(text)
+
+
 ENDPOINTS = (
     Endpoint(
         method="GET",
         path="/v1/models",
         access=Access.OPERATOR,
-        summary="The newest version of every model.",
+        summary="The newest version of every model, or every version with a tag.",
         handler=list_models,
         response_type=list[ModelVersion],
+        query={"tag": "Name and value of a tag, as in stage=test: every version that has it."},
     ),
     Endpoint(
         method="GET",
@@ -53,5 +110,66 @@ ENDPOINTS = (
         request_type=PublishRequest,
         response_type=ModelVersion,
         status=201,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models/{model}/next",
+        access=Access.OPERATOR,
+        summary="Number of the next version.",
+        handler=next_version,
+        response_type=NextVersion,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/models/{model}/register",
+        access=Access.OPERATOR,
+        summary="Make pushed source files the next version.",
+        handler=register,
+        request_type=RegisterRequest,
+        response_type=ModelVersion,
+        status=201,
+    ),
+    Endpoint(
+        method="PUT",
+        path="/v1/models/{model}/versions/{version}/tags",
+        access=Access.OPERATOR,
+        summary="Replace the tags of a version.",
+        handler=replace_tags,
+        request_type=dict[str, str],
+        response_type=ModelVersion,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/models/{model}/versions/{version}/properties",
+        access=Access.OPERATOR,
+        summary="Add properties to a version; they never change.",
+        handler=add_properties,
+        request_type=dict[str, str],
+        response_type=ModelVersion,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/v1/models/{model}/versions/{version}",
+        access=Access.OPERATOR,
+        summary="Delete a version; its number stays taken.",
+        handler=delete_version,
+        response_type=ModelVersion,
+    ),
+    Endpoint(
+        method="PUT",
+        path="/v1/models/{model}/aliases/{alias}",
+        access=Access.OPERATOR,
+        summary="Let an alias name a version.",
+        handler=set_alias,
+        request_type=AliasRequest,
+        response_type=ModelVersion,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/v1/models/{model}/aliases/{alias}",
+        access=Access.OPERATOR,
+        summary="Remove an alias.",
+        handler=remove_alias,
+        status=204,
     ),
 )

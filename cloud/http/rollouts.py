@@ -6,8 +6,8 @@ from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint
 from cloud.rollouts import failures, operations
 from cloud.rollouts.store import all_rollouts, one_rollout
-from edgewright.contracts.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.messages import RolloutRecord, RolloutRequest
+from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
 from edgewright.errors import NotFoundError
 
 

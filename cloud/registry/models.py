@@ -6,13 +6,14 @@ index as this version of this model. If both hold, it assigns the number and the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, func, insert, select
 
 from cloud.db.database import Counter, raise_counter
-from cloud.db.schema import model_versions
+from cloud.db.schema import model_aliases, model_versions
 from cloud.registry import manifests
 from cloud.registry.blobs import BlobStore, RepositoryBlobs
 from edgewright.contracts import wire
@@ -47,7 +48,13 @@ def publish(blobs: BlobStore, model: str, request: PublishRequest, trusted: Trus
     version = _model_version(signed, model, request, now)
     with blobs.database.transaction() as connection:
         _check_is_next(connection, model, request.version)
-        row = {"model": model, "version": request.version, "index_digest": version.index.digest, "record": wire.encode(version)}
+        row = {
+            "model": model,
+            "version": request.version,
+            "index_digest": version.index.digest,
+            "record": wire.encode(version),
+            "deleted": False,
+        }
         connection.execute(insert(model_versions).values(row))
         _attach_signature(connection, blobs, model, signed)
         manifests.set_tag(connection, model, str(request.version), version.index.digest)
@@ -58,10 +65,17 @@ def publish(blobs: BlobStore, model: str, request: PublishRequest, trusted: Trus
 def newest_versions(connection: Connection) -> list[ModelVersion]:
     """Return the newest version of every model, sorted by model."""
     columns = model_versions.c.model, func.max(model_versions.c.version).label("version")
-    newest = select(*columns).group_by(model_versions.c.model).subquery()
+    newest = select(*columns).where(model_versions.c.deleted.is_(False)).group_by(model_versions.c.model).subquery()
     is_newest = (model_versions.c.model == newest.c.model) & (model_versions.c.version == newest.c.version)
     rows = connection.execute(select(model_versions.c.record).join(newest, is_newest)).scalars()
-    return sorted((_decode(raw) for raw in rows), key=lambda version: version.model)
+    return sorted(_with_aliases(connection, map(_decode, rows)), key=lambda version: version.model)
+
+
+def all_versions(connection: Connection) -> list[ModelVersion]:
+    """Return every version of every model, sorted by model and number."""
+    order = model_versions.c.model, model_versions.c.version
+    rows = connection.execute(select(model_versions.c.record).where(model_versions.c.deleted.is_(False)).order_by(*order))
+    return _with_aliases(connection, map(_decode, rows.scalars()))
 
 
 def list_versions(connection: Connection, model: str) -> list[ModelVersion]:
@@ -70,11 +84,12 @@ def list_versions(connection: Connection, model: str) -> list[ModelVersion]:
     Raises:
         NotFoundError: the model has no version; the message suggests the nearest names.
     """
-    records = select(model_versions.c.record).where(model_versions.c.model == model).order_by(model_versions.c.version)
-    versions = [_decode(raw) for raw in connection.execute(records).scalars()]
+    of_model = model_versions.c.model == model, model_versions.c.deleted.is_(False)
+    records = select(model_versions.c.record).where(*of_model).order_by(model_versions.c.version)
+    versions = _with_aliases(connection, map(_decode, connection.execute(records).scalars()))
     if not versions:
-        names = connection.execute(select(model_versions.c.model).distinct()).scalars()
-        raise NotFoundError(f"no model is called {model[:64]!r}{nearest(model, names)}")
+        others = select(model_versions.c.model).where(model_versions.c.deleted.is_(False)).distinct()
+        raise NotFoundError(f"no model is called {model[:64]!r}{nearest(model, connection.execute(others).scalars())}")
     return versions
 
 
@@ -82,13 +97,21 @@ def find_version(connection: Connection, model: str, version: int | None) -> Mod
     """Return one version of a model; None stands for the newest.
 
     Raises:
-        NotFoundError: the model or the version does not exist.
+        NotFoundError: the model or the version does not exist, or the version was deleted.
     """
     versions = {each.version: each for each in list_versions(connection, model)}
     number = max(versions) if version is None else version
     if number not in versions:
-        raise NotFoundError(f"model {model} has no version {number}; its newest is {max(versions)}")
+        was_deleted = number < next_version(connection, model) and number > 0
+        what = f"version {number} of {model} was deleted" if was_deleted else f"model {model} has no version {number}"
+        raise NotFoundError(f"{what}; its newest is {max(versions)}")
     return versions[number]
+
+
+def next_version(connection: Connection, model: str) -> int:
+    """Return the number of the next version of a model; numbers of deleted versions are never reused."""
+    newest = select(func.max(model_versions.c.version)).where(model_versions.c.model == model)
+    return (connection.execute(newest).scalar_one() or 0) + 1
 
 
 def _verify(store: BlobStore, model: str, request: PublishRequest, trusted: TrustedKeys, now: datetime) -> _SignedPackage:
@@ -109,8 +132,7 @@ def _verify(store: BlobStore, model: str, request: PublishRequest, trusted: Trus
 
 
 def _check_is_next(connection: Connection, model: str, version: int) -> None:
-    newest = select(func.max(model_versions.c.version)).where(model_versions.c.model == model)
-    expected = (connection.execute(newest).scalar_one() or 0) + 1
+    expected = next_version(connection, model)
     if version != expected:
         raise ConflictError(f"the next version of {model} is {expected}, not {version}: sign and publish it as {expected}")
 
@@ -139,3 +161,11 @@ def _attach_signature(connection: Connection, blobs: BlobStore, model: str, sign
 
 def _decode(raw: bytes) -> ModelVersion:
     return wire.decode(raw, ModelVersion, what="a stored model version")
+
+
+def _with_aliases(connection: Connection, versions: Iterable[ModelVersion]) -> list[ModelVersion]:
+    """Return versions with their aliases, sorted by name."""
+    aliases: dict[tuple[str, int], list[str]] = {}
+    for row in connection.execute(select(model_aliases).order_by(model_aliases.c.alias)):
+        aliases.setdefault((row.model, row.version), []).append(row.alias)
+    return [replace(each, aliases=tuple(aliases.get((each.model, each.version), ()))) for each in versions]

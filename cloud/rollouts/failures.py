@@ -14,8 +14,8 @@ from cloud.db.database import Counter, insert_or_ignore, raise_counter
 from cloud.db.schema import known_failures
 from cloud.registry import models
 from cloud.rollouts.store import lock_rollouts
-from edgewright.contracts.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.messages import DeviceRecord, FailureCause
+from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.names import nearest
 from edgewright.errors import NotFoundError
 

@@ -37,6 +37,8 @@ def create(connection: Connection, request: RolloutRequest, now: datetime) -> St
     check_request(request)
     lock_rollouts(connection)
     version = models.find_version(connection, request.model, request.version)
+    if not version.variants:
+        raise ConflictError(f"{version.model}:{version.version} must hold a package, but only source files are registered")
     selected = _select(connection, request, now)
     _check_free(connection, selected)
     if not request.devices:  # an operator who names a device asks for another attempt

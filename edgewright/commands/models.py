@@ -1,62 +1,238 @@
-"""`edgewright models`: published models and their versions."""
+"""`edgewright models`: the versions of models in the registry, their source files, tags and aliases."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
 from edgewright.command_line import print_json, print_table
-from edgewright.commands.cloud_options import cloud_options, moment, size_text
+from edgewright.commands.cloud_options import cloud_options, label, labels_text, moment, size_text
 from edgewright.contracts.messages import ModelVersion
-from edgewright.contracts.names import check_name
+from edgewright.contracts.models.registration import Framework, Registration, check_alias
+from edgewright.contracts.names import PackageReference, check_name, parse_reference
+from edgewright.errors import BadInputError
 from edgewright.sdk import CloudClient
+
+Pairs = tuple[tuple[str, str], ...]
 
 
 @click.group("models")
 def group() -> None:
-    """List and show published models."""
+    """Register, list, tag, download and delete models."""
+
+
+@group.command("register")
+@click.argument("name")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--framework", type=click.Choice([each.value for each in Framework]), default="custom", show_default=True)
+@click.option("--framework-version", default="", help="Version of the framework that the model was saved with.")
+@click.option("--description", default="", help="One line for people.")
+@click.option("--cpu", type=float, help="Processors that scoring with it needs.")
+@click.option("--memory-gb", type=float, help="Memory that scoring with it needs, in GB.")
+@click.option("--run", default="", metavar="ID", help="The run that trained it.")
+@click.option("--tag", "tags", type=label, multiple=True, help="A tag, as in stage=test (repeat for more).")
+@click.option("--property", "properties", type=label, multiple=True, help="A property, which never changes (repeat for more).")
+@cloud_options
+def register(
+    *,
+    name: str,
+    path: Path,
+    framework: str,
+    framework_version: str,
+    description: str,
+    cpu: float | None,
+    memory_gb: float | None,
+    run: str,
+    tags: Pairs,
+    properties: Pairs,
+    cloud: str | None,
+    as_json: bool,
+) -> None:
+    """Register the file or folder PATH as the next version of the model NAME.
+
+    Only files that the cloud lacks are sent.
+    """
+    registration = Registration(
+        framework=Framework(framework),
+        framework_version=framework_version,
+        description=description,
+        cpu=cpu,
+        memory_gb=memory_gb,
+        run=run,
+        tags=dict(tags),
+        properties=dict(properties),
+    )
+    with CloudClient.connect(cloud) as client, _progress("pushing") as on_progress:
+        version = client.register_model(name, path, registration, on_progress=on_progress)
+    if as_json:
+        print_json(version)
+        return
+    files = f"{len(version.files)} file{'' if len(version.files) == 1 else 's'}, {size_text(version.size_bytes)}"
+    click.echo(f"registered {version.model}:{version.version}: {files}")
 
 
 @group.command("list")
+@click.option("--tag", type=label, help="Every version that has this tag; default: the newest version of every model.")
 @cloud_options
-def list_models(cloud: str | None, as_json: bool) -> None:
+def list_models(tag: tuple[str, str] | None, cloud: str | None, as_json: bool) -> None:
     """List the newest version of every model."""
     with CloudClient.connect(cloud) as client:
-        newest = client.models()
-    if as_json:
-        print_json(newest)
-    else:
-        _print_versions(newest)
+        _print(client.models(tag=None if tag is None else "=".join(tag)), as_json=as_json)
 
 
 @group.command("show")
 @click.argument("name")
 @cloud_options
 def show(name: str, cloud: str | None, as_json: bool) -> None:
-    """Show all versions of one model."""
-    check_name(name, "model")
+    """Show all versions of one model, or one version (NAME:VERSION, NAME@ALIAS)."""
+    reference = parse_reference(name)
     with CloudClient.connect(cloud) as client:
-        versions = client.model_versions(name)
+        if reference == PackageReference(reference.name, None):
+            _print(client.model_versions(reference.name), as_json=as_json)
+            return
+        version = client.model_version(reference)
+    if as_json:
+        print_json(version)
+    else:
+        print_table(("field", "value"), _fields(version))
+
+
+@group.command("tag")
+@click.argument("model", metavar="MODEL:VERSION")
+@click.argument("tags", nargs=-1, required=True, type=label)
+@cloud_options
+def tag(model: str, tags: Pairs, cloud: str | None, as_json: bool) -> None:
+    """Set tags of a version, as in stage=test; an empty text (stage=) removes one."""
+    with CloudClient.connect(cloud) as client:
+        version = client.model_version(_exact(model))
+        merged = {**_registration(version).tags, **dict(tags)}
+        changed = client.set_tags(version, {name: text for name, text in merged.items() if text})
+    _print((changed,), as_json=as_json)
+
+
+@group.command("alias")
+@click.argument("name")
+@click.argument("alias")
+@click.argument("version", type=click.IntRange(1), required=False)
+@click.option("--remove", is_flag=True, help="Remove the alias.")
+@cloud_options
+def alias(name: str, alias: str, version: int | None, remove: bool, cloud: str | None, as_json: bool) -> None:
+    """Let ALIAS name a VERSION of the model NAME; NAME@ALIAS then stands for it."""
+    check_name(name, "model")
+    check_alias(alias)
+    if remove == (version is not None):
+        raise click.UsageError("give either a version or --remove")
+    with CloudClient.connect(cloud) as client:
+        if version is None:
+            client.remove_alias(name, alias)
+            click.echo("{}" if as_json else f"{name}@{alias} is removed")
+            return
+        changed = client.set_alias(client.model_version(PackageReference(name, version)), alias)
+    if as_json:
+        print_json(changed)
+    else:
+        click.echo(f"{name}@{alias} is {name}:{changed.version}")
+
+
+@group.command("download")
+@click.argument("model", metavar="MODEL[:VERSION|@ALIAS]")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to create.")
+@cloud_options
+def download(model: str, output: Path, cloud: str | None, as_json: bool) -> None:
+    """Download the registered files of a version; every byte is verified."""
+    reference = parse_reference(model)
+    with CloudClient.connect(cloud) as client, _progress("downloading") as on_progress:
+        version = client.model_version(reference)
+        client.download_model(version, output, on_progress=on_progress)
+    if as_json:
+        print_json(version)
+    else:
+        click.echo(f"{output}: {len(version.files)} files of {version.model}:{version.version}, {size_text(version.size_bytes)}")
+
+
+@group.command("delete")
+@click.argument("model", metavar="MODEL:VERSION")
+@cloud_options
+def delete(model: str, cloud: str | None, as_json: bool) -> None:
+    """Delete a version; its number stays taken."""
+    with CloudClient.connect(cloud) as client:
+        version = client.delete_version(client.model_version(_exact(model)))
+    if as_json:
+        print_json(version)
+    else:
+        click.echo(f"deleted {version.model}:{version.version}")
+
+
+def _exact(model: str) -> PackageReference:
+    reference = parse_reference(model)
+    if reference.version is None and reference.alias is None:
+        raise BadInputError(f"a version must be named, as in {reference.name}:2, but {model} has none")
+    return reference
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback that shows a progress bar, if the error stream is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    with click.progressbar(length=0, label=text, file=sys.stderr) as bar:
+
+        def show_progress(done: int, total: int) -> None:
+            bar.length = total or 1
+            bar.update((done if total else 1) - bar.pos)
+
+        yield show_progress
+
+
+def _registration(version: ModelVersion) -> Registration:
+    return version.registration or Registration()
+
+
+def _fields(version: ModelVersion) -> list[tuple[str, object]]:
+    registration = _registration(version)
+    framework = f"{registration.framework} {registration.framework_version}".strip() if version.registration else None
+    return [
+        ("model", f"{version.model}:{version.version}"),
+        ("aliases", " ".join(version.aliases) or None),
+        ("created", moment(version.published_at)),
+        ("framework", framework),
+        ("description", registration.description or None),
+        ("tags", labels_text(registration.tags)),
+        ("properties", labels_text(registration.properties)),
+        ("processors", registration.cpu),
+        ("memory GB", registration.memory_gb),
+        ("run", registration.run or None),
+        ("variants", " ".join(version.variants) or None),
+        ("signed by", version.key_id[:16] or None),
+        ("size", size_text(version.size_bytes)),
+        ("index", version.index.digest),
+        *(("file", f"{file.path} ({size_text(file.size)})") for file in version.files),
+    ]
+
+
+def _print(versions: Sequence[ModelVersion], *, as_json: bool) -> None:
     if as_json:
         print_json(versions)
-    else:
-        _print_versions(versions)
-
-
-def _print_versions(versions: Sequence[ModelVersion]) -> None:
-    columns = ("model", "version", "published", "size", "variants", "signed by", "index")
+        return
+    columns = ("model", "version", "aliases", "published", "size", "files", "variants", "signed by", "tags")
     print_table(
         columns,
         [
             (
                 version.model,
                 version.version,
+                " ".join(version.aliases) or None,
                 moment(version.published_at),
                 size_text(version.size_bytes),
-                " ".join(version.variants),
-                version.key_id[:16],
-                version.index.digest[:19],
+                len(version.files) or None,
+                " ".join(version.variants) or None,
+                version.key_id[:16] or None,
+                labels_text(_registration(version).tags),
             )
             for version in versions
         ],

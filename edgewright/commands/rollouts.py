@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import click
 
 from edgewright.command_line import print_json, print_table, share
 from edgewright.commands.cloud_options import cloud_options, duration, label, moment
-from edgewright.contracts.known_failures import ForgiveRequest
 from edgewright.contracts.messages import DeploymentState, RolloutRecord, RolloutRequest, RolloutState
+from edgewright.contracts.models.known_failures import ForgiveRequest
 from edgewright.contracts.names import check_name, parse_reference
 from edgewright.errors import BadInputError, OperationError
 from edgewright.sdk import CloudClient
@@ -71,6 +72,8 @@ def create(
         rollback_on_halt=not keep_on_halt,
     )
     with CloudClient.connect(cloud) as client:
+        if reference.alias is not None:
+            request = replace(request, version=client.model_version(reference).version)
         record = client.create_rollout(request)
     if as_json:
         print_json(record)
@@ -149,7 +152,7 @@ def abort(rollout: int, cloud: str | None, as_json: bool) -> None:
 def forgive(model: str, profile: str | None, cloud: str | None, as_json: bool) -> None:
     """Allow a version again on hardware on which it is known to fail."""
     reference = parse_reference(model)
-    if reference.version is None:
+    if reference.version is None:  # an alias may move between two looks
         raise BadInputError(f"forgive needs a version, such as {reference.name}:2, but {model} has none")
     request = ForgiveRequest(model=reference.name, version=reference.version, profile=profile)
     with CloudClient.connect(cloud) as client:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from edgewright.contracts.models.registration import Registration, SourceFile
 from edgewright.contracts.names import check_digest, check_instant, check_name
 from edgewright.contracts.oci import Descriptor
 from edgewright.errors import MessageError
@@ -280,8 +281,14 @@ class ModelVersion:
     index: Descriptor
     published_at: datetime
     variants: tuple[str, ...]
+    """Empty for a version that holds source files only."""
     size_bytes: int
     key_id: str
+    """Key of the publisher; empty for a version that was registered."""
+    registration: Registration | None = None
+    files: tuple[SourceFile, ...] = ()
+    """Registered source files."""
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,12 +28,15 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class PackageReference:
-    """A model's name and a version; None is the newest."""
+    """A model's name and a version or an alias of one; without either, the newest."""
 
     name: str
     version: int | None
+    alias: str | None = None
 
     def __str__(self) -> str:
+        if self.alias is not None:
+            return f"{self.name}@{self.alias}"
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
 
@@ -61,7 +64,10 @@ def check_instant(instant: datetime | None, what: str) -> None:
 
 
 def parse_reference(text: str) -> PackageReference:
-    """Parse `name` or `name:version`; raise `BadInputError` if it is neither."""
+    """Parse `name`, `name:version` or `name@alias`; raise `BadInputError` for anything else."""
+    name, at, alias = text.partition("@")
+    if at:
+        return PackageReference(check_name(name, "model"), None, check_name(alias, "alias"))
     name, colon, version = text.partition(":")
     check_name(name, "model")
     if not colon:

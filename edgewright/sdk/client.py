@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from edgewright.contracts import wire
 from edgewright.contracts.connection.client_context import ClientContext
-from edgewright.contracts.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.messages import (
     ChangeNumber,
     DeviceRecord,
@@ -23,10 +22,12 @@ from edgewright.contracts.messages import (
     StoredMeasurement,
     TokenRequest,
 )
-from edgewright.contracts.names import PackageReference
+from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
+from edgewright.contracts.models.registration import AliasRequest, Registration
+from edgewright.contracts.names import PackageReference, check_name
 from edgewright.contracts.signing import PrivateKey
 from edgewright.errors import NotFoundError, OperationError
-from edgewright.sdk import pushing
+from edgewright.sdk import pushing, registering
 from edgewright.sdk.connection import TIMEOUT_S, Connection
 from edgewright.sdk.context import find_context
 
@@ -63,17 +64,19 @@ class CloudClient:
 
     # Models
 
-    def models(self) -> tuple[ModelVersion, ...]:
-        """Return the newest version of every model, by name."""
-        return self._get("/v1/models", tuple[ModelVersion, ...])
+    def models(self, *, tag: str | None = None) -> tuple[ModelVersion, ...]:
+        """Return the newest version of every model, by name; with `tag` (`name=value`) every version that has it."""
+        return self._get("/v1/models", tuple[ModelVersion, ...], tag=tag)
 
     def model_versions(self, name: str) -> tuple[ModelVersion, ...]:
         """Return the versions of a model, oldest first; raise `NotFoundError` with the nearest names."""
         return pushing.versions(self._connection, quote(name, safe=""))
 
     def model_version(self, reference: PackageReference) -> ModelVersion:
-        """Return one version, or the newest for a reference without a version."""
+        """Return the version of a number or an alias, or the newest for a reference without either."""
         versions = self.model_versions(reference.name)
+        if reference.alias is not None:
+            return _with_alias(versions, reference)
         if reference.version is None and versions:
             return versions[-1]
         for version in versions:
@@ -96,6 +99,45 @@ class CloudClient:
         again for the version after it.
         """
         return pushing.publish(self._connection, path, key, valid=valid, on_progress=on_progress)
+
+    def register_model(
+        self,
+        name: str,
+        path: Path,
+        registration: Registration | None = None,
+        *,
+        on_progress: pushing.Progress = lambda _sent, _total: None,
+    ) -> ModelVersion:
+        """Register a model's file or folder as the next version of `name`; only files that the cloud lacks are sent."""
+        check_name(name, "model")
+        return registering.register(self._connection, name, path, registration or Registration(), on_progress=on_progress)
+
+    def download_model(
+        self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
+    ) -> Path:
+        """Write the registered files of a version into a new folder; every byte is verified."""
+        return registering.download(self._connection, version, target, on_progress=on_progress)
+
+    def set_tags(self, version: ModelVersion, tags: dict[str, str]) -> ModelVersion:
+        """Replace all tags of a version."""
+        return self._send("PUT", f"{_path_of(version)}/tags", ModelVersion, tags)
+
+    def add_properties(self, version: ModelVersion, properties: dict[str, str]) -> ModelVersion:
+        """Add properties to a version; raise `ConflictError` for one that exists with another value."""
+        return self._send("POST", f"{_path_of(version)}/properties", ModelVersion, properties)
+
+    def set_alias(self, version: ModelVersion, alias: str) -> ModelVersion:
+        """Let an alias name a version; it leaves the version that it named before."""
+        path = f"/v1/models/{version.model}/aliases/{quote(alias, safe='')}"
+        return self._send("PUT", path, ModelVersion, AliasRequest(version=version.version))
+
+    def remove_alias(self, model: str, alias: str) -> None:
+        """Remove an alias of a model."""
+        self._connection.request("DELETE", f"/v1/models/{quote(model, safe='')}/aliases/{quote(alias, safe='')}")
+
+    def delete_version(self, version: ModelVersion) -> ModelVersion:
+        """Delete a version; its number stays taken."""
+        return self._send("DELETE", _path_of(version), ModelVersion)
 
     # Devices
 
@@ -190,3 +232,15 @@ class CloudClient:
         raw = None if body is None else wire.encode(body)
         response = self._connection.request(method, path, body=raw, headers=_JSON if raw is not None else None)
         return wire.decode(response.body, kind, what=f"the cloud's answer to {method} {path}", error=OperationError)
+
+
+def _path_of(version: ModelVersion) -> str:
+    return f"/v1/models/{version.model}/versions/{version.version}"
+
+
+def _with_alias(versions: tuple[ModelVersion, ...], reference: PackageReference) -> ModelVersion:
+    for version in versions:
+        if reference.alias in version.aliases:
+            return version
+    known = ", ".join(sorted(alias for version in versions for alias in version.aliases)) or "none"
+    raise NotFoundError(f"model {reference.name} has no alias {reference.alias}; known: {known}")

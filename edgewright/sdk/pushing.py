@@ -16,10 +16,11 @@ from pathlib import Path
 from edgewright.contracts import package as packages
 from edgewright.contracts import wire
 from edgewright.contracts.messages import ModelVersion, PublishRequest
+from edgewright.contracts.models.registration import NextVersion
 from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, OciLayout
 from edgewright.contracts.package import Package
 from edgewright.contracts.signing import PackageSignature, PrivateKey, sign_package
-from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
+from edgewright.errors import BadInputError, ConflictError, OperationError
 from edgewright.sdk.connection import Connection, Response
 
 CHUNK_BYTES = 4 << 20
@@ -56,16 +57,16 @@ def push(connection: Connection, layout: OciLayout, package: Package, on_progres
     """Upload all blobs and manifests of a package that the registry lacks."""
     manifests = [blob for blob in package.blobs() if blob.mediaType == MANIFEST_TYPE]
     blobs = [blob for blob in package.blobs() if blob.mediaType != MANIFEST_TYPE]
-    missing = [blob for blob in blobs if not _has_blob(connection, package.name, blob)]
+    missing = [blob for blob in blobs if not has_blob(connection, package.name, blob)]
     total, sent = sum(blob.size for blob in missing), 0
     on_progress(sent, total)
     for blob in missing:
-        for size in _upload(connection, package.name, blob, layout.blob_path(blob.digest)):
+        for size in upload(connection, package.name, blob, layout.blob_path(blob.digest)):
             sent += size
             on_progress(sent, total)
     for manifest in manifests:
-        _put_manifest(connection, package.name, manifest, layout.read_blob(manifest), MANIFEST_TYPE)
-    _put_manifest(connection, package.name, package.descriptor, layout.read_blob(package.descriptor), INDEX_TYPE)
+        put_manifest(connection, package.name, manifest, layout.read_blob(manifest), MANIFEST_TYPE)
+    put_manifest(connection, package.name, package.descriptor, layout.read_blob(package.descriptor), INDEX_TYPE)
 
 
 def versions(connection: Connection, name: str) -> tuple[ModelVersion, ...]:
@@ -92,17 +93,15 @@ def _publish_as(connection: Connection, package: Package, version: int, key: Pri
 
 
 def _next_version(connection: Connection, name: str) -> int:
-    try:
-        return versions(connection, name)[-1].version + 1
-    except (NotFoundError, IndexError):
-        return 1
+    response = connection.request("GET", f"/v1/models/{name}/next")
+    return wire.decode(response.body, NextVersion, what=f"the next version of {name}", error=OperationError).version
 
 
-def _has_blob(connection: Connection, name: str, blob: Descriptor) -> bool:
+def has_blob(connection: Connection, name: str, blob: Descriptor) -> bool:
     return connection.request("HEAD", f"/v2/{name}/blobs/{blob.digest}", usable=(404,)).status == 200
 
 
-def _upload(connection: Connection, name: str, blob: Descriptor, path: Path) -> Iterator[int]:
+def upload(connection: Connection, name: str, blob: Descriptor, path: Path) -> Iterator[int]:
     """Upload a blob in chunks (OCI distribution specification 1.1, "Pushing a blob in chunks"); yield the size of each."""
     location = _location(connection.request("POST", f"/v2/{name}/blobs/uploads/", headers={"Content-Length": "0"}))
     begin = 0
@@ -118,7 +117,7 @@ def _upload(connection: Connection, name: str, blob: Descriptor, path: Path) -> 
     connection.request("PUT", location, query={"digest": blob.digest}, headers={"Content-Length": "0"})
 
 
-def _put_manifest(connection: Connection, name: str, descriptor: Descriptor, raw: bytes, media_type: str) -> None:
+def put_manifest(connection: Connection, name: str, descriptor: Descriptor, raw: bytes, media_type: str) -> None:
     connection.request("PUT", f"/v2/{name}/manifests/{descriptor.digest}", body=raw, headers={"Content-Type": media_type})
 
 

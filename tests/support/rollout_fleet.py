@@ -15,7 +15,6 @@ from cloud.fleet import devices, twins
 from cloud.rollouts import engine, failures, operations
 from cloud.rollouts.store import one_rollout
 from edgewright.contracts import signing, wire
-from edgewright.contracts.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.messages import (
     DeploymentState,
     DesiredState,
@@ -26,6 +25,7 @@ from edgewright.contracts.messages import (
     RolloutRequest,
     RunningVariant,
 )
+from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -72,7 +72,13 @@ class Fleet:
             size_bytes=9,
             key_id="k",
         )
-        row = {"model": "digits", "version": version, "index_digest": record.index.digest, "record": wire.encode(record)}
+        row = {
+            "model": "digits",
+            "version": version,
+            "index_digest": record.index.digest,
+            "record": wire.encode(record),
+            "deleted": False,
+        }
         with self.database.transaction() as connection:
             connection.execute(insert(schema.model_versions).values(row))
 

@@ -1,0 +1,198 @@
+"""Registered models: source files as the author saved them, with what is known about them.
+
+The files of a version are layers of one manifest in the version's OCI index, each under its path in the registered folder, so
+that `oras pull` gets them too. A version may hold source files, a package, or both.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from edgewright.contracts.names import check_name
+from edgewright.contracts.oci import (
+    EMPTY_BLOB,
+    EMPTY_TYPE,
+    INDEX_TYPE,
+    MANIFEST_TYPE,
+    TITLE,
+    Descriptor,
+    Index,
+    Manifest,
+    describe_file,
+    descriptor_of,
+    encode_document,
+)
+from edgewright.errors import BadInputError, NotFoundError
+
+MODEL_TYPE = "application/vnd.edgewright.model.v1+json"
+"""Artifact type of the index of a version that holds source files only."""
+SOURCE_TYPE = "application/vnd.edgewright.source.v1+json"
+"""Artifact type of the manifest that lists source files."""
+FILE_TYPE = "application/octet-stream"
+MAX_FILES = 1000
+MAX_LABELS = 64
+
+
+class Framework(enum.StrEnum):
+    """The library that a model was saved with."""
+
+    SKLEARN = "sklearn"
+    ONNX = "onnx"
+    TENSORFLOW = "tensorflow"
+    KERAS = "keras"
+    LIGHTGBM = "lightgbm"
+    XGBOOST = "xgboost"
+    PYTORCH = "pytorch"
+    CUSTOM = "custom"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One registered file: its path below the registered folder, in POSIX notation."""
+
+    path: str
+    digest: str
+    size: int
+
+    def __post_init__(self) -> None:
+        check_relative(self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """Facts about a registered model. Tags may be replaced; properties are only added."""
+
+    framework: Framework = Framework.CUSTOM
+    framework_version: str = ""
+    description: str = ""
+    cpu: float | None = None
+    """Processors that scoring with it needs."""
+    memory_gb: float | None = None
+    run: str = ""
+    """Id of the run that trained it."""
+    tags: dict[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("cpu", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1e6:
+                raise BadInputError(f"{name} must be a positive number, not {value:g}")
+        for labels in (self.tags, self.properties):
+            check_labels(labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterRequest:
+    """Request to make a pushed index of source files the next version: POST /v1/models/{model}/register."""
+
+    index: Descriptor
+    registration: Registration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasRequest:
+    """Request to let an alias name a version: PUT /v1/models/{model}/aliases/{alias}."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextVersion:
+    """Number that the next version of a model gets."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDocuments:
+    """The index and the manifest of registered files, as they are pushed."""
+
+    index: bytes
+    manifest: bytes
+    files: tuple[SourceFile, ...]
+
+    @property
+    def index_descriptor(self) -> Descriptor:
+        """The descriptor of the index."""
+        return descriptor_of(self.index, INDEX_TYPE, artifact_type=MODEL_TYPE)
+
+    @property
+    def manifest_descriptor(self) -> Descriptor:
+        """The descriptor of the manifest."""
+        return descriptor_of(self.manifest, MANIFEST_TYPE, artifact_type=SOURCE_TYPE)
+
+
+def check_alias(alias: str) -> str:
+    """Return `alias`; raise `BadInputError` if it is not a name, or a number, which would look like a version."""
+    if alias.isdigit():
+        raise BadInputError(f"an alias must not be a number, because numbers are versions, but {alias!r} is")
+    return check_name(alias, "alias")
+
+
+def check_labels(labels: dict[str, str]) -> None:
+    """Raise `BadInputError` for more than 64 tags or properties, or for a name or value over 256 characters."""
+    if len(labels) > MAX_LABELS:
+        raise BadInputError(f"a version may have at most {MAX_LABELS} tags and as many properties, not {len(labels)}")
+    for name, value in labels.items():
+        if not 0 < len(name) <= 256 or len(value) > 256:
+            raise BadInputError(
+                f"a tag or property must have at most 256 characters in name and value, but {name[:32]!r} has more"
+            )
+
+
+def check_relative(path: str) -> str:
+    """Return a path of a registered file; raise `BadInputError` if it could leave the folder that it is written to."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or re.search(r"[\x00-\x1f\\]", path) or len(path) > 1000:
+        raise BadInputError(f"the path of a registered file must stay below its folder, but {path[:100]!r} does not")
+    return path
+
+
+def files_below(path: Path) -> list[tuple[str, Path]]:
+    """Return the relative paths and the files of a model that is one file or a folder, sorted.
+
+    Raises:
+        NotFoundError: there is no such file.
+        BadInputError: the folder is empty, has over 1,000 files, or a link that leads out of it.
+    """
+    if path.is_file():
+        return [(path.name, path)]
+    if not path.is_dir():
+        raise NotFoundError(f"{path}: no such file; a model is a file or a folder")
+    found = [(each.relative_to(path).as_posix(), each) for each in sorted(path.rglob("*")) if each.is_file()]
+    root = path.resolve()
+    leaving = [name for name, each in found if not each.resolve().is_relative_to(root)]
+    if leaving:
+        raise BadInputError(f"{path} must hold its own files, but {leaving[0]} is a link that leads out of it: copy the file")
+    if not 0 < len(found) <= MAX_FILES:
+        raise BadInputError(f"{path} must hold 1 to {MAX_FILES} files, not {len(found)}")
+    return found
+
+
+def source_documents(files: Sequence[tuple[str, Path]]) -> SourceDocuments:
+    """Describe files as the manifest and index of a version; the files are read once, for their digests."""
+    layers = []
+    for name, path in files:
+        described = describe_file(path, FILE_TYPE)
+        layers.append(
+            Descriptor(
+                mediaType=FILE_TYPE, digest=described.digest, size=described.size, annotations={TITLE: check_relative(name)}
+            )
+        )
+    manifest = encode_document(
+        Manifest(config=descriptor_of(EMPTY_BLOB, EMPTY_TYPE), layers=tuple(layers), artifactType=SOURCE_TYPE)
+    )
+    entry = descriptor_of(manifest, MANIFEST_TYPE, artifact_type=SOURCE_TYPE)
+    index = encode_document(Index(manifests=(entry,), artifactType=MODEL_TYPE))
+    return SourceDocuments(index, manifest, tuple(source_files(layers)))
+
+
+def source_files(layers: Sequence[Descriptor]) -> Iterator[SourceFile]:
+    """Yield the files that the layers of a source manifest describe."""
+    for layer in layers:
+        yield SourceFile(path=layer.annotations.get(TITLE, ""), digest=layer.digest, size=layer.size)

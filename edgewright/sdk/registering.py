@@ -1,0 +1,104 @@
+"""Register source files as a model version, and download them.
+
+Only files that the cloud lacks are sent. The version becomes visible in the last step.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgewright.contracts import wire
+from edgewright.contracts.files import staging_beside, writing_atomically
+from edgewright.contracts.messages import ModelVersion
+from edgewright.contracts.models.registration import (
+    FILE_TYPE,
+    RegisterRequest,
+    Registration,
+    SourceFile,
+    check_relative,
+    files_below,
+    source_documents,
+)
+from edgewright.contracts.oci import EMPTY_BLOB, EMPTY_TYPE, INDEX_TYPE, MANIFEST_TYPE, Descriptor, describe_file, descriptor_of
+from edgewright.errors import BadInputError, NotFoundError, OperationError
+from edgewright.sdk.connection import Connection
+from edgewright.sdk.pushing import CHUNK_BYTES, Progress, has_blob, put_manifest, upload
+
+
+def register(connection: Connection, name: str, path: Path, registration: Registration, *, on_progress: Progress) -> ModelVersion:
+    """Register the file or folder at `path` as the next version of a model.
+
+    Raises:
+        NotFoundError: there is no such file.
+        BadInputError: the folder is empty, or holds too many files.
+    """
+    files = files_below(path)
+    documents = source_documents(files)
+    missing = [
+        (described, source)
+        for described, (_, source) in zip(documents.files, files, strict=True)
+        if not has_blob(connection, name, _descriptor(described))
+    ]
+    total, sent = sum(described.size for described, _ in missing), 0
+    on_progress(sent, total)
+    for described, source in missing:
+        for size in upload(connection, name, _descriptor(described), source):
+            sent += size
+            on_progress(sent, total)
+    _push_empty_config(connection, name)
+    put_manifest(connection, name, documents.manifest_descriptor, documents.manifest, MANIFEST_TYPE)
+    put_manifest(connection, name, documents.index_descriptor, documents.index, INDEX_TYPE)
+    request = RegisterRequest(index=documents.index_descriptor, registration=registration)
+    response = connection.request(
+        "POST", f"/v1/models/{name}/register", body=wire.encode(request), headers={"Content-Type": "application/json"}
+    )
+    return wire.decode(response.body, ModelVersion, what="the registered version", error=OperationError)
+
+
+def download(connection: Connection, version: ModelVersion, target: Path, *, on_progress: Progress) -> Path:
+    """Write the source files of a version into a new folder `target`; every byte is verified.
+
+    Raises:
+        NotFoundError: the version holds no source files.
+        BadInputError: `target` exists already.
+        OperationError: a file that was sent differs from its digest.
+    """
+    if not version.files:
+        raise NotFoundError(f"{version.model}:{version.version} must hold source files, but only a package was published")
+    if target.exists() or target.is_symlink():
+        raise BadInputError(f"{target} must not exist yet: choose another folder, or remove it")
+    total, received = sum(file.size for file in version.files), 0
+    with staging_beside(target) as staging:
+        for file in version.files:
+            destination = staging / check_relative(file.path)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            _fetch(connection, version.model, file, destination)
+            received += file.size
+            on_progress(received, total)
+        os.rename(staging, target)  # noqa: PTH104 - a folder that appears meanwhile is not replaced
+    return target
+
+
+def _fetch(connection: Connection, name: str, file: SourceFile, destination: Path) -> None:
+    with writing_atomically(destination) as stream:
+        for begin in range(0, file.size, CHUNK_BYTES):
+            end = min(begin + CHUNK_BYTES, file.size) - 1
+            response = connection.request("GET", f"/v2/{name}/blobs/{file.digest}", headers={"Range": f"bytes={begin}-{end}"})
+            stream.write(response.body)
+    found = describe_file(destination, FILE_TYPE)
+    if (found.digest, found.size) != (file.digest, file.size):
+        raise OperationError(f"{file.path} must have the digest {file.digest}, but {found.digest} was received: try again")
+
+
+def _push_empty_config(connection: Connection, name: str) -> None:
+    config = descriptor_of(EMPTY_BLOB, EMPTY_TYPE)
+    if not has_blob(connection, name, config):
+        headers = {"Content-Type": "application/octet-stream"}
+        connection.request(
+            "POST", f"/v2/{name}/blobs/uploads/", query={"digest": config.digest}, body=EMPTY_BLOB, headers=headers
+        )
+
+
+def _descriptor(file: SourceFile) -> Descriptor:
+    return Descriptor(mediaType=FILE_TYPE, digest=file.digest, size=file.size)
