@@ -199,6 +199,16 @@ def _log_1p(network: Network, value: ir.Value) -> ir.Value:
     return network.node("Log", network.node("Add", value, network.floats(1.0)))
 
 
+def _standard_scaler(network: Network, scaler: Any, table: Table) -> Table:
+    """Emit the same float32 operations as the scaler: trees after it may have splits at the very values that it gives."""
+    value = network.numbers(table)
+    if scaler.with_mean:
+        value = network.node("Sub", value, network.floats(scaler.mean_))
+    if scaler.with_std:
+        value = network.node("Div", value, network.floats(scaler.scale_))
+    return Table(value)
+
+
 def _exp_m1(network: Network, value: ir.Value) -> ir.Value:
     return network.node("Sub", network.node("Exp", value), network.floats(1.0))
 
@@ -236,6 +246,7 @@ TRANSFORMED = {
     "ColumnTransformer": _column_transformer,
     "FeatureUnion": _feature_union,
     "FunctionTransformer": _function,
+    "StandardScaler": _standard_scaler,
     "SimpleImputer": _simple_imputer,
     "MissingIndicator": _missing_indicator,
     "KNNImputer": _neighbor_imputer,
