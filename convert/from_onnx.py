@@ -13,13 +13,15 @@ import onnx
 import onnx_ir as ir
 
 from accel.backends.onnxruntime_cpu import open_runtime, run_runtime
-from convert.graph.emit import BATCH_AXIS, IR_VERSION
+from convert.graph.emit import BATCH_AXIS, IR_VERSION, OPSET
 from convert.graph.maps import class_labels, has_maps, replace_maps
 from convert.operator_sets import at_supported_opset, nodes_of
 from convert.source.feed import Arrays, Runner
 from edgewright.errors import ModelError, one_line
 
 _LOCALE = "C.UTF-8"
+_NEWEST_ML = 5
+"""The newest version of the operator set for classical models that onnxruntime has."""
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 
 
@@ -95,10 +97,26 @@ def _replace_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int | 
 def _loaded(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(path)
+        _check_versions(proto, path)
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, FileNotFoundError, ValueError) as error:
         raise ModelError(f"{path} is not a valid ONNX model: {one_line(error)}") from error
     return proto
+
+
+def _check_versions(proto: onnx.ModelProto, path: Path) -> None:
+    """Check that the operator sets and the format are not newer than this version of onnx."""
+    newest = {"": onnx.defs.onnx_opset_version(), "ai.onnx": onnx.defs.onnx_opset_version(), "ai.onnx.ml": _NEWEST_ML}
+    found = [
+        (f"operator set {entry.version} of {entry.domain or 'ai.onnx'}", entry.version, newest.get(entry.domain))
+        for entry in proto.opset_import
+    ]
+    for what, version, limit in [(f"format {proto.ir_version}", proto.ir_version, int(onnx.IR_VERSION)), *found]:
+        if limit is not None and version > limit:
+            raise ModelError(
+                f"{path} uses {what}, but onnx {onnx.__version__} supports {limit} at most: export it with opset {OPSET}, "
+                "or install a newer version of onnx and edgewright"
+            )
 
 
 def _check_ends(proto: onnx.ModelProto, path: Path) -> None:

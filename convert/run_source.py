@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from convert.frameworks import cause_of
 from convert.source.feed import Arrays, Feed, Runner
 from convert.source.identify import SourceKind
 from convert.source.options import DEFAULT_OPTIONS, RunRequest, SourceOptions
 from edgewright.contracts import wire
 from edgewright.contracts.samples import read_npz, write_npz
-from edgewright.errors import one_line
+from edgewright.errors import EdgewrightError, OperationError, one_line
 from edgewright.worker_process import serve
 
 log = logging.getLogger(__name__)
@@ -93,8 +94,13 @@ def handle(raw: bytes) -> bytes:
     """Answer one request: run the source on each set. A set after the first has no outputs if the source cannot run it."""
     request = wire.decode(raw, RunRequest, what="request")
     source = request.source
-    run = open_source(source.kind, Path(source.path), source.options, request.shapes)
-    _run_set(run, request, 0)
+    try:
+        run = open_source(source.kind, Path(source.path), source.options, request.shapes)
+        _run_set(run, request, 0)
+    except EdgewrightError:
+        raise
+    except Exception as error:  # frameworks raise errors of every kind
+        raise OperationError(f"{source.path}: running it in its own framework failed: {cause_of(error)}") from error
     for number in range(1, len(request.batch_sizes)):
         try:
             _run_set(run, request, number)

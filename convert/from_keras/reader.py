@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from convert.frameworks import import_keras
+from convert.frameworks import cause_of, import_keras
 from convert.from_keras.call import Call, Floats
 from convert.from_keras.custom_layers import CustomLayers, registered_name
 from convert.from_keras.keras_file import NO_CUSTOM_LAYERS, KerasFile
@@ -31,7 +31,7 @@ from convert.from_keras.masks import MASKING, USERS
 from convert.from_keras.operations import OPERATIONS
 from convert.from_keras.recurrent import RECURRENT
 from convert.graph.emit import Emitter, graph_input, named_shape
-from edgewright.errors import ModelError, first_line
+from edgewright.errors import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def load_keras(path: Path, *, trust: bool = False, custom: CustomLayers = NO_CUS
         with modernized(path) if is_legacy(path) else contextlib.nullcontext(path) as readable:
             return keras.models.load_model(readable, dict(custom.objects), compile=False, safe_mode=not trust)
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
-        reason = first_line(error)
+        reason = cause_of(error)
         hint = "; give the file that defines it with --converters FILE.py --trust" if "Could not locate" in reason else ""
         raise ModelError(f"{path}: Keras cannot load this model: {reason}{hint}") from error
 

@@ -5,6 +5,8 @@ A skops file is data: only types of scikit-learn and NumPy are loaded. A pickle 
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import numpy as np
 
 from edgewright.errors import ModelError
 
+_VERSION = re.compile(rb"_sklearn_version.{1,10}?(\d+\.\d+(?:\.\d+)*)", re.DOTALL)
+"""The version of scikit-learn in the state of a pickled estimator."""
 _DATA_TYPES = ("sklearn.", "numpy.", "scipy.sparse.")
 _NOT_DATA = ("sklearn.datasets.", "sklearn.externals.", "sklearn.utils.")
 _STILL_DATA = ("sklearn.utils._bunch.Bunch",)
@@ -118,7 +122,23 @@ def _unpickled(path: Path, trust: bool) -> Any:
     try:
         return joblib.load(path)
     except Exception as error:  # the pickle's code may raise anything
-        raise ModelError(f"{path}: this pickle cannot be opened: {type(error).__name__}: {_without_stack(error)}") from error
+        raise ModelError(
+            f"{path}: this pickle cannot be opened: {type(error).__name__}: {_without_stack(error)}{_advice(error, path)}"
+        ) from error
+
+
+def _advice(error: Exception, path: Path) -> str:
+    """Return what to do after a pickle was not opened: another version of scikit-learn wrote it, or a library is missing."""
+    import sklearn
+
+    written = _VERSION.search(path.read_bytes())
+    if written is not None and written[1].decode() != sklearn.__version__:
+        return (
+            f"; it was written with scikit-learn {written[1].decode()}, but {sklearn.__version__} is installed: "
+            f"install scikit-learn=={written[1].decode()}, or train the model again"
+        )
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return f"; install {missing}, which the model needs" if missing and importlib.util.find_spec(missing) is None else ""
 
 
 def _without_stack(error: Exception) -> str:

@@ -9,9 +9,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from convert.frameworks import cause_of
 from convert.from_tensorflow.reader import convert_frozen, freeze
 from convert.source.options import SourceRequest
 from edgewright.contracts import wire
+from edgewright.errors import EdgewrightError, OperationError
 from edgewright.worker_process import serve
 
 
@@ -28,7 +30,12 @@ def handle(raw: bytes) -> bytes:
     logging.disable(logging.CRITICAL)  # tf2onnx logs errors that are reported in one line
     request = wire.decode(raw, Freezing, what="request")
     source = Path(request.source.path)
-    convert_frozen(freeze(request.source.kind, source, request.source.options), source, Path(request.folder))
+    try:
+        convert_frozen(freeze(request.source.kind, source, request.source.options), source, Path(request.folder))
+    except EdgewrightError:
+        raise
+    except Exception as error:  # TensorFlow and tf2onnx raise errors of every kind
+        raise OperationError(f"{source}: converting it failed: {cause_of(error)}") from error
     return b""
 
 

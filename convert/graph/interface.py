@@ -48,6 +48,9 @@ def check_sample_axes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec
                 f"every input must have an axis that counts samples, but {spec.name} has no axes: "
                 f"make it a constant of the graph with --set {spec.name}=VALUE"
             )
+    for spec in (*inputs, *outputs):
+        if 0 in spec.shape:
+            raise ModelError(f"every axis must have 1 or more entries, but axis {spec.shape.index(0)} of {spec} has none")
     for spec in outputs:
         if not spec.shape:
             raise ModelError(
