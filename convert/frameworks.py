@@ -6,14 +6,7 @@ TensorFlow reads its environment variables when it is imported, so nothing else 
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
-
-from edgewright.errors import one_line
-
-_WRAPPER = re.compile(r"Exception encountered(?: when calling [^\n]*)?:?\s*")
-"""Text of Keras before the cause of an error, after the configuration of the layer."""
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def configure_tensorflow() -> None:
@@ -39,9 +32,3 @@ def import_tensorflow() -> Any:
     import tensorflow
 
     return tensorflow
-
-
-def cause_of(error: BaseException) -> str:
-    """Return the cause of a framework's error on one line: without the layer's configuration and arguments around it."""
-    inner = _WRAPPER.split(_COLOURS.sub("", str(error)))[-1]
-    return one_line(ValueError(inner.partition("Arguments received by")[0].strip() or type(error).__name__))

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.frameworks import cause_of
 from convert.source.feed import Arrays, Feed, Runner
 from convert.source.identify import SourceKind
 from convert.source.options import DEFAULT_OPTIONS, RunRequest, SourceOptions
 from edgewright.contracts import wire
 from edgewright.contracts.samples import read_npz, write_npz
-from edgewright.errors import EdgewrightError, OperationError, one_line
+from edgewright.errors import EdgewrightError, OperationError, cause_of, one_line
 from edgewright.worker_process import serve
 
 log = logging.getLogger(__name__)

@@ -24,10 +24,16 @@ keeps its traceback. HTTP carries these errors by the map in `edgewright.contrac
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 LONGEST_LINE = 300
 """Characters of a library's error that a message of ours repeats."""
+
+
+_WRAPPER = re.compile(r"Exception encountered(?: when calling [^\n]*)?:?\s*")
+"""Text of Keras before the cause of an error, after the configuration of the layer."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class EdgewrightError(Exception):
@@ -116,6 +122,12 @@ class UnreachableError(EdgewrightError):
 def one_line(error: BaseException) -> str:
     """Return the text of an error on one line, cut after `LONGEST_LINE` characters; its class name if it has no text."""
     return _cut(" ".join(str(error).split()) or type(error).__name__)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the cause of a framework's error on one line: without the layer's configuration and arguments around it."""
+    inner = _WRAPPER.split(_COLOURS.sub("", str(error)))[-1]
+    return _cut(" ".join(inner.partition("Arguments received by")[0].split()) or type(error).__name__)
 
 
 def first_line(error: BaseException) -> str:

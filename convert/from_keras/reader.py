@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from convert.frameworks import cause_of, import_keras
+from convert.frameworks import import_keras
 from convert.from_keras.call import Call, Floats
 from convert.from_keras.custom_layers import CustomLayers, registered_name
 from convert.from_keras.keras_file import NO_CUSTOM_LAYERS, KerasFile
@@ -31,7 +31,7 @@ from convert.from_keras.masks import MASKING, USERS
 from convert.from_keras.operations import OPERATIONS
 from convert.from_keras.recurrent import RECURRENT
 from convert.graph.emit import Emitter, graph_input, named_shape
-from edgewright.errors import ModelError
+from edgewright.errors import ModelError, cause_of
 
 log = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ import onnx
 import onnx_ir as ir
 
 from convert.frameworks import import_tensorflow
+from convert.from_tensorflow.names import count_again
 from convert.graph.emit import IR_VERSION, named_shape
 from convert.operator_sets import at_supported_opset
 from convert.source.feed import Runner
@@ -76,6 +77,7 @@ def read_tensorflow(kind: SourceKind, path: Path, limits: Limits, options: Sourc
         request = {"source": SourceRequest.of(kind, path, options), "folder": name}
         run_limited("convert.from_tensorflow.runner", wire.encode(request), limits, path)
         proto = at_supported_opset(onnx.load(folder / "graph.onnx"), path)
+        count_again(proto)
         proto.ir_version = IR_VERSION
         proto.producer_name, proto.producer_version, proto.doc_string, proto.graph.name = "edgewright", "", "", "model"
         model = ir.from_proto(proto)

@@ -9,11 +9,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.frameworks import cause_of
 from convert.from_tensorflow.reader import convert_frozen, freeze
 from convert.source.options import SourceRequest
 from edgewright.contracts import wire
-from edgewright.errors import EdgewrightError, OperationError
+from edgewright.errors import EdgewrightError, OperationError, cause_of
 from edgewright.worker_process import serve
 
 

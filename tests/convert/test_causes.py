@@ -15,11 +15,10 @@ from onnx import TensorProto, helper
 from sklearn.linear_model import LogisticRegression
 
 from convert.conversion import ConvertOptions, convert_model
-from convert.frameworks import cause_of
 from convert.from_keras.reader import load_keras
 from convert.from_onnx import read_onnx
 from convert.from_sklearn.files import load_estimator
-from edgewright.errors import ModelError
+from edgewright.errors import ModelError, cause_of
 from tests.support.convert_networks import keras, saved
 
 
