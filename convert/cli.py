@@ -60,7 +60,7 @@ from edgewright.errors import BadInputError
 @click.option(
     "--trust",
     is_flag=True,
-    help="Open files that can run code: pickles, Lambda and custom layers, PyTorch programs, --converters.",
+    help="Open files that can run code: pickles, Lambda and custom layers, PyTorch files, --converters.",
 )
 @click.option("--allow-mismatch", is_flag=True, help="Keep a graph that differs from its source.")
 @common_options
@@ -86,9 +86,10 @@ def command(
 ) -> None:
     """Convert a trained model to verified ONNX in a build directory.
 
-    SOURCE is a Keras model (.keras, .h5), a TensorFlow SavedModel or frozen graph, a PyTorch program (torch.export, with
-    --trust), a scikit-learn estimator (skops, or a pickle with --trust), a LightGBM or XGBoost model, or an ONNX file. The format
-    is detected from the content. The graph is compared with the source, run in its own framework, before it is kept.
+    SOURCE is a Keras model (.keras, .h5), a TensorFlow SavedModel or frozen graph, a PyTorch program or TorchScript
+    archive (with --trust), a scikit-learn estimator (skops, or a pickle with --trust), a LightGBM or XGBoost model, or an ONNX
+    file. The format is detected from the content. The graph is compared with the source, run in its own framework, before it is
+    kept.
     """
     from convert.conversion import ConvertOptions, convert_model  # onnx-ir takes a second to import, which --help does not need
     from convert.featurizers.preprocessing import read_preprocessing

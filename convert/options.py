@@ -61,6 +61,8 @@ class ConvertOptions:
             trust=self.trust,
             converters=self.converters,
             other_ends=(*self.constants, *self.batch_axes),
+            shapes=self.shapes,
+            samples=self.samples,
         )
 
     def limits(self) -> Limits:

@@ -85,6 +85,10 @@ def read_source(kind: SourceKind, path: Path, options: SourceOptions, limits: Ca
             from convert.from_torch.program import read_program
 
             return SourceModel(model=read_program(path, trust=options.trust, other_ends=options.other_ends))
+        case SourceKind.TORCHSCRIPT:
+            from convert.from_torch.script import read_script
+
+            return SourceModel(model=read_script(path, options))
         case SourceKind.TFLITE:
             from convert.from_tflite.reader import read_tflite
 

@@ -60,6 +60,10 @@ def open_source(kind: SourceKind, source: Path, options: SourceOptions, shapes: 
             from convert.from_torch.program import open_program
 
             return open_program(source, trust=options.trust)
+        case SourceKind.TORCHSCRIPT:
+            from convert.from_torch.script import open_script
+
+            return open_script(source, trust=options.trust)
         case SourceKind.TFLITE:
             from convert.from_tflite.interpreter import tflite_outputs
 

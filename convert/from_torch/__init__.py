@@ -1,6 +1,8 @@
 """Read PyTorch models.
 
 program.py        programs saved by `torch.export.save`, and modules in memory (`export_module`)
+script.py         TorchScript archives
+examples.py       example inputs for what does not hold the shapes of its inputs
 onnx_export.py    a program as a graph: translate, or decompose and translate, or name the operator that ONNX lacks
 framework.py      import PyTorch, open files whose author is trusted, keep PyTorch quiet
 

@@ -1,13 +1,16 @@
-"""Import PyTorch, open files whose author is trusted, and keep PyTorch quiet."""
+"""Import PyTorch for files whose author is trusted, keep it quiet, and pass arrays to it and from it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from edgewright.errors import BadInputError, ModelError
 
@@ -31,6 +34,20 @@ def import_torch(path: Path, *, trust: bool, holds: str) -> Any:
     except ModuleNotFoundError as missing:
         raise BadInputError(f"{path} needs PyTorch, which is not installed. Run: pip install torch onnxscript") from missing
     return torch
+
+
+def tensors(arrays: Sequence[npt.NDArray[Any]]) -> list[Any]:
+    """Return arrays as tensors."""
+    import torch
+
+    return [torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)) for array in arrays]
+
+
+def leaves(outputs: Any) -> list[Any]:
+    """Return the tensors in a result of lists, tuples and dictionaries, in the order of the graph's outputs."""
+    import torch
+
+    return [leaf for leaf in torch.utils._pytree.tree_flatten(outputs)[0] if leaf is not None]
 
 
 @contextlib.contextmanager

@@ -120,4 +120,7 @@ def clean(model: ir.Model) -> None:
         value.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.outputs):
         sizes = value.shape.dims if value.shape is not None else (None,)
-        value.shape = named_shape(str(value.name), tuple(size if isinstance(size, int) else None for size in sizes))
+        if not len(sizes):
+            continue
+        named = list(named_shape(str(value.name), tuple(size if isinstance(size, int) else None for size in sizes)))
+        value.shape = ir.Shape([sizes[0], *named[1:]] if isinstance(sizes[0], int) else named)

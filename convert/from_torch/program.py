@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from convert.from_torch.framework import import_torch, quiet
+from convert.from_torch.framework import import_torch, leaves, quiet, tensors
 from convert.from_torch.onnx_export import graph_of
 from convert.source.feed import Arrays, Runner
 from edgewright.errors import ModelError, one_line
@@ -68,21 +67,27 @@ def open_program(path: Path, *, trust: bool) -> Runner:
     module = program.module()
 
     def run(arrays: Arrays) -> Arrays:
-        positional, named = _arguments(program, [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
+        positional, named = _arguments(program, tensors(arrays))
         with torch.no_grad():
-            leaves, _ = torch.utils._pytree.tree_flatten(module(*positional, **named))
-        return [leaf.numpy() for leaf in leaves if leaf is not None]
+            return [leaf.numpy() for leaf in leaves(module(*positional, **named))]
 
-    return lambda feed: feed.run(run)
+    return lambda feed: feed.run(run, fixed_batch=feed.fixed_batch(_shapes(program)))
 
 
-def _arguments(program: Any, tensors: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments of a call: `tensors` in the places that the signature names, and its constants in the others."""
+def _shapes(program: Any) -> list[list[Any]]:
+    """Return the shapes of the inputs, with numbers for fixed sizes."""
+    names = {output for output in program.graph_signature.user_inputs if isinstance(output, str)}
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    return [[size if isinstance(size, int) else str(size) for size in node.meta["val"].shape] for node in nodes]
+
+
+def _arguments(program: Any, given: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments of a call: `given` in the places that the signature names, and its constants in the others."""
     import torch
 
-    remaining = iter(tensors)
-    leaves = [next(remaining) if leaf is _TENSOR else leaf for leaf in _input_leaves(program)]
-    positional, named = torch.utils._pytree.tree_unflatten(leaves, program.call_spec.in_spec)
+    remaining = iter(given)
+    places = [next(remaining) if leaf is _TENSOR else leaf for leaf in _input_leaves(program)]
+    positional, named = torch.utils._pytree.tree_unflatten(places, program.call_spec.in_spec)
     return list(positional), dict(named)
 
 

@@ -7,7 +7,7 @@ any size) run on onnxruntime, but an NPU program is compiled for one size.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -41,7 +41,7 @@ def fix_shapes(model: ir.Model, shapes: Sequence[str], batch_axes: Mapping[str, 
     inputs = {str(value.name): value for value in model.graph.inputs}
     replaced: dict[str, Shape] = {}
     for text in shapes:
-        name, given = _parsed(text, inputs)
+        name, given = parsed_shape(text, inputs)
         own = tuple(inputs[name].shape or ())
         shape = _merged(name, own, given, text, (batch_axes or {}).get(name, 0))
         if any(isinstance(before, int) and before != after for before, after in zip(own, shape, strict=True)):
@@ -92,7 +92,13 @@ def check_shapes(model: ir.Model, profiles: Iterable[HardwareProfile]) -> None:
             )
 
 
-def _parsed(text: str, inputs: dict[str, ir.Value]) -> tuple[str, Shape]:
+def parsed_shape(text: str, inputs: Collection[str]) -> tuple[str, Shape]:
+    """Return the input that a text such as `image=1x224x224x3` names, and its sizes; dynamic axes have names.
+
+    Raises:
+        BadInputError: the text cannot be parsed, or names none of several inputs.
+        NotFoundError: no input has that name.
+    """
     match = _SHAPE.fullmatch(text)
     if match is None:
         raise BadInputError(f"--shape must be sizes after the input's name, as in image=1x224x224x3, not {text!r}")

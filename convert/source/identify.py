@@ -19,7 +19,8 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"]\x00\x00", b"\x04\x22\x4d\x1
 _ZLIB = 0x78
 _SUPPORTED = (
     "supported are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON), "
-    "CatBoost (.cbm), TensorFlow Lite, ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
+    "CatBoost (.cbm), TensorFlow Lite, ONNX and PyTorch (torch.export, TorchScript) files, TensorFlow SavedModel directories and "
+    "frozen graphs"
 )
 
 _CATBOOST = b"CBM1"
@@ -49,6 +50,7 @@ class SourceKind(enum.StrEnum):
     CATBOOST = "catboost"
     SAVED_MODEL = "tensorflow-saved-model"
     TORCH = "torch"
+    TORCHSCRIPT = "torchscript"
     FROZEN_GRAPH = "tensorflow-frozen-graph"
     TFLITE = "tensorflow-lite"
     ONNX = "onnx"
@@ -136,17 +138,14 @@ def _identify_archive(path: Path) -> SourceKind:
         SourceKind.KERAS: members >= _KERAS_MEMBERS,
         SourceKind.SKLEARN: "schema.json" in members,
         SourceKind.TORCH: any(name.endswith(_TORCH_PROGRAMS) for name in members),
+        SourceKind.TORCHSCRIPT: any(name.endswith("/constants.pkl") for name in members)
+        and any("/code/" in name for name in members),
     }
     kinds = [kind for kind, matches in signatures.items() if matches]
     if len(kinds) > 1:
         raise ModelError(f"{path} must be one model, but it holds those of {' and '.join(kinds)}: keep one of them")
     if kinds:
         return kinds[0]
-    if any(name.endswith("/constants.pkl") for name in members) and any("/code/" in name for name in members):
-        raise ModelError(
-            f"{path} is a TorchScript file, which does not hold the shapes of its inputs: load it with torch.jit.load, write it "
-            "as ONNX with torch.onnx.export(module, example_inputs, path, dynamo=False), and convert that"
-        )
     if any(name.endswith("/data.pkl") or name == "data.pkl" for name in members):
         raise ModelError(
             f"{path} is a PyTorch file without a graph, which cannot be converted; save it with torch.export.save, or as ONNX"

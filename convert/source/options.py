@@ -23,6 +23,9 @@ class SourceOptions:
     """Samples are in float64, with values that float32 rounds; only the readers of trees use it, in this process."""
     other_ends: tuple[str, ...] = ()
     """Inputs whose first axis does not count samples in the source: constants, and those with another batch axis."""
+    shapes: tuple[str, ...] = ()
+    samples: Path | None = None
+    """Shapes (`image=Nx3x224x224`) and samples (.npz) of the inputs, for sources that do not hold the shapes of their inputs."""
 
 
 DEFAULT_OPTIONS = SourceOptions()

@@ -17,7 +17,8 @@ from tests.support.convert_networks import keras_file
 CUT = "it is truncated or damaged: copy it again"
 SUPPORTED = (
     "supported are Keras (.keras, .h5), scikit-learn (skops or pickle), LightGBM (text), XGBoost (JSON, UBJSON), "
-    "CatBoost (.cbm), TensorFlow Lite, ONNX and PyTorch (torch.export) files, TensorFlow SavedModel directories and frozen graphs"
+    "CatBoost (.cbm), TensorFlow Lite, ONNX and PyTorch (torch.export, TorchScript) files, TensorFlow SavedModel directories and "
+    "frozen graphs"
 )
 
 
@@ -114,12 +115,9 @@ def test_a_pytorch_file_without_a_graph_is_rejected(tmp_path: Path) -> None:
     )
 
 
-def test_a_torchscript_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_torchscript_archive_is_identified_by_its_code(tmp_path: Path) -> None:
     path = zipped(tmp_path / "model.pt", "model/data.pkl", "model/constants.pkl", "model/code/__torch__.py")
-    assert refusal(path) == (
-        f"{path} is a TorchScript file, which does not hold the shapes of its inputs: load it with torch.jit.load, write it "
-        "as ONNX with torch.onnx.export(module, example_inputs, path, dynamo=False), and convert that"
-    )
+    assert identify(path) is SourceKind.TORCHSCRIPT
 
 
 def test_a_pytorch_program_is_identified_by_its_graph(tmp_path: Path) -> None:
