@@ -1,5 +1,6 @@
 """Express an exported program as an ONNX graph.
 
+free         make a fixed batch dynamic, if possible
 translate    operator by operator, as the exporter knows them
 decompose    if that fails: split every operator into PyTorch's core operators, and translate those
 clean        remove stack traces, which contain paths of the author's machine
@@ -17,6 +18,7 @@ from typing import Any
 import onnx_ir as ir
 
 from convert.from_torch.framework import quiet
+from convert.from_torch.free_batch import with_free_batch
 from convert.graph.emit import IR_VERSION, OPSET, named_shape
 from edgewright.errors import ModelError, one_line
 
@@ -35,12 +37,14 @@ def graph_of(program: Any, where: str, other_ends: Sequence[str] = ()) -> ir.Mod
         other_ends: inputs whose first axis need not be a dynamic batch.
 
     Raises:
-        ModelError: the program has a fixed batch, returns a number that is not a tensor, or has an operator without counterpart
-            in ONNX.
+        ModelError: its inputs have different batches, it returns a number, or it has an operator without counterpart in ONNX.
     """
     _check_outputs(program, where)
-    model: ir.Model = _translated(program, where).model
-    _check_batch(model.graph, where, other_ends)
+    batch = _fixed_batch(program, where, other_ends)
+    freed = program if batch is None or other_ends else with_free_batch(program, batch)
+    if batch is not None and freed is program:
+        log.warning("%s: the batch has the fixed size %d, for which the program was exported", where, batch)
+    model: ir.Model = _translated(freed, where).model
     clean(model)
     return model
 
@@ -94,15 +98,26 @@ def _check_outputs(program: Any, where: str) -> None:
             raise ModelError(f"{where} must return tensors, but it returns {output!r}: leave that out, or make a tensor of it")
 
 
-def _check_batch(graph: ir.Graph, where: str, other_ends: Sequence[str]) -> None:
-    for value in graph.inputs:
-        if value.name in other_ends:
-            continue
-        if value.shape is None or not len(value.shape) or isinstance(value.shape[0], int):
+def _fixed_batch(program: Any, where: str, other_ends: Sequence[str]) -> int | None:
+    """Return the fixed size of the batch; None if it is dynamic."""
+    sizes = {name: shape[0] for name, shape in input_shapes(program).items() if name not in other_ends and shape}
+    fixed = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    if len(fixed) < len(sizes) or len(set(fixed.values())) > 1:
+        name = next((name for name in fixed if len(fixed) < len(sizes) or fixed[name] != next(iter(fixed.values()))), None)
+        if name is not None:
             raise ModelError(
-                f"{where}: the first axis of input {value.name} must be the dynamic batch axis, but its shape is {value.shape}: "
-                "export it with two samples and dynamic_shapes=({0: torch.export.Dim('N')},)"
+                f"{where}: the first axis of every input must count the samples, but that of {name} has the fixed size "
+                f"{fixed[name]}: name its batch axis with --batch-axis, make it a constant with --set, or export the program "
+                "with two samples and dynamic_shapes=({0: torch.export.Dim('N')}, …)"
             )
+    return next(iter(fixed.values()), None)
+
+
+def input_shapes(program: Any) -> dict[str, list[int | str]]:
+    """Return the shape of every input that is a tensor; dynamic axes have names."""
+    names = {name for name in program.graph_signature.user_inputs if isinstance(name, str)}
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    return {node.name: [size if isinstance(size, int) else str(size) for size in node.meta["val"].shape] for node in nodes}
 
 
 def clean(model: ir.Model) -> None:

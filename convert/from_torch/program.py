@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from convert.from_torch.framework import import_torch, leaves, quiet, tensors
-from convert.from_torch.onnx_export import graph_of
+from convert.from_torch.onnx_export import graph_of, input_shapes
 from convert.source.feed import Arrays, Runner
 from edgewright.errors import ModelError, one_line
 
@@ -23,10 +23,10 @@ _TENSOR = object()
 
 
 def read_program(path: Path, *, trust: bool, other_ends: Sequence[str] = ()) -> ir.Model:
-    """Return the graph of an exported program; the inputs `other_ends` need no dynamic batch as their first axis.
+    """Return the graph of an exported program. A fixed batch becomes dynamic if possible; see `graph_of` for `other_ends`.
 
     Raises:
-        ModelError: the program is not trusted, cannot be loaded, has a fixed batch, or has an operator without counterpart in
+        ModelError: the program is not trusted, cannot be loaded, or has an operator without counterpart in
             ONNX.
         BadInputError: PyTorch is not installed.
     """
@@ -71,14 +71,7 @@ def open_program(path: Path, *, trust: bool) -> Runner:
         with torch.no_grad():
             return [leaf.numpy() for leaf in leaves(module(*positional, **named))]
 
-    return lambda feed: feed.run(run, fixed_batch=feed.fixed_batch(_shapes(program)))
-
-
-def _shapes(program: Any) -> list[list[Any]]:
-    """Return the shapes of the inputs, with numbers for fixed sizes."""
-    names = {output for output in program.graph_signature.user_inputs if isinstance(output, str)}
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    return [[size if isinstance(size, int) else str(size) for size in node.meta["val"].shape] for node in nodes]
+    return lambda feed: feed.run(run, fixed_batch=feed.fixed_batch(list(input_shapes(program).values())))
 
 
 def _arguments(program: Any, given: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:

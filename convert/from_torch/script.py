@@ -2,8 +2,7 @@
 
 examples    inputs that the module can run, from the user's shapes or samples (examples.py)
 trace       a module that returns a flat tuple of tensors and calls the script, whose control flow is kept
-translate   PyTorch's TorchScript exporter, in the newest operator set that it has
-convert     to the operator set of all variants
+translate   PyTorch's TorchScript exporter
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import onnx_ir as ir
 from convert.from_torch.examples import Example, examples_for, runnable
 from convert.from_torch.framework import import_torch, leaves, quiet, tensors
 from convert.from_torch.onnx_export import clean
+from convert.graph.emit import OPSET
 from convert.graph.shapes import infer_again
-from convert.operator_sets import at_supported_opset
 from convert.source.feed import Arrays, Feed, Runner
 from convert.source.options import SourceOptions
 from edgewright.errors import ModelError, one_line
@@ -45,7 +44,9 @@ def read_script(path: Path, options: SourceOptions) -> ir.Model:
     examples = runnable(path, lambda arrays: _run(script, arrays), examples)
     proto = _translated(script, examples, path)
     _keep_inputs(proto.graph, examples)
-    model = ir.from_proto(at_supported_opset(proto, path))
+    model = ir.from_proto(proto)
+    # Set 21 adds dtypes to the operators of set 20, and changes GroupNormalization, which the exporter does not write.
+    model.graph.opset_imports[""] = OPSET
     infer_again(model)
     clean(model)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convert.passes.simplify import simplify
+from convert.run_source import run_source
 from convert.source.identify import SourceKind, identify
+from convert.source.options import SourceOptions
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.errors import ModelError
@@ -92,12 +95,87 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_program_with_a_fixed_batch_is_rejected_with_advice(tmp_path: Path) -> None:
-    path = program(tmp_path / "model.pt2", free=False)
-    assert refusal(path) == (
-        f"{path}: the first axis of input input must be the dynamic batch axis, but its shape is [2,1,8,8]: "
-        "export it with two samples and dynamic_shapes=({0: torch.export.Dim('N')},)"
-    )
+def exported_with_one_sample(path: Path, module: Any, *shape: int) -> Path:
+    import torch
+
+    torch.manual_seed(3)
+    torch.export.save(torch.export.export(module.eval(), (torch.ones(1, *shape),)), path)
+    return path
+
+
+def shape_and_difference(path: Path, *shape: int) -> tuple[list[int | str], float]:
+    """Return the shape of the graph's input, and the difference for a batch from the program's outputs for each sample."""
+    from convert.from_torch.program import read_program
+
+    graph = read_program(path, trust=True)
+    simplify(graph, check_each=True)
+    batch = noise(5, *shape)
+    expected = run_source(SourceKind.TORCH, path, [batch], SourceOptions(trust=True))[0]
+    sizes = [size if isinstance(size, int) else size.value for size in graph.graph.inputs[0].shape]
+    samples = [batch] if sizes[0] == "N" else [batch[place : place + 1] for place in range(5)]
+    return sizes, relative_difference(np.concatenate([run_graph(graph, part)[0] for part in samples]), expected)
+
+
+def part(name: str) -> Any:
+    """Return a module whose export fixes the batch in one way."""
+    import torch
+
+    nn = torch.nn
+
+    class Part(nn.Module):  # type: ignore[misc]  # torch is not installed for the type check
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.gru = nn.LSTM(4, 6, num_layers=2, batch_first=True), nn.GRU(4, 6, batch_first=True)
+            self.attention, self.late = nn.MultiheadAttention(4, 2, batch_first=True), nn.MultiheadAttention(4, 2)
+            self.token, self.linear = nn.Parameter(torch.randn(1, 1, 4)), nn.Linear(20, 3)
+
+        def forward(self, x: Any) -> Any:
+            return WAYS[name](self, x)
+
+    return Part()
+
+
+def torch() -> Any:
+    import torch as module
+
+    return module
+
+
+WAYS: dict[str, Callable[[Any, Any], Any]] = {
+    "view": lambda m, x: m.linear(x.view(x.size(0), -1)),
+    "lstm": lambda m, x: m.lstm(x)[0][:, -1],
+    "gru": lambda m, x: m.gru(x)[0],
+    "attention": lambda m, x: m.attention(x, x, x)[0],
+    "time-major attention": lambda m, x: m.late(x.transpose(0, 1), x.transpose(0, 1), x.transpose(0, 1))[0].transpose(0, 1),
+    "class token": lambda m, x: torch().cat([m.token.expand(x.shape[0], -1, -1), x], 1),
+    "steps as samples": lambda m, x: x.reshape(x.shape[0] * 5, 4).relu().reshape(x.shape[0], 5, 4),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_program_that_was_exported_with_one_sample_gets_a_dynamic_batch(way: str, tmp_path: Path) -> None:
+    sizes, difference = shape_and_difference(exported_with_one_sample(tmp_path / "model.pt2", part(way), 5, 4), 5, 4)
+    assert sizes == ["N", 5, 4]
+    assert difference < 1e-5
+
+
+def test_a_batch_that_cannot_be_made_dynamic_stays_fixed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import torch
+
+    class First(torch.nn.Module):  # type: ignore[misc]  # torch is not installed for the type check
+        def forward(self, x: Any) -> Any:
+            return x[0:1] * x.sum(0, keepdim=True)
+
+    path = exported_with_one_sample(tmp_path / "model.pt2", First(), 5, 4)
+    assert shape_and_difference(path, 5, 4) == ([1, 5, 4], 0.0)
+    assert f"{path}: the batch has the fixed size 1, for which the program was exported" in caplog.messages
+
+
+def test_a_fixed_batch_of_several_samples_becomes_dynamic(tmp_path: Path) -> None:
+    from convert.from_torch.program import read_program
+
+    graph = read_program(program(tmp_path / "model.pt2", free=False), trust=True)
+    assert run_graph(graph, noise(5, 1, 8, 8))[0].shape == (5, 10)
 
 
 def test_a_module_that_cannot_be_traced_is_named() -> None:
