@@ -4,6 +4,7 @@ program.py        programs saved by `torch.export.save`, and modules in memory (
 script.py         TorchScript archives
 examples.py       example inputs for what does not hold the shapes of its inputs
 onnx_export.py    a program as a graph: translate, or decompose and translate, or name the operator that ONNX lacks
+decompositions.py our rules for operators that the exporter lacks or translates wrongly
 free_batch.py     a dynamic batch for programs that were exported with a fixed one
 framework.py      import PyTorch, keep it quiet, pass arrays to it and from it
 

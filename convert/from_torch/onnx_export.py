@@ -17,6 +17,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from convert.from_torch.decompositions import with_own_decompositions
 from convert.from_torch.framework import quiet
 from convert.from_torch.free_batch import with_free_batch
 from convert.graph.emit import IR_VERSION, OPSET, named_shape
@@ -51,6 +52,8 @@ def graph_of(program: Any, where: str, other_ends: Sequence[str] = ()) -> ir.Mod
 
 def _translated(program: Any, where: str) -> Any:
     try:
+        with quiet():
+            program = with_own_decompositions(program)
         return _export(program)
     except Exception as error:  # noqa: BLE001  torch's errors have no common base class
         direct = _reason(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from convert.passes.values import can_replace, constant_of, input_of, replace_node
+from edgewright.errors import one_line
 from edgewright.graphs import shape_inference
+
+log = logging.getLogger(__name__)
 
 _MAX_FOLDED_ELEMENTS = 1 << 16
 _NEVER_FOLDED = {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
@@ -51,7 +55,11 @@ def fold_constants(model: ir.Model) -> str:
     for node in list(model.graph):
         if not _is_foldable(node):
             continue
-        results = _evaluate(node, model)
+        try:
+            results = _evaluate(node, model)
+        except Exception as error:  # noqa: BLE001  the reference evaluator refuses what the runtime accepts
+            log.info("left a constant node operator=%s reason=%r", node.op_type, one_line(error))
+            continue
         for output, result in zip(node.outputs, results, strict=True):
             constant = ir.Value(name=f"{output.name}/folded", const_value=ir.tensor(result, name=f"{output.name}/folded"))
             model.graph.register_initializer(constant)

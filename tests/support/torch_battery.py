@@ -11,9 +11,9 @@ from convert.passes.simplify import simplify
 from tests.support.torch_cases import ACTIVATIONS, ATTENTION, LAYERS, NORMS, RECURRENT, Array, Case
 from tests.support.torch_functions import FUNCTIONS, RESAMPLING
 
-SOON: dict[str, Case] = NORMS | RECURRENT | ATTENTION
+CASES: dict[str, Case] = LAYERS | NORMS | RECURRENT | ATTENTION | ACTIVATIONS | RESAMPLING | FUNCTIONS
+SOON = {*NORMS, *RECURRENT, *ATTENTION, "EmbeddingBag", "AvgPool2d divisor", "cdist", "median", "repeat_interleave counts"}
 """Cases of the ordinary tests; the others take minutes."""
-CASES: dict[str, Case] = LAYERS | SOON | ACTIVATIONS | RESAMPLING | FUNCTIONS
 
 
 def module_of(name: str) -> tuple[Any, list[Array]]:

@@ -157,6 +157,7 @@ RECURRENT: dict[str, Case] = {
         floats(7, 4),
     ),
     "LSTM without bias": lambda t: (_first(t, t.nn.LSTM(4, 6, bias=False, batch_first=True)), floats(7, 4)),
+    "LSTM projection": lambda t: (_all_results(t, t.nn.LSTM(4, 6, proj_size=3, batch_first=True)), floats(7, 4)),
     "LSTM time-major inside": lambda t: (_time_major(t, t.nn.LSTM(4, 6, num_layers=2)), floats(7, 4)),
     "LSTM from a state": lambda t: (
         _from_state(t, t.nn.LSTM(4, 6, batch_first=True), states=2),

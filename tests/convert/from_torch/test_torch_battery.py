@@ -13,12 +13,7 @@ from tests.support.torch_cases import Array
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own warnings
 
 REFUSED = {
-    "RReLU": "operator aten.rrelu_with_noise_functional has no counterpart there",
     "AdaptiveMaxPool2d uneven": "operator aten.adaptive_max_pool2d has no counterpart there",
-    "cdist": "operator aten._cdist_forward has no counterpart there",
-    "cdist L1": "operator aten._cdist_forward has no counterpart there",
-    "median": "operator aten.median has no counterpart there",
-    "cumprod": "operator prims.prod has no counterpart there",
     "cummax": "operator aten.cummax has no counterpart there",
     "masked_select": "operator aten.masked_select has no counterpart there",
     "inverse": "operator aten.linalg_inv_ex has no counterpart there",
@@ -44,7 +39,7 @@ def test_a_module_computes_the_same_in_onnx_for_a_batch_and_for_one_sample(name:
     assert list(map(same, run_graph(graph, *single), outputs_of(module, single))) == [True] * len(graph.graph.outputs)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "median" else pytest.mark.slow) for name in REFUSED])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "svd" else pytest.mark.slow) for name in REFUSED])
 def test_an_operator_that_onnx_lacks_is_named(name: str) -> None:
     with pytest.raises(ModelError) as caught:
         exported(*module_of(name))

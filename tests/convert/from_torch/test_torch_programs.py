@@ -122,7 +122,7 @@ def part(name: str) -> Any:
 
     nn = torch.nn
 
-    class Part(nn.Module):  # type: ignore[misc]  # torch is not installed for the type check
+    class Part(torch.nn.Module):  # type: ignore[misc]  # torch is not installed for the type check
         def __init__(self) -> None:
             super().__init__()
             self.lstm, self.gru = nn.LSTM(4, 6, num_layers=2, batch_first=True), nn.GRU(4, 6, batch_first=True)
