@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from convert.from_keras.legacy import MAGIC
-from convert.source.foreign_formats import foreign_directory, foreign_file
+from convert.source.foreign_formats import foreign_directory, foreign_file, foreign_torch_archive, is_old_torch_file, torch_pickle
 from edgewright.errors import ModelError
 
 _KERAS_MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
@@ -72,6 +72,8 @@ def identify(path: Path) -> SourceKind:
         raise ModelError(f"{path} must be a model, but it is empty; {_SUPPORTED}")
     if start.startswith(b"PK"):
         return _identify_archive(path)
+    if is_old_torch_file(start):
+        raise ModelError(f"{path} is {torch_pickle(path.read_bytes())}")
     kind = _identify_start(start)
     if kind is not None:
         return kind
@@ -146,10 +148,9 @@ def _identify_archive(path: Path) -> SourceKind:
         raise ModelError(f"{path} must be one model, but it holds those of {' and '.join(kinds)}: keep one of them")
     if kinds:
         return kinds[0]
-    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in members):
-        raise ModelError(
-            f"{path} is a PyTorch file without a graph, which cannot be converted; save it with torch.export.save, or as ONNX"
-        )
+    foreign = foreign_torch_archive(path)
+    if foreign is not None:
+        raise ModelError(f"{path} is {foreign}")
     raise ModelError(f"{path} is a zip archive, but it does not hold a model; {_SUPPORTED}")
 
 

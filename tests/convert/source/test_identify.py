@@ -108,10 +108,44 @@ def test_an_archive_without_a_model_is_rejected(tmp_path: Path) -> None:
     assert refusal(path) == f"{path} is a zip archive, but it does not hold a model; {SUPPORTED}"
 
 
-def test_a_pytorch_file_without_a_graph_is_rejected(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "model.pt", "model/data.pkl")
-    assert refusal(path) == (
-        f"{path} is a PyTorch file without a graph, which cannot be converted; save it with torch.export.save, or as ONNX"
+SAVE = (
+    "save it with torch.export.save(torch.export.export(module, example_inputs), 'model.pt2'), or with "
+    "torch.jit.save(torch.jit.trace(module, example_inputs), 'model.pt'), and convert that"
+)
+WEIGHTS = "{} is a PyTorch file of weights without a network: build the network, load them into it with load_state_dict, " + SAVE
+MODULE = (
+    "{} is a PyTorch file of a pickled module, which is of no use without the code of its classes: open it with torch.load "
+    "where that code is installed, " + SAVE
+)
+TENSOR = b"ccollections\nOrderedDict\nq\x00)R(X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\nq\x01ctorch\nFloatStorage\n"
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        pytest.param(TENSOR, WEIGHTS, id="weights"),
+        pytest.param(b"ctorch.nn.modules.linear\nLinear\nq\x00" + TENSOR, MODULE, id="module"),
+        pytest.param(b"cmodels.yolo\nModel\nq\x00" + TENSOR, MODULE, id="class of a project"),
+    ],
+)
+def test_a_pytorch_file_without_a_graph_is_refused_with_the_way_out(tmp_path: Path, pickled: bytes, message: str) -> None:
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", b"\x80\x02" + pickled)
+    assert refusal(path) == message.format(path)
+    old = written(tmp_path / "old.pt", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02" + pickled)
+    assert refusal(old) == message.format(old)
+
+
+def test_compiled_pytorch_files_are_refused_by_name(tmp_path: Path) -> None:
+    package = zipped(tmp_path / "model.pt2", "model/data/aotinductor/model/code.so")
+    assert refusal(package) == (
+        f"{package} is a package of AOTInductor, which holds machine code and no graph: convert the model that it was made from"
+    )
+    program = written(tmp_path / "model.pte", b"\x20\x00\x00\x00ET12" + bytes(32))
+    assert refusal(program) == (
+        f"{program} is an ExecuTorch program (.pte), whose graph is already lowered for that runtime: convert the model that it "
+        "was made from"
     )
 
 
