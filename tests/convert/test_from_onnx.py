@@ -206,6 +206,9 @@ def test_an_axis_of_size_minus_one_is_free(shape: str, tmp_path: Path) -> None:
     assert relative_difference(run_graph(graph, batch)[0], expected) < 1e-6
 
 
+WITHOUT_IT = "export the model without it, or with a first axis for the samples"
+
+
 @pytest.mark.parametrize("role", ["input", "output"])
 def test_a_scalar_input_or_output_is_rejected(role: str, tmp_path: Path) -> None:
     vector = helper.make_tensor_value_info("x", FLOAT, ["N", 4])
@@ -220,8 +223,8 @@ def test_a_scalar_input_or_output_is_rejected(role: str, tmp_path: Path) -> None
     with pytest.raises(ModelError) as caught:
         convert_model(tmp_path / "m.onnx", tmp_path / "build", ConvertOptions())
     assert str(caught.value) == (
-        f"every {role} must have an axis that counts samples, but s has no axes: export the model without it, "
-        "or with a first axis for the samples"
+        f"every {role} must have an axis that counts samples, but s has no axes: "
+        + ("make it a constant of the graph with --set s=VALUE" if role == "input" else WITHOUT_IT)
     )
     assert not (tmp_path / "build").exists()
 
