@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import ModelError
+from edgewright.graphs.bodies import inner_nodes
 from edgewright.graphs.lazy_weights import LazyWeight
 
 ALIGNMENT = 64
@@ -95,7 +96,7 @@ def _sides(graph: ir.Graph, is_head: Callable[[ir.Node], bool]) -> dict[ir.Value
     sides: dict[ir.Value, LayerKind] = {}
     for node in graph:
         kind = LayerKind.HEAD_WEIGHTS if is_head(node) else LayerKind.FEATURIZER_WEIGHTS
-        for value in node.inputs:
+        for value in (*node.inputs, *_captured_files(node, graph)):
             if value is None or value.const_value is None or not value.is_initializer():
                 continue
             if _is_shape(value, value.const_value.dtype) or _is_zero_point_of_weights(value):
@@ -103,6 +104,12 @@ def _sides(graph: ir.Graph, is_head: Callable[[ir.Node], bool]) -> dict[ir.Value
             if sides.setdefault(value, kind) is not kind:
                 sides[value] = LayerKind.FEATURIZER_WEIGHTS
     return sides
+
+
+def _captured_files(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+    """Return the weights that only bodies in `node` may read and that are in a file: they need a place in the new file, too."""
+    inner = [value for one in inner_nodes(node) for value in one.inputs if value is not None]
+    return [one for one in inner if graph.initializers.get(one.name) is one and isinstance(one.const_value, ir.ExternalTensor)]
 
 
 def _is_shape(value: ir.Value, dtype: ir.DataType) -> bool:

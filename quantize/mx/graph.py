@@ -40,7 +40,7 @@ class BlockWriter:
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._first = graph[0]
-        self._names = FreshNames(graph)
+        self._names = FreshNames.of(graph)
         self._tables: dict[str, ir.Value] = {}
         self._two = self._node("Constant", [], "two", {"value_float": 2.0})
 

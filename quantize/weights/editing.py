@@ -16,6 +16,7 @@ from edgewright.graphs.bodies import inner_nodes
 OWNER = "edgewright.owner"
 """Metadata of an added node: the name of the original node in whose part of the graph, head or featurizer, it is stored."""
 
+_NAMES = "edgewright.names"
 _DTYPES = {"int8": ir.DataType.INT8, "float32": ir.DataType.FLOAT, "int64": ir.DataType.INT64}
 
 
@@ -32,6 +33,14 @@ class FreshNames:
         ]
         self._taken = {str(one.name) for one in (*nodes, *values) if one is not None}
 
+    @classmethod
+    def of(cls, graph: ir.Graph) -> FreshNames:
+        """Return the names that everything which edits `graph` shares; the first call collects them."""
+        if _NAMES not in graph.meta:
+            graph.meta[_NAMES] = cls(graph)
+        names: FreshNames = graph.meta[_NAMES]
+        return names
+
     def fresh(self, name: str) -> str:
         """Return `name`, with a number if it is taken; it is taken from then on."""
         numbered = (f"{name}/{number}" for number in itertools.count())
@@ -47,6 +56,7 @@ class GraphEditor:
         """Add to the part of `before`, or with `same_part` False to that of the consumers."""
         self._graph = graph
         self._before = before
+        self._names = FreshNames.of(graph)
         self._owner = str(before.name) if same_part else None
 
     def add(
@@ -59,9 +69,10 @@ class GraphEditor:
         outputs: Sequence[str] | None = None,
         domain: str = "",
     ) -> Sequence[ir.Value]:
-        """Add a node called `name` and return its outputs, by default one of the same name."""
-        names = outputs or (name,)
-        node = ir.node(operator, inputs, attributes=attributes, domain=domain, num_outputs=len(names), name=name)
+        """Add a node called `name` and return its outputs, by default one of the same name; taken names get a number."""
+        names = [one and self._names.fresh(one) for one in outputs or (name,)]
+        own = names[0] if outputs is None else self._names.fresh(name)
+        node = ir.node(operator, inputs, attributes=attributes, domain=domain, num_outputs=len(names), name=own)
         if self._owner is not None:
             node.metadata_props[OWNER] = self._owner
         self._graph.insert_before(self._before, node)
@@ -72,7 +83,7 @@ class GraphEditor:
 
     def constant(self, name: str, shape: Sequence[int], load: Callable[[], npt.NDArray[Any]], dtype: str = "float32") -> ir.Value:
         """Add a constant; `load` computes its contents at each access, so that no weight stays in memory."""
-        kind = _DTYPES[dtype]
+        kind, name = _DTYPES[dtype], self._names.fresh(name)
 
         def evaluate() -> ir.Tensor:
             return ir.tensor(np.ascontiguousarray(load(), dtype).reshape(tuple(shape)), name=name)

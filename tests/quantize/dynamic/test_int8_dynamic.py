@@ -157,6 +157,60 @@ def test_a_table_of_embeddings_stays_int8_after_loading(tmp_path: Path) -> None:
     assert (np.abs(found - table[ids]) <= np.abs(table).max(axis=0) / 254 * 1.001).all()
 
 
+@pytest.mark.parametrize("scheme", [Scheme.INT8_DYNAMIC, Scheme.MXINT8], ids=str)
+def test_tensors_may_have_the_names_that_the_scheme_gives(tmp_path: Path, scheme: Scheme) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m/q"], name="m"),
+        helper.make_node("Relu", ["m/q"], ["x/scale"], name="m/integers"),
+        helper.make_node("MatMul", ["x/scale", "v"], ["y"], name="x/quantizer"),
+    ]
+    weights = {"w": noise(64, 64, seed=1), "v": noise(64, 64, seed=2)}
+    path = onnx_file(tmp_path / "model.onnx", nodes, weights, given=("x", ["N", 64]), wanted=("y", ["N", 64]))
+    build = convert_model(path, tmp_path / "build", ConvertOptions())
+    made = quantize(build, QuantizeOptions(scheme=scheme, samples=None)).variant
+    assert output_sqnr(build, made, {"x": noise(16, 64, seed=3)}) > 30
+
+
+@pytest.mark.parametrize("scheme", [Scheme.INT8_DYNAMIC, Scheme.MXINT8], ids=str)
+def test_a_weight_that_the_body_of_a_loop_reads_too_stays_right(tmp_path: Path, scheme: Scheme) -> None:
+    inside = [
+        helper.make_node("MatMul", ["state", "w"], ["next"], name="inside"),
+        helper.make_node("Identity", ["go"], ["again"], name="again"),
+    ]
+    given: list[tuple[str, int, list[int] | None]] = [
+        ("step", TensorProto.INT64, []),
+        ("go", TensorProto.BOOL, []),
+        ("state", TensorProto.FLOAT, None),
+    ]
+    body = helper.make_graph(
+        inside,
+        "body",
+        [helper.make_tensor_value_info(*one) for one in given],
+        [
+            helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["first"], name="first"),
+            helper.make_node("Loop", ["count", "yes", "first"], ["y"], name="loop", body=body),
+        ],
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 64])],
+        [
+            numpy_helper.from_array(noise(64, 64, seed=1) / 8, "w"),
+            numpy_helper.from_array(np.array(2), "count"),
+            numpy_helper.from_array(np.array(True), "yes"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "model.onnx")
+    build = convert_model(tmp_path / "model.onnx", tmp_path / "build", ConvertOptions())
+    made = quantize(build, QuantizeOptions(scheme=scheme, samples=None)).variant
+    assert output_sqnr(build, made, {"x": noise(16, 64, seed=3)}) > 30
+
+
 def test_a_model_without_weights_is_refused() -> None:
     build = build_without_weights()
     with pytest.raises(ModelError) as raised:
