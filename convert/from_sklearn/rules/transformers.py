@@ -11,6 +11,7 @@ import onnx_ir as ir
 from convert.from_sklearn.network import Network, Table
 from convert.from_sklearn.rules import skl2onnx
 from convert.from_sklearn.rules.classifiers import before, last_step
+from convert.from_sklearn.rules.nearest_imputer import filled_by_neighbors
 from convert.from_trees.ensemble import rounded_down
 
 
@@ -127,9 +128,10 @@ def _missing_indicator(network: Network, indicator: Any, table: Table) -> Table:
 
 
 def _neighbor_imputer(network: Network, imputer: Any, table: Table) -> Table:
-    """Let skl2onnx fill the gaps, and append the marks of the missing values, which it leaves out."""
-    filled = network.numbers(skl2onnx.transformed(network, imputer, table))
-    missing = _missing(network, imputer.missing_values, network.numbers(table))
+    """Fill the gaps from the nearest training samples, and append the marks of the missing values."""
+    rows = network.numbers(table)
+    missing = _missing(network, imputer.missing_values, rows)
+    filled = filled_by_neighbors(network, imputer, rows, missing)
     return Table(network.joined([filled, *_marks(network, imputer, missing)]))
 
 

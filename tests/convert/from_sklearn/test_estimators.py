@@ -276,6 +276,32 @@ def test_an_imputer_computes_the_same(imputer: Any, tmp_path: Path) -> None:
     assert max(differences(make_pipeline(imputer, LINEAR), HOLES, tmp_path / "m.pkl", TWO)) < 3e-5
 
 
+NEIGHBOR_IMPUTERS = {
+    "uniform": KNNImputer(n_neighbors=3),
+    "by distance": KNNImputer(n_neighbors=3, weights="distance"),
+    "more neighbours than samples": KNNImputer(n_neighbors=500),
+    "a number for missing": KNNImputer(n_neighbors=2, missing_values=-999),
+    "empty features kept": KNNImputer(n_neighbors=2, keep_empty_features=True),
+}
+
+
+@pytest.mark.parametrize("imputer", NEIGHBOR_IMPUTERS.values(), ids=NEIGHBOR_IMPUTERS)
+def test_neighbours_fill_rows_that_share_no_feature_with_them(imputer: Any, tmp_path: Path) -> None:
+    train, asked = HOLES.copy(), HOLES.copy()
+    train[:, 1] = np.nan  # no sample has this feature
+    train[: len(train) // 2, 3] = np.nan
+    asked[0] = np.nan
+    asked[1, [0, 2]] = np.nan
+    asked[2, 3:] = np.nan
+    if imputer.missing_values == -999:
+        train, asked = (np.where(np.isnan(each), np.float32(-999), each) for each in (train, asked))
+    pipeline = make_pipeline(imputer, LINEAR).fit(train.astype(np.float64), TWO)
+    graph, _, _ = converted(pipeline, tmp_path / "m.pkl")
+    for rows in (asked, asked[:1], asked[2:3]):
+        expected = pipeline.predict_proba(rows)
+        assert np.abs(run_graph(graph, rows)[0] - expected).max() < 3e-5
+
+
 def test_a_number_that_marks_missing_values_is_replaced_and_a_column_without_values_is_left_out(tmp_path: Path) -> None:
     table = np.where(np.isnan(HOLES), np.float32(-999), HOLES)
     table[:, 2] = -999
