@@ -127,6 +127,7 @@ def load_graph(path: Path, *, threads: int | None = None, precision: Precision =
     Raises:
         ModelError: the file is missing, or is not an ONNX graph that the runtime can load; the message is one line.
     """
+    threads = default_threads() if threads is None else threads
     return OnnxRuntimeSession(open_runtime(path, threads=threads, precision=precision), path, threads)
 
 

@@ -95,6 +95,8 @@ def make_for_npu(
 def _kept_float(model: onnx.ModelProto, ranges: Mapping[str, Range], head: Collection[str], form: QdqFormat) -> frozenset[str]:
     """Return the head and the operators without weights that stay on the host: rounding them gains nothing there.
 
+    A later segment without weights stays on the host as well: it saves nothing, and rounds such values as a variance.
+
     Raises:
         ModelError: no operator can run on the NPU; the message has the reason for each.
     """
@@ -106,7 +108,12 @@ def _kept_float(model: onnx.ModelProto, ranges: Mapping[str, Range], head: Colle
             raise ModelError(f"at least one layer must run on the NPU, but it supports none of {operators}")
         lowered = lower(guard_accumulators(quantized))
         check_something_runs(lowered)
-        on_host = {row.layer for row in lowered.coverage if not row.on_npu and row.operator not in WEIGHTED}
+        worth_rounding = {1, *(row.segment for row in lowered.coverage if row.on_npu and row.operator in WEIGHTED)}
+        on_host = {
+            row.layer
+            for row in lowered.coverage
+            if row.operator not in WEIGHTED and (not row.on_npu or row.segment not in worth_rounding)
+        }
         if on_host <= kept:
             return kept
         kept |= on_host

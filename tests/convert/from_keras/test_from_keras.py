@@ -79,12 +79,12 @@ def test_an_integer_input_is_cast_to_float() -> None:
 
 def test_a_layer_without_a_rule_is_named_with_its_class_and_position() -> None:
     layers = keras().layers
-    given = keras().Input((5, 4))
-    model = keras().Model(given, layers.TimeDistributed(layers.Dense(3), name="steps")(layers.Dense(4)(given)))
+    given = keras().Input((5, 4, 2))
+    model = keras().Model(given, layers.ConvLSTM1D(3, 2, name="steps")(layers.Dense(4)(given)))
     with pytest.raises(ModelError) as caught:
         graph_of(model)
     assert str(caught.value) == (
-        "layer 'steps' (TimeDistributed, layer 2 of 2) cannot be converted: this layer is not supported; "
+        "layer 'steps' (ConvLSTM1D, layer 2 of 2) cannot be converted: this layer is not supported; "
         "replace it in the model, or give a converter for it with --converters FILE.py --trust"
     )
 

@@ -173,10 +173,10 @@ def test_a_program_that_the_board_cannot_finish_has_an_error_of_its_own(device: 
 def test_the_command_line_refuses_an_absent_board_with_exit_3(tmp_path: Path) -> None:
     place = TensorPlace(name="x", channels=4, height=1, width=1, scale=1.0, zero_point=0, base=0)
     program = make_program(PROFILE, [], np.zeros((0, 4), np.int8), np.zeros((0, PROFILE.vector_lanes, 3), np.int32))
-    echo = replace(program, description=replace(program.description, inputs=(place,), outputs=(place,)))
+    echo = replace(program, description=replace(program.description, inputs=(place,), outputs=(replace(place, name="y"),)))
     (tmp_path / "npu.program").write_bytes(echo.to_bytes())
     np.savez(tmp_path / "samples.npz", x=np.zeros((1, 4, 1, 1), np.float32))
     arguments = ["npu", "run", tmp_path / "npu.program", "--profile", "npu-sim-4", "--samples", tmp_path / "samples.npz"]
     result = CliRunner().invoke(main, [*map(str, arguments), "--device", "/dev/ttyUSB99"])
-    assert result.exit_code == 3
+    assert result.exit_code == 3, result.output
     assert result.stderr.splitlines() == ["edgewright: there is no serial port /dev/ttyUSB99; is the board plugged in?"]
