@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,15 @@ def test_a_model_without_operators_in_half_precision_is_refused() -> None:
     assert [one.config.variant for one in build.variants()] == ["fp32"]
 
 
-def test_a_search_for_labels_that_cannot_be_had_ends_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_search_for_labels_that_cannot_be_had_ends_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = [("x", "close", "a"), ("a", "eye1", "b"), ("b", "eye2", "c"), ("c", "eye3", "y")]
     nodes = [helper.make_node("MatMul", [given, weight], [wanted], name=weight) for given, weight, wanted in steps]
     weights = {"close": np.diag([1.0, 1.0001]), **{name: np.eye(2) for name in ("eye1", "eye2", "eye3")}}
-    made = halved(nodes, weights, np.array([[1.0, 1.0], [1.0, 0.0]], np.float32), tmp_path)
+    monkeypatch.setattr(logging.getLogger("quantize.fp16"), "disabled", False)  # as after a configuration of all logging
+    with caplog.at_level(logging.WARNING, logger="quantize.fp16"):
+        made = halved(nodes, weights, np.array([[1.0, 1.0], [1.0, 0.0]], np.float32), tmp_path)
     assert {tensor.data_type for tensor in made.graph.initializer} == {onnx.TensorProto.FLOAT16}
     assert [record.message for record in caplog.records if record.name == "quantize.fp16"] == [
         "labels change with half of the operators in float32, too: all 4 operators are float16"
