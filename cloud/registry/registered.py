@@ -22,7 +22,6 @@ from edgewright.contracts.models.registration import (
     Registration,
     SourceFile,
     check_alias,
-    check_labels,
     source_files,
 )
 from edgewright.contracts.names import check_name
@@ -70,7 +69,6 @@ def register(blobs: BlobStore, model: str, request: RegisterRequest, now: dateti
 
 def replace_tags(connection: Connection, model: str, version: int, new_tags: dict[str, str]) -> ModelVersion:
     """Replace the tags of a version."""
-    check_labels(new_tags)
     found = models.find_version(connection, model, version)
     return _store(connection, replace(found, registration=replace(found.registration or Registration(), tags=new_tags)))
 

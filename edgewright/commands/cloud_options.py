@@ -1,9 +1,11 @@
-"""Shared by the commands that use a cloud: `--cloud`, and the notation of durations, labels, timestamps and sizes."""
+"""Shared by the commands that use a cloud: `--cloud`, progress, and the notation of durations, labels, timestamps and sizes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -58,3 +60,18 @@ def size_text(size_bytes: int) -> str:
         if size < 999.95:
             return f"{size:.1f} {unit}"
     return f"{size / 1000:.1f} TB"
+
+
+@contextmanager
+def transfer_progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback for the bytes done and to do; it shows a progress bar if the error stream is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    with click.progressbar(length=0, label=text, file=sys.stderr) as bar:
+
+        def show_progress(done: int, total: int) -> None:
+            bar.length = total or 1  # with nothing to do the bar is full at once
+            bar.update((done if total else 1) - bar.pos)
+
+        yield show_progress

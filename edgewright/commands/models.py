@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from edgewright.command_line import print_json, print_table
-from edgewright.commands.cloud_options import cloud_options, label, labels_text, moment, size_text
+from edgewright.commands.cloud_options import cloud_options, label, labels_text, moment, size_text, transfer_progress
 from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.models.registration import Framework, Registration, check_alias
 from edgewright.contracts.names import PackageReference, check_name, parse_reference
@@ -66,7 +64,7 @@ def register(
         tags=dict(tags),
         properties=dict(properties),
     )
-    with CloudClient.connect(cloud) as client, _progress("pushing") as on_progress:
+    with CloudClient.connect(cloud) as client, transfer_progress("pushing") as on_progress:
         version = client.register_model(name, path, registration, on_progress=on_progress)
     if as_json:
         print_json(version)
@@ -145,7 +143,7 @@ def alias(name: str, alias: str, version: int | None, remove: bool, cloud: str |
 def download(model: str, output: Path, cloud: str | None, as_json: bool) -> None:
     """Download the registered files of a version; every byte is verified."""
     reference = parse_reference(model)
-    with CloudClient.connect(cloud) as client, _progress("downloading") as on_progress:
+    with CloudClient.connect(cloud) as client, transfer_progress("downloading") as on_progress:
         version = client.model_version(reference)
         client.download_model(version, output, on_progress=on_progress)
     if as_json:
@@ -172,21 +170,6 @@ def _exact(model: str) -> PackageReference:
     if reference.version is None and reference.alias is None:
         raise BadInputError(f"a version must be named, as in {reference.name}:2, but {model} has none")
     return reference
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback that shows a progress bar, if the error stream is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
-    with click.progressbar(length=0, label=text, file=sys.stderr) as bar:
-
-        def show_progress(done: int, total: int) -> None:
-            bar.length = total or 1
-            bar.update((done if total else 1) - bar.pos)
-
-        yield show_progress
 
 
 def _registration(version: ModelVersion) -> Registration:

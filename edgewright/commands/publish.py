@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 from pathlib import Path
 
 import click
 
 from edgewright.command_line import print_json
-from edgewright.commands.cloud_options import cloud_options, size_text
-from edgewright.contracts.messages import ModelVersion
-from edgewright.contracts.signing import PrivateKey, load_private_key
+from edgewright.commands.cloud_options import cloud_options, size_text, transfer_progress
+from edgewright.contracts.signing import load_private_key
 from edgewright.sdk import CloudClient
 
 
@@ -33,8 +31,8 @@ def command(package: Path, key: Path, expires_days: int, cloud: str | None, as_j
     published at the same moment, this one gets the number after it.
     """
     signing_key = load_private_key(key)
-    with CloudClient.connect(cloud) as client:
-        version = _publish(client, package, signing_key, timedelta(days=expires_days))
+    with CloudClient.connect(cloud) as client, transfer_progress("pushing") as on_progress:
+        version = client.publish(package, signing_key, valid=timedelta(days=expires_days), on_progress=on_progress)
     if as_json:
         print_json(version)
     else:
@@ -42,15 +40,3 @@ def command(package: Path, key: Path, expires_days: int, cloud: str | None, as_j
         contents = f"{count} variant{'' if count == 1 else 's'}, {size_text(version.size_bytes)}"
         click.echo(f"published {version.model}:{version.version}: {contents}")
         click.echo(f"next: edgewright rollouts create {version.model}:{version.version}")
-
-
-def _publish(client: CloudClient, package: Path, key: PrivateKey, valid: timedelta) -> ModelVersion:
-    if not sys.stderr.isatty():
-        return client.publish(package, key, valid=valid)
-    with click.progressbar(length=0, label="pushing", file=sys.stderr) as bar:
-
-        def show(sent: int, total: int) -> None:
-            bar.length = total or 1  # with nothing to send the bar is full at once
-            bar.update((sent if total else 1) - bar.pos)
-
-        return client.publish(package, key, valid=valid, on_progress=show)

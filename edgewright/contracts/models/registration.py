@@ -83,7 +83,7 @@ class Registration:
             if value is not None and not 0 < value < 1e6:
                 raise BadInputError(f"{name} must be a positive number, not {value:g}")
         for labels in (self.tags, self.properties):
-            check_labels(labels)
+            _check_tags(labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ def check_alias(alias: str) -> str:
     return check_name(alias, "alias")
 
 
-def check_labels(labels: dict[str, str]) -> None:
+def _check_tags(labels: dict[str, str]) -> None:
     """Raise `BadInputError` for more than 64 tags or properties, or for a name or value over 256 characters."""
     if len(labels) > MAX_LABELS:
         raise BadInputError(f"a version may have at most {MAX_LABELS} tags and as many properties, not {len(labels)}")

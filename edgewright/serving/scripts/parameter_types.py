@@ -5,6 +5,7 @@ Names and signatures are those of Azure's inference-schema (MIT), so that old sc
 
 from __future__ import annotations
 
+import abc
 import datetime as dates
 import json
 from collections.abc import Mapping
@@ -15,24 +16,24 @@ import numpy as np
 from edgewright.errors import SamplesError, one_line
 
 
-class ParameterType:
+class ParameterType(abc.ABC):
     """Type of a value in a request or response, derived from a sample; a subclass converts and describes it."""
 
+    @abc.abstractmethod
     def to_python(self, value: Any, name: str) -> Any:
         """Convert a JSON value to what `run` takes.
 
         Raises:
             SamplesError: it does not fit; the text begins with `name`.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the value."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def example(self) -> Any:
         """Return the sample as JSON holds it."""
-        raise NotImplementedError
 
 
 class NumpyParameterType(ParameterType):
