@@ -17,7 +17,7 @@ from edgewright.errors import ModelError
 from tests.support.convert_networks import noise
 from tests.support.operator_attributes import generated_forms
 from tests.support.operator_families import FAMILIES
-from tests.support.operator_vectors import Form, are_equal, by_definition, forms, outputs_of
+from tests.support.operator_vectors import Form, are_equal, by_definition, forms, is_valid, outputs_of
 
 FLOAT = onnx.TensorProto.FLOAT
 OPSETS = range(7, 25)
@@ -54,7 +54,7 @@ def test_every_version_of_every_operator_computes_the_same() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 def test_every_version_of_an_operator_computes_the_same_for_generated_attributes() -> None:
-    found = list(generated_forms(FAMILIES))
+    found = [form for form in generated_forms(FAMILIES) if is_valid(form)]
     assert len(found) > 3000
     assert list(misconverted(iter(found))) == []
 

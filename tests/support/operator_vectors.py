@@ -74,6 +74,15 @@ def by_definition(model: onnx.ModelProto, inputs: dict[str, Array]) -> list[Arra
     return [np.asarray(output) for output in outputs]
 
 
+def is_valid(form: Form) -> bool:
+    """Return whether a runtime or ONNX's reference evaluator can run a form: generated attributes may contradict each other."""
+    try:
+        outputs_of(form.model, form.inputs)
+    except Exception:  # noqa: BLE001 - the reference evaluator fails in many ways
+        return False
+    return True
+
+
 def are_equal(actual: list[Array], expected: list[Array]) -> bool:
     """Return whether outputs have the same types and shapes, and the same contents up to rounding."""
     return len(actual) == len(expected) and all(_is_equal(one, other) for one, other in zip(actual, expected, strict=True))
