@@ -54,6 +54,20 @@ def serve(handle: Callable[[bytes], bytes], *, once: bool = True) -> None:
             return
 
 
+def exit_with_parent(*, gracefully: bool) -> None:
+    """Exit when standard input closes: by SIGTERM (a server, which drains) or at once (a worker)."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        if gracefully:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            os._exit(1)
+
+    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
+
+
 def _read_line() -> bytes:
     """Read one line and no byte beyond it; a buffered reader would take what follows."""
     line = bytearray()

@@ -17,12 +17,12 @@ from accel.backends.backend import Session
 from accel.backends.choose import load_session
 from accel.golden import check_golden
 from edge_agent.storage.integrity import DAMAGED_EXIT, slot_damage
-from edge_agent.workers.worker import exit_with_agent
 from edgewright.contracts.samples import Tensors, load_samples
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from edgewright.errors import EdgewrightError, OperationError
 from edgewright.serving.http.server import run_server
 from edgewright.serving.variants.app import ScoringApp
+from edgewright.worker_process import exit_with_parent
 
 LOADED = "loaded"
 READY = "ready"
@@ -53,7 +53,7 @@ def main(
     descriptor: int,
 ) -> None:
     """Score with the variant in SLOT on an inherited socket; the agent starts this command."""
-    exit_with_agent(gracefully=True)
+    exit_with_parent(gracefully=True)
     ready_output = os.dup(1)
     os.dup2(2, 1)  # keep a library's output on standard output apart from the ready line
     damage = slot_damage(slot)

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.drivers.process import Runner, RunnerOptions
-from edge_agent.scoring.placeholder import NO_MODEL, Placeholder
 from edge_agent.storage.integrity import DamagedSlotError
 from edge_agent.storage.store import SlotRecord
 from edgewright.contracts import wire
 from edgewright.contracts.scoring_statistics import ScoringStatistics
 from edgewright.errors import MessageError, OperationError
+from edgewright.serving.supervision.placeholder import Placeholder
 
 _log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+NO_MODEL = "this device has no model yet: roll one out to it, then try again"
 HANG_TIMEOUT_S = 15.0
 INFERENCE_MARGIN_S = 5.0
 """Time in which a runner ends after a run of its model that took too long; a small model blocks the probes meanwhile."""
@@ -59,7 +60,7 @@ class Supervisor:
         self._answered_at = time.monotonic()
         self._changing = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._placeholder = Placeholder(server_socket)
+        self._placeholder = Placeholder(server_socket, NO_MODEL)
 
     @property
     def running(self) -> SlotRecord | None:
@@ -103,7 +104,7 @@ class Supervisor:
         async with self._changing:
             if self.running == record:
                 return
-            runner = await Runner.start(record, self._slot_path(record), self._socket, self._options)
+            runner = await Runner.run(record, self._slot_path(record), self._socket, self._options)
             await self._placeholder.close()
             previous, self._runner, self._desired = self._runner, runner, record
             self.crashes, self.killed, self.scoring = 0, 0, None
@@ -195,7 +196,7 @@ class Supervisor:
             if desired is None or self.running == desired:
                 return
             try:
-                self._runner = await Runner.start(desired, self._slot_path(desired), self._socket, self._options)
+                self._runner = await Runner.run(desired, self._slot_path(desired), self._socket, self._options)
             except OperationError as error:
                 self.crashes, self.killed = self.crashes + 1, self.killed + 1
                 _log.error("could not start runner variant=%s reason=%r", desired.running.variant, str(error))

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import os
 import signal
 import sys
-import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,7 +34,7 @@ from edgewright.errors import (
     StorageFullError,
     UnreachableError,
 )
-from edgewright.worker_process import WorkerEndedError, describe_end, read_answer, serve
+from edgewright.worker_process import WorkerEndedError, describe_end, exit_with_parent, read_answer, serve
 from hardware_profiles.memory import free_memory_bytes, resident_bytes
 
 _log = logging.getLogger(__name__)
@@ -151,24 +149,10 @@ def serve_request(kind: type[Request], work: Callable[[Request], SlotRecord | De
     """Run the worker side: read the request, work, write the result; a `str` becomes its reason."""
 
     def handle(raw: bytes) -> bytes:
-        exit_with_agent(gracefully=False)
+        exit_with_parent(gracefully=False)
         return wire.encode(_result_with(work(wire.decode(raw, kind, what="the request"))))
 
     serve(handle)
-
-
-def exit_with_agent(*, gracefully: bool) -> None:
-    """Exit when standard input closes: by SIGTERM (a runner, which drains) or at once (a worker)."""
-
-    def watch() -> None:
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
-        if gracefully:
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            os._exit(1)
-
-    threading.Thread(target=watch, name="exit-with-agent", daemon=True).start()
 
 
 def _result_with(outcome: SlotRecord | DesiredState | str) -> WorkerResult:

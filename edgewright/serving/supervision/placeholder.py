@@ -6,20 +6,19 @@ import asyncio
 import json
 import socket
 
-NO_MODEL = "this device has no model yet: roll one out to it, then try again"
 _HEAD = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 10\r\nConnection: close\r\n"
 _REQUEST_TIMEOUT_S = 5.0
 
 
 class Placeholder:
-    """Server on the scoring socket while no runner uses it."""
+    """Server on the scoring socket while no server process uses it."""
 
-    def __init__(self, server_socket: socket.socket) -> None:
+    def __init__(self, server_socket: socket.socket, reason: str) -> None:
         self._socket = server_socket
         self._server: asyncio.Server | None = None
-        self._reason = NO_MODEL
+        self._reason = reason
 
-    async def open(self, reason: str = NO_MODEL) -> None:
+    async def open(self, reason: str) -> None:
         """Start to answer with `reason`."""
         self._reason = reason
         if self._server is None:
