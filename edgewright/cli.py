@@ -41,6 +41,7 @@ COMMANDS: dict[str, Lazy] = {
     "serve": Lazy("edgewright.commands.serve:command", "Score over HTTP with a package or an entry script.", None),
     "publish": Lazy("edgewright.commands.publish:command", "Sign a package and publish it as the next version.", None),
     "models": Lazy("edgewright.commands.models:group", "Register, list, tag, download and delete models.", None),
+    "environments": Lazy("edgewright.commands.environments:group", "Describe what scoring scripts need.", None),
     "devices": Lazy("edgewright.commands.devices:group", "Enrol, list, explain and revoke devices.", None),
     "rollouts": Lazy("edgewright.commands.rollouts:group", "Roll a version out in guarded waves.", None),
     "cloud": Lazy("cloud.cli:group", "Run the service.", "cloud"),

@@ -186,6 +186,16 @@ tags = Table(
     Column("digest", String(71), nullable=False),
 )
 
+environments = Table(
+    "environments",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("digest", String(71), nullable=False),
+    Column("definition", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
 rollouts = Table(
     "rollouts",
     metadata,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cloud.auth import Access
 from cloud.http import changes, console, device, devices, enrolment, models, oci, openapi, renewal, rollouts, system, telemetry
 from cloud.http.endpoint import Call, Endpoint
+from cloud.http.serving import environments
 
 
 def describe(_call: Call) -> dict[str, object]:
@@ -28,6 +29,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *device.ENDPOINTS,
     *devices.ENDPOINTS,
     *models.ENDPOINTS,
+    *environments.ENDPOINTS,
     *rollouts.ENDPOINTS,
     *telemetry.ENDPOINTS,
     *changes.ENDPOINTS,

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 from urllib.parse import quote
 
 from edgewright.contracts import wire
-from edgewright.contracts.connection.client_context import ClientContext
 from edgewright.contracts.messages import (
     ChangeNumber,
     DeviceRecord,
@@ -28,22 +27,16 @@ from edgewright.contracts.names import PackageReference, check_name
 from edgewright.contracts.signing import PrivateKey
 from edgewright.errors import NotFoundError, OperationError
 from edgewright.sdk import pushing, registering
-from edgewright.sdk.connection import TIMEOUT_S, Connection
+from edgewright.sdk.connection import TIMEOUT_S
 from edgewright.sdk.context import find_context
-
-T = TypeVar("T")
+from edgewright.sdk.environments import EnvironmentCalls
 
 SIGNATURE_VALID = timedelta(days=365)
-_JSON = {"Content-Type": "application/json"}
 _ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
 
 
-class CloudClient:
+class CloudClient(EnvironmentCalls):
     """An operator's session with one cloud; a method sends one request unless its docstring states otherwise."""
-
-    def __init__(self, context: ClientContext) -> None:
-        self.context = context
-        self._connection = Connection(context)
 
     @classmethod
     def connect(cls, cloud: str | None = None) -> CloudClient:
@@ -223,15 +216,6 @@ class CloudClient:
             "GET", "/v1/changes", query={"after": after, "wait_s": wait_s}, timeout_s=TIMEOUT_S + wait_s
         )
         return wire.decode(response.body, ChangeNumber, what="the number of changes", error=OperationError).number
-
-    def _get(self, path: str, kind: type[T], **query: str | int | None) -> T:
-        response = self._connection.request("GET", path, query=query)
-        return wire.decode(response.body, kind, what=f"the cloud's answer to GET {path}", error=OperationError)
-
-    def _send(self, method: str, path: str, kind: type[T], body: object = None) -> T:
-        raw = None if body is None else wire.encode(body)
-        response = self._connection.request(method, path, body=raw, headers=_JSON if raw is not None else None)
-        return wire.decode(response.body, kind, what=f"the cloud's answer to {method} {path}", error=OperationError)
 
 
 def _path_of(version: ModelVersion) -> str:

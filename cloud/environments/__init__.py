@@ -1,0 +1,1 @@
+"""Environments of scoring scripts: `store.py` keeps their numbered definitions."""

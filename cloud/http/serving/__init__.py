@@ -1,0 +1,1 @@
+"""Routes of what serves a model: environments and images."""
