@@ -14,6 +14,7 @@ from accel.latency import measure_latency
 from accel.sample_checks import warn_of_uninformative
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import Measured, VariantDirectory
+from edgewright.steps import step
 
 LATENCY_RUNS = 100
 LATENCY_LIMIT_S = 5.0
@@ -73,7 +74,14 @@ def evaluate_variant(
         ParityError: the outputs hold NaN or have the wrong shape.
         OperationError: the variant cannot be run.
     """
-    session = load_session(variant, backend=backend or variant.config.backend)
+    with step(f"the evaluation of {variant.path}"):
+        return _evaluated(variant, samples, reference, backend or variant.config.backend)
+
+
+def _evaluated(
+    variant: VariantDirectory, samples: Samples, reference: Tensors | None, backend: str
+) -> tuple[Evaluation, Tensors]:
+    session = load_session(variant, backend=backend)
     try:
         outputs = _outputs(session, variant, samples)
         if reference is None:

@@ -49,6 +49,7 @@ from edgewright.contracts.variant import (
 )
 from edgewright.errors import BadInputError, OperationError
 from edgewright.graphs.files import write_graph
+from edgewright.steps import step
 from hardware_profiles.catalog import load_profile
 from hardware_profiles.hardware_profile import HardwareProfile
 
@@ -70,7 +71,8 @@ def convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildDi
         OperationError: there is too little memory, or a limit was reached.
     """
     try:
-        return _convert_model(source, build, options)
+        with step(f"the conversion of {source}", "export the model with another operator set"):
+            return _convert_model(source, build, options)
     except PermissionError as error:
         raise BadInputError(f"{error.filename} cannot be opened: permission denied; change its permissions") from error
     except MemoryError as error:
@@ -106,7 +108,8 @@ def _convert_model(source: Path, build: Path, options: ConvertOptions) -> BuildD
         started = time.perf_counter()
         written = WrittenGraph.open(staging, model.graph, outputs, layout, source=source)
         run = with_samples(kind, source, written, candidates, options)
-        accuracy = verify(run, tolerance=source_model.tolerance, options=options, source=source)
+        with step("the comparison with the source"):
+            accuracy = verify(run, tolerance=source_model.tolerance, options=options, source=source)
         log.info("compared with source samples=%d took_ms=%.0f", accuracy.sample_count, _milliseconds(started))
         record = BuildRecord(
             source_kind="sklearn" if kind is SourceKind.PICKLE else kind.value,

@@ -23,6 +23,7 @@ from onnx import helper, numpy_helper
 
 from convert.graph.emit import OPSET
 from edgewright.errors import ModelError, one_line
+from edgewright.steps import step
 
 OLDEST = 7
 NEWEST = 22
@@ -90,6 +91,7 @@ def _is_new_function(operator: str, version: int) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
+@step("the conversion of operator sets by onnx")
 def _converted(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
     operators = {node.op_type for node in nodes_of(proto.graph) if node.domain in ("", "ai.onnx")}
     if version < _SCAN_WITHOUT_BATCH and "Scan" in operators:

@@ -16,6 +16,7 @@ import click
 
 from edgewright import __version__
 from edgewright.errors import EdgewrightError
+from edgewright.supervised import run_in_child
 
 _OUTPUT_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -50,6 +51,9 @@ COMMANDS: dict[str, Lazy] = {
     "demo": Lazy("edgewright.commands.demo:command", "Run the main job end to end on real data.", "convert,quantize,cloud"),
 }
 
+_RUN_MODELS = frozenset({"convert", "quantize", "compile", "evaluate", "report", "bench", "npu", "packages"})
+"""Commands that load runtimes and end when their work is done: a native crash of them is reported in one line."""
+
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is run, and reports an error as one line and an exit code."""
@@ -82,7 +86,9 @@ class LazyGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
         """Run with the arguments; a path that is not UTF-8 and a full standard output end with one line."""
-        args = sys.argv[1:] if args is None else args
+        if args is None:
+            args = sys.argv[1:]
+            _protect_from_crashes(args)
         try:
             for argument in args:
                 os.fspath(argument).encode()
@@ -110,6 +116,13 @@ class LazyGroup(click.Group):
         except BrokenPipeError:  # the reader of the output has closed the pipe
             _discard_output()
             ctx.exit(0)
+
+
+def _protect_from_crashes(arguments: Sequence[str]) -> None:
+    """Continue in a child process if the command runs models."""
+    name = next((one for one in arguments if not one.startswith("-")), "")
+    if name in _RUN_MODELS and not {"-h", "--help"} & {*arguments}:
+        run_in_child(name)
 
 
 def _discard_output() -> None:

@@ -44,6 +44,7 @@ from edgewright.contracts.variant import (
 )
 from edgewright.errors import BadInputError, ModelError, NotFoundError, ParityError
 from edgewright.graphs.files import write_graph
+from edgewright.steps import step
 from hardware_profiles.hardware_profile import NPU_HASH, NPU_RECORD
 
 PREFIX = "npu-"
@@ -78,7 +79,11 @@ def compile_variant(
         ModelError: no operator can run on the NPU, or the model does not fit it.
         ParityError: the result fails the golden samples; nothing is kept.
     """
-    chosen = _source(build, source, profile)
+    with step(f"compiling {build.path} for {profile.name}", "compile another variant with --variant"):
+        return _compiled(build, profile, _source(build, source, profile), samples)
+
+
+def _compiled(build: BuildDirectory, profile: NpuProfile, chosen: VariantDirectory, samples: Path | None) -> CompileReport:
     model = _read_graph(chosen)
     cut = build.record.cut
     compiled = compile_partitioned(model, profile, cut.tensors if cut is not None and cut.featurizer_nodes > 0 else ())

@@ -35,6 +35,7 @@ from edgewright.contracts.variant import (
 )
 from edgewright.errors import BadInputError, ModelError, SamplesError
 from edgewright.progress import Progress, silent
+from edgewright.steps import step
 from hardware_profiles.hardware_profile import INT8_TYPES, HardwareProfile, Int8Types
 from quantize.acceptance import check_drops, tolerance_of
 from quantize.calibration.calibrate import check_calibration
@@ -142,7 +143,8 @@ def quantize(
         ParityError: more accuracy is lost than allowed; nothing is kept.
     """
     check_request(build, options)
-    with FirstRuns.shared(first_runs) as runs:
+    scheme = step(f"the quantization of {build.path} to {options.variant}", "use another scheme")
+    with FirstRuns.shared(first_runs) as runs, scheme:
         baseline = baseline or score_float(build, samples_for(build, options), runs)
         return _quantized(build, options, baseline, first_runs=runs, progress=progress)
 
@@ -187,6 +189,7 @@ def remove_quantized(build: BuildDirectory, name: str) -> None:
         (build.reports / f"{prefix}{name}.json").unlink(missing_ok=True)
 
 
+@step("the scoring of the float variant", "export the model with another operator set")
 def score_float(build: BuildDirectory, samples: Samples, first_runs: FirstRuns) -> Baseline:
     """Score the float variant once: its outputs are the reference, its evaluation is a row of the report."""
     variant = build.variant(FLOAT_VARIANT)

@@ -19,6 +19,7 @@ from accel.batches import fixed_batch, run_in_pieces
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, InferenceError, ModelError, OperationError
+from edgewright.steps import step
 from hardware_profiles.processors import default_threads
 
 # Both load plain ONNX; a variant names the backend that it was tuned for.
@@ -134,7 +135,8 @@ def load_graph(path: Path, *, threads: int | None = None, precision: Precision =
 def run_runtime(runtime: Any, inputs: Tensors, path: Path) -> list[npt.NDArray[Any]]:
     """Run onnxruntime's own session; raise `InferenceError` if it fails."""
     try:
-        outputs: list[npt.NDArray[Any]] = runtime.run(None, inputs)
+        with step(f"a run of {path} in onnxruntime"):
+            outputs: list[npt.NDArray[Any]] = runtime.run(None, inputs)
     except _runtime_errors() as error:
         raise InferenceError(path, shortened(error), rejects_input=_rejects_input(error)) from error
     return outputs
@@ -160,7 +162,8 @@ def open_runtime(
         raise BadInputError(f"threads must be 1 or more, not {threads}")
     threads = threads or default_threads()  # the runtime counts the processors of the machine, not those of this process
     try:
-        runtime = _runtime(path, content, threads, precision)
+        with step(f"loading {path} in onnxruntime"):
+            runtime = _runtime(path, content, threads, precision)
     except _runtime_errors() as error:
         raise ModelError(f"{path} is not an ONNX graph that onnxruntime can load: {shortened(error)}") from error
     return runtime

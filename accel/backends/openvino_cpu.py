@@ -28,6 +28,7 @@ from accel.batches import fixed_batch, run_in_pieces
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, InferenceError, ModelError, OperationError
+from edgewright.steps import step
 from hardware_profiles.detect import read_machine
 from hardware_profiles.processors import default_threads
 
@@ -117,7 +118,8 @@ class OpenVinoSession:
         free, request = self._free, self._take_request()
         fed = {place: np.ascontiguousarray(inputs[spec.name]) for spec, place in self._inputs.items()}
         try:
-            request.infer(fed, share_inputs=True)
+            with step(f"a run of {self._path} in openvino"):
+                request.infer(fed, share_inputs=True)
             # Copies: the next run of the request writes into the same memory.
             return {spec.name: np.array(request.get_output_tensor(place).data) for spec, place in self._outputs.items()}
         except RuntimeError as error:
@@ -166,7 +168,8 @@ def _load(variant: VariantDirectory, threads: int | None, *, name: str, float_ty
         **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
     }
     try:
-        compiled = openvino.Core().compile_model(_read(frontend.FrontEndManager(), path), "CPU", settings)
+        with step(f"loading {path} in openvino"):
+            compiled = openvino.Core().compile_model(_read(frontend.FrontEndManager(), path), "CPU", settings)
     except _errors(frontend) as error:
         raise ModelError(f"{path} is not an ONNX graph that openvino can load: {_shortened(error)}") from error
     return OpenVinoSession(compiled, variant, name=name, float_type=float_type, threads=threads)

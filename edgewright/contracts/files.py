@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from edgewright.errors import EdgewrightError, NotWritableError, StorageFullError
+from edgewright.steps import temporary
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
@@ -47,7 +48,8 @@ def writing_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
         raise NotWritableError(f"{path} must be a file, but it is a device or a pipe: choose another path")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as stream:
+        partial = tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False)  # noqa: SIM115
+        with partial as stream, temporary(Path(stream.name)):
             try:
                 yield stream
                 stream.flush()
@@ -129,9 +131,15 @@ def staging_beside(target: Path) -> Iterator[Path]:
         raise
     # The name comes first, so that an interrupt between mkdir and the next line leaves nothing.
     staging = target.parent / f".{target.name}-{secrets.token_hex(8)}"
+    with temporary(staging), _removed_afterwards(staging, target):
+        yield staging
+
+
+@contextlib.contextmanager
+def _removed_afterwards(staging: Path, target: Path) -> Iterator[None]:
     try:
         staging.mkdir()
-        yield staging
+        yield
     except EdgewrightError as error:
         error.args = tuple(str(part).replace(staging.name, target.name) for part in error.args)  # the reader knows the target
         raise

@@ -20,6 +20,7 @@ from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import OperationError
 from edgewright.progress import Progress, silent
+from edgewright.steps import step
 from hardware_profiles.processors import default_threads
 
 BATCH_SIZE = 32
@@ -96,7 +97,8 @@ class ObservedGraph:
 
 def _run(runtime: Any, names: Sequence[str], inputs: Tensors) -> Sequence[npt.NDArray[Any]]:
     try:
-        outputs: Sequence[npt.NDArray[Any]] = runtime.run(names, inputs)
+        with step("a run of the graph with its inner tensors as outputs in onnxruntime"):
+            outputs: Sequence[npt.NDArray[Any]] = runtime.run(names, inputs)
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise OperationError(f"the graph failed to run on the samples: {shortened(error)}") from error
     return outputs
@@ -135,4 +137,5 @@ def _session(raw: bytes, weights: Path | None) -> Any:
     options.intra_op_num_threads = default_threads() or 0
     if weights is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER_KEY, str(weights.resolve()))
-    return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+    with step("loading the graph with its inner tensors as outputs in onnxruntime"):
+        return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])

@@ -19,6 +19,7 @@ from edgewright.contracts.stored_arrays import pieces
 from edgewright.contracts.variant import LayerKind, TensorSpec
 from edgewright.contracts.wire import decode
 from edgewright.errors import PackageError, SamplesError
+from edgewright.steps import step
 from quantize.calibration.activations import BATCH_SIZE, ObservedGraph
 from quantize.calibration.histograms import Range, collect_histograms, collect_ranges
 from quantize.calibration.thresholds import Calibration, best_range
@@ -31,6 +32,7 @@ CHANNEL_FACTOR = 20.0
 """The same for one channel of pictures."""
 
 
+@step("the calibration")
 def tensor_ranges(graph: ObservedGraph, samples: Samples, method: Calibration = Calibration.MINMAX) -> dict[str, Range]:
     """Return the range to cover for each float tensor of a graph; min-max is the full range, other methods clip outliers."""
     ranges = collect_ranges(graph, samples)

@@ -20,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.contracts.samples import Samples, Tensors
+from edgewright.steps import step
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.histograms import Range
 from quantize.calibration.sqnr import Observed, evenly_spaced, tensor_sqnr
@@ -35,6 +36,7 @@ Array = npt.NDArray[np.float32]
 Shift = dict[str, Array]
 
 
+@step("bias correction")
 def correct_biases(
     model: onnx.ModelProto,
     observed: ObservedGraph,
@@ -129,6 +131,7 @@ def _rounded(array: Array, bounds: Range) -> Array:
     return rounded
 
 
+@step("a run of one layer in onnxruntime")
 def _run(node: onnx.NodeProto, mean: Array, weight: Array) -> Array:
     """Run a single layer on one sample, without its bias."""
     import onnxruntime

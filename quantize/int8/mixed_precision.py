@@ -32,6 +32,7 @@ from edgewright.contracts.stored_arrays import digest_of_array
 from edgewright.contracts.variant import LayerKind, Precision, TensorSpec
 from edgewright.errors import ModelError, PackageError, ParityError
 from edgewright.progress import Progress, silent
+from edgewright.steps import step
 from quantize.calibration.activations import ObservedGraph
 from quantize.calibration.sqnr import tensor_sqnr
 from quantize.int8.int8 import TABLES, CalibratedGraph, Int8Settings, int8_fallbacks, prepare, with_stored_weights, write_int8
@@ -106,6 +107,7 @@ def make_mixed(
     return QuantizationResult((*reasons, *int8_fallbacks(prepared)), prepared.model)
 
 
+@step("the search for layers to keep in float")
 def search(order: Sequence[str], required: float, measure: Measure) -> SearchResult:
     """Return the layers to keep in float: the first of `order` until `measure` reaches `required`, without the unneeded ones.
 
@@ -152,6 +154,7 @@ def _key(build: BuildDirectory, samples: Samples, settings: Int8Settings) -> str
     return wire.digest_of(wire.encode([__version__, digests, settings]))
 
 
+@step("the measurement of sensitivity of layers")
 def _sensitivities(
     build: BuildDirectory, prepared: CalibratedGraph, samples: Samples, journal: Journal, progress: Progress
 ) -> dict[str, float]:

@@ -42,6 +42,7 @@ from edgewright.contracts.variant import (
 from edgewright.errors import BadInputError, ModelError, OperationError, one_line
 from edgewright.graphs.files import write_graph
 from edgewright.progress import Progress, silent
+from edgewright.steps import step
 from quantize.int8.qdq import WEIGHTED
 from quantize.rewrites.opset import lower_opset
 from quantize.rewrites.stride_hoisting import hoist_strides
@@ -135,6 +136,7 @@ def _batch(variant: VariantDirectory) -> int:
     return max((size for size in sizes if isinstance(size, int)), default=1)
 
 
+@step("the quantization by nncf")
 def _quantized(model: onnx.ModelProto, variant: VariantDirectory, source: _OneByOne, options: NncfOptions) -> onnx.ModelProto:
     with _quiet_nncf() as nncf:
         try:

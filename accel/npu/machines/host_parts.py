@@ -10,6 +10,7 @@ from typing import Any
 from accel.batches import run_in_pieces
 from accel.npu.machines.host import Step, Tensors
 from edgewright.errors import ModelError
+from edgewright.steps import step
 
 SUFFIX = ".onnx"
 
@@ -41,7 +42,8 @@ class OnnxPart:
     def __init__(self, graph: bytes) -> None:
         import onnxruntime
 
-        self._runtime: Any = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        with step("loading a part of the host in onnxruntime"):
+            self._runtime: Any = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         self._inputs = [node.name for node in self._runtime.get_inputs()]
         self._outputs = [node.name for node in self._runtime.get_outputs()]
         sizes = {node.shape[0] for node in self._runtime.get_inputs() if node.shape and isinstance(node.shape[0], int)}
@@ -53,4 +55,5 @@ class OnnxPart:
         return self._run(inputs) if self._batch_size is None else run_in_pieces(self._run, inputs, self._batch_size)
 
     def _run(self, inputs: Tensors) -> Tensors:
-        return dict(zip(self._outputs, self._runtime.run(self._outputs, inputs), strict=True))
+        with step("a run of a part of the host in onnxruntime"):
+            return dict(zip(self._outputs, self._runtime.run(self._outputs, inputs), strict=True))
