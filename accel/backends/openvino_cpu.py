@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from accel.backends.backend import Session
+from accel.backends.openvino_inputs import InputCheck
 from accel.batches import fixed_batch, run_in_pieces
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, Precision, TensorSpec, VariantConfig, VariantDirectory
@@ -41,7 +42,10 @@ _PRECISIONS = frozenset({Precision.FP32, Precision.FP16, Precision.INT8, Precisi
 _FLOATS = frozenset({Precision.FP32, Precision.FP16})
 _BF16_EXTENSIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 _TELEMETRY = "openvino_telemetry"
-_NOISE = re.compile(r"Exception from \S+:|Check '.*?' failed at \S+:|FrontEnd API failed with \w+:|\s+")
+_NOISE = re.compile(
+    r"Exception from \S+:|Check '.*?' failed at \S+:|FrontEnd API failed with \w+:|"
+    r"While validating node '.*?' with friendly_name|\s+"
+)
 
 
 class OpenVino:
@@ -87,12 +91,13 @@ class OpenVinoBf16:
 class OpenVinoSession:
     """One loaded graph; see `Session`. An OpenVINO request serves one thread at a time, so free ones are kept in a queue."""
 
-    def __init__(self, compiled: Any, variant: VariantDirectory, *, name: str, float_type: str, threads: int | None) -> None:
+    def __init__(self, model: Any, compiled: Any, variant: VariantDirectory, description: dict[str, str]) -> None:
         self._compiled: Any = compiled
         self._path = variant.file(LayerKind.GRAPH)
-        self._description = {"backend": name, "floats": float_type, "threads": _threads_text(threads)}
+        self._description = description
         self._inputs = _matched(compiled.inputs, variant.config.inputs, "input", variant)
         self._outputs = _matched(compiled.outputs, variant.config.outputs, "output", variant)
+        self._check = InputCheck(model, self._inputs)
         self._fixed_batch = fixed_batch(tuple(self._inputs))
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -115,6 +120,10 @@ class OpenVinoSession:
         self._free = queue.SimpleQueue()
 
     def _run_once(self, inputs: Tensors) -> Tensors:
+        reason = self._check.reason_against(inputs)
+        if reason is not None:
+            text = reason if isinstance(reason, str) else _shortened(reason)
+            raise InferenceError(self._path, text, rejects_input=True)
         free, request = self._free, self._take_request()
         fed = {place: np.ascontiguousarray(inputs[spec.name]) for spec, place in self._inputs.items()}
         try:
@@ -169,10 +178,12 @@ def _load(variant: VariantDirectory, threads: int | None, *, name: str, float_ty
     }
     try:
         with step(f"loading {path} in openvino"):
-            compiled = openvino.Core().compile_model(_read(frontend.FrontEndManager(), path), "CPU", settings)
+            model = _read(frontend.FrontEndManager(), path)
+            compiled = openvino.Core().compile_model(model, "CPU", settings)
     except _errors(frontend) as error:
         raise ModelError(f"{path} is not an ONNX graph that openvino can load: {_shortened(error)}") from error
-    return OpenVinoSession(compiled, variant, name=name, float_type=float_type, threads=threads)
+    description = {"backend": name, "floats": float_type, "threads": _threads_text(threads)}
+    return OpenVinoSession(model, compiled, variant, description)
 
 
 def _read(frontends: Any, path: Path) -> Any:
