@@ -136,6 +136,8 @@ def convert_frozen(frozen: Frozen, path: Path, folder: Path) -> None:
     """Write `graph.onnx`, the detached weights and their index `weights.json` into `folder`."""
     import tf2onnx
 
+    # tf2onnx keeps nodes in sets. Hashed by their addresses, chance would decide which of two equal constants it keeps.
+    tf2onnx.graph.Node.__hash__ = lambda node: hash(node.name)
     inputs, outputs = list(frozen.inputs.values()), list(frozen.outputs.values())
     detached = _detach_weights(frozen.graph_def, folder)
     proto, _ = tf2onnx.convert.from_graph_def(

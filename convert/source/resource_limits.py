@@ -8,6 +8,7 @@ first. At a limit the process and all its children are killed.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,12 @@ def run_limited(module: str, request: bytes, limits: Limits, source: Path, *, do
         requests.write(request + b"\n")
         requests.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=requests, stdout=answers, stderr=errors, start_new_session=True
+            [sys.executable, "-m", module],
+            stdin=requests,
+            stdout=answers,
+            stderr=errors,
+            env={**os.environ, "PYTHONHASHSEED": "0"},  # sets of names are walked in the same order every time
+            start_new_session=True,
         )
         try:
             prefer_for_oom_killer(process.pid)
