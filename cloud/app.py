@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from cloud.context import Cloud
 from cloud.db.database import Counter
+from cloud.endpoints.engine import drive_endpoints
 from cloud.http.endpoint import Endpoint, answer
 from cloud.http.routes import ENDPOINTS
 from cloud.messaging.broker import Broker
@@ -49,7 +50,7 @@ async def publish_desired(cloud: Cloud) -> None:
         seen = number
 
 
-BACKGROUND: tuple[Background, ...] = (follow_other_processes, publish_desired, drive_rollouts)
+BACKGROUND: tuple[Background, ...] = (follow_other_processes, publish_desired, drive_rollouts, drive_endpoints)
 
 
 @asynccontextmanager

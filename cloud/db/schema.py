@@ -243,3 +243,22 @@ leases = Table(
     Column("holder", String(64), nullable=False),
     Column("until", Instant, nullable=False),
 )
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("endpoint", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("deployment", LargeBinary, nullable=False),
+    Column("labels", LargeBinary, nullable=False),
+    Column("keys", LargeBinary, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("answering", Integer),
+    Column("deleting", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Column("deployed_at", Instant, nullable=False),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cloud.auth import Access
 from cloud.http import changes, console, device, devices, enrolment, models, oci, openapi, renewal, rollouts, system, telemetry
 from cloud.http.endpoint import Call, Endpoint
-from cloud.http.serving import environments
+from cloud.http.serving import endpoints, environments
 
 
 def describe(_call: Call) -> dict[str, object]:
@@ -30,6 +30,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *devices.ENDPOINTS,
     *models.ENDPOINTS,
     *environments.ENDPOINTS,
+    *endpoints.ENDPOINTS,
     *rollouts.ENDPOINTS,
     *telemetry.ENDPOINTS,
     *changes.ENDPOINTS,

@@ -11,10 +11,11 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, insert, select, update
 
 from cloud.db.database import Counter, raise_counter
-from cloud.db.schema import model_aliases, model_versions, rollouts, tags, twins
+from cloud.db.schema import endpoints, model_aliases, model_versions, rollouts, tags, twins
 from cloud.registry import manifests, models
 from cloud.registry.blobs import BlobStore, RepositoryBlobs
 from edgewright.contracts import wire
+from edgewright.contracts.endpoints import Deployment
 from edgewright.contracts.messages import DesiredState, ModelVersion, RolloutState
 from edgewright.contracts.models.registration import (
     SOURCE_TYPE,
@@ -145,6 +146,12 @@ def _store(connection: Connection, version: ModelVersion) -> ModelVersion:
 
 
 def _check_unused(connection: Connection, model: str, version: int) -> None:
+    for row in connection.execute(select(endpoints.c.endpoint, endpoints.c.deployment)):
+        deployment = wire.decode(row.deployment, Deployment, what="a stored deployment")
+        if any((each.name, each.version) == (model, version) for each in deployment.models):
+            raise ConflictError(
+                f"{model}:{version} must not be deployed, but endpoint {row.endpoint} has it: update or delete the endpoint first"
+            )
     in_rollout = rollouts.c.model == model, rollouts.c.version == version, rollouts.c.state.in_(_ACTIVE)
     number = connection.execute(select(rollouts.c.rollout).where(*in_rollout).limit(1)).scalar_one_or_none()
     if number is not None:

@@ -29,13 +29,14 @@ from edgewright.errors import NotFoundError, OperationError
 from edgewright.sdk import pushing, registering
 from edgewright.sdk.connection import TIMEOUT_S
 from edgewright.sdk.context import find_context
+from edgewright.sdk.endpoints import EndpointCalls
 from edgewright.sdk.environments import EnvironmentCalls
 
 SIGNATURE_VALID = timedelta(days=365)
 _ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
 
 
-class CloudClient(EnvironmentCalls):
+class CloudClient(EnvironmentCalls, EndpointCalls):
     """An operator's session with one cloud; a method sends one request unless its docstring states otherwise."""
 
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket as sockets
 import ssl
@@ -22,12 +23,15 @@ import uvicorn
 from edgewright.errors import BadInputError
 from edgewright.serving.http.application import HttpApp
 from edgewright.serving.http.connection_limits import LimitedHttpProtocol
+from edgewright.worker_process import exit_with_parent
 
 DRAIN_LIMIT_S = 30
 """Time limit for pending requests after the signal."""
 LAST_REQUEST_S = 1.0
 """Time in which an open connection may send one more request; its response then closes it."""
 BACKLOG = 256
+SOCKET_VARIABLE = "EDGEWRIGHT_LISTEN_FD"
+"""Environment variable with the descriptor of an inherited listening socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +105,15 @@ class ScoringServer(uvicorn.Server):
 def listen(host: str = "127.0.0.1", port: int = 0) -> sockets.socket:
     """Return a listening socket; port 0 picks a free port.
 
+    A supervisor passes its own socket by the variable `SOCKET_VARIABLE`; this process then ends when the supervisor does.
+
     Raises:
         BadInputError: the port is in use, or the host is not an address of this machine.
     """
+    inherited = os.environ.pop(SOCKET_VARIABLE, None)  # not for the processes of a script
+    if inherited is not None:
+        exit_with_parent(gracefully=True)
+        return sockets.socket(fileno=int(inherited))
     listening = sockets.socket(sockets.AF_INET6 if ":" in host else sockets.AF_INET, sockets.SOCK_STREAM)
     try:
         listening.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)

@@ -1,0 +1,162 @@
+"""The content of a deployment: its files, copied from the registry, and the command that serves them.
+
+    ROOT/<endpoint>/                            the folder of the supervisor, and keys.json
+    ROOT/<endpoint>/deployments/<generation>/   the working directory of the script; complete or absent
+        files/                                  the folder of the entry script
+        azureml-models/<model>/<version>/       model files, or the package as an OCI layout
+
+`AZUREML_MODEL_DIR` is the folder of the one model, or `azureml-models` if there are several, as in Azure ML.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud.endpoints.store import HOST, StoredEndpoint
+from cloud.registry import models
+from cloud.registry.blobs import BlobStore, RepositoryBlobs
+from edgewright.contracts import wire
+from edgewright.contracts.endpoints import FILES_REPOSITORY, DeployedModel, EndpointAuth, EndpointKeys
+from edgewright.contracts.files import replace_directory, staging_beside, write_atomically
+from edgewright.contracts.messages import ModelVersion
+from edgewright.contracts.models.registration import SourceFile, check_relative
+from edgewright.contracts.oci import Index, OciLayout
+from edgewright.contracts.package import read_index
+from edgewright.errors import NotFoundError
+from edgewright.serving.supervision.service import DesiredService, Generation, ServiceFolder
+
+MODELS = "azureml-models"
+_FILES = "files"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFolder:
+    """The folder of one endpoint."""
+
+    path: Path
+
+    @property
+    def service(self) -> ServiceFolder:
+        """The files of its supervisor."""
+        return ServiceFolder(self.path)
+
+    @property
+    def keys(self) -> Path:
+        """The file with its keys."""
+        return self.path / "keys.json"
+
+    def deployment(self, generation: int) -> Path:
+        """The folder of one deployment."""
+        return self.path / "deployments" / str(generation)
+
+    def write_keys(self, keys: EndpointKeys) -> None:
+        """Write the keys; the server reads the file again when it changes."""
+        write_atomically(self.keys, wire.encode(keys), mode=0o600)
+
+    def has_keys(self, keys: EndpointKeys) -> bool:
+        """Return True if the file has these keys."""
+        try:
+            return self.keys.read_bytes() == wire.encode(keys)
+        except OSError:
+            return False
+
+
+def prepare(folder: EndpointFolder, endpoint: StoredEndpoint, blobs: BlobStore) -> None:
+    """Write the files of an endpoint's generation, then its desired service; a repetition changes nothing.
+
+    Raises:
+        NotFoundError: a model version or a file is no longer in the registry.
+        StorageFullError: the disk is full; nothing of this generation is left.
+    """
+    target = folder.deployment(endpoint.generation)
+    if not target.exists():
+        with staging_beside(target) as staging:
+            for model in endpoint.deployment.models:
+                _write_model(staging / MODELS / model.name / str(model.version), model, blobs)
+            _write_files(staging / _FILES, FILES_REPOSITORY, endpoint.deployment.files, blobs)
+            replace_directory(staging, target)
+    folder.write_keys(endpoint.keys)
+    folder.service.write_desired(desired_service(folder, endpoint))
+
+
+def desired_service(folder: EndpointFolder, endpoint: StoredEndpoint) -> DesiredService:
+    """Return the service that the supervisor of an endpoint should run."""
+    deployment, directory = endpoint.deployment, folder.deployment(endpoint.generation)
+    generation = Generation(
+        number=endpoint.generation,
+        command=(sys.executable, "-P", "-m", "edgewright", "serve", *_arguments(folder, endpoint)),
+        directory=str(directory),
+        environment=dict(deployment.variables),
+        replicas=deployment.replicas,
+        start_timeout_s=deployment.init_timeout_s,
+        drain_timeout_s=deployment.scoring_timeout_s + 5,
+    )
+    return DesiredService(host=HOST, port=endpoint.port, generation=generation)
+
+
+def remove_unused(folder: EndpointFolder, used: Iterable[int | None]) -> None:
+    """Remove the folders of deployments other than `used`."""
+    kept = {str(generation) for generation in used}
+    for path in (folder.path / "deployments").glob("*"):
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _arguments(folder: EndpointFolder, endpoint: StoredEndpoint) -> list[str]:
+    deployment, directory = endpoint.deployment, folder.deployment(endpoint.generation)
+    folders = [directory / MODELS / model.name / str(model.version) for model in deployment.models]
+    model_folder = folders[0] if len(folders) == 1 else directory / MODELS
+    if deployment.entry_script:
+        arguments = [str(directory / _FILES / deployment.entry_script)]
+        arguments += ["--model-dir", str(model_folder)] if folders else []
+    else:
+        arguments = [str(_only_file(model_folder))]
+    arguments += ["--json", "--name", endpoint.name, "--workers", str(deployment.workers)]
+    arguments += ["--init-timeout", f"{deployment.init_timeout_s:g}", "--scoring-timeout", f"{deployment.scoring_timeout_s:g}"]
+    return arguments if deployment.auth is EndpointAuth.OFF else [*arguments, "--keys", str(folder.keys)]
+
+
+def _only_file(model_folder: Path) -> Path:
+    """Return the file of a model that is one file, else its folder."""
+    found = list(model_folder.iterdir()) if model_folder.is_dir() else []
+    return found[0] if len(found) == 1 and found[0].is_file() else model_folder
+
+
+def _write_model(target: Path, model: DeployedModel, blobs: BlobStore) -> None:
+    with blobs.database.reading() as connection:
+        version = models.find_version(connection, model.name, model.version)
+    if version.files:
+        _write_files(target, model.name, version.files, blobs)
+    else:
+        _write_layout(target, version, blobs)
+
+
+def _write_files(target: Path, repository: str, files: Iterable[SourceFile], blobs: BlobStore) -> None:
+    target.mkdir(parents=True)
+    for file in files:
+        destination = target / check_relative(file.path)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _copy(blobs.blob_path(repository, file.digest), destination)
+
+
+def _write_layout(target: Path, version: ModelVersion, blobs: BlobStore) -> None:
+    """Write a package as an OCI image layout (image specification 1.1, image-layout.md)."""
+    package = read_index(RepositoryBlobs(blobs, version.model), version.index)
+    layout = OciLayout.create(target)
+    for blob in (package.descriptor, *package.blobs()):
+        if not layout.has_blob(blob):
+            _copy(blobs.blob_path(version.model, blob.digest), layout.blob_path(blob.digest))
+    layout.write_index(Index(manifests=(package.descriptor,)))
+
+
+def _copy(source: Path, destination: Path) -> None:
+    """Copy a blob; a script may write to its copy, so it is not a link."""
+    try:
+        shutil.copyfile(source, destination)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{destination.name} must be in the registry, but its file {source.name} is missing") from error
+    destination.chmod(0o600)

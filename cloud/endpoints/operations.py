@@ -1,0 +1,169 @@
+"""The operations of an operator on endpoints: deploy, update, replace a key, delete. `engine.py` carries them out."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from cloud.context import Cloud
+from cloud.endpoints.engine import owner_of
+from cloud.endpoints.store import HOST, StoredEndpoint, all_endpoints, find_endpoint, one_endpoint, save
+from cloud.registry import models
+from cloud.registry.blobs import has_blob
+from edgewright.contracts.endpoints import (
+    FILES_REPOSITORY,
+    Deployment,
+    DeployRequest,
+    EndpointKeys,
+    EndpointLabels,
+    EndpointState,
+    EndpointTarget,
+    RegenerateRequest,
+    UpdateRequest,
+    check_endpoint_name,
+)
+from edgewright.errors import BadInputError, ConflictError
+
+_KEY_BYTES = 32
+
+
+def deploy(cloud: Cloud, connection: Connection, name: str, request: DeployRequest, now: datetime) -> StoredEndpoint:
+    """Create an endpoint, or with `overwrite` give an existing one a new deployment.
+
+    Raises:
+        ConflictError: the name or the port is taken, or a file was not pushed before.
+        NotFoundError: a model version does not exist.
+    """
+    check_endpoint_name(name)
+    existing = find_endpoint(connection, name)
+    if existing is not None and existing.is_deleted:
+        raise ConflictError(f"endpoint {name} is being deleted: try again when 'edgewright endpoints list' no longer shows it")
+    if existing is not None and not request.overwrite:
+        raise ConflictError(f"an endpoint is called {name}: choose another name, update it, or deploy with overwrite")
+    _check_content(connection, request.deployment)
+    keys = EndpointKeys(primary=request.primary_key or _new_key(), secondary=request.secondary_key or _new_key())
+    endpoint = StoredEndpoint(
+        name=name,
+        owner=owner_of(cloud),
+        deployment=request.deployment,
+        labels=request.labels,
+        keys=keys if existing is None else _merged_keys(existing.keys, request),
+        generation=1 if existing is None else existing.generation + 1,
+        port=_choose_port(connection, name, request.deployment.port),
+        state=EndpointState.TRANSITIONING,
+        reason="",
+        answering=None if existing is None else existing.answering,
+        is_deleted=False,
+        created_at=now if existing is None else existing.created_at,
+        changed_at=now,
+        deployed_at=now,
+    )
+    save(connection, endpoint)
+    return endpoint
+
+
+def update(cloud: Cloud, connection: Connection, name: str, request: UpdateRequest, now: datetime) -> StoredEndpoint:
+    """Change labels, and with a deployment start it beside the one that answers; requests continue meanwhile.
+
+    Raises:
+        NotFoundError: no endpoint or model version is called so.
+        ConflictError: a property exists with another value, or the endpoint is being deleted.
+    """
+    existing = _one_active(connection, name)
+    changed = replace(existing, labels=_changed_labels(existing.labels, request), changed_at=now)
+    if request.deployment is not None and request.deployment != existing.deployment:
+        _check_content(connection, request.deployment)
+        changed = replace(
+            changed,
+            owner=owner_of(cloud),
+            deployment=request.deployment,
+            generation=existing.generation + 1,
+            port=_choose_port(connection, name, request.deployment.port),
+            state=EndpointState.TRANSITIONING,
+            reason="",
+            deployed_at=now,
+        )
+    save(connection, changed)
+    return changed
+
+
+def regenerate_key(connection: Connection, name: str, request: RegenerateRequest, now: datetime) -> EndpointKeys:
+    """Replace one key; the other one stays valid."""
+    existing = _one_active(connection, name)
+    keys = replace(existing.keys, **{request.name.value: request.key or _new_key()})
+    save(connection, replace(existing, keys=keys, changed_at=now))
+    return keys
+
+
+def delete(connection: Connection, name: str, now: datetime) -> StoredEndpoint:
+    """Delete an endpoint: it answers its open requests, then its processes and files are removed."""
+    existing = one_endpoint(connection, name)
+    deleted = replace(existing, is_deleted=True, changed_at=now)
+    save(connection, deleted)
+    return deleted
+
+
+def _one_active(connection: Connection, name: str) -> StoredEndpoint:
+    existing = one_endpoint(connection, name)
+    if existing.is_deleted:
+        raise ConflictError(f"endpoint {name} is being deleted: deploy it again")
+    return existing
+
+
+def _new_key() -> str:
+    return secrets.token_urlsafe(_KEY_BYTES)
+
+
+def _merged_keys(keys: EndpointKeys, request: DeployRequest) -> EndpointKeys:
+    return EndpointKeys(primary=request.primary_key or keys.primary, secondary=request.secondary_key or keys.secondary)
+
+
+def _changed_labels(labels: EndpointLabels, request: UpdateRequest) -> EndpointLabels:
+    for name, value in (request.properties or {}).items():
+        if labels.properties.get(name, value) != value:
+            raise ConflictError(f"property {name} is {labels.properties[name]!r} and never changes: use a tag instead")
+    return EndpointLabels(
+        description=labels.description if request.description is None else request.description,
+        tags=labels.tags if request.tags is None else request.tags,
+        properties={**labels.properties, **(request.properties or {})},
+    )
+
+
+def _check_content(connection: Connection, deployment: Deployment) -> None:
+    if deployment.target is not EndpointTarget.LOCAL:
+        raise BadInputError(f"the target must be local, not {deployment.target}: this cloud has no container engine")
+    for model in deployment.models:
+        models.find_version(connection, model.name, model.version)
+    missing = [file.path for file in deployment.files if not has_blob(connection, FILES_REPOSITORY, file.digest)]
+    if missing:
+        raise ConflictError(f"{len(missing)} files must be pushed to {FILES_REPOSITORY} first, such as {missing[0]}")
+
+
+def _choose_port(connection: Connection, name: str, port: int | None) -> int:
+    """Return the port of an endpoint: the given one, that of its earlier deployment, or a free one."""
+    ports = {each.port: each.name for each in all_endpoints(connection)}
+    own = next((each for each, owner in ports.items() if owner == name), None)
+    if own is not None and port in (None, own):
+        return own
+    if port is not None and port in ports:
+        raise ConflictError(f"port {port} must be free, but endpoint {ports[port]} has it: choose another port")
+    while (chosen := _bindable(port or 0)) in ports:
+        pass
+    return chosen
+
+
+def _bindable(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen()  # two sockets with SO_REUSEADDR may share a port until one of them listens
+        except OSError as error:
+            text = f"port {port} of {HOST} must be free, but it cannot be used ({error.strerror}): choose another port"
+            raise ConflictError(text) from error
+        chosen: int = probe.getsockname()[1]
+        return chosen

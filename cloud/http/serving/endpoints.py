@@ -1,0 +1,150 @@
+"""Scoring endpoints: deploy, list, show, update and delete them; their keys and logs."""
+
+from __future__ import annotations
+
+from cloud.auth import Access
+from cloud.endpoints import operations
+from cloud.endpoints.engine import folder_of
+from cloud.endpoints.store import all_endpoints, one_endpoint
+from cloud.http.endpoint import Call, Endpoint
+from edgewright.contracts.endpoints import (
+    DeployRequest,
+    EndpointKeys,
+    EndpointLog,
+    EndpointRecord,
+    RegenerateRequest,
+    UpdateRequest,
+)
+from edgewright.errors import BadInputError
+from edgewright.serving.supervision.logs import last_lines
+
+MAX_LOG_LINES = 100_000
+
+
+def deploy(call: Call) -> EndpointRecord:
+    """Create an endpoint, or replace its deployment."""
+    with call.cloud.database.transaction() as connection:
+        return operations.deploy(call.cloud, connection, call.path("endpoint"), call.body, call.now).record()
+
+
+def list_endpoints(call: Call) -> list[EndpointRecord]:
+    """Return every endpoint."""
+    with call.cloud.database.reading() as connection:
+        return [each.record() for each in all_endpoints(connection)]
+
+
+def show_endpoint(call: Call) -> EndpointRecord:
+    """Return one endpoint."""
+    with call.cloud.database.reading() as connection:
+        return one_endpoint(connection, call.path("endpoint")).record()
+
+
+def update_endpoint(call: Call) -> EndpointRecord:
+    """Change an endpoint."""
+    with call.cloud.database.transaction() as connection:
+        return operations.update(call.cloud, connection, call.path("endpoint"), call.body, call.now).record()
+
+
+def delete_endpoint(call: Call) -> EndpointRecord:
+    """Delete an endpoint."""
+    with call.cloud.database.transaction() as connection:
+        return operations.delete(connection, call.path("endpoint"), call.now).record()
+
+
+def show_keys(call: Call) -> EndpointKeys:
+    """Return the keys of an endpoint."""
+    with call.cloud.database.reading() as connection:
+        return one_endpoint(connection, call.path("endpoint")).keys
+
+
+def regenerate_key(call: Call) -> EndpointKeys:
+    """Replace one key of an endpoint; the server has it before the answer."""
+    with call.cloud.database.transaction() as connection:
+        keys = operations.regenerate_key(connection, call.path("endpoint"), call.body, call.now)
+    folder = folder_of(call.cloud, call.path("endpoint"))
+    if folder.keys.exists():
+        folder.write_keys(keys)
+    return keys
+
+
+def show_logs(call: Call) -> EndpointLog:
+    """Return the last lines of an endpoint's log."""
+    count = call.whole("lines", 5000)
+    if not 1 <= count <= MAX_LOG_LINES:
+        raise BadInputError(f"lines must be 1 to {MAX_LOG_LINES}, not {count}")
+    with call.cloud.database.reading() as connection:
+        endpoint = one_endpoint(connection, call.path("endpoint"))
+    return EndpointLog(lines=tuple(last_lines(folder_of(call.cloud, endpoint.name).service.log, count)))
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="PUT",
+        path="/v1/endpoints/{endpoint}",
+        access=Access.OPERATOR,
+        summary="Deploy models and a script as an endpoint; with overwrite, also onto an existing one.",
+        handler=deploy,
+        request_type=DeployRequest,
+        response_type=EndpointRecord,
+        status=201,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/endpoints",
+        access=Access.OPERATOR,
+        summary="Every endpoint, by name.",
+        handler=list_endpoints,
+        response_type=list[EndpointRecord],
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/endpoints/{endpoint}",
+        access=Access.OPERATOR,
+        summary="One endpoint.",
+        handler=show_endpoint,
+        response_type=EndpointRecord,
+    ),
+    Endpoint(
+        method="PATCH",
+        path="/v1/endpoints/{endpoint}",
+        access=Access.OPERATOR,
+        summary="Change the deployment or the labels of an endpoint without a lost request.",
+        handler=update_endpoint,
+        request_type=UpdateRequest,
+        response_type=EndpointRecord,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/v1/endpoints/{endpoint}",
+        access=Access.OPERATOR,
+        summary="Delete an endpoint: drain its requests, then remove its processes and files.",
+        handler=delete_endpoint,
+        response_type=EndpointRecord,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/endpoints/{endpoint}/keys",
+        access=Access.OPERATOR,
+        summary="The keys of an endpoint.",
+        handler=show_keys,
+        response_type=EndpointKeys,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/endpoints/{endpoint}/keys",
+        access=Access.OPERATOR,
+        summary="Replace one key of an endpoint; the other one stays valid.",
+        handler=regenerate_key,
+        request_type=RegenerateRequest,
+        response_type=EndpointKeys,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/endpoints/{endpoint}/logs",
+        access=Access.OPERATOR,
+        summary="The last lines of an endpoint's log.",
+        handler=show_logs,
+        response_type=EndpointLog,
+        query={"lines": "Number of lines; default: 5000."},
+    ),
+)
