@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgewright.command_line import common_options, print_json
+from edgewright.command_line import common_options, duration, print_json
 
 if TYPE_CHECKING:
     from cloud.service import Started
 
 DEFAULT_STATE = Path("~/.local/share/edgewright/cloud")
+EMBEDDED_STATE = Path(".edgewright/cloud")
+"""State directory of the cloud that the SDK starts for a folder (`edgewright.sdk.workspace`)."""
 
 
 @click.group()
@@ -26,7 +28,7 @@ def group() -> None:
 @click.option(
     "--state", type=click.Path(path_type=Path), default=DEFAULT_STATE, show_default=True, help="State directory of the cloud."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; TLS is always on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: the port of the last run, at first 8443. 0: a free port.")
 @click.option("--name", "names", multiple=True, help="Host name for devices; they connect to the first one.")
 @click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="Public key of a trusted publisher.")
@@ -48,6 +50,10 @@ def group() -> None:
     show_default=True,
     help="Validity of device certificates in days; devices renew them after two thirds of it.",
 )
+@click.option("--plain-http", is_flag=True, help="Listen without TLS, on a loopback address; without devices and broker.")
+@click.option(
+    "--stop-after", "idle_stop_s", type=duration, metavar="DURATION", help="Stop after this time without a request, as 1h."
+)
 @common_options
 def up(
     state: Path,
@@ -61,6 +67,8 @@ def up(
     database_url: str | None,
     new_token: bool,
     device_days: int,
+    plain_http: bool,
+    idle_stop_s: float | None,
     as_json: bool,
 ) -> None:
     """Run the cloud until it is stopped: API, registry, MQTT broker and console.
@@ -84,8 +92,29 @@ def up(
         database_url=database_url,
         new_token=new_token,
         device_days=device_days,
+        plain_http=plain_http,
+        idle_stop_s=idle_stop_s,
     )
     run(settings, lambda started: _announce(started, as_json=as_json))
+
+
+@group.command()
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    help=f"State directory of the cloud. [default: {EMBEDDED_STATE} if it exists, else {DEFAULT_STATE}]",
+)
+@common_options
+def down(state: Path | None, as_json: bool) -> None:
+    """Stop the cloud of a state directory, and wait until it has ended."""
+    from cloud.state import directory as state_directory
+
+    state = state or (EMBEDDED_STATE if EMBEDDED_STATE.is_dir() else DEFAULT_STATE)
+    stopped = state_directory.stop(state.expanduser())
+    if as_json:
+        print_json({"state": str(state), "stopped": stopped})
+    else:
+        click.echo(f"stopped the cloud of {state}" if stopped else f"no cloud was running in {state}")
 
 
 @group.command()

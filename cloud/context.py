@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from dataclasses import dataclass, field
+from time import monotonic
 
 from cloud.db.changes import Changes
 from cloud.db.database import Database
@@ -30,3 +31,5 @@ class Cloud:
     mqtt: MqttClient | None = None
     requests: Tally[tuple[str, str, int]] = field(default_factory=Tally)
     """Number of answered requests by method, route and status."""
+    last_used_s: float = field(default_factory=monotonic)
+    """Monotonic time of the last answered request, seconds."""

@@ -1,4 +1,4 @@
-"""The HTTPS listener: uvicorn with client certificates, which it passes to the application.
+"""The listener: uvicorn with client certificates, which it passes to the application; plain HTTP on loopback if configured so.
 
 Uvicorn does not implement the ASGI TLS extension, so the protocol class here adds the client certificate. The TLS handshake
 verifies the chain; `cloud/auth.py` identifies the device and checks the revocation for each request.
@@ -78,9 +78,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def create(app: ASGIApp, changes: Changes, *, ca_file: Path, server_files: tuple[Path, Path]) -> Server:
-    """Return the listener of an application."""
-    certificate_file, key_file = server_files
+def create(app: ASGIApp, changes: Changes, *, ca_file: Path, server_files: tuple[Path, Path] | None) -> Server:
+    """Return the listener of an application; without certificate and key in `server_files`, it speaks plain HTTP."""
     config = uvicorn.Config(
         app,
         http=ClientCertificateProtocol,
@@ -92,7 +91,7 @@ def create(app: ASGIApp, changes: Changes, *, ca_file: Path, server_files: tuple
         proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_GRACE_S,
-        ssl_context_factory=lambda _config, _default: _tls(ca_file, certificate_file, key_file),
+        ssl_context_factory=None if server_files is None else lambda _config, _default: _tls(ca_file, *server_files),
     )
     return Server(config, changes)
 

@@ -6,6 +6,7 @@ lock the state directory → bind the port → open the database → prepare the
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from urllib.parse import urlsplit
 
 from cloud import app, server
@@ -28,12 +30,14 @@ from cloud.state.directory import StateDirectory
 from cloud.state.identity import check_identity
 from cloud.state.ports import bind, default_port
 from cloud.state.stored_files import DATABASE, is_established
+from edgewright.contracts.connection.client_context import is_loopback
 from edgewright.contracts.messages import BrokerAddress
 from edgewright.errors import BadInputError
 
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  compared with --host, not bound
 _HTTPS_PORT = 8443
 _MQTTS_PORT = 8883
+_LOG = logging.getLogger("edgewright.cloud")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +59,18 @@ class Settings:
     """Replace the operator token."""
     device_days: float = DEVICE_DAYS
     """Validity of a device certificate."""
+    plain_http: bool = False
+    """Listen without TLS, on a loopback address only. Devices cannot enrol, so there is no broker."""
+    idle_stop_s: float | None = None
+    """Stop after this time without a request; None: never."""
 
     def __post_init__(self) -> None:
         if not 0 < self.device_days <= DEVICE_DAYS:
             raise BadInputError(f"device_days must be greater than 0 and at most {DEVICE_DAYS}, not {self.device_days:g}")
+        if self.plain_http and not is_loopback(self.host):
+            raise BadInputError(f"--plain-http needs a loopback address such as 127.0.0.1 as --host, not {self.host}: omit one")
+        if self.idle_stop_s is not None and self.idle_stop_s <= 0:
+            raise BadInputError(f"the time without a request must be positive, not {self.idle_stop_s:g} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +93,14 @@ def run(settings: Settings, announce: Callable[[Started], None]) -> None:
             state_directory.trust(state.path, key_file)
         port_file = state.path / "port"
         with bind(settings.host, default_port(settings.port, port_file, _HTTPS_PORT), port_file, "--port") as bound:
-            url = f"https://{_bracketed(_public_host(settings))}:{bound.getsockname()[1]}"
+            scheme = "http" if settings.plain_http else "https"
+            url = f"{scheme}://{_bracketed(_public_host(settings))}:{bound.getsockname()[1]}"
             database = _open_database(settings, state)
             broker = _own_broker(settings, state, database)
             cloud = _cloud(settings, state, database, broker, url)
             state.write_client_context(url)
             started = Started(url, state, cloud.broker)
-            asyncio.run(_serve(cloud, broker, bound, lambda: announce(started)))
+            asyncio.run(_serve(settings, cloud, broker, bound, lambda: announce(started)))
 
 
 def _raise_file_limit() -> None:
@@ -113,13 +126,28 @@ def _open_database(settings: Settings, state: StateDirectory) -> Database:
     return database
 
 
-async def _serve(cloud: Cloud, broker: Broker | None, bound: socket.socket, announce: Callable[[], None]) -> None:
+async def _serve(
+    settings: Settings, cloud: Cloud, broker: Broker | None, bound: socket.socket, announce: Callable[[], None]
+) -> None:
     state = cloud.state
-    listener = server.create(app.create(cloud), cloud.changes, ca_file=state.ca_file, server_files=state.server_files)
+    server_files = None if settings.plain_http else state.server_files
+    listener = server.create(app.create(cloud), cloud.changes, ca_file=state.ca_file, server_files=server_files)
     with listener.ended_by_signals():
         async with app.running(cloud, broker):
             announce()
+            watch = asyncio.create_task(_stop_when_idle(cloud, listener, settings.idle_stop_s))
             await listener.serve(sockets=[bound])
+            watch.cancel()
+
+
+async def _stop_when_idle(cloud: Cloud, listener: server.Server, idle_stop_s: float | None) -> None:
+    """Stop the listener `idle_stop_s` seconds after the last request."""
+    if idle_stop_s is None:
+        return
+    while (left_s := cloud.last_used_s + idle_stop_s - monotonic()) > 0:
+        await asyncio.sleep(left_s)
+    _LOG.info("stopped because of no request for_s=%g", idle_stop_s)
+    listener.should_exit = True
 
 
 def _cloud(settings: Settings, state: StateDirectory, database: Database, broker: Broker | None, url: str) -> Cloud:
@@ -140,7 +168,7 @@ def _cloud(settings: Settings, state: StateDirectory, database: Database, broker
 
 def _own_broker(settings: Settings, state: StateDirectory, database: Database) -> Broker | None:
     program = find_mosquitto()
-    if not settings.with_broker or settings.broker_url is not None or program is None:
+    if not settings.with_broker or settings.plain_http or settings.broker_url is not None or program is None:
         return None
     broker = Broker(program, state, database, host=settings.host, port=settings.broker_port)
     broker.prepare()

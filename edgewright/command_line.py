@@ -1,9 +1,10 @@
-"""Shared by all commands: `--json`, `-v`, shares, tables, and a progress bar for terminals."""
+"""Shared by all commands: `--json`, `-v`, shares, durations, tables, and a progress bar for terminals."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from edgewright.contracts import wire
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def common_options(command: F) -> F:
@@ -96,3 +99,11 @@ def _text(cell: object) -> str:
 
 def _is_number(text: str) -> bool:
     return text == "-" or text.replace(".", "").replace(",", "").replace("-", "").replace("e", "").removesuffix("%").isdigit()
+
+
+def duration(text: str) -> float:
+    """Convert a duration such as 30s, 5m, 1h or 2d to seconds."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd])", text)
+    if not match:
+        raise click.BadParameter(f"must be a number and a unit, as in 30s, 5m, 1h or 2d, not {text!r}")
+    return float(match[1]) * _UNITS_S[match[2]]

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, ClassVar, cast
 
 from anyio import to_thread
@@ -115,6 +116,7 @@ async def answer(endpoint: Endpoint, cloud: Cloud, request: Request) -> Response
     except ClientDisconnect:
         response = Response(status_code=499)  # not received by the client; counted in the metrics
     cloud.requests[(endpoint.method, endpoint.path, response.status_code)] += 1
+    cloud.last_used_s = monotonic()
     return response
 
 

@@ -12,10 +12,16 @@ from edgewright.contracts import signing
 from edgewright.contracts.connection.enrolment import format_token
 from edgewright.contracts.messages import EnrolmentToken, EnrolRequest, EnrolResponse, IssuedToken, TokenRequest
 from edgewright.contracts.names import TENANT
+from edgewright.errors import ConflictError
 
 
 def issue_token(call: Call) -> IssuedToken:
     """Issue a token that contains the cloud's address and the digest of its authority."""
+    if call.cloud.url.startswith("http://"):
+        raise ConflictError(
+            f"devices authenticate with certificates, which need TLS, but the cloud at {call.cloud.url} has none: "
+            "start one without --plain-http"
+        )
     with call.cloud.database.transaction() as connection:
         secret, expires_at = devices.issue_token(connection, call.body, call.now)
     token = EnrolmentToken(url=call.cloud.url, ca_sha256=call.cloud.state.authority.sha256(), secret=secret)

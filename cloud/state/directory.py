@@ -19,12 +19,15 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import select
+import signal
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import monotonic, sleep
 
 from cryptography import x509
 
@@ -33,7 +36,7 @@ from cloud.state.stored_files import DATABASE, TOKEN, check_none_lost, read_cert
 from edgewright.contracts import signing
 from edgewright.contracts.connection.client_context import CONTEXT_FILE, write_context_file
 from edgewright.contracts.files import write_atomically
-from edgewright.errors import BadInputError, ConflictError, one_line
+from edgewright.errors import BadInputError, ConflictError, OperationError, one_line
 
 OWNER_ONLY = 0o600
 """File mode of keys, the operator token, and the files that refer to them."""
@@ -134,9 +137,57 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConflictError(f"another cloud uses {path}: stop it first, or choose another --state") from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
         yield
     finally:
         os.close(handle)
+
+
+def stop(path: Path, *, timeout_s: float = 30.0) -> bool:
+    """Send SIGTERM to the cloud that holds the lock of a state directory, and wait for its end.
+
+    Return False if no cloud holds it.
+
+    Raises:
+        OperationError: the cloud is still running after `timeout_s`.
+    """
+    if not (path / "lock").exists():
+        return False
+    ends_at = monotonic() + timeout_s
+    stopped = False
+    with (path / "lock").open("rb") as lock:
+        while not _lock_is_free(lock.fileno()):
+            holder = int(os.pread(lock.fileno(), 32, 0).strip() or b"0")
+            if holder and _end(holder, ends_at - monotonic()):
+                stopped = True
+            elif monotonic() > ends_at:
+                raise OperationError(f"the cloud of {path} must end within {timeout_s:g} s, but process {holder} still runs")
+            else:
+                sleep(0.02)  # a cloud writes its id after it has taken the lock
+    return stopped
+
+
+def _end(process_id: int, timeout_s: float) -> bool:
+    """Send SIGTERM and wait; return False if the process does not exist or does not end in time."""
+    try:
+        process = os.pidfd_open(process_id)
+    except ProcessLookupError:
+        return False
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        return bool(select.select([process], [], [], max(timeout_s, 0.0))[0])
+    finally:
+        os.close(process)
+
+
+def _lock_is_free(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    return True
 
 
 def trust(path: Path, key_file: Path) -> str:

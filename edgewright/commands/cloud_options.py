@@ -1,8 +1,7 @@
-"""Shared by the commands that use a cloud: `--cloud`, progress, and the notation of durations, labels, timestamps and sizes."""
+"""Shared by the commands that use a cloud: `--cloud`, progress, and the notation of labels, timestamps and sizes."""
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,21 +14,11 @@ from edgewright.command_line import common_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
 
 def cloud_options(command: F) -> F:
     """Add `--cloud` (parameter `cloud`) and the options of every command."""
     help_text = "client.json, its directory, or a URL. [default: $EDGEWRIGHT_CLOUD, else ~/.config/edgewright/client.json]"
     return common_options(click.option("--cloud", metavar="PATH_OR_URL", help=help_text)(command))
-
-
-def duration(text: str) -> float:
-    """Convert a duration such as 30s, 5m, 1h or 2d to seconds."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd])", text)
-    if not match:
-        raise click.BadParameter(f"must be a number and a unit, as in 30s, 5m, 1h or 2d, not {text!r}")
-    return float(match[1]) * _UNITS_S[match[2]]
 
 
 def label(text: str) -> tuple[str, str]:

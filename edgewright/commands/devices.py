@@ -9,8 +9,8 @@ from datetime import datetime
 
 import click
 
-from edgewright.command_line import print_json, print_table
-from edgewright.commands.cloud_options import cloud_options, duration, label, labels_text, moment
+from edgewright.command_line import duration, print_json, print_table
+from edgewright.commands.cloud_options import cloud_options, label, labels_text, moment
 from edgewright.contracts.messages import DeploymentState, DeviceRecord, ReportedState, TokenRequest
 from edgewright.contracts.names import check_name
 from edgewright.sdk import CloudClient

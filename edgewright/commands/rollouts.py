@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import click
 
-from edgewright.command_line import print_json, print_table, share
-from edgewright.commands.cloud_options import cloud_options, duration, label, moment
+from edgewright.command_line import duration, print_json, print_table, share
+from edgewright.commands.cloud_options import cloud_options, label, moment
 from edgewright.contracts.messages import DeploymentState, RolloutRecord, RolloutRequest, RolloutState
 from edgewright.contracts.models.known_failures import ForgiveRequest
 from edgewright.contracts.names import check_name, parse_reference

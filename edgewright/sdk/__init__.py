@@ -10,11 +10,27 @@
 
 The bodies are the dataclasses of `edgewright.contracts.messages`; a rejected request raises an `EdgewrightError` with the
 server's message. `client.py` has the methods, `pushing.py` uploads packages, `connection.py` sends HTTPS requests, `context.py`
-finds the address of the cloud.
+finds the address of the cloud. `workspace/` has the objects and verbs that users of Azure ML's SDK v1 know: `Workspace`, `Model`,
+`Run` and what belongs to them.
 """
 
 from edgewright.contracts.connection.client_context import ClientContext
 from edgewright.sdk.client import CloudClient
 from edgewright.sdk.context import find_context
+from edgewright.sdk.workspace.datastore import Datastore
+from edgewright.sdk.workspace.model import Model
+from edgewright.sdk.workspace.resources import ResourceConfiguration
+from edgewright.sdk.workspace.runs import Experiment, Run
+from edgewright.sdk.workspace.workspace import Workspace
 
-__all__ = ["ClientContext", "CloudClient", "find_context"]
+__all__ = [
+    "ClientContext",
+    "CloudClient",
+    "Datastore",
+    "Experiment",
+    "Model",
+    "ResourceConfiguration",
+    "Run",
+    "Workspace",
+    "find_context",
+]

@@ -8,8 +8,8 @@ from typing import Any
 import click
 import pytest
 
-from edgewright.command_line import print_table, share
-from edgewright.commands.cloud_options import duration, label, size_text
+from edgewright.command_line import duration, print_table, share
+from edgewright.commands.cloud_options import label, size_text
 
 
 @pytest.mark.parametrize(

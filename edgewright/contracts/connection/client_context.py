@@ -6,7 +6,9 @@ The cloud writes it as `client.json` into its state directory; every client read
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from edgewright.contracts import wire
 from edgewright.contracts.files import write_atomically
@@ -25,8 +27,10 @@ class ClientContext:
     """The authority that must have issued the cloud's certificate; None means those that this system trusts."""
 
     def __post_init__(self) -> None:
-        if not self.url.startswith("https://"):
-            raise BadInputError(f"a cloud's address must start with https://, not {self.url!r}")
+        if not self.url.startswith("https://") and not _is_plain_loopback(self.url):
+            raise BadInputError(
+                f"a cloud's address must start with https://, or be http:// and a loopback address, not {self.url!r}"
+            )
         if not self.token.isascii() or not self.token.isprintable():
             raise BadInputError("an operator token must be one line of printable characters; copy it from the cloud's token file")
 
@@ -51,6 +55,18 @@ class ClientContext:
         if not token:
             raise DeniedError(f"{token_file}: the operator token must be one line, but the file is empty: copy it from the cloud")
         return cls(url=stored.url.rstrip("/"), token=token, ca_file=path.parent / stored.ca_file)
+
+
+def is_loopback(host: str) -> bool:
+    """Return True for an address that only this machine reaches."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_plain_loopback(url: str) -> bool:
+    return url.startswith("http://") and is_loopback(urlsplit(url).hostname or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

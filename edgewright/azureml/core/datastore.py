@@ -1,0 +1,5 @@
+"""Names of azureml.core.datastore."""
+
+from edgewright.sdk import Datastore
+
+__all__ = ["Datastore"]

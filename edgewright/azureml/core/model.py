@@ -1,0 +1,5 @@
+"""Names of azureml.core.model."""
+
+from edgewright.sdk import Model
+
+__all__ = ["Model"]

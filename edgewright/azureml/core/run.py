@@ -1,0 +1,5 @@
+"""Names of azureml.core.run."""
+
+from edgewright.sdk import Run
+
+__all__ = ["Run"]

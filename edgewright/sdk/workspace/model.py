@@ -1,0 +1,354 @@
+"""Registered models: register, find, download, tag and delete them, and deploy or package them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgewright.contracts.messages import ModelVersion
+from edgewright.contracts.models.registration import Registration
+from edgewright.contracts.names import PackageReference, parse_reference
+from edgewright.errors import BadInputError, NotFoundError
+from edgewright.sdk.workspace.default import said, workspace_or_default
+from edgewright.sdk.workspace.model_files import CACHE, MODEL_DIR, find_model_path
+from edgewright.sdk.workspace.resources import Framework, ResourceConfiguration, azure_name, framework_of
+from edgewright.sdk.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from edgewright.sdk.workspace.runs import Run
+
+
+class Model:
+    """One version of a registered model.
+
+    Attributes:
+        name: name of the model.
+        id: `NAME:VERSION`.
+        version: number from 1.
+        tags, properties: texts by name; tags may be replaced, properties are only added.
+        description: text.
+        model_framework, model_framework_version: names as in `Model.Framework`, and a version as it was registered.
+        resource_configuration: processors and memory, or None.
+        run_id: the run that trained it, or an empty text.
+        created_time: UTC.
+    """
+
+    Framework = Framework
+
+    def __init__(
+        self,
+        workspace: Workspace | None = None,
+        name: str | None = None,
+        id: str | None = None,
+        tags: Sequence[str] | None = None,
+        properties: Sequence[str] | None = None,
+        version: int | None = None,
+        run_id: str | None = None,
+        model_framework: str | None = None,
+    ) -> None:
+        """Find the newest version that fits all arguments.
+
+        Args:
+            workspace: where to look; default: the configured or embedded cloud.
+            name: name of the model.
+            id: `NAME:VERSION`, `NAME@ALIAS` or `NAME`, in place of the name.
+            tags: texts `name` or `name=value`; also lists of a name and a value, as in Azure.
+            properties: the same for properties.
+            version: number; default: the newest that fits.
+            run_id: id of a run.
+            model_framework: framework.
+
+        Raises:
+            NotFoundError: there is no such model, or no version that fits.
+            BadInputError: neither name nor id.
+        """
+        self.workspace = workspace_or_default(workspace)
+        reference = _reference(name, id, version)
+        if reference.alias is not None or (reference.version is not None and not (tags or properties or run_id)):
+            self._set(self.workspace.cloud.model_version(reference))
+            return
+        choice = _Choice(tags, properties, run_id, model_framework)
+        fitting = [
+            each
+            for each in self.workspace.cloud.model_versions(reference.name)
+            if choice.fits(each) and reference.version in (None, each.version)
+        ]
+        if not fitting:
+            raise NotFoundError(f"model {reference} must have a version that fits all arguments, but none does")
+        self._set(fitting[-1])
+
+    @classmethod
+    def of_version(cls, workspace: Workspace, version: ModelVersion) -> Model:
+        """Return the object of a version that the cloud returned."""
+        model = cls.__new__(cls)
+        model.workspace = workspace
+        model._set(version)
+        return model
+
+    @staticmethod
+    def register(
+        workspace: Workspace | None = None,
+        model_path: str | os.PathLike[str] = "",
+        model_name: str = "",
+        tags: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | None = None,
+        description: str | None = None,
+        datasets: object = None,
+        model_framework: str | None = None,
+        model_framework_version: str | None = None,
+        child_paths: Sequence[str] | None = None,
+        sample_input_dataset: object = None,
+        sample_output_dataset: object = None,
+        resource_configuration: ResourceConfiguration | None = None,
+        *,
+        run_id: str = "",
+    ) -> Model:
+        """Register a file or folder as the next version of `model_name`.
+
+        Args:
+            workspace: default: the configured or embedded cloud.
+            model_path: file or folder on this machine.
+            model_name: name; lower-case letters and digits, joined by '.', '_' or '-'.
+            tags: texts by name; other values are stored as their text.
+            properties: the same.
+            description: text.
+            datasets: accepted and not stored: there are no data set objects.
+            model_framework: a constant of `Model.Framework`.
+            model_framework_version: version of the framework that saved the model.
+            child_paths: files below the folder `model_path`; default: all.
+            sample_input_dataset: as `datasets`.
+            sample_output_dataset: as `datasets`.
+            resource_configuration: what a service of the model gets by default.
+            run_id: the run that trained it.
+
+        Raises:
+            NotFoundError: there is no such file.
+            BadInputError: the name, a tag or the framework is not allowed, or the folder is empty.
+        """
+        workspace = workspace_or_default(workspace)
+        resources = resource_configuration or ResourceConfiguration()
+        registration = Registration(
+            framework=framework_of(model_framework),
+            framework_version=model_framework_version or "",
+            description=description or "",
+            cpu=resources.cpu,
+            memory_gb=resources.memory_in_gb,
+            run=run_id,
+            tags=_texts(tags),
+            properties=_texts(properties),
+        )
+        said("Registering model {name}", name=model_name)
+        with _chosen(Path(model_path), child_paths) as path:
+            return Model.of_version(workspace, workspace.cloud.register_model(model_name, path, registration))
+
+    @staticmethod
+    def list(
+        workspace: Workspace | None = None,
+        name: str | None = None,
+        tags: Sequence[str] | None = None,
+        properties: Sequence[str] | None = None,
+        run_id: str | None = None,
+        latest: bool = False,
+        model_framework: str | None = None,
+    ) -> list[Model]:
+        """Return the versions that fit all arguments, newest first; with `latest` one of each model."""
+        workspace = workspace_or_default(workspace)
+        cloud = workspace.cloud
+        names = [name] if name is not None else [each.model for each in cloud.models()]
+        choice = _Choice(tags, properties, run_id, model_framework)
+        found = []
+        for each in names:
+            fitting = [version for version in reversed(cloud.model_versions(each)) if choice.fits(version)]
+            found += fitting[:1] if latest else fitting
+        found.sort(key=lambda version: version.published_at, reverse=True)
+        return [Model.of_version(workspace, version) for version in found]
+
+    @staticmethod
+    def get_model(name: str, version: int | None = None, workspace: Workspace | None = None) -> Model:
+        """Return a version of a model, by default the newest."""
+        return Model(workspace, name, version=version)
+
+    @staticmethod
+    def get_model_path(model_name: str, version: int | None = None, _workspace: Workspace | None = None) -> str:
+        """Return the path of a model's file or folder, downloaded to `azureml-models/NAME/VERSION` if necessary.
+
+        In a service it is the path in the service. `model_files.py` has the order of the places.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConflictError: the version has several files and no folder around them.
+        """
+
+        def fetch(number: int | None) -> Path:
+            return Model(_workspace, model_name, version=number)._cached()
+
+        return str(find_model_path(model_name, version, None if os.environ.get(MODEL_DIR) else fetch))
+
+    def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
+        """Write the files to a folder; return the path of the file, or of the folder if there are several.
+
+        Raises:
+            BadInputError: a file exists and `exist_ok` is False.
+        """
+        may_exist = exist_ok if exists_ok is None else exists_ok
+        target = Path(target_dir)
+        names = [Path(file.path).parts[0] for file in self._version.files]
+        existing = [name for name in names if (target / name).exists()]
+        if existing and not may_exist:
+            raise BadInputError(f"{target / existing[0]} exists already: set exist_ok=True, or choose another target_dir")
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".download-") as staging:
+            files = self.workspace.cloud.download_model(self._version, Path(staging) / "files")
+            shutil.copytree(files, target, dirs_exist_ok=True)
+        return str(target / names[0]) if len(set(names)) == 1 else str(target)
+
+    def delete(self) -> None:
+        """Delete this version; its number stays taken."""
+        self.workspace.cloud.delete_version(self._version)
+
+    def add_tags(self, tags: Mapping[str, Any]) -> None:
+        """Add tags, or replace those of the same name."""
+        self._set(self.workspace.cloud.set_tags(self._version, {**self.tags, **_texts(tags)}))
+
+    def remove_tags(self, tags: Sequence[str]) -> None:
+        """Remove tags by name."""
+        kept = {name: text for name, text in self.tags.items() if name not in tags}
+        self._set(self.workspace.cloud.set_tags(self._version, kept))
+
+    def add_properties(self, properties: Mapping[str, Any]) -> None:
+        """Add properties; raise `ConflictError` for one that exists with another value."""
+        self._set(self.workspace.cloud.add_properties(self._version, _texts(properties)))
+
+    def update(self, tags: Mapping[str, Any] | None = None) -> None:
+        """Replace all tags."""
+        if tags is not None:
+            self._set(self.workspace.cloud.set_tags(self._version, _texts(tags)))
+
+    @property
+    def run(self) -> Run | None:
+        """The run that trained it, or None."""
+        from edgewright.sdk.workspace.runs import Run
+
+        return Run(run_id=self.run_id, workspace=self.workspace) if self.run_id else None
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the facts as plain values."""
+        return {
+            "name": self.name,
+            "id": self.id,
+            "version": self.version,
+            "createdTime": self.created_time.isoformat(),
+            "description": self.description,
+            "framework": self.model_framework,
+            "frameworkVersion": self.model_framework_version,
+            "tags": self.tags,
+            "properties": self.properties,
+            "runId": self.run_id,
+        }
+
+    def __repr__(self) -> str:
+        """Show the identity."""
+        return f"Model(name={self.name!r}, version={self.version})"
+
+    def _set(self, version: ModelVersion) -> None:
+        self._version = version
+        facts = version.registration or Registration()
+        self.name = version.model
+        self.version = version.version
+        self.id = f"{version.model}:{version.version}"
+        self.tags = dict(facts.tags)
+        self.properties = dict(facts.properties)
+        self.description = facts.description
+        self.model_framework = azure_name(facts.framework)
+        self.model_framework_version = facts.framework_version
+        self.run_id = facts.run
+        self.created_time: datetime = version.published_at
+        has_resources = facts.cpu is not None or facts.memory_gb is not None
+        self.resource_configuration = ResourceConfiguration(facts.cpu, facts.memory_gb) if has_resources else None
+
+    def _cached(self) -> Path:
+        """Return `azureml-models/NAME/VERSION`, downloaded if it is not there; several files are put into a folder NAME."""
+        folder = Path(CACHE) / self.name / str(self.version)
+        is_file = len(self._version.files) == 1 and "/" not in self._version.files[0].path
+        target = folder if is_file else folder / self.name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.workspace.cloud.download_model(self._version, target)
+            except BadInputError:
+                if not target.exists():  # else another process has downloaded it meanwhile
+                    raise
+        return folder
+
+
+class _Choice:
+    """Tags, properties, run and framework that a version must have."""
+
+    def __init__(
+        self,
+        tags: Sequence[str] | None,
+        properties: Sequence[str] | None,
+        run_id: str | None,
+        model_framework: str | None,
+    ) -> None:
+        self._tags = [_pair(each) for each in tags or ()]
+        self._properties = [_pair(each) for each in properties or ()]
+        self._run_id = run_id
+        self._framework = None if model_framework is None else framework_of(model_framework)
+
+    def fits(self, version: ModelVersion) -> bool:
+        facts = version.registration or Registration()
+        return (
+            all(_has(facts.tags, each) for each in self._tags)
+            and all(_has(facts.properties, each) for each in self._properties)
+            and self._run_id in (None, facts.run)
+            and self._framework in (None, facts.framework)
+        )
+
+
+def _pair(text: str | Sequence[str]) -> tuple[str, str | None]:
+    if not isinstance(text, str):
+        return text[0], text[1] if len(text) > 1 else None
+    name, equals, value = text.partition("=")
+    return name, value if equals else None
+
+
+def _has(labels: Mapping[str, str], pair: tuple[str, str | None]) -> bool:
+    name, value = pair
+    return name in labels and value in (None, labels[name])
+
+
+def _reference(name: str | None, identity: str | None, version: int | None) -> PackageReference:
+    if (name is None) == (identity is None):
+        raise BadInputError(
+            "a model must be named by name or by id, and not by both: Model(ws, 'churn') or Model(ws, id='churn:3')"
+        )
+    reference = parse_reference(identity or name or "")
+    return reference if version is None else PackageReference(reference.name, version)
+
+
+def _texts(values: Mapping[str, Any] | None) -> dict[str, str]:
+    return {str(name): str(value) for name, value in (values or {}).items()}
+
+
+@contextlib.contextmanager
+def _chosen(path: Path, child_paths: Sequence[str] | None) -> Iterator[Path]:
+    """Yield the file or folder to register; for `child_paths`, a folder with copies of these files."""
+    if child_paths is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as staging:
+        for child in child_paths:
+            source = path / Path(child).relative_to(path) if Path(child).is_relative_to(path) else path / child
+            if not source.is_file():
+                raise NotFoundError(f"{source}: no such file; child_paths are files below model_path")
+            target = Path(staging) / source.relative_to(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        yield Path(staging)
