@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements/dev.txt
 TORCH := requirements/torch.txt
+CLIENTS := requirements/clients.txt
 STAMP := $(VENV)/.installed
 TORCH_STAMP := $(VENV)/.torch
+CLIENTS_STAMP := $(VENV)/.clients
 # Processes that share the tests; more than four would each load TensorFlow for little gain.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 
@@ -21,8 +23,12 @@ $(TORCH_STAMP): $(TORCH) | $(STAMP)
 	@sh scripts/torch.sh $(VENV) $(TORCH)
 	@touch $@
 
-# What only the tests need: PyTorch and Debian packages, where they can be had.
-components: $(TORCH_STAMP)
+$(CLIENTS_STAMP): $(CLIENTS) | $(STAMP)
+	@sh scripts/clients.sh $(VENV) $(CLIENTS)
+	@touch $@
+
+# What only the tests need: PyTorch, clients and Debian packages, where they can be had.
+components: $(TORCH_STAMP) $(CLIENTS_STAMP)
 	@sh scripts/system-packages.sh
 
 demo: setup
@@ -58,6 +64,8 @@ pins:
 	  --no-emit-index-url --no-annotate --no-header -q -o requirements/dev.txt
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header -q -o requirements/device.txt
+	uv pip compile requirements/clients.in --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header -q -o requirements/clients.txt
 
 clean:
 	rm -rf build dist docs/_build

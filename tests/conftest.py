@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,6 +71,18 @@ def require_package() -> Callable[[str], None]:
         pytest.skip(message)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def clients_python() -> Path:
+    """Return the interpreter with independent clients of the scoring server, or skip; with EDGEWRIGHT_REQUIRE=all fail."""
+    path = Path(sys.prefix) / "clients" / "bin" / "python"
+    if path.is_file():
+        return path
+    message = f"{path} does not exist: make components installs it"
+    if os.environ.get("EDGEWRIGHT_REQUIRE") == "all":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture

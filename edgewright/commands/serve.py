@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,6 +27,9 @@ from edgewright.serving.variants.app import ScoringApp
 from hardware_profiles.catalog import shipped_profiles
 from hardware_profiles.detect import detect, read_machine
 from hardware_profiles.match import match
+
+if TYPE_CHECKING:
+    from edgewright.serving.grpc.server import GrpcServer
 
 DEFAULT_PORT = 8000
 _SCRIPT_SUFFIX = ".py"
@@ -65,6 +71,7 @@ class Access:
 @click.argument("path", metavar="SCRIPT|BUILD|PACKAGE", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need keys and TLS.")
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free port.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Also answer gRPC on this port; 0: a free port.")
 @click.option("--name", help="Name of the model in the routes; default: from the path.")
 @click.option("--variant", help="Serve this variant; default: the one that fits this machine best.")
 @click.option("--backend", default=AUTO, show_default=True, help="Run the variant with this backend.")
@@ -82,6 +89,7 @@ def command(
     path: Path,
     host: str,
     port: int,
+    grpc_port: int | None,
     name: str | None,
     variant: str | None,
     backend: str,
@@ -103,6 +111,8 @@ def command(
     access = Access(host=host, port=port, keys=keys, tls=TlsFiles.of(certificate, private_key))
     access.check()
     if path.suffix == _SCRIPT_SUFFIX:
+        if grpc_port is not None:
+            raise BadInputError("--grpc-port must be absent for an entry script, whose requests have no tensors: use HTTP")
         options = ScriptOptions(
             path=path,
             model_directory=model_dir,
@@ -122,19 +132,36 @@ def command(
             keys=access.key_file(),
             inference_timeout_s=scoring_timeout,
         )
-        _serve(app, access, as_json=as_json)
+        _serve(app, access, as_json=as_json, companion=_grpc_server(app, access, grpc_port))
 
 
-def _serve(app: HttpApp, access: Access, *, as_json: bool) -> None:
+def _grpc_server(app: ScoringApp, access: Access, port: int | None) -> GrpcServer | None:
+    if port is None:
+        return None
+    if find_spec("grpc") is None or find_spec("google.protobuf") is None:
+        raise BadInputError(
+            "--grpc-port needs grpcio and protobuf, which are not installed: pip install 'edgewright[serve-grpc]'"
+        )
+    from edgewright.serving.grpc.server import GrpcAddress, GrpcServer  # loads gRPC, which takes 0.2 s
+
+    return GrpcServer(app, GrpcAddress(host=access.host, port=port, tls=access.tls))
+
+
+def _serve(app: HttpApp, access: Access, *, as_json: bool, companion: GrpcServer | None = None) -> None:
     socket = listen(access.host, access.port)
     scheme = "http" if access.tls is None else "https"
     host = f"[{access.host}]" if ":" in access.host else access.host
     url = f"{scheme}://{host}:{socket.getsockname()[1]}"
 
     def started() -> None:
-        click.echo(f'{{"url": "{url}"}}' if as_json else f"serving on {url}/score; Ctrl-C ends it")
+        grpc_address = None if companion is None else f"{host}:{companion.port}"
+        if as_json:
+            click.echo(json.dumps({"url": url} if grpc_address is None else {"url": url, "grpc": grpc_address}))
+        else:
+            beside = "" if grpc_address is None else f" and {grpc_address} (gRPC)"
+            click.echo(f"serving on {url}/score{beside}; Ctrl-C ends it")
 
-    run_server(app, socket=socket, tls=access.tls, started=started)
+    run_server(app, socket=socket, tls=access.tls, started=started, companion=companion)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ counted as an `error`. The counts are plain integers, because every request upda
 from __future__ import annotations
 
 import bisect
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ class Statistics:
         self._served = served
         self._scored = self._samples = self._rejected = self._errors = 0
         self._seconds = 0.0
+        self.decoding_s = self.encoding_s = 0.0
+        """Time of scored requests before they wait for the model, and after their run."""
+        self.last_scored_at_s = 0.0
+        """Unix time of the last scored request; 0 before the first."""
         self._window_ms: deque[float] = deque(maxlen=WINDOW)
         self._buckets = [0] * (len(BUCKETS_S) + 1)
         self._predictions: Counter[str] = Counter()
@@ -51,11 +56,32 @@ class Statistics:
         self._scored += 1
         self._samples += samples
         self._seconds += seconds
+        self.last_scored_at_s = time.time()
         self._window_ms.append(seconds * 1000)
         self._buckets[bisect.bisect_left(BUCKETS_S, seconds)] += 1
         for label in predictions:
             has_room = label in self._predictions or len(self._predictions) < MAX_CLASSES
             self._predictions[label if has_room else OTHER] += 1
+
+    @property
+    def scored_count(self) -> int:
+        """Number of answered requests."""
+        return self._scored
+
+    @property
+    def sample_count(self) -> int:
+        """Number of samples in the answered requests."""
+        return self._samples
+
+    @property
+    def scored_s(self) -> float:
+        """Seconds that the answered requests took together."""
+        return self._seconds
+
+    def steps(self, decoding_s: float, encoding_s: float) -> None:
+        """Add the times of the steps of one answered request."""
+        self.decoding_s += decoding_s
+        self.encoding_s += encoding_s
 
     def rejected(self) -> None:
         """Count one invalid request."""

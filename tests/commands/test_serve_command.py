@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from cloud.state.certificates import Authority, certificate_pem, key_pem, new_key
@@ -32,7 +33,7 @@ def served(*arguments: object) -> Iterator[str]:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            yield re.sub(r"/score;.*", "", line.removeprefix("serving on ").strip())
+            yield line.removeprefix("serving on ").strip().removesuffix("; Ctrl-C ends it").replace("/score", "")
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
@@ -69,6 +70,22 @@ def test_a_variant_answers_with_keys_and_tls(tmp_path: Path) -> None:
     assert (status, list(answer)) == (200, ["result"])
 
 
+def test_a_variant_answers_over_grpc_with_keys_and_tls(tmp_path: Path) -> None:
+    variant = make_variant(tmp_path / "fp32")
+    authority = Authority.create(datetime.now(UTC))
+    certificate, key = server_files(authority, tmp_path)
+    access = ["--keys", tmp_path / "keys.json", "--certificate", certificate, "--private-key", key]
+    with served(variant.path, "--grpc-port", 0, *access) as urls:
+        address = re.fullmatch(r"https://127.0.0.1:\d+ and (127.0.0.1:\d+) \(gRPC\)", urls)
+        assert address is not None
+        bearer = "Bearer " + json.loads((tmp_path / "keys.json").read_text())["secondary"]
+        with grpc.secure_channel(address[1], grpc.ssl_channel_credentials(authority.pem.encode())) as channel:
+            metadata = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
+            with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+                metadata(b"", timeout=20)
+            assert b"edgewright" in metadata(b"", timeout=20, metadata=[("authorization", bearer)])
+
+
 def server_files(authority: Authority, folder: Path) -> tuple[Path, Path]:
     key = new_key()
     files = folder / "server.pem", folder / "server.key"
@@ -84,6 +101,7 @@ def server_files(authority: Authority, folder: Path) -> tuple[Path, Path]:
         (["none"], 2, "none: no such file"),
         (["score.py", "--host", "0.0.0.0"], 2, "must have keys and TLS"),
         (["score.py", "--host", "192.0.2.1", "--keys", "k.json"], 2, "must have keys and TLS"),
+        (["score.py", "--grpc-port", "0"], 2, "--grpc-port must be absent for an entry script"),
         (["score.py", "--certificate", "c.pem"], 2, "--certificate and --private-key must be given together"),
         (["score.py", "--certificate", "score.py", "--private-key", "score.py"], 2, "must be a certificate and its private key"),
         (["score.py", "--keys", "score.py"], 2, "score.py must be a JSON object with the keys"),

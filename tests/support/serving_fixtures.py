@@ -12,7 +12,7 @@ from typing import Any
 import urllib3
 
 from edgewright.serving.http.application import HttpApp
-from edgewright.serving.http.server import listen, make_server
+from edgewright.serving.http.server import Companion, listen, make_server
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Client:
     """A plain HTTP client."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self._pool = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=32, timeout=20, retries=False)
 
     def get(self, path: str) -> Reply:
@@ -51,11 +52,11 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(app: HttpApp) -> Iterator[Client]:
+def serving(app: HttpApp, companion: Companion | None = None) -> Iterator[Client]:
     """Serve `app` until the block ends."""
     socket = listen()
     port = socket.getsockname()[1]
-    server = make_server(app)
+    server = make_server(app, companion=companion)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
     client = Client(port)

@@ -12,7 +12,8 @@ There is no web framework, because it would cost more than a small model (benchm
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Set
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ class HttpApp:
         self.statistics = statistics
         self.draining = False
         """True once the process is about to end: every response then closes its connection."""
-        self._limits = limits or ServingLimits()
+        self.limits = limits or ServingLimits()
         self._keys = keys
         self._held_bytes = 0
         self._routes: Mapping[str, Route] = {}
@@ -107,13 +108,13 @@ class HttpApp:
             route = self._checked(route, scope["method"], scope["path"])
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             if self._keys is not None and not route.is_public:
-                self._keys.check(headers.get("authorization", ""))
+                self.authorize(headers.get("authorization", ""))
             content = await self._content(headers, receive, body)
             response = await route.handler(Request(headers, content, scope["method"], scope.get("query_string", b"")))
             return compression.compressed(response, headers["accept-encoding"]) if "accept-encoding" in headers else response
         except EdgewrightError as error:
             if route is not None and route.is_scoring:
-                self._count(error)
+                self.count_failure(error)
             return error_response(error)
         except Exception:  # a defect: counted here; uvicorn answers 500 and logs the traceback
             if route is not None and route.is_scoring:
@@ -128,7 +129,31 @@ class HttpApp:
             raise HttpError(405, f"{path} accepts {listed}, not {method}", (("allow", listed),))
         return route
 
-    def _count(self, error: EdgewrightError) -> None:
+    def authorize(self, authorization: str) -> None:
+        """Accept the header `Authorization`, if this server requires keys.
+
+        Raises:
+            HttpError: the header is missing or has another key (401).
+        """
+        if self._keys is not None:
+            self._keys.check(authorization)
+
+    @contextlib.contextmanager
+    def holding(self, size_bytes: int) -> Iterator[None]:
+        """Count a message of another transport as held in memory until the block ends.
+
+        Raises:
+            HttpError: the message is too large (413), or one too many (503).
+        """
+        self._check_size(size_bytes)
+        self._hold(size_bytes)
+        try:
+            yield
+        finally:
+            self._held_bytes -= size_bytes
+
+    def count_failure(self, error: EdgewrightError) -> None:
+        """Count a scoring request that ended with an error."""
         if isinstance(error, BadInputError):
             self.statistics.rejected()
         else:
@@ -139,12 +164,12 @@ class HttpApp:
         coding = compression.coding_of(headers.pop("content-encoding", ""))
         await self._read_body(headers, receive, body)
         received = b"".join(body)
-        if coding is None:
+        if coding is None or not received:
             return received
-        reserved = min(self._limits.max_body_bytes, len(received) * compression.MAX_RATIO)
+        reserved = min(self.limits.max_body_bytes, len(received) * compression.MAX_RATIO)
         self._hold(reserved)
         try:
-            limit_bytes = self._limits.max_body_bytes
+            limit_bytes = self.limits.max_body_bytes
             if reserved <= _BRIEF_UNPACKED_BYTES:
                 content = compression.unpacked(received, coding, limit_bytes=limit_bytes)
             else:
@@ -178,13 +203,13 @@ class HttpApp:
                 return
 
     def _hold(self, size_bytes: int) -> None:
-        if self._held_bytes + size_bytes > self._limits.max_held_bytes:
+        if self._held_bytes + size_bytes > self.limits.max_held_bytes:
             raise HttpError(503, "the memory for waiting requests is full: try again in a second", (("retry-after", "1"),))
         self._held_bytes += size_bytes
 
     def _check_size(self, size_bytes: int) -> None:
-        if size_bytes > self._limits.max_body_bytes:
-            raise HttpError(413, f"a body must have at most {self._limits.max_body_bytes} bytes, not {size_bytes}")
+        if size_bytes > self.limits.max_body_bytes:
+            raise HttpError(413, f"a body must have at most {self.limits.max_body_bytes} bytes, not {size_bytes}")
 
 
 async def _send(response: Response, send: Send, *, last: bool, with_body: bool) -> None:

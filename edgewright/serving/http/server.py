@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import uvicorn
 
@@ -60,17 +61,32 @@ class TlsFiles:
         return cls(certificate, private_key)
 
 
+class Companion(Protocol):
+    """A server of the same application over another transport."""
+
+    async def start(self) -> None:
+        """Accept requests."""
+
+    async def stop(self) -> None:
+        """Accept no new request and return when the open ones were answered."""
+
+
 class ScoringServer(uvicorn.Server):
     """A uvicorn server that drains on SIGTERM, or from another thread on `should_exit`."""
 
-    def __init__(self, app: HttpApp, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(
+        self, app: HttpApp, config: uvicorn.Config, started: Callable[[], None], companion: Companion | None = None
+    ) -> None:
         super().__init__(config)
         self._app = app
+        self._companion = companion
         self._started = started
 
     async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
         """Start the application first; its errors end the server."""
         await self._app.start()
+        if self._companion is not None:
+            await self._companion.start()
         await super().startup(sockets)
         self._started()
 
@@ -82,10 +98,13 @@ class ScoringServer(uvicorn.Server):
         self._app.draining = True
         for server in self.servers:
             server.close()
+        stopping = None if self._companion is None else asyncio.create_task(self._companion.stop())
         deadline_s = time.monotonic() + LAST_REQUEST_S
         while self.server_state.connections and time.monotonic() < deadline_s and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+        if stopping is not None:
+            await stopping
         await self._app.stop()
 
     @contextlib.contextmanager
@@ -125,7 +144,13 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> sockets.socket:
     return listening
 
 
-def make_server(app: HttpApp, *, tls: TlsFiles | None = None, started: Callable[[], None] = lambda: None) -> ScoringServer:
+def make_server(
+    app: HttpApp,
+    *,
+    tls: TlsFiles | None = None,
+    started: Callable[[], None] = lambda: None,
+    companion: Companion | None = None,
+) -> ScoringServer:
     """Return a server for `app` with limited connections, no access log, and without the headers of proxies (X-Forwarded-For)."""
     return ScoringServer(
         app,
@@ -144,17 +169,23 @@ def make_server(app: HttpApp, *, tls: TlsFiles | None = None, started: Callable[
             ssl_keyfile=None if tls is None else tls.private_key,
         ),
         started,
+        companion,
     )
 
 
 def run_server(
-    app: HttpApp, *, socket: sockets.socket, tls: TlsFiles | None = None, started: Callable[[], None] = lambda: None
+    app: HttpApp,
+    *,
+    socket: sockets.socket,
+    tls: TlsFiles | None = None,
+    started: Callable[[], None] = lambda: None,
+    companion: Companion | None = None,
 ) -> None:
     """Serve `app` on a listening `socket`; return after SIGTERM, once every open request was answered.
 
-    `started` is called when the server accepts requests. Errors of the application's start are raised.
+    `started` is called when the server and its companion accept requests. Errors of their start are raised.
     """
-    server = make_server(app, tls=tls, started=started)
+    server = make_server(app, tls=tls, started=started, companion=companion)
     app.watch(server.server_state.connections)
     try:
         server.run(sockets=[socket])

@@ -69,7 +69,7 @@ class ScriptApp(HttpApp):
         try:
             answer, body, waited_s = await self.pool.call(call, request.body)
         except EdgewrightError as error:
-            self._count(error)
+            self.count_failure(error)
             response = error_response(error)
             return Response(response.status, response.body, headers=(*response.headers, identified))
         self._count_answer(answer.status, time.perf_counter() - started, has_failed=answer.has_failed)

@@ -1,35 +1,40 @@
 """Score with one loaded variant: the application and its routes.
 
 read the body     up to the size limit (http/application.py)
-decode            JSON or .npy (json_protocol.py), Open Inference Protocol (open_inference.py)
+decode            JSON or .npy (json_protocol.py), Open Inference Protocol (open_inference.py, inference_request.py)
 prepare           pixels and images, as the variant's config states (images.py)
 check             against the variant's inputs; a mismatch is a 400 that states what is expected and what was received
 score             in a worker thread, with other waiting requests (batching.py), so that health checks are answered meanwhile
 find the fault    a run that fails only on the values of this request is a 400 as well (fault_attribution.py)
 encode, count     (statistics.py)
+
+Documents about the model are in model_description.py and openapi.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Set
-from typing import Any
+from collections.abc import Callable, Set
+from typing import Any, TypeVar
 
 from accel.backends.backend import Session
-from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import Measure, VariantConfig
 from edgewright.serving.http.application import HttpApp, Route, ServingLimits, get, post
 from edgewright.serving.http.keys import KeyFile
-from edgewright.serving.http.messages import TEXT, Request, Response, json_response
+from edgewright.serving.http.messages import TEXT, HttpError, Request, Response, json_response
 from edgewright.serving.statistics import ServedModel, Statistics, predicted_classes
 from edgewright.serving.variants import json_protocol, open_inference, openapi
 from edgewright.serving.variants.batching import Batcher
 from edgewright.serving.variants.fault_attribution import FaultAttribution
 from edgewright.serving.variants.images import ImageInput
+from edgewright.serving.variants.inference_request import check
+from edgewright.serving.variants.model_description import ModelDescription, server_metadata
 from edgewright.serving.variants.watchdog import DEFAULT_LIMIT_S, watch
+
+Answer = TypeVar("Answer")
 
 
 class ScoringApp(HttpApp):
@@ -56,9 +61,10 @@ class ScoringApp(HttpApp):
         )
         super().__init__(Statistics(served), limits=limits, keys=keys)
         self._session = session
-        self.batcher = Batcher(FaultAttribution(session, known_good), merging=_may_merge(config))
+        self.description = ModelDescription(model=model, version=version, config=config, merging=_may_merge(config))
+        self.batcher = Batcher(FaultAttribution(session, known_good), merging=self.description.merging)
         self._config = config
-        self._image_input = ImageInput.of(config)
+        self.image_input = ImageInput.of(config)
         self._model, self._version = model, version
         self._inference_timeout_s = inference_timeout_s
         self._routes = self._make_routes()
@@ -86,23 +92,50 @@ class ScoringApp(HttpApp):
             "/metrics": get(self._metrics),
             "/openapi.json": get(self._openapi),
             "/v2": get(self._server_metadata),
+            "/v2/models/stats": get(self._model_stats),
+            "/v2/repository/index": Route(("POST",), self._repository_index),
             "/v2/health/live": get(self._live, public=True),
             "/v2/health/ready": get(self._ready, public=True),
         }
         for model in (base, f"{base}/versions/{self._version}"):
             routes[model] = get(self._model_metadata)
             routes[f"{model}/ready"] = get(self._model_ready)
+            routes[f"{model}/config"] = get(self._model_config)
+            routes[f"{model}/stats"] = get(self._model_stats)
             routes[f"{model}/infer"] = post(self._infer)
         return routes
 
-    async def _score(self, request: Request) -> Response:
-        started = time.perf_counter()
-        inputs = check_inputs(await self._decoded(request), self._config.inputs)
+    async def answer(self, decoded: Tensors, encode: Callable[[Tensors, list[str] | None], Answer], started_s: float) -> Answer:
+        """Score one request and count it.
+
+        Args:
+            decoded: its inputs.
+            encode: writes the answer from the outputs and the predicted classes.
+            started_s: `time.perf_counter()` at its arrival.
+
+        Raises:
+            SamplesError: the inputs do not fit the model.
+            InferenceError: the model failed.
+        """
+        inputs = check_inputs(decoded, self._config.inputs)
+        ready_s = time.perf_counter()
         outputs = await self.batcher.run(inputs)
+        ran_s = time.perf_counter()
         classes = self._classes(outputs)
-        response = json_protocol.encode(request, outputs, classes if self._config.labels else None)
-        self._scored(inputs, classes, started)
-        return response
+        answer = encode(outputs, classes)
+        ended_s = time.perf_counter()
+        self.statistics.scored(len(next(iter(inputs.values()))), ended_s - started_s, classes or ())
+        self.statistics.steps(ready_s - started_s, ended_s - ran_s)
+        return answer
+
+    async def _score(self, request: Request) -> Response:
+        started_s = time.perf_counter()
+        decoded = await self._decoded(request)
+
+        def encode(outputs: Tensors, classes: list[str] | None) -> Response:
+            return json_protocol.encode(request, outputs, classes if self._config.labels else None)
+
+        return await self.answer(decoded, encode, started_s)
 
     def _classes(self, outputs: Tensors) -> list[str] | None:
         """Return the predicted classes in the first output that is no copy of an input."""
@@ -112,22 +145,18 @@ class ScoringApp(HttpApp):
 
     async def _decoded(self, request: Request) -> Tensors:
         if request.media_type.startswith(json_protocol.IMAGE):  # decoding takes as long as a small model
-            return await asyncio.to_thread(json_protocol.decode, request, self._config.inputs, self._image_input)
-        return json_protocol.decode(request, self._config.inputs, self._image_input)
+            return await asyncio.to_thread(json_protocol.decode, request, self._config.inputs, self.image_input)
+        return json_protocol.decode(request, self._config.inputs, self.image_input)
 
     async def _infer(self, request: Request) -> Response:
-        started = time.perf_counter()
-        infer, decoded = open_inference.decode(request, self._config.inputs, self._image_input)
-        open_inference.check_outputs_exist(infer, self._config.outputs)
-        inputs = check_inputs(decoded, self._config.inputs)
-        outputs = await self.batcher.run(inputs)
-        response = open_inference.encode(infer, outputs, model=self._model, version=self._version)
-        self._scored(inputs, self._classes(outputs), started)
-        return response
+        started_s = time.perf_counter()
+        infer, decoded = open_inference.decode(request, self._config.inputs, self.image_input)
+        check(infer, self._config.outputs)
 
-    def _scored(self, inputs: Tensors, classes: list[str] | None, started: float) -> None:
-        samples = len(next(iter(inputs.values())))
-        self.statistics.scored(samples, time.perf_counter() - started, classes or ())
+        def encode(outputs: Tensors, _classes: list[str] | None) -> Response:
+            return open_inference.encode(infer, outputs, model=self._model, version=self._version, labels=self._config.labels)
+
+        return await self.answer(decoded, encode, started_s)
 
     async def _health(self, _request: Request) -> Response:
         document = {"status": "ok", "model": self._model, "version": self._version, "variant": self._config.variant}
@@ -143,27 +172,30 @@ class ScoringApp(HttpApp):
         return json_response(openapi.document(self._config, model=self._model, version=self._version))
 
     async def _server_metadata(self, _request: Request) -> Response:
-        return json_response({"name": "edgewright", "version": __version__, "extensions": ["binary_tensor_data"]})
+        return json_response(server_metadata())
 
     async def _live(self, _request: Request) -> Response:
         return json_response({"live": True})
 
     async def _ready(self, _request: Request) -> Response:
+        if self.draining:
+            raise HttpError(503, "the server ends: send requests to another one")
         return json_response({"ready": True})
 
     async def _model_ready(self, _request: Request) -> Response:
         return json_response({"name": self._model, "ready": True})
 
     async def _model_metadata(self, _request: Request) -> Response:
-        return json_response(
-            {
-                "name": self._model,
-                "versions": [str(self._version)],
-                "platform": f"edgewright_{self._config.backend}",
-                "inputs": open_inference.tensor_metadata(self._config.inputs),
-                "outputs": open_inference.tensor_metadata(self._config.outputs),
-            }
-        )
+        return json_response(self.description.metadata())
+
+    async def _model_config(self, _request: Request) -> Response:
+        return json_response(self.description.configuration())
+
+    async def _model_stats(self, _request: Request) -> Response:
+        return json_response(self.description.statistics(self.statistics, self.batcher))
+
+    async def _repository_index(self, _request: Request) -> Response:
+        return json_response(self.description.index())
 
 
 def _may_merge(config: VariantConfig) -> bool:

@@ -24,6 +24,7 @@ import numpy as np
 from accel.backends.backend import Session
 from edgewright.contracts.samples import Tensors
 from edgewright.errors import OperationError
+from edgewright.serving.variants.run_times import RunTimes
 
 MAX_SAMPLES_PER_RUN = 64
 BRIEF_S = 0.0005
@@ -43,6 +44,7 @@ class _Waiting:
     shapes: _Shapes
     """The shape of one sample of each input; only requests of equal shapes can share a run."""
     outputs: asyncio.Future[Tensors]
+    arrived_s: float
 
 
 class Batcher:
@@ -50,6 +52,7 @@ class Batcher:
 
     def __init__(self, session: Session, *, merging: bool, clock: Callable[[], float] = time.perf_counter) -> None:
         self.run_count = 0
+        self.times = RunTimes()
         self.running_since: float | None = None
         """Monotonic time at which the current run of the model started; None between runs."""
         self._current: Sequence[_Waiting] = ()
@@ -67,7 +70,7 @@ class Batcher:
         """Return the outputs for `inputs`, which were checked against the model."""
         loop = self._loop = asyncio.get_running_loop()
         shapes = tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
-        waiting = _Waiting(inputs, len(next(iter(inputs.values()))), shapes, loop.create_future())
+        waiting = _Waiting(inputs, len(next(iter(inputs.values()))), shapes, loop.create_future(), self._clock())
         self._waiting.append(waiting)
         if not self._busy:
             self._busy = True
@@ -93,12 +96,11 @@ class Batcher:
             return
         self.run_count += 1
         self._current = batch
-        requests = [waiting.inputs for waiting in batch]
         if self._is_brief(batch):
-            _deliver(batch, self._score(requests))
+            _deliver(batch, self._score(batch))
             loop.call_soon(self._start_next, loop)  # after the other events of this iteration
             return
-        running = loop.run_in_executor(self._worker, self._score, requests)
+        running = loop.run_in_executor(self._worker, self._score, batch)
         running.add_done_callback(lambda finished: self._finish(loop, batch, finished))
 
     def _expire(self, error: Exception, others: Exception, expired: threading.Event) -> None:
@@ -131,14 +133,28 @@ class Batcher:
         _deliver(batch, finished.result())
         self._start_next(loop)
 
-    def _score(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
+    def _score(self, batch: Sequence[_Waiting]) -> list[Tensors | Exception]:
         """Score all requests in one run, or each alone if that fails, so that one request cannot fail another."""
-        started = self._clock()
+        requests = [waiting.inputs for waiting in batch]
+        started_s = self._clock()
         results = self._attempt(requests)
         if isinstance(results, Exception):
             results = [results] if len(requests) == 1 else [self._alone(request) for request in requests]
-        self._brief.append(self._clock() - started < BRIEF_S)
+        ended_s = self._clock()
+        self._brief.append(ended_s - started_s < BRIEF_S)
+        self._count_times(batch, results, started_s, ended_s)
         return results
+
+    def _count_times(
+        self, batch: Sequence[_Waiting], results: Sequence[Tensors | Exception], started_s: float, ended_s: float
+    ) -> None:
+        self.times.add_run(sum(waiting.count for waiting in batch), ended_s - started_s)
+        for waiting, result in zip(batch, results, strict=True):
+            if isinstance(result, Exception):
+                self.times.failed.add(ended_s - waiting.arrived_s)
+            else:
+                self.times.waited.add(started_s - waiting.arrived_s)
+                self.times.ran.add(ended_s - started_s)
 
     def _alone(self, request: Tensors) -> Tensors | Exception:
         results = self._attempt([request])

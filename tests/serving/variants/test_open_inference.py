@@ -142,7 +142,8 @@ def test_health_requests_are_answered(client: Client, path: str, fact: dict[str,
 
 
 def test_the_server_names_its_extension(client: Client) -> None:
-    assert client.get("/v2").json["extensions"] == ["binary_tensor_data"]
+    expected = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
+    assert client.get("/v2").json["extensions"] == expected
 
 
 TEXTS = TensorSpec(name="t", dtype="object", shape=("N", 1))
