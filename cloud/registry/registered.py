@@ -21,12 +21,12 @@ from edgewright.contracts.models.registration import (
     SOURCE_TYPE,
     RegisterRequest,
     Registration,
-    SourceFile,
     check_alias,
+    golden_files,
     source_files,
 )
 from edgewright.contracts.names import check_name
-from edgewright.contracts.oci import Index, Manifest
+from edgewright.contracts.oci import Descriptor, Index, Manifest
 from edgewright.errors import ConflictError, NotFoundError, PackageError
 
 _ACTIVE = (RolloutState.RUNNING, RolloutState.PAUSED)
@@ -40,9 +40,10 @@ def register(blobs: BlobStore, model: str, request: RegisterRequest, now: dateti
     """
     check_name(model, "model")
     try:
-        files = _pushed_files(RepositoryBlobs(blobs, model), request)
+        layers = _pushed_layers(RepositoryBlobs(blobs, model), request)
     except PackageError as error:
         raise ConflictError(f"{model} cannot be registered: {error}") from error
+    files = tuple(source_files(layers))
     with blobs.database.transaction() as connection:
         version = ModelVersion(
             model=model,
@@ -54,6 +55,7 @@ def register(blobs: BlobStore, model: str, request: RegisterRequest, now: dateti
             key_id="",
             registration=request.registration,
             files=files,
+            golden=tuple(golden_files(layers)),
         )
         row = {
             "model": model,
@@ -125,7 +127,7 @@ def delete_version(connection: Connection, model: str, version: int) -> ModelVer
     return found
 
 
-def _pushed_files(blobs: RepositoryBlobs, request: RegisterRequest) -> tuple[SourceFile, ...]:
+def _pushed_layers(blobs: RepositoryBlobs, request: RegisterRequest) -> tuple[Descriptor, ...]:
     index = wire.decode(blobs.read_blob(request.index), Index, what="the index", error=PackageError)
     entries = [entry for entry in index.manifests if entry.artifactType == SOURCE_TYPE]
     if len(entries) != 1:
@@ -134,7 +136,7 @@ def _pushed_files(blobs: RepositoryBlobs, request: RegisterRequest) -> tuple[Sou
     missing = [layer.digest for layer in manifest.layers if not blobs.has_blob(layer)]
     if missing:
         raise PackageError(f"{len(missing)} of its files must be pushed first, such as {missing[0]}")
-    return tuple(source_files(manifest.layers))
+    return manifest.layers
 
 
 def _store(connection: Connection, version: ModelVersion) -> ModelVersion:

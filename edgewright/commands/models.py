@@ -14,6 +14,7 @@ from edgewright.contracts.models.registration import Framework, Registration, ch
 from edgewright.contracts.names import PackageReference, check_name, parse_reference
 from edgewright.errors import BadInputError
 from edgewright.sdk import CloudClient
+from edgewright.sdk.trying import SampleOptions
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -25,7 +26,7 @@ def group() -> None:
 
 @group.command("register")
 @click.argument("name")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--framework", type=click.Choice([each.value for each in Framework]), default="custom", show_default=True)
 @click.option("--framework-version", default="", help="Version of the framework that the model was saved with.")
 @click.option("--description", default="", help="One line for people.")
@@ -34,11 +35,18 @@ def group() -> None:
 @click.option("--run", default="", metavar="ID", help="The run that trained it.")
 @click.option("--tag", "tags", type=label, multiple=True, help="A tag, as in stage=test (repeat for more).")
 @click.option("--property", "properties", type=label, multiple=True, help="A property, which never changes (repeat for more).")
+@click.option(
+    "--sample-input",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run the model once on this input (JSON, CSV, .npy, .npz), and refuse a model that fails.",
+)
+@click.option("--trust", is_flag=True, help="With --sample-input: run code in the model's file (pickles, PyTorch).")
 @cloud_options
 def register(
     *,
     name: str,
-    path: Path,
+    paths: tuple[Path, ...],
     framework: str,
     framework_version: str,
     description: str,
@@ -47,12 +55,14 @@ def register(
     run: str,
     tags: Pairs,
     properties: Pairs,
+    sample_input: Path | None,
+    trust: bool,
     cloud: str | None,
     as_json: bool,
 ) -> None:
-    """Register the file or folder PATH as the next version of the model NAME.
+    """Register a file, a folder or several files as the next version of the model NAME.
 
-    Only files that the cloud lacks are sent.
+    Only files that the cloud lacks are sent. The sample input is stored with the version; it gives the framework and the schema.
     """
     registration = Registration(
         framework=Framework(framework),
@@ -64,8 +74,9 @@ def register(
         tags=dict(tags),
         properties=dict(properties),
     )
+    sample = None if sample_input is None else SampleOptions(sample_input, trust=trust)
     with CloudClient.connect(cloud) as client, transfer_progress("pushing") as on_progress:
-        version = client.register_model(name, path, registration, on_progress=on_progress)
+        version = client.register_model(name, paths, registration, sample=sample, on_progress=on_progress)
     if as_json:
         print_json(version)
         return
@@ -190,11 +201,14 @@ def _fields(version: ModelVersion) -> list[tuple[str, object]]:
         ("processors", registration.cpu),
         ("memory GB", registration.memory_gb),
         ("run", registration.run or None),
+        ("inputs", "; ".join(map(str, registration.inputs)) or None),
+        ("outputs", "; ".join(map(str, registration.outputs)) or None),
         ("variants", " ".join(version.variants) or None),
         ("signed by", version.key_id[:16] or None),
         ("size", size_text(version.size_bytes)),
         ("index", version.index.digest),
         *(("file", f"{file.path} ({size_text(file.size)})") for file in version.files),
+        *(("sample", f"{file.path} ({size_text(file.size)})") for file in version.golden),
     ]
 
 

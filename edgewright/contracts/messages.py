@@ -288,6 +288,8 @@ class ModelVersion:
     registration: Registration | None = None
     files: tuple[SourceFile, ...] = ()
     """Registered source files."""
+    golden: tuple[SourceFile, ...] = ()
+    """The sample that the model was run on when it was registered: its inputs, then its outputs."""
     aliases: tuple[str, ...] = ()
 
 

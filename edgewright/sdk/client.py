@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,8 @@ from edgewright.contracts.messages import (
 )
 from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.models.registration import AliasRequest, Registration
-from edgewright.contracts.names import PackageReference, check_name
+from edgewright.contracts.names import PackageReference
+from edgewright.contracts.samples import Tensors
 from edgewright.contracts.signing import PrivateKey
 from edgewright.errors import NotFoundError, OperationError
 from edgewright.sdk import pushing, registering
@@ -31,6 +32,7 @@ from edgewright.sdk.connection import TIMEOUT_S
 from edgewright.sdk.context import find_context
 from edgewright.sdk.endpoints import EndpointCalls
 from edgewright.sdk.environments import EnvironmentCalls
+from edgewright.sdk.trying import SampleOptions
 
 SIGNATURE_VALID = timedelta(days=365)
 _ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
@@ -97,20 +99,29 @@ class CloudClient(EnvironmentCalls, EndpointCalls):
     def register_model(
         self,
         name: str,
-        path: Path,
+        path: Path | Sequence[Path],
         registration: Registration | None = None,
         *,
+        sample: SampleOptions | None = None,
         on_progress: pushing.Progress = lambda _sent, _total: None,
     ) -> ModelVersion:
-        """Register a model's file or folder as the next version of `name`; only files that the cloud lacks are sent."""
-        check_name(name, "model")
-        return registering.register(self._connection, name, path, registration or Registration(), on_progress=on_progress)
+        """Register a model's file, folder or files as the next version of `name`; only files that the cloud lacks are sent.
+
+        With `sample`, a worker process runs the model once before. It gives the framework, the schema and the golden sample.
+        """
+        paths = [path] if isinstance(path, Path) else list(path)
+        facts = registration or Registration()
+        return registering.register(self._connection, name, paths, facts, sample=sample, on_progress=on_progress)
 
     def download_model(
         self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
     ) -> Path:
         """Write the registered files of a version into a new folder; every byte is verified."""
         return registering.download(self._connection, version, target, on_progress=on_progress)
+
+    def golden_sample(self, version: ModelVersion) -> tuple[Tensors, Tensors] | None:
+        """Return the inputs and outputs of the sample that a version was registered with, or None."""
+        return registering.golden_sample(self._connection, version)
 
     def set_tags(self, version: ModelVersion, tags: dict[str, str]) -> ModelVersion:
         """Replace all tags of a version."""

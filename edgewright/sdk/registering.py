@@ -6,6 +6,10 @@ Only files that the cloud lacks are sent. The version becomes visible in the las
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgewright.contracts import wire
@@ -17,27 +21,72 @@ from edgewright.contracts.models.registration import (
     Registration,
     SourceFile,
     check_relative,
-    files_below,
+    files_of,
     source_documents,
 )
+from edgewright.contracts.names import check_name
 from edgewright.contracts.oci import EMPTY_BLOB, EMPTY_TYPE, INDEX_TYPE, MANIFEST_TYPE, Descriptor, describe_file, descriptor_of
+from edgewright.contracts.samples import Tensors, read_npz
 from edgewright.errors import BadInputError, NotFoundError, OperationError
 from edgewright.sdk.connection import Connection
 from edgewright.sdk.pushing import CHUNK_BYTES, Progress, has_blob, put_manifest, upload
+from edgewright.sdk.trying import SampleOptions, try_model
 
 
-def register(connection: Connection, name: str, path: Path, registration: Registration, *, on_progress: Progress) -> ModelVersion:
-    """Register the file or folder at `path` as the next version of a model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewVersion:
+    """A model version to register: the files by their paths in it, its facts, and its golden sample (inputs, outputs)."""
+
+    files: tuple[tuple[str, Path], ...]
+    registration: Registration
+    golden: tuple[Path, ...] = ()
+
+
+def register(
+    connection: Connection,
+    name: str,
+    paths: Sequence[Path],
+    registration: Registration,
+    *,
+    sample: SampleOptions | None = None,
+    on_progress: Progress,
+) -> ModelVersion:
+    """Register a file, a folder, or several, as the next version of a model; with `sample`, after running it once.
 
     Raises:
         NotFoundError: there is no such file.
-        BadInputError: the folder is empty, or holds too many files.
+        BadInputError: the folder is empty, or holds too many files, or the model fails on its sample.
     """
-    files = files_below(path)
-    documents = source_documents(files)
+    check_name(name, "model")
+    files = tuple(files_of(paths))
+    if sample is None:
+        return push_version(connection, name, NewVersion(files=files, registration=registration), on_progress=on_progress)
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        model = paths[0] if len(paths) == 1 else _side_by_side(files, Path(folder) / "model")
+        tried = try_model(model, registration, sample, Path(folder))
+        version = NewVersion(files=files, registration=tried.registration, golden=tried.golden)
+        return push_version(connection, name, version, on_progress=on_progress)
+
+
+def _side_by_side(files: Sequence[tuple[str, Path]], folder: Path) -> Path:
+    """Return a folder with the files as they will be in the version; links cost no space."""
+    for name, source in files:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source.resolve(), target)
+        except OSError:  # another file system
+            shutil.copyfile(source, target)
+    return folder
+
+
+def push_version(connection: Connection, name: str, version: NewVersion, *, on_progress: Progress) -> ModelVersion:
+    """Push the files that the cloud lacks, then register them as the next version of a model."""
+    documents = source_documents(version.files, version.golden)
+    sources = [*(source for _, source in version.files), *version.golden]
     missing = [
         (described, source)
-        for described, (_, source) in zip(documents.files, files, strict=True)
+        for described, source in zip((*documents.files, *documents.golden), sources, strict=True)
         if not has_blob(connection, name, _descriptor(described))
     ]
     total, sent = sum(described.size for described, _ in missing), 0
@@ -49,7 +98,7 @@ def register(connection: Connection, name: str, path: Path, registration: Regist
     _push_empty_config(connection, name)
     put_manifest(connection, name, documents.manifest_descriptor, documents.manifest, MANIFEST_TYPE)
     put_manifest(connection, name, documents.index_descriptor, documents.index, INDEX_TYPE)
-    request = RegisterRequest(index=documents.index_descriptor, registration=registration)
+    request = RegisterRequest(index=documents.index_descriptor, registration=version.registration)
     response = connection.request(
         "POST", f"/v1/models/{name}/register", body=wire.encode(request), headers={"Content-Type": "application/json"}
     )
@@ -78,6 +127,18 @@ def download(connection: Connection, version: ModelVersion, target: Path, *, on_
             on_progress(received, total)
         os.rename(staging, target)  # noqa: PTH104 - a folder that appears meanwhile is not replaced
     return target
+
+
+def golden_sample(connection: Connection, version: ModelVersion) -> tuple[Tensors, Tensors] | None:
+    """Return the inputs and the outputs of a version's golden sample; None if it was registered without one."""
+    if not version.golden:
+        return None
+    with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
+        paths = [Path(folder) / check_relative(file.path) for file in version.golden]
+        for file, path in zip(version.golden, paths, strict=True):
+            _fetch(connection, version.model, file, path)
+        inputs, outputs = map(read_npz, paths)
+    return inputs, outputs
 
 
 def _fetch(connection: Connection, name: str, file: SourceFile, destination: Path) -> None:

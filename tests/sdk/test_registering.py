@@ -7,8 +7,11 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import oras.client
 import pytest
+import skops.io
+from sklearn.linear_model import LinearRegression
 
 from edgewright.contracts import signing
 from edgewright.contracts.messages import ModelVersion, RolloutRequest
@@ -17,6 +20,7 @@ from edgewright.contracts.names import parse_reference
 from edgewright.contracts.oci import INDEX_TYPE
 from edgewright.errors import BadInputError, ConflictError, NotFoundError
 from edgewright.sdk import CloudClient
+from edgewright.sdk.trying import SampleOptions
 from tests.support.running_cloud import RunningCloud
 from tests.support.small_packages import make_package
 
@@ -91,6 +95,51 @@ def requests_of(host: str, token: str, folder: Path) -> Iterator[oras.client.Ora
     client.login(hostname=host, username="operator", password=token, config_path=str(folder / "oras.json"))
     yield client
     client.session.close()
+
+
+def test_p23_several_files_are_a_model_too(client: CloudClient, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("notes")
+    version = client.register_model("several", [folder / "saved.pb", folder / "variables", tmp_path / "notes.md"])
+    assert [file.path for file in version.files] == ["saved.pb", "variables/weights.bin", "notes.md"]
+    with pytest.raises(BadInputError, match="must have different names, but notes.md is given twice"):
+        client.register_model("several", [tmp_path / "notes.md", folder / ".." / "notes.md"])
+
+
+@pytest.fixture
+def line_model(tmp_path: Path) -> Path:
+    """A linear model of three features and one target: the sum of them."""
+    path = tmp_path / "line.skops"
+    skops.io.dump(LinearRegression(fit_intercept=False).fit(np.eye(3), np.ones(3)), path)
+    (tmp_path / "rows.csv").write_text("1,2,3\n4,5,6\n")
+    return path
+
+
+def test_p23_a_sample_gives_the_schema_and_is_stored(client: CloudClient, line_model: Path, tmp_path: Path) -> None:
+    sample = SampleOptions(tmp_path / "rows.csv")
+    version = client.register_model("sampled", [line_model, tmp_path / "rows.csv"], REGISTRATION, sample=sample)
+    assert version.registration is not None
+    assert version.registration.framework is Framework.SKLEARN
+    assert [str(spec) for spec in version.registration.inputs] == ["input int64[N, 3]"]
+    assert [str(spec) for spec in version.registration.outputs] == ["output float64[N]"]
+    assert [file.path for file in version.files] == ["line.skops", "rows.csv"]
+    stored = client.golden_sample(version)
+    assert stored is not None
+    inputs, outputs = stored
+    assert inputs["input"].tolist() == [[1, 2, 3], [4, 5, 6]]
+    np.testing.assert_allclose(outputs["output"], [6, 15])
+    assert client.golden_sample(client.register_model("sampled", line_model)) is None
+
+
+def test_p23_a_model_that_fails_on_its_sample_is_not_registered(client: CloudClient, line_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("1,2\n")
+    sample = SampleOptions(tmp_path / "rows.csv")
+    with pytest.raises(BadInputError, match="line.skops must score its sample input, but it failed: X has 2 features"):
+        client.register_model("refused", line_model, sample=sample)
+    with pytest.raises(BadInputError, match="the framework of .*line.skops must be sklearn, not onnx"):
+        (tmp_path / "rows.csv").write_text("1,2,3\n")
+        client.register_model("refused", line_model, Registration(framework=Framework.ONNX), sample=sample)
+    with pytest.raises(NotFoundError):
+        client.model_versions("refused")
 
 
 def test_p24_tags_are_replaced_and_properties_only_added(client: CloudClient, folder: Path) -> None:

@@ -26,6 +26,7 @@ from edgewright.contracts.oci import (
     descriptor_of,
     encode_document,
 )
+from edgewright.contracts.variant import LayerKind, TensorSpec
 from edgewright.errors import BadInputError, NotFoundError
 
 MODEL_TYPE = "application/vnd.edgewright.model.v1+json"
@@ -33,6 +34,8 @@ MODEL_TYPE = "application/vnd.edgewright.model.v1+json"
 SOURCE_TYPE = "application/vnd.edgewright.source.v1+json"
 """Artifact type of the manifest that lists source files."""
 FILE_TYPE = "application/octet-stream"
+GOLDEN_TYPES = (LayerKind.GOLDEN_INPUTS.media_type, LayerKind.GOLDEN_OUTPUTS.media_type)
+"""Media types of the layers with the sample that the model was run on."""
 MAX_FILES = 1000
 MAX_LABELS = 64
 
@@ -76,6 +79,9 @@ class Registration:
     """Id of the run that trained it."""
     tags: dict[str, str] = field(default_factory=dict)
     properties: dict[str, str] = field(default_factory=dict)
+    inputs: tuple[TensorSpec, ...] = ()
+    """Inputs of the model, or the columns of its table (shape `[N]`); empty if they are not known."""
+    outputs: tuple[TensorSpec, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("cpu", "memory_gb"):
@@ -115,6 +121,7 @@ class SourceDocuments:
     index: bytes
     manifest: bytes
     files: tuple[SourceFile, ...]
+    golden: tuple[SourceFile, ...] = ()
 
     @property
     def index_descriptor(self) -> Descriptor:
@@ -174,25 +181,69 @@ def files_below(path: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def source_documents(files: Sequence[tuple[str, Path]]) -> SourceDocuments:
-    """Describe files as the manifest and index of a version; the files are read once, for their digests."""
-    layers = []
-    for name, path in files:
-        described = describe_file(path, FILE_TYPE)
-        layers.append(
-            Descriptor(
-                mediaType=FILE_TYPE, digest=described.digest, size=described.size, annotations={TITLE: check_relative(name)}
-            )
+def files_of(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return the relative paths and the files of a model that is one file, a folder, or several of them side by side.
+
+    A folder among several paths keeps its name; a single one does not.
+
+    Raises:
+        NotFoundError: there is no such file.
+        BadInputError: two paths have one name, or as for `files_below`.
+    """
+    if len(paths) == 1:
+        return files_below(paths[0])
+    names = [path.resolve().name for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not paths:
+        raise BadInputError(
+            f"the files of a model must have different names, but {twice[0] if twice else 'no file'} is given twice"
         )
+    found = []
+    for name, path in zip(names, paths, strict=True):
+        below = files_below(path)
+        found += [(f"{name}/{inner}", file) for inner, file in below] if path.is_dir() else [(name, path)]
+    if len(found) > MAX_FILES:
+        raise BadInputError(f"a model must have 1 to {MAX_FILES} files, not {len(found)}")
+    return found
+
+
+def source_documents(files: Sequence[tuple[str, Path]], golden: Sequence[Path] = ()) -> SourceDocuments:
+    """Describe files as the manifest and index of a version; the files are read once, for their digests.
+
+    Args:
+        files: path in the version, and file.
+        golden: the golden sample: its inputs, then its outputs; empty without one.
+    """
+    layers = [_layer(path, FILE_TYPE, name) for name, path in files]
+    layers += [_layer(path, media_type, path.name) for path, media_type in zip(golden, GOLDEN_TYPES, strict=False)]
     manifest = encode_document(
         Manifest(config=descriptor_of(EMPTY_BLOB, EMPTY_TYPE), layers=tuple(layers), artifactType=SOURCE_TYPE)
     )
     entry = descriptor_of(manifest, MANIFEST_TYPE, artifact_type=SOURCE_TYPE)
     index = encode_document(Index(manifests=(entry,), artifactType=MODEL_TYPE))
-    return SourceDocuments(index, manifest, tuple(source_files(layers)))
+    return SourceDocuments(index, manifest, tuple(source_files(layers)), tuple(golden_files(layers)))
 
 
 def source_files(layers: Sequence[Descriptor]) -> Iterator[SourceFile]:
-    """Yield the files that the layers of a source manifest describe."""
+    """Yield the files that the layers of a source manifest describe, without the golden sample."""
     for layer in layers:
-        yield SourceFile(path=layer.annotations.get(TITLE, ""), digest=layer.digest, size=layer.size)
+        if layer.mediaType not in GOLDEN_TYPES:
+            yield _file_of(layer)
+
+
+def golden_files(layers: Sequence[Descriptor]) -> Iterator[SourceFile]:
+    """Yield the inputs and the outputs of the golden sample, or nothing."""
+    for layer in layers:
+        if layer.mediaType in GOLDEN_TYPES:
+            yield _file_of(layer)
+
+
+def _file_of(layer: Descriptor) -> SourceFile:
+    return SourceFile(path=layer.annotations.get(TITLE, ""), digest=layer.digest, size=layer.size)
+
+
+def _layer(path: Path, media_type: str, name: str) -> Descriptor:
+    described = describe_file(path, media_type)
+    return Descriptor(
+        mediaType=media_type, digest=described.digest, size=described.size, annotations={TITLE: check_relative(name)}
+    )
