@@ -1,28 +1,33 @@
-"""`edgewright serve`: score over HTTP with a variant of a package, or with an entry script."""
+"""`edgewright serve`: score over HTTP with a variant of a package, a model file, or an entry script."""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from accel.backends.backend import Session
 from accel.backends.choose import AUTO, load_session
 from accel.bench import open_targets
 from edgewright.command_line import common_options
-from edgewright.contracts.variant import VariantDirectory
+from edgewright.contracts.files import write_atomically
+from edgewright.contracts.variant import VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, PackageError
 from edgewright.serving.http.application import HttpApp
 from edgewright.serving.http.keys import KeyFile, write_new_keys
 from edgewright.serving.http.server import TlsFiles, listen, run_server
+from edgewright.serving.nocode.identify import Framework, check_trusted, framework_of
+from edgewright.serving.nocode.onnx_graph import open_graph
 from edgewright.serving.scripts.app import ScriptApp
-from edgewright.serving.scripts.pool import ScriptOptions
+from edgewright.serving.scripts.pool import SCRIPT_WORKER, ScriptOptions
 from edgewright.serving.variants.app import ScoringApp
 from hardware_profiles.catalog import shipped_profiles
 from hardware_profiles.detect import detect, read_machine
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 8000
 _SCRIPT_SUFFIX = ".py"
+_MODEL_WORKER = "edgewright.serving.nocode.worker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,76 +74,122 @@ class Access:
 
 
 @click.command()
-@click.argument("path", metavar="SCRIPT|BUILD|PACKAGE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="SCRIPT|MODEL|BUILD|PACKAGE", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need keys and TLS.")
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free port.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Also answer gRPC on this port; 0: a free port.")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address to this file (JSON) when ready.")
 @click.option("--name", help="Name of the model in the routes; default: from the path.")
 @click.option("--variant", help="Serve this variant; default: the one that fits this machine best.")
 @click.option("--backend", default=AUTO, show_default=True, help="Run the variant with this backend.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the backend; default: its own choice.")
+@click.option("--trust", is_flag=True, help="Open a pickle or a layer with code: you made the model, or trust its author.")
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Folder of the script's model files (AZUREML_MODEL_DIR).")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes of the script.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes of the script or model.")
 @click.option("--init-timeout", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds for init().")
 @click.option("--scoring-timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Seconds per request.")
 @click.option("--keys", type=click.Path(path_type=Path), help="JSON file with the two keys; created if missing.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="TLS certificate chain (PEM).")
 @click.option("--private-key", type=click.Path(path_type=Path), help="Private key of the certificate (PEM).")
 @common_options
-def command(
-    *,
-    path: Path,
-    host: str,
-    port: int,
-    grpc_port: int | None,
-    name: str | None,
-    variant: str | None,
-    backend: str,
-    threads: int | None,
-    model_dir: Path | None,
-    workers: int,
-    init_timeout: float,
-    scoring_timeout: float,
-    keys: Path | None,
-    certificate: Path | None,
-    private_key: Path | None,
-    as_json: bool,
-) -> None:
-    """Score over HTTP with a package or an entry script.
+def command(**options: Any) -> None:
+    """Score over HTTP with a package, a model file or an entry script.
 
-    SCRIPT is a Python file with init() and run(data), as for Azure ML; BUILD a build directory or a variant in it; PACKAGE a
-    layout directory or a tar file of it. A script runs in worker processes of its own.
+    SCRIPT is a Python file with init() and run(data), as for Azure ML; MODEL a file of ONNX, scikit-learn, Keras, LightGBM or
+    XGBoost, or a SavedModel folder; BUILD a build directory or a variant in it; PACKAGE a layout directory or a tar file of it.
+    Scripts and models other than ONNX run in worker processes of their own.
     """
-    access = Access(host=host, port=port, keys=keys, tls=TlsFiles.of(certificate, private_key))
+    tls = TlsFiles.of(options.pop("certificate"), options.pop("private_key"))
+    access = Access(host=options.pop("host"), port=options.pop("port"), keys=options.pop("keys"), tls=tls)
     access.check()
+    announcement = Announcement(as_json=options.pop("as_json"), file=options.pop("ready_file"))
+    grpc_port = options.pop("grpc_port")
+    with _application(Served(**options), access.key_file()) as app:
+        _serve(app, access, announcement, _grpc_server(app, access, grpc_port))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """The script or model of a service, and how it runs: the options of the command."""
+
+    path: Path
+    name: str | None
+    variant: str | None
+    backend: str
+    threads: int | None
+    trust: bool
+    model_dir: Path | None
+    workers: int
+    init_timeout: float
+    scoring_timeout: float
+
+    @property
+    def model_name(self) -> str:
+        """The name in the routes."""
+        return self.name or self.path.name.partition(".")[0] or self.path.resolve().name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """The report that a service accepts requests: a line on standard output, and a file."""
+
+    as_json: bool
+    file: Path | None
+
+    def announce(self, url: str, port: int, grpc_address: str | None) -> None:
+        """Report the addresses."""
+        document: dict[str, Any] = {"url": url, "port": port, "pid": os.getpid()}
+        document |= {} if grpc_address is None else {"grpc": grpc_address}
+        line = json.dumps(document)
+        if self.file is not None:
+            write_atomically(self.file, f"{line}\n".encode())
+        beside = "" if grpc_address is None else f" and {grpc_address} (gRPC)"
+        click.echo(line if self.as_json else f"serving on {url}/score{beside}; Ctrl-C ends it")
+
+
+@contextlib.contextmanager
+def _application(served: Served, keys: KeyFile | None) -> Iterator[HttpApp]:
+    """Yield the application for a script, a model file, or a variant."""
+    path = served.path
     if path.suffix == _SCRIPT_SUFFIX:
-        if grpc_port is not None:
-            raise BadInputError("--grpc-port must be absent for an entry script, whose requests have no tensors: use HTTP")
-        options = ScriptOptions(
-            path=path,
-            model_directory=model_dir,
-            worker_count=workers,
-            init_timeout_s=init_timeout,
-            scoring_timeout_s=scoring_timeout,
-        )
-        _serve(ScriptApp(options, name=name or path.stem, keys=access.key_file()), access, as_json=as_json)
+        yield _in_workers(served, keys, backend="python")
         return
-    with _variant_in(path, variant) as chosen:
-        session = load_session(chosen, backend=backend, threads=threads)
-        app = ScoringApp(
-            session,
-            chosen.config,
-            model=name or path.name.partition(".")[0] or path.resolve().name,
-            version=1,
-            keys=access.key_file(),
-            inference_timeout_s=scoring_timeout,
-        )
-        _serve(app, access, as_json=as_json, companion=_grpc_server(app, access, grpc_port))
+    framework = framework_of(path)
+    if framework is Framework.ONNX:
+        graph, config = open_graph(path, threads=served.threads)
+        yield _in_this_process(graph, config, served, keys)
+    elif framework is not None:
+        check_trusted(path, trust=served.trust)
+        yield _in_workers(served, keys, backend=framework, module=_MODEL_WORKER)
+    else:
+        with _variant_in(path, served.variant) as chosen:
+            session = load_session(chosen, backend=served.backend, threads=served.threads)
+            yield _in_this_process(session, chosen.config, served, keys)
 
 
-def _grpc_server(app: ScoringApp, access: Access, port: int | None) -> GrpcServer | None:
+def _in_workers(served: Served, keys: KeyFile | None, *, backend: str, module: str = SCRIPT_WORKER) -> ScriptApp:
+    options = ScriptOptions(
+        path=served.path,
+        model_directory=served.model_dir,
+        worker_count=served.workers,
+        init_timeout_s=served.init_timeout,
+        scoring_timeout_s=served.scoring_timeout,
+        trust=served.trust,
+        worker_module=module,
+    )
+    return ScriptApp(options, name=served.model_name, backend=backend, keys=keys)
+
+
+def _in_this_process(session: Session, config: VariantConfig, served: Served, keys: KeyFile | None) -> ScoringApp:
+    timeout_s = served.scoring_timeout
+    return ScoringApp(session, config, model=served.model_name, version=1, keys=keys, inference_timeout_s=timeout_s)
+
+
+def _grpc_server(app: HttpApp, access: Access, port: int | None) -> GrpcServer | None:
     if port is None:
         return None
+    if not isinstance(app, ScoringApp):
+        raise BadInputError("--grpc-port must be absent for an entry script or a model in worker processes: use HTTP")
     if find_spec("grpc") is None or find_spec("google.protobuf") is None:
         raise BadInputError(
             "--grpc-port needs grpcio and protobuf, which are not installed: pip install 'edgewright[serve-grpc]'"
@@ -147,19 +199,15 @@ def _grpc_server(app: ScoringApp, access: Access, port: int | None) -> GrpcServe
     return GrpcServer(app, GrpcAddress(host=access.host, port=port, tls=access.tls))
 
 
-def _serve(app: HttpApp, access: Access, *, as_json: bool, companion: GrpcServer | None = None) -> None:
+def _serve(app: HttpApp, access: Access, announcement: Announcement, companion: GrpcServer | None) -> None:
     socket = listen(access.host, access.port)
     scheme = "http" if access.tls is None else "https"
     host = f"[{access.host}]" if ":" in access.host else access.host
-    url = f"{scheme}://{host}:{socket.getsockname()[1]}"
+    port = socket.getsockname()[1]
 
     def started() -> None:
         grpc_address = None if companion is None else f"{host}:{companion.port}"
-        if as_json:
-            click.echo(json.dumps({"url": url} if grpc_address is None else {"url": url, "grpc": grpc_address}))
-        else:
-            beside = "" if grpc_address is None else f" and {grpc_address} (gRPC)"
-            click.echo(f"serving on {url}/score{beside}; Ctrl-C ends it")
+        announcement.announce(f"{scheme}://{host}:{port}", port, grpc_address)
 
     run_server(app, socket=socket, tls=access.tls, started=started, companion=companion)
 
@@ -170,7 +218,7 @@ def _variant_in(path: Path, name: str | None) -> Iterator[VariantDirectory]:
     with open_targets(path, name) as targets:
         variants = {target.name: target.variant for target in targets if target.variant is not None}
         if not variants:
-            raise BadInputError(f"{path} must be an entry script, a build directory or a package: convert the model first")
+            raise BadInputError(f"{path} must be an entry script, a model file, a build directory or a package")
         yield variants[name or _best(path, [each.config.variant for each in variants.values()], variants)]
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from cloud.state.certificates import Authority, certificate_pem, key_pem, new_key
-from tests.support.tiny_variants import FEATURES, make_variant
+from edgewright.contracts.variant import LayerKind
+from tests.support.tiny_variants import FEATURES, expected_scores, make_variant, tiny_samples
 
 SCRIPT = "def init(): pass\ndef run(data): return data.upper()\n"
 
@@ -53,6 +55,25 @@ def test_a_script_answers(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     with served(script) as url:
         assert ask(f"{url}/score", b"abc") == (200, "ABC")
+
+
+def test_an_onnx_file_answers(tmp_path: Path) -> None:
+    graph = make_variant(tmp_path / "fp32").file(LayerKind.GRAPH)
+    samples = tiny_samples(3)
+    with served(graph, "--name", "tiny") as url:
+        body = json.dumps({"data": samples.tolist()}).encode()
+        status, answer = ask(f"{url}/score", body)
+        assert ask(f"{url}/v2/models/tiny/ready") == (200, {"name": "tiny", "ready": True})
+    assert status == 200
+    np.testing.assert_allclose(answer["result"], expected_scores(samples), rtol=1e-5)
+
+
+def test_a_ready_file_has_the_address(tmp_path: Path) -> None:
+    script, ready = tmp_path / "score.py", tmp_path / "ready.json"
+    script.write_text(SCRIPT)
+    with served(script, "--ready-file", ready) as url:
+        document = json.loads(ready.read_text())
+    assert document["url"] == url == f"http://127.0.0.1:{document['port']}"
 
 
 def test_a_variant_answers_with_keys_and_tls(tmp_path: Path) -> None:
@@ -107,14 +128,23 @@ def server_files(authority: Authority, folder: Path) -> tuple[Path, Path]:
         (["score.py", "--keys", "score.py"], 2, "score.py must be a JSON object with the keys"),
         (["failing.py"], 1, "init() of failing.py must succeed, but it raised ValueError in line 2: no weights"),
         (["folder"], 2, "folder"),
-        (["graph.onnx"], 2, "graph.onnx must be an entry script, a build directory or a package: convert the model first"),
+        (["graph.onnx"], 2, "graph.onnx is not an ONNX graph that onnxruntime can load"),
+        (
+            ["model.pkl"],
+            2,
+            "model.pkl is a pickle, which can run any code when it is opened: add --trust if you made it, or use skops",
+        ),
+        (["model.txt"], 2, "model.txt must be a model of lightgbm, as its suffix says, but its first bytes are not one's"),
+        (["missing.pkl"], 2, "missing.pkl: no such file"),
+        (["model.bin"], 2, "model.bin"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(arguments: list[str], code: int, line: str, tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text(SCRIPT)
     (tmp_path / "failing.py").write_text("def init():\n    raise ValueError('no weights')\ndef run(data): pass\n")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "graph.onnx").write_bytes(b"anything")
+    for name in ("graph.onnx", "model.pkl", "model.txt", "model.bin"):
+        (tmp_path / name).write_bytes(b"anything")
     command = [sys.executable, "-m", "edgewright", "serve", *arguments, "--port", "0"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     last = process.stderr.splitlines()[-1]

@@ -1,6 +1,7 @@
-"""Score with an entry script: the application and its routes.
+"""Score with an entry script, or a model without one, in worker processes: the application and its routes.
 
 /score           run the script (pool.py); POST, or GET with the parameters in the query
+/v2/…            the Open Inference Protocol, for a model and for a script that declares arrays or a table
 /                "Healthy", for probes
 /health/live     200 while the server answers
 /health/ready    200 while a worker is ready, else 503
@@ -12,14 +13,16 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from dataclasses import replace
 
+from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.errors import EdgewrightError
-from edgewright.serving.http.application import HttpApp, Route, ServingLimits, get
+from edgewright.serving.http.application import HttpApp, Route, ServingLimits, get, post
 from edgewright.serving.http.keys import KeyFile
 from edgewright.serving.http.messages import TEXT, HttpError, Request, Response, error_response, json_response
 from edgewright.serving.scripts import documents
-from edgewright.serving.scripts.messages import Call
+from edgewright.serving.scripts.messages import VERSION, Call, TensorInterface
 from edgewright.serving.scripts.pool import ScriptOptions, ScriptPool
 from edgewright.serving.statistics import ServedModel, Statistics
 
@@ -28,16 +31,26 @@ _ID_HEADERS = ("x-request-id", "x-ms-request-id", "x-ms-client-request-id")
 
 
 class ScriptApp(HttpApp):
-    """Serve one entry script."""
+    """Serve one entry script, or one model in worker processes."""
 
     def __init__(
-        self, options: ScriptOptions, *, name: str, limits: ServingLimits | None = None, keys: KeyFile | None = None
+        self,
+        options: ScriptOptions,
+        *,
+        name: str,
+        backend: str = "python",
+        limits: ServingLimits | None = None,
+        keys: KeyFile | None = None,
     ) -> None:
-        served = ServedModel(model=name, version=0, variant="script", backend="python", precision="-")
+        """Prepare the application; `backend` is a label of its statistics: the framework of the model."""
+        variant = options.subject.removeprefix("the ")
+        served = ServedModel(model=name, version=VERSION, variant=variant, backend=backend, precision="-")
         super().__init__(Statistics(served), limits=limits, keys=keys)
+        options = replace(options, name=name)
         self.pool = ScriptPool(options)
-        self._name = name
+        self._name, self._subject = name, options.subject
         self._routes = {
+            **self._protocol_routes(),
             "/score": Route(("POST", "GET"), self._score, is_scoring=True),
             "/": get(self._healthy, public=True),
             "/health/live": get(self._live, public=True),
@@ -48,6 +61,19 @@ class ScriptApp(HttpApp):
             "/metrics": get(self._metrics),
         }
 
+    def _protocol_routes(self) -> dict[str, Route]:
+        base = f"/v2/models/{self._name}"
+        routes = {
+            "/v2": get(self._server_metadata),
+            "/v2/health/live": get(self._live, public=True),
+            "/v2/health/ready": get(self._ready, public=True),
+        }
+        for model in (base, f"{base}/versions/{VERSION}"):
+            routes[model] = get(self._model_metadata)
+            routes[f"{model}/ready"] = get(self._ready)
+            routes[f"{model}/infer"] = post(self._infer)
+        return routes
+
     async def start(self) -> None:
         """Start the workers; see `ScriptPool.start`."""
         await self.pool.start()
@@ -57,13 +83,28 @@ class ScriptApp(HttpApp):
         await self.pool.close()
 
     async def _score(self, request: Request) -> Response:
+        return await self._called(request, "/score")
+
+    async def _infer(self, request: Request) -> Response:
+        self._tensors()
+        return await self._called(request, f"/v2/models/{self._name}/infer")
+
+    def _tensors(self) -> TensorInterface:
+        tensors = self.pool.started.tensors
+        if tensors is None:
+            text = "the script must declare arrays or a table with input_schema for the Open Inference Protocol: use /score"
+            raise HttpError(400, text)
+        return tensors
+
+    async def _called(self, request: Request, path: str) -> Response:
         started = time.perf_counter()
         call = Call(
             number=0,
             request_id=_request_id(request.headers),
             method=request.method,
+            path=path,
             query=request.query_string.decode("latin-1"),
-            headers=request.headers if self.pool.started.uses_raw_requests else {},
+            headers=request.headers,
         )
         identified = ("x-request-id", call.request_id)
         try:
@@ -91,6 +132,14 @@ class ScriptApp(HttpApp):
         else:
             self.statistics.scored(1, seconds, ())
 
+    async def _server_metadata(self, _request: Request) -> Response:
+        return json_response({"name": "edgewright", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+    async def _model_metadata(self, _request: Request) -> Response:
+        tensors = self._tensors()
+        described = {"platform": tensors.platform, "inputs": tensors.inputs, "outputs": tensors.outputs}
+        return json_response({"name": self._name, "versions": [str(VERSION)], **described})
+
     async def _healthy(self, _request: Request) -> Response:
         return Response(200, b"Healthy", "text/plain; charset=utf-8")
 
@@ -99,7 +148,8 @@ class ScriptApp(HttpApp):
 
     async def _ready(self, _request: Request) -> Response:
         if self.pool.ready_count == 0:
-            raise HttpError(503, "no worker of the script is ready: wait until one has started", (("retry-after", "1"),))
+            text = f"no worker of {self._subject} is ready: wait until one has started"
+            raise HttpError(503, text, (("retry-after", "1"),))
         return json_response({"ready": True, "workers": self.pool.ready_count})
 
     async def _swagger(self, _request: Request) -> Response:

@@ -71,6 +71,8 @@ def swagger(name: str, started: Started) -> dict[str, Any]:
 
 def input_schema(started: Started) -> dict[str, Any]:
     """Return the schema of the body: an object with the declared parameters, or anything."""
+    if started.body is not None:
+        return started.body
     if not started.inputs:
         return {}
     required = [name for name in started.inputs if name not in started.optional]

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from edgewright.errors import BadInputError, OperationError, one_line
+from edgewright.serving.scripts.messages import Started
 from edgewright.serving.scripts.raw import uses_raw_requests
 from edgewright.serving.scripts.schema import DeclaredSchema, schema_of
 
@@ -34,6 +35,8 @@ class EntryScript:
     run: Callable[..., Any]
     schema: DeclaredSchema | None
     uses_raw_requests: bool
+    described: Started | None = None
+    """Declarations of a model without a script; those of a script follow from its schema."""
 
     @property
     def is_asynchronous(self) -> bool:

@@ -10,6 +10,8 @@ import msgspec
 
 _LENGTHS = struct.Struct("<II")
 LENGTHS_SIZE = _LENGTHS.size
+VERSION = 1
+"""Number of the model in routes and answers, where no registry gives one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,7 @@ class Call:
     request_id: str
     method: str = "POST"
     query: str = ""
+    path: str = "/score"
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -36,6 +39,28 @@ class Answer:
     """Time in `run`, with decoding and encoding."""
     has_failed: bool = False
     """True if `run` raised an exception, or returned what JSON cannot hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """Argument of a worker process, in JSON."""
+
+    path: str
+    """The script or the model."""
+    name: str
+    """Of the model in routes and answers."""
+    model_directory: str | None = None
+    trust: bool = False
+    """True if the model file may hold code, as a pickle does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInterface:
+    """Inputs and outputs as the Open Inference Protocol describes them (`GET /v2/models/NAME`)."""
+
+    platform: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +81,12 @@ class Started:
     """JSON Schema of the result, with an example; empty without a declared output."""
     sample: Any = None
     """Body of an example request; None without declared inputs."""
+    body: dict[str, Any] | None = None
+    """JSON Schema of the whole body, if it is not an object with the inputs."""
+    media_types: tuple[str, ...] = ()
+    """Media types of a body, and of the answer, besides JSON."""
+    tensors: TensorInterface | None = None
+    """None if the Open Inference Protocol cannot be used."""
 
 
 def encode(head: Call | Answer | Started, body: bytes = b"") -> bytes:
@@ -73,3 +104,4 @@ def lengths(prefix: bytes) -> tuple[int, int]:
 CALLS = msgspec.json.Decoder(Call)
 ANSWERS = msgspec.json.Decoder(Answer)
 STARTED = msgspec.json.Decoder(Started)
+SETTINGS = msgspec.json.Decoder(WorkerSettings)

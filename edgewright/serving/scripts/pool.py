@@ -18,18 +18,20 @@ import socket as sockets
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from edgewright.errors import BadInputError, OperationError
 from edgewright.serving.http.messages import HttpError
 from edgewright.serving.scripts import messages
-from edgewright.serving.scripts.messages import Answer, Call, Started
+from edgewright.serving.scripts.messages import Answer, Call, Started, WorkerSettings
 from edgewright.worker_process import describe_end
 
 _log = logging.getLogger(__name__)
 
-_WORKER = "edgewright.serving.scripts.worker"
+SCRIPT_WORKER = "edgewright.serving.scripts.worker"
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _SETTLED_AFTER_S = 10.0
@@ -44,9 +46,11 @@ class ScriptTimeoutError(OperationError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptOptions:
-    """An entry script, and how it is run."""
+    """An entry script or a model without one, and how it is run."""
 
     path: Path
+    name: str = "model"
+    """Of the model in routes and answers."""
     model_directory: Path | None = None
     worker_count: int = 1
     init_timeout_s: float = 300.0
@@ -54,6 +58,26 @@ class ScriptOptions:
     queue_timeout_s: float = 0.5
     max_waiting: int = 1000
     """Calls that may wait for a worker at the same time."""
+    worker_module: str = SCRIPT_WORKER
+    """The program of the worker processes."""
+    trust: bool = False
+    """True if the model file may hold code, as a pickle does."""
+
+    @property
+    def subject(self) -> str:
+        """Name of what answers requests, for messages."""
+        return "the script" if self.worker_module == SCRIPT_WORKER else "the model"
+
+    @property
+    def start(self) -> str:
+        """Name of what a worker does first, for messages."""
+        return f"init() of {self.path.name}" if self.worker_module == SCRIPT_WORKER else f"loading {self.path.name}"
+
+    def settings(self) -> str:
+        """Return the argument of a worker process."""
+        directory = None if self.model_directory is None else str(self.model_directory.resolve())
+        settings = WorkerSettings(path=str(self.path.resolve()), name=self.name, model_directory=directory, trust=self.trust)
+        return msgspec.json.encode(settings).decode()
 
 
 class ScriptPool:
@@ -111,7 +135,8 @@ class ScriptPool:
         except TimeoutError:
             worker.kill()
             limit = f"{self._options.scoring_timeout_s:g} s"
-            raise ScriptTimeoutError(f"the script must answer within {limit}, but it did not; its worker is replaced") from None
+            text = f"{self._options.subject} must answer within {limit}, but it did not; its worker is replaced"
+            raise ScriptTimeoutError(text) from None
         self._offer(worker, 1)
         return answer, raw, waited_s
 
@@ -127,7 +152,8 @@ class ScriptPool:
             worker = self._free.popleft()
             if worker.is_alive:
                 return worker
-        busy = HttpError(503, "every worker of the script is busy: try again in a second", (("retry-after", "1"),))
+        text = f"every worker of {self._options.subject} is busy: try again in a second"
+        busy = HttpError(503, text, (("retry-after", "1"),))
         if len(self._waiting) >= self._options.max_waiting:
             raise busy
         turn: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
@@ -175,9 +201,15 @@ class _Worker:
     """One worker process and the calls that it works on."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, started: Started
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        started: Started,
+        subject: str,
     ) -> None:
         self.started = started
+        self._subject = subject
         self.started_at = time.monotonic()
         self.pid = process.pid
         self.is_alive = True
@@ -193,11 +225,8 @@ class _Worker:
         """Start a process and wait for the end of `init`."""
         ours, theirs = sockets.socketpair()
         with theirs:
-            arguments = [str(theirs.fileno()), str(options.path.resolve())]
-            arguments += [] if options.model_directory is None else [str(options.model_directory.resolve())]
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", _WORKER, *arguments, pass_fds=[theirs.fileno()], env=_environment()
-            )
+            command = [sys.executable, "-P", "-m", options.worker_module, str(theirs.fileno()), options.settings()]
+            process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()], env=_environment())
         reader, writer = await asyncio.open_connection(sock=ours)
         try:
             async with asyncio.timeout(options.init_timeout_s):
@@ -206,16 +235,14 @@ class _Worker:
             process.kill()
             await process.wait()
             writer.close()
-            raise OperationError(
-                f"init() of {options.path.name} must return within {options.init_timeout_s:g} s, but it did not"
-            ) from None
+            raise OperationError(f"{options.start} must end within {options.init_timeout_s:g} s, but it did not") from None
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
             writer.close()
             raise
-        return cls(process, reader, writer, started)
+        return cls(process, reader, writer, started, options.subject)
 
     async def call(self, call: Call, body: bytes) -> tuple[Answer, bytes]:
         """Send a call and wait for its answer.
@@ -224,11 +251,9 @@ class _Worker:
             OperationError: the process ended first.
         """
         if not self.is_alive:
-            raise OperationError("the worker of the script ended before it took this request: try again")
+            raise OperationError(f"the worker of {self._subject} ended before it took this request: try again")
         self._count += 1
-        numbered = Call(
-            number=self._count, request_id=call.request_id, method=call.method, query=call.query, headers=call.headers
-        )
+        numbered = replace(call, number=self._count)
         answer: asyncio.Future[tuple[Answer, bytes]] = asyncio.get_running_loop().create_future()
         self._pending[numbered.number] = answer
         try:
@@ -274,7 +299,7 @@ class _Worker:
         self.end_reason = describe_end(await self._process.wait(), "")
         for waiting in self._pending.values():
             if not waiting.done():
-                waiting.set_exception(OperationError(f"the worker of the script {self.end_reason} during this request"))
+                waiting.set_exception(OperationError(f"the worker of {self._subject} {self.end_reason} during this request"))
 
 
 async def _started(reader: asyncio.StreamReader, process: asyncio.subprocess.Process, options: ScriptOptions) -> Started:
@@ -283,7 +308,7 @@ async def _started(reader: asyncio.StreamReader, process: asyncio.subprocess.Pro
         started = messages.STARTED.decode(await reader.readexactly(head_size))
     except (asyncio.IncompleteReadError, OSError):
         end = describe_end(await process.wait(), "")
-        raise OperationError(f"init() of {options.path.name} must return, but its process {end}") from None
+        raise OperationError(f"{options.start} must end, but its process {end}") from None
     if started.error:
         raise (BadInputError if started.is_input_error else OperationError)(started.error)
     return started

@@ -37,6 +37,7 @@ class RawRequest:
     headers: Mapping[str, str]
     """By lower-case name."""
     data: bytes
+    path: str = "/score"
 
     @property
     def args(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The worker process of an entry script: `python -m edgewright.serving.scripts.worker FD SCRIPT [MODEL_DIRECTORY]`.
+"""The worker process of an entry script: `python -m edgewright.serving.scripts.worker FD SETTINGS`.
 
 It imports the script, calls `init`, and answers one call after the other on the socket FD; the calls of an asynchronous `run`
 overlap. What the script prints or logs goes to standard error, each line with the time and the id of its request. The process
@@ -17,16 +17,19 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import orjson
 
-from edgewright.errors import BadInputError, EdgewrightError, SamplesError, one_line
+from edgewright.contracts.connection.http_errors import status_of
+from edgewright.errors import BadInputError, EdgewrightError, NotFoundError, SamplesError, one_line
+from edgewright.serving.http.messages import HttpError
 from edgewright.serving.scripts import messages
 from edgewright.serving.scripts.entry_script import EntryScript, failed_init, print_traceback
-from edgewright.serving.scripts.messages import Answer, Call, Started
+from edgewright.serving.scripts.messages import Answer, Call, Started, WorkerSettings
 from edgewright.serving.scripts.raw import RawRequest, RawResponse
 
 ASYNCHRONOUS_CALLS = 32
@@ -36,15 +39,16 @@ _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="init")
 
 
-def main(descriptor: int, path: Path, model_directory: Path | None) -> None:
-    """Run the worker until the server closes the socket."""
+def main(descriptor: int, settings: str, load: Callable[[WorkerSettings], EntryScript]) -> None:
+    """Run the worker until the server closes the socket; `load` opens what `settings`, a `WorkerSettings` in JSON, names."""
     os.dup2(2, 1)  # a library's output on standard output belongs to the log as well
     sys.stdout = sys.stderr = _LogStream(sys.stderr)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     connection = socket.socket(fileno=descriptor)
     try:
-        script = EntryScript.load(path, model_directory)
-        _call_init(script, path)
+        parsed = messages.SETTINGS.decode(settings)
+        script = load(parsed)
+        _call_init(script, Path(parsed.path))
     except EdgewrightError as error:
         connection.sendall(messages.encode(Started(error=str(error), is_input_error=isinstance(error, BadInputError))))
         return
@@ -53,6 +57,11 @@ def main(descriptor: int, path: Path, model_directory: Path | None) -> None:
         asyncio.run(_serve_overlapping(script, connection))
     else:
         _serve_in_turn(script, connection)
+
+
+def _load_script(settings: WorkerSettings) -> EntryScript:
+    directory = settings.model_directory
+    return EntryScript.load(Path(settings.path), None if directory is None else Path(directory))
 
 
 def _call_init(script: EntryScript, path: Path) -> None:
@@ -65,6 +74,8 @@ def _call_init(script: EntryScript, path: Path) -> None:
 
 
 def _started(script: EntryScript) -> Started:
+    if script.described is not None:
+        return script.described
     schema = script.schema
     concurrency = ASYNCHRONOUS_CALLS if script.is_asynchronous else 1
     if schema is None:
@@ -124,7 +135,7 @@ def _timed(answer: Answer, started: float) -> Answer:
 def _arguments(script: EntryScript, call: Call, body: bytes) -> dict[str, Any]:
     """Return the arguments of `run`: the whole request, the declared parameters, or the body as text."""
     if script.uses_raw_requests:
-        request = RawRequest(method=call.method, query_string=call.query, headers=call.headers, data=body)
+        request = RawRequest(method=call.method, query_string=call.query, headers=call.headers, data=body, path=call.path)
         return {_only_parameter(script): request}
     text = body if call.method == "POST" else orjson.dumps(_query_of(call))
     if script.schema is not None and script.schema.inputs:
@@ -181,8 +192,8 @@ def _plain(value: Any) -> Any:
 
 def _failed(call: Call, error: BaseException) -> tuple[Answer, bytes]:
     """Return the answer to a call that failed; the traceback of a failure of the script goes to the log, not to the client."""
-    if isinstance(error, SamplesError):
-        return Answer(number=call.number, status=400), orjson.dumps({"error": one_line(error)})
+    if isinstance(error, SamplesError | NotFoundError | HttpError):
+        return Answer(number=call.number, status=status_of(error)), orjson.dumps({"error": one_line(error)})
     print_traceback(error)
     text = f"the script failed on this request: its log has the reason under request {call.request_id}"
     return Answer(number=call.number, status=500, has_failed=True), orjson.dumps({"error": text})
@@ -220,4 +231,4 @@ class _LogStream(io.TextIOBase):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    main(int(sys.argv[1]), sys.argv[2], _load_script)

@@ -56,7 +56,7 @@ def start_error(tmp_path: Path, text: str, **options: float) -> EdgewrightError:
         (
             f"import os\ndef init():\n    os.kill(os.getpid(), 11)\n{RUN}",
             OperationError,
-            "init() of score.py must return, but its process was ended by SIGSEGV",
+            "init() of score.py must end, but its process was ended by SIGSEGV",
         ),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_script_that_cannot_start_says_why(text: str, kind: type[EdgewrightErr
 
 def test_an_init_that_hangs_is_ended(tmp_path: Path) -> None:
     error = start_error(tmp_path, f"import time\ndef init(): time.sleep(100)\n{RUN}", init_timeout_s=1.0)
-    assert str(error) == "init() of score.py must return within 1 s, but it did not"
+    assert str(error) == "init() of score.py must end within 1 s, but it did not"
 
 
 def test_a_worker_that_does_not_start_again_leaves_the_service_not_ready(tmp_path: Path) -> None:
