@@ -23,6 +23,7 @@ from cloud.db.database import Counter
 from cloud.endpoints.engine import drive_endpoints
 from cloud.http.endpoint import Endpoint, answer
 from cloud.http.routes import ENDPOINTS
+from cloud.images.engine import build_images
 from cloud.messaging.broker import Broker
 from cloud.rollouts.engine import drive_rollouts
 from edgewright.contracts import wire
@@ -50,7 +51,7 @@ async def publish_desired(cloud: Cloud) -> None:
         seen = number
 
 
-BACKGROUND: tuple[Background, ...] = (follow_other_processes, publish_desired, drive_rollouts, drive_endpoints)
+BACKGROUND: tuple[Background, ...] = (follow_other_processes, publish_desired, drive_rollouts, drive_endpoints, build_images)
 
 
 @asynccontextmanager

@@ -44,6 +44,7 @@ COMMANDS: dict[str, Lazy] = {
     "models": Lazy("edgewright.commands.models:group", "Register, list, tag, download and delete models.", None),
     "environments": Lazy("edgewright.commands.environments:group", "Describe what scoring scripts need.", None),
     "endpoints": Lazy("edgewright.commands.endpoints:group", "Deploy, show, update and delete scoring endpoints.", None),
+    "images": Lazy("edgewright.commands.images:group", "Build container images that score.", None),
     "devices": Lazy("edgewright.commands.devices:group", "Enrol, list, explain and revoke devices.", None),
     "rollouts": Lazy("edgewright.commands.rollouts:group", "Roll a version out in guarded waves.", None),
     "cloud": Lazy("cloud.cli:group", "Run the service.", "cloud"),

@@ -196,6 +196,16 @@ environments = Table(
     Column("created_at", Instant, nullable=False),
 )
 
+images = Table(
+    "images",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("record", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
 rollouts = Table(
     "rollouts",
     metadata,

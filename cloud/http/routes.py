@@ -5,7 +5,7 @@ from __future__ import annotations
 from cloud.auth import Access
 from cloud.http import changes, console, device, devices, enrolment, models, oci, openapi, renewal, rollouts, system, telemetry
 from cloud.http.endpoint import Call, Endpoint
-from cloud.http.serving import endpoints, environments
+from cloud.http.serving import endpoints, environments, images
 
 
 def describe(_call: Call) -> dict[str, object]:
@@ -31,6 +31,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *models.ENDPOINTS,
     *environments.ENDPOINTS,
     *endpoints.ENDPOINTS,
+    *images.ENDPOINTS,
     *rollouts.ENDPOINTS,
     *telemetry.ENDPOINTS,
     *changes.ENDPOINTS,

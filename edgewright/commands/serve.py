@@ -49,6 +49,8 @@ class Access:
     port: int
     keys: Path | None
     tls: TlsFiles | None
+    plain_http: bool = False
+    """Other machines may connect without TLS, which a container engine or proxy in front adds or does without."""
 
     def check(self) -> None:
         """Refuse an address beyond this machine without keys and TLS.
@@ -56,7 +58,7 @@ class Access:
         Raises:
             BadInputError: keys or TLS are missing.
         """
-        if _is_loopback(self.host) or (self.keys is not None and self.tls is not None):
+        if _is_loopback(self.host) or self.plain_http or (self.keys is not None and self.tls is not None):
             return
         raise BadInputError(
             f"a service on {self.host}, which other machines can reach, must have keys and TLS: "
@@ -91,6 +93,7 @@ class Access:
 @click.option("--keys", type=click.Path(path_type=Path), help="JSON file with the two keys; created if missing.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="TLS certificate chain (PEM).")
 @click.option("--private-key", type=click.Path(path_type=Path), help="Private key of the certificate (PEM).")
+@click.option("--plain-http", is_flag=True, help="Listen without TLS: in a container, or after a proxy that adds it.")
 @common_options
 def command(**options: Any) -> None:
     """Score over HTTP with a package, a model file or an entry script.
@@ -100,7 +103,8 @@ def command(**options: Any) -> None:
     Scripts and models other than ONNX run in worker processes of their own.
     """
     tls = TlsFiles.of(options.pop("certificate"), options.pop("private_key"))
-    access = Access(host=options.pop("host"), port=options.pop("port"), keys=options.pop("keys"), tls=tls)
+    where = {name: options.pop(name) for name in ("host", "port", "keys", "plain_http")}
+    access = Access(**where, tls=tls)
     access.check()
     announcement = Announcement(as_json=options.pop("as_json"), file=options.pop("ready_file"))
     grpc_port = options.pop("grpc_port")

@@ -7,7 +7,7 @@ from typing import TypeVar
 from edgewright.contracts import wire
 from edgewright.contracts.connection.client_context import ClientContext
 from edgewright.errors import OperationError
-from edgewright.sdk.connection import Connection
+from edgewright.sdk.connection import TIMEOUT_S, Connection
 
 T = TypeVar("T")
 
@@ -21,8 +21,8 @@ class Calls:
         self.context = context
         self._connection = Connection(context)
 
-    def _get(self, path: str, kind: type[T], **query: str | int | None) -> T:
-        response = self._connection.request("GET", path, query=query)
+    def _get(self, path: str, kind: type[T], *, timeout_s: float = TIMEOUT_S, **query: str | int | None) -> T:
+        response = self._connection.request("GET", path, query=query, timeout_s=timeout_s)
         return wire.decode(response.body, kind, what=f"the cloud's answer to GET {path}", error=OperationError)
 
     def _send(self, method: str, path: str, kind: type[T], body: object = None) -> T:

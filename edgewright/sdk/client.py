@@ -32,13 +32,14 @@ from edgewright.sdk.connection import TIMEOUT_S
 from edgewright.sdk.context import find_context
 from edgewright.sdk.endpoints import EndpointCalls
 from edgewright.sdk.environments import EnvironmentCalls
+from edgewright.sdk.images import ImageCalls
 from edgewright.sdk.trying import SampleOptions
 
 SIGNATURE_VALID = timedelta(days=365)
 _ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
 
 
-class CloudClient(EnvironmentCalls, EndpointCalls):
+class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
     """An operator's session with one cloud; a method sends one request unless its docstring states otherwise."""
 
     @classmethod

@@ -130,7 +130,7 @@ def test_a_state_directory_from_before_identities_were_stored_is_accepted(state:
     database = Database.open(f"sqlite:///{state / 'cloud.db'}")
     with database.transaction() as connection:
         connection.exec_driver_sql("DROP TABLE identity")
-        for table in ("model_aliases", "environments", "endpoints"):
+        for table in ("model_aliases", "environments", "endpoints", "images"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
         for table, column in (("devices", "boot_ids"), ("devices", "identity_shared_at"), ("model_versions", "deleted")):
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")

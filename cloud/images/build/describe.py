@@ -1,0 +1,118 @@
+"""The documents of an image: config (what to run, as whom, labels), manifest and index.
+
+Sources: https://github.com/opencontainers/image-spec/blob/v1.1.0/config.md and its annotations.md. `Healthcheck` is docker's
+addition to the config (https://github.com/moby/docker-image-spec).
+"""
+
+from __future__ import annotations
+
+import json
+
+from cloud.images.build.installed import SERVER_FOLDER
+from cloud.images.build.layers import LayerStore
+from cloud.images.build.machine import architecture
+from cloud.images.build.order import BuildOrder, BuiltImage
+from cloud.images.build.packages import PACKAGES_FOLDER
+from edgewright import __version__
+from edgewright.contracts.environments.images import (
+    APPLICATION_FOLDER,
+    IMAGE_CONFIG_TYPE,
+    KEYS_FILE,
+    MODELS_FOLDER,
+    PORT,
+    USER,
+    ImageLayer,
+)
+from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index, Manifest, Platform, encode_document
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NANOSECONDS = 1_000_000_000
+_HEALTH = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{PORT}/health/live', timeout=5)"
+_START_PERIOD_S = 310
+"""Time for `init` before failed health checks count: Azure's initial delay."""
+
+
+def describe_image(order: BuildOrder, layers: tuple[ImageLayer, ...], store: LayerStore, new_bytes: int) -> BuiltImage:
+    """Write config, manifest and index, and return the image."""
+    labels = labels_of(order)
+    platform = Platform(architecture=architecture(), os="linux")
+    config = store.put(_config(order, layers, labels, platform), IMAGE_CONFIG_TYPE)
+    document = Manifest(config=config, layers=tuple(layer.blob for layer in layers), annotations=labels)
+    manifest = store.put(encode_document(document), MANIFEST_TYPE)
+    entry = Descriptor(mediaType=MANIFEST_TYPE, digest=manifest.digest, size=manifest.size, platform=platform)
+    index = store.put(encode_document(Index(manifests=(entry,), annotations=labels)), INDEX_TYPE)
+    return BuiltImage(index=index, manifest=manifest, config=config, layers=layers, new_bytes=new_bytes, labels=labels)
+
+
+def labels_of(order: BuildOrder) -> dict[str, str]:
+    """Return the provenance of an image as labels."""
+    labels = {
+        "org.opencontainers.image.title": order.name,
+        "dev.edgewright.version": __version__,
+        "dev.edgewright.environment": f"{order.environment.name}:{order.environment_version}",
+        "dev.edgewright.environment.digest": order.environment.digest,
+    }
+    if order.models:
+        labels["dev.edgewright.models"] = " ".join(f"{each.name}:{each.version}@{each.digest}" for each in order.models)
+    if order.source is not None:
+        labels["dev.edgewright.script"] = f"{order.script}@{order.source.digest}"
+    if order.environment.conda_packages:
+        labels["dev.edgewright.conda"] = "installed by pip"
+    return labels
+
+
+def _config(order: BuildOrder, layers: tuple[ImageLayer, ...], labels: dict[str, str], platform: Platform) -> bytes:
+    document = {
+        "architecture": platform.architecture,
+        "os": platform.os,
+        "config": {
+            "User": f"{USER}:{USER}",
+            "Env": _variables(order),
+            "WorkingDir": f"/{APPLICATION_FOLDER}",
+            "ExposedPorts": {f"{PORT}/tcp": {}},
+            "Labels": labels,
+            "StopSignal": "SIGTERM",
+            **_process(order),
+        },
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
+        "history": [{"created_by": f"edgewright: {layer.part}: {layer.title}"[:500]} for layer in layers],
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _process(order: BuildOrder) -> dict[str, object]:
+    """Return entry point, arguments and health check; an image of the environment alone starts Python."""
+    target = _target(order)
+    if not target:
+        return {"Entrypoint": ["python3"]}
+    check = {
+        "Test": ["CMD", "python3", "-I", "-S", "-c", _HEALTH],
+        "Interval": 30 * _NANOSECONDS,
+        "Timeout": 10 * _NANOSECONDS,
+        "StartPeriod": _START_PERIOD_S * _NANOSECONDS,
+        "Retries": 3,
+    }
+    serve = ["python3", "-m", "edgewright", "serve", *target, "--host", "0.0.0.0", "--port", str(PORT), "--plain-http"]  # noqa: S104  the engine publishes the port
+    return {"Entrypoint": serve, "Cmd": ["--keys", KEYS_FILE], "Healthcheck": check}
+
+
+def _target(order: BuildOrder) -> list[str]:
+    folders = [f"/{MODELS_FOLDER}/{model.name}/{model.version}" for model in order.models]
+    name = ["--name", order.models[0].name if order.models else order.name]
+    if order.source is not None:
+        folder = folders[0] if len(folders) == 1 else f"/{MODELS_FOLDER}"
+        return [f"/{APPLICATION_FOLDER}/{order.script}", *name, *(["--model-dir", folder] if folders else [])]
+    if not order.models:
+        return []
+    [model] = order.models
+    place = folders[0] if model.is_variant or len(model.files) > 1 else f"{folders[0]}/{model.files[0].path}"
+    return [place, *name, *(["--trust"] if order.trust else [])]
+
+
+def _variables(order: BuildOrder) -> list[str]:
+    variables = {"PATH": _PATH, "PYTHONUNBUFFERED": "1", "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "HOME": "/tmp"}  # noqa: S108  in the container
+    path = f"/{PACKAGES_FOLDER}:/{SERVER_FOLDER}"
+    variables |= order.environment.variables
+    own = variables.get("PYTHONPATH")
+    variables["PYTHONPATH"] = f"{path}:{own}" if own else path
+    return [f"{name}={value}" for name, value in sorted(variables.items())]

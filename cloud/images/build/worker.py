@@ -1,0 +1,105 @@
+"""The build worker: `python -m cloud.images.build.worker` reads a `BuildOrder` and answers with a `BuiltImage`.
+
+    base → server → packages → one layer per model file → script → config, manifest, index
+
+Its log goes to standard error. It writes blobs only; the cloud makes them an image afterwards, in one transaction.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from cloud.images.build.describe import describe_image
+from cloud.images.build.installed import server_layer, server_pins
+from cloud.images.build.layers import LayerStore
+from cloud.images.build.machine import PYTHON_VERSION, base_layer
+from cloud.images.build.order import BuildOrder, BuiltImage, ModelPart
+from cloud.images.build.packages import Installer, packages_layer, requirements_of
+from edgewright.contracts import wire
+from edgewright.contracts.environments.images import LAYER_TYPE, MODELS_FOLDER, ImageLayer, LayerPart
+from edgewright.contracts.environments.tars import Entry
+from edgewright.contracts.models.registration import SourceFile
+from edgewright.errors import BadInputError, OperationError
+from edgewright.worker_process import serve
+
+
+def build(order: BuildOrder) -> BuiltImage:
+    """Make the layers and documents of an image."""
+    started_s = time.monotonic()
+    log(f"build image={order.name}:{order.version} environment={order.environment.name} models={len(order.models)}")
+    _check_python(order)
+    store = LayerStore(Path(order.blobs), Path(order.cache))
+    layers = tuple(_layers(order, store))
+    for layer in layers:
+        state = "known" if layer.blob.digest in order.known_layers else "new"
+        log(f"layer part={layer.part} size_bytes={layer.blob.size} {state}: {layer.title}")
+    new_bytes = sum(each.blob.size for each in layers if each.blob.digest not in order.known_layers)
+    built = describe_image(order, layers, store, new_bytes)
+    log(f"built index={built.index.digest} new_bytes={new_bytes} took_ms={(time.monotonic() - started_s) * 1000:.0f}")
+    return built
+
+
+def log(text: str) -> None:
+    """Write a line of the build's log."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201  standard error is the log
+
+
+def _layers(order: BuildOrder, store: LayerStore) -> list[ImageLayer]:
+    layers = [base_layer(store), server_layer(store)]
+    installer = Installer(Path(order.work), server_pins(), log)
+    requirements = requirements_of(order.environment, log)
+    packages = packages_layer(store, requirements, order.environment.pip_index_url, installer)
+    layers += [packages] if packages is not None else []
+    for model in order.models:
+        layers += [_model_layer(store, model, file) for file in model.files]
+    return layers + ([_script_layer(store, order)] if order.source is not None else [])
+
+
+def _model_layer(store: LayerStore, model: ModelPart, file: SourceFile) -> ImageLayer:
+    """Return the layer of one file of a model: a tar around the bytes that the registry holds."""
+    place = f"{MODELS_FOLDER}/{model.name}/{model.version}/{file.path}"
+    key = f"model {place} {file.digest}"
+    found = store.cached(key, LayerPart.MODEL)
+    if found is not None:
+        return found
+    source = store.path_of(file.digest)
+    if not source.is_file():
+        raise OperationError(
+            f"{model.name}:{model.version} needs the blob {file.digest}, which the registry lost: register it again"
+        )
+    entry = Entry(path=place, source=source)
+    title = f"{model.name}:{model.version} {file.path}"
+    return store.remember(key, store.write([entry], LayerPart.MODEL, title, compressed=False))
+
+
+def _script_layer(store: LayerStore, order: BuildOrder) -> ImageLayer:
+    """Return the layer that the client pushed: an uncompressed tar, so its digest is its diff_id."""
+    assert order.source is not None
+    if order.source.mediaType != LAYER_TYPE:
+        raise BadInputError(f"the source folder must be a layer of type {LAYER_TYPE}, not {order.source.mediaType}")
+    return ImageLayer(
+        part=LayerPart.SCRIPT,
+        title=order.script,
+        blob=order.source,
+        diff_id=order.source.digest,
+        unpacked_bytes=order.source.size,
+    )
+
+
+def _check_python(order: BuildOrder) -> None:
+    version = order.environment.python_version
+    if version and version != PYTHON_VERSION and not version.startswith(f"{PYTHON_VERSION}."):
+        raise BadInputError(
+            f"environment {order.environment.name} needs Python {version}, but the building machine has {PYTHON_VERSION}: "
+            f"set python_version to {PYTHON_VERSION}, or name a base image with Python {version}"
+        )
+
+
+def _handle(raw: bytes) -> bytes:
+    return wire.encode(build(wire.decode(raw, BuildOrder, what="the build order")))
+
+
+if __name__ == "__main__":
+    serve(_handle)

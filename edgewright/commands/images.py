@@ -1,0 +1,184 @@
+"""`edgewright images`: container images of models, scripts and environments, built by the cloud without a container engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from edgewright.command_line import print_json, print_table
+from edgewright.commands.cloud_options import cloud_options, moment, size_text
+from edgewright.contracts.environments.images import ImageRecord, ImageRequest
+from edgewright.contracts.names import parse_reference
+from edgewright.errors import BadInputError
+from edgewright.sdk import CloudClient
+from edgewright.sdk.images import default_image_name
+
+
+@click.group("images")
+def group() -> None:
+    """Build container images that score."""
+
+
+@group.command("build")
+@click.argument("models", metavar="[MODEL[:VERSION|@ALIAS]]...", nargs=-1)
+@click.option("--name", help="Name of the image; default: that of the first model and '-image'.")
+@click.option(
+    "--env", "environment", default="", metavar="NAME[:VERSION]", help="Environment; default: what the framework needs."
+)
+@click.option("--script", type=click.Path(path_type=Path), help="Entry script with init() and run(); default: no code.")
+@click.option("--source", type=click.Path(path_type=Path), help="Folder that holds the script and what it imports.")
+@click.option("--variant", default="", help="Variant of a package; default: fp32.")
+@click.option("--trust", is_flag=True, help="Let a model without a script be a pickle: you made it, or trust its author.")
+@click.option("--no-follow", is_flag=True, help="Queue the build and return; 'images show' has its state.")
+@cloud_options
+def build(
+    *,
+    models: tuple[str, ...],
+    name: str | None,
+    environment: str,
+    script: Path | None,
+    source: Path | None,
+    variant: str,
+    trust: bool,
+    no_follow: bool,
+    cloud: str | None,
+    as_json: bool,
+) -> None:
+    """Build the next version of an image with models, an environment and an entry script.
+
+    The log of the build goes to the error stream.
+    """
+    if not models and name is None:
+        raise BadInputError("an image without a model needs a name: give --name")
+    if source is not None and script is None:
+        raise BadInputError("--source must come with --script, which names the entry script in it")
+    image = name or default_image_name(models)
+    request = ImageRequest(name=image, models=models, environment=environment, variant=variant, trust=trust)
+    with CloudClient.connect(cloud) as client:
+        record = client.build_image(request, script=script, source_directory=source)
+        if not no_follow:
+            record = _follow(client, record)
+        location = client.image_location(record)
+    if as_json:
+        print_json(record)
+    elif no_follow:
+        click.echo(f"image {record}: {record.state}")
+    else:
+        click.echo(f"image {location}: {_sizes(record)}, {size_text(record.new_bytes)} new")
+
+
+@group.command("list")
+@cloud_options
+def list_images(cloud: str | None, as_json: bool) -> None:
+    """List every version of every image."""
+    with CloudClient.connect(cloud) as client:
+        _print(client.images(), as_json=as_json)
+
+
+@group.command("show")
+@click.argument("name", metavar="NAME[:VERSION]")
+@cloud_options
+def show(name: str, cloud: str | None, as_json: bool) -> None:
+    """Show one version of an image; default: the newest."""
+    with CloudClient.connect(cloud) as client:
+        record = _find(client, name)
+        location = client.image_location(record)
+    if as_json:
+        print_json(record)
+    else:
+        print_table(("field", "value"), _fields(record, location))
+
+
+@group.command("log")
+@click.argument("name", metavar="NAME[:VERSION]")
+@cloud_options
+def log(name: str, cloud: str | None, as_json: bool) -> None:
+    """Print the log of a build, and follow it while the build runs."""
+    with CloudClient.connect(cloud) as client:
+        record = _find(client, name)
+        pieces = client.follow_build(record)
+        if as_json:
+            print_json({"image": str(record), "log": "".join(pieces)})
+            return
+        for piece in pieces:
+            click.echo(piece, nl=False)
+
+
+@group.command("why-size")
+@click.argument("name", metavar="NAME[:VERSION]")
+@cloud_options
+def why_size(name: str, cloud: str | None, as_json: bool) -> None:
+    """Show the layers of an image with their sizes, largest first."""
+    with CloudClient.connect(cloud) as client:
+        record = _find(client, name)
+    layers = sorted(record.layers, key=lambda layer: -layer.unpacked_bytes)
+    if as_json:
+        print_json(layers)
+        return
+    total = record.unpacked_bytes or 1
+    rows = [
+        (
+            str(layer.part),
+            size_text(layer.unpacked_bytes),
+            f"{layer.unpacked_bytes / total:.0%}",
+            size_text(layer.blob.size),
+            layer.title if len(layer.title) <= 80 else layer.title[:77] + "...",
+        )
+        for layer in layers
+    ]
+    rows.append(("all", size_text(record.unpacked_bytes), "100%", size_text(record.size_bytes), f"{len(layers)} layers"))
+    print_table(("part", "on disk", "share", "transferred", "content"), rows)
+
+
+def _follow(client: CloudClient, record: ImageRecord) -> ImageRecord:
+    for piece in client.follow_build(record):
+        click.echo(piece, nl=False, err=True)
+    return client.wait_for_image(record)
+
+
+def _find(client: CloudClient, text: str) -> ImageRecord:
+    reference = parse_reference(text)
+    return client.image(reference.name, reference.version)
+
+
+def _sizes(record: ImageRecord) -> str:
+    return f"{size_text(record.size_bytes)} to transfer, {size_text(record.unpacked_bytes)} on disk"
+
+
+def _fields(record: ImageRecord, location: str) -> list[tuple[str, object]]:
+    request = record.request
+    return [
+        ("image", str(record)),
+        ("state", record.state),
+        ("reason", record.reason or None),
+        ("created", moment(record.created_at)),
+        ("models", " ".join(request.models) or None),
+        ("script", request.script or None),
+        ("environment", request.environment or None),
+        ("location", location if record.index else None),
+        ("index", record.index.digest if record.index else None),
+        ("size", _sizes(record) if record.index else None),
+        *(("label", f"{name}={text}") for name, text in sorted(record.labels.items())),
+    ]
+
+
+def _print(records: Sequence[ImageRecord], *, as_json: bool) -> None:
+    if as_json:
+        print_json(records)
+        return
+    columns = ("image", "version", "state", "created", "size", "models", "environment")
+    rows = [
+        (
+            record.name,
+            record.version,
+            record.state,
+            moment(record.created_at),
+            size_text(record.size_bytes) if record.index else None,
+            " ".join(record.request.models) or None,
+            record.request.environment or None,
+        )
+        for record in records
+    ]
+    print_table(columns, rows)

@@ -1,0 +1,237 @@
+"""Images: a real cloud builds them, and a real docker engine pulls and runs them (protocol.md P100 to P102)."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.contracts.environments.definition import Environment
+from edgewright.contracts.environments.images import BuildState, ImageRecord, ImageRequest, LayerPart
+from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
+from edgewright.sdk import CloudClient
+from tests.support.docker_engine import DockerEngine, docker_engine
+from tests.support.running_cloud import RunningCloud, running
+
+SCRIPT = """\
+import json, os, time
+import helper
+
+def init():
+    global weight
+    with open(os.path.join(os.environ["AZUREML_MODEL_DIR"], "weight.txt")) as file:
+        weight = float(file.read())
+
+def run(body):
+    request = json.loads(body)
+    time.sleep(request.get("sleep_s", 0))
+    return {"product": helper.times(weight, request["data"]), "uid": os.getuid(), "level": os.environ["LEVEL"]}
+"""
+KEY = "primary-key-of-the-test"
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
+    with running(tmp_path_factory.mktemp("images") / "state", "--no-broker") as cloud:
+        yield cloud
+
+
+@pytest.fixture(scope="module")
+def client(cloud: RunningCloud) -> Iterator[CloudClient]:
+    with CloudClient.connect(str(cloud.state)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source folder with an entry script, a module beside it, and a file of the model."""
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "score.py").write_text(SCRIPT)
+    (folder / "helper.py").write_text("def times(a, values):\n    return [a * value for value in values]\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(client: CloudClient, source: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageRecord:
+    """An image with a model, an environment and a script."""
+    weight = tmp_path_factory.mktemp("model") / "weight.txt"
+    weight.write_text("2.5")
+    client.register_model("product", weight)
+    client.create_environment(Environment(name="Leveled", variables={"LEVEL": "7"}, pip_packages=("azureml-defaults",)))
+    request = ImageRequest(name="product-image", models=("product",), environment="Leveled")
+    return client.wait_for_image(client.build_image(request, script=Path("score.py"), source_directory=source))
+
+
+def layer_digests(record: ImageRecord) -> dict[str, str]:
+    return {layer.title: layer.blob.digest for layer in record.layers}
+
+
+def test_p100_an_image_has_a_layer_per_part_and_names_where_it_comes_from(image: ImageRecord) -> None:
+    assert (image.state, image.version, image.request.models) == (BuildState.SUCCEEDED, 1, ("product:1",))
+    assert [layer.part for layer in image.layers] == [LayerPart.BASE, LayerPart.SERVER, LayerPart.MODEL, LayerPart.SCRIPT]
+    assert image.unpacked_bytes <= 250_000_000  # the limit of an ONNX model without code, whose layers are the same
+    assert image.labels["dev.edgewright.environment"] == "Leveled:1"
+    assert image.labels["dev.edgewright.models"].startswith("product:1@sha256:")
+    assert image.labels["dev.edgewright.script"].startswith("score.py@sha256:")
+
+
+def test_p100_a_changed_line_of_the_script_makes_only_its_layer_new(
+    client: CloudClient, image: ImageRecord, source: Path
+) -> None:
+    (source / "score.py").write_text(SCRIPT + "# changed\n")
+    request = ImageRequest(name="product-image", models=("product",), environment="Leveled")
+    changed = client.wait_for_image(client.build_image(request, script=source / "score.py", source_directory=source))
+    (source / "score.py").write_text(SCRIPT)
+    same = client.wait_for_image(client.build_image(request, script=source / "score.py", source_directory=source))
+    before, after = layer_digests(image), layer_digests(changed)
+    assert {title for title in after if after[title] != before[title]} == {"score.py"}
+    assert changed.new_bytes == changed.layers[-1].blob.size < 20_000
+    assert (same.new_bytes, layer_digests(same)) == (0, before)
+    assert same.index == image.index
+
+
+def test_p100_the_log_of_a_build_names_every_layer(client: CloudClient, image: ImageRecord) -> None:
+    log = "".join(client.follow_build(image))
+    for text in ("layer part=base", "layer part=server", "score.py", "azureml-defaults is left out", "built index=sha256:"):
+        assert text in log
+
+
+def test_p100_names_that_cannot_be_are_refused_before_a_build(client: CloudClient, image: ImageRecord) -> None:
+    with pytest.raises(NotFoundError, match="no model is called 'produkt'; known: product"):
+        client.build_image(ImageRequest(name="x-image", models=("produkt",)))
+    with pytest.raises(NotFoundError, match="no environment is called 'Level'; known: Leveled"):
+        client.build_image(ImageRequest(name="x-image", models=("product",), environment="Level"), script=Path(__file__))
+    with pytest.raises(ConflictError, match="an image's name must not be that of a model, but product is one"):
+        client.build_image(ImageRequest(name="product"))
+    with pytest.raises(BadInputError, match="its framework is custom: give an entry script"):
+        client.build_image(ImageRequest(name="x-image", models=("product",)))
+    with pytest.raises(NotFoundError, match="missing.py: no such file"):
+        client.build_image(ImageRequest(name="x-image"), script=Path("missing.py"))
+    with pytest.raises(NotFoundError, match="no image is called 'x-image'; known: product-image"):
+        client.image("x-image")
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        pytest.param({"python_version": "3.2"}, "needs Python 3.2, but the building machine has", id="other Python"),
+        pytest.param(
+            {"pip_packages": ("no-such-distribution",), "pip_index_url": "file:///nowhere"},
+            "pip: Could not find a version that satisfies the requirement no-such-distribution",
+            id="no such package",
+        ),
+    ],
+)
+def test_p101_a_build_that_fails_registers_nothing(
+    environment: dict[str, Any], reason: str, client: CloudClient, cloud: RunningCloud, request: pytest.FixtureRequest
+) -> None:
+    name = f"failed-{request.node.callspec.id.replace(' ', '-').lower()}"
+    client.create_environment(Environment(name=name, **environment))
+    record = client.build_image(ImageRequest(name=name, environment=name))
+    with pytest.raises(OperationError, match=reason):
+        client.wait_for_image(record)
+    assert client.image(name).state is BuildState.FAILED
+    assert cloud.operator().get(f"/v2/{name}/tags/list").status == 404
+
+
+@pytest.fixture
+def warm_state(cloud: RunningCloud, image: ImageRecord, tmp_path: Path) -> Path:
+    """The state directory of another cloud, with the layers that this one has made."""
+    state = tmp_path / "state"
+    with running(state, "--no-broker"):
+        pass
+    shutil.copytree(cloud.state / "registry" / "blobs", state / "registry" / "blobs", dirs_exist_ok=True)
+    shutil.copytree(cloud.state / "images" / "cache", state / "images" / "cache")
+    return state
+
+
+def test_p102_a_build_that_ran_when_the_cloud_was_killed_is_built_after_its_start(
+    warm_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as index:  # a package index that never answers
+        url = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
+        with running(warm_state, "--no-broker") as cloud, CloudClient.connect(str(warm_state)) as client:
+            client.create_environment(Environment(name="slow", pip_packages=("anything",), pip_index_url=url))
+            record = client.build_image(ImageRequest(name="slow-image", environment="slow"))
+            index.accept()[0].close()  # the build has begun to ask for packages
+            assert client.image("slow-image").state is BuildState.RUNNING
+            cloud.kill()
+    with running(warm_state, "--no-broker"), CloudClient.connect(str(warm_state)) as client:
+        ended = [*client.follow_build(record), client.image("slow-image")][-1]
+    assert isinstance(ended, ImageRecord)
+    assert (ended.state, "satisfies the requirement anything" in ended.reason) == (BuildState.FAILED, True)
+
+
+@pytest.fixture(scope="module")
+def engine(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
+    with docker_engine(require, tmp_path_factory.mktemp("docker")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def service(engine: DockerEngine, cloud: RunningCloud, client: CloudClient, image: ImageRecord, tmp_path_factory: Any) -> str:
+    """A container of the image as a cluster runs it: without rights, with a read-only root; returns its published address."""
+    keys = tmp_path_factory.mktemp("keys")
+    keys.chmod(0o755)
+    (keys / "keys.json").write_text(json.dumps({"primary": KEY, "secondary": "secondary-key-of-the-test"}))
+    (keys / "keys.json").chmod(0o644)
+    location = client.image_location(image)
+    registry = location.partition("/")[0]
+    engine.run("login", "--username", "operator", "--password-stdin", registry, text=cloud.token)
+    engine.run("pull", location)
+    rights = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+    mount = ("--volume", f"{keys}:/run/edgewright:ro")
+    engine.run("run", "--detach", "--name", "service", *rights, *mount, "--publish", "127.0.0.1::8000", location)
+    return engine.run("port", "service", "8000").splitlines()[0]
+
+
+def score(address: str, body: object, key: str = KEY) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(address, timeout=30)
+    try:
+        connection.request("POST", "/score", json.dumps(body), {"Authorization": f"Bearer {key}"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def wait_until_ready(address: str, engine: DockerEngine) -> None:
+    ends_at = time.monotonic() + 60
+    while True:
+        try:
+            if score(address, {"data": []})[0] == 200:
+                return
+        except (OSError, http.client.HTTPException):
+            assert time.monotonic() < ends_at, engine.run("logs", "service")
+        time.sleep(0.1)
+
+
+def test_p100_docker_pulls_and_runs_the_image_without_rights(engine: DockerEngine, service: str) -> None:
+    wait_until_ready(service, engine)
+    assert score(service, {"data": [1, 2]}) == (200, {"product": [2.5, 5.0], "uid": 65534, "level": "7"})
+    assert score(service, {"data": [1]}, key="another-key-of-the-test")[0] == 401
+    health = json.loads(engine.run("inspect", "--format", "{{json .Config.Healthcheck.Test}}", "service"))
+    engine.run("exec", "service", *health[1:])
+    with pytest.raises(AssertionError, match="Read-only file system"):
+        engine.run("exec", "service", "python3", "-c", "open('/var/azureml-app/new', 'w')")
+
+
+def test_p100_sigterm_answers_pending_requests_before_the_container_ends(engine: DockerEngine, service: str) -> None:
+    wait_until_ready(service, engine)
+    answers: list[tuple[int, Any]] = []
+    pending = threading.Thread(target=lambda: answers.append(score(service, {"data": [2], "sleep_s": 1.5})))
+    pending.start()
+    time.sleep(0.5)  # the request is on its way
+    engine.run("stop", "--time", "20", "service")
+    pending.join(10)
+    assert answers == [(200, {"product": [5.0], "uid": 65534, "level": "7"})]
+    assert engine.run("inspect", "--format", "{{.State.ExitCode}}", "service") == "0"
