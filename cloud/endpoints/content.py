@@ -30,6 +30,8 @@ from edgewright.errors import NotFoundError
 from edgewright.serving.supervision.service import DesiredService, Generation, ServiceFolder
 
 MODELS = "azureml-models"
+START_MARGIN_S = 30.0
+"""Time for the start of a server process, in addition to that of the script's `init`."""
 _FILES = "files"
 
 
@@ -92,7 +94,8 @@ def desired_service(folder: EndpointFolder, endpoint: StoredEndpoint) -> Desired
         directory=str(directory),
         environment=dict(deployment.variables),
         replicas=deployment.replicas,
-        start_timeout_s=deployment.init_timeout_s,
+        start_timeout_s=deployment.init_timeout_s + START_MARGIN_S,
+        retry_for_s=deployment.init_timeout_s,
         drain_timeout_s=deployment.scoring_timeout_s + 5,
     )
     return DesiredService(host=HOST, port=endpoint.port, generation=generation)

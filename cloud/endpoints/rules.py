@@ -105,7 +105,7 @@ def next_step(stored: Stored, observed: Observed, now: datetime) -> Step:
 def _report(stored: Stored, status: ServiceStatus | None, now: datetime) -> Store:
     answering = None if status is None or status.answering is None or status.ready == 0 else status.answering.number
     if status is None or status.generation != stored.generation:
-        return _waiting(stored, "its supervisor does not answer", answering, now)
+        return _waiting(stored, "", answering, now)
     if status.state is ServiceState.RUNNING:
         return Store(state=EndpointState.HEALTHY, reason="", answering=answering)
     if status.state is ServiceState.FAILED:
@@ -121,8 +121,9 @@ def _waiting(stored: Stored, reason: str, answering: int | None, now: datetime) 
     limit = stored.start_timeout + REPORT_MARGIN
     if stored.state is EndpointState.FAILED or now > stored.deployed_at + limit:
         text = f"it must be ready within {limit.total_seconds():g} s, but it is not"
-        already = stored.reason if stored.state is EndpointState.FAILED else f"{text}; {reason}" if reason else text
-        return Store(state=EndpointState.FAILED, reason=already, answering=answering)
+        late = f"{text}; {reason or 'its supervisor does not answer'}"
+        kept = stored.reason if stored.state is EndpointState.FAILED else late
+        return Store(state=EndpointState.FAILED, reason=kept, answering=answering)
     if stored.state is EndpointState.TRANSITIONING:
         return Store(state=EndpointState.TRANSITIONING, reason=reason, answering=answering)
     return Store(state=EndpointState.UNHEALTHY, reason=reason or "it is started again", answering=answering)

@@ -100,7 +100,7 @@ class Deployment:
     variables: dict[str, str] = field(default_factory=dict)
     """Environment variables of the script."""
     init_timeout_s: float = 300.0
-    """Time in which the service must be ready to score."""
+    """Time for `init` of the script."""
     scoring_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:

@@ -46,28 +46,37 @@ class KeyFile:
         Raises:
             HttpError: the header is missing or has another key (401).
         """
-        self._reload()
+        self._reload(after_s=_RELOAD_S)
         given = authorization[len(_SCHEME) :].strip() if authorization[: len(_SCHEME)].lower() == _SCHEME else ""
         raw = given.encode("utf-8", "surrogateescape")
-        matches = [hmac.compare_digest(raw, key) for key in self._keys]  # both, so that the time does not depend on the key
-        if not any(matches):
+        if not self._accepts(raw) and not (given and self._reload() and self._accepts(raw)):
             found = "another key was sent" if given else "none was sent"
             text = f"the header Authorization must be 'Bearer' and a key of this service, but {found}"
             raise HttpError(401, text, (("www-authenticate", "Bearer"),))
 
-    def _reload(self) -> None:
-        """Read the file again if it changed; an unreadable one keeps the present keys until it is complete."""
+    def _accepts(self, given: bytes) -> bool:
+        matches = [hmac.compare_digest(given, key) for key in self._keys]  # both, so that the time does not depend on the key
+        return any(matches)
+
+    def _reload(self, *, after_s: float = 0.0) -> bool:
+        """Read the file again if it changed, and if the last look at it was `after_s` ago; return True if it was read.
+
+        An unknown key causes a look at once: it may be a new key that its client uses immediately. A file that cannot be read
+        keeps the present keys until it is complete.
+        """
         now_s = time.monotonic()
-        if now_s - self._checked_s < _RELOAD_S:
-            return
+        if now_s - self._checked_s < after_s:
+            return False
         self._checked_s = now_s
         stamp = _stamp_of(self._path)
-        if stamp != self._stamp:
-            try:
-                self._keys = _read(self._path)
-            except BadInputError:
-                return
-            self._stamp = stamp
+        if stamp == self._stamp:
+            return False
+        try:
+            self._keys = _read(self._path)
+        except BadInputError:
+            return False
+        self._stamp = stamp
+        return True
 
 
 def write_new_keys(path: Path) -> None:

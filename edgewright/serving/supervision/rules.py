@@ -90,7 +90,9 @@ def next_wake_at(situation: Situation) -> float | None:
     return min(waiting, default=None)
 
 
-def after_end(history: History, *, was_ready_for_s: float | None, exit_code: int, reason: str, now: float) -> History:
+def after_end(
+    history: History, *, was_ready_for_s: float | None, exit_code: int, reason: str, retry_for_s: float, now: float
+) -> History:
     """Return the history of a generation after the unexpected end of one of its processes.
 
     Args:
@@ -98,10 +100,12 @@ def after_end(history: History, *, was_ready_for_s: float | None, exit_code: int
         was_ready_for_s: how long the process was ready; None if it never was.
         exit_code: the exit code, or the negative number of a signal.
         reason: one line that explains the end.
+        retry_for_s: time after the first start in which a failed start is tried again.
         now: seconds of the monotonic clock.
     """
     failures = 1 if was_ready_for_s is not None and was_ready_for_s >= SETTLED_AFTER_S else history.failures + 1
-    is_final = not history.was_ready and (exit_code == BAD_INPUT_EXIT or failures >= MAX_START_FAILURES)
+    is_late = now >= history.began_at + retry_for_s
+    is_final = not history.was_ready and (exit_code == BAD_INPUT_EXIT or failures >= MAX_START_FAILURES or is_late)
     pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20))
     return replace(history, failures=failures, retry_at=now + pause_s, has_failed=is_final, reason=reason)
 

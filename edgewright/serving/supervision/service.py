@@ -42,6 +42,8 @@ class Generation:
     replicas: int = 1
     start_timeout_s: float = 300.0
     """Time in which the first server process must be ready."""
+    retry_for_s: float = 300.0
+    """Time after the first start in which a failed start is tried again."""
     drain_timeout_s: float = 35.0
 
 

@@ -220,6 +220,7 @@ class Supervisor:
         if number in self._replicas:
             ready_for_s = None if ready_at is None else time.monotonic() - ready_at
             reason = process.last_line if (process.exit_code or 0) > 0 else f"the server {end}"
+            reason = reason.replace(f"{generation.directory}/", "")
             self._ended(number, generation, ready_for_s, process.exit_code or 0, reason)
 
     def _ready(self, number: int, generation: Generation) -> None:
@@ -239,6 +240,7 @@ class Supervisor:
             was_ready_for_s=ready_for_s,
             exit_code=exit_code,
             reason=reason,
+            retry_for_s=generation.retry_for_s,
             now=time.monotonic(),
         )
         self._wake.set()
