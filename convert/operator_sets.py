@@ -11,13 +11,14 @@ Scan of set 8       rejected: it has another meaning
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.shape_inference
 import onnx.version_converter
 from onnx import helper, numpy_helper
 
@@ -81,7 +82,32 @@ def _inlined(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
     )
     if not newer:
         return proto
-    return onnx.inliner.inline_selected_functions(proto, [("", name) for name in newer], inline_schema_functions=True)
+    _state_defaults(proto, newer, version)
+    typed = _typed(proto)
+    return onnx.inliner.inline_selected_functions(typed, [("", name) for name in newer], inline_schema_functions=True)
+
+
+def _state_defaults(proto: onnx.ModelProto, operators: Sequence[str], version: int) -> None:
+    """Write the default attributes of operators into their nodes: the inliner leaves them out of what it inserts."""
+    for node in nodes_of(proto.graph):
+        if node.domain in ("", "ai.onnx") and node.op_type in operators:
+            present = {attribute.name for attribute in node.attribute}
+            for name, attribute in onnx.defs.get_schema(node.op_type, version, "").attributes.items():
+                if name not in present and attribute.default_value.name:
+                    node.attribute.append(attribute.default_value)
+
+
+def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the types of its weights and results stated, which the inliner needs and does not infer."""
+    typed = onnx.shape_inference.infer_shapes(proto)
+    for graph in graphs_of(typed.graph):
+        stated = {value.name for value in (*graph.input, *graph.value_info)}
+        graph.value_info.extend(
+            helper.make_tensor_value_info(weight.name, weight.data_type, list(weight.dims))
+            for weight in graph.initializer
+            if weight.name not in stated
+        )
+    return typed
 
 
 def _is_new_function(operator: str, version: int) -> bool:

@@ -135,6 +135,32 @@ def test_an_operator_whose_definition_changed_computes_the_same(
     assert are_equal(outputs_of(at_supported_opset(proto, Path("m.onnx")), given), expected)
 
 
+WEIGHT = {"s": np.array([0.5, -2, 1, 3], np.float32)}
+NEW = [
+    pytest.param(23, [helper.make_node("RMSNormalization", ["x", "s"], ["y"])], WEIGHT, id="RMSNormalization by a weight"),
+    pytest.param(
+        23,
+        [
+            helper.make_node("Relu", ["x"], ["r"]),
+            helper.make_node("Mul", ["s", "s"], ["t"]),
+            helper.make_node("RMSNormalization", ["r", "t"], ["y"], epsilon=1e-3),
+        ],
+        WEIGHT,
+        id="RMSNormalization of results",
+    ),
+    pytest.param(24, [helper.make_node("Swish", ["x"], ["y"])], {}, id="Swish with its default"),
+    pytest.param(24, [helper.make_node("Swish", ["x"], ["y"], alpha=0.5)], {}, id="Swish with a factor"),
+]
+
+
+@pytest.mark.parametrize(("opset", "nodes", "constants"), NEW)
+def test_an_operator_that_is_newer_computes_the_same(opset: int, nodes: list[onnx.NodeProto], constants: Any) -> None:
+    proto = model(nodes, opset, [4], **constants)
+    given = {"x": noise(3, 4)}
+    expected = outputs_of(proto, given)
+    assert are_equal(outputs_of(at_supported_opset(proto, Path("m.onnx")), given), expected)
+
+
 def in_a_branch(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Return an If node with `nodes` in both branches."""
     result = helper.make_tensor_value_info("y", FLOAT, ["N", None, None, None])
