@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from edgewright.command_line import common_options, print_json, print_table
+from edgewright.command_line import ModelPath, common_options, print_json, print_table
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import FLOAT_VARIANT
 from edgewright.errors import BadInputError
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=ModelPath("source"))
 @click.option("-o", "--output", "build", required=True, type=click.Path(path_type=Path), help="The build directory to write.")
 @click.option("--head-from", default="auto", show_default=True, metavar="NODE|auto", help="First node or layer of the head.")
 @click.option(
@@ -87,9 +87,9 @@ def command(
     """Convert a trained model to verified ONNX in a build directory.
 
     SOURCE is a Keras model (.keras, .h5), a TensorFlow SavedModel or frozen graph, a PyTorch program or TorchScript
-    archive (with --trust), a scikit-learn estimator (skops, or a pickle with --trust), a LightGBM or XGBoost model, or an ONNX
-    file. The format is detected from the content. The graph is compared with the source, run in its own framework, before it is
-    kept.
+    archive (with --trust), a scikit-learn estimator (skops, or a pickle with --trust), a LightGBM or XGBoost model, an ONNX
+    file, or a registered model (models:NAME[:VERSION|@ALIAS]). The format is detected from the content. The graph is
+    compared with the source, run in its own framework, before it is kept.
     """
     from convert.conversion import ConvertOptions, convert_model  # onnx-ir takes a second to import, which --help does not need
     from convert.featurizers.preprocessing import read_preprocessing

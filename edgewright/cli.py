@@ -5,11 +5,13 @@ It also turns every `EdgewrightError` into one line and an exit code.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import click
@@ -151,5 +153,16 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgewright")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Take a trained model to a fleet of edge devices."""
+    context.obj = _provide_model
+
+
+@contextlib.contextmanager
+def _provide_model(reference: str, content: str) -> Iterator[Path]:
+    """Yield the downloaded files of a model reference; see `ModelPath`."""
+    from edgewright.commands.model_files import provide_model
+
+    with provide_model(reference, content) as path:
+        yield path

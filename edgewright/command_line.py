@@ -7,11 +7,13 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from edgewright.contracts import wire
+from edgewright.contracts.names import is_model_reference
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,6 +27,25 @@ def common_options(command: F) -> F:
     return click.option(
         "-v", "--verbose", count=True, expose_value=False, callback=_set_verbosity, help="Log more (-vv: everything)."
     )(command)
+
+
+class ModelPath(click.Path):
+    """A path, or a reference such as `models:digits:3`, for which the root command provides the downloaded files.
+
+    They are removed when the command ends.
+    """
+
+    def __init__(self, content: str) -> None:
+        """Accept a path; of a reference, provide the `source` files or, if there is one, the `package`."""
+        super().__init__(path_type=Path)
+        self._content = content
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        provide = None if ctx is None else ctx.find_root().obj
+        if ctx is None or provide is None or not isinstance(value, str) or not is_model_reference(value):
+            return super().convert(value, param, ctx)
+        return ctx.with_resource(provide(value, self._content))
 
 
 def share(text: str) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint
 from cloud.registry import models, registered
-from edgewright.contracts.messages import ModelVersion, PublishRequest
+from edgewright.contracts.messages import ModelVersion
+from edgewright.contracts.models.publishing import PublishRequest
 from edgewright.contracts.models.registration import AliasRequest, NextVersion, RegisterRequest
 from edgewright.contracts.signing import TrustedKeys
 from edgewright.errors import NotFoundError

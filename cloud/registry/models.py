@@ -17,10 +17,11 @@ from cloud.db.schema import model_aliases, model_versions
 from cloud.registry import manifests
 from cloud.registry.blobs import BlobStore, RepositoryBlobs
 from edgewright.contracts import wire
-from edgewright.contracts.messages import ModelVersion, PublishRequest
+from edgewright.contracts.messages import ModelVersion
+from edgewright.contracts.models.publishing import PublishRequest
 from edgewright.contracts.names import check_name, nearest
 from edgewright.contracts.oci import EMPTY_BLOB, MANIFEST_TYPE, encode_document
-from edgewright.contracts.package import Package, read_index, signature_manifest
+from edgewright.contracts.package import SOURCE_VERSION, Package, read_index, signature_manifest, source_entry
 from edgewright.contracts.signing import Envelope, TrustedKeys, verify_package
 from edgewright.errors import ConflictError, NotFoundError, PackageError
 
@@ -47,6 +48,7 @@ def publish(blobs: BlobStore, model: str, request: PublishRequest, trusted: Trus
         raise ConflictError(f"{model}:{request.version} cannot be published: {error}") from error
     version = _model_version(signed, model, request, now)
     with blobs.database.transaction() as connection:
+        version = _with_source(connection, version, signed.package)
         _check_is_next(connection, model, request.version)
         row = {
             "model": model,
@@ -147,6 +149,31 @@ def _model_version(signed: _SignedPackage, model: str, request: PublishRequest, 
         variants=tuple(variant.config.variant for variant in package.variants),
         size_bytes=package.descriptor.size + sum(blob.size for blob in package.blobs()),
         key_id=signed.key_id,
+    )
+
+
+def _with_source(connection: Connection, version: ModelVersion, package: Package) -> ModelVersion:
+    """Return a version with the files and facts of the registered version that its index names.
+
+    Raises:
+        ConflictError: there is no such version, or its source files are others.
+    """
+    entry = source_entry(package.index)
+    if entry is None:
+        return version
+    number = entry.annotations.get(SOURCE_VERSION, "")
+    is_source = model_versions.c.model == version.model, model_versions.c.deleted.is_(False)
+    records = connection.execute(select(model_versions.c.record).where(*is_source)).scalars()
+    source = next((each for each in map(_decode, records) if str(each.version) == number), None)
+    if source is None or source.source_manifest != entry.digest:
+        raise ConflictError(f"{version.model} must have the version {number!r} with the source files that the package names")
+    return replace(
+        version,
+        files=source.files,
+        golden=source.golden,
+        registration=source.registration,
+        source_version=source.version,
+        source_manifest=source.source_manifest,
     )
 
 

@@ -40,7 +40,7 @@ def register(blobs: BlobStore, model: str, request: RegisterRequest, now: dateti
     """
     check_name(model, "model")
     try:
-        layers = _pushed_layers(RepositoryBlobs(blobs, model), request)
+        entry, layers = _pushed_layers(RepositoryBlobs(blobs, model), request)
     except PackageError as error:
         raise ConflictError(f"{model} cannot be registered: {error}") from error
     files = tuple(source_files(layers))
@@ -56,6 +56,7 @@ def register(blobs: BlobStore, model: str, request: RegisterRequest, now: dateti
             registration=request.registration,
             files=files,
             golden=tuple(golden_files(layers)),
+            source_manifest=entry.digest,
         )
         row = {
             "model": model,
@@ -127,7 +128,7 @@ def delete_version(connection: Connection, model: str, version: int) -> ModelVer
     return found
 
 
-def _pushed_layers(blobs: RepositoryBlobs, request: RegisterRequest) -> tuple[Descriptor, ...]:
+def _pushed_layers(blobs: RepositoryBlobs, request: RegisterRequest) -> tuple[Descriptor, tuple[Descriptor, ...]]:
     index = wire.decode(blobs.read_blob(request.index), Index, what="the index", error=PackageError)
     entries = [entry for entry in index.manifests if entry.artifactType == SOURCE_TYPE]
     if len(entries) != 1:
@@ -136,7 +137,7 @@ def _pushed_layers(blobs: RepositoryBlobs, request: RegisterRequest) -> tuple[De
     missing = [layer.digest for layer in manifest.layers if not blobs.has_blob(layer)]
     if missing:
         raise PackageError(f"{len(missing)} of its files must be pushed first, such as {missing[0]}")
-    return manifest.layers
+    return entries[0], manifest.layers
 
 
 def _store(connection: Connection, version: ModelVersion) -> ModelVersion:

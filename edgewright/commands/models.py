@@ -204,6 +204,7 @@ def _fields(version: ModelVersion) -> list[tuple[str, object]]:
         ("inputs", "; ".join(map(str, registration.inputs)) or None),
         ("outputs", "; ".join(map(str, registration.outputs)) or None),
         ("variants", " ".join(version.variants) or None),
+        ("made from", None if version.source_version is None else f"{version.model}:{version.source_version}"),
         ("signed by", version.key_id[:16] or None),
         ("size", size_text(version.size_bytes)),
         ("index", version.index.digest),

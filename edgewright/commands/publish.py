@@ -28,7 +28,8 @@ def command(package: Path, key: Path, expires_days: int, cloud: str | None, as_j
     """Sign a package and publish it as the next version.
 
     PACKAGE is an OCI layout directory or one tar of it. Only blobs that the cloud lacks are sent. If another version is
-    published at the same moment, this one gets the number after it.
+    published at the same moment, this one gets the number after it. If the source of the package is registered under the same
+    name, the new version holds the source files, too.
     """
     signing_key = load_private_key(key)
     with CloudClient.connect(cloud) as client, transfer_progress("pushing") as on_progress:
@@ -38,5 +39,6 @@ def command(package: Path, key: Path, expires_days: int, cloud: str | None, as_j
     else:
         count = len(version.variants)
         contents = f"{count} variant{'' if count == 1 else 's'}, {size_text(version.size_bytes)}"
-        click.echo(f"published {version.model}:{version.version}: {contents}")
+        made_from = "" if version.source_version is None else f", made from {version.model}:{version.source_version}"
+        click.echo(f"published {version.model}:{version.version}: {contents}{made_from}")
         click.echo(f"next: edgewright rollouts create {version.model}:{version.version}")

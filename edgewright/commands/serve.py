@@ -17,7 +17,7 @@ import click
 from accel.backends.backend import Session
 from accel.backends.choose import AUTO, load_session
 from accel.bench import open_targets
-from edgewright.command_line import common_options
+from edgewright.command_line import ModelPath, common_options
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.variant import VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, PackageError
@@ -76,7 +76,7 @@ class Access:
 
 
 @click.command()
-@click.argument("path", metavar="SCRIPT|MODEL|BUILD|PACKAGE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="SCRIPT|MODEL|BUILD|PACKAGE", type=ModelPath("package"))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need keys and TLS.")
 @click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: a free port.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Also answer gRPC on this port; 0: a free port.")
@@ -86,7 +86,7 @@ class Access:
 @click.option("--backend", default=AUTO, show_default=True, help="Run the variant with this backend.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the backend; default: its own choice.")
 @click.option("--trust", is_flag=True, help="Open a pickle or a layer with code: you made the model, or trust its author.")
-@click.option("--model-dir", type=click.Path(path_type=Path), help="Folder of the script's model files (AZUREML_MODEL_DIR).")
+@click.option("--model-dir", type=ModelPath("files"), help="Folder of the script's models (AZUREML_MODEL_DIR), or models:NAME.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes of the script or model.")
 @click.option("--init-timeout", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds for init().")
 @click.option("--scoring-timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Seconds per request.")
@@ -99,8 +99,9 @@ def command(**options: Any) -> None:
     """Score over HTTP with a package, a model file or an entry script.
 
     SCRIPT is a Python file with init() and run(data), as for Azure ML; MODEL a file of ONNX, scikit-learn, Keras, LightGBM or
-    XGBoost, or a SavedModel folder; BUILD a build directory or a variant in it; PACKAGE a layout directory or a tar file of it.
-    Scripts and models other than ONNX run in worker processes of their own.
+    XGBoost, or a SavedModel folder; BUILD a build directory or a variant in it; PACKAGE a layout directory or a tar file of it;
+    models:NAME[:VERSION|@ALIAS] a version in the registry. Scripts and models other than ONNX run in worker processes of their
+    own.
     """
     tls = TlsFiles.of(options.pop("certificate"), options.pop("private_key"))
     where = {name: options.pop(name) for name in ("host", "port", "keys", "plain_http")}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from edgewright.contracts.models.registration import Registration, SourceFile
 from edgewright.contracts.names import check_digest, check_instant, check_name
@@ -263,16 +262,6 @@ class IssuedCertificate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishRequest:
-    """Request to make a pushed index the next version of a model: POST /v1/models/{model}/versions."""
-
-    version: int
-    index: Descriptor
-    envelope: dict[str, Any]
-    """The DSSE envelope, as JSON."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
     """One published version of a model."""
 
@@ -288,6 +277,10 @@ class ModelVersion:
     registration: Registration | None = None
     files: tuple[SourceFile, ...] = ()
     """Registered source files."""
+    source_version: int | None = None
+    """The registered version that the package was made from; its files are part of this version, too."""
+    source_manifest: str | None = None
+    """Digest of the manifest of source files; None without any."""
     golden: tuple[SourceFile, ...] = ()
     """The sample that the model was run on when it was registered: its inputs, then its outputs."""
     aliases: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ Digest = NewType("Digest", str)
 
 MAX_NAME_LENGTH = 64
 TENANT = "default"
+MODELS_SCHEME = "models:"
 
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -63,8 +64,19 @@ def check_instant(instant: datetime | None, what: str) -> None:
         raise BadInputError(f"{what} must be a timestamp of the years 2 to 9998, not {instant.isoformat()}")
 
 
+def is_model_reference(text: str) -> bool:
+    """Return True for `models:…`, which stands for a model of the registry where a path is possible, too."""
+    return text.startswith(MODELS_SCHEME)
+
+
 def parse_reference(text: str) -> PackageReference:
-    """Parse `name`, `name:version` or `name@alias`; raise `BadInputError` for anything else."""
+    """Parse `name`, `name:version` or `name@alias`, also after `models:`; raise `BadInputError` for anything else.
+
+    MLflow's form `models:/name/version` is accepted, too.
+    """
+    if is_model_reference(text):
+        rest = text.removeprefix(MODELS_SCHEME)
+        text = rest.removeprefix("/").replace("/", ":", 1) if rest.startswith("/") else rest
     name, at, alias = text.partition("@")
     if at:
         return PackageReference(check_name(name, "model"), None, check_name(alias, "alias"))

@@ -26,6 +26,7 @@ from pathlib import Path
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.files import write_atomically, writing_atomically
+from edgewright.contracts.models.registration import SOURCE_TYPE
 from edgewright.contracts.names import Digest, check_name, nearest
 from edgewright.contracts.oci import (
     EMPTY_BLOB,
@@ -40,6 +41,7 @@ from edgewright.contracts.oci import (
     OciLayout,
     Platform,
     descriptor_of,
+    encode_document,
 )
 from edgewright.contracts.variant import CONFIG_FILE, LayerKind, VariantConfig, VariantDirectory
 from edgewright.errors import NotFoundError, PackageError
@@ -52,6 +54,8 @@ ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
 
 NAME = "dev.edgewright.name"
 SOURCE_DIGEST = "dev.edgewright.source.digest"
+SOURCE_VERSION = "dev.edgewright.source.version"
+"""Annotation of an index entry of source files: the number of the version that they were registered as."""
 CREATED = "org.opencontainers.image.created"
 VARIANT = "dev.edgewright.variant"
 BACKEND = "dev.edgewright.backend"
@@ -130,7 +134,7 @@ def read_index(source: BlobSource, descriptor: Descriptor) -> Package:
     if NAME not in index.annotations:
         raise PackageError(f"a package's index must have the annotation {NAME}")
     check_name(index.annotations[NAME], "model")
-    unique = {entry.digest: entry for entry in index.manifests}
+    unique = {entry.digest: entry for entry in index.manifests if entry.artifactType != SOURCE_TYPE}
     bare = replace(descriptor, artifactType=PACKAGE_TYPE, platform=None, annotations={})
     return Package(bare, index, tuple(_read_variant(source, entry) for entry in unique.values()))
 
@@ -141,6 +145,23 @@ def read_package(layout: OciLayout) -> Package:
     if len(indexes) != 1:
         raise PackageError(f"{layout.path} must hold one package, but it holds {len(indexes)}")
     return read_index(layout, *indexes.values())
+
+
+def index_with_source(package: Package, source: Descriptor, version: int) -> bytes:
+    """Return the index of a package with the manifest of its source files, so that one version number covers both.
+
+    Args:
+        package: the package.
+        source: the descriptor of the manifest of source files.
+        version: the number that they were registered as.
+    """
+    entry = replace(source, annotations={SOURCE_VERSION: str(version)})
+    return encode_document(replace(package.index, manifests=(*package.index.manifests, entry)))
+
+
+def source_entry(index: Index) -> Descriptor | None:
+    """Return the entry of the source files in the index of a version, or None."""
+    return next((entry for entry in index.manifests if entry.artifactType == SOURCE_TYPE), None)
 
 
 def verify_blobs(layout: OciLayout, package: Package) -> None:

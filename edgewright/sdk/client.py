@@ -24,10 +24,11 @@ from edgewright.contracts.messages import (
 from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.models.registration import AliasRequest, Registration
 from edgewright.contracts.names import PackageReference
+from edgewright.contracts.package import Package
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.signing import PrivateKey
 from edgewright.errors import NotFoundError, OperationError
-from edgewright.sdk import pushing, registering
+from edgewright.sdk import pulling, pushing, registering
 from edgewright.sdk.connection import TIMEOUT_S
 from edgewright.sdk.context import find_context
 from edgewright.sdk.endpoints import EndpointCalls
@@ -119,6 +120,12 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
     ) -> Path:
         """Write the registered files of a version into a new folder; every byte is verified."""
         return registering.download(self._connection, version, target, on_progress=on_progress)
+
+    def pull_package(
+        self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
+    ) -> Package:
+        """Write the package of a version into a new layout directory; every byte is verified."""
+        return pulling.pull_package(self._connection, version, target, on_progress=on_progress)
 
     def golden_sample(self, version: ModelVersion) -> tuple[Tensors, Tensors] | None:
         """Return the inputs and outputs of the sample that a version was registered with, or None."""

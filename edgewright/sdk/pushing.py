@@ -2,6 +2,7 @@
 
     blobs that the registry lacks     HEAD first, then an upload in chunks
     manifests, then the index         each refers only to blobs that were pushed before
+    the index with the source files   if the model was registered, so that one version number covers both
     the signed next version           repeated once if another version was published in between
 
 The version becomes visible in the last step; until then the registry only has blobs under their digests.
@@ -10,17 +11,19 @@ The version becomes visible in the last step; until then the registry only has b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from edgewright.contracts import package as packages
 from edgewright.contracts import wire
-from edgewright.contracts.messages import ModelVersion, PublishRequest
-from edgewright.contracts.models.registration import NextVersion
-from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, OciLayout
+from edgewright.contracts.messages import ModelVersion
+from edgewright.contracts.models.publishing import PublishRequest
+from edgewright.contracts.models.registration import NextVersion, source_digests
+from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index, OciLayout, check_bytes
 from edgewright.contracts.package import Package
 from edgewright.contracts.signing import PackageSignature, PrivateKey, sign_package
-from edgewright.errors import BadInputError, ConflictError, OperationError
+from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
 from edgewright.sdk.connection import Connection, Response
 
 CHUNK_BYTES = 4 << 20
@@ -42,6 +45,7 @@ def publish(connection: Connection, path: Path, key: PrivateKey, *, valid: timed
         package = packages.read_package(layout)
         packages.verify_blobs(layout, package)
         push(connection, layout, package, on_progress)
+    package = _with_source(connection, package)
     expires_at = (datetime.now(UTC) + valid).replace(microsecond=0)
     version = _next_version(connection, package.name)
     try:
@@ -67,6 +71,26 @@ def push(connection: Connection, layout: OciLayout, package: Package, on_progres
     for manifest in manifests:
         put_manifest(connection, package.name, manifest, layout.read_blob(manifest), MANIFEST_TYPE)
     put_manifest(connection, package.name, package.descriptor, layout.read_blob(package.descriptor), INDEX_TYPE)
+
+
+def _with_source(connection: Connection, package: Package) -> Package:
+    """Return the package with the registered source files that it was made from, by their digest; as it is without any."""
+    digest = package.index.annotations.get(packages.SOURCE_DIGEST)
+    try:
+        registered = [each for each in versions(connection, package.name) if each.files and each.source_version is None]
+    except NotFoundError:
+        return package
+    source = next((each for each in reversed(registered) if digest in source_digests(each.files)), None)
+    if source is None:
+        return package
+    response = connection.request("GET", f"/v2/{package.name}/manifests/{source.index.digest}", headers={"Accept": INDEX_TYPE})
+    index = wire.decode(check_bytes(response.body, source.index), Index, what="the index", error=OperationError)
+    entry = packages.source_entry(index)
+    assert entry is not None, "a version with files has a manifest of them"
+    raw = packages.index_with_source(package, entry, source.version)
+    descriptor = replace(package.descriptor, digest=wire.digest_of(raw), size=len(raw))
+    put_manifest(connection, package.name, descriptor, raw, INDEX_TYPE)
+    return replace(package, descriptor=descriptor)
 
 
 def versions(connection: Connection, name: str) -> tuple[ModelVersion, ...]:

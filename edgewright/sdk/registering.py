@@ -25,7 +25,16 @@ from edgewright.contracts.models.registration import (
     source_documents,
 )
 from edgewright.contracts.names import check_name
-from edgewright.contracts.oci import EMPTY_BLOB, EMPTY_TYPE, INDEX_TYPE, MANIFEST_TYPE, Descriptor, describe_file, descriptor_of
+from edgewright.contracts.oci import (
+    EMPTY_BLOB,
+    EMPTY_TYPE,
+    INDEX_TYPE,
+    MANIFEST_TYPE,
+    TITLE,
+    Descriptor,
+    describe_file,
+    descriptor_of,
+)
 from edgewright.contracts.samples import Tensors, read_npz
 from edgewright.errors import BadInputError, NotFoundError, OperationError
 from edgewright.sdk.connection import Connection
@@ -122,7 +131,7 @@ def download(connection: Connection, version: ModelVersion, target: Path, *, on_
         for file in version.files:
             destination = staging / check_relative(file.path)
             destination.parent.mkdir(parents=True, exist_ok=True)
-            _fetch(connection, version.model, file, destination)
+            fetch_blob(connection, version.model, _descriptor(file), destination)
             received += file.size
             on_progress(received, total)
         os.rename(staging, target)  # noqa: PTH104 - a folder that appears meanwhile is not replaced
@@ -136,20 +145,22 @@ def golden_sample(connection: Connection, version: ModelVersion) -> tuple[Tensor
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         paths = [Path(folder) / check_relative(file.path) for file in version.golden]
         for file, path in zip(version.golden, paths, strict=True):
-            _fetch(connection, version.model, file, path)
+            fetch_blob(connection, version.model, _descriptor(file), path)
         inputs, outputs = map(read_npz, paths)
     return inputs, outputs
 
 
-def _fetch(connection: Connection, name: str, file: SourceFile, destination: Path) -> None:
+def fetch_blob(connection: Connection, name: str, blob: Descriptor, destination: Path) -> None:
+    """Write a blob of the registry into a file; raise `OperationError` if its bytes have another digest."""
     with writing_atomically(destination) as stream:
-        for begin in range(0, file.size, CHUNK_BYTES):
-            end = min(begin + CHUNK_BYTES, file.size) - 1
-            response = connection.request("GET", f"/v2/{name}/blobs/{file.digest}", headers={"Range": f"bytes={begin}-{end}"})
+        for begin in range(0, blob.size, CHUNK_BYTES):
+            end = min(begin + CHUNK_BYTES, blob.size) - 1
+            response = connection.request("GET", f"/v2/{name}/blobs/{blob.digest}", headers={"Range": f"bytes={begin}-{end}"})
             stream.write(response.body)
     found = describe_file(destination, FILE_TYPE)
-    if (found.digest, found.size) != (file.digest, file.size):
-        raise OperationError(f"{file.path} must have the digest {file.digest}, but {found.digest} was received: try again")
+    if (found.digest, found.size) != (blob.digest, blob.size):
+        what = blob.annotations.get(TITLE, "a file")
+        raise OperationError(f"{what} must have the digest {blob.digest}, but {found.digest} was received: try again")
 
 
 def _push_empty_config(connection: Connection, name: str) -> None:
@@ -162,4 +173,4 @@ def _push_empty_config(connection: Connection, name: str) -> None:
 
 
 def _descriptor(file: SourceFile) -> Descriptor:
-    return Descriptor(mediaType=FILE_TYPE, digest=file.digest, size=file.size)
+    return Descriptor(mediaType=FILE_TYPE, digest=file.digest, size=file.size, annotations={TITLE: file.path})

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from edgewright.contracts import wire
 from edgewright.contracts.names import check_name
 from edgewright.contracts.oci import (
     EMPTY_BLOB,
@@ -229,6 +230,23 @@ def source_files(layers: Sequence[Descriptor]) -> Iterator[SourceFile]:
     for layer in layers:
         if layer.mediaType not in GOLDEN_TYPES:
             yield _file_of(layer)
+
+
+def source_digests(files: Sequence[SourceFile]) -> frozenset[str]:
+    """Return the digests by which a build may name its source: of each file, of each folder, and of all files.
+
+    The digest of a folder covers the sorted paths in it with their digests, as `edgewright convert` computes it.
+    """
+    digests = {file.digest for file in files}
+    folders = {parent for file in files for parent in PurePosixPath(file.path).parents}
+    for folder in folders:
+        inside = [(PurePosixPath(file.path).relative_to(folder), file.digest) for file in files if _is_in(file, folder)]
+        digests.add(wire.digest_of(b"".join(f"{path}\0{digest}\n".encode() for path, digest in sorted(inside))))
+    return frozenset(digests)
+
+
+def _is_in(file: SourceFile, folder: PurePosixPath) -> bool:
+    return folder in PurePosixPath(file.path).parents
 
 
 def golden_files(layers: Sequence[Descriptor]) -> Iterator[SourceFile]:
