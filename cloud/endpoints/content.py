@@ -78,7 +78,8 @@ def prepare(folder: EndpointFolder, endpoint: StoredEndpoint, blobs: BlobStore) 
     if not target.exists():
         with staging_beside(target) as staging:
             for model in endpoint.deployment.models:
-                _write_model(staging / MODELS / model.name / str(model.version), model, blobs)
+                place = staging / MODELS / model.name / str(model.version)
+                _write_model(place, model, blobs, as_package=not endpoint.deployment.entry_script)
             _write_files(staging / _FILES, FILES_REPOSITORY, endpoint.deployment.files, blobs)
             replace_directory(staging, target)
     folder.write_keys(endpoint.keys)
@@ -117,7 +118,7 @@ def _arguments(folder: EndpointFolder, endpoint: StoredEndpoint) -> list[str]:
         arguments = [str(directory / _FILES / deployment.entry_script)]
         arguments += ["--model-dir", str(model_folder)] if folders else []
     else:
-        arguments = [str(_only_file(model_folder))]
+        arguments = [str(_only_file(model_folder)), *(["--trust"] if deployment.trust else [])]
     arguments += ["--json", "--name", endpoint.name, "--workers", str(deployment.workers)]
     arguments += ["--init-timeout", f"{deployment.init_timeout_s:g}", "--scoring-timeout", f"{deployment.scoring_timeout_s:g}"]
     return arguments if deployment.auth is EndpointAuth.OFF else [*arguments, "--keys", str(folder.keys)]
@@ -129,10 +130,11 @@ def _only_file(model_folder: Path) -> Path:
     return found[0] if len(found) == 1 and found[0].is_file() else model_folder
 
 
-def _write_model(target: Path, model: DeployedModel, blobs: BlobStore) -> None:
+def _write_model(target: Path, model: DeployedModel, blobs: BlobStore, *, as_package: bool) -> None:
+    """Write a model's files, or its package: the one that the version has; with both, `as_package` decides."""
     with blobs.database.reading() as connection:
         version = models.find_version(connection, model.name, model.version)
-    if version.files:
+    if version.files and not (as_package and version.variants):
         _write_files(target, model.name, version.files, blobs)
     else:
         _write_layout(target, version, blobs)

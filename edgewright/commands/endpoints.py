@@ -28,6 +28,7 @@ from edgewright.errors import BadInputError
 from edgewright.sdk import CloudClient
 
 _PLAIN = (
+    "trust",
     "environment",
     "image",
     "port",
@@ -47,6 +48,7 @@ def deployment_options(command: Any) -> Any:
         click.option("--model", "models", multiple=True, metavar="NAME[:V|@ALIAS]", help="A model (repeat for more)."),
         click.option("--script", type=click.Path(path_type=Path), help="Entry script with init() and run()."),
         click.option("--source", type=click.Path(path_type=Path), help="Folder of the script; all its files are sent."),
+        click.option("--trust", is_flag=True, default=None, help="Open a pickle: you made the model, or trust its author."),
         click.option("--environment", metavar="NAME[:V]", help="Environment of the script."),
         click.option("--image", metavar="REFERENCE", help="Container image that holds the server."),
         click.option("--target", type=click.Choice([each.value for each in EndpointTarget]), help="Default: local."),

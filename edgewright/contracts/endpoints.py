@@ -81,6 +81,8 @@ class Deployment:
     """The folder of the entry script; its files are in the registry."""
     entry_script: str = ""
     """Path of the script in that folder; empty for a model that is served without code."""
+    trust: bool = False
+    """Open a pickle, or a layer with code, of a model that is served without code."""
     environment: str = ""
     """Name or name:version of an environment."""
     image: str = ""

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import joblib
 import psutil
 import pytest
 import urllib3
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
 
-from edgewright.contracts.endpoints import DeployedModel, DeployRequest, EndpointKeys, EndpointRecord, EndpointState
+from cloud.state.directory import trust
+from edgewright.contracts.endpoints import (
+    DeployedModel,
+    Deployment,
+    DeployRequest,
+    EndpointAuth,
+    EndpointKeys,
+    EndpointRecord,
+    EndpointState,
+)
+from edgewright.contracts.models.registration import Framework, Registration
 from edgewright.contracts.names import PackageReference
+from edgewright.contracts.oci import OciLayout, Platform
+from edgewright.contracts.package import write_package
+from edgewright.contracts.signing import generate_key, public_pem
 from edgewright.errors import ConflictError, NotFoundError
 from edgewright.sdk import CloudClient
 from edgewright.serving.supervision.service import ServiceFolder, ServiceState, ServiceStatus
 from tests.support.endpoints import deploy, processes_of, score, wait_until
+from tests.support.real_build import make_real_build
 from tests.support.running_cloud import RunningCloud
 
 SCRIPT = """
@@ -69,6 +87,36 @@ def test_a_model_version_of_an_endpoint_cannot_be_deleted(
     expected = "weights:1 must not be deployed, but endpoint my-service has it: update or delete the endpoint first"
     with pytest.raises(ConflictError, match=expected):
         client.delete_version(version)
+
+
+def test_a_scikit_learn_model_is_served_without_code(client: CloudClient, tmp_path: Path) -> None:
+    samples, labels = load_iris(return_X_y=True)
+    classifier = LogisticRegression(max_iter=500).fit(samples, labels)
+    joblib.dump(classifier, tmp_path / "iris.pkl")
+    version = client.register_model("iris", tmp_path / "iris.pkl", Registration(framework=Framework.SKLEARN))
+    deployment = Deployment(models=(DeployedModel(name="iris", version=version.version),), trust=True)
+    client.deploy_endpoint("iris-service", DeployRequest(deployment=deployment))
+    record = client.wait_for_endpoint("iris-service")
+    status, answer = score(
+        record.scoring_uri, client.endpoint_keys("iris-service").primary, json.dumps({"data": samples[::50].tolist()}).encode()
+    )
+    assert (status, answer["result"]) == (200, classifier.predict(samples[::50]).tolist()), answer
+
+
+def test_a_published_package_is_served(client: CloudClient, cloud: RunningCloud, tmp_path: Path) -> None:
+    build = make_real_build(tmp_path / "digits")
+    layout = OciLayout.create(tmp_path / "layout")
+    platforms = {"fp32": (Platform(os="linux", architecture="amd64"),)}
+    write_package(build, layout, name="digits", profiles={"fp32": ("generic-x86-64",)}, platforms=platforms)
+    key = generate_key()
+    (tmp_path / "key.pub").write_text(public_pem(key.public_key()))
+    trust(cloud.state, tmp_path / "key.pub")
+    version = client.publish(layout.path, key)
+    deployment = Deployment(models=(DeployedModel(name="digits", version=version.version),), auth=EndpointAuth.OFF)
+    client.deploy_endpoint("digits-service", DeployRequest(deployment=deployment))
+    record = client.wait_for_endpoint("digits-service")
+    described = urllib3.request("GET", record.swagger_uri.replace("swagger.json", "v2/models/digits-service")).json()
+    assert described["name"] == "digits-service"
 
 
 def test_a_deleted_endpoint_leaves_no_process_no_file_and_no_listener(
