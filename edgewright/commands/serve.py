@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import json
@@ -21,6 +22,7 @@ from edgewright.command_line import ModelPath, common_options
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.variant import VariantConfig, VariantDirectory
 from edgewright.errors import BadInputError, PackageError
+from edgewright.serving.checking import check_service
 from edgewright.serving.http.application import HttpApp
 from edgewright.serving.http.keys import KeyFile, write_new_keys
 from edgewright.serving.http.server import TlsFiles, listen, run_server
@@ -90,6 +92,7 @@ class Access:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes of the script or model.")
 @click.option("--init-timeout", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds for init().")
 @click.option("--scoring-timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Seconds per request.")
+@click.option("--check", is_flag=True, help="Load, score the sample of the service, report and end.")
 @click.option("--keys", type=click.Path(path_type=Path), help="JSON file with the two keys; created if missing.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="TLS certificate chain (PEM).")
 @click.option("--private-key", type=click.Path(path_type=Path), help="Private key of the certificate (PEM).")
@@ -108,7 +111,11 @@ def command(**options: Any) -> None:
     access = Access(**where, tls=tls)
     access.check()
     announcement = Announcement(as_json=options.pop("as_json"), file=options.pop("ready_file"))
-    grpc_port = options.pop("grpc_port")
+    grpc_port, check = options.pop("grpc_port"), options.pop("check")
+    if check:
+        with _application(Served(**options), None) as app:
+            click.echo(asyncio.run(check_service(app)))
+        return
     with _application(Served(**options), access.key_file()) as app:
         _serve(app, access, announcement, _grpc_server(app, access, grpc_port))
 

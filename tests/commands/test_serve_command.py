@@ -25,6 +25,12 @@ from edgewright.contracts.variant import LayerKind
 from tests.support.tiny_variants import FEATURES, expected_scores, make_variant, tiny_samples
 
 SCRIPT = "def init(): pass\ndef run(data): return data.upper()\n"
+DECLARED = """import numpy as np
+from edgewright.azureml.inference_schema.parameter_types.numpy_parameter_type import NumpyParameterType
+from edgewright.azureml.inference_schema.schema_decorators import input_schema
+def init(): pass
+@input_schema("data", NumpyParameterType(np.array([1.0])))
+"""
 
 
 @contextlib.contextmanager
@@ -74,6 +80,24 @@ def test_a_ready_file_has_the_address(tmp_path: Path) -> None:
     with served(script, "--ready-file", ready) as url:
         document = json.loads(ready.read_text())
     assert document["url"] == url == f"http://127.0.0.1:{document['port']}"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line"),
+    [
+        (f"{DECLARED}def run(data): return data * 2\n", 0, "the service starts and scores its sample: [2.0]"),
+        (SCRIPT, 0, "the service starts; it declares no sample, so no request was scored"),
+        (f"{DECLARED}def run(data): return open\n", 2, "the sample must be scored, but the answer is 500: the script failed"),
+        ("def init(): raise OSError('no weights')\ndef run(data): pass\n", 1, "it raised OSError in line 1: no weights"),
+        ("def run(data:\n", 2, "score.py must be importable, but it raised SyntaxError in line 1"),
+    ],
+)
+def test_a_service_is_checked_without_serving(text: str, code: int, line: str, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(text)
+    command = [sys.executable, "-m", "edgewright", "serve", "score.py", "--check"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    last = (process.stdout + process.stderr).splitlines()[-1]
+    assert (process.returncode, line in last) == (code, True), process.stderr
 
 
 def test_a_variant_answers_with_keys_and_tls(tmp_path: Path) -> None:

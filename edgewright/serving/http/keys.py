@@ -17,6 +17,7 @@ from typing import Any
 
 from edgewright.contracts.files import write_atomically
 from edgewright.errors import BadInputError
+from edgewright.serving.http import tokens
 from edgewright.serving.http.messages import HttpError
 
 NAMES = ("primary", "secondary")
@@ -41,17 +42,21 @@ class KeyFile:
         self._checked_s = time.monotonic()
 
     def check(self, authorization: str) -> None:
-        """Accept the header `Authorization: Bearer KEY`.
+        """Accept the header `Authorization: Bearer KEY`, or with a token that was signed with a key (tokens.py).
 
         Raises:
-            HttpError: the header is missing or has another key (401).
+            HttpError: the header is missing, or has another key or an invalid token (401).
         """
         self._reload(after_s=_RELOAD_S)
         given = authorization[len(_SCHEME) :].strip() if authorization[: len(_SCHEME)].lower() == _SCHEME else ""
         raw = given.encode("utf-8", "surrogateescape")
-        if not self._accepts(raw) and not (given and self._reload() and self._accepts(raw)):
-            found = "another key was sent" if given else "none was sent"
-            text = f"the header Authorization must be 'Bearer' and a key of this service, but {found}"
+        if self._accepts(raw) or (given and self._reload() and self._accepts(raw)):
+            return
+        found: str | None = "another key was sent" if given else "no key was sent"
+        if tokens.is_token(given):
+            found = tokens.check(given, self._keys, now_s=time.time())
+        if found is not None:
+            text = f"the header Authorization must be 'Bearer' and a key or token of this service, but {found}"
             raise HttpError(401, text, (("www-authenticate", "Bearer"),))
 
     def _accepts(self, given: bytes) -> bool:

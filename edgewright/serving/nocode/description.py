@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgewright.contracts.variant import TensorSpec
 from edgewright.serving import csv_rows
 from edgewright.serving.http.messages import NPY
 from edgewright.serving.nocode.model import LoadedModel
 from edgewright.serving.scripts.messages import Started, TensorInterface
 from edgewright.serving.variants.model_description import tensor_metadata
-from edgewright.serving.variants.openapi import array_schema
+from edgewright.serving.variants.openapi import array_schema, example
 
 
 def describe(model: LoadedModel) -> Started:
@@ -51,18 +50,5 @@ def _body(model: LoadedModel) -> dict[str, Any]:
 def _sample(model: LoadedModel) -> dict[str, Any]:
     """Return the body of a request that the model can read; the values are zeros and empty texts."""
     if model.columns:
-        return {"data": [{spec.name: _value(spec) for spec in model.inputs}]}
-    if len(model.inputs) == 1:
-        return {"data": _nested(model.inputs[0])}
-    return {"data": {spec.name: _nested(spec) for spec in model.inputs}}
-
-
-def _nested(spec: TensorSpec) -> Any:
-    value: Any = _value(spec)
-    for size in reversed(spec.shape):
-        value = [value] * (size if isinstance(size, int) else 1)
-    return value
-
-
-def _value(spec: TensorSpec) -> Any:
-    return {"object": "", "bool": False}.get(spec.dtype, 0 if spec.dtype.startswith(("int", "uint")) else 0.0)
+        return {"data": [{spec.name: "" if spec.dtype == "object" else 0.0 for spec in model.inputs}]}
+    return {"data": example(model.inputs)}

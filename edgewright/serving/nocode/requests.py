@@ -62,7 +62,7 @@ def decode(request: Request, model: LoadedModel) -> Scoring:
         raise HttpError(415, f"Content-Type must be {JSON}, {NPY} or {csv_rows.MEDIA_TYPE}, not {request.media_type}")
     document = parse_json(request.body, "the body")
     field, value, method = _fields(document, default)
-    if method not in model.methods:
+    if not isinstance(method, str) or method not in model.methods:
         raise SamplesError(f"method must be one of {', '.join(model.methods)}, but {method!r} was received")
     return Scoring(values=_from_json(value, model), methods=(method,), answer_field=ANSWERS[field])
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.errors import EdgewrightError
+from edgewright.serving.http import docs_page
 from edgewright.serving.http.application import HttpApp, Route, ServingLimits, get, post
 from edgewright.serving.http.keys import KeyFile
 from edgewright.serving.http.messages import TEXT, HttpError, Request, Response, error_response, json_response
@@ -57,6 +58,7 @@ class ScriptApp(HttpApp):
             "/health/ready": get(self._ready, public=True),
             "/swagger.json": get(self._swagger),
             "/openapi.json": get(self._openapi),
+            "/docs": get(docs_page.answer, public=True),
             "/stats": get(self._stats),
             "/metrics": get(self._metrics),
         }

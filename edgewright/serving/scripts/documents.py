@@ -1,72 +1,35 @@
-"""Documents that describe a script's service: OpenAPI 3.1, and Swagger 2.0 for clients of Azure ML's services."""
+"""Documents that describe a script's or model's service: OpenAPI 3.1, and Swagger 2.0 for clients of Azure ML's services."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from edgewright.serving.scripts.messages import Started
+from edgewright.serving.http import documents
+from edgewright.serving.http.documents import operation, reading
+from edgewright.serving.http.messages import JSON
+from edgewright.serving.scripts.messages import VERSION, Started
+from edgewright.serving.variants.openapi import inference_paths
 
-_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-_STATUSES = {
-    "400": "The body does not fit what the script declares.",
-    "401": "The key is missing or wrong.",
-    "413": "The body is too large.",
-    "500": "The script failed; its log has the reason under the request id.",
-    "503": "Every worker is busy.",
-    "504": "The script did not answer in time.",
-}
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 
 def openapi(name: str, started: Started) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.0)."""
-    body = {"application/json": {"schema": input_schema(started), **_example(started)}}
-    failed = {"content": {"application/json": {"schema": _ERROR}}}
-    responses = {"200": {"description": "The result of the script.", "content": {"application/json": {"schema": started.output}}}}
-    responses |= {status: {"description": text, **failed} for status, text in _STATUSES.items()}
-    operation = {
-        "operationId": "score",
-        "summary": "Run the script on one request.",
-        "requestBody": {"required": True, "content": body},
-        "responses": responses,
-        "security": [{"key": []}],
-    }
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": name, "version": "1"},
-        "paths": {"/score": {"post": operation}},
-        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
-    }
+    """Return the OpenAPI 3.1 document."""
+    others = dict.fromkeys(started.media_types, _BYTES)
+    body = {JSON: {"schema": input_schema(started), **_example(started)}, **others}
+    answer = {"*/*": {}} if started.chooses_response else {JSON: {"schema": started.output}, **others}
+    paths: dict[str, tuple[str, dict[str, Any]]] = {"/score": ("post", operation("Score a request.", body, answer, name="score"))}
+    if started.tensors is not None:
+        base = f"/v2/models/{name}"
+        paths |= {**inference_paths(base), f"{base}/ready": ("get", reading("Return 200 if a worker is ready."))}
+    description = "Scores with worker processes."
+    return documents.document(name, version=str(VERSION), description=description, paths=paths)
 
 
 def swagger(name: str, started: Started) -> dict[str, Any]:
-    """Return the Swagger 2.0 document (https://swagger.io/specification/v2/) with the names that Azure ML's services use."""
-    operation = {
-        "operationId": "RunMLService",
-        "consumes": ["application/json"],
-        "produces": ["application/json"],
-        "parameters": [
-            {"name": "serviceInputPayload", "in": "body", "required": True, "schema": {"$ref": "#/definitions/ServiceInput"}}
-        ],
-        "responses": {
-            "200": {"description": "The result of the script.", "schema": {"$ref": "#/definitions/ServiceOutput"}},
-            "default": {"description": "The request failed.", "schema": {"$ref": "#/definitions/ErrorResponse"}},
-        },
-        "security": [{"Bearer": []}],
-    }
-    return {
-        "swagger": "2.0",
-        "info": {"title": name, "version": "1.0", "description": f"Scoring service {name}."},
-        "schemes": ["http", "https"],
-        "consumes": ["application/json"],
-        "produces": ["application/json"],
-        "securityDefinitions": {"Bearer": {"type": "apiKey", "name": "Authorization", "in": "header"}},
-        "paths": {"/score": {"post": operation}},
-        "definitions": {
-            "ServiceInput": input_schema(started) | _example(started),
-            "ServiceOutput": started.output or {"type": "object"},
-            "ErrorResponse": _ERROR,
-        },
-    }
+    """Return the Swagger 2.0 document."""
+    body, output = input_schema(started), started.output
+    return documents.swagger(name, version="1.0", body=body, answer=output, example=started.sample)
 
 
 def input_schema(started: Started) -> dict[str, Any]:

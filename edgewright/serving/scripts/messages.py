@@ -74,6 +74,8 @@ class Started:
     concurrency: int = 1
     """Calls that the worker answers at the same time."""
     uses_raw_requests: bool = False
+    chooses_response: bool = False
+    """True if the script may answer with any status and media type, because it handles the requests itself."""
     inputs: dict[str, Any] = field(default_factory=dict)
     """JSON Schema of each parameter of `run`, with an example; empty without declared inputs."""
     optional: tuple[str, ...] = ()

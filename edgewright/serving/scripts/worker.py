@@ -79,7 +79,11 @@ def _started(script: EntryScript) -> Started:
     schema = script.schema
     concurrency = ASYNCHRONOUS_CALLS if script.is_asynchronous else 1
     if schema is None:
-        return Started(concurrency=concurrency, uses_raw_requests=script.uses_raw_requests)
+        return Started(
+            concurrency=concurrency,
+            uses_raw_requests=script.uses_raw_requests,
+            chooses_response=script.uses_raw_requests,
+        )
     return Started(
         concurrency=concurrency,
         uses_raw_requests=script.uses_raw_requests,

@@ -22,6 +22,7 @@ from accel.backends.backend import Session
 from edgewright.contracts import wire
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import Measure, VariantConfig
+from edgewright.serving.http import docs_page
 from edgewright.serving.http.application import HttpApp, Route, ServingLimits, get, post
 from edgewright.serving.http.keys import KeyFile
 from edgewright.serving.http.messages import TEXT, HttpError, Request, Response, json_response
@@ -91,6 +92,11 @@ class ScoringApp(HttpApp):
             "/stats": get(self._stats),
             "/metrics": get(self._metrics),
             "/openapi.json": get(self._openapi),
+            "/swagger.json": get(self._swagger),
+            "/docs": get(docs_page.answer, public=True),
+            "/": get(self._healthy, public=True),
+            "/health/live": get(self._live, public=True),
+            "/health/ready": get(self._ready, public=True),
             "/v2": get(self._server_metadata),
             "/v2/models/stats": get(self._model_stats),
             "/v2/repository/index": Route(("POST",), self._repository_index),
@@ -171,8 +177,14 @@ class ScoringApp(HttpApp):
     async def _openapi(self, _request: Request) -> Response:
         return json_response(openapi.document(self._config, model=self._model, version=self._version))
 
+    async def _swagger(self, _request: Request) -> Response:
+        return json_response(openapi.swagger(self._config, model=self._model, version=self._version))
+
     async def _server_metadata(self, _request: Request) -> Response:
         return json_response(server_metadata())
+
+    async def _healthy(self, _request: Request) -> Response:
+        return Response(200, b"Healthy", "text/plain; charset=utf-8")
 
     async def _live(self, _request: Request) -> Response:
         return json_response({"live": True})

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from edgewright.contracts.variant import TensorSpec, VariantConfig
+from edgewright.serving.http import documents
+from edgewright.serving.http.documents import operation, reading
 from edgewright.serving.http.messages import BINARY, JSON, NPY
 from edgewright.serving.variants.images import ImageInput
 
@@ -16,28 +18,30 @@ _KINDS = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "O": "s
 
 def document(config: VariantConfig, *, model: str, version: int) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a server of `config`."""
-    infer = f"/v2/models/{model}/infer"
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": f"{model} {version}", "version": str(version), "description": "Scores one version of one model."},
-        "paths": {
-            "/score": {"post": _operation("Score samples.", _score_body(config), _score_response(config))},
-            infer: {"post": _operation("Score by the Open Inference Protocol 2.", _infer_body(), _infer_response())},
-            f"/v2/models/{model}": {"get": _reading("Describe the model.")},
-            f"/v2/models/{model}/ready": {"get": _reading("Return 200 if the model is ready.")},
-            "/v2": {"get": _reading("Describe the server.")},
-            "/v2/health/live": {"get": _reading("Return 200 if the server is alive.")},
-            "/v2/health/ready": {"get": _reading("Return 200 if the server is ready.")},
-            "/healthz": {"get": _reading("Return the model, version and variant that are served.")},
-            "/stats": {"get": _reading("Return counts, latency over the last requests and predictions by class.")},
-            "/metrics": {"get": _reading("Return the same for Prometheus.", "text/plain")},
-        },
-        "components": {
-            "schemas": {
-                "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
-            }
-        },
+    base = f"/v2/models/{model}"
+    paths = {
+        "/score": ("post", operation("Score samples.", _score_body(config), _score_response(config), name="score")),
+        **inference_paths(base),
+        f"{base}/ready": ("get", reading("Return 200 if the model is ready.")),
+        f"{base}/config": ("get", reading("Describe the configuration of the model, as Triton does.")),
+        f"{base}/stats": ("get", reading("Return counts and times of the model, as Triton does.")),
+        "/v2/models/stats": ("get", reading("Return counts and times of all models, as Triton does.")),
+        "/healthz": ("get", reading("Return the model, version and variant that are served.", public=True)),
     }
+    description = "Scores one version of one model."
+    return documents.document(f"{model} {version}", version=str(version), description=description, paths=paths)
+
+
+def swagger(config: VariantConfig, *, model: str, version: int) -> dict[str, Any]:
+    """Return the Swagger 2.0 document of a server of `config`."""
+    body, answer = _score_body(config)[JSON]["schema"], _score_response(config)[JSON]["schema"]
+    return documents.swagger(f"{model} {version}", version=str(version), body=body, answer=answer)
+
+
+def inference_paths(base: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the routes of the Open Inference Protocol that describe a model and score with it."""
+    infer = operation("Score by the Open Inference Protocol 2.", _infer_body(), _infer_response(), name="infer")
+    return {f"{base}/infer": ("post", infer), base: ("get", reading("Describe the model."))}
 
 
 def array_schema(spec: TensorSpec) -> dict[str, Any]:
@@ -60,8 +64,22 @@ def _one_or_named(specs: Sequence[TensorSpec]) -> dict[str, Any]:
     return {"anyOf": [array_schema(specs[0]), named]} if len(specs) == 1 else named
 
 
+def example(inputs: Sequence[TensorSpec]) -> Any:
+    """Return values of one sample as JSON holds them: zeros and empty texts; an axis of free size has one element."""
+    named = {spec.name: _zeros(spec) for spec in inputs}
+    return named if len(named) > 1 else next(iter(named.values()))
+
+
+def _zeros(spec: TensorSpec) -> Any:
+    value: Any = {"object": "", "bool": False}.get(spec.dtype, 0.0 if spec.dtype.startswith("float") else 0)
+    for size in reversed(spec.shape[1:]):
+        value = [value] * (size if isinstance(size, int) else 1)
+    return [value]
+
+
 def _score_body(config: VariantConfig) -> dict[str, Any]:
-    schema = {"type": "object", "required": ["data"], "properties": {"data": _one_or_named(config.inputs)}}
+    schema: dict[str, Any] = {"type": "object", "required": ["data"], "properties": {"data": _one_or_named(config.inputs)}}
+    schema["example"] = {"data": example(config.inputs)}
     body: dict[str, Any] = {JSON: {"schema": schema}, NPY: {"schema": {"type": "string", "format": "binary"}}}
     if ImageInput.of(config) is not None:
         images = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
@@ -104,27 +122,3 @@ def _infer_body() -> dict[str, Any]:
 def _infer_response() -> dict[str, Any]:
     schema = {"type": "object", "required": ["model_name", "outputs"]}
     return {JSON: {"schema": schema}, BINARY: {"schema": {"type": "string", "format": "binary"}}}
-
-
-def _operation(summary: str, body: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
-    error = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
-    errors = {
-        "400": "Inputs that do not fit the model; the text states the expected and the received.",
-        "413": "The body is too large.",
-        "415": "An unsupported Content-Type.",
-        "500": "The model failed.",
-        "504": "The model did not answer within the time limit.",
-        "503": "Too many requests are waiting.",
-    }
-    return {
-        "summary": summary,
-        "requestBody": {"required": True, "content": body},
-        "responses": {
-            "200": {"description": "The outputs.", "content": response},
-            **{status: {"description": text, "content": error} for status, text in errors.items()},
-        },
-    }
-
-
-def _reading(summary: str, media_type: str = JSON) -> dict[str, Any]:
-    return {"summary": summary, "responses": {"200": {"description": "The document.", "content": {media_type: {}}}}}

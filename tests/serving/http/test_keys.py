@@ -19,7 +19,7 @@ from edgewright.serving.variants.app import ScoringApp
 from tests.support.serving_fixtures import Client, serving
 
 PRIMARY, SECONDARY, OTHER = "primary-key-0123456789", "secondary-key-0123456", "another-key-0123456789"
-PROBES = {"/healthz", "/v2/health/live", "/v2/health/ready"}
+PROBES = {"/", "/docs", "/health/live", "/health/ready", "/healthz", "/v2/health/live", "/v2/health/ready"}
 
 
 def write(path: Path, primary: str = PRIMARY, secondary: str = SECONDARY) -> Path:
