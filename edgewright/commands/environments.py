@@ -88,6 +88,24 @@ def show(name: str, cloud: str | None, as_json: bool) -> None:
         print_table(("field", "value"), _fields(version))
 
 
+@group.command("build")
+@click.argument("name", metavar="NAME[:VERSION]")
+@cloud_options
+def build(name: str, cloud: str | None, as_json: bool) -> None:
+    """Build an image that holds the environment alone; images of models then share its layers."""
+    reference = parse_environment_reference(name)
+    with CloudClient.connect(cloud) as client:
+        record = client.build_environment(client.environment(reference.name, reference.version))
+        for piece in client.follow_build(record):
+            click.echo(piece, nl=False, err=True)
+        record = client.wait_for_image(record)
+        location = client.image_location(record)
+    if as_json:
+        print_json(record)
+    else:
+        click.echo(f"image {location}")
+
+
 def _from_files(name: str, conda: Path | None, requirements: Path | None) -> Environment:
     if conda is not None and requirements is not None:
         raise BadInputError("an environment must come from a conda file or a requirements file, not both: omit one")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from edgewright.command_line import print_json, print_table
-from edgewright.commands.cloud_options import cloud_options, moment, size_text
+from edgewright.commands.cloud_options import cloud_options, moment, size_text, transfer_progress
 from edgewright.contracts.environments.images import ImageRecord, ImageRequest
 from edgewright.contracts.names import parse_reference
 from edgewright.errors import BadInputError
+from edgewright.registries.login import Credentials
 from edgewright.sdk import CloudClient
 from edgewright.sdk.images import default_image_name
 
@@ -130,6 +132,41 @@ def why_size(name: str, cloud: str | None, as_json: bool) -> None:
     ]
     rows.append(("all", size_text(record.unpacked_bytes), "100%", size_text(record.size_bytes), f"{len(layers)} layers"))
     print_table(("part", "on disk", "share", "transferred", "content"), rows)
+
+
+@group.command("push")
+@click.argument("name", metavar="NAME[:VERSION]")
+@click.argument("target", metavar="HOST[:PORT]/NAME[:TAG]")
+@click.option("--user", help="User of the registry; default: that of 'docker login'.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--ca", "ca_file", type=click.Path(path_type=Path), help="Certificate authority of the registry (PEM).")
+@cloud_options
+def push(
+    *,
+    name: str,
+    target: str,
+    user: str | None,
+    password_stdin: bool,
+    ca_file: Path | None,
+    cloud: str | None,
+    as_json: bool,
+) -> None:
+    """Push an image to another registry; only blobs that it lacks are sent."""
+    if (user is None) is password_stdin:
+        raise BadInputError("--user and --password-stdin must be given together: add the other one")
+    credentials = None if user is None else Credentials(user, _password())
+    with CloudClient.connect(cloud) as client, transfer_progress("pushing") as on_progress:
+        record = _find(client, name)
+        sent = client.push_image(record, target, credentials=credentials, ca_file=ca_file, on_progress=on_progress)
+    if as_json:
+        print_json({"image": str(record), "target": target, "sent_bytes": sent})
+    else:
+        click.echo(f"pushed {record} to {target}: {size_text(sent)} sent")
+
+
+def _password() -> str:
+    """Return the first line of standard input."""
+    return sys.stdin.readline().rstrip("\n")
 
 
 def _follow(client: CloudClient, record: ImageRecord) -> ImageRecord:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from edgewright.contracts.environments.definition import EnvironmentVersion
 from edgewright.contracts.environments.images import (
     APPLICATION_FOLDER,
     LAYER_TYPE,
@@ -20,9 +22,12 @@ from edgewright.contracts.models.registration import files_below
 from edgewright.contracts.names import check_name, parse_reference
 from edgewright.contracts.oci import Descriptor
 from edgewright.errors import BadInputError, NotFoundError, OperationError
+from edgewright.registries.login import Credentials
+from edgewright.registries.references import parse_image_reference
 from edgewright.sdk.calls import Calls
 from edgewright.sdk.connection import TIMEOUT_S
-from edgewright.sdk.pushing import has_blob, upload
+from edgewright.sdk.image_push import push_image
+from edgewright.sdk.pushing import Progress, has_blob, upload
 
 _POLL_S = 25
 _LEFT_OUT = frozenset(["__pycache__", ".git", ".edgewright", ".venv"])
@@ -47,6 +52,11 @@ class ImageCalls(Calls):
             files, name = _source_files(script, source_directory)
             source = self._push_source(request.name, files)
             request = _with_source(request, name, source)
+        return self._send("POST", "/v1/images", ImageRecord, request)
+
+    def build_environment(self, version: EnvironmentVersion) -> ImageRecord:
+        """Queue the build of an image that holds an environment alone; it is called env- and the name in lower case."""
+        request = ImageRequest(name=environment_image_name(version.name), environment=f"{version.name}:{version.version}")
         return self._send("POST", "/v1/images", ImageRecord, request)
 
     def images(self) -> tuple[ImageRecord, ...]:
@@ -89,6 +99,22 @@ class ImageCalls(Calls):
         if ended.state is not BuildState.SUCCEEDED:
             raise OperationError(f"image {ended} was not built: {ended.reason}")
         return ended
+
+    def push_image(
+        self,
+        record: ImageRecord,
+        target: str,
+        *,
+        credentials: Credentials | None = None,
+        ca_file: Path | None = None,
+        on_progress: Progress = lambda _sent, _total: None,
+    ) -> int:
+        """Push an image to another registry, as HOST[:PORT]/NAME[:TAG], and return the bytes sent.
+
+        Without credentials, those of `docker login` are used. Only blobs that the registry lacks are sent.
+        """
+        reference = parse_image_reference(target)
+        return push_image(self._connection, record, reference, credentials=credentials, ca_file=ca_file, on_progress=on_progress)
 
     def image_location(self, record: ImageRecord) -> str:
         """Return the reference by which a container engine pulls an image."""
@@ -137,6 +163,12 @@ def _with_source(request: ImageRequest, script: str, source: Descriptor) -> Imag
         variant=request.variant,
         trust=request.trust,
     )
+
+
+def environment_image_name(name: str) -> str:
+    """Return the name of the image of an environment: env- and its name, as registries allow it."""
+    parts = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"env-{parts}"[:64].rstrip("-")
 
 
 def default_image_name(models: tuple[str, ...]) -> str:

@@ -32,11 +32,13 @@ _START_PERIOD_S = 310
 """Time for `init` before failed health checks count: Azure's initial delay."""
 
 
-def describe_image(order: BuildOrder, layers: tuple[ImageLayer, ...], store: LayerStore, new_bytes: int) -> BuiltImage:
-    """Write config, manifest and index, and return the image."""
+def describe_image(
+    order: BuildOrder, store: LayerStore, layers: tuple[ImageLayer, ...], *, variables: dict[str, str], new_bytes: int
+) -> BuiltImage:
+    """Write config, manifest and index, and return the image; `variables` are those of the base image."""
     labels = labels_of(order)
     platform = Platform(architecture=architecture(), os="linux")
-    config = store.put(_config(order, layers, labels, platform), IMAGE_CONFIG_TYPE)
+    config = store.put(_config(order, layers, labels, _variables(order, variables)), IMAGE_CONFIG_TYPE)
     document = Manifest(config=config, layers=tuple(layer.blob for layer in layers), annotations=labels)
     manifest = store.put(encode_document(document), MANIFEST_TYPE)
     entry = Descriptor(mediaType=MANIFEST_TYPE, digest=manifest.digest, size=manifest.size, platform=platform)
@@ -61,13 +63,13 @@ def labels_of(order: BuildOrder) -> dict[str, str]:
     return labels
 
 
-def _config(order: BuildOrder, layers: tuple[ImageLayer, ...], labels: dict[str, str], platform: Platform) -> bytes:
+def _config(order: BuildOrder, layers: tuple[ImageLayer, ...], labels: dict[str, str], variables: list[str]) -> bytes:
     document = {
-        "architecture": platform.architecture,
-        "os": platform.os,
+        "architecture": architecture(),
+        "os": "linux",
         "config": {
             "User": f"{USER}:{USER}",
-            "Env": _variables(order),
+            "Env": variables,
             "WorkingDir": f"/{APPLICATION_FOLDER}",
             "ExposedPorts": {f"{PORT}/tcp": {}},
             "Labels": labels,
@@ -109,8 +111,8 @@ def _target(order: BuildOrder) -> list[str]:
     return [place, *name, *(["--trust"] if order.trust else [])]
 
 
-def _variables(order: BuildOrder) -> list[str]:
-    variables = {"PATH": _PATH, "PYTHONUNBUFFERED": "1", "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "HOME": "/tmp"}  # noqa: S108  in the container
+def _variables(order: BuildOrder, base: dict[str, str]) -> list[str]:
+    variables = {"PATH": _PATH, **base, "PYTHONUNBUFFERED": "1", "HOME": "/tmp"}  # noqa: S108  in the container
     path = f"/{PACKAGES_FOLDER}:/{SERVER_FOLDER}"
     variables |= order.environment.variables
     own = variables.get("PYTHONPATH")

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 from cloud.images.build.describe import describe_image
+from cloud.images.build.dockerfile import built_base
 from cloud.images.build.installed import server_layer, server_pins
 from cloud.images.build.layers import LayerStore
 from cloud.images.build.machine import PYTHON_VERSION, base_layer
 from cloud.images.build.order import BuildOrder, BuiltImage, ModelPart
 from cloud.images.build.packages import Installer, packages_layer, requirements_of
+from cloud.images.build.pulled import Base, pulled_base
 from edgewright.contracts import wire
 from edgewright.contracts.environments.images import LAYER_TYPE, MODELS_FOLDER, ImageLayer, LayerPart
 from edgewright.contracts.environments.tars import Entry
@@ -31,12 +33,13 @@ def build(order: BuildOrder) -> BuiltImage:
     log(f"build image={order.name}:{order.version} environment={order.environment.name} models={len(order.models)}")
     _check_python(order)
     store = LayerStore(Path(order.blobs), Path(order.cache))
-    layers = tuple(_layers(order, store))
+    base = _base(order, store)
+    layers = (*base.layers, *_layers(order, store))
     for layer in layers:
         state = "known" if layer.blob.digest in order.known_layers else "new"
         log(f"layer part={layer.part} size_bytes={layer.blob.size} {state}: {layer.title}")
     new_bytes = sum(each.blob.size for each in layers if each.blob.digest not in order.known_layers)
-    built = describe_image(order, layers, store, new_bytes)
+    built = describe_image(order, store, layers, variables=base.variables, new_bytes=new_bytes)
     log(f"built index={built.index.digest} new_bytes={new_bytes} took_ms={(time.monotonic() - started_s) * 1000:.0f}")
     return built
 
@@ -46,8 +49,17 @@ def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201  standard error is the log
 
 
+def _base(order: BuildOrder, store: LayerStore) -> Base:
+    """Return the layers of the environment's base image, or of this machine's own Python."""
+    if order.environment.dockerfile:
+        return built_base(store, order.environment.dockerfile, Path(order.work), log)
+    if order.environment.base_image:
+        return pulled_base(store, order.environment.base_image, log)
+    return Base((base_layer(store),), {})
+
+
 def _layers(order: BuildOrder, store: LayerStore) -> list[ImageLayer]:
-    layers = [base_layer(store), server_layer(store)]
+    layers = [server_layer(store)]
     installer = Installer(Path(order.work), server_pins(), log)
     requirements = requirements_of(order.environment, log)
     packages = packages_layer(store, requirements, order.environment.pip_index_url, installer)

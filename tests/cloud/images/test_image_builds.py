@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
 
 from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.environments.images import BuildState, ImageRecord, ImageRequest, LayerPart
+from edgewright.contracts.models.registration import Framework, Registration
 from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
 from edgewright.sdk import CloudClient
 from tests.support.docker_engine import DockerEngine, docker_engine
+from tests.support.docker_registry import HTPASSWD, USER, docker_registry, free_port
 from tests.support.running_cloud import RunningCloud, running
 
 SCRIPT = """\
@@ -178,20 +181,31 @@ def engine(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def service(engine: DockerEngine, cloud: RunningCloud, client: CloudClient, image: ImageRecord, tmp_path_factory: Any) -> str:
-    """A container of the image as a cluster runs it: without rights, with a read-only root; returns its published address."""
-    keys = tmp_path_factory.mktemp("keys")
-    keys.chmod(0o755)
-    (keys / "keys.json").write_text(json.dumps({"primary": KEY, "secondary": "secondary-key-of-the-test"}))
-    (keys / "keys.json").chmod(0o644)
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the keys of a service, which the user of a container may read."""
+    folder = tmp_path_factory.mktemp("keys")
+    folder.chmod(0o755)
+    (folder / "keys.json").write_text(json.dumps({"primary": KEY, "secondary": "secondary-key-of-the-test"}))
+    (folder / "keys.json").chmod(0o644)
+    return folder
+
+
+def started(engine: DockerEngine, name: str, location: str, keys: Path) -> str:
+    """Start a container as a cluster runs it, without rights and with a read-only root; return its published address."""
+    rights = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+    mount = ("--volume", f"{keys}:/run/edgewright:ro")
+    engine.run("run", "--detach", "--name", name, *rights, *mount, "--publish", "127.0.0.1::8000", location)
+    return engine.run("port", name, "8000").splitlines()[0]
+
+
+@pytest.fixture(scope="module")
+def service(engine: DockerEngine, cloud: RunningCloud, client: CloudClient, image: ImageRecord, keys: Path) -> str:
+    """A container of the image, pulled from the cloud."""
     location = client.image_location(image)
     registry = location.partition("/")[0]
     engine.run("login", "--username", "operator", "--password-stdin", registry, text=cloud.token)
     engine.run("pull", location)
-    rights = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-    mount = ("--volume", f"{keys}:/run/edgewright:ro")
-    engine.run("run", "--detach", "--name", "service", *rights, *mount, "--publish", "127.0.0.1::8000", location)
-    return engine.run("port", "service", "8000").splitlines()[0]
+    return started(engine, "service", location, keys)
 
 
 def score(address: str, body: object, key: str = KEY) -> tuple[int, Any]:
@@ -204,14 +218,14 @@ def score(address: str, body: object, key: str = KEY) -> tuple[int, Any]:
         connection.close()
 
 
-def wait_until_ready(address: str, engine: DockerEngine) -> None:
+def wait_until_ready(address: str, engine: DockerEngine, name: str = "service") -> None:
     ends_at = time.monotonic() + 60
     while True:
         try:
-            if score(address, {"data": []})[0] == 200:
+            if score(address, {"data": []})[0] != 503:
                 return
         except (OSError, http.client.HTTPException):
-            assert time.monotonic() < ends_at, engine.run("logs", "service")
+            assert time.monotonic() < ends_at, engine.run("logs", name)
         time.sleep(0.1)
 
 
@@ -235,3 +249,42 @@ def test_p100_sigterm_answers_pending_requests_before_the_container_ends(engine:
     pending.join(10)
     assert answers == [(200, {"product": [5.0], "uid": 65534, "level": "7"})]
     assert engine.run("inspect", "--format", "{{.State.ExitCode}}", "service") == "0"
+
+
+def test_p100_an_onnx_model_without_code_is_pushed_to_a_registry_and_runs_from_there(
+    engine: DockerEngine, client: CloudClient, keys: Path, require: Callable[[str], Path], tmp_path: Path
+) -> None:
+    nodes = [helper.make_node("Mul", ["x", "x"], ["square"])]
+    x, square = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in ("x", "square"))
+    graph = helper.make_graph(nodes, "squares", [x], [square])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "squares.onnx").write_bytes(model.SerializeToString())
+    client.register_model("squares", tmp_path / "squares.onnx", Registration(framework=Framework.ONNX))
+    image = client.wait_for_image(client.build_image(ImageRequest(name="squares-image", models=("squares",))))
+    assert image.unpacked_bytes <= 250_000_000
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    auth = {"auth": {"htpasswd": {"realm": "tests", "path": str(tmp_path / "htpasswd")}}}
+    with docker_registry(require("docker-registry"), tmp_path, free_port(), auth) as host:
+        location = f"{host}/team/squares:1"
+        assert client.push_image(image, location, credentials=USER) > 80_000_000
+        assert client.push_image(image, f"{host}/team/squares:2", credentials=USER) == 0
+        engine.run("login", "--username", USER.user, "--password-stdin", host, text=USER.password)
+        engine.run("pull", location)
+        address = started(engine, "squares", location, keys)
+        wait_until_ready(address, engine, "squares")
+        assert score(address, {"data": [[1, 2], [3, 4]]}) == (200, {"result": [[1.0, 4.0], [9.0, 16.0]]})
+
+
+def test_p100_a_dockerfile_is_built_by_the_engine(
+    engine: DockerEngine, warm_state: Path, monkeypatch: pytest.MonkeyPatch, image: ImageRecord, client: CloudClient
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    dockerfile = f"FROM {client.image_location(image)}\nENV GREETING=hello\n"
+    with running(warm_state, "--no-broker"), CloudClient.connect(str(warm_state)) as other:
+        other.create_environment(Environment(name="docked", dockerfile=dockerfile))
+        built = other.wait_for_image(other.build_image(ImageRequest(name="docked-image", environment="docked")))
+        other.create_environment(Environment(name="docked", dockerfile=dockerfile + "RUN no-such-program\n"))
+        with pytest.raises(OperationError, match="docker build: .*no-such-program|docker build: .*OCI runtime"):
+            other.wait_for_image(other.build_image(ImageRequest(name="docked-image", environment="docked")))
+    assert [layer.part for layer in built.layers][-2:] == [LayerPart.BASE, LayerPart.SERVER]
+    assert {layer.diff_id for layer in image.layers} <= {layer.diff_id for layer in built.layers}
