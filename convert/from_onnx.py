@@ -15,9 +15,12 @@ import onnx_ir as ir
 from accel.backends.onnxruntime_cpu import open_runtime, run_runtime
 from convert.graph.emit import BATCH_AXIS, IR_VERSION, OPSET
 from convert.graph.maps import class_labels, has_maps, replace_maps
-from convert.operator_sets import at_supported_opset, nodes_of
+from convert.operator_sets import NEWEST, at_supported_opset, graphs_of, is_supported, nodes_of
 from convert.source.feed import Arrays, Runner
 from edgewright.errors import ModelError, one_line
+
+LARGEST_MESSAGE = (1 << 31) - (64 << 20)
+"""Largest model, in bytes, that protobuf serializes as one message, with room for changes."""
 
 _LOCALE = "C.UTF-8"
 _NEWEST_ML = 5
@@ -36,18 +39,25 @@ def read_onnx_classifier(path: Path) -> tuple[ir.Model, tuple[str, ...]]:
     Raises:
         ModelError: weights are missing, an operator or the operator set is not supported, or an input or output is not a tensor.
     """
-    proto = _loaded(path)
+    proto, is_large = _loaded(path)
     classes = class_labels(proto.graph)
     replace_maps(proto.graph)
     _use_installed_locale(proto.graph)
     _check_ends(proto, path)
     _check_operators(proto, path)
     _free_negative_axes(proto.graph)
+    if is_large and not is_supported(proto):
+        raise ModelError(
+            f"{path} must use operator set {OPSET} to {NEWEST}, because its weights exceed 2 GB, which ONNX's converter of "
+            f"operator sets cannot hold: export it with opset {OPSET}"
+        )
     proto = at_supported_opset(proto, path)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version, proto.domain, proto.doc_string = "edgewright", "", "", ""
     del proto.metadata_props[:]
-    return ir.from_proto(proto), classes
+    model = ir.from_proto(proto)
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model, classes
 
 
 def open_onnx(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> Runner:
@@ -94,14 +104,32 @@ def _replace_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int | 
             dim.Clear()
 
 
-def _loaded(path: Path) -> onnx.ModelProto:
+def _loaded(path: Path) -> tuple[onnx.ModelProto, bool]:
+    """Return the checked model, and whether its weights are too large for one message and therefore stay in their files."""
     try:
-        proto = onnx.load(path)
+        proto = onnx.load(path, load_external_data=False)
         _check_versions(proto, path)
-        onnx.checker.check_model(proto)
+        is_large = path.stat().st_size + _external_bytes(proto, path.parent) > LARGEST_MESSAGE
+        if is_large:
+            onnx.checker.check_model(str(path))
+        else:
+            onnx.load_external_data_for_model(proto, str(path.parent))
+            onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, FileNotFoundError, ValueError) as error:
         raise ModelError(f"{path} is not a valid ONNX model: {one_line(error)}") from error
-    return proto
+    return proto, is_large
+
+
+def _external_bytes(proto: onnx.ModelProto, folder: Path) -> int:
+    """Return the size of the files with the weights; a missing one counts nothing here."""
+    locations = {
+        entry.value
+        for graph in graphs_of(proto.graph)
+        for weight in graph.initializer
+        for entry in weight.external_data
+        if entry.key == "location"
+    }
+    return sum((folder / name).stat().st_size for name in locations if (folder / name).is_file())
 
 
 def _check_versions(proto: onnx.ModelProto, path: Path) -> None:

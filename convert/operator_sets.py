@@ -45,9 +45,9 @@ def at_supported_opset(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: the operator set is too old, or an operator cannot be converted.
     """
-    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    if version in range(OPSET, NEWEST + 1):
+    if is_supported(proto):
         return proto
+    version = _version(proto)
     if version < OLDEST:
         raise ModelError(f"{path} must use operator set {OLDEST} or newer, but it uses {version}: export it with opset {OPSET}")
     try:
@@ -56,6 +56,15 @@ def at_supported_opset(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         raise ModelError(
             f"{path} cannot be converted from operator set {version} to {OPSET}, export it with opset {OPSET}: {one_line(error)}"
         ) from error
+
+
+def is_supported(proto: onnx.ModelProto) -> bool:
+    """Return whether every variant supports the operator set of the model as it is."""
+    return _version(proto) in range(OPSET, NEWEST + 1)
+
+
+def _version(proto: onnx.ModelProto) -> int:
+    return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

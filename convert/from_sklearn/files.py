@@ -5,8 +5,11 @@ A skops file is data: only types of scikit-learn and NumPy are loaded. A pickle 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from edgewright.errors import ModelError
+
+log = logging.getLogger(__name__)
 
 _VERSION = re.compile(rb"_sklearn_version.{1,10}?(\d+\.\d+(?:\.\d+)*)", re.DOTALL)
 """The version of scikit-learn in the state of a pickled estimator."""
@@ -31,7 +36,8 @@ def load_estimator(path: Path, *, pickled: bool, trust: bool) -> Any:
     Raises:
         ModelError: the file is not trusted, cannot be loaded, or does not hold a fitted estimator.
     """
-    estimator = _unpickled(path, trust) if pickled else _from_skops(path, trust)
+    with _one_line_about_versions(path):
+        estimator = _unpickled(path, trust) if pickled else _from_skops(path, trust)
     _check_fitted(estimator, path)
     for part in _parts(estimator):
         _check_kernel(part, path)
@@ -42,6 +48,26 @@ def load_estimator(path: Path, *, pickled: bool, trust: bool) -> Any:
         if hasattr(part, "decision_function_shape"):  # one value per class, so that the largest is the label
             part.decision_function_shape = "ovr"
     return estimator
+
+
+@contextlib.contextmanager
+def _one_line_about_versions(path: Path) -> Iterator[None]:
+    """Log one line in place of scikit-learn's warnings, one per estimator, of a file that another version wrote."""
+    from sklearn.exceptions import InconsistentVersionWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    versions = [warning.message for warning in caught if isinstance(warning.message, InconsistentVersionWarning)]
+    for other in (warning for warning in caught if not isinstance(warning.message, InconsistentVersionWarning)):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if versions:
+        written, installed = versions[0].original_sklearn_version, versions[0].current_sklearn_version
+        log.warning(
+            "other version file=%s scikit_learn=%s installed=%s: its predictions may differ from those after training; "
+            "install scikit-learn==%s, or train the model again",
+            *(path, written, installed, written),
+        )
 
 
 def _check_fitted(estimator: Any, path: Path) -> None:

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import mmap
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,12 @@ class TfliteFile:
     """Names of inputs and outputs, from the signature where the file has one."""
 
 
-def parse(path: Path) -> TfliteFile:
+def parse(path: Path, kinds: Collection[str] | None = None) -> TfliteFile:
     """Return the main graph of the file at `path`.
+
+    Args:
+        path: the file.
+        kinds: the built-in operators that can be converted; None: all.
 
     Raises:
         ModelError: the file is damaged, or holds tensors or operators that cannot be converted.
@@ -107,6 +112,8 @@ def parse(path: Path) -> TfliteFile:
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
         _check_operators(model, schema, path)
+        if kinds is not None:
+            _check_kinds(model, schema, kinds, path)
         return _file(model, schema, content, path)
     except _DAMAGED as error:
         raise ModelError(f"{path} must be a whole TensorFlow Lite file, but it is truncated or damaged: copy it again") from error
@@ -144,10 +151,28 @@ def _check_operators(model: Any, schema: Any, path: Path) -> None:
         )
 
 
+def _check_kinds(model: Any, schema: Any, kinds: Collection[str], path: Path) -> None:
+    """Refuse operators that cannot be converted by name, before tensors of theirs are refused without it."""
+    used = {_kind(model.operatorCodes[operator.opcodeIndex], schema) for operator in _listed(model.subgraphs[0].operators)}
+    unknown = sorted(used.difference(kinds))
+    if unknown:
+        raise ModelError(
+            f"{path} has operators of TensorFlow Lite that cannot be converted: {', '.join(unknown)}; "
+            "convert the model that the file was made from"
+        )
+
+
 def _file(model: Any, schema: Any, content: mmap.mmap, path: Path) -> TfliteFile:
     graph = model.subgraphs[0]
     kinds = [_kind(code, schema) for code in model.operatorCodes]
     types = {number: name for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
+    users = {
+        index: f" of {kinds[operator.opcodeIndex]}"
+        for operator in reversed(_listed(graph.operators))
+        for index in (*_indices(operator.outputs), *_indices(operator.inputs))
+    }
+    for index, tensor in enumerate(graph.tensors):
+        _check_tensor(tensor, types[tensor.type], users.get(index, ""), path)
     tensors = tuple(_tensor(tensor, types[tensor.type], model.buffers, content, path) for tensor in graph.tensors)
     operators = tuple(
         Operator(
@@ -176,22 +201,26 @@ def _operator_names(schema: Any) -> dict[int, str]:
     return {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
 
 
+def _check_tensor(tensor: Any, type_name: str, user: str, path: Path) -> None:
+    """Refuse a tensor without counterpart; `user` names the first operator that uses it."""
+    name = f"{_text(tensor.name)!r}{user}"
+    if type_name not in _DTYPES:
+        raise ModelError(f"{path}: tensor {name} must hold numbers, but it holds {type_name}: remove this part of the model")
+    if tensor.isVariable:
+        raise ModelError(f"{path} keeps state between calls in {name}: save the model with the state as input and output")
+    if tensor.sparsity is not None:
+        raise ModelError(f"{path}: tensor {name} must be dense, but it is sparse: convert the model without sparsity")
+
+
 def _tensor(tensor: Any, type_name: str, buffers: Any, content: mmap.mmap, path: Path) -> Tensor:
     name = _text(tensor.name)
-    dtype = _DTYPES.get(type_name)
-    if dtype is None:
-        raise ModelError(f"{path}: tensor {name!r} must hold numbers, but it holds {type_name}: remove this part of the model")
-    if tensor.isVariable:
-        raise ModelError(f"{path} keeps state between calls in {name!r}: save the model with the state as input and output")
-    if tensor.sparsity is not None:
-        raise ModelError(f"{path}: tensor {name!r} must be dense, but it is sparse: convert the model without sparsity")
     sizes = _indices(tensor.shape)
     signature = _indices(tensor.shapeSignature) or sizes
     shape = tuple(size if size >= 0 else None for size in signature)
     return Tensor(
         name=name,
         type_name=type_name,
-        dtype=np.dtype(dtype),
+        dtype=np.dtype(_DTYPES[type_name]),
         shape=shape,
         quantization=_quantization(tensor.quantization, name, path),
         constant=_constant(buffers[tensor.buffer], type_name, sizes, content),

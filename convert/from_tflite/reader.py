@@ -21,7 +21,6 @@ from convert.from_tflite.call import Call, Rule
 from convert.from_tflite.file import Operator, TfliteFile, parse
 from convert.from_tflite.network import Network, Order, short
 from convert.graph.emit import BATCH_AXIS, Emitter
-from edgewright.errors import ModelError
 
 RULES: dict[str, Rule] = {
     **arithmetic.RULES,
@@ -57,8 +56,7 @@ def read_tflite(path: Path) -> TfliteModel:
         ModelError: the file is damaged, or has an operator that cannot be converted.
         BadInputError: TensorFlow is not installed.
     """
-    file = parse(path)
-    _check_kinds(file)
+    file = parse(path, RULES.keys())
     emit = Emitter()
     network = Network(file, emit)
     names = {index: emit.unique(_end_name(file.names[index])) for index in dict.fromkeys(file.inputs)}
@@ -68,15 +66,6 @@ def read_tflite(path: Path) -> TfliteModel:
     outputs = [_output(network, index, _end_name(file.names[index])) for index in file.outputs]
     ranges = {names[index]: _range(file, index) for index in file.inputs if file.tensors[index].quantization is not None}
     return TfliteModel(emit.model(inputs, outputs), _tolerance(file), ranges)
-
-
-def _check_kinds(file: TfliteFile) -> None:
-    unknown = sorted({operator.kind for operator in file.operators} - set(RULES))
-    if unknown:
-        raise ModelError(
-            f"{file.path} has operators of TensorFlow Lite that cannot be converted: {', '.join(unknown)}; "
-            "convert the model that the file was made from"
-        )
 
 
 def _convert(network: Network, operator: Operator) -> None:

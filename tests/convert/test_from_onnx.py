@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import skl2onnx
@@ -15,6 +16,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
+from convert import from_onnx
 from convert.conversion import ConvertOptions, convert_model
 from convert.from_onnx import read_onnx
 from convert.graph.shapes import fix_shapes
@@ -238,3 +240,42 @@ def test_an_output_that_is_a_link_is_followed(exists: bool, tmp_path: Path) -> N
     convert_model(convolution(tmp_path / "m.onnx", 21), link, ConvertOptions())
     assert link.is_symlink()
     assert (target / "build.json").is_file()
+
+
+def external(folder: Path, opset: int) -> tuple[Path, np.typing.NDArray[np.float32]]:
+    """Return an ONNX file whose weight is in a file beside it, and the weight."""
+    weight = np.arange(12, dtype=np.float32).reshape(4, 3)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("y", FLOAT, ["N", 3])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    path = folder / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    return path, weight
+
+
+def test_weights_above_the_limit_of_a_message_stay_in_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_onnx, "LARGEST_MESSAGE", 40)
+    path, weight = external(tmp_path, 21)
+    monkeypatch.setattr(onnx, "load_external_data_for_model", None)
+    model = read_onnx(path)
+    stored = model.graph.initializers["w"].const_value
+    assert isinstance(stored, ir.ExternalTensor)
+    np.testing.assert_array_equal(stored.numpy(), weight)
+
+
+def test_weights_above_the_limit_of_a_message_in_an_old_operator_set_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(from_onnx, "LARGEST_MESSAGE", 40)
+    path, _weight = external(tmp_path, 17)
+    with pytest.raises(ModelError) as caught:
+        read_onnx(path)
+    assert str(caught.value) == (
+        f"{path} must use operator set 21 to 22, because its weights exceed 2 GB, which ONNX's converter of operator sets cannot "
+        "hold: export it with opset 21"
+    )

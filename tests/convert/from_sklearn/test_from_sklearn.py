@@ -9,6 +9,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+import sklearn
 import skops.io
 import threadpoolctl
 from sklearn.base import clone
@@ -267,3 +268,18 @@ def test_a_multioutput_classifier_is_rejected(tmp_path: Path) -> None:
     assert refusal(path) == (
         f"{path} must predict one label per sample, but DecisionTreeClassifier predicts 2: save one classifier per label"
     )
+
+
+def test_an_estimator_of_another_version_is_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "model.pkl"
+    with monkeypatch.context() as newer:
+        newer.setattr("sklearn.base.__version__", "9.9.9")
+        joblib.dump(make_pipeline(StandardScaler(), LinearRegression()).fit([[0.0], [1.0]], [0.0, 1.0]), path)
+    load_estimator(path, pickled=True, trust=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"other version file={path} scikit_learn=9.9.9 installed={sklearn.__version__}: its predictions may differ from those "
+        "after training; install scikit-learn==9.9.9, or train the model again"
+    ]
+    assert not recwarn.list

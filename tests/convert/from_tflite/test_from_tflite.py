@@ -111,8 +111,21 @@ def unknown(model: Any, schema: Any) -> None:
     code.builtinCode, code.deprecatedBuiltinCode = schema.BuiltinOperator.WHILE, 119
 
 
+def lstm(model: Any, schema: Any) -> None:
+    """Make the first operator an LSTM, with a tensor of its state."""
+    code = model.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
+    model.subgraphs[0].tensors[0].isVariable = True
+
+
 def variable(model: Any, _schema: Any) -> None:
     model.subgraphs[0].tensors[0].isVariable = True
+
+
+def sparse(model: Any, schema: Any) -> None:
+    (convolution, *_) = (operator for operator in model.subgraphs[0].operators if len(operator.inputs) == 3)
+    weights = model.subgraphs[0].tensors[convolution.inputs[1]]
+    weights.name, weights.sparsity = b"filter", schema.SparsityParametersT()
 
 
 @pytest.mark.parametrize(
@@ -137,8 +150,19 @@ def variable(model: Any, _schema: Any) -> None:
         ),
         pytest.param(
             variable,
-            "{} keeps state between calls in 'image': save the model with the state as input and output",
+            "{} keeps state between calls in 'image' of CONV_2D: save the model with the state as input and output",
             id="state",
+        ),
+        pytest.param(
+            lstm,
+            "{} has operators of TensorFlow Lite that cannot be converted: UNIDIRECTIONAL_SEQUENCE_LSTM; "
+            "convert the model that the file was made from",
+            id="recurrent layer with a state",
+        ),
+        pytest.param(
+            sparse,
+            "{}: tensor 'filter' of CONV_2D must be dense, but it is sparse: convert the model without sparsity",
+            id="sparse weights",
         ),
     ],
 )
