@@ -1,6 +1,6 @@
 """The content of a deployment: its files, copied from the registry, and the command that serves them.
 
-    ROOT/<endpoint>/                            the folder of the supervisor, and keys.json
+    ROOT/<endpoint>/                            the folder of the supervisor, and keys/keys.json
     ROOT/<endpoint>/deployments/<generation>/   the working directory of the script; complete or absent
         files/                                  the folder of the entry script
         azureml-models/<model>/<version>/       model files, or the package as an OCI layout
@@ -20,13 +20,21 @@ from cloud.endpoints.store import HOST, StoredEndpoint
 from cloud.registry import models
 from cloud.registry.blobs import BlobStore, RepositoryBlobs
 from edgewright.contracts import wire
-from edgewright.contracts.endpoints import FILES_REPOSITORY, DeployedModel, EndpointAuth, EndpointKeys
+from edgewright.contracts.endpoints import (
+    FILES_REPOSITORY,
+    DeployedModel,
+    Deployment,
+    EndpointAuth,
+    EndpointKeys,
+    EndpointTarget,
+)
 from edgewright.contracts.files import replace_directory, staging_beside, write_atomically
 from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.models.registration import SourceFile, check_relative
 from edgewright.contracts.oci import Index, OciLayout
 from edgewright.contracts.package import read_index
 from edgewright.errors import NotFoundError
+from edgewright.serving.supervision.container import KEYS_FOLDER, OPTIONS_VARIABLE, ContainerOptions
 from edgewright.serving.supervision.service import DesiredService, Generation, ServiceFolder
 
 MODELS = "azureml-models"
@@ -49,7 +57,7 @@ class EndpointFolder:
     @property
     def keys(self) -> Path:
         """The file with its keys."""
-        return self.path / "keys.json"
+        return self.path / "keys" / "keys.json"
 
     def deployment(self, generation: int) -> Path:
         """The folder of one deployment."""
@@ -57,7 +65,10 @@ class EndpointFolder:
 
     def write_keys(self, keys: EndpointKeys) -> None:
         """Write the keys; the server reads the file again when it changes."""
-        write_atomically(self.keys, wire.encode(keys), mode=0o600)
+        self.keys.parent.mkdir(parents=True, exist_ok=True)
+        self.keys.parent.chmod(0o750)
+        write_atomically(self.keys, wire.encode(keys), mode=0o640)
+        self.keys.chmod(0o640)  # the user of a container reads it by its group; the state directory is closed to all others
 
     def has_keys(self, keys: EndpointKeys) -> bool:
         """Return True if the file has these keys."""
@@ -67,7 +78,15 @@ class EndpointFolder:
             return False
 
 
-def prepare(folder: EndpointFolder, endpoint: StoredEndpoint, blobs: BlobStore) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryAccess:
+    """Address of this cloud's registry, and the file with its token, for images that are pulled from it."""
+
+    address: str = ""
+    token_file: str = ""
+
+
+def prepare(folder: EndpointFolder, endpoint: StoredEndpoint, blobs: BlobStore, registry: RegistryAccess) -> None:
     """Write the files of an endpoint's generation, then its desired service; a repetition changes nothing.
 
     Raises:
@@ -83,17 +102,22 @@ def prepare(folder: EndpointFolder, endpoint: StoredEndpoint, blobs: BlobStore) 
             _write_files(staging / _FILES, FILES_REPOSITORY, endpoint.deployment.files, blobs)
             replace_directory(staging, target)
     folder.write_keys(endpoint.keys)
-    folder.service.write_desired(desired_service(folder, endpoint))
+    folder.service.write_desired(desired_service(folder, endpoint, registry))
 
 
-def desired_service(folder: EndpointFolder, endpoint: StoredEndpoint) -> DesiredService:
+def desired_service(folder: EndpointFolder, endpoint: StoredEndpoint, registry: RegistryAccess) -> DesiredService:
     """Return the service that the supervisor of an endpoint should run."""
     deployment, directory = endpoint.deployment, folder.deployment(endpoint.generation)
+    if deployment.target is EndpointTarget.CONTAINER:
+        command = ["edgewright.serving.supervision.container"]
+        variables = {OPTIONS_VARIABLE: wire.encode(_container(folder, endpoint, registry)).decode()}
+    else:
+        command, variables = ["edgewright", "serve", *_arguments(folder, endpoint)], dict(deployment.variables)
     generation = Generation(
         number=endpoint.generation,
-        command=(sys.executable, "-P", "-m", "edgewright", "serve", *_arguments(folder, endpoint)),
+        command=(sys.executable, "-P", "-m", *command),
         directory=str(directory),
-        environment=dict(deployment.variables),
+        environment=variables,
         replicas=deployment.replicas,
         start_timeout_s=deployment.init_timeout_s + START_MARGIN_S,
         retry_for_s=deployment.init_timeout_s,
@@ -119,9 +143,32 @@ def _arguments(folder: EndpointFolder, endpoint: StoredEndpoint) -> list[str]:
         arguments += ["--model-dir", str(model_folder)] if folders else []
     else:
         arguments = [str(_only_file(model_folder)), *(["--trust"] if deployment.trust else [])]
-    arguments += ["--json", "--name", endpoint.name, "--workers", str(deployment.workers)]
-    arguments += ["--init-timeout", f"{deployment.init_timeout_s:g}", "--scoring-timeout", f"{deployment.scoring_timeout_s:g}"]
+    arguments += ["--json", "--name", endpoint.name, *_limits(deployment)]
     return arguments if deployment.auth is EndpointAuth.OFF else [*arguments, "--keys", str(folder.keys)]
+
+
+def _limits(deployment: Deployment) -> list[str]:
+    timeouts = ["--init-timeout", f"{deployment.init_timeout_s:g}", "--scoring-timeout", f"{deployment.scoring_timeout_s:g}"]
+    return ["--workers", str(deployment.workers), *timeouts]
+
+
+def _container(folder: EndpointFolder, endpoint: StoredEndpoint, registry: RegistryAccess) -> ContainerOptions:
+    deployment = endpoint.deployment
+    has_keys = deployment.auth is not EndpointAuth.OFF
+    return ContainerOptions(
+        service=str(folder.path),
+        image=deployment.image,
+        command=(*_limits(deployment), *(("--keys", f"{KEYS_FOLDER}/{folder.keys.name}") if has_keys else ())),
+        keys_folder=str(folder.keys.parent) if has_keys else "",
+        variables=deployment.variables,
+        cpu=deployment.cpu,
+        memory_gb=deployment.memory_gb,
+        gpus=deployment.gpus,
+        registry=registry.address,
+        token_file=registry.token_file,
+        start_timeout_s=deployment.init_timeout_s + START_MARGIN_S,
+        drain_timeout_s=deployment.scoring_timeout_s + 5,
+    )
 
 
 def _only_file(model_folder: Path) -> Path:

@@ -16,12 +16,13 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from anyio import to_thread
 
 from cloud.context import Cloud
 from cloud.db.database import Counter
-from cloud.endpoints.content import EndpointFolder, prepare, remove_unused
+from cloud.endpoints.content import EndpointFolder, RegistryAccess, prepare, remove_unused
 from cloud.endpoints.rules import Observed, Prepare, Remove, Step, Stop, Store, Supervise, Wait, WriteKeys, next_step
 from cloud.endpoints.store import StoredEndpoint, all_endpoints, find_endpoint, remove, save
 from cloud.endpoints.supervisors import Supervisors, notify
@@ -108,7 +109,7 @@ class Engine:
 
     def _prepare(self, endpoint: StoredEndpoint, folder: EndpointFolder) -> None:
         try:
-            prepare(folder, endpoint, self._cloud.blobs)
+            prepare(folder, endpoint, self._cloud.blobs, _registry(self._cloud))
         except EdgewrightError as error:
             reason = f"its files cannot be prepared: {error}"
             self._store(endpoint, Store(state=EndpointState.FAILED, reason=reason, answering=endpoint.answering))
@@ -148,6 +149,10 @@ def owner_of(cloud: Cloud) -> str:
     if not path.is_file():
         write_atomically(path, secrets.token_hex(16).encode())
     return path.read_text("ascii")
+
+
+def _registry(cloud: Cloud) -> RegistryAccess:
+    return RegistryAccess(address=urlsplit(cloud.url).netloc, token_file=str(cloud.state.token_file))
 
 
 def _root(cloud: Cloud) -> Path:

@@ -6,6 +6,7 @@ import secrets
 import socket
 from dataclasses import replace
 from datetime import datetime
+from importlib.util import find_spec
 
 from sqlalchemy import Connection
 
@@ -134,8 +135,8 @@ def _changed_labels(labels: EndpointLabels, request: UpdateRequest) -> EndpointL
 
 
 def _check_content(connection: Connection, deployment: Deployment) -> None:
-    if deployment.target is not EndpointTarget.LOCAL:
-        raise BadInputError(f"the target must be local, not {deployment.target}: this cloud has no container engine")
+    if deployment.target is EndpointTarget.CONTAINER and find_spec("docker") is None:
+        raise BadInputError("the target container needs docker where the cloud runs: pip install 'edgewright[container]'")
     for model in deployment.models:
         models.find_version(connection, model.name, model.version)
     missing = [file.path for file in deployment.files if not has_blob(connection, FILES_REPOSITORY, file.digest)]

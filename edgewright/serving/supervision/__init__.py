@@ -4,6 +4,7 @@ process       one server process on an inherited socket; the agent uses it as we
 placeholder   answers 503 while no server process runs
 service       the files between a supervisor and the program that configures it
 rules         pure functions: which processes to start and to drain
+container     `python -m edgewright.serving.supervision.container`: a container as a server process; relay passes its connections
 logs          the rotated log of a service
 supervisor    `python -m edgewright.serving.supervision.supervisor FOLDER`: keeps one service running
 """

@@ -20,6 +20,9 @@ MAX_START_FAILURES = 3
 BAD_INPUT_EXIT = 2
 """The exit code of a command whose input is wrong (`edgewright.errors`): the next attempt would end the same way."""
 
+UNREACHABLE_EXIT = 3
+"""The exit code of a command that waits for another program, such as a container engine: it is tried until the deadline."""
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:
@@ -105,7 +108,8 @@ def after_end(
     """
     failures = 1 if was_ready_for_s is not None and was_ready_for_s >= SETTLED_AFTER_S else history.failures + 1
     is_late = now >= history.began_at + retry_for_s
-    is_final = not history.was_ready and (exit_code == BAD_INPUT_EXIT or failures >= MAX_START_FAILURES or is_late)
+    is_repeated = failures >= MAX_START_FAILURES and exit_code != UNREACHABLE_EXIT
+    is_final = not history.was_ready and (exit_code == BAD_INPUT_EXIT or is_repeated or is_late)
     pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20))
     return replace(history, failures=failures, retry_at=now + pause_s, has_failed=is_final, reason=reason)
 

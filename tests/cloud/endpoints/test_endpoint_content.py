@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloud.db.database import Database
-from cloud.endpoints.content import EndpointFolder, desired_service, prepare, remove_unused
+from cloud.endpoints.content import EndpointFolder, RegistryAccess, desired_service, prepare, remove_unused
 from cloud.endpoints.store import StoredEndpoint
 from cloud.endpoints.supervisors import Supervisors, notify
 from cloud.registry import registered
@@ -33,6 +33,7 @@ from edgewright.errors import StorageFullError
 from edgewright.serving.supervision.service import ServiceFolder, ServiceState, ServiceStatus
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
+REGISTRY = RegistryAccess()
 KEYS = EndpointKeys(primary="p" * 20, secondary="s" * 20)
 
 
@@ -97,13 +98,13 @@ def option(command: tuple[str, ...], name: str) -> str:
 
 def test_one_model_is_the_model_folder_and_several_are_below_it(blobs: BlobStore, folder: EndpointFolder, tmp_path: Path) -> None:
     first, second = register(blobs, "first", tmp_path), register(blobs, "second", tmp_path)
-    prepare(folder, endpoint(blobs, first), blobs)
-    prepare(folder, endpoint(blobs, first, second, generation=2), blobs)
+    prepare(folder, endpoint(blobs, first), blobs, REGISTRY)
+    prepare(folder, endpoint(blobs, first, second, generation=2), blobs, REGISTRY)
     one = folder.deployment(1) / "azureml-models" / "first" / "1"
     several = folder.deployment(2) / "azureml-models"
     assert (one / "first.bin").read_text() == "first"
-    assert option(desired_service(folder, endpoint(blobs, first)).generation.command, "--model-dir") == str(one)
-    both = desired_service(folder, endpoint(blobs, first, second, generation=2)).generation
+    assert option(desired_service(folder, endpoint(blobs, first), REGISTRY).generation.command, "--model-dir") == str(one)
+    both = desired_service(folder, endpoint(blobs, first, second, generation=2), REGISTRY).generation
     assert option(both.command, "--model-dir") == str(several)
     assert sorted(path.relative_to(several).as_posix() for path in several.rglob("*.bin")) == [
         "first/1/first.bin",
@@ -112,15 +113,13 @@ def test_one_model_is_the_model_folder_and_several_are_below_it(blobs: BlobStore
     assert (folder.deployment(2) / "files" / "code" / "score.py").is_file()
 
 
-def test_keys_are_written_for_their_owner_only_and_not_at_all_without_authentication(
-    blobs: BlobStore, folder: EndpointFolder
-) -> None:
-    prepare(folder, endpoint(blobs), blobs)
+def test_keys_are_closed_to_others_and_not_at_all_without_authentication(blobs: BlobStore, folder: EndpointFolder) -> None:
+    prepare(folder, endpoint(blobs), blobs, REGISTRY)
     assert folder.has_keys(KEYS)
-    assert folder.keys.stat().st_mode & 0o077 == 0
-    command = desired_service(folder, endpoint(blobs, auth=EndpointAuth.OFF)).generation.command
+    assert folder.keys.stat().st_mode & 0o007 == 0
+    command = desired_service(folder, endpoint(blobs, auth=EndpointAuth.OFF), REGISTRY).generation.command
     assert "--keys" not in command
-    assert KEYS.primary not in " ".join(desired_service(folder, endpoint(blobs)).generation.command)
+    assert KEYS.primary not in " ".join(desired_service(folder, endpoint(blobs), REGISTRY).generation.command)
 
 
 def test_a_full_disk_leaves_nothing_of_the_deployment(
@@ -133,14 +132,14 @@ def test_a_full_disk_leaves_nothing_of_the_deployment(
 
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(StorageFullError, match="not enough disk space to write .*/deployments/1: free some space"):
-        prepare(folder, endpoint(blobs, model), blobs)
+        prepare(folder, endpoint(blobs, model), blobs, REGISTRY)
     assert list((folder.path / "deployments").iterdir()) == []
     assert folder.service.desired() is None
 
 
 def test_only_used_deployments_are_kept(blobs: BlobStore, folder: EndpointFolder) -> None:
     for generation in (1, 2, 3):
-        prepare(folder, endpoint(blobs, generation=generation), blobs)
+        prepare(folder, endpoint(blobs, generation=generation), blobs, REGISTRY)
     remove_unused(folder, (3, 2, None))
     assert sorted(path.name for path in (folder.path / "deployments").iterdir()) == ["2", "3"]
 

@@ -82,6 +82,7 @@ def test_the_state_of_the_desired_generation(replicas: tuple[Replica, ...], hist
         pytest.param(History(), 1, False, id="a first failure is tried again"),
         pytest.param(History(failures=1), -9, False, id="a second one as well"),
         pytest.param(History(failures=2), 1, True, id="not a third one"),
+        pytest.param(History(failures=9), 3, False, id="an engine that does not answer is awaited"),
         pytest.param(History(failures=100, was_ready=True), 2, False, id="one that was ready is started without limit"),
     ],
 )

@@ -1,0 +1,263 @@
+"""Run a container as a server process: `python -m edgewright.serving.supervision.container`.
+
+The process accepts connections on the inherited socket and passes their bytes to the port of the container. To its supervisor it
+is a server process like any other: it reports when the container is ready, drains it on SIGTERM, and ends when it does. An update
+therefore keeps the address, and no request is lost.
+
+    pull the image                   if the engine does not have it
+    remove abandoned containers      those of this service whose process has ended
+    run the container                limits, no further privileges, read-only file system, a port on 127.0.0.1
+    wait until it is ready           GET /health/ready
+    pass connections                 until SIGTERM, or until the container ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from edgewright.contracts import wire
+from edgewright.errors import BadInputError, EdgewrightError, OperationError, UnreachableError, one_line
+from edgewright.serving.supervision.relay import Relay
+from edgewright.serving.supervision.service import READY, SOCKET_VARIABLE
+from edgewright.worker_process import exit_with_parent
+
+OPTIONS_VARIABLE = "EDGEWRIGHT_CONTAINER"
+"""Environment variable with `ContainerOptions` as JSON: unlike a command line, other users cannot read it."""
+KEYS_FOLDER = "/run/edgewright"
+_SERVICE_LABEL = "dev.edgewright.service"
+_PROCESS_LABEL = "dev.edgewright.process"
+_MAX_PROCESSES = 1000
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerOptions:
+    """The container of an endpoint."""
+
+    service: str
+    """The folder of the service: names the containers that belong to it."""
+    image: str
+    command: tuple[str, ...]
+    keys_folder: str = ""
+    """Folder with the file of keys; empty without authentication."""
+    variables: dict[str, str] = field(default_factory=dict)
+    cpu: float | None = None
+    memory_gb: float | None = None
+    gpus: int = 0
+    registry: str = ""
+    """Address of the cloud's registry, whose images are pulled with its token."""
+    token_file: str = ""
+    start_timeout_s: float = 300.0
+    drain_timeout_s: float = 35.0
+
+
+def run(options: ContainerOptions) -> int:
+    """Serve with a container until SIGTERM or until it ends; return the exit code.
+
+    Raises:
+        UnreachableError: the engine does not answer.
+        BadInputError: the image does not exist, or lacks an exposed port.
+        OperationError: the container ended, or was not ready in time.
+    """
+    client = _engine()
+    server_socket = socket.socket(fileno=int(os.environ.pop(SOCKET_VARIABLE)))
+    with _reporting(options.image):
+        image = _image(client, options)
+        _remove_abandoned(client, options)
+        container = _started(client, options, image)
+    try:
+        threading.Thread(target=_follow_log, args=[container], daemon=True).start()
+        address = _ready_address(container, options)
+        return asyncio.run(_relay(container, options, address, server_socket))
+    finally:
+        with contextlib.suppress(Exception):  # the engine may be away; the next start removes it
+            container.remove(force=True, v=True)
+
+
+async def _relay(container: Any, options: ContainerOptions, address: tuple[str, int], server_socket: socket.socket) -> int:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    relay = Relay(server_socket, address)
+    await relay.start()
+    os.write(1, READY + f': "http://{address[0]}:{address[1]}"}}\n'.encode())
+    waiting = asyncio.create_task(asyncio.to_thread(_wait, container))
+    stopping = asyncio.create_task(ended.wait())
+    await asyncio.wait([waiting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    relay.close()
+    if stopping.done():
+        await asyncio.to_thread(container.stop, timeout=round(options.drain_timeout_s))
+        await relay.finished(timeout_s=2.0)
+        return 0
+    stopping.cancel()
+    code = waiting.result()
+    _log(f"the container ended with exit code {code}")
+    return code or 1
+
+
+def _engine() -> Any:
+    try:
+        import docker
+    except ModuleNotFoundError as error:
+        raise BadInputError("the target container needs docker: pip install 'edgewright[container]'") from error
+    try:
+        client = docker.from_env(timeout=60)
+        client.ping()
+    except Exception as error:
+        raise UnreachableError(f"the container engine does not answer: {one_line(error)}; start it") from error
+    return client
+
+
+@contextlib.contextmanager
+def _reporting(image: str) -> Iterator[None]:
+    """Raise errors of the engine as errors of ours."""
+    import docker.errors
+    import requests
+
+    try:
+        yield
+    except docker.errors.NotFound as error:
+        raise BadInputError(f"the image {image} must exist, but the engine finds none: {_explained(error)}") from error
+    except docker.errors.APIError as error:
+        raise OperationError(f"the engine refuses the container of {image}: {_explained(error)}") from error
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise UnreachableError(f"the container engine does not answer: {one_line(error)}; start it") from error
+
+
+def _explained(error: Any) -> str:
+    return " ".join(str(error.explanation or error).split())[:300]
+
+
+def _image(client: Any, options: ContainerOptions) -> Any:
+    import docker.errors
+
+    try:
+        return client.images.get(options.image)
+    except docker.errors.ImageNotFound:
+        has_tag = ":" in options.image.rsplit("/", 1)[-1]
+        repository, _, tag = options.image.rpartition(":") if has_tag else (options.image, "", "latest")
+        credential = None
+        if options.registry and options.image.startswith(f"{options.registry}/"):
+            credential = {"username": "operator", "password": Path(options.token_file).read_text("ascii").strip()}
+        _log(f"pulling {options.image}")
+        return client.images.pull(repository, tag=tag, auth_config=credential)
+
+
+def _started(client: Any, options: ContainerOptions, image: Any) -> Any:
+    from docker.types import DeviceRequest
+
+    ports = sorted(image.attrs["Config"].get("ExposedPorts") or {})
+    if not ports:
+        raise BadInputError(f"the image {options.image} must expose the port of its server, but it exposes none")
+    volumes = {options.keys_folder: {"bind": KEYS_FOLDER, "mode": "ro"}} if options.keys_folder else {}
+    return client.containers.run(
+        image.id,
+        list(options.command),
+        detach=True,
+        ports={ports[0]: ("127.0.0.1", None)},
+        environment=options.variables,
+        volumes=volumes,
+        group_add=[str(os.getgid())] if options.keys_folder else [],  # the group of the file of keys
+        nano_cpus=None if options.cpu is None else round(options.cpu * 1e9),
+        mem_limit=None if options.memory_gb is None else round(options.memory_gb * 1e9),
+        device_requests=[DeviceRequest(count=options.gpus, capabilities=[["gpu"]])] if options.gpus else [],
+        read_only=True,
+        tmpfs={"/tmp": ""},  # noqa: S108  inside the container
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        pids_limit=_MAX_PROCESSES,
+        labels={_SERVICE_LABEL: options.service, _PROCESS_LABEL: _identity(os.getpid())},
+    )
+
+
+def _remove_abandoned(client: Any, options: ContainerOptions) -> None:
+    """Remove containers of this service whose process was killed."""
+    for container in client.containers.list(all=True, filters={"label": f"{_SERVICE_LABEL}={options.service}"}):
+        identity = container.labels.get(_PROCESS_LABEL, "")
+        pid = identity.partition("@")[0]
+        if not pid.isdecimal() or _identity(int(pid)) != identity:
+            container.remove(force=True, v=True)
+
+
+def _identity(pid: int) -> str:
+    """Return a process id with its start time, which another process with the same id does not have."""
+    try:
+        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _ready_address(container: Any, options: ContainerOptions) -> tuple[str, int]:
+    """Return the published address as soon as the server is ready there."""
+    ends_at = time.monotonic() + options.start_timeout_s
+    while time.monotonic() < ends_at:
+        container.reload()
+        if container.status == "exited":
+            code, last = container.attrs["State"]["ExitCode"], container.logs(tail=1).decode("utf-8", "replace").strip()
+            kind = BadInputError if code == BadInputError.exit_code else OperationError
+            raise kind(last.removeprefix("edgewright: ") or f"the container ended with exit code {code}")
+        for bindings in (container.ports or {}).values():
+            if bindings and _is_ready("127.0.0.1", port := int(bindings[0]["HostPort"])):
+                return "127.0.0.1", port
+        time.sleep(_POLL_S)
+    raise OperationError(f"the container must be ready within {options.start_timeout_s:g} s, but it is not")
+
+
+def _is_ready(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=2)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _follow_log(container: Any) -> None:
+    with contextlib.suppress(Exception):  # ends with the container
+        for piece in container.logs(stream=True, follow=True):
+            sys.stderr.buffer.write(piece)
+            sys.stderr.buffer.flush()
+
+
+def _wait(container: Any) -> int:
+    """Return the exit code of the container when it ends; the engine's proxy may close a long wait."""
+    while True:
+        with contextlib.suppress(Exception):
+            return int(container.wait(timeout=3600)["StatusCode"])
+        time.sleep(1.0)
+
+
+def _log(text: str) -> None:
+    os.write(2, f"{text}\n".encode())
+
+
+def main() -> None:
+    """Run the container that `OPTIONS_VARIABLE` describes; end with the exit code of the error."""
+    text = os.environ.pop(OPTIONS_VARIABLE)
+    exit_with_parent(gracefully=True)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))  # before the container is ready
+    try:
+        sys.exit(run(wire.decode(text, ContainerOptions, what="the options of the container")))
+    except EdgewrightError as error:
+        _log(f"edgewright: {' '.join(str(error).split())}")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
