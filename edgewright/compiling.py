@@ -46,6 +46,7 @@ from edgewright.errors import BadInputError, ModelError, NotFoundError, ParityEr
 from edgewright.graphs.files import write_graph
 from edgewright.steps import step
 from hardware_profiles.hardware_profile import NPU_HASH, NPU_RECORD
+from quantize.scheme import check_source
 
 PREFIX = "npu-"
 SOURCES = {"int8": (Precision.NPU_INT8,), "mxint8": (Precision.NPU_MXINT8, Precision.NPU_INT8)}
@@ -76,7 +77,7 @@ def compile_variant(
 
     Raises:
         NotFoundError: the variant does not exist, or no variant is quantized.
-        ModelError: no operator can run on the NPU, or the model does not fit it.
+        ModelError: the source model is quantized already, no operator can run on the NPU, or the model does not fit it.
         ParityError: the result fails the golden samples; nothing is kept.
     """
     with step(f"compiling {build.path} for {profile.name}", "compile another variant with --variant"):
@@ -120,6 +121,7 @@ def _source(build: BuildDirectory, name: str | None, profile: NpuProfile) -> Var
     variants = {variant.config.variant: variant for variant in build.variants()}
     chosen = next((variants[source] for source in sources if source in variants), None)
     if chosen is None:
+        check_source(build)  # no scheme quantizes a model that is quantized in its source
         raise NotFoundError(
             f"{build.path} must have the variant {' or '.join(sources)}, but it has {', '.join(variants) or 'none'}; "
             f"run: edgewright quantize {shlex.quote(str(build.path))} --scheme {sources[0]} --samples X.npz"

@@ -40,6 +40,7 @@ def make_npu_build(path: Path, *, count: int = 16) -> tuple[BuildDirectory, Floa
     )
     with BuildDirectory.creating(path) as staging:
         write_record(staging, record)
+        onnx.save(plain, staging / "graph" / LayerKind.GRAPH.file_name)
         write_npz(staging / "graph" / LayerKind.GOLDEN_INPUTS.file_name, {INPUT: images})
         write_npz(staging / "graph" / LayerKind.GOLDEN_OUTPUTS.file_name, {scores: np.asarray(expected)})
     build = BuildDirectory.open(path)

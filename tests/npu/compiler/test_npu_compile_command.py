@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from accel.npu.profile import find_profile
 from accel.npu.program import read_program
 from benchmarks.networks.npu_networks import INPUT, Float, Network
+from convert.conversion import ConvertOptions, convert_model
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory, Cut, write_record
 from edgewright.contracts.samples import write_npz
@@ -140,6 +141,19 @@ def test_the_error_for_a_build_without_an_npu_variant_names_the_scheme_to_use(
     assert result.stderr == (
         f"edgewright: {build[0].path} must have the variant {variants}, but it has fp32; "
         f"run: edgewright quantize {build[0].path} --scheme {scheme} --samples X.npz\n"
+    )
+
+
+def test_a_source_that_is_quantized_already_is_not_asked_for_another_scheme(
+    build: tuple[BuildDirectory, Float], tmp_path: Path
+) -> None:
+    source = build[0].variant("npu-int8").file(LayerKind.GRAPH)
+    quantized = convert_model(source, tmp_path / "quantized", ConvertOptions())
+    result = compiled(quantized, "--profile", "npu-sim-8")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"edgewright: {quantized.path}: the model must be a float model, but it is already quantized "
+        "(DequantizeLinear, QuantizeLinear): convert its float original, or package it as it is\n"
     )
 
 
