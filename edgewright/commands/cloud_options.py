@@ -17,7 +17,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def cloud_options(command: F) -> F:
     """Add `--cloud` (parameter `cloud`) and the options of every command."""
-    help_text = "client.json, its directory, or a URL. [default: $EDGEWRIGHT_CLOUD, else ~/.config/edgewright/client.json]"
+    help_text = "client.json, its directory, or a URL. [default: $EDGEWRIGHT_CLOUD, else ~/.config/edgewright/client.json, "
+    help_text += "else the embedded cloud in ./.edgewright]"
     return common_options(click.option("--cloud", metavar="PATH_OR_URL", help=help_text)(command))
 
 

@@ -88,7 +88,7 @@ def deploy(name: str, *, overwrite: bool, no_wait: bool, cloud: str | None, as_j
     labels = EndpointLabels(
         description=options["description"] or "", tags=dict(options["tags"]), properties=dict(options["properties"])
     )
-    with CloudClient.connect(cloud) as client:
+    with CloudClient.connect(cloud, start_embedded=True) as client:
         fields = _fields_of(client, options)
         request = DeployRequest(deployment=Deployment(**fields), labels=labels, overwrite=overwrite)
         record = client.deploy_endpoint(name, request)

@@ -58,7 +58,7 @@ def create(
         changes["python_version"] = python_version
     changes["pip_packages"] = (*definition.pip_packages, *pip_packages)
     changes["variables"] = {**definition.variables, **dict(variables)}
-    with CloudClient.connect(cloud) as client:
+    with CloudClient.connect(cloud, start_embedded=True) as client:
         created = client.create_environment(replace(definition, **changes))  # type: ignore[arg-type]
     if as_json:
         print_json(created)

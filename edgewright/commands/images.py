@@ -58,7 +58,7 @@ def build(
         raise BadInputError("--source must come with --script, which names the entry script in it")
     image = name or default_image_name(models)
     request = ImageRequest(name=image, models=models, environment=environment, variant=variant, trust=trust)
-    with CloudClient.connect(cloud) as client:
+    with CloudClient.connect(cloud, start_embedded=True) as client:
         record = client.build_image(request, script=script, source_directory=source)
         if not no_follow:
             record = _follow(client, record)

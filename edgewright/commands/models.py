@@ -75,7 +75,7 @@ def register(
         properties=dict(properties),
     )
     sample = None if sample_input is None else SampleOptions(sample_input, trust=trust)
-    with CloudClient.connect(cloud) as client, transfer_progress("pushing") as on_progress:
+    with CloudClient.connect(cloud, start_embedded=True) as client, transfer_progress("pushing") as on_progress:
         version = client.register_model(name, paths, registration, sample=sample, on_progress=on_progress)
     if as_json:
         print_json(version)

@@ -44,9 +44,9 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
     """An operator's session with one cloud; a method sends one request unless its docstring states otherwise."""
 
     @classmethod
-    def connect(cls, cloud: str | None = None) -> CloudClient:
-        """Connect to the cloud of a path or URL, else of EDGEWRIGHT_CLOUD, else of `~/.config/edgewright/client.json`."""
-        return cls(find_context(cloud))
+    def connect(cls, cloud: str | None = None, *, start_embedded: bool = False) -> CloudClient:
+        """Connect to the cloud that `find_context` finds; `start_embedded` creates one in this folder if it finds none."""
+        return cls(find_context(cloud, start_embedded=start_embedded))
 
     def __enter__(self) -> Self:
         """Use as a context manager: the connections are closed at the end."""

@@ -71,3 +71,19 @@ def test_a_token_that_cannot_be_read_is_named(state: Path) -> None:
     (state / "operator.token").unlink()
     with pytest.raises(DeniedError, match=r"operator\.token: the operator token cannot be read"):
         find_context(str(state), {})
+
+
+def test_nothing_names_a_cloud_and_the_folder_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(NotFoundError, match=r"neither --cloud nor EDGEWRIGHT_CLOUD nor \.edgewright here names another"):
+        find_context(None, {})
+
+
+def test_an_embedded_cloud_of_another_user_is_not_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".edgewright" / "cloud").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("os.getuid", lambda: (tmp_path.stat().st_uid) + 1)
+    with pytest.raises(NotFoundError):
+        find_context(None, {})

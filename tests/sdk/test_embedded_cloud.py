@@ -156,3 +156,11 @@ def test_a_datastore_returns_the_files_that_it_received(folder: Path, tmp_path: 
     with pytest.raises(BadInputError, match="must stay below it, but '../x' does not"):
         store.upload(str(tmp_path / "in"), "../x")
     assert [each.name for each in store.root.iterdir()] == ["images"]
+
+
+def test_commands_in_the_folder_use_the_embedded_cloud(folder: Path) -> None:
+    Path("weights.bin").write_bytes(b"1")
+    registered = command("models", "register", "by-command", "weights.bin")
+    assert registered.returncode == 0, registered.stderr
+    assert Workspace().models["by-command"].version == 1
+    assert "by-command" in command("models", "list").stdout

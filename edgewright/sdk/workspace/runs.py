@@ -22,8 +22,8 @@ from typing import Any
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.names import check_name
 from edgewright.errors import BadInputError, NotFoundError
+from edgewright.sdk.embedded import FOLDER
 from edgewright.sdk.workspace.default import workspace_or_default
-from edgewright.sdk.workspace.embedded import FOLDER
 from edgewright.sdk.workspace.model import Model
 from edgewright.sdk.workspace.resources import ResourceConfiguration
 from edgewright.sdk.workspace.workspace import Workspace

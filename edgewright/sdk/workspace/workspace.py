@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from edgewright.contracts.connection.client_context import CONTEXT_FILE, ClientContext
 from edgewright.contracts.files import write_atomically
 from edgewright.errors import BadInputError, NotFoundError
+from edgewright.sdk import embedded
 from edgewright.sdk.client import CloudClient
 from edgewright.sdk.context import DEFAULT, find_context
-from edgewright.sdk.workspace import embedded
 from edgewright.sdk.workspace.datastore import Datastore
 
 if TYPE_CHECKING:

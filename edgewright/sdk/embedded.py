@@ -30,6 +30,14 @@ IDLE_STOP = "1h"
 START_TIMEOUT_S = 60.0
 
 
+def is_in(home: Path) -> bool:
+    """Return True if `home` holds an embedded cloud of this user; one of another user is never started."""
+    try:
+        return (home / "cloud").stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
 def ensure_running(home: Path) -> ClientContext:
     """Return the client context of the embedded cloud in `home`, a folder `.edgewright`; start the cloud if it is not running.
 
