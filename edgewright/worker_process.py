@@ -25,7 +25,7 @@ from typing import Self
 from edgewright import errors
 from edgewright.errors import LONGEST_LINE, EdgewrightError, OperationError, last_line
 
-_RESULT, _ERROR = b"result ", b"error "
+RESULT, _ERROR = b"result ", b"error "
 
 
 class WorkerEndedError(OperationError):
@@ -46,9 +46,9 @@ def serve(handle: Callable[[bytes], bytes], *, once: bool = True) -> None:
     os.dup2(2, 1)
     while request := _read_line():
         try:
-            answer = _RESULT + handle(request.rstrip(b"\n"))
+            answer = RESULT + handle(request.rstrip(b"\n"))
         except EdgewrightError as error:
-            answer, once = _ERROR + _encode(error), True
+            answer, once = encoded_error(error), True
         _write_all(answers, answer + b"\n")
         if once:
             return
@@ -84,10 +84,10 @@ def _write_all(handle: int, raw: bytes) -> None:
         stream.write(raw)
 
 
-def _encode(error: EdgewrightError) -> bytes:
-    """Encode an error under the name of its nearest class in `edgewright.errors` that takes only a text."""
+def encoded_error(error: EdgewrightError) -> bytes:
+    """Return the line of an error, without its end; its class is the nearest in `edgewright.errors` that takes only a text."""
     kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__ and "__init__" not in vars(kind))
-    return json.dumps([kind.__name__, str(error)]).encode()
+    return _ERROR + json.dumps([kind.__name__, str(error)]).encode()
 
 
 def read_answer(line: bytes) -> bytes:
@@ -97,8 +97,8 @@ def read_answer(line: bytes) -> bytes:
         EdgewrightError: the worker's own.
         WorkerEndedError: the line is not a response.
     """
-    if line.startswith(_RESULT):
-        return line.removeprefix(_RESULT).rstrip(b"\n")
+    if line.startswith(RESULT):
+        return line.removeprefix(RESULT).rstrip(b"\n")
     if not line.startswith(_ERROR):
         raise WorkerEndedError(f"the worker must write a response, but it wrote {line[:80]!r}")
     name, text = json.loads(line.removeprefix(_ERROR))

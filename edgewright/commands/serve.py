@@ -7,7 +7,8 @@ import contextlib
 import ipaddress
 import json
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,32 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accel.backends.backend import Session
-from accel.backends.choose import AUTO, load_session
-from accel.bench import open_targets
 from edgewright.command_line import ModelPath, common_options
 from edgewright.contracts.files import write_atomically
-from edgewright.contracts.variant import VariantConfig, VariantDirectory
-from edgewright.errors import BadInputError, PackageError
-from edgewright.serving.checking import check_service
-from edgewright.serving.http.application import HttpApp
+from edgewright.errors import BadInputError
 from edgewright.serving.http.keys import KeyFile, write_new_keys
-from edgewright.serving.http.server import TlsFiles, listen, run_server
-from edgewright.serving.nocode.identify import Framework, check_trusted, framework_of
-from edgewright.serving.nocode.onnx_graph import open_graph
-from edgewright.serving.scripts.app import ScriptApp
-from edgewright.serving.scripts.pool import SCRIPT_WORKER, ScriptOptions
-from edgewright.serving.variants.app import ScoringApp
-from hardware_profiles.catalog import shipped_profiles
-from hardware_profiles.detect import detect, read_machine
-from hardware_profiles.match import match
+from edgewright.serving.http.listening import SOCKET_VARIABLE, TlsFiles, listen
+from edgewright.serving.served import Served
+from edgewright.serving.supervision.keeper import keep_running
 
 if TYPE_CHECKING:
     from edgewright.serving.grpc.server import GrpcServer
+    from edgewright.serving.http.application import HttpApp
 
 DEFAULT_PORT = 8000
-_SCRIPT_SUFFIX = ".py"
-_MODEL_WORKER = "edgewright.serving.nocode.worker"
+_AUTO = "auto"
+"""`accel.backends.choose.AUTO`, whose module is loaded only when a variant is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +57,16 @@ class Access:
             "give --keys, --certificate and --private-key, or listen on 127.0.0.1"
         )
 
+    @property
+    def scheme(self) -> str:
+        """The scheme of the URL."""
+        return "http" if self.tls is None else "https"
+
+    @property
+    def url_host(self) -> str:
+        """The host as URLs have it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
     def key_file(self) -> KeyFile | None:
         """Return the keys; a file that does not exist is created with two random keys."""
         if self.keys is None:
@@ -85,7 +85,7 @@ class Access:
 @click.option("--ready-file", type=click.Path(path_type=Path), help="Write the address to this file (JSON) when ready.")
 @click.option("--name", help="Name of the model in the routes; default: from the path.")
 @click.option("--variant", help="Serve this variant; default: the one that fits this machine best.")
-@click.option("--backend", default=AUTO, show_default=True, help="Run the variant with this backend.")
+@click.option("--backend", default=_AUTO, show_default=True, help="Run the variant with this backend.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the backend; default: its own choice.")
 @click.option("--trust", is_flag=True, help="Open a pickle or a layer with code: you made the model, or trust its author.")
 @click.option("--model-dir", type=ModelPath("files"), help="Folder of the script's models (AZUREML_MODEL_DIR), or models:NAME.")
@@ -112,33 +112,16 @@ def command(**options: Any) -> None:
     access.check()
     announcement = Announcement(as_json=options.pop("as_json"), file=options.pop("ready_file"))
     grpc_port, check = options.pop("grpc_port"), options.pop("check")
-    if check:
-        with _application(Served(**options), None) as app:
-            click.echo(asyncio.run(check_service(app)))
+    served = Served(**options)
+    served.check()
+    if not check:
+        _serve(served, access, announcement, grpc_port)
         return
-    with _application(Served(**options), access.key_file()) as app:
-        _serve(app, access, announcement, _grpc_server(app, access, grpc_port))
+    from edgewright.serving.checking import check_service
+    from edgewright.serving.opening import application
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """The script or model of a service, and how it runs: the options of the command."""
-
-    path: Path
-    name: str | None
-    variant: str | None
-    backend: str
-    threads: int | None
-    trust: bool
-    model_dir: Path | None
-    workers: int
-    init_timeout: float
-    scoring_timeout: float
-
-    @property
-    def model_name(self) -> str:
-        """The name in the routes."""
-        return self.name or self.path.name.partition(".")[0] or self.path.resolve().name
+    with application(served, None) as app:
+        click.echo(asyncio.run(check_service(app)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,47 +142,11 @@ class Announcement:
         click.echo(line if self.as_json else f"serving on {url}/score{beside}; Ctrl-C ends it")
 
 
-@contextlib.contextmanager
-def _application(served: Served, keys: KeyFile | None) -> Iterator[HttpApp]:
-    """Yield the application for a script, a model file, or a variant."""
-    path = served.path
-    if path.suffix == _SCRIPT_SUFFIX:
-        yield _in_workers(served, keys, backend="python")
-        return
-    framework = framework_of(path)
-    if framework is Framework.ONNX:
-        graph, config = open_graph(path, threads=served.threads)
-        yield _in_this_process(graph, config, served, keys)
-    elif framework is not None:
-        check_trusted(path, trust=served.trust)
-        yield _in_workers(served, keys, backend=framework, module=_MODEL_WORKER)
-    else:
-        with _variant_in(path, served.variant) as chosen:
-            session = load_session(chosen, backend=served.backend, threads=served.threads)
-            yield _in_this_process(session, chosen.config, served, keys)
-
-
-def _in_workers(served: Served, keys: KeyFile | None, *, backend: str, module: str = SCRIPT_WORKER) -> ScriptApp:
-    options = ScriptOptions(
-        path=served.path,
-        model_directory=served.model_dir,
-        worker_count=served.workers,
-        init_timeout_s=served.init_timeout,
-        scoring_timeout_s=served.scoring_timeout,
-        trust=served.trust,
-        worker_module=module,
-    )
-    return ScriptApp(options, name=served.model_name, backend=backend, keys=keys)
-
-
-def _in_this_process(session: Session, config: VariantConfig, served: Served, keys: KeyFile | None) -> ScoringApp:
-    timeout_s = served.scoring_timeout
-    return ScoringApp(session, config, model=served.model_name, version=1, keys=keys, inference_timeout_s=timeout_s)
-
-
 def _grpc_server(app: HttpApp, access: Access, port: int | None) -> GrpcServer | None:
     if port is None:
         return None
+    from edgewright.serving.variants.app import ScoringApp
+
     if not isinstance(app, ScoringApp):
         raise BadInputError("--grpc-port must be absent for an entry script or a model in worker processes: use HTTP")
     if find_spec("grpc") is None or find_spec("google.protobuf") is None:
@@ -211,38 +158,34 @@ def _grpc_server(app: HttpApp, access: Access, port: int | None) -> GrpcServer |
     return GrpcServer(app, GrpcAddress(host=access.host, port=port, tls=access.tls))
 
 
-def _serve(app: HttpApp, access: Access, announcement: Announcement, companion: GrpcServer | None) -> None:
+def _serve(served: Served, access: Access, announcement: Announcement, grpc_port: int | None) -> None:
+    """Listen and serve: in a child process that is replaced, if the model runs in the process of the server."""
+    keys = access.key_file()
+    is_supervised = SOCKET_VARIABLE in os.environ  # the supervisor replaces this process
     socket = listen(access.host, access.port)
-    scheme = "http" if access.tls is None else "https"
-    host = f"[{access.host}]" if ":" in access.host else access.host
-    port = socket.getsockname()[1]
 
-    def started() -> None:
-        grpc_address = None if companion is None else f"{host}:{companion.port}"
-        announcement.announce(f"{scheme}://{host}:{port}", port, grpc_address)
+    def serve(report: Callable[[dict[str, Any]], None]) -> None:
+        from edgewright.serving.http.server import run_server
+        from edgewright.serving.opening import application
 
-    run_server(app, socket=socket, tls=access.tls, started=started, companion=companion)
+        with application(served, keys) as app:
+            companion = _grpc_server(app, access, grpc_port)
 
+            def started() -> None:
+                report({} if companion is None else {"grpc": f"{access.url_host}:{companion.port}"})
 
-@contextlib.contextmanager
-def _variant_in(path: Path, name: str | None) -> Iterator[VariantDirectory]:
-    """Yield the named variant, or the one that fits this machine best; those of a package are unpacked until the block ends."""
-    with open_targets(path, name) as targets:
-        variants = {target.name: target.variant for target in targets if target.variant is not None}
-        if not variants:
-            raise BadInputError(f"{path} must be an entry script, a model file, a build directory or a package")
-        yield variants[name or _best(path, [each.config.variant for each in variants.values()], variants)]
+            run_server(app, socket=socket, tls=access.tls, started=started, companion=companion)
 
+    def announce(report: dict[str, Any]) -> None:
+        port = socket.getsockname()[1]
+        announcement.announce(f"{access.scheme}://{access.url_host}:{port}", port, report.get("grpc"))
 
-def _best(path: Path, names: list[str], variants: dict[str, VariantDirectory]) -> str:
-    """Return the name of the variant that the profile of this machine prefers; the first one without a profile."""
-    profile = detect(read_machine(), shipped_profiles()).profile
-    if len(names) == 1 or profile is None:
-        return names[0]
-    matched = match(profile, [each.config for each in variants.values()])
-    if matched.chosen is None:
-        raise PackageError(f"{path} must have a variant for {profile.name}: {' '.join(matched.sentences)}")
-    return matched.chosen
+    if served.runs_in_workers or is_supervised:
+        serve(announce)
+    else:
+        with tempfile.TemporaryDirectory(prefix="edgewright-serve-") as folder:
+            tempfile.tempdir = folder  # what the children unpack is removed even if one ends at once
+            keep_running(serve, announce)
 
 
 def _is_loopback(host: str) -> bool:
