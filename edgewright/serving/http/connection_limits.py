@@ -9,12 +9,16 @@ client without any credential could therefore fill the memory or the connections
     a connection on which nothing arrives for 20 s      closed
 
 Between two requests of one connection, uvicorn's `timeout_keep_alive` applies. The limit of a body belongs to the application.
+
+An offer to change the protocol (`Upgrade: h2c`, which Java's HttpClient sends by default) is ignored, as RFC 9110, section 7.8,
+allows: the parser would drop the body of such a request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http
+import re
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -27,6 +31,7 @@ HEADER_TIME_S = 20.0
 BODY_IDLE_S = 60.0
 """Maximum pause between two pieces of a body."""
 
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _CLOSE_S = 2.0  # time in which a client can read a refusal; then the connection is aborted
 
 
@@ -62,6 +67,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._progressed = False
+        if b"pgrade:" in data and not self._in_body:
+            data = _without_upgrade(data)
         super().data_received(data)
         self._unparsed_bytes = 0 if self._progressed else self._unparsed_bytes + len(data)
         if self._unparsed_bytes > MAX_HEADER_BYTES:
@@ -150,6 +157,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.logger.info("refused request status=%d error=%s", status, error)
         self.transport.close()
         self.loop.call_later(_CLOSE_S, self.transport.abort)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Rename the header Upgrade in the headers at the start of `data`; the length stays the same."""
+    headers, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nX-Offer:", headers) + end + rest
 
 
 def _headers_too_large() -> tuple[int, str]:

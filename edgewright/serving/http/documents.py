@@ -36,12 +36,14 @@ def operation(summary: str, body: dict[str, Any], response: dict[str, Any], *, n
     }
 
 
-def reading(summary: str, media_type: str = JSON, *, public: bool = False) -> dict[str, Any]:
+def reading(summary: str, media_type: str = JSON, *, public: bool = False, name: str = "") -> dict[str, Any]:
     """Return an operation that reads a document or a state; `public` ones need no key."""
-    responses = {"200": {"description": "The document.", "content": {media_type: {}}}}
+    schema = {"type": "object" if media_type == JSON else "string"}
+    responses = {"200": {"description": "The document.", "content": {media_type: {"schema": schema}}}}
+    described = {**({"operationId": name} if name else {}), "summary": summary}
     if public:
-        return {"summary": summary, "responses": responses | _errors("503"), "security": _NO_KEY}
-    return {"summary": summary, "responses": responses | _errors("400", "401", "503")}
+        return {**described, "responses": responses | _errors("503"), "security": _NO_KEY}
+    return {**described, "responses": responses | _errors("400", "401", "503")}
 
 
 def document(title: str, *, version: str, description: str, paths: dict[str, Any]) -> dict[str, Any]:
@@ -108,15 +110,15 @@ def _in_draft_4(schema: Any) -> Any:
 
 
 _SHARED: dict[str, tuple[str, dict[str, Any]]] = {
-    "/": ("get", reading("Return 200 while the server answers.", "text/plain", public=True)),
-    "/health/live": ("get", reading("Return 200 while the server answers.", public=True)),
-    "/health/ready": ("get", reading("Return 200 while requests can be scored.", public=True)),
-    "/v2": ("get", reading("Describe the server.")),
-    "/v2/health/live": ("get", reading("Return 200 if the server is alive.", public=True)),
-    "/v2/health/ready": ("get", reading("Return 200 if the server is ready.", public=True)),
-    "/stats": ("get", reading("Return counts, latency over the last requests and predictions by class.")),
-    "/metrics": ("get", reading("Return the same for Prometheus.", "text/plain")),
-    "/openapi.json": ("get", reading("Return this document.")),
-    "/swagger.json": ("get", reading("Return the Swagger 2.0 document of /score.")),
-    "/docs": ("get", reading("Return a page to try requests on.", "text/html", public=True)),
+    "/": ("get", reading("Return 200 while the server answers.", "text/plain", public=True, name="getHealth")),
+    "/health/live": ("get", reading("Return 200 while the server answers.", public=True, name="getLive")),
+    "/health/ready": ("get", reading("Return 200 while requests can be scored.", public=True, name="getReady")),
+    "/v2": ("get", reading("Describe the server.", name="getServer")),
+    "/v2/health/live": ("get", reading("Return 200 if the server is alive.", public=True, name="getServerLive")),
+    "/v2/health/ready": ("get", reading("Return 200 if the server is ready.", public=True, name="getServerReady")),
+    "/stats": ("get", reading("Return counts, latency over the last requests and predictions by class.", name="getStatistics")),
+    "/metrics": ("get", reading("Return the same for Prometheus.", "text/plain", name="getMetrics")),
+    "/openapi.json": ("get", reading("Return this document.", name="getOpenapi")),
+    "/swagger.json": ("get", reading("Return the Swagger 2.0 document of /score.", name="getSwagger")),
+    "/docs": ("get", reading("Return a page to try requests on.", "text/html", public=True, name="getDocs")),
 }

@@ -8,7 +8,7 @@ from edgewright.serving.http import documents
 from edgewright.serving.http.documents import operation, reading
 from edgewright.serving.http.messages import JSON
 from edgewright.serving.scripts.messages import VERSION, Started
-from edgewright.serving.variants.openapi import inference_paths
+from edgewright.serving.variants.openapi import INFERENCE_SCHEMAS, inference_paths
 
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
@@ -23,7 +23,10 @@ def openapi(name: str, started: Started) -> dict[str, Any]:
         base = f"/v2/models/{name}"
         paths |= {**inference_paths(base), f"{base}/ready": ("get", reading("Return 200 if a worker is ready."))}
     description = "Scores with worker processes."
-    return documents.document(name, version=str(VERSION), description=description, paths=paths)
+    described = documents.document(name, version=str(VERSION), description=description, paths=paths)
+    if started.tensors is not None:
+        described["components"]["schemas"] |= INFERENCE_SCHEMAS
+    return described
 
 
 def swagger(name: str, started: Started) -> dict[str, Any]:

@@ -139,8 +139,11 @@ def _encode_npy(array: _Array) -> bytes:
 
 
 def _accepts_npy(request: Request) -> bool:
+    """Return True if the client accepts `.npy` and not JSON, or both and has sent `.npy`: generated clients accept both."""
     accepted = request.headers.get("accept", "*/*").lower()
-    return NPY in accepted or (request.media_type == NPY and JSON not in accepted)
+    if request.media_type == NPY:
+        return NPY in accepted or JSON not in accepted
+    return NPY in accepted and JSON not in accepted
 
 
 def _listed(inputs: Sequence[TensorSpec]) -> str:

@@ -10,58 +10,73 @@ import numpy as np
 from edgewright.contracts.variant import TensorSpec, VariantConfig
 from edgewright.serving.http import documents
 from edgewright.serving.http.documents import operation, reading
-from edgewright.serving.http.messages import BINARY, JSON, NPY
+from edgewright.serving.http.messages import JSON, NPY
 from edgewright.serving.variants.images import ImageInput
 
+_FORMATS = {"float32": "float", "float64": "double", "int32": "int32", "int64": "int64"}
+"""Formats of https://spec.openapis.org/registry/format; generators choose the type of a number by them."""
 _KINDS = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "O": "string"}
 
 
 def document(config: VariantConfig, *, model: str, version: int) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a server of `config`."""
+    """Return the OpenAPI 3.1 document of a server of `config`.
+
+    Schemas and operations have names, because generators of clients derive the names of classes and functions from them.
+    """
     base = f"/v2/models/{model}"
+    score = operation("Score samples.", _score_content(config), _score_answers(), name="score")
     paths = {
-        "/score": ("post", operation("Score samples.", _score_body(config), _score_response(config), name="score")),
+        "/score": ("post", score),
         **inference_paths(base),
-        f"{base}/ready": ("get", reading("Return 200 if the model is ready.")),
-        f"{base}/config": ("get", reading("Describe the configuration of the model, as Triton does.")),
-        f"{base}/stats": ("get", reading("Return counts and times of the model, as Triton does.")),
-        "/v2/models/stats": ("get", reading("Return counts and times of all models, as Triton does.")),
-        "/healthz": ("get", reading("Return the model, version and variant that are served.", public=True)),
+        f"{base}/ready": ("get", reading("Return 200 if the model is ready.", name="getModelReady")),
+        f"{base}/config": ("get", reading("Describe the configuration of the model, as Triton does.", name="getModelConfig")),
+        f"{base}/stats": ("get", reading("Return counts and times of the model, as Triton does.", name="getModelStatistics")),
+        "/v2/models/stats": (
+            "get",
+            reading("Return counts and times of all models, as Triton does.", name="getStatisticsOfModels"),
+        ),
+        "/healthz": (
+            "get",
+            reading("Return the model, version and variant that are served.", public=True, name="getVariantHealth"),
+        ),
     }
-    description = "Scores one version of one model."
-    return documents.document(f"{model} {version}", version=str(version), description=description, paths=paths)
+    described = documents.document(
+        f"{model} {version}", version=str(version), description="Scores one version of one model.", paths=paths
+    )
+    request, response = _score_request(config), _score_response(config)
+    described["components"]["schemas"] |= {"ScoreRequest": request, "ScoreResponse": response, **INFERENCE_SCHEMAS}
+    return described
 
 
 def swagger(config: VariantConfig, *, model: str, version: int) -> dict[str, Any]:
     """Return the Swagger 2.0 document of a server of `config`."""
-    body, answer = _score_body(config)[JSON]["schema"], _score_response(config)[JSON]["schema"]
+    body, answer = _score_request(config), _score_response(config)
     return documents.swagger(f"{model} {version}", version=str(version), body=body, answer=answer)
 
 
 def inference_paths(base: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the routes of the Open Inference Protocol that describe a model and score with it."""
-    infer = operation("Score by the Open Inference Protocol 2.", _infer_body(), _infer_response(), name="infer")
-    return {f"{base}/infer": ("post", infer), base: ("get", reading("Describe the model."))}
+    """Return the routes of the Open Inference Protocol that describe a model and score with it; see `INFERENCE_SCHEMAS`."""
+    infer = operation(
+        "Score by the Open Inference Protocol 2, which has binary tensors too.",
+        {JSON: {"schema": _reference("InferRequest")}},
+        {JSON: {"schema": _reference("InferResponse")}},
+        name="infer",
+    )
+    return {f"{base}/infer": ("post", infer), base: ("get", reading("Describe the model.", name="getModel"))}
 
 
 def array_schema(spec: TensorSpec) -> dict[str, Any]:
     """Return the JSON Schema of a tensor as nested arrays."""
-    schema: dict[str, Any] = {"type": _KINDS[np.dtype(spec.dtype).kind]}
+    dtype = np.dtype(spec.dtype)
+    schema: dict[str, Any] = {"type": _KINDS[dtype.kind]}
+    if dtype.name in _FORMATS:
+        schema["format"] = _FORMATS[dtype.name]
     for axis in reversed(range(len(spec.shape))):
         size = spec.shape[axis]
         schema = {"type": "array", "items": schema}
         if axis > 0 and isinstance(size, int):  # the first axis counts samples, whatever the graph's batch size is
             schema |= {"minItems": size, "maxItems": size}
     return schema
-
-
-def _one_or_named(specs: Sequence[TensorSpec]) -> dict[str, Any]:
-    named = {
-        "type": "object",
-        "required": [spec.name for spec in specs],
-        "properties": {spec.name: array_schema(spec) for spec in specs},
-    }
-    return {"anyOf": [array_schema(specs[0]), named]} if len(specs) == 1 else named
 
 
 def example(inputs: Sequence[TensorSpec]) -> Any:
@@ -77,48 +92,75 @@ def _zeros(spec: TensorSpec) -> Any:
     return [value]
 
 
-def _score_body(config: VariantConfig) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object", "required": ["data"], "properties": {"data": _one_or_named(config.inputs)}}
-    schema["example"] = {"data": example(config.inputs)}
-    body: dict[str, Any] = {JSON: {"schema": schema}, NPY: {"schema": {"type": "string", "format": "binary"}}}
-    if ImageInput.of(config) is not None:
-        images = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
-        encoded = {"type": "object", "required": ["images"], "properties": {"images": images}}
-        body[JSON] = {"schema": {"anyOf": [schema, encoded]}}
-        body |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")}
-    return body
+def _score_request(config: VariantConfig) -> dict[str, Any]:
+    """Return the schema of a body: the samples, or images in place of them.
+
+    A model with one input takes an object by name too; the schema leaves that out, because generators have no class for either.
+    """
+    sample = {"example": {"data": example(config.inputs)}}
+    if ImageInput.of(config) is None:
+        return _object(["data"], data=_one_or_named(config.inputs)) | sample
+    images = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
+    return _object([], data=_one_or_named(config.inputs), images=images) | {"minProperties": 1, "maxProperties": 1} | sample
 
 
 def _score_response(config: VariantConfig) -> dict[str, Any]:
-    outputs = config.outputs
-    named = {"type": "object", "properties": {spec.name: array_schema(spec) for spec in outputs}}
-    properties: dict[str, Any] = {"result": array_schema(outputs[0]) if len(outputs) == 1 else named}
-    if config.labels:
-        properties["labels"] = {"type": "array", "items": {"type": "string", "enum": list(config.labels)}}
-    schema = {"type": "object", "required": ["result"], "properties": properties}
-    return {JSON: {"schema": schema}, NPY: {"schema": {"type": "string", "format": "binary"}}}
+    labels = {"labels": {"type": "array", "items": _TEXT}} if config.labels else {}
+    return _object(["result"], result=_one_or_named(config.outputs), **labels)
 
 
-def _infer_body() -> dict[str, Any]:
-    tensor = {
-        "type": "object",
-        "required": ["name", "shape", "datatype"],
-        "properties": {
-            "name": {"type": "string"},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-            "datatype": {"type": "string"},
-            "data": {},
-            "parameters": {"type": "object"},
-        },
-    }
-    schema = {
-        "type": "object",
-        "required": ["inputs"],
-        "properties": {"id": {"type": "string"}, "inputs": {"type": "array", "items": tensor}},
-    }
-    return {JSON: {"schema": schema}, BINARY: {"schema": {"type": "string", "format": "binary"}}}
+def _one_or_named(specs: Sequence[TensorSpec]) -> dict[str, Any]:
+    if len(specs) == 1:
+        return array_schema(specs[0])
+    return _object([spec.name for spec in specs], **{spec.name: array_schema(spec) for spec in specs})
 
 
-def _infer_response() -> dict[str, Any]:
-    schema = {"type": "object", "required": ["model_name", "outputs"]}
-    return {JSON: {"schema": schema}, BINARY: {"schema": {"type": "string", "format": "binary"}}}
+def _score_content(config: VariantConfig) -> dict[str, Any]:
+    sample = {"data": example(config.inputs)}
+    content: dict[str, Any] = {JSON: {"schema": _reference("ScoreRequest"), "example": sample}, NPY: _BYTES}
+    if ImageInput.of(config) is not None:
+        content |= dict.fromkeys(("image/png", "image/jpeg"), _BYTES)
+    return content
+
+
+def _score_answers() -> dict[str, Any]:
+    return {JSON: {"schema": _reference("ScoreResponse")}, NPY: _BYTES}
+
+
+def _object(required: Sequence[str], /, **properties: Any) -> dict[str, Any]:
+    described = {"type": "object", "properties": properties}
+    return described | {"required": list(required)} if required else described
+
+
+def _reference(schema: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _list(schema: str) -> dict[str, Any]:
+    return {"type": "array", "items": _reference(schema)}
+
+
+_TEXT = {"type": "string"}
+_OPEN = {"parameters": {"type": "object"}}
+_TENSOR = {
+    "name": _TEXT,
+    "shape": {"type": "array", "items": {"type": "integer", "format": "int64", "minimum": 0}},
+    "datatype": _TEXT,
+    "data": {"type": "array", "items": {}},
+}
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+
+INFERENCE_SCHEMAS = {
+    "InferRequest": _object(["inputs"], id=_TEXT, inputs=_list("InferInput"), outputs=_list("InferRequestedOutput"), **_OPEN),
+    "InferInput": _object(["name", "shape", "datatype"], **_TENSOR, **_OPEN),
+    "InferRequestedOutput": _object(["name"], name=_TEXT, **_OPEN),
+    "InferResponse": _object(
+        ["model_name", "model_version", "outputs"],
+        model_name=_TEXT,
+        model_version=_TEXT,
+        id=_TEXT,
+        outputs=_list("InferOutput"),
+    ),
+    "InferOutput": _object(["name", "shape", "datatype"], **_TENSOR, **_OPEN),
+}
+"""Schemas that `inference_paths` refers to, by name."""

@@ -111,6 +111,17 @@ def test_headers_below_the_limit_and_a_large_body_are_accepted(address: tuple[st
     assert answer.endswith(body)
 
 
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade"])
+@pytest.mark.parametrize("cut", [0, 1], ids=["body in the same packet", "body in the next packet"])
+def test_the_body_after_an_offer_of_http_2_is_read(address: tuple[str, int], name: bytes, cut: int) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings, close\r\nHTTP2-Settings: AAEAAEAA\r\n" + name + b": h2c\r\n"
+    headers, body = POST + offer + b"Content-Length: 11\r\n\r\n", b"\nupgrade: b"
+    pieces = [headers, body] if cut else [headers + body]
+    answer = exchange(address, *pieces, pause_s=0.1)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.endswith(body)
+
+
 def test_many_requests_on_one_connection_each_have_the_limit_for_themselves(address: tuple[str, int]) -> None:
     request = GET + b"A: " + b"x" * (MAX_HEADER_BYTES // 2) + b"\r\n\r\n"
     assert exchange(address, *[request] * 5, pause_s=0.05).count(b"HTTP/1.1 200 OK") == 5

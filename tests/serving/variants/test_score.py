@@ -77,6 +77,9 @@ def test_the_client_chooses_the_format_of_the_response(client: Client) -> None:
     x = tiny_samples(1)
     assert client.post("/score", npy(x), NPY, accept="application/json").json["labels"]
     assert np.load(io.BytesIO(client.post("/score", {"data": x.tolist()}, accept=NPY).body)).shape == (1, 3)
+    both = "application/json, application/x-npy"  # as a generated client sends
+    assert client.post("/score", {"data": x.tolist()}, accept=both).json["labels"]
+    assert np.load(io.BytesIO(client.post("/score", npy(x), NPY, accept=both).body)).shape == (1, 3)
 
 
 def test_many_concurrent_clients_each_get_their_own_result(client: Client) -> None:
