@@ -104,17 +104,47 @@ def up(
     type=click.Path(path_type=Path),
     help=f"State directory of the cloud. [default: {EMBEDDED_STATE} if it exists, else {DEFAULT_STATE}]",
 )
+@click.option("--endpoints", is_flag=True, help="Stop its endpoints as well; the next start of the cloud starts them again.")
 @common_options
-def down(state: Path | None, as_json: bool) -> None:
-    """Stop the cloud of a state directory, and wait until it has ended."""
+def down(state: Path | None, endpoints: bool, as_json: bool) -> None:
+    """Stop the cloud of a state directory, and wait until it has ended. Endpoints continue."""
+    from cloud.endpoints.supervisors import running_services, stop_services
     from cloud.state import directory as state_directory
 
     state = state or (EMBEDDED_STATE if EMBEDDED_STATE.is_dir() else DEFAULT_STATE)
     stopped = state_directory.stop(state.expanduser())
+    if endpoints:
+        stop_services(state.expanduser())
+    services = running_services(state.expanduser())
     if as_json:
-        print_json({"state": str(state), "stopped": stopped})
-    else:
-        click.echo(f"stopped the cloud of {state}" if stopped else f"no cloud was running in {state}")
+        print_json({"state": str(state), "stopped": stopped, "endpoints": services})
+        return
+    click.echo(f"stopped the cloud of {state}" if stopped else f"no cloud was running in {state}")
+    for each in services:
+        click.echo(f"endpoint {each.endpoint} continues at {each.address}; 'edgewright cloud down --endpoints' stops it")
+
+
+@group.command()
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    help=f"State directory of the cloud. [default: {EMBEDDED_STATE} if it exists, else {DEFAULT_STATE}]",
+)
+@common_options
+def status(state: Path | None, as_json: bool) -> None:
+    """Show whether the cloud of a state directory runs, and its endpoints."""
+    from cloud.endpoints.supervisors import running_services
+    from cloud.state import directory as state_directory
+
+    state = state or (EMBEDDED_STATE if EMBEDDED_STATE.is_dir() else DEFAULT_STATE)
+    is_running = state_directory.is_running(state.expanduser())
+    services = running_services(state.expanduser())
+    if as_json:
+        print_json({"state": str(state), "running": is_running, "endpoints": services})
+        return
+    click.echo(f"the cloud of {state} {'runs' if is_running else 'does not run'}")
+    for each in services:
+        click.echo(f"endpoint {each.endpoint} is {each.state} at {each.address}")
 
 
 @group.command()

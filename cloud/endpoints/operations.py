@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.util import find_spec
 
 from sqlalchemy import Connection
@@ -19,15 +19,19 @@ from edgewright.contracts.endpoints import (
     FILES_REPOSITORY,
     Deployment,
     DeployRequest,
+    EndpointAuth,
     EndpointKeys,
     EndpointLabels,
     EndpointState,
     EndpointTarget,
+    EndpointToken,
+    EndpointTokenRequest,
     RegenerateRequest,
     UpdateRequest,
     check_endpoint_name,
 )
 from edgewright.errors import BadInputError, ConflictError
+from edgewright.serving.http import tokens
 
 _KEY_BYTES = 32
 
@@ -98,6 +102,20 @@ def regenerate_key(connection: Connection, name: str, request: RegenerateRequest
     keys = replace(existing.keys, **{request.name.value: request.key or _new_key()})
     save(connection, replace(existing, keys=keys, changed_at=now))
     return keys
+
+
+def issue_token(connection: Connection, name: str, request: EndpointTokenRequest, now: datetime) -> EndpointToken:
+    """Sign a token with the primary key of an endpoint.
+
+    Raises:
+        ConflictError: the endpoint asks for no credential.
+    """
+    existing = _one_active(connection, name)
+    if existing.deployment.auth is EndpointAuth.OFF:
+        raise ConflictError(f"endpoint {name} asks for no credential, so it has no tokens: update it with another --auth")
+    token = tokens.issue(existing.keys.primary, now_s=now.timestamp(), lifetime_s=request.valid_s)
+    valid = timedelta(seconds=request.valid_s)
+    return EndpointToken(token=token, expires_at=now + valid, refresh_after=now + 0.9 * valid)
 
 
 def delete(connection: Connection, name: str, now: datetime) -> StoredEndpoint:

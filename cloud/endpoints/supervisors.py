@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from edgewright.serving.supervision.service import ServiceFolder
+from edgewright.errors import OperationError
+from edgewright.serving.supervision.service import ServiceFolder, ServiceState
 
 _MODULE = "edgewright.serving.supervision.supervisor"
 START_INTERVAL_S = 1.0
@@ -70,6 +72,42 @@ class Supervisors:
         child = self._children.get(folder.path)
         if child is not None and child.poll() is not None:
             del self._children[folder.path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningService:
+    """An endpoint whose supervisor runs, with or without the cloud."""
+
+    endpoint: str
+    address: str
+    state: ServiceState | None
+
+
+def running_services(state: Path) -> list[RunningService]:
+    """Return the endpoints of a state directory whose supervisors run."""
+    found = []
+    for folder in sorted((state / "endpoints").glob("[!.]*")):
+        service = ServiceFolder(folder)
+        desired, status = service.desired(), service.status()
+        if desired is not None and service.is_supervised():
+            address = f"http://{desired.host}:{desired.port}"
+            found.append(RunningService(endpoint=folder.name, address=address, state=None if status is None else status.state))
+    return found
+
+
+def stop_services(state: Path, *, timeout_s: float = KILL_AFTER_S + 10) -> None:
+    """Drain and end all endpoints of a state directory; the next start of the cloud starts them again.
+
+    Raises:
+        OperationError: one still runs after `timeout_s`.
+    """
+    supervisors, ends_at = Supervisors(), time.monotonic() + timeout_s
+    while services := running_services(state):
+        for each in services:
+            supervisors.stop(ServiceFolder(state / "endpoints" / each.endpoint))
+        if time.monotonic() > ends_at:
+            raise OperationError(f"endpoint {services[0].endpoint} must end within {timeout_s:g} s, but it still runs")
+        time.sleep(0.05)
 
 
 def notify(folder: ServiceFolder) -> None:

@@ -144,6 +144,15 @@ def locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_running(path: Path) -> bool:
+    """Return True if a cloud holds the lock of a state directory."""
+    try:
+        with (path / "lock").open("rb") as lock:
+            return not _lock_is_free(lock.fileno())
+    except FileNotFoundError:
+        return False
+
+
 def stop(path: Path, *, timeout_s: float = 30.0) -> bool:
     """Send SIGTERM to the cloud that holds the lock of a state directory, and wait for its end.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgewright.command_line import print_json, print_table
+from edgewright.command_line import duration, print_json, print_table
 from edgewright.commands.cloud_options import cloud_options, label, labels_text, moment, transfer_progress
 from edgewright.contracts.endpoints import (
     DeployedModel,
@@ -172,6 +172,20 @@ def keys(name: str, regenerate: str | None, cloud: str | None, as_json: bool) ->
         print_json(found)
     else:
         print_table(("key", "value"), [("primary", found.primary), ("secondary", found.secondary)])
+
+
+@group.command("token")
+@click.argument("name")
+@click.option("--valid", type=duration, default="1h", show_default=True, help="Validity, as in 30m or 1h; at most 30d.")
+@cloud_options
+def token(name: str, valid: float, cloud: str | None, as_json: bool) -> None:
+    """Print a token that an endpoint accepts in place of a key until it expires."""
+    with CloudClient.connect(cloud) as client:
+        issued = client.endpoint_token(name, valid_s=valid)
+    if as_json:
+        print_json(issued)
+    else:
+        click.echo(issued.token)
 
 
 @group.command("delete")

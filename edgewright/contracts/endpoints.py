@@ -21,6 +21,7 @@ MAX_FILES = 1000
 MAX_LABELS = 64
 MIN_KEY_LENGTH = 16
 MAX_KEY_LENGTH = 256
+MAX_TOKEN_S = 30 * 86400.0
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,30}[a-z0-9]")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]*")
@@ -187,6 +188,27 @@ class RegenerateRequest:
     def __post_init__(self) -> None:
         if self.key:
             check_key(self.key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointTokenRequest:
+    """Request for a token of an endpoint: POST /v1/endpoints/{endpoint}/token."""
+
+    valid_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.valid_s <= MAX_TOKEN_S:
+            raise BadInputError(f"a token must be valid for 1 to {MAX_TOKEN_S:g} s, not {self.valid_s:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointToken:
+    """A token that an endpoint accepts in place of a key, until it expires or its primary key is replaced."""
+
+    token: str
+    expires_at: datetime
+    refresh_after: datetime
+    """When a client should get the next one: after nine tenths of the validity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

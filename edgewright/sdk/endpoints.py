@@ -15,6 +15,8 @@ from edgewright.contracts.endpoints import (
     EndpointLog,
     EndpointRecord,
     EndpointState,
+    EndpointToken,
+    EndpointTokenRequest,
     KeyName,
     RegenerateRequest,
     UpdateRequest,
@@ -104,6 +106,10 @@ class EndpointCalls(Calls):
     def regenerate_key(self, name: str, key: KeyName, value: str = "") -> EndpointKeys:
         """Replace one key by `value`, or by a random one; the other key stays valid."""
         return self._send("POST", f"{_path(name)}/keys", EndpointKeys, RegenerateRequest(name=key, key=value))
+
+    def endpoint_token(self, name: str, *, valid_s: float = 3600.0) -> EndpointToken:
+        """Return a token that an endpoint accepts in place of a key until it expires."""
+        return self._send("POST", f"{_path(name)}/token", EndpointToken, EndpointTokenRequest(valid_s=valid_s))
 
     def endpoint_logs(self, name: str, *, lines: int = 5000) -> tuple[str, ...]:
         """Return the last lines of an endpoint's log."""

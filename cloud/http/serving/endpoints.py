@@ -12,6 +12,8 @@ from edgewright.contracts.endpoints import (
     EndpointKeys,
     EndpointLog,
     EndpointRecord,
+    EndpointToken,
+    EndpointTokenRequest,
     RegenerateRequest,
     UpdateRequest,
 )
@@ -65,6 +67,12 @@ def regenerate_key(call: Call) -> EndpointKeys:
     if folder.keys.exists():
         folder.write_keys(keys)
     return keys
+
+
+def issue_token(call: Call) -> EndpointToken:
+    """Issue a token that an endpoint accepts in place of a key."""
+    with call.cloud.database.reading() as connection:
+        return operations.issue_token(connection, call.path("endpoint"), call.body, call.now)
 
 
 def show_logs(call: Call) -> EndpointLog:
@@ -137,6 +145,16 @@ ENDPOINTS = (
         handler=regenerate_key,
         request_type=RegenerateRequest,
         response_type=EndpointKeys,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/endpoints/{endpoint}/token",
+        access=Access.OPERATOR,
+        summary="A token that an endpoint accepts in place of a key until it expires.",
+        handler=issue_token,
+        request_type=EndpointTokenRequest,
+        response_type=EndpointToken,
+        status=201,
     ),
     Endpoint(
         method="GET",

@@ -49,19 +49,22 @@ class KeyFile:
         """
         self._reload(after_s=_RELOAD_S)
         given = authorization[len(_SCHEME) :].strip() if authorization[: len(_SCHEME)].lower() == _SCHEME else ""
-        raw = given.encode("utf-8", "surrogateescape")
-        if self._accepts(raw) or (given and self._reload() and self._accepts(raw)):
-            return
-        found: str | None = "another key was sent" if given else "no key was sent"
-        if tokens.is_token(given):
-            found = tokens.check(given, self._keys, now_s=time.time())
+        found = self._refusal(given)
+        if found is not None and given and self._reload():
+            found = self._refusal(given)
         if found is not None:
             text = f"the header Authorization must be 'Bearer' and a key or token of this service, but {found}"
             raise HttpError(401, text, (("www-authenticate", "Bearer"),))
 
-    def _accepts(self, given: bytes) -> bool:
-        matches = [hmac.compare_digest(given, key) for key in self._keys]  # both, so that the time does not depend on the key
-        return any(matches)
+    def _refusal(self, given: str) -> str | None:
+        """Return the reason for which a credential is refused, or None."""
+        raw = given.encode("utf-8", "surrogateescape")
+        matches = [hmac.compare_digest(raw, key) for key in self._keys]  # both, so that the time does not depend on the key
+        if any(matches):
+            return None
+        if tokens.is_token(given):
+            return tokens.check(given, self._keys, now_s=time.time())
+        return "another key was sent" if given else "no key was sent"
 
     def _reload(self, *, after_s: float = 0.0) -> bool:
         """Read the file again if it changed, and if the last look at it was `after_s` ago; return True if it was read.

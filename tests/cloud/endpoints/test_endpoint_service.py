@@ -21,6 +21,7 @@ from edgewright.contracts.endpoints import (
     EndpointKeys,
     EndpointRecord,
     EndpointState,
+    KeyName,
 )
 from edgewright.contracts.models.registration import Framework, Registration
 from edgewright.contracts.names import PackageReference
@@ -68,6 +69,16 @@ def test_a_deployed_script_reads_its_model_and_answers_with_either_key(client: C
     expected = 200, {"model": "one", "body": '{"data": 1}', "level": "2"}
     assert score(endpoint.scoring_uri, keys.primary, b'{"data": 1}') == expected
     assert score(endpoint.scoring_uri, keys.secondary, b'{"data": 1}') == expected
+
+
+def test_a_token_is_accepted_until_the_primary_key_is_replaced(client: CloudClient, endpoint: EndpointRecord) -> None:
+    token = client.endpoint_token("my-service", valid_s=60).token
+    assert score(endpoint.scoring_uri, token)[0] == 200
+    new_key = client.regenerate_key("my-service", KeyName.PRIMARY).primary
+    new_token = client.endpoint_token("my-service").token  # signed with a key that the server has not used yet
+    assert score(endpoint.scoring_uri, new_token)[0] == 200
+    assert score(endpoint.scoring_uri, new_key)[0] == 200
+    assert score(endpoint.scoring_uri, token)[0] == 401
 
 
 @pytest.mark.parametrize("key", [pytest.param(None, id="without a key"), pytest.param("x" * 43, id="another key")])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import urllib3
+from click.testing import CliRunner
 
+from edgewright.cli import main
 from edgewright.contracts.endpoints import EndpointRecord, EndpointState, KeyName, UpdateRequest
 from edgewright.sdk import CloudClient
-from tests.support.endpoints import deploy, score, script_of, under_load
+from tests.support.endpoints import deploy, score, script_of, under_load, wait_until
 from tests.support.running_cloud import RunningCloud, ending, running, start
 
 VERSION = "import os\ndef init(): ...\ndef run(data): return {0}\n"
@@ -80,8 +84,29 @@ def test_no_request_fails_while_the_cloud_is_killed_and_started_again(tmp_path: 
     assert load.failures == []
     assert len(set(load.answers) - {"new"}) == 1, "the process of the script has not changed with the cloud"
     assert adopted.scoring_uri == record.scoring_uri
-    with running(state, "--no-broker"), CloudClient.connect(str(state)) as client:
+    shown = cloud_command("status", state)
+    assert shown.splitlines() == [
+        f"the cloud of {state} does not run",
+        f"endpoint survivor is running at {record.scoring_uri.removesuffix('/score')}",
+    ]
+    assert "endpoint survivor continues at" in cloud_command("down", state)
+    assert cloud_command("down", state, "--endpoints") == f"no cloud was running in {state}\n"
+    with running(state, "--no-broker"), CloudClient.connect(str(state)) as client:  # as after a restart of the machine
+        assert client.endpoint_keys("survivor").primary == key
+        wait_until(lambda: client.endpoint("survivor").answering == 2 and answers(record.scoring_uri, key))
         client.delete_endpoint("survivor")
+
+
+def cloud_command(name: str, state: Path, *options: str) -> str:
+    finished = CliRunner().invoke(main, ["cloud", name, "--state", str(state), *options])
+    assert finished.exit_code == 0, finished.output
+    return finished.output
+
+
+def answers(uri: str, key: str) -> bool:
+    with suppress(urllib3.exceptions.HTTPError):
+        return score(uri, key) == (200, "new")
+    return False
 
 
 def _healthy(cloud: RunningCloud) -> EndpointRecord:
