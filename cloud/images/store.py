@@ -15,7 +15,7 @@ from cloud.registry.blobs import BlobStore, link_blob
 from edgewright.contracts import wire
 from edgewright.contracts.environments.images import BuildState, ImageRecord, ImageRequest
 from edgewright.contracts.names import nearest
-from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE
+from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Manifest
 from edgewright.errors import ConflictError, NotFoundError
 
 
@@ -95,9 +95,13 @@ def finish(connection: Connection, blobs: BlobStore, record: ImageRecord, built:
     for layer in built.layers:
         link_blob(connection, record.name, layer.blob.digest)
     link_blob(connection, record.name, built.config.digest)
+    bill = wire.decode(blobs.path_of(built.bill.digest).read_bytes(), Manifest, what="the bill's manifest")
+    for blob in (bill.config, *bill.layers):
+        link_blob(connection, record.name, blob.digest)
     for document, media_type, reference in (
         (built.manifest, MANIFEST_TYPE, built.manifest.digest),
         (built.index, INDEX_TYPE, str(record.version)),
+        (built.bill, MANIFEST_TYPE, built.bill.digest),
     ):
         raw = blobs.path_of(document.digest).read_bytes()
         manifests.put(connection, blobs, repository=record.name, reference=reference, raw=raw, media_type=media_type)
@@ -105,6 +109,7 @@ def finish(connection: Connection, blobs: BlobStore, record: ImageRecord, built:
         record,
         state=BuildState.SUCCEEDED,
         index=built.index,
+        bill=built.bill,
         layers=built.layers,
         new_bytes=built.new_bytes,
         labels=built.labels,

@@ -33,6 +33,7 @@ def group() -> None:
 @click.option("--source", type=click.Path(path_type=Path), help="Folder that holds the script and what it imports.")
 @click.option("--variant", default="", help="Variant of a package; default: fp32.")
 @click.option("--trust", is_flag=True, help="Let a model without a script be a pickle: you made it, or trust its author.")
+@click.option("--dockerfile", "context", type=click.Path(path_type=Path), metavar="DIR", help="Write a folder for docker build.")
 @click.option("--no-follow", is_flag=True, help="Queue the build and return; 'images show' has its state.")
 @cloud_options
 def build(
@@ -44,24 +45,29 @@ def build(
     source: Path | None,
     variant: str,
     trust: bool,
+    context: Path | None,
     no_follow: bool,
     cloud: str | None,
     as_json: bool,
 ) -> None:
     """Build the next version of an image with models, an environment and an entry script.
 
-    The log of the build goes to the error stream.
+    The log of the build goes to the error stream. With --dockerfile, the image is also written as a Dockerfile with its layers.
     """
     if not models and name is None:
         raise BadInputError("an image without a model needs a name: give --name")
     if source is not None and script is None:
         raise BadInputError("--source must come with --script, which names the entry script in it")
+    if context is not None and no_follow:
+        raise BadInputError("--dockerfile needs the finished image: omit --no-follow")
     image = name or default_image_name(models)
     request = ImageRequest(name=image, models=models, environment=environment, variant=variant, trust=trust)
     with CloudClient.connect(cloud, start_embedded=True) as client:
         record = client.build_image(request, script=script, source_directory=source)
         if not no_follow:
             record = _follow(client, record)
+        if context is not None:
+            client.save_image_context(record, context)
         location = client.image_location(record)
     if as_json:
         print_json(record)

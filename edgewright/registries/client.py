@@ -103,9 +103,10 @@ class RegistryClient:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
         self._request("PUT", f"{location}{separator}{urlencode({'digest': blob.digest})}", headers=headers, body=stream)
 
-    def push_manifest(self, raw: bytes, media_type: str, reference: str) -> None:
-        """Store a manifest or index under a tag or its digest."""
-        self._request("PUT", f"manifests/{reference}", headers={"Content-Type": media_type}, body=raw)
+    def push_manifest(self, raw: bytes, media_type: str, reference: str) -> bool:
+        """Store a manifest or index under a tag or its digest; return True if the registry lists it as a referrer."""
+        response = self._request("PUT", f"manifests/{reference}", headers={"Content-Type": media_type}, body=raw)
+        return "OCI-Subject" in response.headers
 
     def _request(
         self,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from edgewright.contracts import wire
-from edgewright.contracts.environments.images import ImageRecord
-from edgewright.contracts.oci import Descriptor, Index, Manifest, check_bytes
+from edgewright.contracts.environments.images import BILL_TYPE, ImageRecord
+from edgewright.contracts.environments.tars import HashingStream
+from edgewright.contracts.oci import INDEX_TYPE, Descriptor, Index, Manifest, check_bytes, encode_document
 from edgewright.errors import ConflictError, OperationError
 from edgewright.registries.client import RegistryClient
 from edgewright.registries.login import Credentials, stored_credentials
@@ -38,9 +40,9 @@ def push_image(
     """
     if record.index is None:
         raise ConflictError(f"image {record} must be built before it is pushed, but its build is {record.state}")
-    raw = _document(connection, record.name, record.index)
+    raw = fetch_document(connection, record.name, record.index)
     index = wire.decode(raw, Index, what="the index", error=OperationError)
-    manifests = [(entry, _document(connection, record.name, entry)) for entry in index.manifests]
+    manifests = [(entry, fetch_document(connection, record.name, entry)) for entry in index.manifests]
     blobs = {blob.digest: blob for _, document in manifests for blob in _blobs_of(document)}
     with RegistryClient(target, credentials or stored_credentials(target.host), ca_file=ca_file) as registry:
         missing = [blob for blob in blobs.values() if not registry.has_blob(blob.digest)]
@@ -48,17 +50,38 @@ def push_image(
         on_progress(sent, total)
         for blob in missing:
             with tempfile.TemporaryFile() as stream:
-                _fetch(connection, record.name, blob, stream)
+                fetch_blob(connection, record.name, blob, stream)
                 registry.push_blob(blob, stream)
             sent += blob.size
             on_progress(sent, total)
         for entry, document in manifests:
             registry.push_manifest(document, entry.mediaType, entry.digest)
         registry.push_manifest(raw, record.index.mediaType, target.tag)
+        _push_bill(connection, record, registry)
     return sent
 
 
-def _document(connection: Connection, name: str, descriptor: Descriptor) -> bytes:
+def _push_bill(connection: Connection, record: ImageRecord, registry: RegistryClient) -> None:
+    """Push the bill of materials; where the registry has no referrers API, an index under the fallback tag lists it.
+
+    Source: OCI distribution specification 1.1, "Referrers Tag Schema".
+    """
+    if record.bill is None or record.index is None:
+        return
+    document = fetch_document(connection, record.name, record.bill)
+    for blob in _blobs_of(document):
+        if not registry.has_blob(blob.digest):
+            with tempfile.TemporaryFile() as stream:
+                fetch_blob(connection, record.name, blob, stream)
+                registry.push_blob(blob, stream)
+    if not registry.push_manifest(document, record.bill.mediaType, record.bill.digest):
+        entry = replace(record.bill, artifactType=BILL_TYPE)
+        fallback = record.index.digest.replace(":", "-")
+        registry.push_manifest(encode_document(Index(manifests=(entry,))), INDEX_TYPE, fallback)
+
+
+def fetch_document(connection: Connection, name: str, descriptor: Descriptor) -> bytes:
+    """Return the verified bytes of a manifest or index of the cloud."""
     return check_bytes(connection.request("GET", f"/v2/{name}/manifests/{descriptor.digest}").body, descriptor)
 
 
@@ -67,9 +90,13 @@ def _blobs_of(document: bytes) -> tuple[Descriptor, ...]:
     return (*manifest.layers, manifest.config)
 
 
-def _fetch(connection: Connection, name: str, blob: Descriptor, stream: IO[bytes]) -> None:
+def fetch_blob(connection: Connection, name: str, blob: Descriptor, stream: IO[bytes]) -> None:
+    """Write a blob of the cloud to a stream, which is then at its begin; raise `OperationError` if other bytes arrive."""
+    hashing = HashingStream(stream)
     for begin in range(0, blob.size, CHUNK_BYTES):
         end = min(begin + CHUNK_BYTES, blob.size) - 1
         headers = {"Range": f"bytes={begin}-{end}"}
-        stream.write(connection.request("GET", f"/v2/{name}/blobs/{blob.digest}", headers=headers).body)
+        hashing.write(connection.request("GET", f"/v2/{name}/blobs/{blob.digest}", headers=headers).body)
+    if hashing.digest != blob.digest:
+        raise OperationError(f"the cloud must send {blob.digest}, but {hashing.digest} was received: try again")
     stream.seek(0)

@@ -26,6 +26,7 @@ from edgewright.registries.login import Credentials
 from edgewright.registries.references import parse_image_reference
 from edgewright.sdk.calls import Calls
 from edgewright.sdk.connection import TIMEOUT_S
+from edgewright.sdk.image_context import save_context
 from edgewright.sdk.image_push import push_image
 from edgewright.sdk.pushing import Progress, has_blob, upload
 
@@ -115,6 +116,10 @@ class ImageCalls(Calls):
         """
         reference = parse_image_reference(target)
         return push_image(self._connection, record, reference, credentials=credentials, ca_file=ca_file, on_progress=on_progress)
+
+    def save_image_context(self, record: ImageRecord, folder: Path) -> Path:
+        """Write a built image as a new folder for `docker build`; return the path of its Dockerfile."""
+        return save_context(self._connection, record, folder)
 
     def image_location(self, record: ImageRecord) -> str:
         """Return the reference by which a container engine pulls an image."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from cloud.images.build.bill import attach_bill
 from cloud.images.build.installed import SERVER_FOLDER
 from cloud.images.build.layers import LayerStore
 from cloud.images.build.machine import architecture
@@ -43,7 +44,8 @@ def describe_image(
     manifest = store.put(encode_document(document), MANIFEST_TYPE)
     entry = Descriptor(mediaType=MANIFEST_TYPE, digest=manifest.digest, size=manifest.size, platform=platform)
     index = store.put(encode_document(Index(manifests=(entry,), annotations=labels)), INDEX_TYPE)
-    return BuiltImage(index=index, manifest=manifest, config=config, layers=layers, new_bytes=new_bytes, labels=labels)
+    bill = attach_bill(order, store, layers, index)
+    return BuiltImage(index=index, manifest=manifest, config=config, bill=bill, layers=layers, new_bytes=new_bytes, labels=labels)
 
 
 def labels_of(order: BuildOrder) -> dict[str, str]:

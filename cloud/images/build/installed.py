@@ -52,7 +52,7 @@ def server_layer(store: LayerStore) -> ImageLayer:
     found = store.cached(key, LayerPart.SERVER)
     if found is not None:
         return found
-    title = f"edgewright {__version__} and its dependencies"
+    title = f"scoring server {__version__} and its dependencies"
     return store.remember(key, store.write(_entries(own), LayerPart.SERVER, title, compressed=True))
 
 

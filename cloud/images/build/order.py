@@ -54,6 +54,8 @@ class BuiltImage:
     index: Descriptor
     manifest: Descriptor
     config: Descriptor
+    bill: Descriptor
+    """The manifest that attaches the bill of materials to the index."""
     layers: tuple[ImageLayer, ...]
     new_bytes: int
     labels: dict[str, str]

@@ -29,6 +29,8 @@ USER = 65534
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 COMPRESSED_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 IMAGE_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+BILL_TYPE = "application/vnd.cyclonedx+json"
+"""Type of the bill of materials that is attached to an image."""
 MAX_MODELS = 50
 
 
@@ -120,6 +122,8 @@ class ImageRecord:
     changed_at: datetime
     index: Descriptor | None = None
     """The image index, in the repository `name`, once the build has succeeded."""
+    bill: Descriptor | None = None
+    """The manifest that attaches the bill of materials to the index."""
     layers: tuple[ImageLayer, ...] = ()
     new_bytes: int = 0
     """Bytes of the layers that the registry did not hold before."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import importlib.metadata as metadata
 import json
+import platform
+import resource
 import shutil
 import socket
 import threading
@@ -13,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 
+from edgewright.cli import main
 from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.environments.images import BuildState, ImageRecord, ImageRequest, LayerPart
 from edgewright.contracts.models.registration import Framework, Registration
@@ -101,6 +106,20 @@ def test_p100_a_changed_line_of_the_script_makes_only_its_layer_new(
     assert same.index == image.index
 
 
+def test_p100_the_bill_of_materials_is_attached_to_the_index(cloud: RunningCloud, image: ImageRecord) -> None:
+    assert image.index is not None
+    operator = cloud.operator()
+    referrers = operator.get(f"/v2/product-image/referrers/{image.index.digest}?artifactType=application/vnd.cyclonedx%2Bjson")
+    [entry] = referrers.json()["manifests"]
+    [layer] = operator.get(f"/v2/product-image/manifests/{entry['digest']}").json()["layers"]
+    bill = operator.get(f"/v2/product-image/blobs/{layer['digest']}").json()
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+    components = {(each["type"], each["name"]): each["version"] for each in bill["components"]}
+    assert components["library", "numpy"] == metadata.version("numpy")
+    assert components["machine-learning-model", "product"] == "1"
+    assert components["platform", "python"] == platform.python_version()
+
+
 def test_p100_the_log_of_a_build_names_every_layer(client: CloudClient, image: ImageRecord) -> None:
     log = "".join(client.follow_build(image))
     for text in ("layer part=base", "layer part=server", "score.py", "azureml-defaults is left out", "built index=sha256:"):
@@ -120,6 +139,20 @@ def test_p100_names_that_cannot_be_are_refused_before_a_build(client: CloudClien
         client.build_image(ImageRequest(name="x-image"), script=Path("missing.py"))
     with pytest.raises(NotFoundError, match="no image is called 'x-image'; known: product-image"):
         client.image("x-image")
+
+
+def test_the_commands_show_an_image_its_layers_and_its_log(cloud: RunningCloud, image: ImageRecord) -> None:
+    def shown(*words: str) -> str:
+        result = CliRunner().invoke(main, ["images", *words, "--cloud", str(cloud.state)])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert ["product-image", "1", "Succeeded"] in [line.split()[:3] for line in shown("list").splitlines()]
+    assert "dev.edgewright.environment=Leveled:1" in shown("show", "product-image:1")
+    assert "layer part=base" in shown("log", "product-image:1")
+    lines = shown("why-size", "product-image:1").splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["part", "server"]
+    assert lines[-1].split()[0] == "all"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +176,19 @@ def test_p101_a_build_that_fails_registers_nothing(
         client.wait_for_image(record)
     assert client.image(name).state is BuildState.FAILED
     assert cloud.operator().get(f"/v2/{name}/tags/list").status == 404
+
+
+def test_p101_a_full_disk_ends_a_build_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running(state, "--no-broker") as cloud, CloudClient.connect(str(state)) as client:
+        # A limit of the size of files; the kernel refuses what exceeds it in the same call as for a full disk.
+        resource.prlimit(cloud.process.pid, resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+        record = client.build_image(ImageRequest(name="big-image"))
+        with pytest.raises(OperationError, match="exceeds the largest permitted file size"):
+            client.wait_for_image(record)
+        assert cloud.operator().get("/v2/big-image/tags/list").status == 404
+        assert list((state / "registry" / "blobs" / "sha256").iterdir()) == []
+        assert not (state / "images" / "work").exists()
 
 
 @pytest.fixture
@@ -273,6 +319,24 @@ def test_p100_an_onnx_model_without_code_is_pushed_to_a_registry_and_runs_from_t
         address = started(engine, "squares", location, keys)
         wait_until_ready(address, engine, "squares")
         assert score(address, {"data": [[1, 2], [3, 4]]}) == (200, {"result": [[1.0, 4.0], [9.0, 16.0]]})
+
+
+def test_p100_the_folder_for_docker_build_makes_the_same_image(
+    engine: DockerEngine, service: str, client: CloudClient, image: ImageRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")  # the engine of Debian has no buildx
+    dockerfile = client.save_image_context(image, tmp_path / "context")
+    with pytest.raises(BadInputError, match="context must not exist yet"):
+        client.save_image_context(image, tmp_path / "context")
+    engine.run("build", "--tag", "from-context", dockerfile.parent)
+    fields = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "Labels", "StopSignal", "ExposedPorts", "Healthcheck")
+    configs = [json.loads(engine.run("inspect", name))[0]["Config"] for name in ("from-context", client.image_location(image))]
+    for config in configs:
+        config["Env"].sort()
+    assert {name: configs[0][name] for name in fields} == {name: configs[1][name] for name in fields}
+    program = "import edgewright.cli, os; print(os.getuid(), sorted(os.listdir('/var/azureml-app')))"
+    shown = engine.run("run", "--rm", "--entrypoint", "python3", "from-context", "-c", program)
+    assert shown.splitlines()[-1] == "65534 ['azureml-models', 'helper.py', 'score.py']"  # after a warning on IP forwarding
 
 
 def test_p100_a_dockerfile_is_built_by_the_engine(
