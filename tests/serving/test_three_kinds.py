@@ -150,8 +150,7 @@ types = st.sampled_from(["application/json", "application/x-npy", "text/csv", "i
 @given(body=bodies, media_type=types, path=st.sampled_from(["/score", "/v2/models/served/infer"]))
 def test_no_body_gets_a_500_or_an_undeclared_answer(service: Service, body: bytes, media_type: str, path: str) -> None:
     reply = service.send("POST", path, body, content_type=media_type)
-    operations = service.document()["paths"]
-    declared = operations.get(path, operations["/score"])["post"]["responses"]
+    declared = service.document()["paths"][path]["post"]["responses"]
     assert str(reply.status) in declared
     assert reply.status < 500
     if reply.status != 200:

@@ -5,6 +5,7 @@
     worker         the process that imports the script and calls it
     messages       frames between the two
     entry_script   import a script and find its functions
+    protocols      tensors, .npy and CSV for a script that declares arrays or a table
     schema         decorators that declare what `run` takes and returns
     raw            requests and responses of scripts that handle HTTP themselves
     documents      Swagger 2.0 and OpenAPI 3.1 of a script

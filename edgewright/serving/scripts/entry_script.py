@@ -19,6 +19,7 @@ from typing import Any
 
 from edgewright.errors import BadInputError, OperationError, one_line
 from edgewright.serving.scripts.messages import Started
+from edgewright.serving.scripts.protocols import DeclaredTensors
 from edgewright.serving.scripts.raw import uses_raw_requests
 from edgewright.serving.scripts.schema import DeclaredSchema, schema_of
 
@@ -35,6 +36,8 @@ class EntryScript:
     run: Callable[..., Any]
     schema: DeclaredSchema | None
     uses_raw_requests: bool
+    tensors: DeclaredTensors | None = None
+    """The arrays or the table that the script declares; None without."""
     described: Started | None = None
     """Declarations of a model without a script; those of a script follow from its schema."""
 
@@ -62,7 +65,10 @@ class EntryScript:
                 raise BadInputError(f"{path} must define {name}(), but it does not")
         assert init is not None
         assert run is not None
-        return cls(init=init, run=run, schema=schema_of(run), uses_raw_requests=uses_raw_requests(run))
+        schema = schema_of(run)
+        return cls(
+            init=init, run=run, schema=schema, uses_raw_requests=uses_raw_requests(run), tensors=DeclaredTensors.of(schema)
+        )
 
 
 def _import(path: Path) -> ModuleType:

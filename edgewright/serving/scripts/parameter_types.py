@@ -117,6 +117,13 @@ class PandasParameterType(ParameterType):
             raise SamplesError(f"{name} must have the columns {', '.join(map(str, columns))}, but {missing[0]} is missing")
         return self._converted(frame, name) if self._converts else frame
 
+    def from_columns(self, columns: Mapping[str, Any]) -> Any:
+        """Return the JSON value of a table that is given by columns, as `to_python` takes it."""
+        listed = {name: column.tolist() if hasattr(column, "tolist") else column for name, column in columns.items()}
+        if self._orient == "split":
+            return {"columns": list(listed), "data": [list(row) for row in zip(*listed.values(), strict=False)]}
+        return listed
+
     def json_schema(self) -> dict[str, Any]:
         """Return an array of objects with one property per column."""
         columns = {

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,11 +26,12 @@ import orjson
 
 from edgewright.contracts.connection.http_errors import status_of
 from edgewright.errors import BadInputError, EdgewrightError, NotFoundError, SamplesError, one_line
-from edgewright.serving.http.messages import HttpError
-from edgewright.serving.scripts import messages
+from edgewright.serving.http.messages import HttpError, Request
+from edgewright.serving.scripts import messages, protocols
 from edgewright.serving.scripts.entry_script import EntryScript, failed_init, print_traceback
 from edgewright.serving.scripts.messages import Answer, Call, Started, WorkerSettings
 from edgewright.serving.scripts.raw import RawRequest, RawResponse
+from edgewright.serving.variants.inference_request import InferRequest
 
 ASYNCHRONOUS_CALLS = 32
 """Calls of an asynchronous `run` that a worker answers at the same time."""
@@ -89,6 +90,8 @@ def _started(script: EntryScript) -> Started:
         uses_raw_requests=script.uses_raw_requests,
         inputs={name: kind.json_schema() | {"example": kind.example()} for name, kind in schema.inputs.items()},
         optional=schema.optional,
+        media_types=() if script.tensors is None else script.tensors.media_types,
+        tensors=None if script.tensors is None else script.tensors.interface(),
         output=schema.output.json_schema() | {"example": schema.output.example()} if schema.output else {},
         sample=schema.sample() if schema.inputs else None,
     )
@@ -102,7 +105,8 @@ def _serve_in_turn(script: EntryScript, connection: socket.socket) -> None:
         started = time.perf_counter()
         _request_id.set(call.request_id)
         try:
-            answer, raw = _encoded(script.run(**_arguments(script, call, body)), call)
+            decoded = _decoded(script, call, body)
+            answer, raw = _encoded(script.run(**decoded.arguments), decoded)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the script raises
             answer, raw = _failed(call, error)
         connection.sendall(messages.encode(_timed(answer, started), raw))
@@ -125,7 +129,8 @@ async def _answer_one(script: EntryScript, call: Call, body: bytes, writer: asyn
     started = time.perf_counter()
     _request_id.set(call.request_id)  # of this task only
     try:
-        answer, raw = _encoded(await script.run(**_arguments(script, call, body)), call)
+        decoded = _decoded(script, call, body)
+        answer, raw = _encoded(await script.run(**decoded.arguments), decoded)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the script raises
         answer, raw = _failed(call, error)
     writer.write(messages.encode(_timed(answer, started), raw))
@@ -134,6 +139,32 @@ async def _answer_one(script: EntryScript, call: Call, body: bytes, writer: asyn
 
 def _timed(answer: Answer, started: float) -> Answer:
     return replace(answer, run_ms=(time.perf_counter() - started) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A call with the arguments of `run`, and the formats of its answer."""
+
+    call: Call
+    arguments: dict[str, Any]
+    infer: InferRequest | None = None
+    has_formats: bool = False
+    """True if the answer may be tensors, .npy or CSV."""
+
+    @property
+    def model_name(self) -> str:
+        """The name in the path of the Open Inference Protocol."""
+        return self.call.path.removeprefix("/v2/models/").removesuffix(protocols.INFER)
+
+
+def _decoded(script: EntryScript, call: Call, body: bytes) -> _Decoded:
+    if script.schema is None or script.tensors is None or call.method != "POST" or script.uses_raw_requests:
+        return _Decoded(call, _arguments(script, call, body))
+    values = script.tensors.values(Request(call.headers, body), call.path)
+    if values is None:
+        return _Decoded(call, _arguments(script, call, body), has_formats=True)
+    fields, infer = values
+    return _Decoded(call, script.schema.arguments(fields), infer, has_formats=True)
 
 
 def _arguments(script: EntryScript, call: Call, body: bytes) -> dict[str, Any]:
@@ -162,9 +193,14 @@ def _only_parameter(script: EntryScript) -> str:
     return next(iter(inspect.signature(script.run).parameters), "data")
 
 
-def _encoded(result: Any, call: Call) -> tuple[Answer, bytes]:
+def _encoded(result: Any, decoded: _Decoded) -> tuple[Answer, bytes]:
+    call = decoded.call
     if not isinstance(result, RawResponse):
-        return Answer(number=call.number), _json(result)
+        request = Request(call.headers, b"")
+        response = protocols.answer(request, result, decoded.infer, decoded.model_name) if decoded.has_formats else None
+        if response is None:
+            return Answer(number=call.number), _json(result)
+        return Answer(number=call.number, media_type=response.media_type, headers=response.headers), response.body
     headers = {name.lower(): str(value) for name, value in result.headers.items()}
     media_type = headers.pop("content-type", "application/json" if result.is_json else "text/plain; charset=utf-8")
     message = result.message
