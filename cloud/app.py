@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 
 from anyio import to_thread
 from starlette.applications import Starlette
@@ -25,12 +26,15 @@ from cloud.http.endpoint import Endpoint, answer
 from cloud.http.routes import ENDPOINTS
 from cloud.images.engine import build_images
 from cloud.messaging.broker import Broker
+from cloud.registry.collecting import collect
 from cloud.rollouts.engine import drive_rollouts
 from edgewright.contracts import wire
+from edgewright.contracts.models.maintenance import GRACE_S
 from edgewright.errors import UnreachableError
 
 _LOG = logging.getLogger("edgewright.cloud")
 _WAIT_S = 3600.0
+_COLLECT_EVERY_S = 3600.0
 
 Background = Callable[[Cloud], Awaitable[None]]
 
@@ -51,7 +55,23 @@ async def publish_desired(cloud: Cloud) -> None:
         seen = number
 
 
-BACKGROUND: tuple[Background, ...] = (follow_other_processes, publish_desired, drive_rollouts, drive_endpoints, build_images)
+async def collect_unreferenced(cloud: Cloud) -> None:
+    """Remove blobs of the registry that nothing refers to, every hour."""
+    while True:
+        await asyncio.sleep(_COLLECT_EVERY_S)
+        collected = await to_thread.run_sync(lambda: collect(cloud.blobs, grace_s=GRACE_S, now=datetime.now(UTC)))
+        if collected.blobs:
+            _LOG.info("removed unreferenced blobs count=%d size_bytes=%d", collected.blobs, collected.size_bytes)
+
+
+BACKGROUND: tuple[Background, ...] = (
+    follow_other_processes,
+    publish_desired,
+    drive_rollouts,
+    drive_endpoints,
+    build_images,
+    collect_unreferenced,
+)
 
 
 @asynccontextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from cloud.auth import Access
 from cloud.http.endpoint import Call, Endpoint
-from cloud.registry import models, registered
+from cloud.registry import collecting, models, registered
 from edgewright.contracts.messages import ModelVersion
+from edgewright.contracts.models.maintenance import Collected, CollectRequest
 from edgewright.contracts.models.publishing import PublishRequest
 from edgewright.contracts.models.registration import AliasRequest, NextVersion, RegisterRequest
 from edgewright.contracts.signing import TrustedKeys
@@ -75,6 +76,11 @@ def delete_version(call: Call) -> ModelVersion:
     """Delete a version; its number stays taken."""
     with call.cloud.database.transaction() as connection:
         return registered.delete_version(connection, call.path("model"), _version(call))
+
+
+def collect(call: Call) -> Collected:
+    """Remove blobs that nothing refers to."""
+    return collecting.collect(call.cloud.blobs, grace_s=call.body.grace_s, now=call.now)
 
 
 def _version(call: Call) -> int:
@@ -172,5 +178,14 @@ ENDPOINTS = (
         summary="Remove an alias.",
         handler=remove_alias,
         status=204,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/registry/collect",
+        access=Access.OPERATOR,
+        summary="Remove blobs that nothing refers to and that were not used for some time.",
+        handler=collect,
+        request_type=CollectRequest,
+        response_type=Collected,
     ),
 )

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from edgewright.errors import BadInputError, ConflictError, NotFoundError, Packa
 
 MAX_DOCUMENT_BYTES = 4 << 20
 """Maximum size of a manifest or config: the size that the OCI distribution specification asks every registry to accept."""
+_MARK_EVERY_S = 60.0
+"""A blob that was marked as used more recently is not marked again."""
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -93,11 +96,62 @@ class BlobStore:
         Raises:
             BlobUnknownError: the repository does not have the blob.
         """
-        check_digest(digest)
+        path = self.path_of(digest)
         with self.database.reading() as connection:
-            if not has_blob(connection, repository, digest):
+            if not has_blob(connection, repository, digest) or not self.mark_used(digest):
                 raise BlobUnknownError(f"repository {repository} has no blob {digest}: push it first")
-        return self.path_of(digest)
+        return path
+
+    def mark_used(self, digest: str) -> bool:
+        """Keep a blob for another grace time; return False if it is not stored."""
+        path = self.path_of(digest)
+        try:
+            if time.time() - path.stat().st_mtime > _MARK_EVERY_S:
+                os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def used_since(self, digest: str, since: float) -> bool:
+        """Return True if a blob was used after `since`, in seconds since 1970."""
+        try:
+            return self.path_of(digest).stat().st_mtime > since
+        except FileNotFoundError:
+            return False
+
+    def stored(self) -> list[Path]:
+        """Return the files of all blobs, shown by a repository or not."""
+        return sorted(path for path in self._blobs.iterdir() if not path.name.startswith("."))
+
+    def remove_unshown(self, path: Path, since: float) -> int | None:
+        """Remove the file of a blob that no repository shows and that was not used after `since`; return its size in bytes.
+
+        Returns:
+            None if the file stays.
+        """
+        with self._locked(fcntl.LOCK_EX), self.database.reading() as connection:
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                return None
+            if stat.st_mtime > since or has_blob(connection, None, f"sha256:{path.name}"):
+                return None
+            path.unlink()
+            return stat.st_size
+
+    def remove_uploads(self, since: float) -> None:
+        """Remove uploads that received nothing after `since`."""
+        for path in self._uploads.glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime <= since:
+                    path.unlink()
+
+    @contextlib.contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        """Hold the lock of the files: shared to store one and show it, exclusive to remove one that no repository shows."""
+        with (self.root / "lock").open("a") as stream:
+            fcntl.flock(stream, kind)
+            yield
 
     def path_of(self, digest: str) -> Path:
         """Return the path of a blob, stored or not."""
@@ -109,17 +163,21 @@ class BlobStore:
         Returns:
             False if the source does not have the blob.
         """
-        with self.database.transaction() as connection:
-            if not has_blob(connection, source, digest):
+        with self._locked(fcntl.LOCK_SH), self.database.transaction() as connection:
+            if not has_blob(connection, source, digest) or not self.mark_used(digest):
                 return False
             link_blob(connection, repository, digest)
         return True
 
     def put(self, connection: Connection, repository: str, raw: bytes, digest: str) -> None:
-        """Store a small blob; the caller has computed `digest` from `raw`."""
-        if not self.path_of(digest).is_file():
-            write_atomically(self.path_of(digest), raw)
-        link_blob(connection, repository, digest)
+        """Store a small blob; the caller has computed `digest` from `raw`.
+
+        The file is new or marked as used, so it stays until the caller's transaction shows it.
+        """
+        with self._locked(fcntl.LOCK_SH):
+            if not self.mark_used(digest):
+                write_atomically(self.path_of(digest), raw)
+            link_blob(connection, repository, digest)
 
     def begin_upload(self, repository: str) -> str:
         """Begin an upload and return its id."""
@@ -172,10 +230,12 @@ class BlobStore:
             path.unlink(missing_ok=True)
             raise DigestInvalidError(f"the upload must have the digest {digest}, but its bytes have {actual}: send it again")
         sync_path(path)
-        path.replace(self.path_of(digest))
-        sync_path(self._blobs)
-        with self.database.transaction() as connection:
-            link_blob(connection, repository, digest)
+        with self._locked(fcntl.LOCK_SH):
+            os.utime(path)  # a slow upload received its last piece before the grace time
+            path.replace(self.path_of(digest))
+            sync_path(self._blobs)
+            with self.database.transaction() as connection:
+                link_blob(connection, repository, digest)
 
     def cancel_upload(self, repository: str, upload_id: str) -> None:
         """Remove an upload."""

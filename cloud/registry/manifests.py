@@ -96,7 +96,7 @@ def put(
     else:
         _check_tag(connection, repository, reference, digest)
     document = _read(raw, media_type)
-    _check_references(connection, repository, document)
+    _check_references(connection, repository, document, blobs)
     blobs.put(connection, repository, raw, digest)
     row = _row(document, repository=repository, digest=digest, media_type=media_type, size=len(raw))
     connection.execute(insert_or_ignore(connection, manifests).values(row))
@@ -170,10 +170,22 @@ def _read(raw: bytes, media_type: str) -> _Document:
     return document
 
 
-def _check_references(connection: Connection, repository: str, document: _Document) -> None:
-    referenced = [*document.layers, *document.manifests, *([document.config] if document.config else [])]
-    for descriptor in referenced:
-        if not has_blob(connection, repository, descriptor.digest):
+def referenced_digests(blobs: BlobStore, digest: str, media_type: str) -> frozenset[str]:
+    """Return the digests of what a stored manifest refers to, without its subject; none if its file is missing."""
+    try:
+        raw = blobs.path_of(digest).read_bytes()
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset(descriptor.digest for descriptor in _references(_read(raw, media_type)))
+
+
+def _references(document: _Document) -> list[Descriptor]:
+    return [*document.layers, *document.manifests, *([document.config] if document.config else [])]
+
+
+def _check_references(connection: Connection, repository: str, document: _Document, blobs: BlobStore) -> None:
+    for descriptor in _references(document):
+        if not has_blob(connection, repository, descriptor.digest) or not blobs.mark_used(descriptor.digest):
             raise ManifestBlobUnknownError(
                 f"the manifest needs {descriptor.digest}, which {repository} does not have: push it first"
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgewright.command_line import print_json, print_table
+from edgewright.command_line import duration, print_json, print_table
 from edgewright.commands.cloud_options import cloud_options, label, labels_text, moment, size_text, transfer_progress
 from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.models.registration import Framework, Registration, check_alias
@@ -174,6 +174,19 @@ def delete(model: str, cloud: str | None, as_json: bool) -> None:
         print_json(version)
     else:
         click.echo(f"deleted {version.model}:{version.version}")
+
+
+@group.command("gc")
+@click.option("--grace", "grace_s", type=duration, default="24h", show_default=True, help="Keep what was used within this time.")
+@cloud_options
+def collect(grace_s: float, cloud: str | None, as_json: bool) -> None:
+    """Remove files of the registry that no version refers to; the cloud does so every hour."""
+    with CloudClient.connect(cloud) as client:
+        collected = client.collect_unreferenced(grace_s)
+    if as_json:
+        print_json(collected)
+    else:
+        click.echo(f"removed {collected.blobs} file{'' if collected.blobs == 1 else 's'}, {size_text(collected.size_bytes)}")
 
 
 def _exact(model: str) -> PackageReference:

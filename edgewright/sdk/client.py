@@ -22,6 +22,7 @@ from edgewright.contracts.messages import (
     TokenRequest,
 )
 from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
+from edgewright.contracts.models.maintenance import GRACE_S, Collected, CollectRequest
 from edgewright.contracts.models.registration import AliasRequest, Registration
 from edgewright.contracts.names import PackageReference
 from edgewright.contracts.package import Package
@@ -151,6 +152,10 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
     def delete_version(self, version: ModelVersion) -> ModelVersion:
         """Delete a version; its number stays taken."""
         return self._send("DELETE", _path_of(version), ModelVersion)
+
+    def collect_unreferenced(self, grace_s: float = GRACE_S) -> Collected:
+        """Remove blobs of the registry that nothing refers to and that were not used for `grace_s` seconds."""
+        return self._send("POST", "/v1/registry/collect", Collected, CollectRequest(grace_s=grace_s))
 
     # Devices
 

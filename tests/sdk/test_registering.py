@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 from collections.abc import Iterator
@@ -189,6 +190,28 @@ def test_p25_a_deleted_version_is_gone_and_its_number_stays_taken(client: CloudC
     with pytest.raises(NotFoundError, match="no model is called 'deleted'"):
         client.model_versions("deleted")
     assert client.register_model("deleted", folder).version == 4
+
+
+def test_p25_unreferenced_files_are_removed_on_request(client: CloudClient, cloud: RunningCloud, folder: Path) -> None:
+    (folder / "saved.pb").write_bytes(b"only in the deleted version")
+    client.delete_version(client.register_model("collected", folder / "saved.pb"))
+    blob = cloud.state / "registry" / "blobs" / "sha256" / hashlib.sha256(b"only in the deleted version").hexdigest()
+    client.collect_unreferenced()
+    assert blob.is_file()
+    assert client.collect_unreferenced(grace_s=0).blobs >= 3
+    assert not blob.exists()
+    with pytest.raises(BadInputError, match="grace_s must be a number of seconds from 0"):
+        client.collect_unreferenced(grace_s=-1)
+
+
+def test_p23_versions_that_are_registered_at_once_get_different_numbers(cloud: RunningCloud, folder: Path) -> None:
+    def register(_: int) -> int:
+        with CloudClient.connect(str(cloud.state)) as client:
+            return client.register_model("at-once", folder / "saved.pb").version
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        numbers = list(threads.map(register, range(16)))
+    assert sorted(numbers) == list(range(1, 17))
 
 
 def test_p25_packages_and_source_files_share_the_numbers(
