@@ -25,6 +25,7 @@ from convert.source.feed import Arrays, Feed
 from convert.source.identify import SourceKind, identify
 from convert.source.options import SourceOptions
 from edgewright.contracts import wire
+from edgewright.contracts.models.mlflow_folder import MLMODEL, read_mlflow
 from edgewright.contracts.models.sample_input import SampleInput, TriedModel, TryRequest, spec_of
 from edgewright.contracts.samples import Tensors, fit, read_npz, write_npz
 from edgewright.contracts.variant import TensorSpec
@@ -67,6 +68,8 @@ def find_model(path: Path) -> Path:
     """
     if path.is_file() or (path / "saved_model.pb").is_file():
         return path
+    if (path / MLMODEL).is_file() and (named := read_mlflow(path).model):
+        return find_model(path / named)
     models = [each for each in sorted(path.iterdir()) if _is_model(each)]
     if len(models) != 1:
         names = ", ".join(each.name for each in models) or "none"

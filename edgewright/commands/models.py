@@ -77,11 +77,46 @@ def register(
     sample = None if sample_input is None else SampleOptions(sample_input, trust=trust)
     with CloudClient.connect(cloud, start_embedded=True) as client, transfer_progress("pushing") as on_progress:
         version = client.register_model(name, paths, registration, sample=sample, on_progress=on_progress)
+    _print_registered(version, as_json=as_json)
+
+
+def _print_registered(version: ModelVersion, *, as_json: bool) -> None:
     if as_json:
         print_json(version)
         return
     files = f"{len(version.files)} file{'' if len(version.files) == 1 else 's'}, {size_text(version.size_bytes)}"
     click.echo(f"registered {version.model}:{version.version}: {files}")
+
+
+@group.command("import")
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--no-run", is_flag=True, help="Do not run the model on the input example of the folder.")
+@click.option("--trust", is_flag=True, help="Run code in the model's file (pickles, PyTorch).")
+@cloud_options
+def import_folder(name: str, folder: Path, no_run: bool, trust: bool, cloud: str | None, as_json: bool) -> None:
+    """Register an MLflow model FOLDER as the next version of the model NAME.
+
+    Framework and schema come from its MLmodel. A model with an input example is run on it once, and refused if it fails.
+    """
+    with CloudClient.connect(cloud) as client, transfer_progress("pushing") as on_progress:
+        version = client.import_mlflow(name, folder, runs=not no_run, trust=trust, on_progress=on_progress)
+    _print_registered(version, as_json=as_json)
+
+
+@group.command("export")
+@click.argument("model", metavar="MODEL[:VERSION|@ALIAS]")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to create.")
+@cloud_options
+def export_folder(model: str, output: Path, cloud: str | None, as_json: bool) -> None:
+    """Write a version as an MLflow model folder."""
+    with CloudClient.connect(cloud) as client, transfer_progress("downloading") as on_progress:
+        version = client.model_version(parse_reference(model))
+        client.export_mlflow(version, output, on_progress=on_progress)
+    if as_json:
+        print_json(version)
+    else:
+        click.echo(f"{output}: MLflow model of {version.model}:{version.version}")
 
 
 @group.command("list")

@@ -29,7 +29,7 @@ from edgewright.contracts.package import Package
 from edgewright.contracts.samples import Tensors
 from edgewright.contracts.signing import PrivateKey
 from edgewright.errors import NotFoundError, OperationError
-from edgewright.sdk import pulling, pushing, registering
+from edgewright.sdk import mlflow_folders, pulling, pushing, registering
 from edgewright.sdk.connection import TIMEOUT_S
 from edgewright.sdk.context import find_context
 from edgewright.sdk.endpoints import EndpointCalls
@@ -127,6 +127,24 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
     ) -> Package:
         """Write the package of a version into a new layout directory; every byte is verified."""
         return pulling.pull_package(self._connection, version, target, on_progress=on_progress)
+
+    def import_mlflow(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        runs: bool = True,
+        trust: bool = False,
+        on_progress: pushing.Progress = lambda _sent, _total: None,
+    ) -> ModelVersion:
+        """Register an MLflow model folder; with `runs`, run the model once on the input example of the folder."""
+        return mlflow_folders.import_mlflow(self._connection, name, folder, runs=runs, trust=trust, on_progress=on_progress)
+
+    def export_mlflow(
+        self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
+    ) -> Path:
+        """Write a version as an MLflow model folder; one that was imported comes back as it was."""
+        return mlflow_folders.export_mlflow(self._connection, version, target, on_progress=on_progress)
 
     def golden_sample(self, version: ModelVersion) -> tuple[Tensors, Tensors] | None:
         """Return the inputs and outputs of the sample that a version was registered with, or None."""

@@ -18,6 +18,12 @@ from edgewright.worker_process import WorkerProcess
 
 LIMIT_S = 300.0
 _WORKER = "edgewright.try_model"
+_SAME = (
+    {Framework.KERAS, Framework.TENSORFLOW},
+    {Framework.SKLEARN, Framework.LIGHTGBM},
+    {Framework.SKLEARN, Framework.XGBOOST},
+)
+"""A Keras model is one of TensorFlow, too; boosting libraries save their estimators as scikit-learn does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +64,13 @@ def try_model(model: Path, registration: Registration, sample: SampleOptions, fo
         answer = worker.ask(wire.encode(request), limit_s=LIMIT_S)
     tried = wire.decode(answer, TriedModel, what="the tried model", error=OperationError)
     framework = Framework(tried.framework)
-    if registration.framework not in (Framework.CUSTOM, framework) and {registration.framework, framework} != _SAME:
+    if registration.framework not in (Framework.CUSTOM, framework) and {registration.framework, framework} not in _SAME:
         raise BadInputError(f"the framework of {model} must be {framework}, not {registration.framework}")
     described = replace(
         registration,
         framework=framework if registration.framework is Framework.CUSTOM else registration.framework,
         framework_version=registration.framework_version or tried.framework_version,
-        inputs=tried.inputs,
-        outputs=tried.outputs,
+        inputs=registration.inputs or tried.inputs,
+        outputs=registration.outputs or tried.outputs,
     )
     return Tried(described, (inputs, outputs))
-
-
-_SAME = {Framework.KERAS, Framework.TENSORFLOW}
-"""A Keras model is a model of TensorFlow, too."""
