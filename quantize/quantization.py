@@ -49,7 +49,7 @@ from quantize.npu.functional import FUNCTIONAL_PREFIX, FunctionalEvaluation, eva
 from quantize.npu.int8 import make_npu_int8
 from quantize.npu.mxint8 import make_npu_mxint8
 from quantize.report.detail import PREFIX, Scoring, VariantDetail, describe, samples_digest
-from quantize.scheme import QuantizationResult, Scheme, check_source
+from quantize.scheme import QuantizationResult, Scheme, check_size, check_source
 from quantize.zero_inputs import check_zero_input
 
 log = logging.getLogger(__name__)
@@ -236,6 +236,7 @@ def check_request(build: BuildDirectory, options: QuantizeOptions) -> None:
     """Raise the errors that need no samples."""
     _check_backend(options)
     check_source(build)
+    check_size(build, options.scheme)
     if options.samples is None and options.scheme.needs_samples:
         raise SamplesError(f"{options.scheme} needs real samples for calibration, but none are given: add --samples X.npz")
 

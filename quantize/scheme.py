@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from edgewright.contracts.build_directory import BuildDirectory
-from edgewright.contracts.variant import LayerKind, Precision
+from edgewright.contracts.variant import FLOAT_VARIANT, LayerKind, Precision
 from edgewright.errors import ModelError
 from edgewright.graphs.bodies import inner_nodes
 from edgewright.graphs.files import read_graph, write_graph
@@ -19,6 +19,10 @@ from quantize.rewrites.minify import minify
 from quantize.weights.editing import OWNER
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+
+
+LARGEST_MESSAGE = (1 << 31) - (64 << 20)
+"""Largest graph with weights, in bytes, that protobuf serializes as one message, with room for what a scheme adds."""
 
 
 class Scheme(enum.StrEnum):
@@ -41,6 +45,11 @@ class Scheme(enum.StrEnum):
     def needs_samples(self) -> bool:
         """True if the scheme calibrates; the others can be measured on the golden samples."""
         return self not in (Scheme.MXINT8, Scheme.INT8_DYNAMIC)
+
+    @property
+    def needs_one_message(self) -> bool:
+        """True if the scheme calibrates the graph together with its weights as one protobuf message."""
+        return self not in (Scheme.FP16, Scheme.MXINT8, Scheme.INT8_DYNAMIC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +91,16 @@ def check_source(build: BuildDirectory) -> None:
     if others and ir.DataType.FLOAT not in kinds:
         raise ModelError(
             f"{build.path}: the weights must be float32, but they are {', '.join(others)}: export the model in float32"
+        )
+
+
+def check_size(build: BuildDirectory, scheme: Scheme) -> None:
+    """Raise `ModelError` if the weights are too large for the scheme."""
+    size_bytes = build.variant(FLOAT_VARIANT).config.size_bytes
+    if scheme.needs_one_message and size_bytes > LARGEST_MESSAGE:
+        raise ModelError(
+            f"{build.path}: {scheme} needs graph and weights of at most 2 GB, but they are {size_bytes / 1e9:.1f} GB: "
+            f"use {Scheme.FP16}, {Scheme.MXINT8} or {Scheme.INT8_DYNAMIC}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from edgewright.cli import main
 from edgewright.contracts.oci import OciLayout, Platform
 from edgewright.contracts.package import write_package, write_tar
+from edgewright.contracts.variant import VariantDirectory
 from tests.support.quantize_builds import fresh_build, held_out_samples, quantized_build, training_samples
 
 
@@ -50,6 +52,18 @@ def test_a_scheme_that_calibrates_needs_samples(tmp_path: Path) -> None:
     build = fresh_build(tmp_path / "build")
     message = refused(run("quantize", build.path, "--scheme", "int8"), 2)
     assert message == "int8 needs real samples for calibration, but none are given: add --samples X.npz"
+    assert [one.config.variant for one in build.variants()] == ["fp32"]
+
+
+@pytest.mark.parametrize("scheme", ["int8", "mixed", "npu-int8", "npu-mxint8"])
+def test_a_scheme_that_needs_one_message_refuses_weights_above_2_gb(tmp_path: Path, scheme: str) -> None:
+    build = fresh_build(tmp_path / "build")
+    variant = build.variant("fp32")
+    VariantDirectory.write(variant.path, replace(variant.config, size_bytes=2_400_000_000))
+    message = refused(run("quantize", build.path, "--scheme", scheme, "--samples", training_samples()), 2)
+    assert message == (
+        f"{build.path}: {scheme} needs graph and weights of at most 2 GB, but they are 2.4 GB: use fp16, mxint8 or int8-dynamic"
+    )
     assert [one.config.variant for one in build.variants()] == ["fp32"]
 
 
