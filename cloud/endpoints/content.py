@@ -40,6 +40,8 @@ from edgewright.serving.supervision.service import DesiredService, Generation, S
 MODELS = "azureml-models"
 START_MARGIN_S = 30.0
 """Time for the start of a server process, in addition to that of the script's `init`."""
+MIN_HANG_TIMEOUT_S = 15.0
+"""Least time without an answer to a probe after which a server process is replaced; a long run may delay the answer."""
 _FILES = "files"
 
 
@@ -121,6 +123,7 @@ def desired_service(folder: EndpointFolder, endpoint: StoredEndpoint, registry: 
         replicas=deployment.replicas,
         start_timeout_s=deployment.init_timeout_s + START_MARGIN_S,
         retry_for_s=deployment.init_timeout_s,
+        hang_timeout_s=max(MIN_HANG_TIMEOUT_S, deployment.scoring_timeout_s + 5),
         drain_timeout_s=deployment.scoring_timeout_s + 5,
     )
     return DesiredService(host=HOST, port=endpoint.port, generation=generation)

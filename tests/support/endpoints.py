@@ -36,8 +36,9 @@ def deploy(client: CloudClient, name: str, folder: Path, script: str, **fields: 
 def score(uri: str, key: str | None, body: bytes = b"{}") -> tuple[int, Any]:
     """Send one request on a connection of its own; return the status and the answer."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    response = urllib3.request("POST", uri, body=body, headers=headers, retries=False, timeout=20)
-    return response.status, json.loads(response.data)
+    with urllib3.PoolManager(retries=False, timeout=20) as pool:
+        response = pool.request("POST", uri, body=body, headers=headers)
+        return response.status, json.loads(response.data)
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:

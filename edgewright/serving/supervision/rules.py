@@ -127,6 +127,12 @@ def after_ready(history: History) -> History:
     return replace(history, was_ready=True, reason="")
 
 
+def hanging_replica(replicas: Sequence[Replica], silent_s: float, hang_timeout_s: float) -> Replica | None:
+    """Return the ready process to replace if the service has not answered for too long: the oldest; None otherwise."""
+    ready = [each for each in replicas if each.is_ready]
+    return min(ready, key=lambda each: each.number) if ready and silent_s >= hang_timeout_s else None
+
+
 def state_of(situation: Situation) -> ServiceState:
     """Return the state of the desired generation."""
     history = situation.histories.get(situation.desired, History())

@@ -44,6 +44,8 @@ class Generation:
     """Time in which the first server process must be ready."""
     retry_for_s: float = 300.0
     """Time after the first start in which a failed start is tried again."""
+    hang_timeout_s: float = 65.0
+    """Time without an answer to a probe after which a server process that runs is replaced."""
     drain_timeout_s: float = 35.0
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from edgewright.serving.supervision.logs import open_log
 from edgewright.serving.supervision.placeholder import Placeholder
+from edgewright.serving.supervision.probe import PROBE_INTERVAL_S, answers
 from edgewright.serving.supervision.process import ServerProcess
 from edgewright.serving.supervision.rules import (
     MAX_START_FAILURES,
@@ -35,6 +36,7 @@ from edgewright.serving.supervision.rules import (
     after_deadline,
     after_end,
     after_ready,
+    hanging_replica,
     next_actions,
     next_wake_at,
     state_of,
@@ -75,6 +77,7 @@ class Supervisor:
         self._count = 0
         self._restarts = 0
         self._wake = asyncio.Event()
+        self._answered_at = time.monotonic()
         self._stopping = False
         self._written: ServiceStatus | None = None
 
@@ -88,12 +91,14 @@ class Supervisor:
             self._answering = before.answering
             self._know(before.answering)
             self._histories[before.answering.number] = History(was_ready=True)
+        probing = asyncio.create_task(self._probe())
         while not self._stopping:
             self._wake.clear()
             await self._step(time.monotonic())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_s()):
                     await self._wake.wait()
+        probing.cancel()
         await self._end()
 
     def _stop(self) -> None:
@@ -117,6 +122,21 @@ class Supervisor:
                 self._begin_drain(replica)
             await self._show_placeholder()
         self._write_status()
+
+    async def _probe(self) -> None:
+        """Kill a server process that runs and does not answer; its end starts the next one."""
+        while True:
+            await asyncio.sleep(PROBE_INTERVAL_S)
+            desired = self._desired
+            if desired is None or await answers(desired.host, desired.port):
+                self._answered_at = time.monotonic()
+                continue
+            silent_s = time.monotonic() - self._answered_at
+            hanging = hanging_replica(tuple(self._replicas.values()), silent_s, desired.generation.hang_timeout_s)
+            if hanging is not None and (process := self._processes.get(hanging.number)) is not None:
+                self._write_line(f"killed server pid={process.pid} reason='no answer for {silent_s:.0f} s'")
+                self._answered_at = time.monotonic()
+                await process.kill()
 
     def _know(self, generation: Generation) -> None:
         self._generations.setdefault(generation.number, generation)

@@ -15,6 +15,7 @@ from edgewright.serving.supervision.rules import (
     after_deadline,
     after_end,
     after_ready,
+    hanging_replica,
     next_actions,
     next_wake_at,
     state_of,
@@ -111,6 +112,13 @@ def test_pauses_double_up_to_a_limit_and_start_again_after_a_minute_of_health() 
 def test_a_generation_that_is_not_ready_by_its_deadline_fails(now: float, has_failed: bool) -> None:
     assert after_deadline(History(began_at=10.0), 3.0, now).has_failed is has_failed
     assert not after_deadline(after_ready(History(began_at=10.0)), 3.0, now).has_failed
+
+
+def test_the_oldest_ready_process_of_a_silent_service_is_replaced() -> None:
+    replicas = (STARTING_2, Replica(4, 1, is_ready=True), Replica(3, 1, is_ready=True))
+    assert hanging_replica(replicas, silent_s=14.9, hang_timeout_s=15.0) is None
+    assert hanging_replica(replicas, silent_s=15.0, hang_timeout_s=15.0) == Replica(3, 1, is_ready=True)
+    assert hanging_replica((STARTING_2,), silent_s=99.0, hang_timeout_s=15.0) is None
 
 
 def test_the_supervisor_wakes_for_the_next_attempt() -> None:
