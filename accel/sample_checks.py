@@ -1,7 +1,7 @@
 """Check samples, and the source's outputs for them, for what makes a comparison or an accuracy meaningless.
 
 Refused: NaN for which the source gives NaN, too. The rest are warnings: equal samples, labels of one class, outputs that are the
-same for all samples, and inputs without effect.
+same for all samples, inputs without effect, and pictures whose channels have different ranges.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 _FLOATS, _OTHERS = 8, 32
 """Samples that are run once more to find inputs without effect; classes and other integers change less often than floats."""
+
+_COLORS = 3
+_RANGE_RATIO = 16.0
+"""Ratio of the ranges of two channels from which one of them was prepared in another way: 255 for bytes beside fractions."""
 
 _Array = npt.NDArray[Any]
 
@@ -58,6 +62,8 @@ def warn_of_uninformative(session: Session, samples: Samples, outputs: Tensors, 
     if all(_equal_rows(array) for array in samples.inputs.values()):
         log.warning("equal samples count=%d: other inputs are not compared", samples.count)
         return
+    for name, array in samples.inputs.items():
+        _warn_of_ranges(name, array)
     constant = [name for name, array in outputs.items() if array.size and _equal_rows(array)]
     for name in constant:
         log.warning("constant output=%s samples=%d: it does not depend on the model's input", name, samples.count)
@@ -65,6 +71,23 @@ def warn_of_uninformative(session: Session, samples: Samples, outputs: Tensors, 
         floats = any(array.dtype.kind == "f" for array in outputs.values())
         for name in inputs_without_effect(session, samples.slice(0, _FLOATS if floats else _OTHERS), batch_size=batch_size):
             log.warning("unused input=%s: no output depends on it", name)
+
+
+def _warn_of_ranges(name: str, array: _Array) -> None:
+    """Log a warning if one color of pictures has a far wider or narrower range than another."""
+    axis = next((axis for axis in (1, 3) if array.ndim == 4 and array.shape[axis] == _COLORS), None)
+    if axis is None or array.dtype.kind not in "fiu" or array.size == array.shape[0] * _COLORS:
+        return
+    others = tuple(other for other in range(4) if other != axis)
+    ends = [(piece.min(axis=others), piece.max(axis=others)) for piece in pieces(array)]
+    low, high = np.min([end[0] for end in ends], axis=0), np.max([end[1] for end in ends], axis=0)
+    spans = np.asarray(high, np.float64) - low
+    wide, narrow = int(spans.argmax()), int(spans.argmin())
+    if np.isfinite(spans).all() and spans[wide] >= _RANGE_RATIO * spans[narrow] and spans[wide] > 0:
+        log.warning(
+            "channel ranges input=%s channel_%d=[%g, %g] channel_%d=[%g, %g]: prepare all channels in the same way",
+            *(name, narrow, low[narrow], high[narrow], wide, low[wide], high[wide]),
+        )
 
 
 def inputs_without_effect(session: Session, samples: Samples, *, batch_size: int) -> list[str]:

@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from accel.backends.onnxruntime_cpu import load_graph
 from accel.sample_checks import check_numbers, warn_of_uninformative
-from edgewright.contracts.samples import Samples, load_samples, write_npz
+from edgewright.contracts.samples import Samples, Tensors, load_samples, write_npz
 from edgewright.contracts.variant import TensorSpec
 from edgewright.errors import SamplesError
 
@@ -71,6 +71,49 @@ def test_each_property_has_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, nodes: list[NodeProto], samples: Samples, lines: list[str]
 ) -> None:
     assert warnings_of(tmp_path, caplog, nodes, samples) == lines
+
+
+def pictures(*scales: float, last: bool = False) -> Any:
+    """Return 12 pictures whose channels reach from 0 to `scales`."""
+    unit = np.linspace(0, 1, 12 * 16, dtype=np.float32).reshape(12, 4, 4)
+    return np.stack([unit * scale for scale in scales], axis=3 if last else 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "lines"),
+    [
+        pytest.param(
+            pictures(1, 255, 1),
+            ["channel ranges input=x channel_0=[0, 1] channel_1=[0, 255]: prepare all channels in the same way"],
+            id="bytes beside fractions",
+        ),
+        pytest.param(
+            pictures(2, 2, 0, last=True),
+            ["channel ranges input=x channel_2=[0, 0] channel_0=[0, 2]: prepare all channels in the same way"],
+            id="a constant channel, last",
+        ),
+        pytest.param(pictures(1, 2, 4), [], id="alike"),
+        pytest.param(pictures(1, 255), [], id="no colors"),
+        pytest.param(pictures(1, 255, 1)[:, :, 0], [], id="no pictures"),
+    ],
+)
+def test_colors_with_different_ranges_have_one_line(images: Any, lines: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    session = Doubling()
+    warn_of_uninformative(session, Samples({"x": images}), session.run({"x": images}), batch_size=32)
+    assert [record.getMessage() for record in caplog.records] == lines
+
+
+class Doubling:
+    """Session that doubles its input."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        return {"y": inputs["x"] * 2}
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def holed(rows: list[int]) -> Any:
