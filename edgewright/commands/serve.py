@@ -21,6 +21,7 @@ from edgewright.contracts.files import write_atomically
 from edgewright.errors import BadInputError
 from edgewright.serving.http.keys import KeyFile, write_new_keys
 from edgewright.serving.http.listening import SOCKET_VARIABLE, TlsFiles, listen
+from edgewright.serving.nocode.identify import model_in
 from edgewright.serving.served import Served
 from edgewright.serving.supervision.keeper import keep_running
 
@@ -112,7 +113,7 @@ def command(**options: Any) -> None:
     access.check()
     announcement = Announcement(as_json=options.pop("as_json"), file=options.pop("ready_file"))
     grpc_port, check = options.pop("grpc_port"), options.pop("check")
-    served = Served(**options)
+    served = Served(path=model_in(options.pop("path")), **options)
     served.check()
     if not check:
         _serve(served, access, announcement, grpc_port)

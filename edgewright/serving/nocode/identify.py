@@ -36,6 +36,8 @@ _PICKLES = (".pkl", ".pickle", ".joblib")
 _STARTS = {".json": (b"{",), ".txt": (b"tree",), ".h5": (b"\x89HDF",), ".hdf5": (b"\x89HDF",), ".keras": (b"PK\x03\x04",)}
 """First bytes of the formats whose suffix other files have too, or that fail in an unclear way."""
 SAVED_MODEL = "saved_model.pb"
+_OTHER_FOLDERS = ("variant.json", "build.json", "oci-layout")
+"""Files of a variant, a build directory and a package, which may hold ONNX files as well."""
 
 
 def framework_of(path: Path) -> Framework | None:
@@ -69,7 +71,16 @@ def check_trusted(path: Path, *, trust: bool) -> None:
         raise BadInputError(text)
 
 
-def model_in(folder: Path) -> Path:
-    """Return the one model file of a folder, or the folder itself if it has no model file or several."""
-    found = [path for path in sorted(folder.iterdir()) if framework_of(path) is not None] if folder.is_dir() else []
-    return found[0] if len(found) == 1 else folder
+def model_in(path: Path) -> Path:
+    """Return the one model file in a folder, as a registered model of several files has it; anything else as it is."""
+    if not path.is_dir() or any((path / name).exists() for name in (SAVED_MODEL, *_OTHER_FOLDERS)):
+        return path
+    found = [each for each in sorted(path.iterdir()) if _is_model(each)]
+    return found[0] if len(found) == 1 else path
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        return framework_of(path) is not None
+    except BadInputError:  # a text or JSON file that is no model
+        return False

@@ -28,6 +28,7 @@ from edgewright.serving.http.messages import HttpError
 from edgewright.serving.scripts import messages
 from edgewright.serving.scripts.messages import Answer, Call, Started, WorkerSettings
 from edgewright.worker_process import describe_end
+from hardware_profiles.processors import usable_processors
 
 _log = logging.getLogger(__name__)
 
@@ -226,7 +227,9 @@ class _Worker:
         ours, theirs = sockets.socketpair()
         with theirs:
             command = [sys.executable, "-P", "-m", options.worker_module, str(theirs.fileno()), options.settings()]
-            process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()], env=_environment())
+            process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=[theirs.fileno()], env=worker_environment(options.worker_count)
+            )
         reader, writer = await asyncio.open_connection(sock=ours)
         try:
             async with asyncio.timeout(options.init_timeout_s):
@@ -314,7 +317,8 @@ async def _started(reader: asyncio.StreamReader, process: asyncio.subprocess.Pro
     return started
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of a worker, which sees the same packages as this process."""
+def worker_environment(worker_count: int) -> dict[str, str]:
+    """Return the environment of a worker, which sees the same packages as this process and its part of the processors."""
     paths = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
-    return {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    threads = {} if worker_count == 1 else {"OMP_NUM_THREADS": str(max(1, usable_processors() // worker_count))}
+    return {**threads, **os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}

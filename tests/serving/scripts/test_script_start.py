@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from edgewright.errors import BadInputError, EdgewrightError, OperationError
-from edgewright.serving.scripts.pool import ScriptOptions, ScriptPool
+from edgewright.serving.scripts.pool import ScriptOptions, ScriptPool, worker_environment
 
 RUN = "def run(data):\n    return data\n"
 DECORATOR = """
@@ -94,3 +94,13 @@ def test_a_worker_that_does_not_start_again_leaves_the_service_not_ready(tmp_pat
         await pool.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("workers", "given", "expected"), [(1, None, None), (1000, None, "1"), (1000, "7", "7")])
+def test_workers_share_the_processors(
+    workers: int, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert worker_environment(workers).get("OMP_NUM_THREADS") == expected
