@@ -50,6 +50,8 @@ FLOAT32_OPERATORS = {
     "Softmax",
     "TopK",
 }
+_SCATTERS = {"ScatterElements", "ScatterND"}
+"""Operators for which onnxruntime has no kernel in half precision that reduces; a sum of many terms belongs in float32 anyway."""
 _TYPE_ATTRIBUTES = {"dtype", "output_dtype", "output_datatype"}
 _SUMS = {"Add", "Sub", "Sum", "Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Concat", "RNN", "GRU", "LSTM"}
 """Operators where a small number beside larger ones adds nothing: only a constant that is small as a whole counts."""
@@ -109,6 +111,9 @@ def _can_be_half(node: ir.Node, ranges: Ranges, opset: int) -> bool:
 def _keeps_its_type(node: ir.Node, opset: int) -> bool:
     """Return True if the float outputs have the type of the float inputs, and half precision is among the allowed ones."""
     if bodies(node) or _TYPE_ATTRIBUTES & set(node.attributes) or not onnx.defs.has(node.op_type, opset):
+        return False
+    reduction = node.attributes.get("reduction")
+    if node.op_type in _SCATTERS and reduction is not None and reduction.as_string() != "none":
         return False
     others = [value for value in node.outputs if value.dtype is ir.DataType.FLOAT and not _is_float(value)]
     given = {_allowed(node, opset, place)[0] for place in half_inputs(node, opset)}

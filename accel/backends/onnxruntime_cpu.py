@@ -29,8 +29,9 @@ _DEQUANTIZE_ON_LOADING = "session.disable_quant_qdq"
 """Fuses no quantizers, so that those of constants are folded; otherwise blocked weights are expanded on every run."""
 _EXACT_WITHOUT_VNNI = "session.x64quantprecision"
 """Makes weights of eight bits unsigned on x86 without VNNI: products of signed ones overflow the 16 bits that add two of them."""
-_SHARED_WEIGHTS = "Attempt to replace the existing tensor"
-"""onnxruntime 1.32 cannot do that to a weight, or a zero point of weights, that two operators share."""
+_FUSION_FAILS = ("Attempt to replace the existing tensor", "does not match y_zero_point type")
+"""Errors of onnxruntime 1.32 when it fuses quantizers: `_EXACT_WITHOUT_VNNI` of a weight, or its zero point, that two operators
+share; and operator set 21 with int8 activations beside a Transpose (accel/npu/lowering/opset.py)."""
 _QUANTIZES_MORE = "WeightBiasQuantization"
 """Since 1.21 it rounds the weights of float layers between quantized ones to int8: exactly the layers that mixed keeps."""
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -186,14 +187,21 @@ def _runtime(path: Path, content: bytes | None, threads: int | None, precision: 
     if precision in (Precision.MXINT8, Precision.NPU_MXINT8):
         options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, "1")
     disabled = [_QUANTIZES_MORE] if precision is Precision.MIXED else []
-    providers = ["CPUExecutionProvider"]
+    return create_session(graph, options, disabled)
+
+
+def create_session(graph: str | bytes, options: Any, disabled_optimizers: Sequence[str] = ()) -> Any:
+    """Create onnxruntime's own session; if it fails to fuse quantizers, create one that fuses none, which is slower."""
+    import onnxruntime
+
+    settings = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": list(disabled_optimizers)}
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=providers, disabled_optimizers=disabled)
+        return onnxruntime.InferenceSession(graph, options, **settings)
     except _runtime_errors() as error:
-        if _SHARED_WEIGHTS not in str(error):
+        if not any(failure in str(error) for failure in _FUSION_FAILS):
             raise
         options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, "1")
-        return onnxruntime.InferenceSession(graph, options, providers=providers, disabled_optimizers=disabled)
+        return onnxruntime.InferenceSession(graph, options, **settings)
 
 
 def check_interface(actual: Sequence[TensorSpec], expected: Sequence[TensorSpec], kind: str, variant: VariantDirectory) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from accel.backends.onnxruntime_cpu import shortened
+from accel.backends.onnxruntime_cpu import create_session, shortened
 from accel.batches import fixed_batch
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import TensorSpec
@@ -138,4 +138,4 @@ def _session(raw: bytes, weights: Path | None) -> Any:
     if weights is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER_KEY, str(weights.resolve()))
     with step("loading the graph with its inner tensors as outputs in onnxruntime"):
-        return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+        return create_session(raw, options)

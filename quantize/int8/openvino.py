@@ -27,6 +27,7 @@ import onnx
 import onnx_ir as ir
 
 from accel.backends.openvino_cpu import without_telemetry
+from accel.npu.lowering.opset import lower_opset
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.samples import Samples, Tensors
 from edgewright.contracts.variant import (
@@ -44,7 +45,6 @@ from edgewright.graphs.files import write_graph
 from edgewright.progress import Progress, silent
 from edgewright.steps import step
 from quantize.int8.qdq import WEIGHTED
-from quantize.rewrites.opset import lower_opset
 from quantize.rewrites.stride_hoisting import hoist_strides
 from quantize.scheme import FloatFallback, QuantizationResult, float_graph
 

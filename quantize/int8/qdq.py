@@ -14,13 +14,13 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from accel.npu.lowering.opset import lower_opset
 from edgewright.errors import OperationError, one_line
 from hardware_profiles.hardware_profile import Int8Types
 from quantize.calibration.histograms import Range
 from quantize.int8.float_islands import FLOAT_OPERATORS, float_islands
 from quantize.mx.encoding import Blocks, decode
 from quantize.mx.graph import ELEMENTS, EXPONENTS
-from quantize.rewrites.opset import lower_opset
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators with weights. These are the layers that are counted, corrected or kept in float."""

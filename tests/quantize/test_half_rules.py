@@ -17,6 +17,7 @@ from edgewright.contracts.samples import write_npz
 from edgewright.contracts.variant import LayerKind, VariantDirectory
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
+from tests.support.float_builds import float_build, float_model
 
 F = np.float32
 node = helper.make_node
@@ -211,3 +212,18 @@ def test_weights_that_only_a_body_reads_are_stored_in_half_precision(tmp_path: P
     made = half_variant(tmp_path, [loop], {"w": WEIGHT, "three": np.array(3)})
     assert weight_types(made)["w/half"] == TensorProto.FLOAT16
     np.testing.assert_allclose(run(made.file(LayerKind.GRAPH), SAMPLES), run(tmp_path / "m.onnx", SAMPLES), atol=2e-2)
+
+
+@pytest.mark.parametrize("operator", ["ScatterND", "ScatterElements"])
+def test_a_scatter_that_adds_stays_in_float32(operator: str, tmp_path: Path) -> None:
+    indices = np.zeros((6, 1), np.int64) if operator == "ScatterND" else np.zeros((6, 6), np.int64)
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"], name="first"),
+        node(operator, ["t", "i", "w"], ["s"], name="sums", reduction="add"),
+        node("MatMul", ["a", "s"], ["y"], name="last"),
+    ]
+    model = float_model(nodes, {"w": WEIGHT, "t": WEIGHT, "i": indices}, SAMPLES)
+    write_npz(tmp_path / "samples.npz", {"x": SAMPLES})
+    build = float_build(tmp_path / "build", model, SAMPLES)
+    made = quantize(build, QuantizeOptions(scheme=Scheme.FP16, samples=tmp_path / "samples.npz"))
+    assert made.evaluation.max_relative_difference < 0.01

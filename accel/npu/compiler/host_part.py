@@ -17,6 +17,7 @@ from typing import Protocol
 import onnx
 from onnx import TensorProto, helper
 
+from accel.npu.lowering.opset import lower_opset
 from accel.npu.lowering.qdq import constant_names, real_inputs, tensors_read
 
 
@@ -82,6 +83,7 @@ class _Whole:
         self.graph = onnx.shape_inference.infer_shapes(model).graph
         self.given = {value.name for value in real_inputs(self.graph)}
         self._values = {value.name: value for value in (*self.graph.value_info, *self.graph.input, *self.graph.output)}
+        self._first_axes = {_first_axis(value) for value in real_inputs(self.graph)}
         self._constants = constant_names(self.graph, [tensor.name for tensor in self.graph.initializer])
         self._on_npu = on_npu
 
@@ -100,7 +102,10 @@ class _Whole:
         """Return true if `name` is a float tensor whose first axis may count the samples."""
         kind = self._values[name].type.tensor_type if name in self._values else None
         is_float = kind is not None and kind.elem_type == TensorProto.FLOAT and len(kind.shape.dim) > 1
-        return is_float and name not in self._constants and name not in self._on_npu
+        if not is_float or name in self._constants or name in self._on_npu:
+            return False
+        first = _first_axis(self._values[name])
+        return first in self._first_axes or not first.isdecimal()
 
     def part(self, outputs: Sequence[str], computed: Collection[str], name: str) -> onnx.ModelProto:
         """Return the graph of `outputs`; its inputs are those of `computed` and of the graph that it reads, at least one."""
@@ -118,12 +123,20 @@ class _Whole:
             value_info=[value for value in graph.value_info if value.name in produced and value.name not in outputs],
             sparse_initializer=[tensor for tensor in graph.sparse_initializer if tensor.values.name in read],
         )
-        return helper.make_model(
+        alone = helper.make_model(
             part, opset_imports=list(model.opset_import), ir_version=model.ir_version, functions=list(model.functions)
         )
+        lower_opset(alone)  # weights in blocks, which need a newer one, are those of the NPU
+        return alone
 
     def _value(self, name: str) -> onnx.ValueInfoProto:
         return self._values[name] if name in self._values else helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+
+def _first_axis(value: onnx.ValueInfoProto) -> str:
+    """Return the size or the name of the first axis; empty if it is not known."""
+    dimensions = value.type.tensor_type.shape.dim
+    return str(dimensions[0].dim_value or dimensions[0].dim_param) if dimensions else ""
 
 
 def _needed(

@@ -10,6 +10,7 @@
     coverage        one row of the coverage report
     segments        the parts of the NPU, between which the host computes
     walk            the state of the pass over the graph, and the steps that operators share
+    opset           the newest operator set that onnxruntime runs int8 graphs of
     lower           walks the graph and assigns every operator to the NPU or the host, with the reason
 
 Layers are independent of the profile and of memory addresses; only Concat depends on the number of channels in a vector.

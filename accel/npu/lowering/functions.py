@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from accel.npu.arithmetic import Int8, Range
 from accel.npu.lowering.layers import QuantizedTensor
+from accel.npu.lowering.opset import OPSET
 from accel.npu.lowering.qdq import QdqGraph, UnsupportedError, tensors_read
 from accel.npu.lowering.tables import HIGHEST, LOWEST, WEIGHT, Line
 
@@ -84,11 +85,19 @@ def evaluate(graph: QdqGraph, node: onnx.NodeProto, values: Mapping[str, Reals])
             raise UnsupportedError(f"the NPU supports {node.op_type} of a tensor and a single number only")
         feeds[name] = values[name] if number is None else np.array([number], np.float32)
     with np.errstate(all="ignore"):
-        (result,) = ReferenceEvaluator(node).run(None, feeds)
+        (result,) = ReferenceEvaluator(_alone(node, feeds)).run(None, feeds)
     reals: Reals = np.asarray(result, np.float32)
     if np.isnan(reals).any():
         raise UnsupportedError("it is not defined for all values of its input")
     return reals
+
+
+def _alone(node: onnx.NodeProto, feeds: Mapping[str, Reals]) -> onnx.ModelProto:
+    """Return a graph of one node with the types of its operands, which the functions of operators such as Gelu need."""
+    inputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in feeds]
+    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in node.output]
+    graph = onnx.helper.make_graph([node], "alone", inputs, outputs)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
 
 
 def slopes_per_channel(graph: QdqGraph, node: onnx.NodeProto, source: QuantizedTensor) -> npt.NDArray[np.float64] | None:

@@ -9,10 +9,13 @@ from typing import Any
 
 from accel.batches import run_in_pieces
 from accel.npu.machines.host import Step, Tensors
-from edgewright.errors import ModelError
+from edgewright.errors import ModelError, first_line
 from edgewright.steps import step
 
 SUFFIX = ".onnx"
+_DEQUANTIZE_ON_LOADING = "session.disable_quant_qdq"
+"""Fuses no quantizers: onnxruntime 1.32 fails to fuse some of operator set 21, which blocks of weights need."""
+_LOG_FATAL_ONLY = 4
 
 
 def read_archive(path: Path) -> dict[int, bytes]:
@@ -40,10 +43,7 @@ class OnnxPart:
     """A part of the host on onnxruntime; a graph of a fixed batch size takes any number of samples."""
 
     def __init__(self, graph: bytes) -> None:
-        import onnxruntime
-
-        with step("loading a part of the host in onnxruntime"):
-            self._runtime: Any = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        self._runtime: Any = _loaded(graph)
         self._inputs = [node.name for node in self._runtime.get_inputs()]
         self._outputs = [node.name for node in self._runtime.get_outputs()]
         sizes = {node.shape[0] for node in self._runtime.get_inputs() if node.shape and isinstance(node.shape[0], int)}
@@ -57,3 +57,23 @@ class OnnxPart:
     def _run(self, inputs: Tensors) -> Tensors:
         with step("a run of a part of the host in onnxruntime"):
             return dict(zip(self._outputs, self._runtime.run(self._outputs, inputs), strict=True))
+
+
+def _loaded(graph: bytes) -> Any:
+    """Load a graph in onnxruntime.
+
+    Raises:
+        ModelError: onnxruntime cannot load it.
+    """
+    import onnxruntime
+
+    for dequantized in ("0", "1"):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _LOG_FATAL_ONLY
+        options.add_session_config_entry(_DEQUANTIZE_ON_LOADING, dequantized)
+        try:
+            with step("loading a part of the host in onnxruntime"):
+                return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001  its exceptions have no common base class
+            reason = first_line(error)
+    raise ModelError(f"onnxruntime must load the host's part of the graph, but it cannot: {reason}: use another scheme")

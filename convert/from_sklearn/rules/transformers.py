@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from convert.from_sklearn.network import Network, Table
@@ -211,6 +212,30 @@ def _standard_scaler(network: Network, scaler: Any, table: Table) -> Table:
     return Table(value)
 
 
+def _robust_scaler(network: Network, scaler: Any, table: Table) -> Table:
+    value = network.numbers(table)
+    if scaler.with_centering:
+        value = _in_place(network, "Sub", value, scaler.center_)
+    if scaler.with_scaling:
+        value = _in_place(network, "Div", value, scaler.scale_)
+    return Table(value)
+
+
+def _max_abs_scaler(network: Network, scaler: Any, table: Table) -> Table:
+    value = _in_place(network, "Div", network.numbers(table), scaler.scale_)
+    if getattr(scaler, "clip", False):  # since scikit-learn 1.8
+        value = network.node("Clip", value, network.floats(-1.0), network.floats(1.0))
+    return Table(value)
+
+
+def _in_place(network: Network, operator: str, value: ir.Value, parameter: npt.NDArray[np.floating[Any]]) -> ir.Value:
+    """Emit an operation in place on float32, for which NumPy computes in the type of the parameter and rounds the result."""
+    if parameter.dtype == np.float32:
+        return network.node(operator, value, network.constant(parameter))
+    wide = network.node("Cast", value, to=int(ir.DataType.DOUBLE))
+    return network.node("Cast", network.node(operator, wide, network.constant(parameter)), to=int(ir.DataType.FLOAT))
+
+
 def _exp_m1(network: Network, value: ir.Value) -> ir.Value:
     return network.node("Sub", network.node("Exp", value), network.floats(1.0))
 
@@ -249,6 +274,8 @@ TRANSFORMED = {
     "FeatureUnion": _feature_union,
     "FunctionTransformer": _function,
     "StandardScaler": _standard_scaler,
+    "RobustScaler": _robust_scaler,
+    "MaxAbsScaler": _max_abs_scaler,
     "SimpleImputer": _simple_imputer,
     "MissingIndicator": _missing_indicator,
     "KNNImputer": _neighbor_imputer,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import erf
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from accel.npu.compiler.compile import compile_model
+from accel.npu.lowering.functions import evaluate
+from accel.npu.lowering.qdq import QdqGraph
 from accel.npu.lowering.tables import segments
 from accel.npu.machines.host import Session
 from accel.npu.machines.rtl_simulator import RtlSimulator
@@ -223,3 +227,18 @@ def test_n47_a_function_with_another_reader_is_computed_for_it() -> None:
     assert not result.on_host
     assert [layer.operator for layer in result.program.description.layers][:3] == ["Conv", "Sigmoid", "Mul"]
     assert np.abs(steps_apart(result, quantized, images, PROFILE)).max() <= 1
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_evaluated_although_its_meaning_depends_on_its_context(approximate: str) -> None:
+    node = helper.make_node("Gelu", ["x"], ["y"], approximate=approximate)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy"]
+    opset = helper.make_opsetid("", 20)
+    graph = QdqGraph(helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]), opset_imports=[opset]))
+    x = np.linspace(-4, 4, 257).astype(np.float32)
+    share = (
+        [(1 + erf(each / 2**0.5)) / 2 for each in x]
+        if approximate == "none"
+        else (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2
+    )
+    np.testing.assert_allclose(evaluate(graph, node, {"x": x}), x * share, atol=1e-6)

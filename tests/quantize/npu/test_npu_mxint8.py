@@ -43,6 +43,7 @@ from quantize.npu.overflow_guard import guard_accumulators
 from quantize.quantization import QuantizeOptions, quantize
 from quantize.scheme import Scheme
 from tests.support.convert_networks import noise
+from tests.support.float_builds import float_build, float_model
 from tests.support.quantize_builds import functional_evaluation, onnx_file
 
 IMAGES = noise(128, 8, 6, 6, seed=6)
@@ -336,3 +337,26 @@ def test_a_pruned_unit_keeps_its_bias_after_large_inputs(
     (step,) = (layer.result.scale for layer in lower(made).layers)
     for found in (PartitionedModel(made).run(samples.inputs)["y"], session.run(None, samples.inputs)[0]):
         np.testing.assert_allclose(found[:, 2], 0.37, atol=step)
+
+
+def test_int8_products_of_two_tensors_on_the_host_run_beside_blocks_on_the_npu(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0)
+    rows = numbers.normal(size=(40, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["a"], name="first"),
+        helper.make_node("Gemm", ["x", "v"], ["b"], name="second"),
+        helper.make_node("Reshape", ["a", "heads"], ["c"], name="queries"),
+        helper.make_node("Reshape", ["b", "heads"], ["d"], name="keys"),
+        helper.make_node("Transpose", ["d"], ["e"], name="turned", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["c", "e"], ["p"], name="product"),
+        helper.make_node("Transpose", ["p"], ["t"], name="turned back", perm=[0, 2, 1]),
+        helper.make_node("Add", ["t", "bias"], ["y"], name="shifted"),
+    ]
+    weights = {name: numbers.normal(size=(8, 12)).astype(np.float32) for name in "wv"}
+    model = float_model(nodes, weights | {"heads": np.array([-1, 3, 4]), "bias": np.ones(3, np.float32)}, rows)
+    build = float_build(tmp_path / "build", model, rows)
+    write_npz(tmp_path / "samples.npz", {"x": rows})
+    made = quantize(build, QuantizeOptions(scheme=Scheme.NPU_MXINT8, samples=tmp_path / "samples.npz"))
+    assert made.functional is not None
+    assert "product (MatMul)" in made.functional.on_host
+    assert made.functional.max_relative_difference < 0.05

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from accel.npu.lowering.opset import lower_opset
 from edgewright.contracts.variant import LayerKind
-from quantize.rewrites.opset import lower_opset
 from quantize.scheme import Scheme
 from tests.support.quantize_builds import variant
 
