@@ -8,7 +8,7 @@ import ipaddress
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -184,9 +184,23 @@ def _serve(served: Served, access: Access, announcement: Announcement, grpc_port
     if served.runs_in_workers or is_supervised:
         serve(announce)
     else:
-        with tempfile.TemporaryDirectory(prefix="edgewright-serve-") as folder:
-            tempfile.tempdir = folder  # what the children unpack is removed even if one ends at once
+        with _own_temporary_directory():
             keep_running(serve, announce)
+
+
+@contextlib.contextmanager
+def _own_temporary_directory() -> Iterator[None]:
+    """Let the children unpack into a folder that is removed even if one of them ends at once.
+
+    A container with a read-only file system has no place for it, and its model no need of it.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="edgewright-serve-")
+    except OSError:
+        yield
+        return
+    with folder as tempfile.tempdir:
+        yield
 
 
 def _is_loopback(host: str) -> bool:
