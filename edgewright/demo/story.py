@@ -1,4 +1,5 @@
-"""The steps of the demo: train, convert, package, enrol the devices, roll out, score, update the head, halt a bad version.
+"""The steps of the demo: train, convert, package, enrol the devices, roll out, score, serve the model as an endpoint, update the
+head, halt a bad version.
 
 Every step but the training runs edgewright's own commands, exactly as a user types them. The results are written to
 `summary.json` and printed as closing tables.
@@ -19,6 +20,7 @@ import numpy as np
 
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.wire import encode_readable
+from edgewright.demo.endpoint import serve_as_endpoint
 from edgewright.demo.npu_device import DEVICE, PROFILE, SCORED, NpuBoard, missing_component, pull_the_cable, start_board
 from edgewright.demo.processes import Shell, wait_until
 from edgewright.demo.reuse import SUMMARY, check_reusable, copy_results
@@ -75,13 +77,18 @@ def run_demo(
         roll_out(demo, "v1")
         scores = score_everywhere(demo.addresses, directory / "heldout.npz", directory / "source-v1.npz", {DEVICE: SCORED})
         bytes_v1 = bytes_pulled(demo)
+        endpoint = serve_as_endpoint(demo.shell)
         if reuse is None:
             build_package(demo, "v2")
         roll_out(demo, "v2")
         bytes_v2 = bytes_pulled(demo)
         pulled = pull_the_cable(demo.board, demo.addresses[DEVICE], directory / "heldout.npz") if demo.board else None
         bad_version = publish_bad_version(demo)
-        summary = {**summarise(demo, scores, {"v1": bytes_v1, "v2": bytes_v2}, bad_version), "npu_board": pulled}
+        summary = {
+            **summarise(demo, scores, {"v1": bytes_v1, "v2": bytes_v2}, bad_version),
+            "npu_board": pulled,
+            "endpoint": endpoint,
+        }
         write_atomically(directory / SUMMARY, encode_readable(summary))
         show_summary(summary, time.monotonic() - started)
         if keep:

@@ -118,6 +118,10 @@ def test_pulling_the_cable_of_the_npu_board_loses_no_request(demo: Path, summary
     assert summary["npu_board"] == ({"requests": 24, "pulled_after": 10, "answered": 24} if with_board else None)
 
 
+def test_the_endpoint_scores_with_its_key_alone(summary: dict[str, Any]) -> None:
+    assert summary["endpoint"] == {"endpoint": "digits-service", "scored": 32, "agreement": 1.0, "without_key": 401}
+
+
 def test_devices_reported_what_they_measured(summary: dict[str, Any]) -> None:
     assert summary["telemetry_messages"] > 0
 
