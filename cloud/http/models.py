@@ -9,20 +9,36 @@ from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.models.maintenance import Collected, CollectRequest
 from edgewright.contracts.models.publishing import PublishRequest
 from edgewright.contracts.models.registration import AliasRequest, NextVersion, RegisterRequest
+from edgewright.contracts.names import parse_reference
 from edgewright.contracts.signing import TrustedKeys
-from edgewright.errors import NotFoundError
+from edgewright.errors import BadInputError, NotFoundError
+
+MAX_PAGE = 10_000
 
 
 def list_models(call: Call) -> list[ModelVersion]:
-    """Return the newest version of every model, or with `tag` every version that has it."""
-    tag = call.text("tag")
+    """Return the newest version of every model, or with `tag` or `framework` every version that has them, in pages."""
+    tag, framework, after = call.text("tag"), call.text("framework"), call.text("after")
+    limit = call.whole("limit", MAX_PAGE)
+    if not 0 < limit <= MAX_PAGE:
+        raise BadInputError(f"limit must be a number from 1 to {MAX_PAGE}, not {limit}")
     with call.cloud.database.reading() as connection:
-        if tag is None:
-            return models.newest_versions(connection)
-        name, _, value = tag.partition("=")
-        return [
-            each for each in models.all_versions(connection) if each.registration and each.registration.tags.get(name) == value
-        ]
+        every = tag is not None or framework is not None
+        found = models.all_versions(connection) if every else models.newest_versions(connection)
+    if after is not None:
+        last = parse_reference(after)
+        found = [each for each in found if (each.model, each.version) > (last.name, last.version or 0)]
+    return [each for each in found if _matches(each, tag, framework)][:limit]
+
+
+def _matches(version: ModelVersion, tag: str | None, framework: str | None) -> bool:
+    registration = version.registration
+    if tag is None and framework is None:
+        return True
+    if registration is None or framework not in (None, registration.framework.value):
+        return False
+    name, _, value = (tag or "").partition("=")
+    return tag is None or registration.tags.get(name) == value
 
 
 def show_model(call: Call) -> list[ModelVersion]:
@@ -95,10 +111,15 @@ ENDPOINTS = (
         method="GET",
         path="/v1/models",
         access=Access.OPERATOR,
-        summary="The newest version of every model, or every version with a tag.",
+        summary="The newest version of every model, or every version with a tag or a framework.",
         handler=list_models,
         response_type=list[ModelVersion],
-        query={"tag": "Name and value of a tag, as in stage=test: every version that has it."},
+        query={
+            "tag": "Name and value of a tag, as in stage=test: every version that has it.",
+            "framework": "Every version of this framework.",
+            "limit": f"At most this many versions, by default {MAX_PAGE}.",
+            "after": "Only versions after this one, by name and number, as in digits:3: the last of the page before.",
+        },
     ),
     Endpoint(
         method="GET",

@@ -121,11 +121,22 @@ def export_folder(model: str, output: Path, cloud: str | None, as_json: bool) ->
 
 @group.command("list")
 @click.option("--tag", type=label, help="Every version that has this tag; default: the newest version of every model.")
+@click.option("--framework", type=click.Choice([each.value for each in Framework]), help="Every version of this framework.")
+@click.option("--limit", type=click.IntRange(1, 10_000), help="At most this many versions.")
+@click.option("--after", type=parse_reference, metavar="MODEL:VERSION", help="Continue after the last version of a page.")
 @cloud_options
-def list_models(tag: tuple[str, str] | None, cloud: str | None, as_json: bool) -> None:
+def list_models(
+    tag: tuple[str, str] | None,
+    framework: str | None,
+    limit: int | None,
+    after: PackageReference | None,
+    cloud: str | None,
+    as_json: bool,
+) -> None:
     """List the newest version of every model."""
     with CloudClient.connect(cloud) as client:
-        _print(client.models(tag=None if tag is None else "=".join(tag)), as_json=as_json)
+        text = None if tag is None else "=".join(tag)
+        _print(client.models(tag=text, framework=framework, limit=limit, after=after), as_json=as_json)
 
 
 @group.command("show")

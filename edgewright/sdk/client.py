@@ -63,9 +63,20 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
 
     # Models
 
-    def models(self, *, tag: str | None = None) -> tuple[ModelVersion, ...]:
-        """Return the newest version of every model, by name; with `tag` (`name=value`) every version that has it."""
-        return self._get("/v1/models", tuple[ModelVersion, ...], tag=tag)
+    def models(
+        self,
+        *,
+        tag: str | None = None,
+        framework: str | None = None,
+        limit: int | None = None,
+        after: PackageReference | None = None,
+    ) -> tuple[ModelVersion, ...]:
+        """Return the newest version of every model, by name; with `tag` (`name=value`) or `framework` every version of it.
+
+        `limit` and `after`, the last version of the page before, give a part of them.
+        """
+        last = None if after is None else str(after)
+        return self._get("/v1/models", tuple[ModelVersion, ...], tag=tag, framework=framework, limit=limit, after=last)
 
     def model_versions(self, name: str) -> tuple[ModelVersion, ...]:
         """Return the versions of a model, oldest first; raise `NotFoundError` with the nearest names."""

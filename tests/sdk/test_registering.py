@@ -17,7 +17,7 @@ from sklearn.linear_model import LinearRegression
 from edgewright.contracts import signing
 from edgewright.contracts.messages import ModelVersion, RolloutRequest
 from edgewright.contracts.models.registration import Framework, Registration
-from edgewright.contracts.names import parse_reference
+from edgewright.contracts.names import PackageReference, parse_reference
 from edgewright.contracts.oci import INDEX_TYPE
 from edgewright.errors import BadInputError, ConflictError, NotFoundError
 from edgewright.sdk import CloudClient
@@ -157,6 +157,23 @@ def test_p24_tags_are_replaced_and_properties_only_added(client: CloudClient, fo
     assert client.model_version(parse_reference("labelled")) == added
     assert client.models(tag="team=a") == (added,)
     assert client.models(tag="team=b") == ()
+
+
+def test_p24_a_list_is_filtered_and_comes_in_pages(client: CloudClient, folder: Path) -> None:
+    facts = Registration(framework=Framework.XGBOOST, tags={"listed": "yes"})
+    for name in ("listed-b", "listed-a", "listed-a"):
+        client.register_model(name, folder / "saved.pb", facts)
+    client.register_model("listed-a", folder / "saved.pb", Registration(tags={"listed": "yes"}))
+    everything = [(each.model, each.version) for each in client.models(tag="listed=yes", framework="xgboost")]
+    assert everything == [("listed-a", 1), ("listed-a", 2), ("listed-b", 1)]
+    assert {each.model for each in client.models(framework="xgboost")} >= {"listed-a", "listed-b"}
+    first = client.models(tag="listed=yes", limit=2)
+    rest = client.models(tag="listed=yes", after=PackageReference(first[-1].model, first[-1].version))
+    assert [(each.model, each.version) for each in (*first, *rest)] == sorted([*everything, ("listed-a", 3)])
+    names = [each.model for each in client.models()]
+    assert [each.model for each in client.models(after=PackageReference(names[0], 99), limit=1)] == names[1:2]
+    with pytest.raises(BadInputError, match="limit must be a number from 1 to 10000, not 0"):
+        client.models(limit=0)
 
 
 def test_p24_an_alias_moves_between_versions(client: CloudClient, folder: Path) -> None:
