@@ -26,7 +26,7 @@ SCRIPTS = {
     ),
     "init-hangs": (
         f"def init():\n    import time\n    time.sleep(600)\n{RUN}",
-        "init() of score.py must return within 3 s, but it did not",
+        "init() of score.py must end within 3 s, but it did not",
     ),
 }
 
