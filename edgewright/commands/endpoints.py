@@ -17,7 +17,6 @@ from edgewright.contracts.endpoints import (
     EndpointAuth,
     EndpointLabels,
     EndpointRecord,
-    EndpointState,
     EndpointTarget,
     KeyName,
     UpdateRequest,
@@ -238,13 +237,12 @@ def _content(record: EndpointRecord) -> str:
 
 def _rows(record: EndpointRecord) -> list[tuple[str, object]]:
     deployment, labels = record.deployment, record.labels
-    other = record.answering if record.answering != record.generation else None
     return [
         ("endpoint", record.endpoint),
         ("state", record.state),
         ("reason", record.reason or None),
         ("deployment", record.generation),
-        ("answering", "no deployment" if record.answering is None and record.state is EndpointState.FAILED else other),
+        ("answering", "no deployment" if record.answering is None else record.answering),
         ("address", record.scoring_uri),
         ("swagger", record.swagger_uri),
         ("target", deployment.target),
