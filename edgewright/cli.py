@@ -51,6 +51,7 @@ COMMANDS: dict[str, Lazy] = {
     "rollouts": Lazy("edgewright.commands.rollouts:group", "Roll a version out in guarded waves.", None),
     "cloud": Lazy("cloud.cli:group", "Run the service.", "cloud"),
     "agent": Lazy("edge_agent.cli:group", "Enrol, run and inspect the agent of this device.", None),
+    "azureml": Lazy("edgewright.commands.azureml:group", "Move scripts of Azure ML's SDK v1 to this product.", None),
     "profiles": Lazy("hardware_profiles.cli:group", "Describe hardware, detect this machine's, check your own.", None),
     "demo": Lazy("edgewright.commands.demo:command", "Run the main job end to end on real data.", "convert,quantize,cloud"),
 }

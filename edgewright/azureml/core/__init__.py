@@ -1,5 +1,5 @@
 """Names of azureml.core."""
 
-from edgewright.sdk import Datastore, Experiment, Model, Run, Workspace
+from edgewright.sdk import Datastore, Environment, Experiment, Image, Model, Run, Webservice, Workspace
 
-__all__ = ["Datastore", "Experiment", "Model", "Run", "Workspace"]
+__all__ = ["Datastore", "Environment", "Experiment", "Image", "Model", "Run", "Webservice", "Workspace"]

@@ -1,5 +1,5 @@
 """Names of azureml.core.model."""
 
-from edgewright.sdk import Model
+from edgewright.sdk import InferenceConfig, Model, ModelPackage
 
-__all__ = ["Model"]
+__all__ = ["InferenceConfig", "Model", "ModelPackage"]

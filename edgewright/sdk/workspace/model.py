@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.models.registration import Registration
-from edgewright.contracts.names import PackageReference, parse_reference
 from edgewright.errors import BadInputError, NotFoundError
 from edgewright.sdk.workspace.default import said, workspace_or_default
+from edgewright.sdk.workspace.model_choice import Choice, chosen_files, reference_of
 from edgewright.sdk.workspace.model_files import CACHE, MODEL_DIR, find_model_path
 from edgewright.sdk.workspace.resources import Framework, ResourceConfiguration, azure_name, framework_of
 from edgewright.sdk.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
+    from edgewright.sdk.services.deployment import DeploymentConfiguration
+    from edgewright.sdk.services.inference import InferenceConfig
+    from edgewright.sdk.services.packages import ModelPackage
+    from edgewright.sdk.services.webservice import Webservice
     from edgewright.sdk.workspace.runs import Run
 
 
@@ -69,11 +72,11 @@ class Model:
             BadInputError: neither name nor id.
         """
         self.workspace = workspace_or_default(workspace)
-        reference = _reference(name, id, version)
+        reference = reference_of(name, id, version)
         if reference.alias is not None or (reference.version is not None and not (tags or properties or run_id)):
             self._set(self.workspace.cloud.model_version(reference))
             return
-        choice = _Choice(tags, properties, run_id, model_framework)
+        choice = Choice(tags, properties, run_id, model_framework)
         fitting = [
             each
             for each in self.workspace.cloud.model_versions(reference.name)
@@ -144,7 +147,7 @@ class Model:
             properties=_texts(properties),
         )
         said("Registering model {name}", name=model_name)
-        with _chosen(Path(model_path), child_paths) as path:
+        with chosen_files(Path(model_path), child_paths) as path:
             return Model.of_version(workspace, workspace.cloud.register_model(model_name, path, registration))
 
     @staticmethod
@@ -161,7 +164,7 @@ class Model:
         workspace = workspace_or_default(workspace)
         cloud = workspace.cloud
         names = [name] if name is not None else [each.model for each in cloud.models()]
-        choice = _Choice(tags, properties, run_id, model_framework)
+        choice = Choice(tags, properties, run_id, model_framework)
         found = []
         for each in names:
             fitting = [version for version in reversed(cloud.model_versions(each)) if choice.fits(version)]
@@ -189,6 +192,74 @@ class Model:
             return Model(_workspace, model_name, version=number)._cached()
 
         return str(find_model_path(model_name, version, None if os.environ.get(MODEL_DIR) else fetch))
+
+    @staticmethod
+    def deploy(
+        workspace: Workspace,
+        name: str,
+        models: Sequence[Model | str],
+        inference_config: InferenceConfig | None = None,
+        deployment_config: DeploymentConfiguration | None = None,
+        deployment_target: object = None,
+        overwrite: bool = False,
+        show_output: bool = False,
+    ) -> Webservice:
+        """Deploy models as a scoring service; `wait_for_deployment` waits until it is ready.
+
+        Args:
+            workspace: its cloud runs the service.
+            name: 3 to 32 lower-case letters, digits and '-'.
+            models: models, or texts `NAME`, `NAME:VERSION`, `NAME@ALIAS`.
+            inference_config: an entry script; None for one model that is served without code.
+            deployment_config: default: processes on the machine of the cloud, with the resources of the model.
+            deployment_target: must be None; the configuration chooses between processes and a container.
+            overwrite: replace the deployment of an existing service of this name, without a lost request.
+            show_output: print the states.
+
+        Raises:
+            ConflictError: the name is taken.
+            BadInputError: the name, the models or the script are not allowed.
+            NotFoundError: there is no such script.
+        """
+        from edgewright.sdk.services.deploying import Content
+        from edgewright.sdk.services.kinds import deploy
+
+        if deployment_target is not None:
+            raise BadInputError("deployment_target must be None: LocalWebservice and AciWebservice run on the cloud's machine")
+        content = Content(workspace, models, inference_config, deployment_config)
+        service = deploy(workspace, name, content, overwrite=overwrite)
+        if show_output:
+            service.wait_for_deployment(show_output=True)
+        return service
+
+    @staticmethod
+    def package(
+        workspace: Workspace,
+        models: Sequence[Model | str],
+        inference_config: InferenceConfig | None = None,
+        generate_dockerfile: bool = False,
+        image_name: str | None = None,
+        image_label: str | None = None,
+    ) -> ModelPackage:
+        """Build an image of models with a script, or of one model without code; `wait_for_creation` waits for it.
+
+        Args:
+            workspace: its cloud builds the image.
+            models: models, or texts `NAME`, `NAME:VERSION`, `NAME@ALIAS`.
+            inference_config: an entry script with its environment.
+            generate_dockerfile: must be False; images are built without a Dockerfile.
+            image_name: default: the name of the first model and `-image`.
+            image_label: without effect; the label is the number of the build.
+
+        Raises:
+            BadInputError: an argument is not allowed.
+            NotFoundError: a model or the script does not exist.
+        """
+        from edgewright.sdk.services.packages import package
+
+        if generate_dockerfile:
+            raise BadInputError("generate_dockerfile must be False: images are built by the cloud, without a Dockerfile")
+        return package(workspace, models, inference_config, image_name)
 
     def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
         """Write the files to a folder; return the path of the file, or of the folder if there are several.
@@ -287,68 +358,5 @@ class Model:
         return folder
 
 
-class _Choice:
-    """Tags, properties, run and framework that a version must have."""
-
-    def __init__(
-        self,
-        tags: Sequence[str] | None,
-        properties: Sequence[str] | None,
-        run_id: str | None,
-        model_framework: str | None,
-    ) -> None:
-        self._tags = [_pair(each) for each in tags or ()]
-        self._properties = [_pair(each) for each in properties or ()]
-        self._run_id = run_id
-        self._framework = None if model_framework is None else framework_of(model_framework)
-
-    def fits(self, version: ModelVersion) -> bool:
-        facts = version.registration or Registration()
-        return (
-            all(_has(facts.tags, each) for each in self._tags)
-            and all(_has(facts.properties, each) for each in self._properties)
-            and self._run_id in (None, facts.run)
-            and self._framework in (None, facts.framework)
-        )
-
-
-def _pair(text: str | Sequence[str]) -> tuple[str, str | None]:
-    if not isinstance(text, str):
-        return text[0], text[1] if len(text) > 1 else None
-    name, equals, value = text.partition("=")
-    return name, value if equals else None
-
-
-def _has(labels: Mapping[str, str], pair: tuple[str, str | None]) -> bool:
-    name, value = pair
-    return name in labels and value in (None, labels[name])
-
-
-def _reference(name: str | None, identity: str | None, version: int | None) -> PackageReference:
-    if (name is None) == (identity is None):
-        raise BadInputError(
-            "a model must be named by name or by id, and not by both: Model(ws, 'churn') or Model(ws, id='churn:3')"
-        )
-    reference = parse_reference(identity or name or "")
-    return reference if version is None else PackageReference(reference.name, version)
-
-
 def _texts(values: Mapping[str, Any] | None) -> dict[str, str]:
     return {str(name): str(value) for name, value in (values or {}).items()}
-
-
-@contextlib.contextmanager
-def _chosen(path: Path, child_paths: Sequence[str] | None) -> Iterator[Path]:
-    """Yield the file or folder to register; for `child_paths`, a folder with copies of these files."""
-    if child_paths is None:
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as staging:
-        for child in child_paths:
-            source = path / Path(child).relative_to(path) if Path(child).is_relative_to(path) else path / child
-            if not source.is_file():
-                raise NotFoundError(f"{source}: no such file; child_paths are files below model_path")
-            target = Path(staging) / source.relative_to(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-        yield Path(staging)

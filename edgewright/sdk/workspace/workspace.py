@@ -17,6 +17,8 @@ from edgewright.sdk.context import DEFAULT, find_context
 from edgewright.sdk.workspace.datastore import Datastore
 
 if TYPE_CHECKING:
+    from edgewright.sdk.services.environment import Environment
+    from edgewright.sdk.services.webservice import Webservice
     from edgewright.sdk.workspace.model import Model
 
 CONFIG_FILE = "config.json"
@@ -25,8 +27,8 @@ CONFIG_FILE = "config.json"
 class Workspace:
     """A handle to one cloud.
 
-    Workspace("churn")                 the configured cloud, or the embedded cloud in ./.edgewright
-    Workspace.from_config("conf.json") the cloud that a file names
+    Workspace("churn")                  the configured cloud, or the embedded cloud in ./.edgewright
+    Workspace.from_config("conf.json")  the cloud that a file names
 
     Configured means: EDGEWRIGHT_CLOUD, or `~/.config/edgewright/client.json`. Azure's subscription, resource group, location and
     authentication are accepted and have no effect.
@@ -142,6 +144,20 @@ class Workspace:
         from edgewright.sdk.workspace.model import Model
 
         return {version.model: Model.of_version(self, version) for version in self.cloud.models()}
+
+    @property
+    def environments(self) -> dict[str, Environment]:
+        """The newest version of every environment, by name."""
+        from edgewright.sdk.services.environment import Environment
+
+        return Environment.list(self)
+
+    @property
+    def webservices(self) -> dict[str, Webservice]:
+        """The services, by name."""
+        from edgewright.sdk.services.webservice import Webservice
+
+        return {each.name: each for each in Webservice.list(self)}
 
     def get_default_datastore(self) -> Datastore:
         """Return the folder `.edgewright/datastore` of this workspace."""

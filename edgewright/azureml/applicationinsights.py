@@ -1,0 +1,5 @@
+"""Names of the package applicationinsights."""
+
+from edgewright.sdk.workspace.telemetry import TelemetryClient
+
+__all__ = ["TelemetryClient"]

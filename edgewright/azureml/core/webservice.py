@@ -1,0 +1,5 @@
+"""Names of azureml.core.webservice."""
+
+from edgewright.sdk import AciWebservice, LocalWebservice, Webservice
+
+__all__ = ["AciWebservice", "LocalWebservice", "Webservice"]
