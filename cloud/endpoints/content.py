@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cloud.endpoints.store import HOST, StoredEndpoint
@@ -105,6 +105,17 @@ def prepare(folder: EndpointFolder, endpoint: StoredEndpoint, blobs: BlobStore, 
             replace_directory(staging, target)
     folder.write_keys(endpoint.keys)
     folder.service.write_desired(desired_service(folder, endpoint, registry))
+
+
+def with_image(endpoint: StoredEndpoint, reference: str) -> StoredEndpoint:
+    """Return an endpoint whose models and script are in an image."""
+    deployment = replace(endpoint.deployment, image=reference, models=(), entry_script="", files=())
+    return replace(endpoint, deployment=deployment)
+
+
+def with_variables(endpoint: StoredEndpoint, variables: Mapping[str, str]) -> StoredEndpoint:
+    """Return an endpoint with the variables of its environment; its own count where both have one."""
+    return replace(endpoint, deployment=replace(endpoint.deployment, variables={**variables, **endpoint.deployment.variables}))
 
 
 def desired_service(folder: EndpointFolder, endpoint: StoredEndpoint, registry: RegistryAccess) -> DesiredService:

@@ -16,17 +16,35 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from anyio import to_thread
 
 from cloud.context import Cloud
 from cloud.db.database import Counter
-from cloud.endpoints.content import EndpointFolder, RegistryAccess, prepare, remove_unused
-from cloud.endpoints.rules import Observed, Prepare, Remove, Step, Stop, Store, Supervise, Wait, WriteKeys, next_step
+from cloud.endpoints.content import EndpointFolder, RegistryAccess, prepare, remove_unused, with_image, with_variables
+from cloud.endpoints.image_builds import image_of, queue_build
+from cloud.endpoints.rules import (
+    BuildImage,
+    EndpointImage,
+    Observed,
+    Prepare,
+    Remove,
+    Step,
+    Stop,
+    Store,
+    Supervise,
+    Wait,
+    WriteKeys,
+    next_step,
+)
 from cloud.endpoints.store import StoredEndpoint, all_endpoints, find_endpoint, remove, save
 from cloud.endpoints.supervisors import Supervisors, notify
+from cloud.environments import store as environments
 from edgewright.contracts.endpoints import EndpointKeys, EndpointState
+from edgewright.contracts.environments.definition import parse_environment_reference
+from edgewright.contracts.environments.images import BuildState
 from edgewright.contracts.files import write_atomically
 from edgewright.errors import EdgewrightError
 
@@ -78,17 +96,20 @@ class Engine:
         for _ in range(_MAX_STEPS):
             with self._cloud.database.reading() as connection:
                 endpoint = find_endpoint(connection, name)
+                image = EndpointImage() if endpoint is None else image_of(connection, endpoint)
             if endpoint is None:
                 return
-            step = next_step(endpoint.rules(), observe(folder, endpoint.keys), datetime.now(UTC))
-            self._carry_out(step, endpoint, folder)
+            step = next_step(endpoint.rules(), observe(folder, endpoint.keys, image), datetime.now(UTC))
+            self._carry_out(step, endpoint, folder, image)
             if isinstance(step, Wait | Supervise | Stop):
                 return
 
-    def _carry_out(self, step: Step, endpoint: StoredEndpoint, folder: EndpointFolder) -> None:
+    def _carry_out(self, step: Step, endpoint: StoredEndpoint, folder: EndpointFolder, image: EndpointImage) -> None:
         match step:
+            case BuildImage():
+                self._build_image(endpoint, folder)
             case Prepare():
-                self._prepare(endpoint, folder)
+                self._prepare(endpoint, folder, image.name)
             case WriteKeys():
                 folder.write_keys(endpoint.keys)
             case Supervise():
@@ -107,8 +128,24 @@ class Engine:
                 return
         _LOG.info("carried out step endpoint=%s step=%s", endpoint.name, step)
 
-    def _prepare(self, endpoint: StoredEndpoint, folder: EndpointFolder) -> None:
+    def _build_image(self, endpoint: StoredEndpoint, folder: EndpointFolder) -> None:
         try:
+            record = queue_build(self._cloud.blobs, endpoint, datetime.now(UTC))
+        except EdgewrightError as error:
+            reason = f"its image cannot be built: {error}"
+            self._store(endpoint, Store(state=EndpointState.FAILED, reason=reason, answering=endpoint.answering))
+            return
+        if record.state is BuildState.SUCCEEDED:
+            self._prepare(endpoint, folder, str(record))
+
+    def _prepare(self, endpoint: StoredEndpoint, folder: EndpointFolder, image: str) -> None:
+        """Prepare the files of a generation; `image` is NAME:VERSION of the image that was built for it, or empty."""
+        try:
+            if image:
+                self._restart_clock(endpoint)
+                endpoint = with_image(endpoint, f"{urlsplit(self._cloud.url).netloc}/{image}")
+            else:
+                endpoint = self._with_environment(endpoint)
             prepare(folder, endpoint, self._cloud.blobs, _registry(self._cloud))
         except EdgewrightError as error:
             reason = f"its files cannot be prepared: {error}"
@@ -116,21 +153,35 @@ class Engine:
         else:
             notify(folder.service)
 
+    def _with_environment(self, endpoint: StoredEndpoint) -> StoredEndpoint:
+        if not endpoint.deployment.environment:
+            return endpoint
+        with self._cloud.database.reading() as connection:
+            found = environments.find(connection, parse_environment_reference(endpoint.deployment.environment))
+        return with_variables(endpoint, found.environment.variables)
+
+    def _restart_clock(self, endpoint: StoredEndpoint) -> None:
+        """Count the time in which the endpoint must be ready from now: the build of its image took some."""
+        self._change(endpoint, deployed_at=datetime.now(UTC))
+
     def _store(self, endpoint: StoredEndpoint, step: Store) -> None:
-        """Store a state, unless the endpoint got a new deployment meanwhile."""
+        """Store a state."""
+        now = datetime.now(UTC)
+        self._change(endpoint, state=step.state, reason=step.reason, answering=step.answering, changed_at=now)
+
+    def _change(self, endpoint: StoredEndpoint, **values: Any) -> None:
+        """Change the stored endpoint, unless it got a new deployment meanwhile."""
         with self._cloud.database.transaction() as connection:
             current = find_endpoint(connection, endpoint.name)
             if current is not None and current.generation == endpoint.generation:
-                changed = replace(
-                    current, state=step.state, reason=step.reason, answering=step.answering, changed_at=datetime.now(UTC)
-                )
-                save(connection, changed)
+                save(connection, replace(current, **values))
 
 
-def observe(folder: EndpointFolder, keys: EndpointKeys) -> Observed:
+def observe(folder: EndpointFolder, keys: EndpointKeys, image: EndpointImage) -> Observed:
     """Return the observed facts about an endpoint."""
     desired = folder.service.desired()
     return Observed(
+        image=image,
         is_supervised=folder.service.is_supervised(),
         prepared=None if desired is None else desired.generation.number,
         has_current_keys=folder.has_keys(keys),

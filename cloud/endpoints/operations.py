@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from cloud.context import Cloud
 from cloud.endpoints.engine import owner_of
 from cloud.endpoints.store import HOST, StoredEndpoint, all_endpoints, find_endpoint, one_endpoint, save
+from cloud.environments import store as environments
 from cloud.registry import models
 from cloud.registry.blobs import has_blob
 from edgewright.contracts.endpoints import (
@@ -30,6 +31,7 @@ from edgewright.contracts.endpoints import (
     UpdateRequest,
     check_endpoint_name,
 )
+from edgewright.contracts.environments.definition import parse_environment_reference
 from edgewright.errors import BadInputError, ConflictError
 from edgewright.serving.http import tokens
 
@@ -157,6 +159,8 @@ def _check_content(connection: Connection, deployment: Deployment) -> None:
         raise BadInputError("the target container needs docker where the cloud runs: pip install 'edgewright[container]'")
     for model in deployment.models:
         models.find_version(connection, model.name, model.version)
+    if deployment.environment:
+        environments.find(connection, parse_environment_reference(deployment.environment))
     missing = [file.path for file in deployment.files if not has_blob(connection, FILES_REPOSITORY, file.digest)]
     if missing:
         raise ConflictError(f"{len(missing)} files must be pushed to {FILES_REPOSITORY} first, such as {missing[0]}")

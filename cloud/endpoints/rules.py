@@ -1,13 +1,14 @@
 """Rules of an endpoint: compare what is stored with what is observed, and return one step. Pure functions.
 
 deleted            stop the supervisor, then remove the folder and the row
-a new generation   prepare its files, once; an error there is final for this generation
+a new generation   build its image if it needs one, then prepare its files, once; an error there is final for this generation
 no supervisor      start one: after the first preparation, after a restart of the machine, after a crash
 else               store the state that the supervisor reports
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -31,10 +32,32 @@ class Stored:
     start_timeout: timedelta
 
 
+class ImageState(enum.StrEnum):
+    """State of the image that the cloud builds for a deployment."""
+
+    NOT_NEEDED = "not needed"
+    ABSENT = "absent"
+    BUILDING = "building"
+    BUILT = "built"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointImage:
+    """The image of a deployment."""
+
+    state: ImageState = ImageState.NOT_NEEDED
+    name: str = ""
+    """NAME:VERSION of an image that was queued."""
+    reason: str = ""
+    """Cause of a failed build."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """The observed facts about an endpoint."""
 
+    image: EndpointImage = EndpointImage()
     is_supervised: bool
     prepared: int | None
     """Generation in the supervisor's desired service; None before the first one."""
@@ -45,6 +68,11 @@ class Observed:
 @dataclass(frozen=True, slots=True)
 class WriteKeys:
     """Write the stored keys to the file of the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildImage:
+    """Queue the build of the generation's image; if there is an equal one, prepare the files with that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +109,7 @@ class Wait:
     """Nothing to do at the moment."""
 
 
-Step = Prepare | WriteKeys | Supervise | Stop | Remove | Store | Wait
+Step = BuildImage | Prepare | WriteKeys | Supervise | Stop | Remove | Store | Wait
 
 
 def next_step(stored: Stored, observed: Observed, now: datetime) -> Step:
@@ -90,7 +118,9 @@ def next_step(stored: Stored, observed: Observed, now: datetime) -> Step:
         return Stop() if observed.is_supervised else Remove()
     is_prepared = observed.prepared == stored.generation
     if not is_prepared and stored.state is not EndpointState.FAILED:
-        return Prepare()
+        preparation = _preparation(stored, observed)
+        if preparation is not None:
+            return preparation
     if observed.prepared is not None and not observed.has_current_keys:
         return WriteKeys()
     if observed.prepared is not None and not observed.is_supervised:
@@ -100,6 +130,20 @@ def next_step(stored: Stored, observed: Observed, now: datetime) -> Step:
     report = _report(stored, observed.status, now)
     is_stored = (report.state, report.reason, report.answering) == (stored.state, stored.reason, stored.answering)
     return Wait() if is_stored else report
+
+
+def _preparation(stored: Stored, observed: Observed) -> Step | None:
+    """Return the next step of a generation that is not prepared; None while its image is built, as its state says."""
+    image = observed.image
+    if image.state is ImageState.ABSENT:
+        return BuildImage()
+    if image.state is ImageState.FAILED:
+        reason = f"image {image.name} was not built: {image.reason}; its log: 'edgewright images log {image.name}'"
+        return Store(state=EndpointState.FAILED, reason=reason, answering=stored.answering)
+    if image.state is ImageState.BUILDING:
+        reason = f"image {image.name} is being built"
+        return None if stored.reason == reason else Store(state=stored.state, reason=reason, answering=stored.answering)
+    return Prepare()
 
 
 def _report(stored: Stored, status: ServiceStatus | None, now: datetime) -> Store:

@@ -35,7 +35,12 @@ _NEED_A_SCRIPT = (Framework.PYTORCH, Framework.CUSTOM)
 
 
 def create(connection: Connection, blobs: BlobStore, request: ImageRequest, now: datetime) -> ImageRecord:
-    """Queue the build of a request; the record names exact versions.
+    """Queue the build of a request; the record names exact versions. It raises what `resolve` raises."""
+    return store.create(connection, resolve(connection, blobs, request), now)
+
+
+def resolve(connection: Connection, blobs: BlobStore, request: ImageRequest) -> ImageRequest:
+    """Check a request, and return it with exact versions.
 
     Raises:
         NotFoundError: a model, a version or the environment does not exist.
@@ -53,7 +58,7 @@ def create(connection: Connection, blobs: BlobStore, request: ImageRequest, now:
         found = environment_store.find(connection, parse_environment_reference(environment))
         environment = f"{found.name}:{found.version}"
     exact = tuple(f"{version.model}:{version.version}" for version in versions)
-    return store.create(connection, replace(request, models=exact, environment=environment), now)
+    return replace(request, models=exact, environment=environment)
 
 
 def order_of(connection: Connection, blobs: BlobStore, record: ImageRecord, folders: dict[str, str]) -> BuildOrder:

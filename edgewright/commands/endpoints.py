@@ -49,7 +49,9 @@ def deployment_options(command: Any) -> Any:
         click.option("--source", type=click.Path(path_type=Path), help="Folder of the script; all its files are sent."),
         click.option("--trust", is_flag=True, default=None, help="Open a pickle: you made the model, or trust its author."),
         click.option("--environment", metavar="NAME[:V]", help="Environment of the script."),
-        click.option("--image", metavar="REFERENCE", help="Container image that holds the server."),
+        click.option(
+            "--image", metavar="REFERENCE", help="Container image with the server and the model; default: the cloud builds it."
+        ),
         click.option("--target", type=click.Choice([each.value for each in EndpointTarget]), help="Default: local."),
         click.option("--port", type=click.IntRange(1, 65535), help="Default: a free port, which stays the same."),
         click.option("--cpu", type=float, help="Processors that it may use."),

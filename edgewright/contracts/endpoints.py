@@ -87,7 +87,7 @@ class Deployment:
     environment: str = ""
     """Name or name:version of an environment."""
     image: str = ""
-    """Reference of a container image that holds the server."""
+    """Reference of a container image that holds the server, the models and the script; empty: the cloud builds one."""
     target: EndpointTarget = EndpointTarget.LOCAL
     port: int | None = None
     """None: a free port, which stays the same."""
@@ -273,10 +273,8 @@ def _check_content(deployment: Deployment) -> None:
             )
     if len(deployment.files) > MAX_FILES:
         raise BadInputError(f"the folder of an entry script must have at most {MAX_FILES} files, not {len(deployment.files)}")
-    if deployment.target is EndpointTarget.CONTAINER and not deployment.image:
-        raise BadInputError("the target container must have an image: build one with 'edgewright images build'")
-    if deployment.image and deployment.entry_script:
-        raise BadInputError("an image holds its entry script, so a script must not be given with it: omit one of them")
+    if deployment.image and (deployment.entry_script or deployment.models):
+        raise BadInputError("an image holds its models and script, so they must not be given with it: omit the image or them")
     if deployment.image and deployment.target is EndpointTarget.LOCAL:
         raise BadInputError("an image must have the target container, not local: omit the image, or change the target")
 

@@ -164,6 +164,11 @@ class Webservice:
             raise BadInputError(f"key must be Primary or Secondary, not {key!r}")
         self.workspace.cloud.regenerate_key(self.name, KeyName(key.lower()), set_key or "")
 
+    def get_token(self) -> tuple[str, datetime]:
+        """Return a token that the service accepts in place of a key, and the time (UTC) after which to get the next one."""
+        token = self.workspace.cloud.endpoint_token(self.name)
+        return token.token, token.refresh_after
+
     def run(self, input_data: str | bytes | Mapping[str, Any]) -> Any:
         """Score one request; return the decoded answer.
 

@@ -7,15 +7,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgewright.contracts import wire
 from edgewright.contracts.endpoints import Deployment, DeployRequest, EndpointRecord, EndpointTarget, KeyName, UpdateRequest
+from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.environments.images import ImageRequest
 from edgewright.errors import OperationError
-from edgewright.sdk import CloudClient
+from edgewright.sdk import CloudClient, InferenceConfig, Model, Workspace
+from edgewright.sdk import Environment as SdkEnvironment
 from edgewright.serving.supervision.container import OPTIONS_VARIABLE, ContainerOptions
 from edgewright.serving.supervision.service import SOCKET_VARIABLE
 from tests.support.docker_engine import DockerEngine, docker_engine
@@ -91,6 +95,75 @@ def test_no_request_fails_during_an_update_and_a_rotation_of_keys(
     assert load.failures == []
     assert updated.scoring_uri == endpoint.scoring_uri
     wait_until(lambda: len(containers(engine)) == 1)
+
+
+def test_the_cloud_builds_the_image_of_a_script_and_of_its_change(client: CloudClient, tmp_path: Path) -> None:
+    script = tmp_path / "score.py"
+
+    def deployment(text: str) -> Deployment:
+        script.write_text(text)
+        name, files = client.push_script(script, None)
+        return Deployment(target=CONTAINER, entry_script=name, files=files, variables={"LEVEL": "3"})
+
+    client.deploy_endpoint("built", DeployRequest(deployment=deployment(SCRIPT)))
+    first = client.wait_for_endpoint("built")
+    key = client.endpoint_keys("built").primary
+    assert score(first.scoring_uri, key) == (200, ["3", 65534])
+    client.update_endpoint("built", UpdateRequest(deployment=deployment(SCRIPT.replace("os.getuid()", "'changed'"))))
+    client.wait_for_endpoint("built")
+    assert score(first.scoring_uri, key) == (200, ["3", "changed"])
+    client.update_endpoint("built", UpdateRequest(deployment=deployment(SCRIPT)))
+    client.wait_for_endpoint("built")
+    assert score(first.scoring_uri, key) == (200, ["3", 65534])
+    builds = client.image_versions("built-endpoint")
+    assert [build.version for build in builds] == [1, 2]  # the third deployment has the content of the first
+    assert builds[1].new_bytes < 100_000  # the script's layer, and the documents of the image
+    client.delete_endpoint("built")
+
+
+LISTING_13 = """
+from edgewright.azureml.core.webservice import AciWebservice
+deployment_config = AciWebservice.deploy_configuration(cpu_cores=1, memory_gb=1)
+service = Model.deploy(ws, 'my-aci-service', [model], inference_config, deployment_config)
+service.wait_for_deployment(show_output=True)
+print(service.state)
+"""
+READING = (
+    "import os\ndef init(): ...\ndef run(data): return open(os.path.join(os.environ['AZUREML_MODEL_DIR'], 'weights')).read()\n"
+)
+
+
+def test_listing_13_of_the_azure_chapter_runs_in_a_container(
+    cloud: RunningCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("score.py").write_text(READING)
+    Path("weights").write_text("w1")
+    workspace = Workspace(cloud=str(cloud.state))
+    names: dict[str, Any] = {
+        "Model": Model,
+        "ws": workspace,
+        "model": Model.register(workspace, model_name="boxed-model", model_path="weights"),
+        "inference_config": InferenceConfig(entry_script="score.py", environment=SdkEnvironment("PlainEnv")),
+    }
+    exec(LISTING_13, names)
+    assert capsys.readouterr().out.splitlines()[-1] == "Healthy"
+    service = names["service"]
+    assert score(service.scoring_uri, service.get_keys()[0]) == (200, "w1")
+    token, refresh_after = service.get_token()
+    assert score(service.scoring_uri, token) == (200, "w1")
+    assert refresh_after > datetime.now(UTC)
+    service.delete()
+
+
+def test_an_image_that_cannot_be_built_ends_in_failed(client: CloudClient, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(SCRIPT)
+    name, files = client.push_script(tmp_path / "score.py", None)
+    version = client.create_environment(Environment(name="Unsolvable", pip_packages=("no-such-package-of-anyone==1",)))
+    deployment = Deployment(target=CONTAINER, entry_script=name, files=files, environment=f"{version.name}:{version.version}")
+    client.deploy_endpoint("unbuilt", DeployRequest(deployment=deployment))
+    with pytest.raises(OperationError, match=r"image unbuilt-endpoint:1 was not built: .*no-such-package-of-anyone"):
+        client.wait_for_endpoint("unbuilt")
 
 
 def test_a_container_that_is_killed_is_replaced(client: CloudClient, engine: DockerEngine, endpoint: EndpointRecord) -> None:

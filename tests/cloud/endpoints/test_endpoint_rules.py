@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from cloud.endpoints.rules import (
+    BuildImage,
+    EndpointImage,
+    ImageState,
     Observed,
     Prepare,
     Remove,
@@ -48,11 +51,16 @@ def observed(
     state: ServiceState | None = None, *, supervised: bool = True, prepared: int | None = 2, keys: bool = True, **status: Any
 ) -> Observed:
     return Observed(
+        image=status.pop("image", EndpointImage()),
         is_supervised=supervised,
         prepared=prepared,
         has_current_keys=keys,
         status=None if state is None else status_of(state, **status),
     )
+
+
+def image(state: ImageState, reason: str = "") -> EndpointImage:
+    return EndpointImage(state=state, name="churn-endpoint:2", reason=reason)
 
 
 def status_of(state: ServiceState, *, reason: str = "", answering: int | None = None, generation: int = 2) -> ServiceStatus:
@@ -115,6 +123,34 @@ LATE = "it must be ready within 70 s, but it is not"
         pytest.param(
             stored(age_s=71), observed(), store(FAILED, f"{LATE}; its supervisor does not answer"), id="a supervisor that hangs"
         ),
+        pytest.param(stored(), observed(prepared=1, image=image(ImageState.ABSENT)), BuildImage(), id="needs an image"),
+        pytest.param(
+            stored(),
+            observed(ServiceState.RUNNING, prepared=1, image=image(ImageState.BUILDING)),
+            store(TRANSITIONING, "image churn-endpoint:2 is being built"),
+            id="its image is built",
+        ),
+        pytest.param(
+            stored(reason="image churn-endpoint:2 is being built", age_s=7200),
+            observed(supervised=False, prepared=1, image=image(ImageState.BUILDING)),
+            Supervise(),
+            id="the earlier deployment continues during a long build",
+        ),
+        pytest.param(
+            stored(reason="image churn-endpoint:2 is being built", age_s=7200),
+            observed(supervised=False, prepared=None, image=image(ImageState.BUILDING)),
+            Wait(),
+            id="the build of the first image takes long",
+        ),
+        pytest.param(
+            stored(),
+            observed(prepared=1, image=image(ImageState.FAILED, "no package x")),
+            store(
+                FAILED, "image churn-endpoint:2 was not built: no package x; its log: 'edgewright images log churn-endpoint:2'"
+            ),
+            id="its image was not built",
+        ),
+        pytest.param(stored(), observed(prepared=1, image=image(ImageState.BUILT)), Prepare(), id="its image is ready"),
         pytest.param(stored(FAILED), observed(supervised=False, prepared=None), Wait(), id="its files could not be prepared"),
         pytest.param(stored(FAILED), observed(supervised=False, prepared=1), Supervise(), id="the earlier deployment continues"),
         pytest.param(stored(deleted=True), observed(ServiceState.RUNNING, answering=2), Stop(), id="deleted"),
