@@ -58,6 +58,8 @@ COMMANDS: dict[str, Lazy] = {
 
 _RUN_MODELS = frozenset({"convert", "quantize", "compile", "evaluate", "report", "bench", "npu", "packages"})
 """Commands that load runtimes and end when their work is done: a native crash of them is reported in one line."""
+_ENDLESS = ("npu", "simulate")
+"""A command of these that runs until it is interrupted, and reports the end of its board itself."""
 
 
 class LazyGroup(click.Group):
@@ -125,9 +127,10 @@ class LazyGroup(click.Group):
 
 def _protect_from_crashes(arguments: Sequence[str]) -> None:
     """Continue in a child process if the command runs models."""
-    name = next((one for one in arguments if not one.startswith("-")), "")
-    if name in _RUN_MODELS and not {"-h", "--help"} & {*arguments}:
-        run_in_child(name)
+    names = [one for one in arguments if not one.startswith("-")]
+    is_endless = tuple(names[:2]) == _ENDLESS
+    if names and names[0] in _RUN_MODELS and not is_endless and not {"-h", "--help"} & {*arguments}:
+        run_in_child(names[0])
 
 
 def _discard_output() -> None:

@@ -188,7 +188,7 @@ def test_grpc_needs_the_key_but_for_probes(results: dict[str, Results]) -> None:
     got = results["grpc"]
     assert got["probe_without_key"] is True
     assert {got["no_key"]["status"], got["wrong_key"]["status"]} == {"StatusCode.UNAUTHENTICATED"}
-    assert got["no_key"]["message"].endswith("but none was sent")
+    assert got["no_key"]["message"].endswith("but no key was sent")
 
 
 def test_a_stream_continues_after_a_request_that_does_not_fit(results: dict[str, Results]) -> None:

@@ -148,7 +148,7 @@ def test_npy_that_does_not_fit_is_a_400(client: Client, body: bytes, message: st
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        pytest.param("GET", "/", 404, r"/ is not served here; there are /score, ", id="unknown path"),
+        pytest.param("GET", "/scores", 404, r"/scores is not served here; there are /score, ", id="unknown path"),
         pytest.param("GET", "/score", 405, r"/score accepts POST, not GET", id="reading a scoring path"),
         pytest.param("POST", "/stats", 405, r"/stats accepts GET, HEAD, not POST", id="writing statistics"),
         pytest.param("GET", "/v2/models/dogs", 404, r"the only model is pets, version 3", id="another model"),
