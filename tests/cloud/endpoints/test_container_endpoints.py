@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +16,15 @@ from typing import Any
 import pytest
 
 from edgewright.contracts import wire
-from edgewright.contracts.endpoints import Deployment, DeployRequest, EndpointRecord, EndpointTarget, KeyName, UpdateRequest
+from edgewright.contracts.endpoints import (
+    Deployment,
+    DeployRequest,
+    EndpointRecord,
+    EndpointState,
+    EndpointTarget,
+    KeyName,
+    UpdateRequest,
+)
 from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.environments.images import ImageRequest
 from edgewright.errors import OperationError
@@ -23,7 +33,7 @@ from edgewright.sdk import Environment as SdkEnvironment
 from edgewright.serving.supervision.container import OPTIONS_VARIABLE, ContainerOptions
 from edgewright.serving.supervision.service import SOCKET_VARIABLE
 from tests.support.docker_engine import DockerEngine, docker_engine
-from tests.support.endpoints import score, under_load, wait_until
+from tests.support.endpoints import score, script_of, under_load, wait_until
 from tests.support.running_cloud import RunningCloud, running
 
 SCRIPT = "import os\ndef init(): ...\ndef run(data): return [os.environ['LEVEL'], os.getuid()]\n"
@@ -164,6 +174,32 @@ def test_an_image_that_cannot_be_built_ends_in_failed(client: CloudClient, tmp_p
     client.deploy_endpoint("unbuilt", DeployRequest(deployment=deployment))
     with pytest.raises(OperationError, match=r"image unbuilt-endpoint:1 was not built: .*no-such-package-of-anyone"):
         client.wait_for_endpoint("unbuilt")
+
+
+def test_a_build_that_ran_when_the_cloud_was_killed_is_completed_for_its_endpoint(
+    cloud: RunningCloud, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    state = tmp_path / "state"
+    with running(state, "--no-broker"):
+        pass
+    for made in ("registry/blobs", "images/cache"):  # the layers of the server, which the other cloud has made
+        shutil.copytree(cloud.state / made, state / made, dirs_exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as index:  # a package index that never answers
+        url = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
+        with running(state, "--no-broker") as killed, CloudClient.connect(str(state)) as client:
+            client.create_environment(Environment(name="slow", pip_packages=("anything",), pip_index_url=url))
+            deployment = Deployment(target=CONTAINER, environment="slow", **script_of(client, tmp_path, SCRIPT))
+            client.deploy_endpoint("durable", DeployRequest(deployment=deployment))
+            index.accept()[0].close()  # the build has begun to ask for packages
+            wait_until(lambda: client.endpoint("durable").reason == "image durable-endpoint:1 is being built")
+            assert client.endpoint("durable").state is EndpointState.TRANSITIONING
+            killed.kill()
+    with running(state, "--no-broker"), CloudClient.connect(str(state)) as client:
+        with pytest.raises(OperationError, match="image durable-endpoint:1 was not built: .*anything"):
+            client.wait_for_endpoint("durable")
+        assert len(client.image_versions("durable-endpoint")) == 1
+        client.delete_endpoint("durable")
 
 
 def test_a_container_that_is_killed_is_replaced(client: CloudClient, engine: DockerEngine, endpoint: EndpointRecord) -> None:
