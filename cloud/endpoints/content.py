@@ -14,7 +14,10 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from cloud.endpoints.store import HOST, StoredEndpoint
 from cloud.registry import models
@@ -28,6 +31,7 @@ from edgewright.contracts.endpoints import (
     EndpointKeys,
     EndpointTarget,
 )
+from edgewright.contracts.environments.definition import SERVER_PACKAGES
 from edgewright.contracts.files import replace_directory, staging_beside, write_atomically
 from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.models.registration import SourceFile, check_relative
@@ -116,6 +120,33 @@ def with_image(endpoint: StoredEndpoint, reference: str) -> StoredEndpoint:
 def with_variables(endpoint: StoredEndpoint, variables: Mapping[str, str]) -> StoredEndpoint:
     """Return an endpoint with the variables of its environment; its own count where both have one."""
     return replace(endpoint, deployment=replace(endpoint.deployment, variables={**variables, **endpoint.deployment.variables}))
+
+
+def log_differences(folder: EndpointFolder, environment: str, packages: Iterable[str]) -> None:
+    """Write one line to the log of an endpoint in processes: which pip packages of its environment this Python lacks.
+
+    Args:
+        folder: that of the endpoint.
+        environment: NAME:VERSION.
+        packages: requirements in pip's notation.
+    """
+    found = sorted(filter(None, map(_difference, packages)))
+    if found:
+        text = f"the target local installs no packages of environment {environment}: {', '.join(found)}; use the target container"
+        with folder.service.log.open("a", encoding="utf-8") as log:
+            log.write(f"warning: {text}\n")
+
+
+def _difference(package: str) -> str:
+    """Return the requirement and the installed version if that does not satisfy it, else an empty text."""
+    try:
+        required = Requirement(package)
+        installed = metadata.version(required.name)
+    except InvalidRequirement:
+        return ""
+    except metadata.PackageNotFoundError:
+        return "" if required.name in SERVER_PACKAGES else f"{package} (none here)"
+    return "" if required.specifier.contains(installed, prereleases=True) else f"{package} ({installed} here)"
 
 
 def desired_service(folder: EndpointFolder, endpoint: StoredEndpoint, registry: RegistryAccess) -> DesiredService:

@@ -23,7 +23,15 @@ from anyio import to_thread
 
 from cloud.context import Cloud
 from cloud.db.database import Counter
-from cloud.endpoints.content import EndpointFolder, RegistryAccess, prepare, remove_unused, with_image, with_variables
+from cloud.endpoints.content import (
+    EndpointFolder,
+    RegistryAccess,
+    log_differences,
+    prepare,
+    remove_unused,
+    with_image,
+    with_variables,
+)
 from cloud.endpoints.image_builds import image_of, queue_build
 from cloud.endpoints.rules import (
     BuildImage,
@@ -42,7 +50,7 @@ from cloud.endpoints.rules import (
 from cloud.endpoints.store import StoredEndpoint, all_endpoints, find_endpoint, remove, save
 from cloud.endpoints.supervisors import Supervisors, notify
 from cloud.environments import store as environments
-from edgewright.contracts.endpoints import EndpointKeys, EndpointState
+from edgewright.contracts.endpoints import EndpointKeys, EndpointState, EndpointTarget
 from edgewright.contracts.environments.definition import parse_environment_reference
 from edgewright.contracts.environments.images import BuildState
 from edgewright.contracts.files import write_atomically
@@ -145,7 +153,7 @@ class Engine:
                 self._restart_clock(endpoint)
                 endpoint = with_image(endpoint, f"{urlsplit(self._cloud.url).netloc}/{image}")
             else:
-                endpoint = self._with_environment(endpoint)
+                endpoint = self._with_environment(endpoint, folder)
             prepare(folder, endpoint, self._cloud.blobs, _registry(self._cloud))
         except EdgewrightError as error:
             reason = f"its files cannot be prepared: {error}"
@@ -153,11 +161,14 @@ class Engine:
         else:
             notify(folder.service)
 
-    def _with_environment(self, endpoint: StoredEndpoint) -> StoredEndpoint:
+    def _with_environment(self, endpoint: StoredEndpoint, folder: EndpointFolder) -> StoredEndpoint:
         if not endpoint.deployment.environment:
             return endpoint
         with self._cloud.database.reading() as connection:
             found = environments.find(connection, parse_environment_reference(endpoint.deployment.environment))
+        if endpoint.deployment.target is EndpointTarget.LOCAL:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            log_differences(folder, f"{found.name}:{found.version}", found.environment.pip_packages)
         return with_variables(endpoint, found.environment.variables)
 
     def _restart_clock(self, endpoint: StoredEndpoint) -> None:

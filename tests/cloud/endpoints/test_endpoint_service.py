@@ -23,6 +23,7 @@ from edgewright.contracts.endpoints import (
     EndpointState,
     KeyName,
 )
+from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.models.registration import Framework, Registration
 from edgewright.contracts.names import PackageReference
 from edgewright.contracts.oci import OciLayout, Platform
@@ -98,6 +99,20 @@ def test_a_model_version_of_an_endpoint_cannot_be_deleted(
     expected = "weights:1 must not be deployed, but endpoint my-service has it: update or delete the endpoint first"
     with pytest.raises(ConflictError, match=expected):
         client.delete_version(version)
+
+
+def test_the_log_names_packages_of_the_environment_that_this_machine_lacks(client: CloudClient, tmp_path: Path) -> None:
+    packages = ("no-such-package-of-anyone==1", "pytest<1", "pytest>=1", "azureml-defaults")
+    client.create_environment(Environment(name="Other", pip_packages=packages, variables={"LEVEL": "7"}))
+    script = "import os\ndef init(): ...\ndef run(data): return os.environ['LEVEL']\n"
+    record = deploy(client, "lacking", tmp_path, script, environment="Other")
+    assert score(record.scoring_uri, client.endpoint_keys("lacking").primary) == (200, "7")
+    [line] = [each for each in client.endpoint_logs("lacking") if each.startswith("warning:")]
+    assert line == (
+        "warning: the target local installs no packages of environment Other:1: no-such-package-of-anyone==1 (none here), "
+        f"pytest<1 ({pytest.__version__} here); use the target container"
+    )
+    client.delete_endpoint("lacking")
 
 
 def test_a_scikit_learn_model_is_served_without_code(client: CloudClient, tmp_path: Path) -> None:
