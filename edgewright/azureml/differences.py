@@ -13,7 +13,7 @@ DIFFERENCES: dict[str, str] = {
     "Run.register_model": "also outside of a job",
     "Model.register": "data sets are accepted and not stored; names are lower-case",
     "Model.deploy": "default target: processes on the cloud's machine; clients must send a key",
-    "Model.package": "the cloud builds the image; there is no Dockerfile",
+    "Model.package": "the cloud builds the image; with generate_dockerfile=True, save() writes a Dockerfile with all layers",
     "Model.get_model_path": "several files are put into a folder with the model's name",
     "Environment.build": "the cloud builds the image",
     "Environment.build_local": "as build",

@@ -21,7 +21,8 @@ from edgewright.sdk.services.conda import CondaDependencies
 from edgewright.sdk.services.environment import Environment
 from edgewright.sdk.services.inference import InferenceConfig
 from edgewright.sdk.services.kinds import AciWebservice, LocalWebservice
-from edgewright.sdk.services.packages import Image, ModelPackage
+from edgewright.sdk.services.model_package import ContainerRegistry, ModelPackage
+from edgewright.sdk.services.packages import Image
 from edgewright.sdk.services.webservice import Webservice
 from edgewright.sdk.workspace.datastore import Datastore
 from edgewright.sdk.workspace.model import Model
@@ -35,6 +36,7 @@ __all__ = [
     "ClientContext",
     "CloudClient",
     "CondaDependencies",
+    "ContainerRegistry",
     "Datastore",
     "Environment",
     "Experiment",

@@ -1,21 +1,16 @@
-"""Images as objects: the build of an environment, the package of models, and an image by name."""
+"""Images as objects: an image by name, and the build of an environment."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Self
 
 from edgewright.contracts.environments.images import BuildState, ImageRecord, ImageRequest
-from edgewright.errors import BadInputError, OperationError
-from edgewright.sdk.images import default_image_name
+from edgewright.errors import OperationError
 from edgewright.sdk.services.environment import Environment
-from edgewright.sdk.services.inference import InferenceConfig
 from edgewright.sdk.workspace.default import said, workspace_or_default
-from edgewright.sdk.workspace.model import Model
 from edgewright.sdk.workspace.workspace import Workspace
 
 
@@ -115,53 +110,9 @@ class ImageBuild(Image):
         return self.state
 
 
-class ModelPackage(Image):
-    """An image with models, a script and the server."""
-
-    def pull(self) -> None:
-        """Pull the image with docker.
-
-        Raises:
-            OperationError: docker is not installed, or refuses.
-        """
-        try:
-            done = subprocess.run(["docker", "pull", self.location], capture_output=True, text=True, check=False)
-        except FileNotFoundError as error:
-            raise OperationError("pulling an image needs docker, which is not installed") from error
-        if done.returncode:
-            raise OperationError(f"docker must pull {self.location}, but it does not: {done.stderr.strip()[-300:]}")
-
-
 def build_environment(workspace: Workspace, environment: Environment) -> ImageBuild:
     """Queue the build of the image of a registered environment, without a model."""
     assert environment.name is not None, "a registered environment has a name"
     name = re.sub(r"[^a-z0-9]+", "-", environment.name.lower()).strip("-")
     request = ImageRequest(name=f"{name[:50]}-environment", environment=f"{environment.name}:{environment.version}")
     return ImageBuild.of_record(workspace, workspace.cloud.build_image(request))
-
-
-def package(
-    workspace: Workspace, models: Sequence[Model | str], config: InferenceConfig | None, image_name: str | None
-) -> ModelPackage:
-    """Queue the build of an image of models with a script, or of one model without code."""
-    found = [each if isinstance(each, Model) else Model(workspace, id=each) for each in models]
-    if not found and config is None:
-        raise BadInputError("a package must have a model or an entry script: give models, or an inference_config")
-    references = tuple(each.id for each in found)
-    request = ImageRequest(
-        name=image_name or (default_image_name(references) if references else "script-image"),
-        models=references,
-        environment=_registered(workspace, config),
-        trust=True,  # whoever calls has the models in a registry of her own; Azure opens its models as well
-    )
-    script = None if config is None else Path(config.entry_script)
-    source = Path(config.source_directory) if config is not None and config.source_directory else None
-    record = workspace.cloud.build_image(request, script=script, source_directory=source)
-    return ModelPackage.of_record(workspace, record)
-
-
-def _registered(workspace: Workspace, config: InferenceConfig | None) -> str:
-    if config is None or config.definition is None:
-        return ""
-    version = workspace.cloud.create_environment(config.definition)
-    return f"{version.name}:{version.version}"

@@ -22,7 +22,7 @@ from edgewright.sdk.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from edgewright.sdk.services.deployment import DeploymentConfiguration
     from edgewright.sdk.services.inference import InferenceConfig
-    from edgewright.sdk.services.packages import ModelPackage
+    from edgewright.sdk.services.model_package import ModelPackage
     from edgewright.sdk.services.webservice import Webservice
     from edgewright.sdk.workspace.runs import Run
 
@@ -247,7 +247,7 @@ class Model:
             workspace: its cloud builds the image.
             models: models, or texts `NAME`, `NAME:VERSION`, `NAME@ALIAS`.
             inference_config: an entry script with its environment.
-            generate_dockerfile: must be False; images are built without a Dockerfile.
+            generate_dockerfile: return a Dockerfile with its layers, which `ModelPackage.save` writes, in place of an image.
             image_name: default: the name of the first model and `-image`.
             image_label: without effect; the label is the number of the build.
 
@@ -255,11 +255,9 @@ class Model:
             BadInputError: an argument is not allowed.
             NotFoundError: a model or the script does not exist.
         """
-        from edgewright.sdk.services.packages import package
+        from edgewright.sdk.services.model_package import package
 
-        if generate_dockerfile:
-            raise BadInputError("generate_dockerfile must be False: images are built by the cloud, without a Dockerfile")
-        return package(workspace, models, inference_config, image_name)
+        return package(workspace, models, inference_config, generate_dockerfile=generate_dockerfile, image_name=image_name)
 
     def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
         """Write the files to a folder; return the path of the file, or of the folder if there are several.

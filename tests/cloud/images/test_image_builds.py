@@ -24,7 +24,8 @@ from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.environments.images import BuildState, ImageRecord, ImageRequest, LayerPart
 from edgewright.contracts.models.registration import Framework, Registration
 from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
-from edgewright.sdk import CloudClient
+from edgewright.sdk import CloudClient, InferenceConfig, Model, Workspace
+from edgewright.sdk import Environment as SdkEnvironment
 from tests.support.docker_engine import DockerEngine, docker_engine
 from tests.support.docker_registry import HTPASSWD, USER, docker_registry, free_port
 from tests.support.running_cloud import RunningCloud, running
@@ -337,6 +338,50 @@ def test_p100_the_folder_for_docker_build_makes_the_same_image(
     program = "import edgewright.cli, os; print(os.getuid(), sorted(os.listdir('/var/azureml-app')))"
     shown = engine.run("run", "--rm", "--entrypoint", "python3", "from-context", "-c", program)
     assert shown.splitlines()[-1] == "65534 ['azureml-models', 'helper.py', 'score.py']"  # after a warning on IP forwarding
+
+
+def test_p100_a_model_package_is_pulled_without_a_login_or_saved_for_docker_build(
+    engine: DockerEngine,
+    cloud: RunningCloud,
+    client: CloudClient,
+    image: ImageRecord,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))  # no login is stored there
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")  # the engine of Debian has no buildx
+    ws = Workspace(cloud=str(cloud.state))
+    config = InferenceConfig("score.py", source_directory=str(source), environment=SdkEnvironment.get(ws, "Leveled"))
+
+    package = Model.package(ws, ["product"], config, image_name="packed")
+    package.pull()
+    registry = package.get_container_registry()
+    assert package.location == f"{registry.address}/packed:1"
+    assert (registry.username, registry.password) == ("operator", cloud.token)
+    assert not (tmp_path / "docker").exists()
+    with pytest.raises(ConflictError, match="must be a Dockerfile to be saved, but this one is an image: call pull"):
+        package.save(tmp_path / "context")
+
+    dockerfile = Model.package(ws, ["product"], config, generate_dockerfile=True, image_name="packed")
+    dockerfile.wait_for_creation(show_output=True)
+    assert capsys.readouterr().out.endswith("Package creation Succeeded\n")
+    dockerfile.save(tmp_path / "context")
+    dockerfile.save(tmp_path / "context")  # into a folder that exists
+    engine.run("build", "--tag", "packed-context", tmp_path / "context")
+    configs = [json.loads(engine.run("inspect", name))[0]["Config"] for name in ("packed-context", package.location)]
+    assert configs[0]["Labels"]["dev.edgewright.models"].startswith("product:1@sha256:")
+    assert [config["Labels"] for config in configs] == [configs[0]["Labels"]] * 2
+    with pytest.raises(ConflictError, match=r"must be an image to be pulled, but this one is a Dockerfile: call save\(\)"):
+        dockerfile.pull()
+    assert dockerfile.get_logs(decode=False, offset=3) == dockerfile.get_logs().encode()[3:]
+    assert dockerfile.serialize() == {
+        "generateDockerfile": True,
+        "state": "Succeeded",
+        "location": f"{registry.address}/packed:2",
+    }
 
 
 def test_p100_a_dockerfile_is_built_by_the_engine(
