@@ -106,8 +106,9 @@ class ServiceFolder:
         return _read(self.path / "service.json", DesiredService)
 
     def write_status(self, status: ServiceStatus) -> None:
-        """Write the status."""
-        write_atomically(self.path / "status.json", wire.encode(status), mode=0o600)
+        """Write the status, unless the folder was removed."""
+        if self.path.is_dir():
+            write_atomically(self.path / "status.json", wire.encode(status), mode=0o600)
 
     def status(self) -> ServiceStatus | None:
         """Return the status that the last supervisor wrote; None without one."""
