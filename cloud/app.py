@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from cloud.context import Cloud
 from cloud.db.database import Counter
@@ -137,7 +137,15 @@ async def _no_route(request: Request, error: Exception) -> Response:
     code = "UNSUPPORTED" if error.status_code == 405 else "NAME_UNKNOWN"
     text = f"{request.method} {request.url.path[:200]}: {error.detail.lower()}; see /openapi.json"
     body = {"error": text, "errors": [{"code": code, "message": text}]}
-    return Response(wire.encode(body), error.status_code, error.headers, "application/json")
+    headers = {"Allow": ", ".join(_methods_of(request))} if error.status_code == 405 else error.headers
+    return Response(wire.encode(body), error.status_code, headers, "application/json")
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods of every route of the path: each route has one, and Starlette names only those of the first."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 async def _internal_error(_request: Request, _error: Exception) -> Response:

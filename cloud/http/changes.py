@@ -22,6 +22,7 @@ ENDPOINTS = (
         summary="A counter that increases with every change; waits while it equals `after`.",
         handler=follow_changes,
         response_type=ChangeNumber,
+        numbers=("after", "wait_s"),
         query={"after": "the last counter value seen", "wait_s": "maximum time to wait for another value, at most 60 s"},
     ),
 )

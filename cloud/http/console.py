@@ -51,7 +51,15 @@ def _file(name: str) -> Response:
 
 
 ENDPOINTS = (
-    Endpoint(method="GET", path="/", access=Access.ANYONE, summary="The console.", handler=page, response_type=bytes),
+    Endpoint(
+        method="GET",
+        path="/",
+        access=Access.ANYONE,
+        summary="The console.",
+        handler=page,
+        response_type=bytes,
+        media_types=("text/html",),
+    ),
     Endpoint(
         method="GET",
         path="/console/{file}",
@@ -59,5 +67,6 @@ ENDPOINTS = (
         summary="A file of the console.",
         handler=page_file,
         response_type=bytes,
+        media_types=tuple(each.partition(";")[0] for each in _TYPES.values()),
     ),
 )

@@ -62,6 +62,8 @@ ENDPOINTS = (
         summary="The signed desired state of the device as soon as its number is greater than `have`, else 204.",
         handler=desired,
         response_type=Envelope,
+        other_statuses=(204, 507),
+        numbers=("have", "wait_s"),
         query={"have": "number that the device has", "wait_s": "maximum time to wait for a higher one, at most 60 s"},
     ),
     Endpoint(

@@ -97,10 +97,16 @@ class Endpoint:
     request_type: Any = None
     """Type of the request body: None without a body, `bytes` if the handler reads it."""
     response_type: Any = None
-    """Type of the response body: None without a body, `bytes` if it is not JSON."""
+    """Type of the response body: None without a body, `bytes` if the handler encodes it."""
+    media_types: tuple[str, ...] = ("application/octet-stream",)
+    """Media types of a response of the type `bytes`."""
     status: int = 200
+    other_statuses: tuple[int, ...] = ()
+    """Statuses of success besides `status`, and of errors that only this endpoint answers with."""
     query: dict[str, str] = field(default_factory=dict)
     """Query parameters, each with its description."""
+    numbers: tuple[str, ...] = ()
+    """Query parameters that are numbers of 0 or more."""
 
 
 async def answer(endpoint: Endpoint, cloud: Cloud, request: Request) -> Response:

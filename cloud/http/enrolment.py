@@ -67,6 +67,7 @@ ENDPOINTS = (
         summary="The certificate of the cloud's authority as PEM.",
         handler=certificate_authority,
         response_type=bytes,
+        media_types=("application/x-pem-file",),
     ),
     Endpoint(
         method="POST",

@@ -114,6 +114,7 @@ ENDPOINTS = (
         summary="The newest version of every model, or every version with a tag or a framework.",
         handler=list_models,
         response_type=list[ModelVersion],
+        numbers=("limit",),
         query={
             "tag": "Name and value of a tag, as in stage=test: every version that has it.",
             "framework": "Every version of this framework.",

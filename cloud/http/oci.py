@@ -219,6 +219,7 @@ ENDPOINTS = (
         summary="Support of the OCI distribution API.",
         handler=support,
         response_type=bytes,
+        media_types=("application/json",),
     ),
     Endpoint(
         method="GET",
@@ -227,6 +228,7 @@ ENDPOINTS = (
         summary="A blob or a range of it.",
         handler=get_blob,
         response_type=bytes,
+        other_statuses=(206, 416),
     ),
     Endpoint(
         method="POST",
@@ -236,6 +238,7 @@ ENDPOINTS = (
         handler=begin_upload,
         request_type=bytes,
         status=202,
+        other_statuses=(201,),
         query=_BEGIN_QUERY,
     ),
     Endpoint(method="GET", path=_UPLOAD, access=Access.OPERATOR, summary="Size of an upload.", handler=show_upload, status=204),
@@ -247,6 +250,7 @@ ENDPOINTS = (
         handler=continue_upload,
         request_type=bytes,
         status=202,
+        other_statuses=(416,),
     ),
     Endpoint(
         method="PUT",
@@ -256,6 +260,7 @@ ENDPOINTS = (
         handler=finish_upload,
         request_type=bytes,
         status=201,
+        other_statuses=(416,),
         query={"digest": "digest of the whole upload"},
     ),
     Endpoint(
@@ -277,6 +282,7 @@ ENDPOINTS = (
         summary="A manifest by tag or digest.",
         handler=get_manifest,
         response_type=bytes,
+        media_types=("*/*",),
     ),
     Endpoint(
         method="GET",
@@ -285,6 +291,8 @@ ENDPOINTS = (
         summary="The tags of a repository.",
         handler=list_tags,
         response_type=bytes,
+        media_types=("application/json",),
+        numbers=("n",),
         query={"n": "maximum number of tags", "last": "only tags after this one"},
     ),
     Endpoint(
@@ -294,6 +302,7 @@ ENDPOINTS = (
         summary="The manifests that refer to a manifest.",
         handler=list_referrers,
         response_type=bytes,
+        media_types=(INDEX_TYPE,),
         query={"artifactType": "only manifests of this type"},
     ),
 )

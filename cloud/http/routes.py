@@ -23,6 +23,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="This OpenAPI document.",
         handler=describe,
         response_type=bytes,
+        media_types=("application/json",),
     ),
     *enrolment.ENDPOINTS,
     *renewal.ENDPOINTS,

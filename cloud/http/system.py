@@ -77,5 +77,6 @@ ENDPOINTS = (
         summary="Metrics in the Prometheus text format.",
         handler=metrics,
         response_type=bytes,
+        media_types=("text/plain",),
     ),
 )

@@ -40,6 +40,7 @@ ENDPOINTS = (
         summary="The newest matching measurements, oldest first.",
         handler=find_measurements,
         response_type=list[StoredMeasurement],
+        numbers=("limit",),
         query={
             "device": "only measurements of this device",
             "name": "only measurements of this name",

@@ -163,6 +163,7 @@ ENDPOINTS = (
         summary="The last lines of an endpoint's log.",
         handler=show_logs,
         response_type=EndpointLog,
+        numbers=("lines",),
         query={"lines": "Number of lines; default: 5000."},
     ),
 )

@@ -101,6 +101,7 @@ ENDPOINTS = (
         summary="A piece of the log of a build; waits for more while the build runs.",
         handler=follow_log,
         response_type=LogPiece,
+        numbers=("after", "wait_s"),
         query={"after": "offset of the piece in bytes", "wait_s": "maximum time to wait for more, at most 60 s"},
     ),
 )

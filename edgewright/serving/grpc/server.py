@@ -61,9 +61,7 @@ class GrpcServer:
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ]
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_MAX_CALLS)
-        server.add_generic_rpc_handlers(
-            (open_inference.handlers(self._app), tensorflow_serving.handlers(self._app), _health(self._app))
-        )
+        server.add_generic_rpc_handlers(services(self._app))
         try:
             self.port = self._bind(server)
         except RuntimeError as error:
@@ -85,6 +83,11 @@ class GrpcServer:
         files = self._address.tls
         pair = (files.private_key.read_bytes(), files.certificate.read_bytes())
         return int(server.add_secure_port(target, grpc.ssl_server_credentials([pair])))
+
+
+def services(app: ScoringApp) -> tuple[grpc.GenericRpcHandler, ...]:
+    """Return the handlers of every call that the server answers."""
+    return open_inference.handlers(app), tensorflow_serving.handlers(app), _health(app)
 
 
 def _health(app: ScoringApp) -> grpc.GenericRpcHandler:

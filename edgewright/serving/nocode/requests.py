@@ -138,8 +138,9 @@ def _from_rows(rows: Any, model: LoadedModel, names: list[str] | None) -> Any:
     if model.columns or names is not None:
         listed = names or list(model.columns)
         if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(listed) for row in rows):
-            found = next((len(row) for row in rows if isinstance(row, list) and len(row) != len(listed)), None)
-            received = f"a row with {found} was received" if isinstance(rows, list) and found is not None else "it is not"
+            lists = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
+            found = next((len(row) for row in lists if len(row) != len(listed)), None)
+            received = "it is not" if found is None else f"a row with {found} was received"
             raise SamplesError(f'"data" must be a list of rows with {len(listed)} values ({", ".join(listed)}), but {received}')
         return _from_columns({name: [row[index] for row in rows] for index, name in enumerate(listed)}, model)
     spec = model.inputs[0]

@@ -1,6 +1,6 @@
 """Score with an entry script, or a model without one, in worker processes: the application and its routes.
 
-/score           run the script (pool.py); POST, or GET with the parameters in the query
+/score           run the script (pool.py); POST, or for a script GET with the parameters in the query
 /v2/…            the Open Inference Protocol, for a model and for a script that declares arrays or a table
 /                "Healthy", for probes
 /health/live     200 while the server answers
@@ -24,7 +24,7 @@ from edgewright.serving.http.keys import KeyFile
 from edgewright.serving.http.messages import TEXT, HttpError, Request, Response, error_response, json_response
 from edgewright.serving.scripts import documents
 from edgewright.serving.scripts.messages import VERSION, Call, TensorInterface
-from edgewright.serving.scripts.pool import ScriptOptions, ScriptPool
+from edgewright.serving.scripts.pool import SCRIPT_WORKER, ScriptOptions, ScriptPool
 from edgewright.serving.statistics import ServedModel, Statistics
 
 _REQUEST_ID = re.compile(r"[\w.:/=+-]{1,100}", re.ASCII)
@@ -48,11 +48,12 @@ class ScriptApp(HttpApp):
         served = ServedModel(model=name, version=VERSION, variant=variant, backend=backend, precision="-")
         super().__init__(Statistics(served), limits=limits, keys=keys)
         options = replace(options, name=name)
+        methods = ("POST", "GET") if options.worker_module == SCRIPT_WORKER else ("POST",)
         self.pool = ScriptPool(options)
         self._name, self._subject = name, options.subject
         self._routes = {
             **self._protocol_routes(),
-            "/score": Route(("POST", "GET"), self._score, is_scoring=True),
+            "/score": Route(methods, self._score, is_scoring=True),
             "/": get(self._healthy, public=True),
             "/health/live": get(self._live, public=True),
             "/health/ready": get(self._ready, public=True),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.errors import SamplesError, one_line
+from edgewright.serving.variants.tensors import holds_booleans
 
 
 class ParameterType(abc.ABC):
@@ -58,6 +59,8 @@ class NumpyParameterType(ParameterType):
         expected = f"{self.sample.dtype}{_shape_text(self.sample.shape)}"
         if array.dtype.hasobject or _kind(array) != _kind(self.sample):
             raise SamplesError(f"{name} must be {expected}, but {_found(value, array)} was received")
+        if array.dtype.kind in "fiu" and holds_booleans(value):
+            raise SamplesError(f"{name} must be {expected}, but true or false was received")
         fits = array.ndim == self.sample.ndim and array.shape[1:] == self.sample.shape[1:]
         if self._checks_shape and not fits:
             raise SamplesError(f"{name} must be {expected}, but the shape {list(array.shape)} was received")
@@ -125,16 +128,28 @@ class PandasParameterType(ParameterType):
         return listed
 
     def json_schema(self) -> dict[str, Any]:
-        """Return an array of objects with one property per column."""
-        columns = {
-            str(column): {"type": _JSON_TYPES.get(dtype.kind, "string"), "nullable": bool(self.sample[column].isna().any())}
-            for column, dtype in self.sample.dtypes.items()
-        }
-        return {"type": "array", "items": {"type": "object", "properties": columns}}
+        """Return an array of objects with one property per column, or for the orient `split` an object with rows."""
+        columns = {str(column): self._cell_schema(column) for column in self.sample.columns}
+        if self._orient == "split":
+            row = {"type": "array", "minItems": len(columns), "maxItems": len(columns)}
+            names = {"type": "array", "items": {"type": "string"}}
+            properties = {"columns": names, "data": {"type": "array", "items": row}, "index": {"type": "array"}}
+            return {"type": "object", "properties": properties, "required": ["columns", "data"]}
+        required = {"required": list(columns)} if self._checks_shape else {}
+        return {"type": "array", "items": {"type": "object", "properties": columns, **required}}
 
     def example(self) -> Any:
         """Return the sample's records; missing cells are null."""
         return json.loads(self.sample.to_json(orient=self._orient, date_format="iso"))
+
+    def _cell_schema(self, column: Any) -> dict[str, Any]:
+        """Return the schema of a cell; null is a missing number or text, and a column of texts takes numbers, too."""
+        cells = self.sample[column]
+        if cells.dtype.kind == "O":
+            return {"type": ["string", "number", "boolean", "null"]}
+        kind = _JSON_TYPES.get(cells.dtype.kind, "string")
+        is_nullable = cells.dtype.kind == "f" or bool(cells.isna().any())
+        return {"type": [kind, "null"] if is_nullable else kind}
 
     def _converted(self, frame: Any, name: str) -> Any:
         for column in self.sample.columns:
@@ -224,12 +239,16 @@ def _moment(value: Any, kind: type[Any], name: str) -> Any:
 
 
 def _column(column: Any, wanted: Any, name: str) -> Any:
+    if wanted.kind in "fiu" and column.dtype.kind in "bO" and any(isinstance(value, bool) for value in column):
+        raise SamplesError(f"{name} must hold {wanted}, but it holds true or false")
+    if wanted.kind == "O" and any(isinstance(value, list | dict) for value in column):
+        raise SamplesError(f"{name} must hold single values, but it holds a list or an object")
     try:
         converted = column.astype(wanted)
     except (ValueError, TypeError, OverflowError) as error:
         raise SamplesError(f"{name} must hold {wanted}: {one_line(error)}") from error
-    if wanted.kind in "iu" and not (converted == column).all():
-        raise SamplesError(f"{name} must hold {wanted}, but it holds numbers that are not")
+    if wanted.kind in "iub" and not (converted == column).all():
+        raise SamplesError(f"{name} must hold {wanted}, but it holds values that are not")
     return converted
 
 

@@ -65,10 +65,14 @@ def inference_paths(base: str) -> dict[str, tuple[str, dict[str, Any]]]:
     return {f"{base}/infer": ("post", infer), base: ("get", reading("Describe the model.", name="getModel"))}
 
 
-def array_schema(spec: TensorSpec) -> dict[str, Any]:
-    """Return the JSON Schema of a tensor as nested arrays."""
+def array_schema(spec: TensorSpec, *, is_output: bool = False) -> dict[str, Any]:
+    """Return the JSON Schema of a tensor as nested arrays.
+
+    An input has at least one sample. A floating-point output may hold null, which stands for NaN and infinity.
+    """
     dtype = np.dtype(spec.dtype)
-    schema: dict[str, Any] = {"type": _KINDS[dtype.kind]}
+    kind = _KINDS[dtype.kind]
+    schema: dict[str, Any] = {"type": [kind, "null"] if is_output and dtype.kind == "f" else kind}
     if dtype.name in _FORMATS:
         schema["format"] = _FORMATS[dtype.name]
     for axis in reversed(range(len(spec.shape))):
@@ -76,6 +80,8 @@ def array_schema(spec: TensorSpec) -> dict[str, Any]:
         schema = {"type": "array", "items": schema}
         if axis > 0 and isinstance(size, int):  # the first axis counts samples, whatever the graph's batch size is
             schema |= {"minItems": size, "maxItems": size}
+    if spec.shape and not is_output:
+        schema |= {"minItems": 1}
     return schema
 
 
@@ -106,13 +112,12 @@ def _score_request(config: VariantConfig) -> dict[str, Any]:
 
 def _score_response(config: VariantConfig) -> dict[str, Any]:
     labels = {"labels": {"type": "array", "items": _TEXT}} if config.labels else {}
-    return _object(["result"], result=_one_or_named(config.outputs), **labels)
+    return _object(["result"], result=_one_or_named(config.outputs, is_output=True), **labels)
 
 
-def _one_or_named(specs: Sequence[TensorSpec]) -> dict[str, Any]:
-    if len(specs) == 1:
-        return array_schema(specs[0])
-    return _object([spec.name for spec in specs], **{spec.name: array_schema(spec) for spec in specs})
+def _one_or_named(specs: Sequence[TensorSpec], *, is_output: bool = False) -> dict[str, Any]:
+    schemas = {spec.name: array_schema(spec, is_output=is_output) for spec in specs}
+    return schemas[specs[0].name] if len(specs) == 1 else _object(list(schemas), **schemas)
 
 
 def _score_content(config: VariantConfig) -> dict[str, Any]:

@@ -40,6 +40,11 @@ def may_hold_booleans(body: bytes) -> bool:
     return b"true" in body or b"false" in body
 
 
+def holds_booleans(nested: Any) -> bool:
+    """Return True if a list holds true or false, which NumPy converts to 1 and 0 among numbers."""
+    return bool in _kinds(nested, set())
+
+
 def _check_unmixed(nested: Any, array: _Array, spec: TensorSpec) -> None:
     """Raise `SamplesError` for values that NumPy would convert to one another: true is not 1, and 1 is not "1"."""
     kinds = _kinds(nested, set())

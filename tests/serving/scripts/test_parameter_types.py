@@ -46,8 +46,13 @@ def test_a_table_has_the_columns_and_dtypes_of_its_sample(orient: str) -> None:
     ("value", "text"),
     [
         ([{"age": 1}], "rows must have the columns age, name, share, seen, but name is missing"),
-        ([{"age": 1.5, "name": "x", "share": 1, "seen": 1}], "column age of rows must hold int64, but it holds numbers"),
+        ([{"age": 1.5, "name": "x", "share": 1, "seen": 1}], "column age of rows must hold int64, but it holds values"),
         ([{"age": "x", "name": "x", "share": 1, "seen": 1}], "column age of rows must hold int64"),
+        (
+            [{"age": 1, "name": "x", "share": True, "seen": 1}],
+            "column share of rows must hold float64, but it holds true or false",
+        ),
+        ([{"age": 1, "name": [], "share": 1, "seen": 1}], "column name of rows must hold single values"),
         (5, "rows must be a table as JSON (records)"),
     ],
 )
@@ -59,12 +64,15 @@ def test_a_table_that_does_not_fit_is_refused(value: Any, text: str) -> None:
 
 def test_the_schema_of_a_table_has_one_property_per_column() -> None:
     schema = PandasParameterType(table()).json_schema()
-    types = {name: (column["type"], column["nullable"]) for name, column in schema["items"]["properties"].items()}
-    assert types == {
-        "age": ("integer", False),
-        "name": ("string", False),
-        "share": ("number", False),
-        "seen": ("number", True),
+    assert schema["items"] == {
+        "type": "object",
+        "properties": {
+            "age": {"type": "integer"},
+            "name": {"type": ["string", "number", "boolean", "null"]},
+            "share": {"type": ["number", "null"]},
+            "seen": {"type": ["number", "null"]},
+        },
+        "required": ["age", "name", "share", "seen"],
     }
 
 
@@ -126,6 +134,7 @@ def test_plain_values_keep_the_type_of_their_sample(sample: Any, value: Any, exp
         (np.zeros((1, 3), np.uint8), [[255, 0, 1]], True),
         (np.zeros((1, 3), np.uint8), [[256, 0, 1]], False),
         (np.zeros((1, 3), np.uint8), [[-1, 0, 1]], False),
+        (np.zeros((1, 3), np.float32), [[0.5, True, 1]], False),
         (np.zeros(1, np.int32), [2**40], False),
         (np.zeros(1, bool), [True, False], True),
         (np.zeros(1, bool), [1, 0], False),

@@ -232,7 +232,7 @@ def test_the_document_is_valid_openapi_and_lists_every_route(client: Client) -> 
     assert [client.get(path).status for path in readable] == [200] * len(readable)
     data = described["components"]["schemas"]["ScoreRequest"]["properties"]["data"]
     number = {"type": "number", "format": "float"}
-    assert data == {"type": "array", "items": {"type": "array", "items": number, "minItems": 6, "maxItems": 6}}
+    assert data == {"type": "array", "items": {"type": "array", "items": number, "minItems": 6, "maxItems": 6}, "minItems": 1}
 
 
 def test_a_model_of_several_inputs_is_described_by_name() -> None:
