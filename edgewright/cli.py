@@ -50,6 +50,7 @@ COMMANDS: dict[str, Lazy] = {
     "devices": Lazy("edgewright.commands.devices:group", "Enrol, list, explain and revoke devices.", None),
     "rollouts": Lazy("edgewright.commands.rollouts:group", "Roll a version out in guarded waves.", None),
     "cloud": Lazy("cloud.cli:group", "Run the service.", "cloud"),
+    "iothub": Lazy("cloud.iothub.cli:group", "Run a local IoT Hub for the development of devices.", "cloud"),
     "agent": Lazy("edge_agent.cli:group", "Enrol, run and inspect the agent of this device.", None),
     "azureml": Lazy("edgewright.commands.azureml:group", "Move scripts of Azure ML's SDK v1 to this product.", None),
     "profiles": Lazy("hardware_profiles.cli:group", "Describe hardware, detect this machine's, check your own.", None),

@@ -1,0 +1,298 @@
+"""Calls of Azure's `azure-iot-device` and `azure-iot-hub`, which run in an environment of their own.
+
+`python azure_iot_calls.py SCENARIO…`: the first line of standard input is a JSON object: `service` (the owner's connection
+string), `ca` (a PEM file) and what the scenarios need. The result is one JSON object on standard output. REQUESTS_CA_BUNDLE must
+name the PEM file, for the service library.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse
+from azure.iot.hub import IoTHubRegistryManager
+from azure.iot.hub.models import CloudToDeviceMethod, Twin, TwinProperties
+from azure.iot.hub.sastoken import SasToken
+
+WAIT_S = 60.0
+
+
+class Hub:
+    """The service library, and the connection strings of new identities."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.given = given
+        self.ca = Path(given["ca"]).read_text()
+        self.parts = dict(part.split("=", 1) for part in given["service"].split(";"))
+        self.rest_host = self.parts["HostName"]
+        self.host = self.rest_host.partition(":")[0]
+        self.registry = IoTHubRegistryManager.from_connection_string(given["service"])
+
+    def create(self, device: str, module: str | None = None) -> str:
+        """Create an identity with the service library and return its connection string."""
+        if module:
+            made = self.registry.create_module_with_sas(device, module, "test", "", "")
+        else:
+            made = self.registry.create_device_with_sas(device, "", "", "enabled")
+        return self.string(device, made.authentication.symmetric_key.primary_key, module)
+
+    def string(self, device: str, key: str, module: str | None = None) -> str:
+        suffix = f"ModuleId={module};" if module else ""
+        return f"HostName={self.host};DeviceId={device};{suffix}SharedAccessKey={key}"
+
+    def client(self, text: str, **options: Any) -> Any:
+        """Return a connected client of a connection string."""
+        kind = IoTHubModuleClient if "ModuleId" in text else IoTHubDeviceClient
+        client = kind.create_from_connection_string(text, server_verification_cert=self.ca, **options)
+        client.connect()
+        return client
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": str(SasToken(self.rest_host, self.parts["SharedAccessKey"], self.parts["SharedAccessKeyName"]))}
+
+    def send(self, device: str, body: bytes, **properties: str) -> None:
+        """Send a message to a device."""
+        headers = {**self.headers(), "iothub-to": f"/devices/{device}/messages/devicebound"}
+        headers |= {f"iothub-app-{name}": value for name, value in properties.items()}
+        url = f"https://{self.rest_host}/messages/devicebound?api-version=2021-04-12"
+        requests.post(url, data=body, headers=headers, timeout=WAIT_S).raise_for_status()
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return all stored telemetry."""
+        url = f"https://{self.rest_host}/messages/events?api-version=2021-04-12&after=0"
+        found: list[dict[str, Any]] = requests.get(url, headers=self.headers(), timeout=WAIT_S).json()["events"]
+        return found
+
+
+class Received:
+    """The patches, calls and messages that one client got."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.patches: queue.Queue[Any] = queue.Queue()
+        self.methods: queue.Queue[str] = queue.Queue()
+        self.messages: queue.Queue[Any] = queue.Queue()
+        self._client, self._name = client, name
+        client.on_twin_desired_properties_patch_received = self.patches.put
+        client.on_method_request_received = self._answer
+        client.on_message_received = self.messages.put
+
+    def _answer(self, request: Any) -> None:
+        self.methods.put(request.name)
+        answer = {"from": self._name, "echo": request.payload}
+        self._client.send_method_response(MethodResponse.create_from_method_request(request, 203, answer))
+
+    def message(self) -> list[Any]:
+        got = self.messages.get(timeout=WAIT_S)
+        return [got.data.decode(), dict(got.custom_properties)]
+
+
+def identities(hub: Hub) -> dict[str, Any]:
+    """Exchange everything with a device, a second device and a module at the same time."""
+    names = {"press-1": (None,), "press-2": (None,), "press-1/camera": ("camera",)}
+    clients = {name: hub.client(hub.create(name.partition("/")[0], *module)) for name, module in names.items()}
+    received = {name: Received(client, name) for name, client in clients.items()}
+    out: dict[str, Any] = {name: {} for name in names}
+    for name, client in clients.items():
+        device, _, module = name.partition("/")
+        patch = Twin(tags={"site": name}, properties=TwinProperties(desired={"for": name, "nested": {"a": 1}}))
+        changed = _update_twin(hub, device, module, patch)
+        got = out[name]
+        got["patch"] = received[name].patches.get(timeout=WAIT_S)
+        client.patch_twin_reported_properties({"by": name, "nested": {"x": 1, "gone": None}})
+        got["twin"] = client.get_twin()
+        got["reported"] = _get_twin(hub, device, module).properties.reported
+        got["etag changes"] = changed.etag != _update_twin(hub, device, module, Twin(tags={"again": 1})).etag
+        call = CloudToDeviceMethod(method_name="do it", payload={"q": 1}, response_timeout_in_seconds=60)
+        answer = (
+            hub.registry.invoke_device_module_method(device, module, call)
+            if module
+            else hub.registry.invoke_device_method(device, call)
+        )
+        got["method"] = [answer.status, answer.payload]
+        message = Message(f"telemetry of {name}", content_encoding="utf-8", content_type="application/json", message_id="m1")
+        message.custom_properties["k"] = "a b+c/é&="
+        client.send_message(message)
+    clients["press-1/camera"].send_message_to_output(Message("seen"), "frames")
+    hub.send("press-2", b"only press-2", colour="red")
+    out["press-2"]["message"] = received["press-2"].message()
+    for name, client in clients.items():
+        out[name]["further patches"] = received[name].patches.qsize()
+        out[name]["methods"] = list(received[name].methods.queue)
+        out[name]["further messages"] = received[name].messages.qsize()
+        client.shutdown()
+    out["events"] = [[each["identity"], each["properties"], base64.b64decode(each["body"]).decode()] for each in hub.events()]
+    out["listed"] = [each.device_id for each in hub.registry.get_devices()]
+    return out
+
+
+def _update_twin(hub: Hub, device: str, module: str, patch: Twin) -> Any:
+    if module:
+        return hub.registry.update_module_twin(device, module, patch, "*")
+    return hub.registry.update_twin(device, patch, "*")
+
+
+def _invoke(hub: Hub, device: str, module: str, call: CloudToDeviceMethod) -> Any:
+    if module:
+        return hub.registry.invoke_device_module_method(device, module, call)
+    return hub.registry.invoke_device_method(device, call)
+
+
+def _get_twin(hub: Hub, device: str, module: str) -> Any:
+    return hub.registry.get_module_twin(device, module) if module else hub.registry.get_twin(device)
+
+
+def offline(hub: Hub) -> dict[str, Any]:
+    """Send messages to a device while it is offline."""
+    text = hub.create("offline")
+    client = hub.client(text)
+    received = Received(client, "offline")
+    hub.send("offline", b"first")
+    got = [received.message()]
+    client.disconnect()
+    hub.send("offline", b"second")
+    hub.send("offline", b"third", n="3")
+    waiting = hub.registry.get_device("offline").cloud_to_device_message_count
+    client.connect()
+    got += [received.message(), received.message()]
+    client.shutdown()
+    return {"received": got, "waiting": waiting}
+
+
+def refusals(hub: Hub) -> dict[str, Any]:
+    """Return the exception of each client that must be refused."""
+    text = hub.create("gate")
+    other = hub.create("other").rpartition("SharedAccessKey=")[2]
+    wrong = base64.b64encode(b"x" * 32).decode()
+    out = {
+        "wrong key": _failure(hub, hub.string("gate", wrong)),
+        "unknown device": _failure(hub, hub.string("ghost", wrong)),
+        "key of another device": _failure(hub, hub.string("gate", other)),
+        "expired token": _expired(hub, text),
+    }
+    hub.registry.update_device_with_sas("gate", "*", text.rpartition("SharedAccessKey=")[2], other, "disabled")
+    out["disabled device"] = _failure(hub, text)
+    try:
+        IoTHubDeviceClient.create_from_connection_string(text, connection_retry=False).connect()
+    except Exception as error:  # noqa: BLE001  any failure is the result
+        out["unknown authority"] = type(error).__name__
+    return out
+
+
+def _failure(hub: Hub, text: str) -> str:
+    client = IoTHubDeviceClient.create_from_connection_string(text, server_verification_cert=hub.ca, connection_retry=False)
+    return _connect_failure(client)
+
+
+def _connect_failure(client: Any) -> str:
+    try:
+        client.connect()
+    except Exception as error:  # noqa: BLE001  any failure is the result
+        return type(error).__name__
+    finally:
+        client.shutdown()
+    return "connected"
+
+
+def _expired(hub: Hub, text: str) -> str:
+    resource = f"{hub.host}%2Fdevices%2Fgate"
+    key = base64.b64decode(text.rpartition("SharedAccessKey=")[2])
+    signature = base64.b64encode(hmac.new(key, f"{resource}\n1700000000".encode(), hashlib.sha256).digest()).decode()
+    token = f"SharedAccessSignature sr={resource}&sig={quote(signature, safe='')}&se=1700000000"
+    answer = requests.get(
+        f"https://{hub.rest_host}/devices?api-version=2021-04-12", headers={"Authorization": token}, timeout=WAIT_S
+    )
+    return f"{answer.status_code} {answer.json()['Message'].partition(';')[0]}"
+
+
+def rotation(hub: Hub) -> dict[str, Any]:
+    """Replace both keys of a device one after the other, while a client uses the other one."""
+    hub.create("rotated")
+    device = hub.registry.get_device("rotated")
+    primary, secondary = device.authentication.symmetric_key.primary_key, device.authentication.symmetric_key.secondary_key
+    new = base64.b64encode(b"n" * 32).decode()
+    hub.client(hub.string("rotated", secondary)).shutdown()
+    hub.registry.update_device_with_sas("rotated", device.etag, new, secondary, "enabled")
+    hub.client(hub.string("rotated", secondary)).shutdown()
+    hub.client(hub.string("rotated", new)).shutdown()
+    out = {"old primary": _failure(hub, hub.string("rotated", primary))}
+    try:
+        hub.registry.update_device_with_sas("rotated", device.etag, new, new, "enabled")
+    except Exception as error:  # noqa: BLE001  any failure is the result
+        out["old etag"] = str(vars(error)["response"].status_code)
+    return out
+
+
+def survivors(hub: Hub) -> dict[str, Any]:
+    """Send from several devices while the hub is killed and started again; standard input says when it has been started."""
+    names = [f"survivor-{number}" for number in range(3)]
+    clients = {name: hub.client(hub.create(name), connection_retry_interval=1) for name in names}
+    received = {name: Received(client, name) for name, client in clients.items()}
+    acknowledged: dict[str, list[str]] = {name: [] for name in names}
+    stop, progressed = threading.Event(), threading.Condition()
+
+    def keep_sending(name: str) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            try:
+                clients[name].send_message(Message(f"{name} {number}"))
+            except Exception:  # noqa: BLE001  sent again
+                stop.wait(0.05)
+                continue
+            with progressed:
+                acknowledged[name].append(f"{name} {number}")
+                progressed.notify_all()
+
+    def all_have(count: int) -> None:
+        with progressed:
+            assert progressed.wait_for(lambda: all(len(each) >= count for each in acknowledged.values()), WAIT_S)
+
+    threads = [threading.Thread(target=keep_sending, args=(name,)) for name in names]
+    for each in threads:
+        each.start()
+    all_have(20)
+    print("sending", flush=True)
+    sys.stdin.readline()
+    started = time.monotonic()
+    before = {name: len(each) for name, each in acknowledged.items()}
+    all_have(max(before.values()) + 3)
+    back_s = time.monotonic() - started
+    stop.set()
+    for each in threads:
+        each.join()
+    hub.send(names[0], b"after the restart")
+    got = received[names[0]].message()
+    for client in clients.values():
+        client.shutdown()
+    return {"acknowledged": acknowledged, "back_s": back_s, "message": got}
+
+
+SCENARIOS: dict[str, Callable[[Hub], dict[str, Any]]] = {
+    "identities": identities,
+    "offline": offline,
+    "refusals": refusals,
+    "rotation": rotation,
+    "survivors": survivors,
+}
+
+
+def main() -> None:
+    """Run the scenarios of the arguments and print their results by name."""
+    hub = Hub(json.loads(sys.stdin.readline()))
+    print(json.dumps({name: SCENARIOS[name](hub) for name in sys.argv[1:]}, default=str))
+
+
+if __name__ == "__main__":
+    main()
