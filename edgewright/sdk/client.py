@@ -117,15 +117,19 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
         registration: Registration | None = None,
         *,
         sample: SampleOptions | None = None,
+        keeps_name: bool = False,
         on_progress: pushing.Progress = lambda _sent, _total: None,
     ) -> ModelVersion:
         """Register a model's file, folder or files as the next version of `name`; only files that the cloud lacks are sent.
 
         With `sample`, a worker process runs the model once before. It gives the framework, the schema and the golden sample.
+        A single folder keeps its own name in the version only with `keeps_name`.
         """
         paths = [path] if isinstance(path, Path) else list(path)
         facts = registration or Registration()
-        return registering.register(self._connection, name, paths, facts, sample=sample, on_progress=on_progress)
+        return registering.register(
+            self._connection, name, paths, facts, sample=sample, keeps_name=keeps_name, on_progress=on_progress
+        )
 
     def download_model(
         self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None

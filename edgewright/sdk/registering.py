@@ -58,16 +58,19 @@ def register(
     registration: Registration,
     *,
     sample: SampleOptions | None = None,
+    keeps_name: bool = False,
     on_progress: Progress,
 ) -> ModelVersion:
     """Register a file, a folder, or several, as the next version of a model; with `sample`, after running it once.
+
+    A single folder keeps its own name in the version only with `keeps_name`.
 
     Raises:
         NotFoundError: there is no such file.
         BadInputError: the folder is empty, or holds too many files, or the model fails on its sample.
     """
     check_name(name, "model")
-    files = tuple(files_of(paths))
+    files = tuple(files_of(paths, keeps_name=keeps_name))
     if sample is None:
         return push_version(connection, name, NewVersion(files=files, registration=registration), on_progress=on_progress)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
