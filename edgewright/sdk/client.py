@@ -35,6 +35,7 @@ from edgewright.sdk.context import find_context
 from edgewright.sdk.endpoints import EndpointCalls
 from edgewright.sdk.environments import EnvironmentCalls
 from edgewright.sdk.images import ImageCalls
+from edgewright.sdk.transfer.uploads import Progress
 from edgewright.sdk.trying import SampleOptions
 
 SIGNATURE_VALID = timedelta(days=365)
@@ -101,7 +102,7 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
         key: PrivateKey,
         *,
         valid: timedelta = SIGNATURE_VALID,
-        on_progress: pushing.Progress = lambda _sent, _total: None,
+        on_progress: Progress = lambda _sent, _total: None,
     ) -> ModelVersion:
         """Push a package (layout directory or tar), sign it and make it the next version of its model.
 
@@ -118,7 +119,7 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
         *,
         sample: SampleOptions | None = None,
         keeps_name: bool = False,
-        on_progress: pushing.Progress = lambda _sent, _total: None,
+        on_progress: Progress = lambda _sent, _total: None,
     ) -> ModelVersion:
         """Register a model's file, folder or files as the next version of `name`; only files that the cloud lacks are sent.
 
@@ -131,15 +132,11 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
             self._connection, name, paths, facts, sample=sample, keeps_name=keeps_name, on_progress=on_progress
         )
 
-    def download_model(
-        self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
-    ) -> Path:
+    def download_model(self, version: ModelVersion, target: Path, *, on_progress: Progress = lambda _sent, _total: None) -> Path:
         """Write the registered files of a version into a new folder; every byte is verified."""
         return registering.download(self._connection, version, target, on_progress=on_progress)
 
-    def pull_package(
-        self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
-    ) -> Package:
+    def pull_package(self, version: ModelVersion, target: Path, *, on_progress: Progress = lambda _sent, _total: None) -> Package:
         """Write the package of a version into a new layout directory; every byte is verified."""
         return pulling.pull_package(self._connection, version, target, on_progress=on_progress)
 
@@ -150,14 +147,12 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
         *,
         runs: bool = True,
         trust: bool = False,
-        on_progress: pushing.Progress = lambda _sent, _total: None,
+        on_progress: Progress = lambda _sent, _total: None,
     ) -> ModelVersion:
         """Register an MLflow model folder; with `runs`, run the model once on the input example of the folder."""
         return mlflow_folders.import_mlflow(self._connection, name, folder, runs=runs, trust=trust, on_progress=on_progress)
 
-    def export_mlflow(
-        self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
-    ) -> Path:
+    def export_mlflow(self, version: ModelVersion, target: Path, *, on_progress: Progress = lambda _sent, _total: None) -> Path:
         """Write a version as an MLflow model folder; one that was imported comes back as it was."""
         return mlflow_folders.export_mlflow(self._connection, version, target, on_progress=on_progress)
 
