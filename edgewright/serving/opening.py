@@ -48,7 +48,7 @@ def application(served: Served, keys: KeyFile | None) -> Iterator[HttpApp]:
 
 def _in_workers(served: Served, keys: KeyFile | None, *, backend: str, module: str | None = None) -> ScriptApp:
     from edgewright.serving.scripts.app import ScriptApp
-    from edgewright.serving.scripts.pool import SCRIPT_WORKER, ScriptOptions
+    from edgewright.serving.scripts.options import SCRIPT_WORKER, ScriptOptions
 
     options = ScriptOptions(
         path=served.path,

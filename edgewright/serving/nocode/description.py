@@ -17,6 +17,7 @@ def describe(model: LoadedModel) -> Started:
     media_types = (NPY, csv_rows.MEDIA_TYPE) if model.is_table else (NPY,) if len(model.inputs) == 1 else ()
     return Started(
         uses_raw_requests=True,
+        reads_headers=True,
         body=_body(model),
         output={"type": "object", "required": ["result"], "properties": {"result": {}}},
         sample=_sample(model),

@@ -24,7 +24,8 @@ from edgewright.serving.http.keys import KeyFile
 from edgewright.serving.http.messages import TEXT, HttpError, Request, Response, error_response, json_response
 from edgewright.serving.scripts import documents
 from edgewright.serving.scripts.messages import VERSION, Call, TensorInterface
-from edgewright.serving.scripts.pool import SCRIPT_WORKER, ScriptOptions, ScriptPool
+from edgewright.serving.scripts.options import SCRIPT_WORKER, ScriptOptions
+from edgewright.serving.scripts.pool import ScriptPool
 from edgewright.serving.statistics import ServedModel, Statistics
 
 _REQUEST_ID = re.compile(r"[\w.:/=+-]{1,100}", re.ASCII)
@@ -51,6 +52,7 @@ class ScriptApp(HttpApp):
         methods = ("POST", "GET") if options.worker_module == SCRIPT_WORKER else ("POST",)
         self.pool = ScriptPool(options)
         self._name, self._subject = name, options.subject
+        self._id_base, self._id_count = str(uuid.uuid4())[:-12], 0
         self._routes = {
             **self._protocol_routes(),
             "/score": Route(methods, self._score, is_scoring=True),
@@ -102,30 +104,35 @@ class ScriptApp(HttpApp):
     async def _called(self, request: Request, path: str) -> Response:
         started = time.perf_counter()
         call = Call(
-            number=0,
-            request_id=_request_id(request.headers),
+            request_id=_given_id(request.headers) or self._next_id(),
             method=request.method,
             path=path,
             query=request.query_string.decode("latin-1"),
-            headers=request.headers,
+            headers=request.headers if self.pool.started.reads_headers else {},
         )
         identified = ("x-request-id", call.request_id)
         try:
-            answer, body, waited_s = await self.pool.call(call, request.body)
+            answered = await self.pool.call(call, request.body)
         except EdgewrightError as error:
             self.count_failure(error)
             response = error_response(error)
             return Response(response.status, response.body, headers=(*response.headers, identified))
+        answer = answered.answer
         self._count_answer(answer.status, time.perf_counter() - started, has_failed=answer.has_failed)
-        timing = f"queue;dur={waited_s * 1000:.2f}, run;dur={answer.run_ms:.2f}"
+        run_ms = answered.run_s * 1000
         headers = (
             identified,
-            ("x-ms-run-fn-exec-ms", f"{answer.run_ms:.3f}"),
-            ("x-ms-run-function-failed", str(answer.has_failed)),
-            ("server-timing", timing),
+            ("x-ms-run-fn-exec-ms", f"{run_ms:.3f}"),
+            ("x-ms-run-function-failed", "True" if answer.has_failed else "False"),
+            ("server-timing", f"queue;dur={answered.waited_s * 1000:.2f}, run;dur={run_ms:.2f}"),
             *answer.headers,
         )
-        return Response(answer.status, body, answer.media_type, headers)
+        return Response(answer.status, answered.body, answer.media_type, headers)
+
+    def _next_id(self) -> str:
+        """Return an id in the form of a UUID; one random number per process and a count cost less than a random number each."""
+        self._id_count += 1
+        return f"{self._id_base}{self._id_count:012x}"
 
     def _count_answer(self, status: int, seconds: float, *, has_failed: bool) -> None:
         if has_failed or status >= 500:
@@ -168,15 +175,18 @@ class ScriptApp(HttpApp):
         return Response(200, self.statistics.prometheus().encode(), TEXT)
 
 
-def _request_id(headers: dict[str, str]) -> str:
-    """Return the id that the client sent, or a new one; an id that a log could not hold is refused.
+def _given_id(headers: dict[str, str]) -> str | None:
+    """Return the id that the client sent, or None; an id that a log could not hold is refused.
 
     Raises:
         HttpError: the id is longer than 100 characters or has others than letters, digits and `. : / = + - _`.
     """
-    given = next((headers[name] for name in _ID_HEADERS if headers.get(name)), None)
-    if given is None:
-        return str(uuid.uuid4())
-    if not _REQUEST_ID.fullmatch(given):
-        raise HttpError(400, "x-request-id must have 1 to 100 letters, digits or . : / = + - _, but it has others or more")
-    return given
+    for name in _ID_HEADERS:
+        given = headers.get(name)
+        if not given:
+            continue
+        if not _REQUEST_ID.fullmatch(given):
+            text = "x-request-id must have 1 to 100 letters, digits or . : / = + - _, but it has others or more"
+            raise HttpError(400, text)
+        return given
+    return None

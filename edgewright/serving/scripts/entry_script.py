@@ -21,7 +21,7 @@ from edgewright.errors import BadInputError, OperationError, one_line
 from edgewright.serving.scripts.messages import Started
 from edgewright.serving.scripts.protocols import DeclaredTensors
 from edgewright.serving.scripts.raw import uses_raw_requests
-from edgewright.serving.scripts.schema import DeclaredSchema, schema_of
+from edgewright.serving.scripts.schema import DeclaredSchema, max_batch_size_of, schema_of
 
 MODEL_DIRECTORY = "AZUREML_MODEL_DIR"
 _ENTRY_SCRIPT = "AZUREML_ENTRY_SCRIPT"
@@ -36,6 +36,8 @@ class EntryScript:
     run: Callable[..., Any]
     schema: DeclaredSchema | None
     uses_raw_requests: bool
+    max_batch_size: int = 0
+    """Requests that `run` takes at once, as a list; 0 if it takes one."""
     tensors: DeclaredTensors | None = None
     """The arrays or the table that the script declares; None without."""
     described: Started | None = None
@@ -67,7 +69,12 @@ class EntryScript:
         assert run is not None
         schema = schema_of(run)
         return cls(
-            init=init, run=run, schema=schema, uses_raw_requests=uses_raw_requests(run), tensors=DeclaredTensors.of(schema)
+            init=init,
+            run=run,
+            schema=schema,
+            uses_raw_requests=uses_raw_requests(run),
+            max_batch_size=max_batch_size_of(run),
+            tensors=DeclaredTensors.of(schema),
         )
 
 

@@ -2,8 +2,12 @@
 
     a call                waits for a free worker, at most `queue_timeout_s`; then 503 with Retry-After
     a call takes long     after `scoring_timeout_s` it gets 504, and its worker is killed and replaced
-    a worker ends         its calls get 500; it is replaced after a pause that doubles up to 5 s
+    a worker ends         the calls that had begun get 500; it is replaced after a pause that doubles up to 5 s
     `init` takes long     after `init_timeout_s` the worker is killed, and the start fails
+
+A call that was handed over and has not begun returns to the queue when its worker ends, or when it does not begin soon
+(connection.py). So does a call of a batch whose worker ended, because another one may be the cause; it then runs alone.
+One timer serves all time limits.
 
 Defaults are those of Azure ML's AksWebservice: a wait of 500 ms, a run of 60 s.
 """
@@ -11,74 +15,29 @@ Defaults are those of Azure ML's AksWebservice: a wait of 500 ms, a run of 60 s.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import socket as sockets
-import sys
 import time
 from collections import deque
-from dataclasses import dataclass, replace
-from pathlib import Path
 
-import msgspec
-
-from edgewright.errors import BadInputError, OperationError
+from edgewright.errors import BadInputError, EdgewrightError, OperationError
 from edgewright.serving.http.messages import HttpError
 from edgewright.serving.scripts import messages
-from edgewright.serving.scripts.messages import Answer, Call, Started, WorkerSettings
-from edgewright.worker_process import describe_end
-from hardware_profiles.processors import usable_processors
+from edgewright.serving.scripts.connection import START_WITHIN_S, Answered, QueuedCall, WorkerConnection
+from edgewright.serving.scripts.messages import Call, Started
+from edgewright.serving.scripts.options import ScriptOptions
 
 _log = logging.getLogger(__name__)
 
-SCRIPT_WORKER = "edgewright.serving.scripts.worker"
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _SETTLED_AFTER_S = 10.0
-_END_S = 5.0
+_CONFIRM_S = 0.005
 
 
 class ScriptTimeoutError(OperationError):
     """A call that the script did not answer in time."""
 
     http_status = 504
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScriptOptions:
-    """An entry script or a model without one, and how it is run."""
-
-    path: Path
-    name: str = "model"
-    """Of the model in routes and answers."""
-    model_directory: Path | None = None
-    worker_count: int = 1
-    init_timeout_s: float = 300.0
-    scoring_timeout_s: float = 60.0
-    queue_timeout_s: float = 0.5
-    max_waiting: int = 1000
-    """Calls that may wait for a worker at the same time."""
-    worker_module: str = SCRIPT_WORKER
-    """The program of the worker processes."""
-    trust: bool = False
-    """True if the model file may hold code, as a pickle does."""
-
-    @property
-    def subject(self) -> str:
-        """Name of what answers requests, for messages."""
-        return "the script" if self.worker_module == SCRIPT_WORKER else "the model"
-
-    @property
-    def start(self) -> str:
-        """Name of what a worker does first, for messages."""
-        return f"init() of {self.path.name}" if self.worker_module == SCRIPT_WORKER else f"loading {self.path.name}"
-
-    def settings(self) -> str:
-        """Return the argument of a worker process."""
-        directory = None if self.model_directory is None else str(self.model_directory.resolve())
-        settings = WorkerSettings(path=str(self.path.resolve()), name=self.name, model_directory=directory, trust=self.trust)
-        return msgspec.json.encode(settings).decode()
 
 
 class ScriptPool:
@@ -88,10 +47,12 @@ class ScriptPool:
         self.started = Started()
         """Declarations of the script; known after `start`."""
         self._options = options
-        self._workers: list[_Worker] = []
-        self._free: deque[_Worker] = deque()
-        self._waiting: deque[asyncio.Future[_Worker]] = deque()
+        self._workers: list[WorkerConnection] = []
+        self._queue: deque[QueuedCall] = deque()
         self._keepers: list[asyncio.Task[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
+        self._is_scheduled = False
 
     @property
     def ready_count(self) -> int:
@@ -105,77 +66,128 @@ class ScriptPool:
             BadInputError: the script cannot be used.
             OperationError: `init` failed, ended the process, or did not return in time.
         """
-        starts = [_Worker.start(self._options) for _ in range(self._options.worker_count)]
+        starts = [WorkerConnection.start(self._options, self._on_answers) for _ in range(self._options.worker_count)]
         outcomes = await asyncio.gather(*starts, return_exceptions=True)
-        self._workers = [outcome for outcome in outcomes if isinstance(outcome, _Worker)]
+        self._workers = [outcome for outcome in outcomes if isinstance(outcome, WorkerConnection)]
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if failures:
             await self.close()
             raise failures[0]
         self.started = self._workers[0].started
-        for place, worker in enumerate(self._workers):
-            self._offer(worker, worker.started.concurrency)
-            self._keepers.append(asyncio.create_task(self._keep(place)))
+        self._keepers = [asyncio.create_task(self._keep(place)) for place in range(len(self._workers))]
 
-    async def call(self, call: Call, body: bytes) -> tuple[Answer, bytes, float]:
-        """Run the script on one request; return the answer, its body, and the seconds that the call waited.
+    async def call(self, call: Call, body: bytes) -> Answered:
+        """Run the script on one request; return the answer and its times.
 
         Raises:
             HttpError: no worker became free in time (503).
             ScriptTimeoutError: the script did not answer in time (504).
             OperationError: the worker process ended.
         """
-        before_s = time.perf_counter()
-        worker = await self._free_worker()
-        while not worker.is_alive:
-            worker = await self._free_worker()
-        waited_s = time.perf_counter() - before_s
-        try:
-            async with asyncio.timeout(self._options.scoring_timeout_s):
-                answer, raw = await worker.call(call, body)
-        except TimeoutError:
-            worker.kill()
-            limit = f"{self._options.scoring_timeout_s:g} s"
-            text = f"{self._options.subject} must answer within {limit}, but it did not; its worker is replaced"
-            raise ScriptTimeoutError(text) from None
-        self._offer(worker, 1)
-        return answer, raw, waited_s
+        if len(self._queue) >= self._options.max_waiting:
+            raise self._busy()
+        now_s = time.monotonic()
+        until_s = now_s + self._options.queue_timeout_s
+        answered: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        self._queue.append(QueuedCall(messages.head_of(call), body, answered, now_s, until_s))
+        if not self.started.max_batch_size:
+            self._hand_over()
+        elif not self._is_scheduled:  # after the other requests that have arrived in this turn of the event loop
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        self._expect_by(until_s if self._queue else now_s + self._options.scoring_timeout_s)
+        return await answered
 
     async def close(self) -> None:
-        """End all workers."""
+        """End all workers; calls that are left fail."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(worker.end() for worker in self._workers))
+        for call in [*self._queue, *(call for worker in self._workers for call in worker.in_hand.values())]:
+            _fail(call, OperationError(f"the worker of {self._options.subject} was ended: try again"))
+        self._queue.clear()
+        if self._timer is not None:
+            self._timer.cancel()
 
-    async def _free_worker(self) -> _Worker:
-        while self._free:
-            worker = self._free.popleft()
-            if worker.is_alive:
-                return worker
-        text = f"every worker of {self._options.subject} is busy: try again in a second"
-        busy = HttpError(503, text, (("retry-after", "1"),))
-        if len(self._waiting) >= self._options.max_waiting:
-            raise busy
-        turn: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            async with asyncio.timeout(self._options.queue_timeout_s):
-                return await turn
-        except TimeoutError:
-            if turn.done() and not turn.cancelled():  # a worker became free in the same moment
-                return turn.result()
-            raise busy from None
+    def _hand_over(self) -> None:
+        """Give queued calls to the workers that have room; those with the fewest calls first."""
+        self._is_scheduled = False
+        while self._queue:
+            with_room = [worker for worker in self._workers if worker.is_alive and worker.room > 0]
+            if not with_room:
+                return
+            worker = min(with_room, key=lambda each: len(each.in_hand))
+            share = -(-len(self._queue) // len(with_room))
+            calls = self._taken(worker.room if worker.started.max_batch_size else min(worker.room, share))
+            if calls:
+                worker.hand_over(calls)
+                if calls[-1].begun_s is None:
+                    self._expect_by(time.monotonic() + START_WITHIN_S)
 
-    def _offer(self, worker: _Worker, times: int) -> None:
-        """Give places of a worker to the calls that wait, in their order; keep the others free."""
-        for _ in range(times if worker.is_alive else 0):
-            while self._waiting and self._waiting[0].done():
-                self._waiting.popleft()
-            if self._waiting:
-                self._waiting.popleft().set_result(worker)
+    def _taken(self, count: int) -> list[QueuedCall]:
+        """Remove up to `count` calls from the queue, without those whose clients have left; one that runs alone has no other."""
+        calls: list[QueuedCall] = []
+        while self._queue and len(calls) < count:
+            if self._queue[0].answered.done():
+                self._queue.popleft()
+            elif calls and (self._queue[0].runs_alone or calls[0].runs_alone):
+                break
             else:
-                self._free.append(worker)
+                calls.append(self._queue.popleft())
+        return calls
+
+    def _on_answers(self, worker: WorkerConnection) -> None:
+        if worker.not_run:
+            self._return_to_queue(worker.not_run)
+            worker.not_run = []
+        if self._queue:
+            self._hand_over()
+
+    def _return_to_queue(self, calls: list[QueuedCall]) -> None:
+        """Put calls first in the queue, in the order of their arrival."""
+        self._queue.extendleft(reversed(calls))
+        if calls:
+            self._expect_by(min(call.queue_until_s for call in calls))
+
+    def _expect_by(self, deadline_s: float) -> None:
+        """Check the time limits at a time, or earlier."""
+        if self._timer is not None:
+            if self._timer_at_s <= deadline_s:
+                return
+            self._timer.cancel()
+        self._timer_at_s = deadline_s
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, deadline_s - time.monotonic()), self._confirm)
+
+    def _confirm(self) -> None:
+        """Apply the limits a little later: an answer that has arrived meanwhile is received first."""
+        self._timer = asyncio.get_running_loop().call_later(_CONFIRM_S, self._expire, time.monotonic())
+        self._timer_at_s = 0.0
+
+    def _expire(self, as_of_s: float) -> None:
+        """End what was due at a time, and set the timer for what is due next."""
+        self._timer = None
+        limit_s = self._options.scoring_timeout_s
+        deadlines: list[float] = []
+        for worker in self._workers:
+            self._return_to_queue(worker.take_back(as_of_s))
+            late = [call for call in worker.in_hand.values() if call.begun_s is not None and call.begun_s + limit_s <= as_of_s]
+            for call in late:
+                text = f"{self._options.subject} must answer within {limit_s:g} s, but it did not; its worker is replaced"
+                _fail(call, ScriptTimeoutError(text))
+            if late:
+                worker.kill()
+            deadlines += [call.start_by_s if call.begun_s is None else call.begun_s + limit_s for call in worker.in_hand.values()]
+        while self._queue and (self._queue[0].answered.done() or self._queue[0].queue_until_s <= as_of_s):
+            _fail(self._queue.popleft(), self._busy())
+        self._hand_over()
+        deadlines += [call.queue_until_s for call in self._queue if not call.answered.done()][:1]
+        if deadlines:
+            self._expect_by(max(min(deadlines), time.monotonic()))
+
+    def _busy(self) -> HttpError:
+        text = f"every worker of {self._options.subject} is busy: try again in a second"
+        return HttpError(503, text, (("retry-after", "1"),))
 
     async def _keep(self, place: int) -> None:
         """Replace the worker of one place whenever it ends, forever."""
@@ -183,6 +195,7 @@ class ScriptPool:
         while True:
             worker = self._workers[place]
             await worker.ended()
+            self._release(worker)
             if time.monotonic() - worker.started_at > _SETTLED_AFTER_S:
                 pause_s = _FIRST_PAUSE_S
             _log.warning("replacing a worker pid=%d reason=%r", worker.pid, worker.end_reason)
@@ -190,135 +203,31 @@ class ScriptPool:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 try:
-                    self._workers[place] = await _Worker.start(self._options)
+                    self._workers[place] = await WorkerConnection.start(self._options, self._on_answers)
                 except (OperationError, BadInputError) as error:
                     _log.error("cannot start a worker reason=%r", str(error))
                 else:
                     break
-            self._offer(self._workers[place], self._workers[place].started.concurrency)
+            self._hand_over()
+
+    def _release(self, worker: WorkerConnection) -> None:
+        """Fail the calls that an ended worker had begun, and return the others to the queue."""
+        calls = list(worker.in_hand.values())
+        worker.in_hand.clear()
+        is_batch = worker.started.max_batch_size > 0 and len(calls) > 1
+        returned = []
+        for call in calls:
+            if is_batch:
+                call.runs_alone = True
+                call.queue_until_s = time.monotonic() + self._options.queue_timeout_s
+            if is_batch or call.begun_s is None:
+                returned.append(call)
+            else:
+                _fail(call, worker.failure())
+        self._return_to_queue([call for call in returned if not call.answered.done()])
+        self._hand_over()
 
 
-class _Worker:
-    """One worker process and the calls that it works on."""
-
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        started: Started,
-        subject: str,
-    ) -> None:
-        self.started = started
-        self._subject = subject
-        self.started_at = time.monotonic()
-        self.pid = process.pid
-        self.is_alive = True
-        self.end_reason = ""
-        self._process = process
-        self._reader, self._writer = reader, writer
-        self._pending: dict[int, asyncio.Future[tuple[Answer, bytes]]] = {}
-        self._count = 0
-        self._receiving = asyncio.create_task(self._receive())
-
-    @classmethod
-    async def start(cls, options: ScriptOptions) -> _Worker:
-        """Start a process and wait for the end of `init`."""
-        ours, theirs = sockets.socketpair()
-        with theirs:
-            command = [sys.executable, "-P", "-m", options.worker_module, str(theirs.fileno()), options.settings()]
-            process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=[theirs.fileno()], env=worker_environment(options.worker_count)
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        try:
-            async with asyncio.timeout(options.init_timeout_s):
-                started = await _started(reader, process, options)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            writer.close()
-            raise OperationError(f"{options.start} must end within {options.init_timeout_s:g} s, but it did not") from None
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            writer.close()
-            raise
-        return cls(process, reader, writer, started, options.subject)
-
-    async def call(self, call: Call, body: bytes) -> tuple[Answer, bytes]:
-        """Send a call and wait for its answer.
-
-        Raises:
-            OperationError: the process ended first.
-        """
-        if not self.is_alive:
-            raise OperationError(f"the worker of {self._subject} ended before it took this request: try again")
-        self._count += 1
-        numbered = replace(call, number=self._count)
-        answer: asyncio.Future[tuple[Answer, bytes]] = asyncio.get_running_loop().create_future()
-        self._pending[numbered.number] = answer
-        try:
-            self._writer.write(messages.encode(numbered, body))
-            return await answer
-        finally:
-            self._pending.pop(numbered.number, None)
-
-    async def ended(self) -> None:
-        """Wait for the end of the process."""
-        await asyncio.shield(self._receiving)
-
-    def kill(self) -> None:
-        """Kill the process; calls that it works on fail."""
-        self.is_alive = False
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-
-    async def end(self) -> None:
-        """Close the connection, on which an idle worker ends; kill one that does not."""
-        self.is_alive = False
-        self._writer.close()
-        try:
-            async with asyncio.timeout(_END_S):
-                await self._process.wait()
-        except TimeoutError:
-            self.kill()
-            await self._process.wait()
-        await asyncio.gather(self._receiving, return_exceptions=True)
-
-    async def _receive(self) -> None:
-        """Pass answers to their calls until the process ends; then fail the calls that are left."""
-        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-            while True:
-                head_size, body_size = messages.lengths(await self._reader.readexactly(messages.LENGTHS_SIZE))
-                answer = messages.ANSWERS.decode(await self._reader.readexactly(head_size))
-                body = await self._reader.readexactly(body_size)
-                waiting = self._pending.get(answer.number)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result((answer, body))
-        self._writer.close()
-        self.kill()  # a process without its connection is of no use
-        self.end_reason = describe_end(await self._process.wait(), "")
-        for waiting in self._pending.values():
-            if not waiting.done():
-                waiting.set_exception(OperationError(f"the worker of {self._subject} {self.end_reason} during this request"))
-
-
-async def _started(reader: asyncio.StreamReader, process: asyncio.subprocess.Process, options: ScriptOptions) -> Started:
-    try:
-        head_size, _ = messages.lengths(await reader.readexactly(messages.LENGTHS_SIZE))
-        started = messages.STARTED.decode(await reader.readexactly(head_size))
-    except (asyncio.IncompleteReadError, OSError):
-        end = describe_end(await process.wait(), "")
-        raise OperationError(f"{options.start} must end, but its process {end}") from None
-    if started.error:
-        raise (BadInputError if started.is_input_error else OperationError)(started.error)
-    return started
-
-
-def worker_environment(worker_count: int) -> dict[str, str]:
-    """Return the environment of a worker, which sees the same packages as this process and its part of the processors."""
-    paths = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
-    threads = {} if worker_count == 1 else {"OMP_NUM_THREADS": str(max(1, usable_processors() // worker_count))}
-    return {**threads, **os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+def _fail(call: QueuedCall, error: EdgewrightError) -> None:
+    if not call.answered.done():
+        call.answered.set_exception(error)

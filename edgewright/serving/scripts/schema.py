@@ -7,6 +7,14 @@
 
 A request is then a JSON object with one field per parameter. A value that does not fit is answered with 400: the field, the
 expected and the received are named. Signatures are those of Azure's inference-schema, so that old scripts run unchanged.
+
+    @batched(max_batch_size=32)
+    def run(inputs):
+        return model.predict([json.loads(each)["data"] for each in inputs])
+
+A batched `run` takes the requests that wait for the worker as one list, and returns the list of their results. A lone request is
+a list of one, and no request waits for others. Of declared parameters, each argument is a list with one value per request.
+MLServer, BentoML and Ray Serve call this adaptive or dynamic batching, and name the limit `max_batch_size`, too.
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ from edgewright.errors import BadInputError, SamplesError
 from edgewright.serving.scripts.parameter_types import ParameterType
 
 _MARK = "declared_schema"
+_BATCH_MARK = "max_batch_size"
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -83,6 +92,29 @@ def output_schema(output_type: ParameterType) -> Callable[[Function], Function]:
         return _marked(function, DeclaredSchema(schema.inputs, schema.optional, output_type))
 
     return declare
+
+
+def batched(max_batch_size: int = 32) -> Callable[[Function], Function]:
+    """Pass up to `max_batch_size` waiting requests to one call of the decorated `run`.
+
+    Raises:
+        BadInputError: the size is not positive, or `run` is a coroutine function.
+    """
+    if not isinstance(max_batch_size, int) or max_batch_size < 1:
+        raise BadInputError(f"max_batch_size must be an integer of at least 1, not {max_batch_size!r}")
+
+    def declare(function: Function) -> Function:
+        if inspect.iscoroutinefunction(function):
+            raise BadInputError(f"{function.__name__} must be a plain function to be batched, not async def")
+        setattr(function, _BATCH_MARK, max_batch_size)
+        return function
+
+    return declare
+
+
+def max_batch_size_of(function: object) -> int:
+    """Return the number of requests that `run` takes at once; 0 if it takes one and no list."""
+    return int(getattr(function, _BATCH_MARK, 0))
 
 
 def schema_of(function: object) -> DeclaredSchema | None:

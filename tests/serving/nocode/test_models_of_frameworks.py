@@ -31,7 +31,7 @@ from edgewright.serving.nocode.identify import Framework, framework_of
 from edgewright.serving.nocode.model import LoadedModel
 from edgewright.serving.nocode.worker import respond
 from edgewright.serving.scripts.app import ScriptApp
-from edgewright.serving.scripts.pool import ScriptOptions
+from edgewright.serving.scripts.options import ScriptOptions
 from edgewright.serving.scripts.raw import RawRequest
 from tests.support.serving_fixtures import Client, serving
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.serving.scripts.app import ScriptApp
-from edgewright.serving.scripts.pool import ScriptOptions
+from edgewright.serving.scripts.options import ScriptOptions
 from tests.support.serving_fixtures import Client, serving
 
 PLAIN = """

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from edgewright.errors import BadInputError, EdgewrightError, OperationError
-from edgewright.serving.scripts.pool import ScriptOptions, ScriptPool, worker_environment
+from edgewright.serving.scripts.options import ScriptOptions, worker_environment
+from edgewright.serving.scripts.pool import ScriptPool
 
 RUN = "def run(data):\n    return data\n"
 DECORATOR = """
@@ -85,7 +86,7 @@ def test_a_worker_that_does_not_start_again_leaves_the_service_not_ready(tmp_pat
         assert pool.ready_count == 1
         (tmp_path / "model").unlink()
         with pytest.raises(OperationError, match="ended with exit code 1 during this request"):
-            await pool.call(Call(number=0, request_id="a"), b"{}")
+            await pool.call(Call(request_id="a"), b"{}")
         assert pool.ready_count == 0
         (tmp_path / "model").touch()
         async with asyncio.timeout(30):
