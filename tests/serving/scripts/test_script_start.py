@@ -20,6 +20,12 @@ def init(): pass
 @input_schema("missing", StandardPythonParameterType(1))
 def run(data): pass
 """
+BATCHED = """
+from edgewright.serving.scripts.schema import batched
+def init(): pass
+@batched(max_batch_size={size})
+{kind} run(inputs): pass
+"""
 
 
 def start_error(tmp_path: Path, text: str, **options: float) -> EdgewrightError:
@@ -48,6 +54,8 @@ def start_error(tmp_path: Path, text: str, **options: float) -> EdgewrightError:
         (f"init = 1\n{RUN}", BadInputError, "must define init(), but it does not"),
         ("import sys\nsys.exit(4)\n", BadInputError, "it raised SystemExit in line 2: 4"),
         (DECORATOR, BadInputError, "input_schema names missing, but run has no such parameter"),
+        (BATCHED.format(size=0, kind="def"), BadInputError, "max_batch_size must be an integer of at least 1, not 0"),
+        (BATCHED.format(size=8, kind="async def"), BadInputError, "run must be a plain function to be batched, not async def"),
         (
             f"def init():\n    1 / 0\n{RUN}",
             OperationError,
