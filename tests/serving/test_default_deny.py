@@ -18,7 +18,7 @@ from edgewright.serving.http import tokens
 from edgewright.serving.http.application import HttpApp
 from edgewright.serving.http.keys import KeyFile
 from edgewright.serving.scripts.app import ScriptApp
-from edgewright.serving.scripts.pool import ScriptOptions
+from edgewright.serving.scripts.options import ScriptOptions
 from edgewright.serving.variants.app import ScoringApp
 from tests.support.serving_fixtures import Client, serving
 
