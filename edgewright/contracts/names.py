@@ -44,8 +44,9 @@ class PackageReference:
 def check_name(name: str, what: str) -> str:
     """Return `name`; raise `BadInputError` if it is not a valid name of a `what` (model, device, variant)."""
     if len(name) > MAX_NAME_LENGTH or not _NAME.fullmatch(name):
+        article = "an" if what[0] in "aeiou" else "a"
         raise BadInputError(
-            f"a {what}'s name must be lower-case letters and digits, joined by '.', '_' or '-', at most "
+            f"{article} {what}'s name must be lower-case letters and digits, joined by '.', '_' or '-', at most "
             f"{MAX_NAME_LENGTH} characters, not {name!r}"
         )
     return name

@@ -16,7 +16,7 @@ from tests.commands.conftest import CommandLine
         (["build", "m", "--source", "."], "--source must come with --script"),
         (["build", "m", "--dockerfile", "out", "--no-follow"], "--dockerfile needs the finished image"),
         (["build", "missing-model"], "no model is called 'missing-model'"),
-        (["build", "--name", "Upper"], "a image's name must be lower-case letters and digits"),
+        (["build", "--name", "Upper"], "an image's name must be lower-case letters and digits"),
         (["build", "--name", "x", "--script", "no-script.py"], "no-script.py: no such file"),
         (["build", "--name", "x", "--script", "no-script.py", "--source", "."], "the entry script must be in the source folder"),
         (["build", "--name", "x", "--script", "SCRIPT", "--source", "FOLDER"], "must be in the source folder"),
