@@ -17,8 +17,8 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from cloud.connection_limits import LimitedHttpProtocol
 from cloud.db.changes import Changes
-from edgewright.serving.http.connection_limits import LimitedHttpProtocol
 
 _GRACE_S = 5
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from edgewright.errors import BadInputError
 from edgewright.serving.http.application import HttpApp
+from edgewright.serving.http.exchange import Exchange
 from edgewright.serving.http.messages import JSON
-
-_HEADERS: list[tuple[bytes, bytes]] = [(b"content-type", JSON.encode())]
 
 
 async def check_service(app: HttpApp) -> str:
@@ -54,14 +53,9 @@ def _error_in(answer: str) -> str:
 
 async def _asked(app: HttpApp, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
     """Send one request to the application itself; return the status and the body of the response."""
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(dict(message))
-
-    scope = {"type": "http", "method": method, "path": path, "headers": _HEADERS, "query_string": b""}
-    await app(scope, receive, send)
-    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+    exchange = Exchange(method, path.encode(), {"content-type": JSON})
+    app.admit(exchange)
+    app.receive(exchange, body)
+    response = exchange.response or await app.answer_alone(exchange)
+    app.release(exchange)
+    return response.status, response.body

@@ -12,7 +12,7 @@ from typing import Any
 import urllib3
 
 from edgewright.serving.http.application import HttpApp
-from edgewright.serving.http.server import Companion, listen, make_server
+from edgewright.serving.http.server import Companion, ScoringServer, TlsFiles, listen, make_server
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Reply:
 class Client:
     """A plain HTTP client."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, server: ScoringServer | None = None) -> None:
         self.port = port
+        self.server = server
         self._pool = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=32, timeout=20, retries=False)
 
     def get(self, path: str) -> Reply:
@@ -52,16 +53,17 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(app: HttpApp, companion: Companion | None = None) -> Iterator[Client]:
+def serving(app: HttpApp, companion: Companion | None = None, tls: TlsFiles | None = None) -> Iterator[Client]:
     """Serve `app` until the block ends."""
     socket = listen()
     port = socket.getsockname()[1]
-    server = make_server(app, companion=companion)
+    server = make_server(app, companion=companion, tls=tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
-    client = Client(port)
+    client = Client(port, server)
     try:
-        client.get("/healthz")
+        if tls is None:
+            client.get("/healthz")
         yield client
     finally:
         client.close()

@@ -1,10 +1,13 @@
-"""The part of a scoring application that does not depend on the model: a bare ASGI application with limits and keys.
+"""The part of a scoring application that does not depend on the model: routes with limits and keys.
 
-    find the route     404 or 405 without one
-    check the key      401 without a valid one, where keys are required (keys.py)
-    read the body      up to the limits of bytes, and unpack it (compression.py)
-    call the handler   an `EdgewrightError` becomes a response by its status; any other exception is a defect: 500
-    send               and close the connection when the process is about to end
+The connection (connections/connection.py) calls these methods in turn for each request:
+
+    admit      find the route (404 or 405 without one) and check the key, before the body is read: 401 without a valid one,
+               where keys are required (keys.py)
+    receive    hold a piece of the body, up to the limits of bytes
+    handle     unpack the body (compression.py) and call the handler of the route
+    finished   make the response: an `EdgewrightError` becomes one by its status; any other exception is a defect: 500
+    release    count the memory of the request as free, after the response was sent
 
 There is no web framework, because it would cost more than a small model (benchmarks/serving.py).
 """
@@ -13,54 +16,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Set
+import logging
+from collections.abc import Awaitable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from edgewright.errors import BadInputError, EdgewrightError, NotFoundError
 from edgewright.serving.http import compression
+from edgewright.serving.http.exchange import Exchange
 from edgewright.serving.http.keys import KeyFile
-from edgewright.serving.http.messages import HttpError, Request, Response, error_response
+from edgewright.serving.http.messages import HttpError, Pending, Response, error_response, json_response
+from edgewright.serving.http.routes import Handler, Route, get, post
 from edgewright.serving.statistics import Statistics
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Handler = Callable[[Request], Awaitable[Response]]
+__all__ = ["Handler", "HttpApp", "Route", "ServingLimits", "get", "post"]
+
+_log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _BRIEF_UNPACKED_BYTES = 64 << 10
 """Bodies of up to this size are unpacked in the event loop, in a fifth of a millisecond; longer ones in a thread."""
+_DEFECT = "the server failed on this request: its log has the reason"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingLimits:
-    """Bytes of request bodies that the server holds in memory: per request, and of all requests together."""
+    """Limits of a server: bytes of request bodies held in memory, per request and of all together, and open connections."""
 
     max_body_bytes: int = 16 * _MIB
     max_held_bytes: int = 128 * _MIB
-
-
-class Route(NamedTuple):
-    """Methods that a path accepts, and the handler of its requests."""
-
-    methods: tuple[str, ...]
-    handler: Handler
-    is_scoring: bool = False
-    """True if a failure counts in the statistics."""
-    is_public: bool = False
-    """True if no key is needed, as for the probes of an orchestrator."""
-
-
-def get(handler: Handler, *, public: bool = False) -> Route:
-    """Return the route of a path that is read."""
-    return Route(("GET", "HEAD"), handler, is_public=public)
-
-
-def post(handler: Handler) -> Route:
-    """Return the route of a path that scores."""
-    return Route(("POST",), handler, is_scoring=True)
+    max_connections: int = 4096
 
 
 class HttpApp:
@@ -71,9 +56,12 @@ class HttpApp:
         self.draining = False
         """True once the process is about to end: every response then closes its connection."""
         self.limits = limits or ServingLimits()
+        self.open_count = 0
+        """Requests whose handler was called and that have no response yet."""
         self._keys = keys
         self._held_bytes = 0
         self._routes: Mapping[str, Route] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def watch(self, connections: Set[Any]) -> None:
         """Start a watchdog of the model, if it needs one; `connections` are those of the server."""
@@ -87,47 +75,82 @@ class HttpApp:
     def close(self) -> None:
         """Release resources; called when no request is open."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request."""
-        if scope["type"] != "http":
-            return
-        body: list[bytes] = []
-        try:
-            response = await self._respond(scope, receive, body)
-            await _send(response, send, last=self.draining, with_body=scope["method"] != "HEAD")
-        finally:
-            self._held_bytes -= sum(map(len, body))
-
     def unknown_path(self, path: str) -> str:
         """Return the message for a path without a route."""
         return f"{path} is not served here; there are {', '.join(self._routes)}"
 
-    async def _respond(self, scope: Scope, receive: Receive, body: list[bytes]) -> Response:
-        route = self._routes.get(scope["path"])
+    def admit(self, exchange: Exchange) -> None:
+        """Give a request its route; or its response, if it is refused before its body is read."""
+        route = exchange.route = self._routes.get(exchange.path)
         try:
-            route = self._checked(route, scope["method"], scope["path"])
-            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            if route is None:
+                raise NotFoundError(self.unknown_path(exchange.path))
+            if exchange.method not in route.methods:
+                listed = ", ".join(route.methods)
+                raise HttpError(405, f"{exchange.path} accepts {listed}, not {exchange.method}", (("allow", listed),))
             if self._keys is not None and not route.is_public:
-                self.authorize(headers.get("authorization", ""))
-            content = await self._content(headers, receive, body)
-            response = await route.handler(Request(headers, content, scope["method"], scope.get("query_string", b"")))
-            return compression.compressed(response, headers["accept-encoding"]) if "accept-encoding" in headers else response
+                self.authorize(exchange.headers.get("authorization", ""))
+            if "content-length" in exchange.headers:
+                self._check_size(int(exchange.headers["content-length"]))  # the parser checked that it is a number of 64 bits
         except EdgewrightError as error:
-            if route is not None and route.is_scoring:
-                self.count_failure(error)
-            return error_response(error)
-        except Exception:  # a defect: counted here; uvicorn answers 500 and logs the traceback
-            if route is not None and route.is_scoring:
-                self.statistics.failed()
-            raise
+            self._refuse(exchange, error)
 
-    def _checked(self, route: Route | None, method: str, path: str) -> Route:
-        if route is None:
-            raise NotFoundError(self.unknown_path(path))
-        if method not in route.methods:
-            listed = ", ".join(route.methods)
-            raise HttpError(405, f"{path} accepts {listed}, not {method}", (("allow", listed),))
-        return route
+    def receive(self, exchange: Exchange, piece: bytes) -> None:
+        """Hold a piece of the body of an admitted request; one piece too many gives the request a response."""
+        try:
+            self._check_size(exchange.held_bytes + len(piece))
+            self._hold(exchange, len(piece))
+        except HttpError as error:
+            self._refuse(exchange, error)
+        else:
+            exchange.body.append(piece)
+
+    def handle(self, exchange: Exchange) -> Response | Pending:
+        """Start to answer a complete request."""
+        self.open_count += 1
+        exchange.is_started = True
+        assert exchange.route is not None, "the request was admitted"
+        try:
+            if "content-encoding" in exchange.headers:
+                return self._as_task(self._unpacked_and_handled(exchange))
+            outcome = exchange.route.handler(exchange.request())
+            if isinstance(outcome, Response):
+                return self.finished(exchange, outcome)
+            return outcome if isinstance(outcome, Pending) else self._as_task(outcome)
+        except Exception as error:  # noqa: BLE001 - becomes the response
+            return self.finished(exchange, error)
+
+    def finished(self, exchange: Exchange, outcome: Response | Exception) -> Response:
+        """Return the response to a request whose handler has ended."""
+        self.open_count -= 1
+        if isinstance(outcome, Response):
+            accepted = exchange.headers.get("accept-encoding")
+            return outcome if accepted is None else compression.compressed(outcome, accepted)
+        is_scoring = exchange.route is not None and exchange.route.is_scoring
+        if isinstance(outcome, EdgewrightError):
+            if is_scoring:
+                self.count_failure(outcome)
+            return error_response(outcome)
+        if is_scoring:
+            self.statistics.failed()
+        _log.error("a request failed path=%s", exchange.path, exc_info=outcome)
+        return json_response({"error": _DEFECT}, 500)
+
+    async def answer_alone(self, exchange: Exchange) -> Response:
+        """Answer a complete request without a connection."""
+        outcome = self.handle(exchange)
+        if isinstance(outcome, Response):
+            return outcome
+        try:
+            return self.finished(exchange, await _delivery(outcome))
+        except Exception as error:  # noqa: BLE001 - becomes the response
+            return self.finished(exchange, error)
+
+    def release(self, exchange: Exchange) -> None:
+        """Count the memory of a request as free; calling it again does nothing."""
+        self._held_bytes -= exchange.held_bytes
+        exchange.held_bytes = 0
+        exchange.body = []
 
     def authorize(self, authorization: str) -> None:
         """Accept the header `Authorization`, if this server requires keys.
@@ -146,7 +169,7 @@ class HttpApp:
             HttpError: the message is too large (413), or one too many (503).
         """
         self._check_size(size_bytes)
-        self._hold(size_bytes)
+        self._reserve(size_bytes)
         try:
             yield
         finally:
@@ -159,50 +182,51 @@ class HttpApp:
         else:
             self.statistics.failed()
 
-    async def _content(self, headers: dict[str, str], receive: Receive, body: list[bytes]) -> bytes:
-        """Return the unpacked body; `body` collects what is held in memory until the response was sent."""
-        coding = compression.coding_of(headers.pop("content-encoding", ""))
-        await self._read_body(headers, receive, body)
-        received = b"".join(body)
+    async def _unpacked_and_handled(self, exchange: Exchange) -> Response:
+        assert exchange.route is not None, "the request was admitted"
+        await self._unpack(exchange)
+        outcome = exchange.route.handler(exchange.request())
+        if isinstance(outcome, Response):
+            return outcome
+        return await (_delivery(outcome) if isinstance(outcome, Pending) else outcome)
+
+    async def _unpack(self, exchange: Exchange) -> None:
+        """Replace a compressed body by its content, which counts as held as well."""
+        coding = compression.coding_of(exchange.headers.pop("content-encoding"))
+        received = b"".join(exchange.body)
         if coding is None or not received:
-            return received
-        reserved = min(self.limits.max_body_bytes, len(received) * compression.MAX_RATIO)
-        self._hold(reserved)
-        try:
-            limit_bytes = self.limits.max_body_bytes
+            return
+        limit_bytes = self.limits.max_body_bytes
+        reserved = min(limit_bytes, len(received) * compression.MAX_RATIO)
+        with self.holding(reserved):
             if reserved <= _BRIEF_UNPACKED_BYTES:
                 content = compression.unpacked(received, coding, limit_bytes=limit_bytes)
             else:
                 content = await asyncio.to_thread(compression.unpacked, received, coding, limit_bytes=limit_bytes)
-        finally:
-            self._held_bytes -= reserved
-        body.append(content)
+        exchange.body = [content]
+        exchange.held_bytes += len(content)
         self._held_bytes += len(content)
-        headers["content-length"] = str(len(content))
-        return content
+        exchange.headers["content-length"] = str(len(content))
 
-    async def _read_body(self, headers: dict[str, str], receive: Receive, body: list[bytes]) -> None:
-        """Collect the body into `body`.
+    def _as_task(self, handling: Awaitable[Response]) -> Pending:
+        pending = Pending()
+        task = asyncio.get_running_loop().create_task(_deliver_result(handling, pending))
+        self._tasks.add(task)  # the loop itself keeps no strong reference
+        task.add_done_callback(self._tasks.discard)
+        return pending
 
-        Raises:
-            HttpError: the body is too large (413), cut off (400), or one too many (503).
-        """
-        content_length = headers.get("content-length", "0")
-        received = 0
-        self._check_size(int(content_length) if content_length.isdecimal() else 0)  # the parser limits it to 64 bits
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise HttpError(400, "the connection ended before the whole body had arrived")
-            chunk = message.get("body", b"")
-            received += len(chunk)
-            self._check_size(received)
-            self._hold(len(chunk))
-            body.append(chunk)
-            if not message.get("more_body"):
-                return
+    def _refuse(self, exchange: Exchange, error: EdgewrightError) -> None:
+        if exchange.route is not None and exchange.route.is_scoring:
+            self.count_failure(error)
+        exchange.response = error_response(error)
+        if exchange.response.status == 413:
+            exchange.keeps_alive = False  # to skip the body would take longer than a new connection
 
-    def _hold(self, size_bytes: int) -> None:
+    def _hold(self, exchange: Exchange, size_bytes: int) -> None:
+        self._reserve(size_bytes)
+        exchange.held_bytes += size_bytes
+
+    def _reserve(self, size_bytes: int) -> None:
         if self._held_bytes + size_bytes > self.limits.max_held_bytes:
             raise HttpError(503, "the memory for waiting requests is full: try again in a second", (("retry-after", "1"),))
         self._held_bytes += size_bytes
@@ -212,12 +236,19 @@ class HttpApp:
             raise HttpError(413, f"a body must have at most {self.limits.max_body_bytes} bytes, not {size_bytes}")
 
 
-async def _send(response: Response, send: Send, *, last: bool, with_body: bool) -> None:
-    headers = [
-        *([(b"connection", b"close")] if last else []),
-        (b"content-type", response.media_type.encode()),
-        (b"content-length", str(len(response.body)).encode()),
-        *((name.encode(), value.encode()) for name, value in response.headers),
-    ]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body if with_body else b""})
+async def _deliver_result(handling: Awaitable[Response], pending: Pending) -> None:
+    try:
+        outcome: Response | Exception = await handling
+    except Exception as error:  # noqa: BLE001 - becomes the response
+        outcome = error
+    pending.deliver(outcome)
+
+
+async def _delivery(pending: Pending) -> Response:
+    """Wait for a response in a Task."""
+    delivered: asyncio.Future[Response | Exception] = asyncio.get_running_loop().create_future()
+    pending.pass_to(delivered.set_result)
+    outcome = await delivered
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome

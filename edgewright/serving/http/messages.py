@@ -1,9 +1,13 @@
-"""HTTP as the scoring server uses it: a request, a response, and an error with its own status."""
+"""HTTP as the scoring server uses it: a request, a response, and an error with its own status.
+
+Requests and responses are tuples, which are made in a quarter of the time of frozen dataclasses: every request needs both.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -26,8 +30,7 @@ class HttpError(BadInputError):
         self.headers = headers
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request with its whole body."""
 
     headers: dict[str, str]
@@ -40,17 +43,44 @@ class Request:
     @property
     def media_type(self) -> str:
         """The `Content-Type` without parameters, in lower case; empty without one."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return _media_type(self.headers.get("content-type", ""))
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A response with its whole body."""
 
     status: int
     body: bytes
     media_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
+
+
+class Pending:
+    """A response that its handler delivers later, in the event loop, without a Task.
+
+    A Task and its wake-ups cost as much processor time as a run of a small model.
+    """
+
+    __slots__ = ("_receive", "outcome")
+
+    def __init__(self) -> None:
+        self.outcome: Response | Exception | None = None
+        """The response or error, if it was delivered before a receiver was known."""
+        self._receive: Callable[[Response | Exception], None] | None = None
+
+    def deliver(self, outcome: Response | Exception) -> None:
+        """Pass the response, or the error of the request, to the connection; call it once."""
+        if self._receive is None:
+            self.outcome = outcome
+        else:
+            self._receive(outcome)
+
+    def pass_to(self, receive: Callable[[Response | Exception], None]) -> None:
+        """Call `receive` with the outcome: at once if it was delivered, otherwise when it is."""
+        if self.outcome is None:
+            self._receive = receive
+        else:
+            receive(self.outcome)
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -74,3 +104,8 @@ def parse_json(raw: bytes, subject: str) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise HttpError(400, f"{subject} must be JSON: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

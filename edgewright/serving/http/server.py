@@ -10,16 +10,19 @@ import asyncio
 import contextlib
 import signal
 import socket as sockets
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-import uvicorn
+import uvloop
 
+from edgewright.serving.http import connection_limits
 from edgewright.serving.http.application import HttpApp
-from edgewright.serving.http.connection_limits import LimitedHttpProtocol
-from edgewright.serving.http.listening import TlsFiles, listen
+from edgewright.serving.http.connections.connection import HttpConnection
+from edgewright.serving.http.connections.response_bytes import Dates
+from edgewright.serving.http.listening import BACKLOG, TlsFiles, listen
 
 __all__ = ["Companion", "ScoringServer", "TlsFiles", "listen", "make_server", "run_server"]
 
@@ -27,6 +30,9 @@ DRAIN_LIMIT_S = 30
 """Time limit for pending requests after the signal."""
 LAST_REQUEST_S = 1.0
 """Time in which an open connection may send one more request; its response then closes it."""
+_TLS_CLOSE_S = 2.0
+"""Time in which a client of TLS answers the end of the connection."""
+_LOOK_S = 0.02
 
 
 class Companion(Protocol):
@@ -39,54 +45,105 @@ class Companion(Protocol):
         """Accept no new request and return when the open ones were answered."""
 
 
-class ScoringServer(uvicorn.Server):
-    """A uvicorn server that drains on SIGTERM, or from another thread on `should_exit`."""
+class ScoringServer:
+    """A server that drains on SIGTERM or SIGINT, or from another thread on `should_exit`; a second signal ends it at once."""
 
-    def __init__(
-        self, app: HttpApp, config: uvicorn.Config, started: Callable[[], None], companion: Companion | None = None
-    ) -> None:
-        super().__init__(config)
+    def __init__(self, app: HttpApp, tls: TlsFiles | None, started: Callable[[], None], companion: Companion | None) -> None:
+        self.connections: set[HttpConnection] = set()
         self._app = app
         self._companion = companion
         self._started = started
+        self._tls = None if tls is None else _tls_context(tls)
+        self._exits = threading.Event()
+        self._is_forced = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: asyncio.Event | None = None
 
-    async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
-        """Start the application first; its errors end the server."""
-        await self._app.start()
-        if self._companion is not None:
-            await self._companion.start()
-        await super().startup(sockets)
-        self._started()
+    @property
+    def should_exit(self) -> bool:
+        """True once the server ends or will end; may be set from any thread."""
+        return self._exits.is_set()
 
-    async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        assert value, "an end cannot be taken back"
+        self._exits.set()
+        if self._loop is not None and self._ending is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
+                self._loop.call_soon_threadsafe(self._ending.set)
+
+    def run(self, sockets: Sequence[sockets.socket]) -> None:
+        """Serve on listening sockets until the end; errors of the start are raised."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._run(sockets))
+
+    async def _run(self, listening: Sequence[sockets.socket]) -> None:
+        self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
+        if self._exits.is_set():
+            self._ending.set()
+        with self._handling_signals(self._loop):
+            await self._app.start()
+            if self._companion is not None:
+                await self._companion.start()
+            servers = [await self._listen(self._loop, each) for each in listening]
+            self._started()
+            await self._ending.wait()
+            await self._drain(servers)
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop, listening: sockets.socket) -> asyncio.Server:
+        dates = Dates()
+        return await loop.create_server(
+            lambda: HttpConnection(self._app, self.connections, dates),
+            sock=listening,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else connection_limits.HEADER_TIME_S,
+            ssl_shutdown_timeout=None if self._tls is None else _TLS_CLOSE_S,
+        )
+
+    async def _drain(self, servers: Sequence[asyncio.Server]) -> None:
         """Accept no new connection, and close each open one after its next response.
 
-        Closing an open connection at once, as uvicorn does, would lose a request that its client is just sending.
+        Closing an open connection at once would lose a request that its client is just sending.
         """
         self._app.draining = True
-        for server in self.servers:
+        for server in servers:
             server.close()
         stopping = None if self._companion is None else asyncio.create_task(self._companion.stop())
-        deadline_s = time.monotonic() + LAST_REQUEST_S
-        while self.server_state.connections and time.monotonic() < deadline_s and not self.force_exit:
-            await asyncio.sleep(0.02)
-        await super().shutdown(sockets)
+        await self._wait_until(lambda: not self.connections, LAST_REQUEST_S)
+        for connection in list(self.connections):
+            connection.shutdown()
+        await self._wait_until(lambda: not self.connections and not self._app.open_count, DRAIN_LIMIT_S)
+        for connection in list(self.connections):
+            connection.transport.abort()
         if stopping is not None:
             await stopping
         await self._app.stop()
 
+    async def _wait_until(self, condition: Callable[[], bool], limit_s: float) -> None:
+        deadline_s = time.monotonic() + limit_s
+        while not condition() and not self._is_forced and time.monotonic() < deadline_s:
+            await asyncio.sleep(_LOOK_S)
+
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle the signals without raising them again afterwards, as the base class does, because draining is a success."""
+    def _handling_signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Drain on signals while the block runs; only the main thread can handle them."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in before:
+            loop.add_signal_handler(number, self._end)
         try:
             yield
         finally:
             for number, handler in before.items():
+                loop.remove_signal_handler(number)
                 signal.signal(number, handler)
+
+    def _end(self) -> None:
+        self._is_forced = self.should_exit
+        self.should_exit = True
 
 
 def make_server(
@@ -96,26 +153,8 @@ def make_server(
     started: Callable[[], None] = lambda: None,
     companion: Companion | None = None,
 ) -> ScoringServer:
-    """Return a server for `app` with limited connections, no access log, and without the headers of proxies (X-Forwarded-For)."""
-    return ScoringServer(
-        app,
-        uvicorn.Config(
-            app,
-            http=LimitedHttpProtocol,
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_LIMIT_S,
-            ssl_certfile=None if tls is None else tls.certificate,
-            ssl_keyfile=None if tls is None else tls.private_key,
-        ),
-        started,
-        companion,
-    )
+    """Return a server for `app`; it writes no access log, and ignores the headers of proxies (X-Forwarded-For)."""
+    return ScoringServer(app, tls, started, companion)
 
 
 def run_server(
@@ -131,8 +170,16 @@ def run_server(
     `started` is called when the server and its companion accept requests. Errors of their start are raised.
     """
     server = make_server(app, tls=tls, started=started, companion=companion)
-    app.watch(server.server_state.connections)
+    app.watch(server.connections)
     try:
         server.run(sockets=[socket])
     finally:
         app.close()
+
+
+def _tls_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(files.certificate, files.private_key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -68,11 +68,11 @@ def _write_directly(connections: Set[Any], text: str) -> None:
     head = "HTTP/1.1 504 Gateway Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
     response = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
     for connection in _unanswered(connections):
-        if not connection.cycle.response_started:
+        if connection.transport.get_extra_info("sslcontext") is None:  # TLS needs the event loop
             with suppress(OSError):
                 os.write(connection.transport.get_extra_info("socket").fileno(), response)
 
 
 def _unanswered(connections: Set[Any]) -> list[Any]:
-    """Return the connections with a request whose response is not complete."""
-    return [one for one in list(connections) if one.cycle is not None and not one.cycle.response_complete]
+    """Return the connections with a request that the model has not answered."""
+    return [one for one in list(connections) if one.is_answering]

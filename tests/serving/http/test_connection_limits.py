@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 import uvicorn
 
+from cloud.connection_limits import LimitedHttpProtocol
 from edgewright.demo.processes import wait_until
 from edgewright.serving.http import connection_limits
-from edgewright.serving.http.connection_limits import MAX_HEADER_BYTES, LimitedHttpProtocol
+from edgewright.serving.http.connection_limits import MAX_HEADER_BYTES
+from tests.support.echo_app import EchoApp
+from tests.support.serving_fixtures import serving
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
@@ -32,9 +36,8 @@ async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[tuple[str, int]]:
-    """The address of a server with the limits."""
+@contextlib.contextmanager
+def cloud_listener() -> Iterator[tuple[str, int]]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(echo, http=LimitedHttpProtocol, ws="none", lifespan="off", log_config=None, access_log=False)
         server = uvicorn.Server(config)
@@ -44,6 +47,19 @@ def address() -> Iterator[tuple[str, int]]:
         yield listening.getsockname()
         server.should_exit = True
         thread.join(20)
+
+
+@contextlib.contextmanager
+def scoring_server() -> Iterator[tuple[str, int]]:
+    with serving(EchoApp()) as client:
+        yield "127.0.0.1", client.port
+
+
+@pytest.fixture(scope="module", params=[cloud_listener, scoring_server], ids=["cloud", "scoring server"])
+def address(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """The address of a server with the limits."""
+    with request.param() as address:
+        yield address
 
 
 @pytest.fixture
