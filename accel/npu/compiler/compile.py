@@ -1,20 +1,18 @@
 """Compile a quantized ONNX graph for one NPU.
 
-    lower     ONNX operators -> layers, with the coverage report
-    fold      an input with few channels: kernel columns side by side in one vector
-    place     allocate every tensor in the activation memory
-    tile      layers -> jobs that fit the buffers
-    schedule  jobs -> instructions, with loads overlapped
-    stream    use external memory for a network that does not fit on the chip (streaming/)
-    check     no address outside a memory, no result that depends on timing
-
-No formula gives the best tile size: small tiles overlap better, large tiles load weights less often. The cycle model is exact, so
-the compiler tries a few sizes and keeps the fastest program.
+lower     ONNX operators -> layers, with the coverage report
+fold      an input with few channels: kernel columns side by side in one vector
+place     allocate every tensor in the activation memory
+tile      layers -> jobs that fit the buffers
+search    sizes of tiles, and layers that share banks of accumulators (fills.py), by the cycle model
+schedule  jobs -> instructions, with loads overlapped
+stream    use external memory for a network that does not fit on the chip (streaming/)
+check     no address outside a memory, no result that depends on timing
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +22,7 @@ from accel.npu import isa
 from accel.npu.arithmetic import quantize_multiplier
 from accel.npu.compiler.fold import fold_inputs
 from accel.npu.compiler.place import DoesNotFitError, place_tensors
-from accel.npu.compiler.schedule import schedule
+from accel.npu.compiler.search import Schedule, fastest_schedule
 from accel.npu.compiler.streaming.compile import compile_streamed
 from accel.npu.compiler.streaming.layer import PlanSelector, fastest_plan
 from accel.npu.compiler.tile import Memory, Tiler, residual_of
@@ -33,14 +31,10 @@ from accel.npu.lowering.layers import ConvolutionLayer, Layer, QuantizedTensor
 from accel.npu.lowering.lower import lower
 from accel.npu.lowering.walk import Lowered
 from accel.npu.model.checks import check_program
-from accel.npu.model.timing import time_program
-from accel.npu.model.trace import executed
 from accel.npu.profile import NpuProfile
 from accel.npu.program import Description, LayerRecord, NpuProgram, SegmentRecord
 from accel.npu.tensors import ColumnFold, TensorPlace
 from edgewright.errors import ModelError
-
-TILE_FRACTIONS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +99,17 @@ def _compile_on_chip(
 ) -> NpuProgram:
     """Return the fastest program whose weights and tensors are on the chip; raise `DoesNotFitError` if no program fits."""
     _check_weights(layers, profile)
-    places = place_tensors(_stored_inputs(lowered.inputs, layers), layers, lowered.outputs.values(), profile)
-    tilers = [_tiler(profile, places, fraction, depthwise_unit) for fraction in TILE_FRACTIONS]
-    programs = [_build(layers, lowered, folds, tiler) for tiler in tilers]
-    fitting = [program for program in programs if len(program.instructions) <= profile.instructions] or programs[:1]
-    _check_capacity("instructions", len(fitting[0].instructions), profile.instructions, profile)
-    return min(fitting, key=lambda program: time_program(executed(program, profile), profile).counters.cycles)
+    tiler = Tiler(profile, _places(layers, lowered, profile), Memory(profile), depthwise_unit=depthwise_unit)
+    return _build(layers, lowered, folds, tiler)
+
+
+def _places(layers: Sequence[Layer], lowered: Lowered, profile: NpuProfile) -> dict[str, int]:
+    """Place the tensors, if possible without reuse of a place by the next layer, which may then begin earlier."""
+    inputs, outputs = _stored_inputs(lowered.inputs, layers), list(lowered.outputs.values())
+    try:
+        return place_tensors(inputs, layers, outputs, profile, lag=1)
+    except DoesNotFitError:
+        return place_tensors(inputs, layers, outputs, profile)
 
 
 def _compile_streamed(
@@ -174,27 +173,31 @@ def check_scales(layers: Sequence[Layer]) -> None:
             ) from error
 
 
-def _tiler(profile: NpuProfile, places: Mapping[str, int], fraction: int, depthwise_unit: bool) -> Tiler:
-    positions = max(1, profile.accumulator_depth // fraction)
-    return Tiler(profile, places, Memory(profile), positions, depthwise_unit=depthwise_unit)
-
-
 def _build(layers: Sequence[Layer], lowered: Lowered, folds: Mapping[str, ColumnFold], tiler: Tiler) -> NpuProgram:
     profile, places, memory = tiler.profile, tiler.places, tiler.memory
-    jobs = [tiler.jobs(layer) for layer in layers]
+    stored = [tiler.stored(layer) for layer in layers]
     _check_capacity(f"weight rows of {profile.columns} bytes", memory.weight_rows, profile.weight_rows, profile)
     _check_capacity(
         f"parameter groups of {profile.vector_lanes} channels", memory.parameter_groups, profile.parameter_groups, profile
     )
-    scheduled = schedule(jobs, profile)
-    spans = [((layer,), span) for layer, span in zip(layers, scheduled.spans, strict=True)]
+    scheduled = fastest_schedule(stored, tiler)
+    _check_capacity("instructions", len(scheduled.instructions), profile.instructions, profile)
     return NpuProgram(
         profile_hash=profile.hash,
         instructions=isa.encode(scheduled.instructions),
         weights=memory.weights(),
         parameters=memory.parameters(),
-        description=_description(lowered, folds, places, spans, profile),
+        description=_description(lowered, folds, places, list(_spans(layers, scheduled)), profile),
     )
+
+
+def _spans(layers: Sequence[Layer], scheduled: Schedule) -> Iterator[tuple[tuple[Layer, ...], tuple[int, int]]]:
+    """Yield the layers that share banks, with their first and last (not included) instruction."""
+    ends = [*(first for _, first in scheduled.groups[1:]), len(scheduled.instructions) - 1]
+    at = 0
+    for (count, first), end in zip(scheduled.groups, ends, strict=True):
+        yield tuple(layers[at : at + count]), (first, end)
+        at += count
 
 
 def _description(
@@ -204,24 +207,29 @@ def _description(
     spans: Sequence[tuple[tuple[Layer, ...], tuple[int, int]]],
     profile: NpuProfile,
 ) -> Description:
-    records: list[LayerRecord] = []
+    groups: list[tuple[list[Layer], int, int]] = []
     for layers, (first, last) in spans:
-        name = "+".join(dict.fromkeys(layer.name for layer in layers))
-        continues = bool(records) and records[-1].name == name  # the passes of a table are one layer
-        record = LayerRecord(
-            name=name,
-            operator="+".join(dict.fromkeys(layer.operator for layer in layers)),
-            first=records[-1].first if continues else first,
-            last=last,
-            macs=sum(layer.macs for layer in layers) + (records.pop().macs if continues else 0),
-        )
-        records.append(record)
+        if groups and groups[-1][0][-1].name == layers[0].name:  # the passes of a table are one layer
+            before, first, _ = groups.pop()
+            groups.append(([*before, *layers], first, last))
+        else:
+            groups.append((list(layers), first, last))
     return Description(
         inputs=tuple(_place(tensor.name, tensor, places, folds) for tensor in lowered.inputs),
         outputs=tuple(_place(name, tensor, places, {}) for name, tensor in lowered.outputs.items()),
-        layers=tuple(records),
+        layers=tuple(_record(layers, first, last) for layers, first, last in groups),
         profile_name=profile.name,
         segments=_segments(lowered),
+    )
+
+
+def _record(layers: Sequence[Layer], first: int, last: int) -> LayerRecord:
+    return LayerRecord(
+        name="+".join(dict.fromkeys(layer.name for layer in layers)),
+        operator="+".join(dict.fromkeys(layer.operator for layer in layers)),
+        first=first,
+        last=last,
+        macs=sum(layer.macs for layer in layers),
     )
 
 

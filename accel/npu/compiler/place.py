@@ -33,6 +33,7 @@ def place_tensors(
     *,
     capacity: int | None = None,
     steps: Sequence[int] | None = None,
+    lag: int = 0,
 ) -> dict[str, int]:
     """Return the first vector of every tensor, by name.
 
@@ -43,6 +44,7 @@ def place_tensors(
         profile: the NPU.
         capacity: vectors of the memory; by default those of the activation memory.
         steps: the step of each layer. Layers of one step are interleaved, so their inputs and results must not overlap.
+        lag: steps for which a tensor stays in its place after its last reader, so that the next layer may begin earlier.
 
     Raises:
         DoesNotFitError: the memory is too small.
@@ -52,7 +54,7 @@ def place_tensors(
     lifetimes = _lifetimes(inputs, layers, outputs, profile.columns, steps or range(len(layers)), replaced)
     places: dict[str, int] = {}
     for name, lifetime in lifetimes.items():
-        live = [other for other in places if _overlap(lifetimes[other], lifetime)]
+        live = [other for other in places if _overlap(lifetimes[other], lifetime, lag)]
         allocated = sorted((places[other], lifetimes[other].size) for other in live)
         places[name] = _first_gap(allocated, lifetime.size)
         end = places[name] + lifetime.size
@@ -105,8 +107,8 @@ def _size(tensor: QuantizedTensor, columns: int) -> int:
     return -(-tensor.channels // columns) * tensor.height * tensor.width
 
 
-def _overlap(one: _Lifetime, other: _Lifetime) -> bool:
-    return one.first <= other.last and other.first <= one.last
+def _overlap(one: _Lifetime, other: _Lifetime, lag: int) -> bool:
+    return one.first <= other.last + lag and other.first <= one.last + lag
 
 
 def _first_gap(allocated: Sequence[tuple[int, int]], size: int) -> int:

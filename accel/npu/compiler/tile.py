@@ -19,6 +19,8 @@ from accel.npu.lowering.layers import ConvolutionLayer, Layer, OutputStage, Pool
 from accel.npu.lowering.microscaling import BLOCK
 from accel.npu.profile import NpuProfile
 
+SHORTEST_TILE = 24
+"""Positions for which a pass over one tap hides the load of the next weights on an array of 16 rows."""
 LARGEST_KERNEL = max(field.high for field in isa.LAYOUTS[isa.Opcode.POOL] if field.name == "kernel_rows")
 
 
@@ -105,34 +107,54 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Tiling:
+    """The size of a layer's tiles."""
+
+    positions: int
+    """The maximum number of output positions of a tile."""
+    is_tapered: bool = False
+    """The last tile is split into smaller and smaller ones, so that the next layer waits for a short VEC only."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tiler:
-    """Factory of jobs for one machine, given the addresses of tensors and the maximum positions of a tile."""
+    """Factory of jobs for one machine, given the addresses of tensors."""
 
     profile: NpuProfile
     places: Mapping[str, int]
     memory: Memory
-    tile_positions: int
     pitches: Mapping[str, int] = field(default_factory=dict)
     """Vectors from one block of channels to the next, for tensors whose planes are not contiguous."""
     depthwise_unit: bool = True
 
-    def jobs(self, layer: Layer) -> list[Job]:
-        """Return the jobs of one layer, in order."""
+    def stored(self, layer: Layer) -> StoredLayer:
+        """Append the weights and the parameters of one layer to the memory."""
         parameters = self.memory.add_parameters(layer.stage)
-        if isinstance(layer, PoolingLayer) and is_whole_plane(layer):
-            return self.whole_plane(layer, parameters)
-        blocks = list(self.blocks(layer))
-        return [self.job(layer, tile, block, parameters) for tile in self.tiles(layer) for block in blocks]
+        is_whole = isinstance(layer, PoolingLayer) and is_whole_plane(layer)
+        return StoredLayer(layer, parameters, () if is_whole else tuple(self.blocks(layer)))
 
-    def tiles(self, layer: Layer) -> Iterator[Tile]:
+    def jobs(self, stored: StoredLayer, tiling: Tiling) -> list[Job]:
+        """Return the jobs of one layer, in order."""
+        layer = stored.layer
+        if isinstance(layer, PoolingLayer) and is_whole_plane(layer):
+            return self.whole_plane(layer, stored.parameters, tiling)
+        tiles = self.tiles(layer, tiling)
+        return [self.job(layer, tile, block, stored.parameters) for tile in tiles for block in stored.blocks]
+
+    def tiles(self, layer: Layer, tiling: Tiling) -> Iterator[Tile]:
         """Yield tiles of the output plane that fit a bank of accumulators."""
-        result, limit = layer.result, min(self.tile_positions, self.profile.accumulator_depth)
+        result, limit = layer.result, min(tiling.positions, self.profile.accumulator_depth)
         widest = min(result.width, limit, self._widest_tile(layer))
         columns = -(-result.width // -(-result.width // widest))  # equal parts of a row, so that array and vector unit overlap
         rows = limit // result.width if columns == result.width else 1
-        for row in range(0, result.height, rows):
+        smallest = -(-SHORTEST_TILE // result.width) if tiling.is_tapered else rows
+        row = 0
+        while row < result.height:
+            left = result.height - row
+            size = min(rows, left) if left > rows or left < 2 * smallest else left - left // 2
             for column in range(0, result.width, columns):
-                yield Tile(row, min(rows, result.height - row), column, min(columns, result.width - column))
+                yield Tile(row, size, column, min(columns, result.width - column))
+            row += size
 
     def blocks(self, layer: Layer) -> Iterator[Block]:
         """Yield blocks of output channels that the array computes at once, and append their weights."""
@@ -252,7 +274,7 @@ class Tiler:
         )
         return Work(tap.load, array_pass)
 
-    def whole_plane(self, layer: PoolingLayer, parameters: int) -> list[Job]:
+    def whole_plane(self, layer: PoolingLayer, parameters: int, tiling: Tiling) -> list[Job]:
         """Return the jobs that reduce whole planes; the positions of a pass are channel blocks."""
         source = layer.source
         plane, blocks = source.height * source.width, -(-source.channels // self.profile.columns)
@@ -269,21 +291,23 @@ class Tiler:
                 row_pitch=0,
                 column_pitch=plane,
             )
-            works = tuple(Work(None, reduce) for reduce in self._reductions(layer, self.places[source.name] + first * plane))
+            rows = min(LARGEST_KERNEL, -(-source.height // 2) if tiling.is_tapered else source.height)
+            reductions = self._reductions(layer, self.places[source.name] + first * plane, rows)
+            works = tuple(Work(None, reduce) for reduce in reductions)
             vector = self._vector(layer, count=count, parts=1, offset=first, parameters=parameters)
             jobs.append(Job(shape, works, residual_of(layer), vector))
         return jobs
 
-    def _reductions(self, layer: PoolingLayer, base: int) -> Iterator[isa.Pool]:
-        """Yield one pass over a plane, or several if it is larger than the largest kernel."""
+    def _reductions(self, layer: PoolingLayer, base: int, rows: int) -> Iterator[isa.Pool]:
+        """Yield passes over `rows` rows of a plane, and over no more columns than the largest kernel has."""
         height, width = layer.source.height, layer.source.width
-        for row in range(0, height, LARGEST_KERNEL):
+        for row in range(0, height, rows):
             for column in range(0, width, LARGEST_KERNEL):
                 yield isa.Pool(
                     base=base + row * width + column,
                     top=row,
                     left=column,
-                    kernel_rows=min(LARGEST_KERNEL, height - row),
+                    kernel_rows=min(rows, height - row),
                     kernel_columns=min(LARGEST_KERNEL, width - column),
                     tap_row_pitch=width,
                     tap_column_pitch=1,
@@ -304,6 +328,15 @@ class Tiler:
             high=output.high,
             add=int(addend is not None),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer, the first group of its parameters, and its blocks with their weight rows; no blocks if it reduces whole planes."""
+
+    layer: Layer
+    parameters: int
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)

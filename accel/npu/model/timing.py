@@ -6,6 +6,7 @@ N90-N95). Tensor values have no influence. The model is exact, so it may be extr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -94,6 +95,17 @@ class Clock:
         """The first cycle in which the array and the vector unit are idle."""
         return max(self._array_idle, self._vector_free)
 
+    @property
+    def vector_free(self) -> int:
+        """The first cycle in which the vector unit is idle."""
+        return self._vector_free
+
+    def copy(self) -> Clock:
+        """Return an independent clock in the same state, for programs without transfers."""
+        duplicate = copy.copy(self)
+        duplicate.issued, duplicate._stalls = list(self.issued), dict(self._stalls)
+        return duplicate
+
     def counters(self) -> Counters:
         """Return the counters after the last instruction."""
         stalls = self._stalls
@@ -110,8 +122,7 @@ class Clock:
         if instruction.swap:
             self._wait("loader", self._loader_free)
         assert self._shape is not None
-        cost = _window_pass if isinstance(instruction, isa.Dw) else _tap_pass
-        visits, last_visit, cycles = cost(self._shape, instruction)
+        visits, last_visit, cycles = pass_cost(self._shape, instruction)
         self._array_ready = self.at + cycles
         self._array_idle = self.at + max(cycles, last_visit + ARRAY_DEPTH) + 1
         self._visits += visits
@@ -127,6 +138,11 @@ class Clock:
         units = instruction if isinstance(instruction, isa.Sync) else isa.Sync(loader=1, array=1, vector=1, transfers=1)
         transfers = self.memory.pending_at(units.pending) if units.transfers else 0
         return max(units.loader * self._loader_free, units.array * self._array_idle, units.vector * self._vector_free, transfers)
+
+
+def pass_cost(shape: isa.Shape, instruction: isa.ArrayPass) -> tuple[int, int, int]:
+    """Return the visits of an array pass, the cycles to its last visit, and the cycles to the next pass."""
+    return _window_pass(shape, instruction) if isinstance(instruction, isa.Dw) else _tap_pass(shape, instruction)
 
 
 def _tap_pass(shape: isa.Shape, instruction: isa.ArrayPass) -> tuple[int, int, int]:

@@ -83,7 +83,7 @@ def choose_plans(layer: Layer, chooser: PlanChooser) -> LayerChoice:
     memory = Memory(chooser.profile)
     memory.add_parameters(layer.stage)
     readings = [*_readings(layer)]
-    blocks = tuple(Tiler(chooser.profile, {}, memory, 1).blocks(readings[0]))
+    blocks = tuple(Tiler(chooser.profile, {}, memory).blocks(readings[0]))
     choices = [_choose(layer, readings, slab, chooser) for slab in _slabs(layer, blocks, chooser.profile)]
     return LayerChoice(layer, memory, blocks, tuple(slab for slab, _ in choices), sum(cycles for _, cycles in choices))
 

@@ -22,7 +22,7 @@ from accel.npu.compiler.streaming.plan import (
     part_order,
 )
 from accel.npu.compiler.streaming.streamer import Streamer
-from accel.npu.compiler.tile import Block, Job, Memory, Tiler, WeightRows
+from accel.npu.compiler.tile import Block, Job, Memory, Tiler, Tiling, WeightRows
 from accel.npu.lowering.layers import ConvolutionLayer, Layer
 
 CHUNK_ROWS = 512
@@ -88,7 +88,7 @@ class SlabWork:
             self._reduce(part, inputs)
             return
         for block in group:
-            for cut in tiler.tiles(part):
+            for cut in tiler.tiles(part, Tiling(self._profile.accumulator_depth)):
                 offset = (tile.first + cut.row) * layer.result.width + cut.column
                 self._job(tiler.job(part, cut, block, 0), block.first // self._profile.columns, offset, inputs)
 
@@ -107,7 +107,7 @@ class SlabWork:
         assert not isinstance(part, ConvolutionLayer)
         channels = self._slab.inputs * self._profile.columns
         narrow = replace(part, source=replace(part.source, channels=channels))
-        for job in self._tiler(0).whole_plane(narrow, 0):
+        for job in self._tiler(0).whole_plane(narrow, 0, Tiling(self._profile.accumulator_depth)):
             self._job(job, self._slab.first_input, job.vector.destination, inputs)
 
     def _tiler(self, at: int) -> Tiler:
@@ -116,7 +116,7 @@ class SlabWork:
         names = [layer.result.name, *([layer.stage.addend.tensor.name] if layer.stage.addend else [])]
         places = {**dict.fromkeys(names, 0), layer.source.name: at}
         memory = Memory(self._profile)
-        return Tiler(self._profile, places, memory, self._profile.accumulator_depth, {layer.source.name: self._pitch})
+        return Tiler(self._profile, places, memory, {layer.source.name: self._pitch})
 
     def _job(self, job: Job, first_block: int, offset: int, inputs: tuple[Transfer, ...]) -> None:
         """Append a job as a separate task, and store its result."""
@@ -192,7 +192,7 @@ class SlabWork:
         layer, depth = self._cut(tile), self._profile.accumulator_depth
         first = self._slab.first_input + part.first
         tiler = self._tiler(slot * self._part_vectors - first * self._pitch)
-        (whole,) = tiler.tiles(layer)
+        (whole,) = tiler.tiles(layer, Tiling(self._profile.accumulator_depth))
         positions = layer.result.height * layer.result.width
         per_bank = depth // positions
         chains, finishes, results = [], [], []
