@@ -5,33 +5,28 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from edgewright.command_line import common_options, duration, print_json, print_table
-from edgewright.errors import BadInputError
+from cloud.iothub.commands.devices import certificates_group, devices_group, properties_text
+from cloud.iothub.commands.enrolments import group as enrolments_group
+from cloud.iothub.commands.options import connect, json_argument, state_option
+from edgewright.command_line import common_options, duration, print_json
 
 if TYPE_CHECKING:
-    from cloud.iothub.client import HubClient
     from cloud.iothub.server import Started
-
-DEFAULT_STATE = Path("~/.local/share/edgewright/iothub")
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def state_option(command: F) -> F:
-    """Add `--state` to a command."""
-    return click.option(
-        "--state", type=click.Path(path_type=Path), default=DEFAULT_STATE, show_default=True, help="State directory of the hub."
-    )(command)
 
 
 @click.group("iothub")
 def group() -> None:
     """Run a local IoT Hub for the development of devices."""
+
+
+group.add_command(devices_group)
+group.add_command(certificates_group)
+group.add_command(enrolments_group)
 
 
 @group.command()
@@ -51,6 +46,12 @@ def group() -> None:
 )
 @click.option("--keep-events", type=click.IntRange(1), default=1_000_000, show_default=True, help="Telemetry messages to keep.")
 @click.option("--max-connections", type=click.IntRange(1), default=10_000, show_default=True, help="Connected clients.")
+@click.option(
+    "--upload-container",
+    metavar="URL",
+    envvar="EDGEWRIGHT_UPLOAD_CONTAINER",
+    help="Blob container with its signature, for file uploads; better in the environment: EDGEWRIGHT_UPLOAD_CONTAINER.",
+)
 @common_options
 def up(
     state: Path,
@@ -61,9 +62,11 @@ def up(
     plain_mqtt_port: int | None,
     keep_events: int,
     max_connections: int,
+    upload_container: str | None,
     as_json: bool,
 ) -> None:
     """Run the hub until it is stopped: MQTT for devices, HTTPS for services."""
+    from cloud.iothub.http.device import Container
     from cloud.iothub.server import Settings, run
 
     settings = Settings(
@@ -75,6 +78,7 @@ def up(
         plain_mqtt_port=plain_mqtt_port,
         max_events=keep_events,
         max_connections=max_connections,
+        upload_container=Container.from_url(upload_container) if upload_container else None,
     )
     run(settings, lambda started: _announce(started, as_json=as_json))
 
@@ -84,119 +88,8 @@ def up(
 @common_options
 def connection_string(state: Path, as_json: bool) -> None:
     """Print the connection string of the hub's owner, for service libraries."""
-    text = _connect(state).service_connection_string()
+    text = connect(state).service_connection_string()
     print_json({"connection_string": text}) if as_json else click.echo(text)
-
-
-@group.group("devices")
-def devices() -> None:
-    """Create, list, show and delete devices and modules."""
-
-
-@devices.command("create")
-@click.argument("name")
-@click.option("--edge", is_flag=True, help="An IoT Edge device.")
-@click.option("--thumbprint", "thumbprints", multiple=True, help="SHA-256 of the certificate of the device (at most two).")
-@click.option("--ca-signed", is_flag=True, help="The device has a certificate of an uploaded authority.")
-@state_option
-@common_options
-def create(name: str, edge: bool, thumbprints: tuple[str, ...], ca_signed: bool, state: Path, as_json: bool) -> None:
-    """Create the device NAME or the module DEVICE/MODULE, and print its connection string once."""
-    from cloud.iothub.client import path_of
-
-    if (ca_signed and thumbprints) or len(thumbprints) > 2:
-        raise click.UsageError("give --ca-signed or at most two of --thumbprint")
-    request: dict[str, Any] = {"capabilities": {"iotEdge": edge}}
-    if thumbprints:
-        pair = dict(zip(("primaryThumbprint", "secondaryThumbprint"), thumbprints, strict=False))
-        request["authentication"] = {"type": "selfSigned", "x509Thumbprint": pair}
-    elif ca_signed:
-        request["authentication"] = {"type": "certificateAuthority"}
-    client = _connect(state)
-    _print_connection_string(client, client.call("PUT", path_of(name), request), as_json=as_json)
-
-
-@devices.command("rotate")
-@click.argument("name")
-@click.option(
-    "--key", type=click.Choice(("primary", "secondary")), default="primary", show_default=True, help="The key to replace."
-)
-@state_option
-@common_options
-def rotate(name: str, key: str, state: Path, as_json: bool) -> None:
-    """Replace a key of NAME, and print the new connection string once; the other key stays valid."""
-    from cloud.iothub.client import path_of
-    from cloud.iothub.devices.sas import new_key
-
-    client = _connect(state)
-    current = client.call("GET", path_of(name))
-    current["authentication"]["symmetricKey"][f"{key}Key"] = new_key()
-    changed = client.call("PUT", path_of(name), current, headers={"If-Match": current["etag"]})
-    _print_connection_string(client, changed, as_json=as_json)
-
-
-@devices.command("list")
-@state_option
-@common_options
-def list_devices(state: Path, as_json: bool) -> None:
-    """List the devices."""
-    found = [_without_keys(each) for each in _connect(state).call("GET", "/devices")]
-    if as_json:
-        print_json(found)
-        return
-    rows = [
-        (
-            each["deviceId"],
-            each["authentication"]["type"],
-            each["status"],
-            each["connectionState"].lower(),
-            each["lastActivityTime"],
-        )
-        for each in found
-    ]
-    print_table(("device", "credential", "status", "connection", "last active"), rows)
-
-
-@devices.command("show")
-@click.argument("name")
-@state_option
-@common_options
-def show(name: str, state: Path, as_json: bool) -> None:
-    """Show a device or module with its twin, without keys."""
-    from cloud.iothub.client import path_of
-
-    client = _connect(state)
-    identity = _without_keys(client.call("GET", path_of(name)))
-    twin = client.call("GET", path_of(name, "twins"))
-    modules = [] if "/" in name else client.call("GET", f"{path_of(name)}/modules")
-    shared = client.call("GET", "/statistics/service")["sharedIdentities"].get(name)
-    if as_json:
-        print_json({"identity": identity, "twin": twin, "modules": [each["moduleId"] for each in modules], "shared_at": shared})
-        return
-    rows = [
-        ("credential", identity["authentication"]["type"]),
-        ("status", identity.get("status", "enabled")),
-        ("connection", f"{identity['connectionState'].lower()}, since {identity['connectionStateUpdatedTime']}"),
-        ("used by two clients", shared and f"in turns, last at {shared}: give one of them an identity of its own"),
-        ("waiting messages", identity["cloudToDeviceMessageCount"]),
-        ("modules", ", ".join(each["moduleId"] for each in modules) or None),
-        ("desired", _properties(twin, "desired")),
-        ("reported", _properties(twin, "reported")),
-        ("tags", json.dumps(twin["tags"])),
-    ]
-    print_table(("field", "value"), rows)
-
-
-@devices.command("delete")
-@click.argument("name")
-@state_option
-@common_options
-def delete(name: str, state: Path, as_json: bool) -> None:
-    """Delete a device with its modules, or one module."""
-    from cloud.iothub.client import path_of
-
-    _connect(state).call("DELETE", path_of(name), headers={"If-Match": "*"})
-    print_json({"deleted": name}) if as_json else click.echo(f"deleted {name}")
 
 
 @group.command("desire")
@@ -208,9 +101,9 @@ def desire(name: str, patch: str, state: Path, as_json: bool) -> None:
     """Change desired properties of NAME by the JSON object PATCH; null deletes a property."""
     from cloud.iothub.client import path_of
 
-    request = {"properties": {"desired": _json(patch)}}
-    twin = _connect(state).call("PATCH", path_of(name, "twins"), request)
-    print_json(twin) if as_json else click.echo(_properties(twin, "desired"))
+    request = {"properties": {"desired": json_argument(patch)}}
+    twin = connect(state).call("PATCH", path_of(name, "twins"), request)
+    print_json(twin) if as_json else click.echo(properties_text(twin, "desired"))
 
 
 @group.command("invoke")
@@ -224,8 +117,8 @@ def invoke(name: str, method: str, payload: str, timeout_s: float, state: Path, 
     """Call METHOD of a connected device or module with the JSON PAYLOAD."""
     from cloud.iothub.client import path_of
 
-    request = {"methodName": method, "payload": _json(payload), "responseTimeoutInSeconds": round(timeout_s)}
-    answer = _connect(state).call("POST", f"{path_of(name, 'twins')}/methods", request)
+    request = {"methodName": method, "payload": json_argument(payload), "responseTimeoutInSeconds": round(timeout_s)}
+    answer = connect(state).call("POST", f"{path_of(name, 'twins')}/methods", request)
     print_json(answer) if as_json else click.echo(f"{answer['status']} {json.dumps(answer['payload'])}")
 
 
@@ -238,7 +131,7 @@ def invoke(name: str, method: str, payload: str, timeout_s: float, state: Path, 
 def send(device: str, text: str, valid_s: float, state: Path, as_json: bool) -> None:
     """Send TEXT to a device; it waits until the device is connected."""
     headers = {"iothub-to": f"/devices/{device}/messages/devicebound", "iothub-expiry": str(round(valid_s))}
-    answer = _connect(state).call("POST", "/messages/devicebound", text.encode(), headers=headers)
+    answer = connect(state).call("POST", "/messages/devicebound", text.encode(), headers=headers)
     print_json(answer) if as_json else click.echo(answer["messageId"])
 
 
@@ -249,7 +142,7 @@ def send(device: str, text: str, valid_s: float, state: Path, as_json: bool) -> 
 @common_options
 def events(after: int, follow: bool, state: Path, as_json: bool) -> None:
     """Print stored telemetry, one line per message."""
-    client = _connect(state)
+    client = connect(state)
     while True:
         answer = client.call("GET", "/messages/events", query={"after": after, "wait": 30 if follow else 0})
         for each in answer["events"]:
@@ -265,12 +158,6 @@ def events(after: int, follow: bool, state: Path, as_json: bool) -> None:
         if not answer["events"] and not follow:
             return
         sys.stdout.flush()
-
-
-def _connect(state: Path) -> HubClient:
-    from cloud.iothub.client import HubClient
-
-    return HubClient.connect(state)
 
 
 def _announce(started: Started, *, as_json: bool) -> None:
@@ -290,24 +177,3 @@ def _announce(started: Started, *, as_json: bool) -> None:
         if started.mqtt_port != 8883:
             click.echo("Azure's client libraries connect to port 8883 only")
     sys.stdout.flush()
-
-
-def _print_connection_string(client: HubClient, identity: dict[str, Any], *, as_json: bool) -> None:
-    text = client.connection_string(identity)
-    print_json({"connection_string": text}) if as_json else click.echo(text)
-
-
-def _without_keys(identity: dict[str, Any]) -> dict[str, Any]:
-    authentication = {name: each for name, each in identity["authentication"].items() if name != "symmetricKey"}
-    return {**identity, "authentication": authentication}
-
-
-def _properties(twin: dict[str, Any], section: str) -> str:
-    return json.dumps({name: each for name, each in twin["properties"][section].items() if name != "$metadata"})
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadInputError(f"the argument must be JSON, as in '{{\"interval\": 5}}', not {text[:80]!r}: {error}") from error

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptography import x509
-
 from cloud.iothub import topics
 from cloud.iothub.devices import authentication, identities
 from cloud.iothub.devices.authentication import Credential
+from cloud.iothub.devices.certificates import Certificates
 from cloud.iothub.devices.registry import Registry
 from cloud.iothub.links import Links
 from cloud.iothub.methods import Methods
@@ -46,7 +45,7 @@ class Hub:
         self.links = Links(store)
         self.queues = Queues(store, self.links, utc_now)
         self.methods = Methods(self.links)
-        self.authorities: list[x509.Certificate] = []
+        self.certificates = Certificates(store)
         self.registry.on_desired = self._send_desired
         self.registry.on_removed = self._removed
         self.links.on_subscribed = self._subscribed
@@ -60,7 +59,9 @@ class Hub:
         identity = self.registry.find(name)
         if identity is None:
             raise DeniedError(f"the hub has no device or module {name[:300]!r}")
-        return authentication.check(identity, self.registry.identity(identity.device), credential, self.authorities)
+        return authentication.check(
+            identity, self.registry.identity(identity.device), credential, self.certificates.authorities()
+        )
 
     def telemetry(self, name: str, properties: dict[str, str], body: bytes) -> None:
         """Store a telemetry message.

@@ -15,16 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from cloud.iothub.http import service
+from cloud.iothub.http.device import Container, Uploads
 from cloud.iothub.http.requests import Access
 from cloud.iothub.hub import Hub, HubLimits
 from cloud.iothub.mqtt.listener import MqttProtocol
 from cloud.iothub.mqtt.packets import Connect
-from cloud.iothub.mqtt.sessions import DeviceSession, Session
+from cloud.iothub.mqtt.sessions import DeviceSession, Open, Session
+from cloud.iothub.mqtt.websocket import HubHttpProtocol, http_protocol
+from cloud.iothub.provisioning.enrolments import Enrolments
+from cloud.iothub.provisioning.session import RegistrationSession, is_registration
 from cloud.iothub.state import LOCAL_NAMES, HubState, prepare, write_address
 from cloud.iothub.store import Store
-from cloud.server import ClientCertificateProtocol
 from cloud.state.directory import locked
 from edgewright.contracts.connection.client_context import is_loopback
 from edgewright.errors import BadInputError, ConflictError
@@ -47,6 +51,8 @@ class Settings:
     """An additional port for MQTT without TLS, on a loopback address only."""
     max_events: int = 1_000_000
     max_connections: int = 10_000
+    upload_container: Container | None = None
+    """The container to which devices upload files."""
 
     def __post_init__(self) -> None:
         if self.plain_mqtt_port is not None and not is_loopback(self.host):
@@ -116,9 +122,17 @@ async def _serve(settings: Settings, started: Started, sockets: Sockets, announc
     with contextlib.closing(store):
         hosts = {*settings.names, settings.hostname, *LOCAL_NAMES, socket.gethostname()}
         hub = Hub(store, hosts, limits=HubLimits(settings.max_connections))
-        tls = _tls(started.state)
-        async with _mqtt(hub, sockets, tls):
-            listener = _https(hub, started.state, tls)
+        enrolments = Enrolments(store, hub.registry, hub.certificates)
+        tls = _tls(started.state, hub, enrolments)
+
+        def open_session(connect: Connect, certificate: bytes | None) -> Session:
+            if is_registration(connect):
+                return RegistrationSession(hub, enrolments, started.hostname, connect, certificate)
+            return DeviceSession(hub, connect, certificate)
+
+        async with _mqtt(open_session, sockets, tls):
+            app = service.create(Access(hub, started.state.policies), Uploads(hub, settings.upload_container), enrolments)
+            listener = _https(app, http_protocol(open_session), tls)
             with _ended_by_signals(listener):
                 announce(started)
                 serving = asyncio.create_task(listener.serve(sockets=[sockets.https]))
@@ -131,10 +145,7 @@ async def _serve(settings: Settings, started: Started, sockets: Sockets, announc
 
 
 @contextlib.asynccontextmanager
-async def _mqtt(hub: Hub, sockets: Sockets, tls: ssl.SSLContext) -> AsyncIterator[None]:
-    def open_session(connect: Connect, certificate: bytes | None) -> Session:
-        return DeviceSession(hub, connect, certificate)
-
+async def _mqtt(open_session: Open, sockets: Sockets, tls: ssl.SSLContext) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     servers = [await loop.create_server(lambda: MqttProtocol(open_session), sock=sockets.mqtt, ssl=tls)]
     if sockets.plain is not None:
@@ -154,10 +165,10 @@ class _Listener(uvicorn.Server):
         yield
 
 
-def _https(hub: Hub, state: HubState, tls: ssl.SSLContext) -> _Listener:
+def _https(app: ASGIApp, protocol: type[HubHttpProtocol], tls: ssl.SSLContext) -> _Listener:
     config = uvicorn.Config(
-        service.create(Access(hub, state.policies)),
-        http=ClientCertificateProtocol,
+        app,
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -182,12 +193,21 @@ def _ended_by_signals(listener: _Listener) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _tls(state: HubState) -> ssl.SSLContext:
-    """Return the context of all listeners: TLS 1.2 or newer, with a client certificate if the client has one."""
+def _tls(state: HubState, hub: Hub, enrolments: Enrolments) -> ssl.SSLContext:
+    """Return the context of all listeners: TLS 1.2 or newer, with a client certificate if the client has one.
+
+    A certificate of a client must be an uploaded one, or be issued by one: new handshakes see what was added since.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(state.ca_file))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_flags = (
+        ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
+    )  # without the rules for public authorities
     context.load_cert_chain(*state.server_files)
+    for pem in (*hub.certificates.pems(), *enrolments.pems()):
+        context.load_verify_locations(cadata=pem)
+    hub.certificates.on_added = lambda pem: context.load_verify_locations(cadata=pem)
     return context
 
 

@@ -4,7 +4,6 @@ ca.pem ca.key              the authority of the server certificate; devices and 
 server.pem server.key      the listeners
 policies.json              the keys of the service API, one per policy
 address.json               the address of the running hub, for the commands of this machine
-authorities/               uploaded certificates: authorities of device certificates, and self-signed ones
 hub.db                     identities, twins, messages and telemetry
 """
 
@@ -16,8 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-from cryptography import x509
 
 from cloud.iothub.devices import sas
 from cloud.state.certificates import Authority, Key, certificate_pem, key_pem, new_key, serves
@@ -54,24 +51,6 @@ class HubState:
         """The database."""
         return self.path / "hub.db"
 
-    def certificates(self) -> list[x509.Certificate]:
-        """Return the uploaded certificates."""
-        files = sorted((self.path / "authorities").glob("*.pem"))
-        return [x509.load_pem_x509_certificate(read_stored(file)) for file in files]
-
-    def add_certificate(self, certificate: x509.Certificate) -> None:
-        """Store an uploaded certificate."""
-        write_atomically(
-            self.path / "authorities" / f"{thumbprint(certificate)}.pem", certificate_pem(certificate), mode=OWNER_ONLY
-        )
-
-
-def thumbprint(certificate: x509.Certificate) -> str:
-    """Return the SHA-256 of a certificate in hexadecimal, as IoT Hub writes it."""
-    from cryptography.hazmat.primitives import hashes
-
-    return certificate.fingerprint(hashes.SHA256()).hex().upper()
-
 
 def prepare(path: Path, names: Iterable[str]) -> HubState:
     """Open a state directory; the first start creates its files. The server certificate covers `names` and the local names.
@@ -82,7 +61,6 @@ def prepare(path: Path, names: Iterable[str]) -> HubState:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
-        (path / "authorities").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"the state directory {path} must be a directory that you own: {error.strerror}") from error
     _server_certificate(path, _authority(path), (*LOCAL_NAMES, socket.gethostname(), *names))

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import queue
 import sys
 import threading
@@ -21,7 +22,7 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
-from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse
+from azure.iot.device import X509, IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse, ProvisioningDeviceClient
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import CloudToDeviceMethod, Twin, TwinProperties
 from azure.iot.hub.sastoken import SasToken
@@ -279,12 +280,77 @@ def survivors(hub: Hub) -> dict[str, Any]:
     return {"acknowledged": acknowledged, "back_s": back_s, "message": got}
 
 
+def certificates(hub: Hub) -> dict[str, Any]:
+    """Connect with certificates: `certificates` has PEM files of certificate and key by device."""
+    out = {}
+    for name, (certificate, key) in hub.given["certificates"].items():
+        device = name.partition(" ")[0]
+        x509 = X509(certificate, key)
+        client = IoTHubDeviceClient.create_from_x509_certificate(
+            x509, hub.host, device, server_verification_cert=hub.ca, connection_retry=False
+        )
+        out[name] = _connect_failure(client)
+    return out
+
+
+def websockets(hub: Hub) -> dict[str, Any]:
+    """Exchange messages over websockets, and hand a file upload over to a storage."""
+    client = hub.client(hub.create("proxied"), websockets=True)
+    received = Received(client, "proxied")
+    hub.send("proxied", b"x" * 60000)
+    got = received.message()
+    client.send_message(Message("y" * 200000))
+    twin = client.get_twin()["desired"]
+    place = client.get_storage_info_for_blob("log.txt")
+    client.notify_blob_upload_status(place["correlationId"], True, 200, "done")
+    client.shutdown()
+    events = [base64.b64decode(each["body"]).decode() for each in hub.events() if each["identity"] == "proxied"]
+    return {"received": len(got[0]), "twin": twin, "place": place, "events": events}
+
+
+def provisioning(hub: Hub) -> dict[str, Any]:
+    """Register devices with keys and certificates, and connect them as the devices that they became."""
+    os.environ["SSL_CERT_FILE"] = hub.given["ca"]  # this client has no option for the authority
+    out: dict[str, Any] = {}
+    for name, credential in hub.given["registrations"].items():
+        registration = name.partition(" ")[0]
+        x509 = X509(*credential) if isinstance(credential, list) else None
+        options = {"provisioning_host": hub.host, "registration_id": registration, "id_scope": hub.given["scope"]}
+        if x509 is not None:
+            client = ProvisioningDeviceClient.create_from_x509_certificate(x509=x509, **options)
+        else:
+            client = ProvisioningDeviceClient.create_from_symmetric_key(symmetric_key=credential, **options)
+        try:
+            state = client.register().registration_state
+        except Exception as error:  # noqa: BLE001  any failure is the result
+            out[name] = type(error).__name__
+            continue
+        out[name] = [state.device_id, state.assigned_hub, _own_twin(hub, state, credential, x509)]
+    return out
+
+
+def _own_twin(hub: Hub, state: Any, credential: Any, x509: Any) -> Any:
+    options = {"hostname": state.assigned_hub, "device_id": state.device_id, "server_verification_cert": hub.ca}
+    if x509 is not None:
+        device = IoTHubDeviceClient.create_from_x509_certificate(x509=x509, **options)
+    else:
+        device = IoTHubDeviceClient.create_from_symmetric_key(symmetric_key=credential, **options)
+    device.connect()
+    try:
+        return device.get_twin()["desired"]
+    finally:
+        device.shutdown()
+
+
 SCENARIOS: dict[str, Callable[[Hub], dict[str, Any]]] = {
     "identities": identities,
     "offline": offline,
     "refusals": refusals,
     "rotation": rotation,
     "survivors": survivors,
+    "certificates": certificates,
+    "provisioning": provisioning,
+    "websockets": websockets,
 }
 
 

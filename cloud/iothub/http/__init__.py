@@ -1,5 +1,7 @@
 """The service side of the hub over HTTPS, in the form of IoT Hub's REST API.
 
 requests.py   authentication, bodies, answers and errors of all routes
-service.py    the routes
+service.py    the routes of services
+provisioning.py   the routes of the provisioning service
+device.py     the routes of devices: file uploads
 """

@@ -17,8 +17,11 @@ from starlette.routing import Route
 from cloud.iothub import methods
 from cloud.iothub.devices import identities, twins
 from cloud.iothub.devices.identities import Identity
+from cloud.iothub.http import device, provisioning
+from cloud.iothub.http.device import Uploads
 from cloud.iothub.http.requests import Access, Answer, Call, Handler, Right, answering, refuse
 from cloud.iothub.hub import Hub
+from cloud.iothub.provisioning.enrolments import Enrolments
 from cloud.iothub.queues import DEFAULT_VALID_S
 from cloud.iothub.refusal import RefusalError, bad_argument
 
@@ -28,26 +31,36 @@ MAX_EVENTS = 1000
 MAX_WAIT_S = 60
 
 
-def create(access: Access) -> Starlette:
+def create(access: Access, uploads: Uploads, enrolments: Enrolments) -> Starlette:
     """Return the application with all routes."""
-    return Starlette(routes=[*routes(access), Route("/{path:path}", _unknown)])
+    return Starlette(
+        routes=[
+            *device.routes(uploads),
+            *provisioning.routes(access, enrolments),
+            *routes(access),
+            Route("/{path:path}", _unknown),
+        ]
+    )
 
 
 def routes(access: Access) -> list[Route]:
     """Return the routes with their rights."""
-    device, module = "/devices/{device}", "/devices/{device}/modules/{module}"
+    one_device, module = "/devices/{device}", "/devices/{device}/modules/{module}"
     twin, module_twin = "/twins/{device}", "/twins/{device}/modules/{module}"
     read, write, service = Right.REGISTRY_READ, Right.REGISTRY_WRITE, Right.SERVICE
     table: list[tuple[str, str, Right, Handler]] = [
         ("GET", "/devices", read, _list_devices),
         ("GET", "/statistics/devices", read, _device_statistics),
         ("GET", "/statistics/service", service, _service_statistics),
-        ("GET", f"{device}/modules", read, _list_modules),
-        ("DELETE", f"{device}/commands", service, _purge),
+        ("GET", f"{one_device}/modules", read, _list_modules),
+        ("DELETE", f"{one_device}/commands", service, _purge),
         ("POST", "/messages/devicebound", service, _send_message),
         ("GET", "/messages/events", service, _read_events),
+        ("GET", "/certificates", read, _list_certificates),
+        ("POST", "/certificates", write, _add_certificate),
+        ("DELETE", "/certificates/{thumbprint}", write, _remove_certificate),
     ]
-    for path in (device, module):
+    for path in (one_device, module):
         table += [("GET", path, read, _get), ("PUT", path, write, _put), ("DELETE", path, write, _delete)]
     for path in (twin, module_twin):
         table += [
@@ -111,8 +124,8 @@ async def _invoke(call: Call) -> Answer:
 
 
 async def _purge(call: Call) -> Answer:
-    device = call.hub.registry.identity(call.name()).name
-    return Answer({"deviceId": device, "moduleId": None, "totalMessagesPurged": call.hub.queues.purge(device)})
+    name = call.hub.registry.identity(call.name()).name
+    return Answer({"deviceId": name, "moduleId": None, "totalMessagesPurged": call.hub.queues.purge(name)})
 
 
 async def _send_message(call: Call) -> Answer:
@@ -120,19 +133,19 @@ async def _send_message(call: Call) -> Answer:
     parts = headers.get("iothub-to", "").strip("/").split("/")
     if len(parts) < 2 or parts[0] != "devices":
         raise bad_argument("the header iothub-to must be /devices/ID/messages/devicebound")
-    device = call.hub.registry.identity(parts[1]).name
+    name = call.hub.registry.identity(parts[1]).name
     system = {
         "$.mid": "iothub-messageid",
         "$.cid": "iothub-correlationid",
         "$.uid": "iothub-userid",
         "$.ct": "iothub-contenttype",
     }
-    properties = {name: headers[header] for name, header in system.items() if header in headers}
-    properties |= {name.removeprefix("iothub-app-"): value for name, value in headers.items() if name.startswith("iothub-app-")}
+    properties = {key: headers[header] for key, header in system.items() if header in headers}
+    properties |= {key.removeprefix("iothub-app-"): value for key, value in headers.items() if key.startswith("iothub-app-")}
     valid_s = headers.get("iothub-expiry", f"{DEFAULT_VALID_S:g}")
     if not valid_s.isdigit():
         raise bad_argument(f"the header iothub-expiry must be a number of seconds, not {valid_s[:40]!r}")
-    message_id = call.hub.queues.add(device, call.raw, properties, valid_s=float(valid_s))
+    message_id = call.hub.queues.add(name, call.raw, properties, valid_s=float(valid_s))
     return Answer({"messageId": message_id}, 202)
 
 
@@ -151,6 +164,19 @@ async def _read_events(call: Call) -> Answer:
         for each in events
     ]
     return Answer({"events": shown, "after": events[-1].number if events else after})
+
+
+async def _list_certificates(call: Call) -> Answer:
+    return Answer(call.hub.certificates.descriptions())
+
+
+async def _add_certificate(call: Call) -> Answer:
+    return Answer(call.hub.certificates.add(call.raw), 201)
+
+
+async def _remove_certificate(call: Call) -> Answer:
+    call.hub.certificates.remove(call.request.path_params["thumbprint"])
+    return Answer(status=204)
 
 
 async def _device_statistics(call: Call) -> Answer:

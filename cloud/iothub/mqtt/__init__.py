@@ -4,4 +4,5 @@ packets.py      bytes ↔ packets
 sessions.py     the CONNECT of a client, and the requests that it publishes
 connection.py   one client: packets, acknowledgements, limits of time and memory
 listener.py     TCP and TLS
+websocket.py    websockets, on the port of HTTPS
 """

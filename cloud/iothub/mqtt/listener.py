@@ -19,10 +19,7 @@ class MqttProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start a connection with the certificate that the client has proven to own."""
         stream = cast(asyncio.Transport, transport)  # that of uvloop is no instance of it
-        tls = transport.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(binary_form=True) if tls else None
-        address = ":".join(map(str, (transport.get_extra_info("peername") or ("unknown",))[:2]))
-        self._connection = Connection(stream, certificate, self._open_session, address)
+        self._connection = Connection(stream, certificate_of(transport), self._open_session, address_of(transport))
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on."""
@@ -33,3 +30,15 @@ class MqttProtocol(asyncio.Protocol):
         """End the connection."""
         if self._connection is not None:
             self._connection.lost()
+
+
+def certificate_of(transport: asyncio.BaseTransport) -> bytes | None:
+    """Return the certificate (DER) of which a client has proven to own the key, or None."""
+    tls = transport.get_extra_info("ssl_object")
+    certificate: bytes | None = tls.getpeercert(binary_form=True) if tls else None
+    return certificate
+
+
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """Return a client's address and port."""
+    return ":".join(map(str, (transport.get_extra_info("peername") or ("unknown",))[:2]))
