@@ -16,7 +16,7 @@ from cloud.registry.blobs import BlobStore, RepositoryBlobs
 from edgewright.contracts.environments.definition import Environment, parse_environment_reference
 from edgewright.contracts.environments.images import ImageRecord, ImageRequest
 from edgewright.contracts.messages import ModelVersion
-from edgewright.contracts.models.registration import Framework, Registration, SourceFile
+from edgewright.contracts.models.registration import NEED_A_SCRIPT, Framework, Registration, SourceFile
 from edgewright.contracts.names import PackageReference, parse_reference
 from edgewright.contracts.package import Package, PackagedVariant, read_index
 from edgewright.contracts.variant import CONFIG_FILE, FLOAT_VARIANT
@@ -31,7 +31,6 @@ _DISTRIBUTIONS: dict[Framework, tuple[str, ...]] = {
     Framework.KERAS: ("keras", "tensorflow-cpu"),
     Framework.TENSORFLOW: ("tensorflow-cpu",),
 }
-_NEED_A_SCRIPT = (Framework.PYTORCH, Framework.CUSTOM)
 
 
 def create(connection: Connection, blobs: BlobStore, request: ImageRequest, now: datetime) -> ImageRecord:
@@ -107,7 +106,7 @@ def _of_alias(versions: list[ModelVersion], reference: PackageReference) -> Mode
 
 def _check_no_code(version: ModelVersion) -> None:
     framework = (version.registration or Registration()).framework
-    if not version.variants and framework in _NEED_A_SCRIPT:
+    if not version.variants and framework in NEED_A_SCRIPT:
         raise BadInputError(
             f"{version.model}:{version.version} must have a framework that is served without code, or a package, but its "
             f"framework is {framework}: give an entry script, or register it with another framework"

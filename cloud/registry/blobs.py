@@ -1,7 +1,7 @@
 """The blob store of the registry: files named by their digest, and uploads in progress.
 
     ROOT/blobs/sha256/<hex>          shared by all repositories; a blob is complete or absent
-    ROOT/uploads/<repository>/<id>   unfinished uploads; cleared when the cloud starts
+    ROOT/uploads/<repository>/<id>   unfinished uploads, which their clients may continue; removed a day after the last piece
 
 A client appends pieces to an upload. The digest is computed over the finished file, and one rename turns it into a blob.
 Rows in the database decide which repository shows which blob: only blobs that were pushed or mounted there.
@@ -15,7 +15,6 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ class BlobUnknownError(NotFoundError):
 
 
 class UploadUnknownError(NotFoundError):
-    """An upload that does not exist, is finished, or was cleared."""
+    """An upload that does not exist, is finished, or was removed."""
 
     oci_code: ClassVar[str] = "BLOB_UPLOAD_UNKNOWN"
 
@@ -75,10 +74,9 @@ class BlobStore:
         self.database = database
 
     def prepare(self) -> None:
-        """Make the directories and remove what an earlier run left unfinished."""
+        """Make the directories and remove files that an earlier run did not finish; uploads stay."""
         self._blobs.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._uploads, ignore_errors=True)
-        self._uploads.mkdir(parents=True)
+        self._uploads.mkdir(parents=True, exist_ok=True)
         for partial in self._blobs.glob(".partial-*"):
             partial.unlink()
 

@@ -11,10 +11,11 @@ DIFFERENCES: dict[str, str] = {
     "Workspace.get": "as create",
     "Run.get_context": "outside of a job, the run is kept in .edgewright/runs",
     "Run.register_model": "also outside of a job",
-    "Model.register": "data sets are accepted and not stored; names are lower-case",
+    "Model.register": "data sets are accepted and not stored; names are lower-case; a folder keeps its name unless its framework "
+    "is served without code",
     "Model.deploy": "default target: processes on the cloud's machine; clients must send a key",
     "Model.package": "the cloud builds the image; with generate_dockerfile=True, save() writes a Dockerfile with all layers",
-    "Model.get_model_path": "several files are put into a folder with the model's name",
+    "Model.get_model_path": "several entries are put into a folder with the model's name; a served script starts no cloud",
     "Environment.build": "the cloud builds the image",
     "Environment.build_local": "as build",
     "LocalWebservice.deploy_configuration": "processes, no container; clients must send a key",

@@ -35,6 +35,7 @@ from edgewright.sdk.context import find_context
 from edgewright.sdk.endpoints import EndpointCalls
 from edgewright.sdk.environments import EnvironmentCalls
 from edgewright.sdk.images import ImageCalls
+from edgewright.sdk.transfer.uploads import Progress
 from edgewright.sdk.trying import SampleOptions
 
 SIGNATURE_VALID = timedelta(days=365)
@@ -101,7 +102,7 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
         key: PrivateKey,
         *,
         valid: timedelta = SIGNATURE_VALID,
-        on_progress: pushing.Progress = lambda _sent, _total: None,
+        on_progress: Progress = lambda _sent, _total: None,
     ) -> ModelVersion:
         """Push a package (layout directory or tar), sign it and make it the next version of its model.
 
@@ -117,25 +118,25 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
         registration: Registration | None = None,
         *,
         sample: SampleOptions | None = None,
-        on_progress: pushing.Progress = lambda _sent, _total: None,
+        keeps_name: bool = False,
+        on_progress: Progress = lambda _sent, _total: None,
     ) -> ModelVersion:
         """Register a model's file, folder or files as the next version of `name`; only files that the cloud lacks are sent.
 
         With `sample`, a worker process runs the model once before. It gives the framework, the schema and the golden sample.
+        A single folder keeps its own name in the version only with `keeps_name`.
         """
         paths = [path] if isinstance(path, Path) else list(path)
         facts = registration or Registration()
-        return registering.register(self._connection, name, paths, facts, sample=sample, on_progress=on_progress)
+        return registering.register(
+            self._connection, name, paths, facts, sample=sample, keeps_name=keeps_name, on_progress=on_progress
+        )
 
-    def download_model(
-        self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
-    ) -> Path:
+    def download_model(self, version: ModelVersion, target: Path, *, on_progress: Progress = lambda _sent, _total: None) -> Path:
         """Write the registered files of a version into a new folder; every byte is verified."""
         return registering.download(self._connection, version, target, on_progress=on_progress)
 
-    def pull_package(
-        self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
-    ) -> Package:
+    def pull_package(self, version: ModelVersion, target: Path, *, on_progress: Progress = lambda _sent, _total: None) -> Package:
         """Write the package of a version into a new layout directory; every byte is verified."""
         return pulling.pull_package(self._connection, version, target, on_progress=on_progress)
 
@@ -146,14 +147,12 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
         *,
         runs: bool = True,
         trust: bool = False,
-        on_progress: pushing.Progress = lambda _sent, _total: None,
+        on_progress: Progress = lambda _sent, _total: None,
     ) -> ModelVersion:
         """Register an MLflow model folder; with `runs`, run the model once on the input example of the folder."""
         return mlflow_folders.import_mlflow(self._connection, name, folder, runs=runs, trust=trust, on_progress=on_progress)
 
-    def export_mlflow(
-        self, version: ModelVersion, target: Path, *, on_progress: pushing.Progress = lambda _sent, _total: None
-    ) -> Path:
+    def export_mlflow(self, version: ModelVersion, target: Path, *, on_progress: Progress = lambda _sent, _total: None) -> Path:
         """Write a version as an MLflow model folder; one that was imported comes back as it was."""
         return mlflow_folders.export_mlflow(self._connection, version, target, on_progress=on_progress)
 

@@ -28,6 +28,8 @@ from edgewright.errors import BadInputError, EdgewrightError, OperationError, la
 FOLDER = ".edgewright"
 IDLE_STOP = "1h"
 START_TIMEOUT_S = 60.0
+ENTRY_SCRIPT = "AZUREML_ENTRY_SCRIPT"
+"""Environment variable that is set in a process that serves an entry script; such a process starts no cloud."""
 
 
 def is_in(home: Path) -> bool:
@@ -43,11 +45,16 @@ def ensure_running(home: Path) -> ClientContext:
 
     Raises:
         BadInputError: the folder cannot be created.
-        OperationError: the cloud does not start; the message has the last line of its log.
+        OperationError: the cloud does not start; the message has the last line of its log. Or this process serves a script.
     """
     running = _running(home)
     if running is not None:
         return running
+    if os.environ.get(ENTRY_SCRIPT):
+        raise OperationError(
+            f"a scoring script must not start the embedded cloud {home}: name a cloud in EDGEWRIGHT_CLOUD, or give the model to "
+            "the service"
+        )
     _prepare(home)
     with _locked(home / "start.lock"):
         if _is_locked(home / "cloud" / "lock"):

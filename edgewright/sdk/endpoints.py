@@ -28,7 +28,7 @@ from edgewright.contracts.oci import Descriptor, describe_file
 from edgewright.errors import BadInputError, NotFoundError, OperationError
 from edgewright.sdk.calls import Calls
 from edgewright.sdk.connection import TIMEOUT_S
-from edgewright.sdk.pushing import Progress, has_blob, upload
+from edgewright.sdk.transfer.uploads import Progress, has_blob, upload
 
 _POLL_S = 25.0
 

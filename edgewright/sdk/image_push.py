@@ -17,7 +17,7 @@ from edgewright.registries.client import RegistryClient
 from edgewright.registries.login import Credentials, stored_credentials
 from edgewright.registries.references import ImageReference
 from edgewright.sdk.connection import Connection
-from edgewright.sdk.pushing import CHUNK_BYTES
+from edgewright.sdk.transfer.downloads import ranges
 
 Progress = Callable[[int, int], None]
 
@@ -93,10 +93,8 @@ def _blobs_of(document: bytes) -> tuple[Descriptor, ...]:
 def fetch_blob(connection: Connection, name: str, blob: Descriptor, stream: IO[bytes]) -> None:
     """Write a blob of the cloud to a stream, which is then at its begin; raise `OperationError` if other bytes arrive."""
     hashing = HashingStream(stream)
-    for begin in range(0, blob.size, CHUNK_BYTES):
-        end = min(begin + CHUNK_BYTES, blob.size) - 1
-        headers = {"Range": f"bytes={begin}-{end}"}
-        hashing.write(connection.request("GET", f"/v2/{name}/blobs/{blob.digest}", headers=headers).body)
+    for received in ranges(connection, name, blob):
+        hashing.write(received)
     if hashing.digest != blob.digest:
         raise OperationError(f"the cloud must send {blob.digest}, but {hashing.digest} was received: try again")
     stream.seek(0)

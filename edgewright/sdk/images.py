@@ -28,7 +28,7 @@ from edgewright.sdk.calls import Calls
 from edgewright.sdk.connection import TIMEOUT_S
 from edgewright.sdk.image_context import save_context
 from edgewright.sdk.image_push import push_image
-from edgewright.sdk.pushing import Progress, has_blob, upload
+from edgewright.sdk.transfer.uploads import Progress, has_blob, upload
 
 _POLL_S = 25
 _LEFT_OUT = frozenset(["__pycache__", ".git", ".edgewright", ".venv"])

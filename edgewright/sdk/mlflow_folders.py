@@ -26,8 +26,8 @@ from edgewright.contracts.models.registration import Framework, Registration
 from edgewright.contracts.models.sample_input import SampleInput, as_mapping
 from edgewright.errors import BadInputError
 from edgewright.sdk.connection import Connection
-from edgewright.sdk.pushing import Progress
 from edgewright.sdk.registering import download, golden_sample, register
+from edgewright.sdk.transfer.uploads import Progress
 from edgewright.sdk.trying import SampleOptions
 
 

@@ -9,8 +9,8 @@ from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Inde
 from edgewright.contracts.package import Package, read_index
 from edgewright.errors import NotFoundError
 from edgewright.sdk.connection import Connection
-from edgewright.sdk.pushing import Progress
-from edgewright.sdk.registering import fetch_blob
+from edgewright.sdk.transfer.downloads import fetch_blob
+from edgewright.sdk.transfer.uploads import Progress
 
 
 class _Repository:

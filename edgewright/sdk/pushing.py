@@ -10,7 +10,6 @@ The version becomes visible in the last step; until then the registry only has b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,12 +23,8 @@ from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Inde
 from edgewright.contracts.package import Package
 from edgewright.contracts.signing import PackageSignature, PrivateKey, sign_package
 from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
-from edgewright.sdk.connection import Connection, Response
-
-CHUNK_BYTES = 4 << 20
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes sent so far and the bytes to send."""
+from edgewright.sdk.connection import Connection
+from edgewright.sdk.transfer.uploads import Progress, has_blob, upload
 
 
 def publish(connection: Connection, path: Path, key: PrivateKey, *, valid: timedelta, on_progress: Progress) -> ModelVersion:
@@ -121,32 +116,5 @@ def _next_version(connection: Connection, name: str) -> int:
     return wire.decode(response.body, NextVersion, what=f"the next version of {name}", error=OperationError).version
 
 
-def has_blob(connection: Connection, name: str, blob: Descriptor) -> bool:
-    return connection.request("HEAD", f"/v2/{name}/blobs/{blob.digest}", usable=(404,)).status == 200
-
-
-def upload(connection: Connection, name: str, blob: Descriptor, path: Path) -> Iterator[int]:
-    """Upload a blob in chunks (OCI distribution specification 1.1, "Pushing a blob in chunks"); yield the size of each."""
-    location = _location(connection.request("POST", f"/v2/{name}/blobs/uploads/", headers={"Content-Length": "0"}))
-    begin = 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            headers = {
-                "Content-Type": "application/octet-stream",
-                "Content-Range": f"{begin}-{begin + len(chunk) - 1}",
-            }
-            location = _location(connection.request("PATCH", location, body=chunk, headers=headers))
-            begin += len(chunk)
-            yield len(chunk)
-    connection.request("PUT", location, query={"digest": blob.digest}, headers={"Content-Length": "0"})
-
-
 def put_manifest(connection: Connection, name: str, descriptor: Descriptor, raw: bytes, media_type: str) -> None:
     connection.request("PUT", f"/v2/{name}/manifests/{descriptor.digest}", body=raw, headers={"Content-Type": media_type})
-
-
-def _location(response: Response) -> str:
-    location = response.headers.get("Location")
-    if not location:
-        raise OperationError(f"the registry must return a Location for an upload, but its response {response.status} has none")
-    return location

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewright.contracts import wire
-from edgewright.contracts.files import staging_beside, writing_atomically
+from edgewright.contracts.files import staging_beside
 from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.models.registration import (
     FILE_TYPE,
@@ -32,13 +32,14 @@ from edgewright.contracts.oci import (
     MANIFEST_TYPE,
     TITLE,
     Descriptor,
-    describe_file,
     descriptor_of,
 )
 from edgewright.contracts.samples import Tensors, read_npz
 from edgewright.errors import BadInputError, NotFoundError, OperationError
 from edgewright.sdk.connection import Connection
-from edgewright.sdk.pushing import CHUNK_BYTES, Progress, has_blob, put_manifest, upload
+from edgewright.sdk.pushing import put_manifest
+from edgewright.sdk.transfer.downloads import fetch_blob
+from edgewright.sdk.transfer.uploads import Progress, has_blob, upload
 from edgewright.sdk.trying import SampleOptions, try_model
 
 
@@ -58,16 +59,19 @@ def register(
     registration: Registration,
     *,
     sample: SampleOptions | None = None,
+    keeps_name: bool = False,
     on_progress: Progress,
 ) -> ModelVersion:
     """Register a file, a folder, or several, as the next version of a model; with `sample`, after running it once.
+
+    A single folder keeps its own name in the version only with `keeps_name`.
 
     Raises:
         NotFoundError: there is no such file.
         BadInputError: the folder is empty, or holds too many files, or the model fails on its sample.
     """
     check_name(name, "model")
-    files = tuple(files_of(paths))
+    files = tuple(files_of(paths, keeps_name=keeps_name))
     if sample is None:
         return push_version(connection, name, NewVersion(files=files, registration=registration), on_progress=on_progress)
     with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
@@ -148,19 +152,6 @@ def golden_sample(connection: Connection, version: ModelVersion) -> tuple[Tensor
             fetch_blob(connection, version.model, _descriptor(file), path)
         inputs, outputs = map(read_npz, paths)
     return inputs, outputs
-
-
-def fetch_blob(connection: Connection, name: str, blob: Descriptor, destination: Path) -> None:
-    """Write a blob of the registry into a file; raise `OperationError` if its bytes have another digest."""
-    with writing_atomically(destination) as stream:
-        for begin in range(0, blob.size, CHUNK_BYTES):
-            end = min(begin + CHUNK_BYTES, blob.size) - 1
-            response = connection.request("GET", f"/v2/{name}/blobs/{blob.digest}", headers={"Range": f"bytes={begin}-{end}"})
-            stream.write(response.body)
-    found = describe_file(destination, FILE_TYPE)
-    if (found.digest, found.size) != (blob.digest, blob.size):
-        what = blob.annotations.get(TITLE, "a file")
-        raise OperationError(f"{what} must have the digest {blob.digest}, but {found.digest} was received: try again")
 
 
 def _push_empty_config(connection: Connection, name: str) -> None:

@@ -54,6 +54,10 @@ class Framework(enum.StrEnum):
     CUSTOM = "custom"
 
 
+NEED_A_SCRIPT = (Framework.PYTORCH, Framework.CUSTOM)
+"""Frameworks whose models are served by an entry script only."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
     """One registered file: its path below the registered folder, in POSIX notation."""
@@ -182,16 +186,16 @@ def files_below(path: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def files_of(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+def files_of(paths: Sequence[Path], *, keeps_name: bool = False) -> list[tuple[str, Path]]:
     """Return the relative paths and the files of a model that is one file, a folder, or several of them side by side.
 
-    A folder among several paths keeps its name; a single one does not.
+    A folder among several paths keeps its name; a single one only with `keeps_name`.
 
     Raises:
         NotFoundError: there is no such file.
         BadInputError: two paths have one name, or as for `files_below`.
     """
-    if len(paths) == 1:
+    if len(paths) == 1 and not keeps_name:
         return files_below(paths[0])
     names = [path.resolve().name for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})

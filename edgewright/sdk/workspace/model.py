@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewright.contracts.messages import ModelVersion
-from edgewright.contracts.models.registration import Registration
+from edgewright.contracts.models.mlflow_folder import MLMODEL
+from edgewright.contracts.models.registration import NEED_A_SCRIPT, Registration
 from edgewright.errors import BadInputError, NotFoundError
 from edgewright.sdk.workspace.default import said, workspace_or_default
 from edgewright.sdk.workspace.model_choice import Choice, chosen_files, reference_of
-from edgewright.sdk.workspace.model_files import CACHE, MODEL_DIR, find_model_path
+from edgewright.sdk.workspace.model_files import CACHE, find_model_path
 from edgewright.sdk.workspace.resources import Framework, ResourceConfiguration, azure_name, framework_of
 from edgewright.sdk.workspace.workspace import Workspace
 
@@ -114,6 +115,9 @@ class Model:
     ) -> Model:
         """Register a file or folder as the next version of `model_name`.
 
+        A folder keeps its name in the version, as in Azure, unless the framework or an MLmodel file makes it a model that is
+        served without code.
+
         Args:
             workspace: default: the configured or embedded cloud.
             model_path: file or folder on this machine.
@@ -148,7 +152,9 @@ class Model:
         )
         said("Registering model {name}", name=model_name)
         with chosen_files(Path(model_path), child_paths) as path:
-            return Model.of_version(workspace, workspace.cloud.register_model(model_name, path, registration))
+            keeps_name = registration.framework in NEED_A_SCRIPT and not (path / MLMODEL).exists()
+            version = workspace.cloud.register_model(model_name, path, registration, keeps_name=keeps_name)
+        return Model.of_version(workspace, version)
 
     @staticmethod
     def list(
@@ -187,11 +193,12 @@ class Model:
             NotFoundError: there is no such model.
             ConflictError: the version has several files and no folder around them.
         """
+        workspace = workspace_or_default(_workspace)
 
         def fetch(number: int | None) -> Path:
-            return Model(_workspace, model_name, version=number)._cached()
+            return Model(workspace, model_name, version=number)._cached()
 
-        return str(find_model_path(model_name, version, None if os.environ.get(MODEL_DIR) else fetch))
+        return str(find_model_path(model_name, version, fetch if _workspace or workspace.exists else None))
 
     @staticmethod
     def deploy(
@@ -342,10 +349,10 @@ class Model:
         self.resource_configuration = ResourceConfiguration(facts.cpu, facts.memory_gb) if has_resources else None
 
     def _cached(self) -> Path:
-        """Return `azureml-models/NAME/VERSION`, downloaded if it is not there; several files are put into a folder NAME."""
+        """Return `azureml-models/NAME/VERSION`, downloaded if it is not there; several entries are put into a folder NAME."""
         folder = Path(CACHE) / self.name / str(self.version)
-        is_file = len(self._version.files) == 1 and "/" not in self._version.files[0].path
-        target = folder if is_file else folder / self.name
+        entries = {Path(file.path).parts[0] for file in self._version.files}
+        target = folder if len(entries) == 1 else folder / self.name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -65,16 +65,17 @@ def reference_of(name: str | None, identity: str | None, version: int | None) ->
 
 @contextlib.contextmanager
 def chosen_files(path: Path, child_paths: Sequence[str] | None) -> Iterator[Path]:
-    """Yield the file or folder to register; for `child_paths`, a folder with copies of these files."""
+    """Yield the file or folder to register; for `child_paths`, a folder of the same name with copies of these files."""
     if child_paths is None:
         yield path
         return
-    with tempfile.TemporaryDirectory() as staging:
+    with tempfile.TemporaryDirectory() as parent:
+        staging = Path(parent) / path.resolve().name
         for child in child_paths:
             source = path / Path(child).relative_to(path) if Path(child).is_relative_to(path) else path / child
             if not source.is_file():
                 raise NotFoundError(f"{source}: no such file; child_paths are files below model_path")
-            target = Path(staging) / source.relative_to(path)
+            target = staging / source.relative_to(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-        yield Path(staging)
+        yield staging

@@ -5,6 +5,9 @@ With a version: the cache `azureml-models/NAME/VERSION`, else a download to it.
 Without a version: the newest version of the cloud, downloaded unless it is in the cache; without a cloud, the highest version in
 the cache, then `./NAME`.
 
+A cloud is asked if one is configured or embedded in the current folder; none is created. A scoring script that is served without
+models asks no cloud unless its environment names one.
+
 The result is the single file or folder in the version's folder. Several are an error, because one of them must be the model.
 """
 
@@ -18,6 +21,7 @@ from edgewright.errors import BadInputError, ConflictError, NotFoundError
 
 CACHE = "azureml-models"
 MODEL_DIR = "AZUREML_MODEL_DIR"
+"""Environment variable with the folder of a service's models; unset for a script without models."""
 
 Fetch = Callable[[int | None], Path]
 """Fetches a version (None: the newest) of the model into the cache, if it is not there, and returns the version's folder."""
@@ -53,7 +57,7 @@ def find_model_path(name: str, version: int | None, fetch: Fetch | None, environ
 
 def _in_service(base: Path, name: str, version: int | None) -> Path:
     """Find a model below AZUREML_MODEL_DIR: the folder of one version, or a folder NAME/VERSION for each of several models."""
-    if base.parent.name == name and version in (None, _number(base)):
+    if base.is_dir() and base.parent.name == name and version in (None, _number(base)):
         return _entry(base)
     versions = _versions(base / name)
     if versions and (version is None or version in versions):
@@ -76,7 +80,7 @@ def _local(cache: Path, name: str) -> Path:
         return _single(versions[max(versions)], name)
     if Path(name).exists():
         return Path(name)
-    raise NotFoundError(f"model {name} must be in {cache / name} or {name}, because no cloud is configured, but it is in neither")
+    raise NotFoundError(f"model {name} must be in {cache / name} or {name}, because no cloud is known here, but it is in neither")
 
 
 def _versions(folder: Path) -> dict[int, Path]:
@@ -91,7 +95,7 @@ def _number(folder: Path) -> int | None:
 
 def _single(folder: Path, name: str) -> Path:
     if not folder.is_dir():
-        raise NotFoundError(f"model {name} must be in {folder}, but there is no such folder")
+        raise NotFoundError(f"model {name} must be in {folder}, because no cloud is known here, but there is no such folder")
     entries = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
     if len(entries) != 1:
         raise ConflictError(

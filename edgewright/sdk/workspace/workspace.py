@@ -128,6 +128,11 @@ class Workspace:
         return self._cloud is None and not os.environ.get("EDGEWRIGHT_CLOUD") and not DEFAULT.expanduser().is_file()
 
     @property
+    def exists(self) -> bool:
+        """True if a cloud is configured, or the folder has an embedded one: a use creates no new cloud."""
+        return not self.is_embedded or embedded.is_in(self.folder / embedded.FOLDER)
+
+    @property
     def url(self) -> str:
         """Address of the cloud."""
         return self.cloud.context.url
