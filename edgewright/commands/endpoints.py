@@ -19,6 +19,7 @@ from edgewright.contracts.endpoints import (
     EndpointRecord,
     EndpointTarget,
     KeyName,
+    TelemetryItem,
     UpdateRequest,
     check_endpoint_name,
 )
@@ -161,6 +162,23 @@ def logs(name: str, lines: int, cloud: str | None, as_json: bool) -> None:
         click.echo(line)
 
 
+@group.command("telemetry")
+@click.argument("name")
+@click.option("--metric", metavar="NAME", help="Only items of this name.")
+@click.option("--kind", type=click.Choice(["metric", "event", "trace", "exception"]), help="Only items of this kind.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="At most this many, the newest.")
+@cloud_options
+def telemetry(name: str, metric: str | None, kind: str | None, limit: int, cloud: str | None, as_json: bool) -> None:
+    """Show measurements, events and exceptions that the script of an endpoint recorded with TelemetryClient."""
+    with CloudClient.connect(cloud) as client:
+        items = client.endpoint_telemetry(name, metric=metric, kind=kind, limit=limit)
+    if as_json:
+        print_json(items)
+        return
+    rows = [(moment(each.at), each.kind, each.name or None, _shown(each), each.request) for each in items]
+    print_table(("time", "kind", "name", "value", "request"), rows)
+
+
 @group.command("keys")
 @click.argument("name")
 @click.option("--regenerate", type=click.Choice([each.value for each in KeyName]), help="Replace this key.")
@@ -197,6 +215,12 @@ def delete(name: str, cloud: str | None, as_json: bool) -> None:
     with CloudClient.connect(cloud) as client:
         client.delete_endpoint(name)
     click.echo("{}" if as_json else f"deleted {name}")
+
+
+def _shown(item: TelemetryItem) -> object:
+    """Return the value of an item, or the last line of its text, and what the script added."""
+    main = item.text.strip().splitlines()[-1:] if item.value is None else [f"{item.value:g}"]
+    return " ".join([*main, *(f"{name}={value}" for name, value in sorted(item.fields.items()))]) or None
 
 
 def _fields_of(client: CloudClient, options: dict[str, Any]) -> dict[str, Any]:

@@ -238,6 +238,32 @@ class EndpointLog:
     lines: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryItem:
+    """An item that a script recorded: a measurement, an event, a trace or an exception."""
+
+    at: datetime
+    kind: str
+    """`metric`, `event`, `trace` or `exception`."""
+    name: str = ""
+    """Empty for a trace and an exception."""
+    value: float | None = None
+    """Of a metric; with `count`, the sum or mean that the script gave for several."""
+    text: str = ""
+    """Of a trace or an exception."""
+    request: str = ""
+    """Id of the request that the script answered; `init` before the first."""
+    fields: dict[str, str | float | int | bool | None] = field(default_factory=dict)
+    """Properties and measurements that the script added, and the summary of a metric (`count`, `min`, `max`, `std_dev`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointTelemetry:
+    """The newest telemetry of an endpoint, oldest first: GET /v1/endpoints/{endpoint}/telemetry."""
+
+    items: tuple[TelemetryItem, ...]
+
+
 def check_endpoint_name(name: str) -> str:
     """Return `name`; raise `BadInputError` if Azure ML would refuse it as the name of a service."""
     if not _NAME.fullmatch(name):

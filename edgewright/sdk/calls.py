@@ -21,7 +21,7 @@ class Calls:
         self.context = context
         self._connection = Connection(context)
 
-    def _get(self, path: str, kind: type[T], *, timeout_s: float = TIMEOUT_S, **query: str | int | None) -> T:
+    def _get(self, path: str, kind: type[T], /, *, timeout_s: float = TIMEOUT_S, **query: str | int | None) -> T:
         response = self._connection.request("GET", path, query=query, timeout_s=timeout_s)
         return wire.decode(response.body, kind, what=f"the cloud's answer to GET {path}", error=OperationError)
 

@@ -15,10 +15,12 @@ from edgewright.contracts.endpoints import (
     EndpointLog,
     EndpointRecord,
     EndpointState,
+    EndpointTelemetry,
     EndpointToken,
     EndpointTokenRequest,
     KeyName,
     RegenerateRequest,
+    TelemetryItem,
     UpdateRequest,
     check_endpoint_name,
 )
@@ -114,6 +116,12 @@ class EndpointCalls(Calls):
     def endpoint_logs(self, name: str, *, lines: int = 5000) -> tuple[str, ...]:
         """Return the last lines of an endpoint's log."""
         return self._get(f"{_path(name)}/logs", EndpointLog, lines=lines).lines
+
+    def endpoint_telemetry(
+        self, name: str, *, metric: str | None = None, kind: str | None = None, limit: int = 1000
+    ) -> tuple[TelemetryItem, ...]:
+        """Return the newest `limit` items that an endpoint's script recorded, oldest first; `metric` is the name of an item."""
+        return self._get(f"{_path(name)}/telemetry", EndpointTelemetry, name=metric, kind=kind, limit=limit).items
 
     def watch_endpoint(self, name: str, *, timeout_s: float) -> Iterator[EndpointRecord]:
         """Yield an endpoint now and after each change until its deployment has started or failed, by long-poll requests.

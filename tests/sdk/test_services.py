@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from edgewright.cli import main
 from edgewright.contracts.endpoints import EndpointAuth
 from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
 from edgewright.sdk import (
@@ -177,3 +179,51 @@ def test_a_package_replaces_one_of_the_same_name() -> None:
         ("numpy",),
         "3.10",
     )
+
+
+RECORDS = """
+from edgewright.azureml.applicationinsights import TelemetryClient
+
+tc = TelemetryClient("instrumentation-key")
+
+def init():
+    tc.track_trace("weights are open", severity="INFO")
+    tc.flush()
+
+def run(data):
+    tc.track_metric("latency", 12.5, count=3, properties={"stage": "test"})
+    tc.track_event("scored", {"rows": "2"}, {"bytes": 7})
+    try:
+        raise ValueError("two\\nlines")
+    except ValueError:
+        tc.track_exception()
+    tc.flush()
+    print("telemetry {cut")
+    return "ok"
+"""
+
+
+def test_telemetry_of_a_script_is_kept_by_the_cloud_and_shown(workspace: Workspace) -> None:
+    service = Model.deploy(workspace, "records", [], config(1, RECORDS))
+    service.wait_for_deployment()
+    assert service.run("x") == "ok"
+    service.update(enable_app_insights=True)  # a new deployment; what the one before recorded stays
+    service.wait_for_deployment()
+    items = workspace.cloud.endpoint_telemetry("records")
+    shown = {each.kind: each for each in items}
+    assert [(each.kind, each.name) for each in items][:4] == [
+        ("trace", ""),
+        ("metric", "latency"),
+        ("event", "scored"),
+        ("exception", ""),
+    ]
+    assert (shown["trace"].text, items[0].request, items[0].fields) == ("weights are open", "init", {"severity": "INFO"})
+    assert (shown["metric"].value, shown["metric"].fields) == (12.5, {"count": 3.0, "stage": "test"})
+    assert (shown["event"].fields, shown["metric"].request) == ({"rows": "2", "bytes": 7}, shown["event"].request)
+    assert shown["exception"].text.endswith("ValueError: two\nlines\n")
+    assert [each.kind for each in workspace.cloud.endpoint_telemetry("records", metric="latency")] == ["metric"]
+    answer = CliRunner().invoke(main, ["endpoints", "telemetry", "records", "--kind", "metric"])
+    assert answer.exit_code == 0, answer.output
+    assert answer.output.splitlines()[1].split()[3:-1] == ["metric", "latency", "12.5", "count=3.0", "stage=test"]
+    with pytest.raises(BadInputError, match="limit must be 1 to 10000, not 0"):
+        workspace.cloud.endpoint_telemetry("records", limit=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloud.auth import Access
-from cloud.endpoints import operations
+from cloud.endpoints import operations, telemetry
 from cloud.endpoints.engine import folder_of
 from cloud.endpoints.store import all_endpoints, one_endpoint
 from cloud.http.endpoint import Call, Endpoint
@@ -12,6 +12,7 @@ from edgewright.contracts.endpoints import (
     EndpointKeys,
     EndpointLog,
     EndpointRecord,
+    EndpointTelemetry,
     EndpointToken,
     EndpointTokenRequest,
     RegenerateRequest,
@@ -83,6 +84,15 @@ def show_logs(call: Call) -> EndpointLog:
     with call.cloud.database.reading() as connection:
         endpoint = one_endpoint(connection, call.path("endpoint"))
     return EndpointLog(lines=tuple(last_lines(folder_of(call.cloud, endpoint.name).service.log, count)))
+
+
+def show_telemetry(call: Call) -> EndpointTelemetry:
+    """Return the newest telemetry of an endpoint's script."""
+    query = telemetry.Query(name=call.text("name"), kind=call.text("kind"), limit=call.whole("limit", 1000))
+    with call.cloud.database.reading() as connection:
+        endpoint = one_endpoint(connection, call.path("endpoint"))
+    lines = last_lines(folder_of(call.cloud, endpoint.name).service.log, MAX_LOG_LINES)
+    return EndpointTelemetry(items=telemetry.find(lines, query))
 
 
 ENDPOINTS = (
@@ -165,5 +175,19 @@ ENDPOINTS = (
         response_type=EndpointLog,
         numbers=("lines",),
         query={"lines": "Number of lines; default: 5000."},
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/endpoints/{endpoint}/telemetry",
+        access=Access.OPERATOR,
+        summary="Telemetry that the script of an endpoint recorded, oldest first.",
+        handler=show_telemetry,
+        response_type=EndpointTelemetry,
+        numbers=("limit",),
+        query={
+            "name": "only items of this name",
+            "kind": "only items of this kind: metric, event, trace, exception",
+            "limit": "maximum number of items; 1000 by default",
+        },
     ),
 )

@@ -5,7 +5,7 @@ A run of a script that no batch job started is kept in the folder that it runs i
     outputs/ logs/                       for the script's files; made when the run is first asked for
     .edgewright/runs/ID/metrics.jsonl    one line per logged value
     .edgewright/runs/ID/files/           uploaded files
-    .edgewright/runs/ID/run.json         experiment, state, tags
+    .edgewright/runs/ID/run.json         experiment, parent, state, tags
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any, Self, SupportsFloat
 
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.names import check_name
@@ -66,7 +67,7 @@ class Run:
             Path(name).mkdir(exist_ok=True)
         return cls(run_id=run_id)
 
-    def log(self, name: str, value: float | int | str, description: str = "", step: int | None = None) -> None:
+    def log(self, name: str, value: SupportsFloat | str, description: str = "", step: int | None = None) -> None:
         """Record a value; a repeated name makes a list of values."""
         self._record("value", name, value, step)
 
@@ -78,7 +79,7 @@ class Run:
         """Record one row of a table; the names of the arguments are its columns."""
         self._record("row", name, columns)
 
-    def log_table(self, name: str, value: Mapping[str, Sequence[Any]], description: str = "") -> None:
+    def log_table(self, name: str, value: Mapping[str, Iterable[Any]], description: str = "") -> None:
         """Record a table as lists by column."""
         self._record("table", name, {column: list(cells) for column, cells in value.items()})
 
@@ -94,8 +95,42 @@ class Run:
             raise BadInputError("an image needs a path or a plot")
         self._record("image", name, target.name)
 
-    def get_metrics(self, name: str | None = None) -> dict[str, Any]:
-        """Return the recorded values by name: one value as it is, several as a list, rows as lists by column."""
+    def __enter__(self) -> Self:
+        """Use as a context manager: the run is completed at the end, or failed by an exception."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Complete the run, or mark it as failed with the text of the exception."""
+        if error is None:
+            self.complete()
+        else:
+            self.fail(f"{type(error).__name__}: {error}")
+
+    def child_run(self, name: str | None = None, run_id: str | None = None, outputs: object = None) -> Run:
+        """Begin a run below this one; its id is `ID.NAME`, with a random name by default, unless `run_id` gives it."""
+        child = self._beside(run_id or f"{self.id}.{check_name(name, 'run') if name else uuid.uuid4()}")
+        child._begin(parent=self.id)
+        return child
+
+    @property
+    def parent(self) -> Run | None:
+        """The run that this one belongs to, or None."""
+        parent = self._stored().get("parent")
+        return None if parent is None else self._beside(parent)
+
+    def get_children(self, recursive: bool = False) -> list[Run]:
+        """Return the runs below this one, newest first; with `recursive`, also those below them."""
+        stored = _newest_first(self._folder.parent)
+        children = [self._beside(run_id) for run_id, facts in stored if facts.get("parent") == self.id]
+        return [*children, *(each for child in children for each in child.get_children(True))] if recursive else children
+
+    def get_metrics(self, name: str | None = None, recursive: bool = False, **_ignored: object) -> dict[str, Any]:
+        """Return the recorded values by name: one value as it is, several as a list, rows as lists by column.
+
+        With `recursive`, the values of this run and of those below it, by the id of the run.
+        """
+        if recursive:
+            return {run.id: run.get_metrics(name) for run in (self, *self.get_children(recursive=True))}
         metrics: dict[str, Any] = {}
         for entry in _lines(self._folder / "metrics.jsonl"):
             if name in (None, entry["name"]):
@@ -111,11 +146,21 @@ class Run:
         tags: dict[str, str] = self._stored().get("tags", {})
         return tags
 
-    def upload_file(self, name: str, path_or_stream: str) -> None:
-        """Keep a copy of a file under a name."""
+    def upload_file(self, name: str, path_or_stream: str | os.PathLike[str] | IO[bytes], **_ignored: object) -> None:
+        """Keep a copy of a file, or of what a stream has left, under a name.
+
+        Raises:
+            NotFoundError: there is no such file.
+            BadInputError: the name is not below the run.
+        """
         target = self._files() / _below(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path_or_stream, target)
+        if isinstance(path_or_stream, str | os.PathLike):
+            if not Path(path_or_stream).is_file():
+                raise NotFoundError(f"{path_or_stream}: no such file; upload_folder keeps a folder")
+            content = Path(path_or_stream).read_bytes()
+        else:
+            content = path_or_stream.read()
+        write_atomically(target, content)
 
     def upload_folder(self, name: str, path: str) -> None:
         """Keep a copy of a folder under a name."""
@@ -128,17 +173,23 @@ class Run:
         return sorted(kept | outputs)
 
     def download_file(self, name: str, output_file_path: str | None = None) -> None:
-        """Copy a kept file to a path, by default to the same name in this folder.
+        """Copy a kept file, or one in `outputs`, to a path: by default to its name in this folder; folders are created.
 
         Raises:
             NotFoundError: the run has no such file.
         """
-        source = self._files() / _below(name)
+        below = _below(name)
+        source = self._files() / below
+        if not source.is_file() and below.parts[0] == "outputs":
+            source = below
         if not source.is_file():
             raise NotFoundError(
                 f"run {self.id} must have a file {name}, but it has: {', '.join(self.get_file_names()) or 'none'}"
             )
-        shutil.copyfile(source, output_file_path or Path(name).name)
+        target = Path(output_file_path or below.name)
+        target = target / below.name if target.is_dir() else target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
     def register_model(
         self,
@@ -188,6 +239,12 @@ class Run:
         """Show the id."""
         return f"Run(id={self.id!r})"
 
+    def _beside(self, run_id: str) -> Run:
+        """Return another run of the same workspace."""
+        run = Run(self.experiment, run_id)
+        run._workspace, run._folder = self._workspace, self._folder.parent / run_id
+        return run
+
     def _path_of(self, path: str) -> str:
         kept = self._files() / path
         return path if Path(path).exists() or not kept.exists() else str(kept)
@@ -210,6 +267,9 @@ class Run:
             return {"experiment": self.experiment.name if self.experiment else ""}
         return stored
 
+    def _begin(self, **facts: Any) -> None:
+        self._update(**facts, begun_at=datetime.now(UTC).isoformat())
+
     def _update(self, **changes: Any) -> None:
         write_atomically(self._folder / "run.json", (json.dumps({**self._stored(), **changes}) + "\n").encode())
 
@@ -224,13 +284,19 @@ class Experiment:
     def start_logging(self, **_ignored: object) -> Run:
         """Begin a run."""
         run = Run(self, workspace=self.workspace)
-        run._update(experiment=self.name)
+        run._begin(experiment=self.name)
         return run
 
     def get_runs(self) -> list[Run]:
         """Return the runs of this experiment, newest first."""
-        found = sorted((self.workspace.folder / FOLDER / "runs").glob("*/run.json"), key=lambda file: -file.stat().st_mtime_ns)
-        return [Run(self, file.parent.name) for file in found if json.loads(file.read_bytes()).get("experiment") == self.name]
+        stored = _newest_first(self.workspace.folder / FOLDER / "runs")
+        return [Run(self, run_id) for run_id, facts in stored if facts.get("experiment") == self.name and "parent" not in facts]
+
+
+def _newest_first(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the ids and the stored facts of the runs in a folder."""
+    found = [(file.parent.name, json.loads(file.read_bytes())) for file in folder.glob("*/run.json")]
+    return sorted(found, key=lambda run: str(run[1].get("begun_at", "")), reverse=True)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -268,6 +334,6 @@ def _plain(value: Any) -> Any:
 
 def _below(name: str) -> Path:
     path = Path(name)
-    if path.is_absolute() or ".." in path.parts:
+    if not path.parts or path.is_absolute() or ".." in path.parts:
         raise BadInputError(f"the name of a file of a run must stay below the run, but {name!r} does not")
     return path

@@ -1,7 +1,7 @@
 """Telemetry of a script, with the verbs of Application Insights' client: metrics, events, traces and exceptions.
 
-In a service, each item is a line of the service's log (`Webservice.get_logs`). In a run, it is a line of
-`.edgewright/runs/ID/telemetry.jsonl`; elsewhere, of `.edgewright/telemetry.jsonl`. Nothing is sent to another host.
+In a service, each item is a line of the service's log, where the cloud finds it (`edgewright endpoints telemetry`). In a run, it
+is a line of `.edgewright/runs/ID/telemetry.jsonl`; elsewhere, of `.edgewright/telemetry.jsonl`. Nothing is sent to another host.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgewright.sdk.embedded import FOLDER
-from edgewright.sdk.workspace.model_files import MODEL_DIR
+from edgewright.sdk.embedded import ENTRY_SCRIPT, FOLDER
 from edgewright.sdk.workspace.runs import RUN_ID
 
 TELEMETRY_FILE = "telemetry.jsonl"
@@ -76,7 +75,7 @@ class TelemetryClient:
         self._items.clear()
         if not lines:
             return
-        if os.environ.get(MODEL_DIR):
+        if os.environ.get(ENTRY_SCRIPT):
             for line in lines:
                 print(f"telemetry {line}", file=sys.stderr, flush=True)  # noqa: T201  the service's log
             return
