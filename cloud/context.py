@@ -12,7 +12,7 @@ from cloud.messaging.client import MqttClient
 from cloud.registry.blobs import BlobStore
 from cloud.state.certificates import DEVICE_DAYS
 from cloud.state.directory import StateDirectory
-from edgewright.contracts.messages import BrokerAddress
+from edgewright.contracts.connection.enrolment import BrokerAddress
 
 
 @dataclass

@@ -31,7 +31,7 @@ from cloud.state.identity import check_identity
 from cloud.state.ports import bind, default_port
 from cloud.state.stored_files import DATABASE, is_established
 from edgewright.contracts.connection.client_context import is_loopback
-from edgewright.contracts.messages import BrokerAddress
+from edgewright.contracts.connection.enrolment import BrokerAddress
 from edgewright.errors import BadInputError
 
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  compared with --host, not bound

@@ -16,7 +16,7 @@ from accel.npu.link.discovery import DEVICE_VARIABLE
 from edge_agent.agent import Agent
 from edge_agent.settings import ChooseBy, TransportChoice, default_state_directory, load_settings
 from edge_agent.state_directory import StateDirectory
-from edge_agent.status import DeviceStatus, read_status
+from edge_agent.status import DeviceStatus, WorkloadProgress, read_status
 from edge_agent.storage.variant_times import VariantTimes, format_ms, load_all, reset
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.errors import NotFoundError
@@ -101,17 +101,19 @@ def explain(state: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(device_status)
         return
-    print_table(("field", "value"), [*_summary(device_status), ("next", device_status.next_step)])
-    for sentence in device_status.reported.choice:
-        click.echo(f"  {sentence}")
+    print_table(("field", "value"), _summary(device_status, with_next=True))
+    for each in device_status.workloads:
+        for sentence in each.reported.choice:
+            click.echo(f"  {each.workload}: {sentence}")
     click.echo()
     if device_status.measured:
         _print_times(device_status.measured)
         click.echo()
     rows = [
-        (f"{past.at:%Y-%m-%d %H:%M:%S}", past.desired_number or None, past.event, past.reason) for past in device_status.history
+        (f"{past.at:%Y-%m-%d %H:%M:%S}", past.workload or None, past.desired_number or None, past.event, past.reason)
+        for past in device_status.history
     ]
-    print_table(("at (UTC)", "desired", "event", "reason"), rows)
+    print_table(("at (UTC)", "workload", "desired", "event", "reason"), rows)
 
 
 @group.command()
@@ -172,20 +174,30 @@ def _times_row(times: VariantTimes) -> tuple[str, int, str, str]:
     return times.model, times.version, f"{times.measured_at:%Y-%m-%d %H:%M:%S}", text
 
 
-def _summary(device_status: DeviceStatus) -> list[tuple[str, object]]:
-    reported, running = device_status.reported, device_status.reported.running
-    expires = device_status.certificate_expires_at
-    return [
+def _summary(device_status: DeviceStatus, *, with_next: bool = False) -> list[tuple[str, object]]:
+    reported, expires = device_status.reported, device_status.certificate_expires_at
+    rows: list[tuple[str, object]] = [
         ("device", reported.device),
         ("profile", reported.profile),
         ("agent", f"process {device_status.pid}" if device_status.agent_running else "not running"),
         ("cloud", f"{device_status.url} ({device_status.connection})"),
         ("certificate", f"valid until {expires:%Y-%m-%d %H:%M} UTC" if expires else None),
+        ("telemetry waiting", device_status.telemetry_waiting),
         ("scores at", device_status.scoring_url),
-        (
-            "running",
-            f"{running.model}:{running.version} {running.variant} on {running.backend}" if running else "no model",
-        ),
+    ]
+    if not device_status.workloads:
+        rows += [("running", "no model"), ("reason", reported.reason)]
+    for each in device_status.workloads:
+        rows += _workload_rows(each, with_next=with_next)
+    return rows
+
+
+def _workload_rows(each: WorkloadProgress, *, with_next: bool) -> list[tuple[str, object]]:
+    reported, running = each.reported, each.reported.running
+    rows: list[tuple[str, object]] = [
+        ("workload", each.workload),
+        ("scores at", each.scoring_url),
+        ("running", f"{running.model}:{running.version} {running.variant} on {running.backend}" if running else "no model"),
         ("desired", reported.desired_number or None),
         ("state", reported.state.value if reported.state else None),
         ("reason", reported.reason),
@@ -193,5 +205,5 @@ def _summary(device_status: DeviceStatus) -> list[tuple[str, object]]:
         ("attempt", reported.attempt),
         ("next retry", f"{reported.next_retry_at:%Y-%m-%d %H:%M:%S} UTC" if reported.next_retry_at else None),
         ("pulled", f"{reported.bytes_pulled} bytes"),
-        ("telemetry waiting", device_status.telemetry_waiting),
     ]
+    return [*rows, ("next", each.next_step)] if with_next else rows

@@ -1,7 +1,9 @@
-"""The state directory of one agent, open while the agent runs: lock, identity, scoring socket and the agent's own status.
+"""The state directory of one agent, open while the agent runs: lock, identity, scoring sockets and the agent's own status.
 
     agent.lock     held by the running agent; a second agent on the same directory is rejected
-    agent.json     facts that only the running agent has: its process, its port and its connection
+    agent.json     facts that only the running agent has: its process, its ports and its connection
+
+The first workload scores at the agent's address. Each further one has a port of its own, which stays the same after a restart.
 
 The lock also shows other processes whether an agent runs.
 """
@@ -15,23 +17,36 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from edge_agent.drivers.process import stop_orphaned_runners
 from edge_agent.identity.identity import Identity
+from edge_agent.scoring.supervisor import NO_MODEL
 from edge_agent.settings import Settings
 from edgewright.contracts import wire
 from edgewright.contracts.files import write_atomically
 from edgewright.errors import ConflictError, MessageError, StorageFullError
+from edgewright.serving.supervision.placeholder import Placeholder
 
 LOCK_FILE = "agent.lock"
 STATUS_FILE = "agent.json"
 HOST = "127.0.0.1"
 BACKLOG = 1024
 _LOCK_TRIES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadStatus:
+    """Port and trouble of one workload."""
+
+    port: int
+    trouble: str = ""
+    """Reason why the version that should run does not; empty while it runs."""
+    is_repairing: bool = False
+    """True if the trouble is a damaged slot, which is fetched again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +60,22 @@ class AgentStatus:
     transport: str | None = None
     problem: str = ""
     """Reason why the agent is offline; empty while it is online."""
-    trouble: str = ""
-    """Reason why the version that should run does not; empty while it runs."""
-    is_repairing: bool = False
-    """True if the trouble is a damaged slot, which is fetched again."""
+    workloads: dict[str, WorkloadStatus] = field(default_factory=dict)
 
 
 class StateDirectory:
-    """An open, locked state directory with its scoring socket."""
+    """An open, locked state directory with its scoring sockets."""
 
     def __init__(self, path: Path, identity: Identity, server_socket: socket.socket) -> None:
         self.path = path
         self.identity = identity
         self.server_socket = server_socket
+        self._sockets: dict[str, socket.socket] = {}
+        self._placeholder = Placeholder(server_socket, NO_MODEL)
+        before = read_agent_status(path)
+        self._ports = {name: each.port for name, each in before.workloads.items()} if before else {}
+        """Ports of the previous start."""
+        self._first = next((name for name, port in self._ports.items() if before and port == before.port), None)
         self._status = AgentStatus(pid=os.getpid(), port=server_socket.getsockname()[1], started_at=datetime.now(UTC))
         self.write_status(online=False, transport=None, problem="not connected yet")
 
@@ -73,7 +91,7 @@ class StateDirectory:
         identity = Identity.load(path)
         with _locked(path):
             stop_orphaned_runners(path / "slots")
-            with _bound_socket(settings.port or _last_port(path), fixed=settings.port != 0) as server_socket:
+            with _listening_socket(settings.port or _last_port(path), fixed=settings.port != 0) as server_socket:
                 yield cls(path, identity, server_socket)
 
     @property
@@ -86,9 +104,49 @@ class StateDirectory:
         self._status = replace(self._status, online=online, transport=transport, problem="" if online else problem)
         self._store_status()
 
-    def write_trouble(self, trouble: str, *, is_repairing: bool) -> None:
-        """Store the reason why the version that should run does not."""
-        self._status = replace(self._status, trouble=trouble, is_repairing=is_repairing)
+    async def open_placeholder(self) -> None:
+        """Answer 503 at the agent's address until a workload uses it."""
+        await self._placeholder.open(NO_MODEL)
+
+    async def socket_of(self, workload: str) -> socket.socket:
+        """Return the listening socket of a workload: the agent's, if no other workload has it, or one of its own."""
+        if workload not in self._sockets:
+            if self._first in (None, workload) and self.server_socket not in self._sockets.values():
+                await self._placeholder.close()
+                self._first, self._sockets[workload] = workload, self.server_socket
+            else:
+                self._sockets[workload] = _listening_socket(self._ports.get(workload, 0), fixed=False)
+            self._set_workload(workload, WorkloadStatus(port=self._sockets[workload].getsockname()[1]))
+        return self._sockets[workload]
+
+    async def release_socket(self, workload: str) -> None:
+        """Release the socket of a workload that was removed."""
+        released = self._sockets.pop(workload)
+        if released is self.server_socket:
+            self._first = None
+            await self.open_placeholder()
+        else:
+            released.close()
+        kept = {name: each for name, each in self._status.workloads.items() if name != workload}
+        self._status = replace(self._status, workloads=kept)
+        self._store_status()
+
+    def rename_workload(self, workload: str, name: str) -> None:
+        """Give the socket of a workload to its new name."""
+        self._sockets[name] = self._sockets.pop(workload)
+        if self._first == workload:
+            self._first = name
+        renamed = {name if each == workload else each: status for each, status in self._status.workloads.items()}
+        self._status = replace(self._status, workloads=renamed)
+        self._store_status()
+
+    def write_trouble(self, workload: str, trouble: str, is_repairing: bool) -> None:
+        """Store the reason why the version of a workload that should run does not."""
+        port = self._status.workloads[workload].port
+        self._set_workload(workload, WorkloadStatus(port=port, trouble=trouble, is_repairing=is_repairing))
+
+    def _set_workload(self, workload: str, status: WorkloadStatus) -> None:
+        self._status = replace(self._status, workloads={**self._status.workloads, workload: status})
         self._store_status()
 
     def _store_status(self) -> None:
@@ -151,9 +209,10 @@ def _last_port(path: Path) -> int:
     return status.port if status else 0
 
 
-@contextlib.contextmanager
-def _bound_socket(port: int, *, fixed: bool) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server_socket:
+def _listening_socket(port: int, *, fixed: bool) -> socket.socket:
+    """Return a socket that listens on `port`, or on a free port if that one is not `fixed` and is taken."""
+    server_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
         server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             server_socket.bind((HOST, port))
@@ -165,13 +224,23 @@ def _bound_socket(port: int, *, fixed: bool) -> Iterator[socket.socket]:
             server_socket.listen(BACKLOG)
         except OSError as error:
             raise _as_conflict(error, port) from error
-        yield server_socket
+    except BaseException:
+        server_socket.close()
+        raise
+    return server_socket
 
 
 def _as_conflict(error: OSError, port: int) -> Exception:
     if error.errno in (errno.EADDRINUSE, errno.EACCES):
         return ConflictError(f"port {port} must be free for scoring, but it is not ({error.strerror}): choose another --port")
     return error
+
+
+def workload_url(path: Path, workload: str) -> str | None:
+    """Return the address at which a workload scores; None before its first start."""
+    status = read_agent_status(path)
+    facts = None if status is None else status.workloads.get(workload)
+    return None if facts is None else _url(facts.port)
 
 
 def _url(port: int) -> str:

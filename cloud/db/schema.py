@@ -213,6 +213,7 @@ rollouts = Table(
     Column("request", LargeBinary, nullable=False),
     Column("model", String(64), nullable=False),
     Column("version", Integer, nullable=False),
+    Column("workload", String(64), nullable=False),
     Column("package_index", LargeBinary, nullable=False),
     Column("state", String(16), nullable=False, index=True),
     Column("reason", Text, nullable=False),

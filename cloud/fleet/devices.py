@@ -23,18 +23,13 @@ from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from cloud.db.database import Counter, insert_or_ignore, raise_counter
 from cloud.db.schema import certificates, devices, enrolment_tokens, rollout_devices, rollouts, twins
+from cloud.fleet.desired import remove_workloads
 from cloud.state.certificates import CLOUD_NAME, DEVICE_DAYS, Authority, serial_of
 from edgewright.contracts import wire
-from edgewright.contracts.messages import (
-    DeploymentState,
-    DesiredState,
-    DeviceRecord,
-    EnrolRequest,
-    ReportedState,
-    RolloutState,
-    TokenRequest,
-)
+from edgewright.contracts.connection.enrolment import EnrolRequest, TokenRequest
+from edgewright.contracts.messages import DeploymentState, DesiredState, DeviceRecord, ReportedState, RolloutState
 from edgewright.contracts.names import check_name, nearest
+from edgewright.contracts.signing import PrivateKey
 from edgewright.errors import BadInputError, ConflictError, DeniedError, NotFoundError
 
 ONLINE_WITHIN = timedelta(seconds=150)
@@ -77,9 +72,15 @@ def issue_token(connection: Connection, request: TokenRequest, now: datetime) ->
 
 
 def enrol(
-    connection: Connection, request: EnrolRequest, authority: Authority, now: datetime, *, days: float = DEVICE_DAYS
+    connection: Connection,
+    request: EnrolRequest,
+    authority: Authority,
+    now: datetime,
+    *,
+    key: PrivateKey,
+    days: float = DEVICE_DAYS,
 ) -> Enrolled:
-    """Enrol a device and issue its first certificate.
+    """Enrol a device and issue its first certificate; `key` signs the desired state of a device that is enrolled again.
 
     Raises:
         DeniedError: the token is unknown, used, expired or for another device, or the name is taken.
@@ -92,7 +93,7 @@ def enrol(
     if existing is None:
         _insert(connection, request, token.labels, now)
     else:
-        _enrol_again(connection, request, token, existing)
+        _enrol_again(connection, request, token, existing, key)
     _record_certificate(connection, request.device, certificate)
     raise_counter(connection, Counter.CHANGES)
     return Enrolled(request.device, certificate)
@@ -278,6 +279,7 @@ def _enrol_again(
     request: EnrolRequest,
     token: Row[tuple[str | None, dict[str, str]]],
     existing: Row[tuple[object, ...]],
+    key: PrivateKey,
 ) -> None:
     if not existing.revoked:
         raise DeniedError(f"the name {request.device} is taken by another device: choose another name, or revoke that one first")
@@ -285,25 +287,30 @@ def _enrol_again(
         raise DeniedError(f"{request.device} was revoked: it needs a token made for its name (devices token --device)")
     values = {"revoked": False, "labels": token.labels or existing.labels, "profile": request.profile[:64]}
     connection.execute(update(devices).where(devices.c.device == request.device).values(values))
-    if _is_desired_stopped(connection, request.device):
-        withdrawn = {"desired": None, "desired_envelope": None}
-        connection.execute(update(twins).where(twins.c.device == request.device).values(withdrawn))
+    _withdraw_stopped(connection, request.device, key)
     change = raise_counter(connection, Counter.DESIRED)  # revocation cleared the retained message: publish it again
     connection.execute(update(twins).where(twins.c.device == request.device).values(desired_change=change))
 
 
-def _is_desired_stopped(connection: Connection, device: str) -> bool:
-    """Return True if the device's desired state comes from a rollout that was halted or aborted, or that failed on this device.
+def _withdraw_stopped(connection: Connection, device: str, key: PrivateKey) -> None:
+    """Remove the workloads whose version comes from a rollout that was halted or aborted, or that failed on this device.
 
-    A replacement of the device then starts without a desired state, because the version is not to reach further devices.
+    A replacement of the device starts without them, because the version is not to reach further devices.
     """
-    is_current = twins.c.device == device, rollout_devices.c.desired_number == twins.c.desired_number
+    raw = connection.execute(select(twins.c.desired).where(twins.c.device == device)).scalar_one()
+    if raw is None:
+        return
     is_stopped = or_(rollouts.c.state.in_(_STOPPED), rollout_devices.c.state.in_(_FAILED))
-    tables = twins.join(rollout_devices, rollout_devices.c.device == twins.c.device).join(
-        rollouts, rollouts.c.rollout == rollout_devices.c.rollout
-    )
-    statement = select(rollouts.c.rollout).select_from(tables).where(*is_current, is_stopped).limit(1)
-    return connection.execute(statement).first() is not None
+    tables = rollout_devices.join(rollouts, rollouts.c.rollout == rollout_devices.c.rollout)
+    statement = select(rollout_devices.c.desired_number).select_from(tables)
+    numbers = set(connection.execute(statement.where(rollout_devices.c.device == device, is_stopped)).scalars())
+    every_workload = wire.decode(raw, DesiredState, what="stored desired state").every_workload
+    stopped = {one.workload for one in every_workload if one.desired_number in numbers}
+    if len(stopped) == len(every_workload):
+        withdrawn = {"desired": None, "desired_envelope": None}
+        connection.execute(update(twins).where(twins.c.device == device).values(withdrawn))
+    elif stopped:
+        remove_workloads(connection, key, device, stopped)
 
 
 def _record_certificate(connection: Connection, device: str, certificate: x509.Certificate) -> None:

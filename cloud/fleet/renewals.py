@@ -26,7 +26,7 @@ from cloud.fleet import devices
 from cloud.fleet.devices import Enrolled
 from cloud.state.certificates import Authority
 from edgewright.contracts import wire
-from edgewright.contracts.messages import RenewalChallenge, RenewalProof
+from edgewright.contracts.connection.renewal import RenewalChallenge, RenewalProof
 from edgewright.contracts.signing import RENEWAL_TYPE, Envelope, TrustedKeys
 from edgewright.errors import BadInputError, ConflictError, DeniedError, SignatureError
 

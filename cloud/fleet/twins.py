@@ -1,7 +1,8 @@
 """Twins: the desired state of each device beside the state that the device last reported.
 
-Desired state has one writer, the rollout engine, through `set_desired`. Its number increases with every change and is never
-reused, not even for a rollback. It is signed once, when it is set; the signed bytes are stored and sent.
+Desired state has one writer, the rollout engine, through `set_desired`, which changes one workload (desired.py). Its number
+increases with every change and is never reused, not even for a rollback. It is signed once, when it is set; the signed bytes are
+stored and sent.
 """
 
 from __future__ import annotations
@@ -13,26 +14,14 @@ from sqlalchemy import Connection, or_, select, update
 
 from cloud.db.database import Counter, raise_counter
 from cloud.db.schema import devices, twins
+from cloud.fleet.desired import DesiredSpec, replace_workload
 from cloud.fleet.devices import is_revoked, mark_seen
 from cloud.fleet.shared_identity import record_boot_id
 from edgewright.contracts import signing, wire
 from edgewright.contracts.messages import DesiredState, ReportedState
-from edgewright.contracts.oci import Descriptor
 from edgewright.errors import ConflictError, DeniedError, MessageError
 
 MAX_SEQUENCE = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DesiredSpec:
-    """A `DesiredState` without the device and the number, which `set_desired` adds."""
-
-    model: str
-    version: int
-    index: Descriptor
-    allow_downgrade: bool = False
-    trial_s: float = 60.0
-    device_timeout_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +34,7 @@ class SignedDesired:
 
 
 def set_desired(connection: Connection, key: signing.PrivateKey, device: str, spec: DesiredSpec) -> DesiredState:
-    """Set a new desired state under the next number; it is sent after the transaction is committed.
+    """Set the desired state of a workload under the next number; it is sent after the transaction is committed.
 
     Raises:
         ConflictError: the device is not enrolled.
@@ -54,28 +43,7 @@ def set_desired(connection: Connection, key: signing.PrivateKey, device: str, sp
         raise ConflictError(
             f"device {device} must be enrolled to get a desired state, but it was revoked or never enrolled: enrol it first"
         )
-    change = raise_counter(connection, Counter.DESIRED)
-    raise_counter(connection, Counter.CHANGES)
-    next_number = (
-        update(twins)
-        .where(twins.c.device == device)
-        .values(desired_number=twins.c.desired_number + 1, desired_change=change)
-        .returning(twins.c.desired_number)
-    )
-    desired = DesiredState(
-        device=device,
-        desired_number=connection.execute(next_number).scalar_one(),
-        model=spec.model,
-        version=spec.version,
-        index=spec.index,
-        allow_downgrade=spec.allow_downgrade,
-        trial_s=spec.trial_s,
-        device_timeout_s=spec.device_timeout_s,
-    )
-    payload = wire.encode(desired)
-    envelope = signing.sign(payload, signing.DESIRED_TYPE, key)
-    connection.execute(update(twins).where(twins.c.device == device).values(desired=payload, desired_envelope=envelope))
-    return desired
+    return replace_workload(connection, key, device, spec)
 
 
 def desired_after(connection: Connection, device: str, have: int) -> bytes | None:

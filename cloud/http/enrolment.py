@@ -9,8 +9,14 @@ from cloud.fleet import devices
 from cloud.http.endpoint import Call, Endpoint
 from cloud.state.certificates import certificate_pem
 from edgewright.contracts import signing
-from edgewright.contracts.connection.enrolment import format_token
-from edgewright.contracts.messages import EnrolmentToken, EnrolRequest, EnrolResponse, IssuedToken, TokenRequest
+from edgewright.contracts.connection.enrolment import (
+    EnrolmentToken,
+    EnrolRequest,
+    EnrolResponse,
+    IssuedToken,
+    TokenRequest,
+    format_token,
+)
 from edgewright.contracts.names import TENANT
 from edgewright.errors import ConflictError
 
@@ -37,7 +43,9 @@ def enrol(call: Call) -> EnrolResponse:
     """Enrol the device and return its certificate and the trusted keys."""
     cloud, request = call.cloud, call.body
     with cloud.database.transaction() as connection:
-        enrolled = devices.enrol(connection, request, cloud.state.authority, call.now, days=cloud.device_days)
+        enrolled = devices.enrol(
+            connection, request, cloud.state.authority, call.now, key=cloud.state.signing_key, days=cloud.device_days
+        )
     return EnrolResponse(
         device=enrolled.device,
         tenant=TENANT,

@@ -9,7 +9,7 @@ from cloud.fleet import renewals
 from cloud.fleet.devices import Enrolled
 from cloud.http.endpoint import Call, Endpoint
 from cloud.state.certificates import certificate_pem, serial_of
-from edgewright.contracts.messages import IssuedCertificate, RenewalChallenge, RenewalRequest
+from edgewright.contracts.connection.renewal import IssuedCertificate, RenewalChallenge, RenewalRequest
 from edgewright.contracts.signing import Envelope
 
 _LOG = logging.getLogger("edgewright.cloud")

@@ -27,7 +27,8 @@ from cloud.state.certificates import CLOUD_NAME, certificate_pem, key_pem, new_k
 from cloud.state.directory import StateDirectory
 from edgewright.contracts import wire
 from edgewright.contracts.connection import topics
-from edgewright.contracts.messages import BrokerAddress, Presence, ReportedState, TelemetryBatch
+from edgewright.contracts.connection.enrolment import BrokerAddress
+from edgewright.contracts.messages import Presence, ReportedState, TelemetryBatch
 from edgewright.errors import EdgewrightError, UnreachableError
 
 _LOG = logging.getLogger("edgewright.cloud.mqtt")

@@ -163,7 +163,7 @@ def _check_unused(connection: Connection, model: str, version: int) -> None:
         )
     for row in connection.execute(select(twins.c.device, twins.c.desired).where(twins.c.desired.is_not(None))):
         desired = wire.decode(row.desired, DesiredState, what="stored desired state")
-        if (desired.model, desired.version) == (model, version):
+        if (model, version) in {(one.model, one.version) for one in desired.every_workload}:
             raise ConflictError(
                 f"{model}:{version} must not be desired by a device, but {row.device} is to run it: roll out another version"
             )

@@ -13,13 +13,14 @@ from sqlalchemy import Connection
 
 from cloud.db.database import Counter, raise_counter
 from cloud.fleet import devices
-from cloud.fleet.twins import DesiredSpec, set_desired
+from cloud.fleet.desired import DesiredSpec
+from cloud.fleet.twins import set_desired
 from cloud.registry import models
 from cloud.rollouts.failures import store_failure
 from cloud.rollouts.observation import Records, observe
 from cloud.rollouts.store import PreviousVersion, StoredDevice, StoredRollout, change_device, one_rollout
 from edgewright.contracts import wire
-from edgewright.contracts.messages import DeploymentState, DeviceRecord
+from edgewright.contracts.messages import DeploymentState, DesiredState, DeviceRecord, ReportedWorkload
 from edgewright.contracts.signing import PrivateKey
 from edgewright.errors import NotFoundError
 
@@ -57,7 +58,8 @@ def store_observation(tick: Tick, stored: StoredRollout) -> None:
             online_since=after.online_since,
         )
         if after.state is not before.state and after.state is not None and after.state.is_failure:
-            store_failure(tick.connection, stored.index.digest, tick.records[after.device], tick.now)
+            record = tick.records[after.device]
+            store_failure(tick.connection, stored.index.digest, record, _report(record, stored), tick.now)
 
 
 def offer(tick: Tick, stored: StoredRollout, names: Collection[str]) -> None:
@@ -79,11 +81,11 @@ def restore(tick: Tick, stored: StoredRollout, names: Collection[str]) -> None:
 def _offer(tick: Tick, stored: StoredRollout, device: StoredDevice) -> None:
     """Offer the version; a device that already has it as its desired state, and has not failed, is not notified again."""
     record = tick.records[device.device]
-    if _is_desired_already(record, stored):
-        assert record.desired is not None
-        number, previous = record.desired.desired_number, None
+    already = _already_desired(record, stored)
+    if already is not None:
+        number, previous = already.desired_number, None
     else:
-        previous = _previous_version(tick.connection, record)
+        previous = _previous_version(tick.connection, _report(record, stored))
         spec = DesiredSpec(
             model=stored.request.model,
             version=stored.version,
@@ -91,6 +93,7 @@ def _offer(tick: Tick, stored: StoredRollout, device: StoredDevice) -> None:
             allow_downgrade=_is_downgrade(record, stored),
             trial_s=stored.request.trial_s,
             device_timeout_s=stored.request.device_timeout_s,
+            workload=stored.workload,
         )
         number = set_desired(tick.connection, tick.key, device.device, spec).desired_number
     change_device(
@@ -104,25 +107,33 @@ def _offer(tick: Tick, stored: StoredRollout, device: StoredDevice) -> None:
     )
 
 
-def _is_desired_already(record: DeviceRecord, stored: StoredRollout) -> bool:
-    desired, report = record.desired, record.reported
+def _report(record: DeviceRecord, stored: StoredRollout) -> ReportedWorkload | None:
+    """Return the report of a device on the rollout's workload."""
+    return None if record.reported is None else record.reported.of(stored.workload)
+
+
+def _already_desired(record: DeviceRecord, stored: StoredRollout) -> DesiredState | None:
+    """Return the desired state of the workload if it is the rollout's version and has not failed."""
+    desired, report = record.desired and record.desired.of(stored.workload), _report(record, stored)
     if desired is None or (desired.model, desired.index.digest) != (stored.request.model, stored.index.digest):
-        return False
+        return None
     if desired.version != stored.version:
-        return False
+        return None
     is_current = report is not None and report.desired_number == desired.desired_number
-    return not (is_current and report is not None and report.state is not None and report.state.is_failure)
+    has_failed = is_current and report is not None and report.state is not None and report.state.is_failure
+    return None if has_failed else desired
 
 
 def _is_downgrade(record: DeviceRecord, stored: StoredRollout) -> bool:
     """Return True if the rollout's version is older than the running one; creating the rollout permits the downgrade."""
-    running = record.reported.running if record.reported else None
+    report = _report(record, stored)
+    running = report.running if report else None
     return running is not None and running.model == stored.request.model and running.version > stored.version
 
 
-def _previous_version(connection: Connection, record: DeviceRecord) -> PreviousVersion | None:
+def _previous_version(connection: Connection, report: ReportedWorkload | None) -> PreviousVersion | None:
     """Return the version that a device runs, or None unless this cloud published it: only then can it be restored."""
-    running = record.reported.running if record.reported else None
+    running = report.running if report else None
     if running is None:
         return None
     try:
@@ -142,6 +153,7 @@ def _restore(tick: Tick, stored: StoredRollout, device: StoredDevice, previous: 
         allow_downgrade=True,
         trial_s=stored.request.trial_s,
         device_timeout_s=stored.request.device_timeout_s,
+        workload=stored.workload,
     )
     set_desired(tick.connection, tick.key, device.device, spec)
     change_device(

@@ -14,15 +14,16 @@ from cloud.db.database import Counter, insert_or_ignore, raise_counter
 from cloud.db.schema import known_failures
 from cloud.registry import models
 from cloud.rollouts.store import lock_rollouts
-from edgewright.contracts.messages import DeviceRecord, FailureCause
+from edgewright.contracts.messages import DeviceRecord, FailureCause, ReportedWorkload
 from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.names import nearest
 from edgewright.errors import NotFoundError
 
 
-def store_failure(connection: Connection, digest: str, record: DeviceRecord, now: datetime) -> None:
+def store_failure(
+    connection: Connection, digest: str, record: DeviceRecord, report: ReportedWorkload | None, now: datetime
+) -> None:
     """Store that a package fails on a device's hardware profile, if the device's report attributes the failure to the package."""
-    report = record.reported
     if report is None or report.cause is not FailureCause.PACKAGE or not record.profile:
         return
     reason = f"{record.device}: {report.reason}"

@@ -22,27 +22,36 @@ Records = Mapping[str, DeviceRecord]
 
 def observe(stored: StoredRollout, records: Records, now: datetime) -> StoredRollout:
     """Return the rollout with the current states of its devices; changes are timed by the cloud's clock."""
-    digest = stored.index.digest
-    return replace(stored, devices=tuple(_observe_device(each, records[each.device], digest, now) for each in stored.devices))
+    return replace(stored, devices=tuple(_observe_device(each, records[each.device], stored, now) for each in stored.devices))
 
 
-def state_for_rollout(device: StoredDevice, record: DeviceRecord, digest: str) -> tuple[DeploymentState | None, str]:
+def state_for_rollout(device: StoredDevice, record: DeviceRecord, stored: StoredRollout) -> tuple[DeploymentState | None, str]:
     """Return the current state of a device with regard to this rollout, and the reason.
 
-    A device counts as running only if it reports the digest of the rollout's package.
+    Only its report on the workload counts. A device counts as running only if it reports the digest of the rollout's package.
     """
-    report = record.reported
+    report = None if record.reported is None else record.reported.of(stored.workload)
     unchanged = device.state, device.reason
-    if device.desired_number is None or report is None or device.state is DeploymentState.SUPERSEDED:
+    if device.desired_number is None or device.state is DeploymentState.SUPERSEDED:
+        return unchanged
+    has_ended = device.state is not None and device.state.is_final
+    if _is_removed(record, stored.workload, device.desired_number):
+        return unchanged if has_ended else (DeploymentState.SUPERSEDED, f"workload {stored.workload} was removed")
+    if report is None:
         return unchanged
     if report.desired_number > device.desired_number:
-        has_ended = device.state is not None and device.state.is_final
         return unchanged if has_ended else (DeploymentState.SUPERSEDED, "a newer desired state replaced this one")
     if report.desired_number < device.desired_number or report.state is None:
         return unchanged
-    if report.state is DeploymentState.RUNNING and (report.running is None or report.running.index_digest != digest):
+    if report.state is DeploymentState.RUNNING and (report.running is None or report.running.index_digest != stored.index.digest):
         return device.state, "reported running, but with another package"
     return report.state, report.reason
+
+
+def _is_removed(record: DeviceRecord, workload: str, offered_number: int) -> bool:
+    """Return True if a desired state after the offer is without the workload; the record may be older than the offer."""
+    desired = record.desired
+    return desired is not None and desired.desired_number > offered_number and desired.of(workload) is None
 
 
 def outcomes_of(connection: Connection, stored: StoredRollout, records: Records) -> dict[str, Outcome]:
@@ -51,8 +60,8 @@ def outcomes_of(connection: Connection, stored: StoredRollout, records: Records)
     return {each.device: _outcome(each, records[each.device], failing) for each in stored.devices}
 
 
-def _observe_device(device: StoredDevice, record: DeviceRecord, digest: str, now: datetime) -> StoredDevice:
-    state, reason = state_for_rollout(device, record, digest)
+def _observe_device(device: StoredDevice, record: DeviceRecord, stored: StoredRollout, now: datetime) -> StoredDevice:
+    state, reason = state_for_rollout(device, record, stored)
     return replace(
         device,
         state=state,

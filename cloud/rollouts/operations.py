@@ -1,6 +1,6 @@
 """The operations of an operator on rollouts: create, pause, resume, abort. `engine.py` advances them.
 
-A device belongs to at most one active rollout, because it runs one version and its desired state has one writer.
+A workload of a device belongs to at most one active rollout, because it runs one version and its desired state has one writer.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def create(connection: Connection, request: RolloutRequest, now: datetime) -> St
     if not version.variants:
         raise ConflictError(f"{version.model}:{version.version} must hold a package, but only source files are registered")
     selected = _select(connection, request, now)
-    _check_free(connection, selected)
+    _check_free(connection, selected, request.workload_name)
     if not request.devices:  # an operator who names a device asks for another attempt
         _check_no_known_failure(connection, version, selected)
     waves = plan_waves(request, [Candidate(each.device, each.online) for each in selected], version.version)
+    _check_agents(selected, request.workload_name)
     number = _insert_rollout(connection, request, version, now)
     _insert_devices(connection, number, waves, {each.device: each.online for each in selected}, now)
     raise_counter(connection, Counter.CHANGES)
@@ -96,14 +97,25 @@ def _select(connection: Connection, request: RolloutRequest, now: datetime) -> l
     return [records[name] for name in request.devices]
 
 
-def _check_free(connection: Connection, selected: Sequence[DeviceRecord]) -> None:
-    busy = busy_devices(connection)
+def _check_free(connection: Connection, selected: Sequence[DeviceRecord], workload: str) -> None:
+    busy = busy_devices(connection, workload)
     for each in selected:
         if each.device in busy:
             number = busy[each.device]
             raise ConflictError(
-                f"device {each.device} must not be in an active rollout, but it is in rollout {number}: wait until it ends, "
-                f"or abort it with 'edgewright rollouts abort {number}'"
+                f"device {each.device} must not be in an active rollout of workload {workload}, but it is in rollout {number}: "
+                f"wait until it ends, or abort it with 'edgewright rollouts abort {number}'"
+            )
+
+
+def _check_agents(selected: Sequence[DeviceRecord], workload: str) -> None:
+    """Check that the agents of devices with another workload know more than one per device."""
+    for each in selected:
+        others = [one.workload for one in each.desired.every_workload if one.workload != workload] if each.desired else []
+        if others and each.reported is not None and each.reported.workloads is None:
+            raise ConflictError(
+                f"the agent of {each.device} must know several workloads, but version {each.reported.agent_version or 'unknown'} "
+                f"knows one, which is {others[0]}: update it, or replace that one with --workload {others[0]}"
             )
 
 
@@ -123,6 +135,7 @@ def _insert_rollout(connection: Connection, request: RolloutRequest, version: Mo
         "request": wire.encode(request),
         "model": version.model,
         "version": version.version,
+        "workload": request.workload_name,
         "package_index": wire.encode(version.index),
         "state": RolloutState.RUNNING,
         "reason": "planned",

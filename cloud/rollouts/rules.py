@@ -33,6 +33,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 
 from edgewright.contracts.messages import DeploymentState, RolloutRequest, RolloutState
+from edgewright.contracts.names import check_name
 from edgewright.errors import BadInputError
 
 MAX_TIME_S = 10 * 366 * 86400
@@ -243,6 +244,8 @@ def is_overdue(rollout: Rollout, outcome: Outcome, now: datetime) -> bool:
 
 def check_request(request: RolloutRequest) -> None:
     """Raise `BadInputError` for a request that is invalid for every fleet."""
+    if request.workload:
+        check_name(request.workload, "workload")
     if request.devices and request.labels:
         raise BadInputError("a rollout must select devices by name or by label, not both: leave one out")
     if len(set(request.devices)) != len(request.devices):

@@ -31,7 +31,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousVersion:
-    """The version that a device ran before it was offered the rollout's version."""
+    """The version that a device ran as the workload before it was offered the rollout's version."""
 
     model: str
     version: int
@@ -65,6 +65,7 @@ class StoredRollout:
 
     number: int
     request: RolloutRequest
+    workload: str
     version: int
     index: Descriptor
     state: RolloutState
@@ -95,6 +96,7 @@ class StoredRollout:
             rollout=self.number,
             request=self.request,
             model=self.request.model,
+            workload=self.workload,
             version=self.version,
             state=self.state,
             reason=self.reason,
@@ -141,12 +143,12 @@ def unfinished_rollouts(connection: Connection) -> list[int]:
     return list(connection.execute(select(rollouts.c.rollout).where(unfinished).order_by(rollouts.c.rollout)).scalars())
 
 
-def busy_devices(connection: Connection) -> dict[str, int]:
-    """Return the devices of active rollouts, each with the number of its rollout."""
+def busy_devices(connection: Connection, workload: str) -> dict[str, int]:
+    """Return the devices of active rollouts of a workload, each with the number of its rollout."""
     both = rollout_devices.join(rollouts, rollouts.c.rollout == rollout_devices.c.rollout)
     columns = rollout_devices.c.device, rollout_devices.c.rollout
-    rows = connection.execute(select(*columns).select_from(both).where(rollouts.c.state.in_(ACTIVE)))
-    return {row.device: row.rollout for row in rows}
+    active = rollouts.c.state.in_(ACTIVE), rollouts.c.workload == workload
+    return {row.device: row.rollout for row in connection.execute(select(*columns).select_from(both).where(*active))}
 
 
 def change_rollout(connection: Connection, number: int, now: datetime, **values: object) -> None:
@@ -175,6 +177,7 @@ def _rollout(row: Row[tuple[object, ...]], devices: Sequence[StoredDevice]) -> S
     return StoredRollout(
         number=row.rollout,
         request=wire.decode(row.request, RolloutRequest, what="a stored rollout"),
+        workload=row.workload,
         version=row.version,
         index=wire.decode(row.package_index, Descriptor, what="a stored rollout's index"),
         state=RolloutState(row.state),

@@ -1,4 +1,4 @@
-"""Carry out the actions that `plan.py` decides on.
+"""Carry out the actions that `plan.py` decides on, for one workload.
 
 The running version is not touched before the switch. The order of the steps makes a kill harmless: the new runner is up before
 `active` changes, and the trial is stored as passed before `last_good` changes. Steps in between are repeated after a restart.
@@ -22,7 +22,8 @@ from edge_agent.deployment.trial import Evidence, Verdict, judge
 from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import ChooseBy, Settings
 from edge_agent.storage.integrity import DamagedSlotError, slot_damage
-from edge_agent.storage.store import ACTIVE, LAST_GOOD, Store
+from edge_agent.storage.links import ACTIVE, LAST_GOOD, Links, linked_records
+from edge_agent.storage.store import Store
 from edge_agent.workers.requests import CheckRequest, FetchRequest, pulled_bytes
 from edge_agent.workers.worker import Failure, WorkerResult, run_worker
 from edgewright.contracts.messages import DeploymentState, DesiredState, FailureCause
@@ -39,16 +40,27 @@ class Deployer:
     """Executor of the plan's steps; it owns the reason that blocks the agent."""
 
     def __init__(
-        self, settings: Settings, store: Store, journal: Journal, supervisor: Supervisor, changed: Callable[[], None]
+        self,
+        settings: Settings,
+        store: Store,
+        links: Links,
+        *,
+        journal: Journal,
+        supervisor: Supervisor,
+        changed: Callable[[], None],
+        may_collect: Callable[[], bool] = lambda: True,
     ) -> None:
         self.blocked_reason: str | None = None
         """Reason why the last step could not be stored; None when it could."""
-        self.repairs = Repairs(store, journal)
+        self.repairs = Repairs(store, links, journal)
         self._settings = settings
         self._store = store
+        self._links = links
         self._journal = journal
         self._supervisor = supervisor
         self._changed = changed
+        self._may_collect = may_collect
+        """Returns False while another workload needs files that no link reaches yet."""
         self._before: ScoringStatistics | None = None
         self._pauses = 0
         self._retry_at_s = 0.0
@@ -67,7 +79,7 @@ class Deployer:
         self.retry_now()
         self._journal.accept(desired, reason)
         self._announce()
-        active = self._store.active()
+        active = self._links.active()
         reason_against = downgrade(desired, active.running if active else None)
         if reason_against is not None:
             self._step(Event.REFUSE, reason_against, cause=FailureCause.CALLER)
@@ -106,21 +118,27 @@ class Deployer:
             reason = f"the agent restarted during {deployment.state.value}"
             self._step(Event.RESUME, reason, attempt=deployment.attempt + 1)
 
+    @property
+    def is_settled(self) -> bool:
+        """True unless a deployment is in progress or a slot is damaged, whose good files are still needed."""
+        deployment = self._journal.current()
+        return (deployment is None or deployment.state.is_final) and self.repairs.damaged is None
+
     def settle(self) -> None:
         """Finish a deployment in a final state: update `last_good` and remove unreachable files. Safe to repeat."""
+        if not self.is_settled:
+            return
         deployment = self._journal.current()
-        if (deployment is not None and not deployment.state.is_final) or self.repairs.damaged is not None:
-            return  # the good files of a damaged slot are still needed
         self._store.restore_ballast()
         if deployment is None:
             return
-        active, last_good = self._store.active(), self._store.last_good()
+        active, last_good = self._links.active(), self._links.last_good()
         number = deployment.desired.desired_number
         passed = deployment.state is DeploymentState.RUNNING and active and active.desired.desired_number == number
         if passed and active != last_good:
             self._store.mark_committed(number)
-            self._store.set_link(LAST_GOOD, number)
-        freed_bytes = self._store.collect()
+            self._links.set_link(LAST_GOOD, number)
+        freed_bytes = self._store.collect(linked_records(self._store)) if self._may_collect() else 0
         if freed_bytes:
             _log.info("collected garbage size_bytes=%d", freed_bytes)
 
@@ -223,7 +241,7 @@ class Deployer:
         except OperationError as error:
             self._step(Event.ROLL_BACK, str(error), cause=FailureCause.DEVICE)  # it passed its check on this device just before
             return
-        self._store.set_link(ACTIVE, number)
+        self._links.set_link(ACTIVE, number)
         self._step(Event.TRY, f"on trial for {deployment.desired.trial_s:g} s", attempt=1)
 
     async def _watch(self, deployment: Deployment) -> None:
@@ -244,15 +262,15 @@ class Deployer:
 
     async def _restore(self, deployment: Deployment) -> None:
         self.repairs.clear()  # of the version that is left
-        good = self._store.last_good()
+        good = self._links.last_good()
         if good is None:
             self.repairs.inspect()
             await self._supervisor.stop()
-            self._store.remove_link(ACTIVE)
+            self._links.remove_link(ACTIVE)
             await self._supervisor.open_placeholder()
             outcome = self.repairs.damage or "there is no earlier version, so none runs"
         else:
-            self._store.set_link(ACTIVE, good.desired.desired_number)
+            self._links.set_link(ACTIVE, good.desired.desired_number)
             try:
                 await self._supervisor.hand_over(good)
             except DamagedSlotError as error:
@@ -289,7 +307,7 @@ class Deployer:
             _log.warning("could not repair pause_s=%.1f reason=%r", pause_s, str(error))
             return
         for link in (ACTIVE, LAST_GOOD):
-            self._store.set_link(link, desired.desired_number)
+            self._links.set_link(link, desired.desired_number)
         self.repairs.clear()
         self.retry_now()
         self._journal.record("repair", f"{desired.model}:{desired.version} was damaged and has been fetched again")
@@ -346,8 +364,9 @@ class Deployer:
         deployment = self._journal.current()
         if deployment is not None:
             _log.info(
-                "%s desired_number=%d attempt=%d reason=%r",
+                "%s workload=%s desired_number=%d attempt=%d reason=%r",
                 deployment.state.value,
+                self._links.workload,
                 deployment.desired.desired_number,
                 deployment.attempt,
                 deployment.reason,

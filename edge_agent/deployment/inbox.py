@@ -22,22 +22,26 @@ VERIFY_TIMEOUT_S = 60.0
 class DesiredInbox:
     """Receiver of signed desired states."""
 
-    def __init__(self, state_directory: Path, journal: Journal, retry_s: float, changed: Callable[[], None]) -> None:
-        self.newer: DesiredState | None = None
-        """The verified desired state that the deployer has not accepted yet."""
+    def __init__(self, state_directory: Path, journal: Journal, retry_s: float, take: Callable[[DesiredState], None]) -> None:
+        self._newest: DesiredState | None = journal.device_desired()
         self._state_directory = state_directory
         self._journal = journal
         self._retry_s = retry_s
-        self._changed = changed
+        self._take = take
+        """Called with each verified desired state of the device."""
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._last_verified: bytes | None = None
 
     @property
     def highest_number(self) -> int:
-        """The number of the newest verified desired state; 0 before the first one."""
+        """The number of the newest verified desired state; 0 before the first one.
+
+        If only the deployments are known, the newest state is asked for once more, because other workloads may be in it.
+        """
+        if self._newest is not None:
+            return self._newest.desired_number
         current = self._journal.current()
-        stored = current.desired.desired_number if current else 0
-        return max(stored, self.newer.desired_number if self.newer else 0)
+        return current.desired.desired_number - 1 if current else 0
 
     def receive(self, envelope: bytes) -> None:
         """Queue an envelope for verification, except for a repetition of the last one."""
@@ -55,7 +59,13 @@ class DesiredInbox:
             )
             result = await run_worker("edge_agent.deployment.verify_desired", request, timeout_s=VERIFY_TIMEOUT_S)
             if result.desired is not None:
-                self._take(result.desired)
+                try:
+                    self._verified(result.desired)
+                except StorageFullError as error:
+                    _log.warning("could not take desired state reason=%r", str(error))
+                    await asyncio.sleep(self._retry_s)
+                    self._queue.put_nowait(envelope)
+                    continue
             elif result.failure is Failure.REFUSED:
                 self._reject(result.reason)
             elif result.failure is not None:  # the worker failed, which proves nothing about the envelope
@@ -65,12 +75,14 @@ class DesiredInbox:
                 continue
             self._last_verified = envelope
 
-    def _take(self, desired: DesiredState) -> None:
+    def _verified(self, desired: DesiredState) -> None:
         _log.info(
-            "verified desired state desired_number=%d package=%s:%d", desired.desired_number, desired.model, desired.version
+            "verified desired state desired_number=%d workloads=%s",
+            desired.desired_number,
+            ",".join(f"{one.workload}={one.model}:{one.version}" for one in desired.every_workload),
         )
-        self.newer = desired
-        self._changed()
+        self._take(desired)
+        self._newest = desired
 
     def _reject(self, reason: str) -> None:
         _log.warning("rejected desired state reason=%r", reason)

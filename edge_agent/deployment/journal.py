@@ -1,8 +1,9 @@
 """Deployments and their history in SQLite, from which the agent continues after a kill.
 
 Every step of `states.py` is one transaction with `synchronous=FULL`. Each row also holds the reason, the time, the attempt and
-the choice of the variant; the last thousand events are kept. A damaged journal is set aside and replaced by an empty one, and the
-running version is found through the store's links (`store.py`).
+the choice of the variant; the last thousand events are kept. `Journal.of` is the view of one workload. The last verified desired
+state of the whole device is kept as well, so that no workload's part of it is lost when the agent is killed before it acts on it.
+A damaged journal is set aside and replaced by an empty one, and the running versions are found through the links (`links.py`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ CREATE TABLE IF NOT EXISTS deployments (
     online_s REAL NOT NULL DEFAULT 0,
     bytes_pulled INTEGER NOT NULL DEFAULT 0,
     choice TEXT NOT NULL DEFAULT '[]',
-    cause TEXT
+    cause TEXT,
+    workload TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -45,9 +47,21 @@ CREATE TABLE IF NOT EXISTS events (
     desired_number INTEGER NOT NULL,
     event TEXT NOT NULL,
     state TEXT NOT NULL,
-    reason TEXT NOT NULL
+    reason TEXT NOT NULL,
+    workload TEXT NOT NULL DEFAULT ''
 );
+CREATE TABLE IF NOT EXISTS device (id INTEGER PRIMARY KEY CHECK (id = 1), desired TEXT NOT NULL);
 """
+_SELECT = (
+    "SELECT desired, state, reason, since, attempt, retry_at, transitions, online_s, bytes_pulled, choice, cause "
+    "FROM deployments "
+)
+_ADDED = (
+    ("deployments", "cause", "TEXT"),
+    ("deployments", "workload", "TEXT NOT NULL DEFAULT ''"),
+    ("events", "workload", "TEXT NOT NULL DEFAULT ''"),
+)
+"""Columns that the journals of earlier agents lack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +93,16 @@ class PastEvent:
     event: str
     state: str
     reason: str
+    workload: str = ""
+    """Empty for an event that is about no workload."""
 
 
 class Journal:
     """The stored deployments. Its only writer is the agent that holds the lock of the state directory."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, workload: str | None = None) -> None:
         self._connection = connection
+        self._workload = workload
 
     @classmethod
     def open(cls, state_directory: Path) -> tuple[Journal, str | None]:
@@ -111,49 +128,84 @@ class Journal:
         """Close the database."""
         self._connection.close()
 
+    def of(self, workload: str) -> Journal:
+        """Return the view of one workload: its deployments and its events."""
+        return Journal(self._connection, workload)
+
+    def workloads(self) -> tuple[str, ...]:
+        """Return the workloads with a deployment, sorted by name."""
+        return tuple(row[0] for row in self._connection.execute("SELECT DISTINCT workload FROM deployments ORDER BY workload"))
+
     def current(self) -> Deployment | None:
         """Return the deployment with the highest desired number."""
-        row = self._connection.execute("SELECT * FROM deployments ORDER BY desired_number DESC LIMIT 1").fetchone()
+        row = self._connection.execute(
+            _SELECT + "WHERE ?1 IS NULL OR workload = ?1 ORDER BY desired_number DESC LIMIT 1",
+            (self._workload,),
+        ).fetchone()
         return None if row is None else _deployment(row)
 
     def desired(self, number: int) -> DesiredState | None:
         """Return the desired state with this number; None if it is not stored."""
-        row = self._connection.execute("SELECT * FROM deployments WHERE desired_number = ?", (number,)).fetchone()
+        row = self._connection.execute(_SELECT + "WHERE desired_number = ?", (number,)).fetchone()
         return None if row is None else _deployment(row).desired
+
+    def device_desired(self) -> DesiredState | None:
+        """Return the last verified desired state of the device; None if none is stored."""
+        row = self._connection.execute("SELECT desired FROM device").fetchone()
+        return None if row is None else wire.decode(row[0], DesiredState, what="the stored desired state of the device")
 
     def history(self, limit: int) -> tuple[PastEvent, ...]:
         """Return the last `limit` events, oldest first."""
         rows = self._connection.execute(
-            "SELECT at, desired_number, event, state, reason FROM events ORDER BY id DESC LIMIT ?", (limit,)
+            "SELECT at, desired_number, event, state, reason, workload FROM events WHERE ?1 IS NULL OR workload = ?1 "
+            "ORDER BY id DESC LIMIT ?2",
+            (self._workload, limit),
         ).fetchall()
         return tuple(
-            PastEvent(at=datetime.fromisoformat(at), desired_number=number, event=event, state=state, reason=reason)
-            for at, number, event, state, reason in reversed(rows)
+            PastEvent(
+                at=datetime.fromisoformat(at), desired_number=number, event=event, state=state, reason=reason, workload=workload
+            )
+            for at, number, event, state, reason, workload in reversed(rows)
         )
+
+    def store_device_desired(self, desired: DesiredState) -> None:
+        """Store the verified desired state of the device."""
+        with transaction(self._connection, "the journal") as connection:
+            connection.execute("INSERT OR REPLACE INTO device VALUES (1, ?)", (wire.encode(desired).decode(),))
 
     def accept(self, desired: DesiredState, reason: str) -> Deployment:
         """Store a new desired state as accepted."""
         state = after(None, Event.ACCEPT)
         failpoint(failpoint_name(None, Event.ACCEPT, "before"))
         with transaction(self._connection, "the journal") as connection:
-            connection.execute(
-                "INSERT INTO deployments (desired_number, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
-                (desired.desired_number, wire.encode(desired).decode(), state.value, reason, _now()),
-            )
+            self._insert(connection, desired, state, reason)
             self._insert_event(connection, desired.desired_number, Event.ACCEPT.value, state.value, reason)
-            connection.execute("DELETE FROM deployments WHERE desired_number < ?", (desired.desired_number - 100,))
+            connection.execute(
+                "DELETE FROM deployments WHERE workload = ? AND desired_number < ?",
+                (self._workload or desired.workload, desired.desired_number - 100),
+            )
         failpoint(failpoint_name(None, Event.ACCEPT, "after"))
         return self._current()
 
     def adopt(self, desired: DesiredState, reason: str) -> Deployment:
-        """Store the store's active version as running, in a journal that replaced a damaged one."""
+        """Store the active version of a workload as running, in a journal that replaced a damaged one."""
         with transaction(self._connection, "the journal") as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO deployments (desired_number, desired, state, reason, since) VALUES (?, ?, ?, ?, ?)",
-                (desired.desired_number, wire.encode(desired).decode(), DeploymentState.RUNNING.value, reason, _now()),
-            )
+            self._insert(connection, desired, DeploymentState.RUNNING, reason)
             self._insert_event(connection, desired.desired_number, "adopt", DeploymentState.RUNNING.value, reason)
         return self._current()
+
+    def remove(self, reason: str) -> None:
+        """Remove the deployments of this view's workload; its events stay."""
+        with transaction(self._connection, "the journal") as connection:
+            connection.execute("DELETE FROM deployments WHERE workload = ?", (self._workload,))
+            self._insert_event(connection, 0, "remove", "", reason)
+
+    def rename(self, workload: str) -> None:
+        """Give the deployments and events of this view's workload to `workload`, which becomes the view's."""
+        with transaction(self._connection, "the journal") as connection:
+            connection.execute("UPDATE deployments SET workload = ? WHERE workload = ?", (workload, self._workload))
+            connection.execute("UPDATE events SET workload = ? WHERE workload = ?", (workload, self._workload))
+        self._workload = workload
 
     def step(
         self,
@@ -215,11 +267,24 @@ class Journal:
             connection.execute(f"UPDATE deployments SET {assignments} WHERE desired_number = ?", (*values, number))  # noqa: S608
         return self._current()
 
-    @staticmethod
-    def _insert_event(connection: sqlite3.Connection, number: int, event: str, state: str, reason: str) -> None:
+    def _insert(self, connection: sqlite3.Connection, desired: DesiredState, state: DeploymentState, reason: str) -> None:
         connection.execute(
-            "INSERT INTO events (at, desired_number, event, state, reason) VALUES (?, ?, ?, ?, ?)",
-            (_now(), number, event, state, reason),
+            "INSERT OR REPLACE INTO deployments (desired_number, desired, state, reason, since, workload) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                desired.desired_number,
+                wire.encode(desired).decode(),
+                state.value,
+                reason,
+                _now(),
+                self._workload or desired.workload,
+            ),
+        )
+
+    def _insert_event(self, connection: sqlite3.Connection, number: int, event: str, state: str, reason: str) -> None:
+        connection.execute(
+            "INSERT INTO events (at, desired_number, event, state, reason, workload) VALUES (?, ?, ?, ?, ?, ?)",
+            (_now(), number, event, state, reason, self._workload or ""),
         )
         connection.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (KEPT_EVENTS,))
 
@@ -227,11 +292,9 @@ class Journal:
 def _connect(path: Path) -> sqlite3.Connection:
     """Open the journal and check that its newest row can be decoded."""
     connection = connect(path, _SCHEMA)
-    columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(deployments)")}
-    if "cause" not in columns:  # a journal of an agent that did not store causes
-        connection.execute("ALTER TABLE deployments ADD COLUMN cause TEXT")
     try:
-        row = connection.execute("SELECT * FROM deployments ORDER BY desired_number DESC LIMIT 1").fetchone()
+        _extend(connection)
+        row = connection.execute(_SELECT + "ORDER BY desired_number DESC LIMIT 1").fetchone()
         if row is not None:
             _deployment(row)
     except (EdgewrightError, ValueError, TypeError) as error:
@@ -240,8 +303,21 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _extend(connection: sqlite3.Connection) -> None:
+    """Add the columns that an earlier agent did not have; its deployments are those of one workload."""
+    with transaction(connection, "the journal"):
+        for table, column, kind in _ADDED:
+            if column not in {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        row = connection.execute(_SELECT + "WHERE workload = '' ORDER BY desired_number DESC LIMIT 1").fetchone()
+        if row is not None:
+            workload = _deployment(row).desired.workload
+            connection.execute("UPDATE deployments SET workload = ? WHERE workload = ''", (workload,))
+            connection.execute("UPDATE events SET workload = ? WHERE workload = '' AND desired_number > 0", (workload,))
+
+
 def _deployment(row: tuple[Any, ...]) -> Deployment:
-    _, desired, state, reason, since, attempt, retry_at, transitions, online_s, bytes_pulled, choice, *later = row
+    desired, state, reason, since, attempt, retry_at, transitions, online_s, bytes_pulled, choice, cause = row
     return Deployment(
         desired=wire.decode(desired, DesiredState, what="the stored desired state"),
         state=DeploymentState(state),
@@ -253,7 +329,7 @@ def _deployment(row: tuple[Any, ...]) -> Deployment:
         online_s=online_s,
         bytes_pulled=bytes_pulled,
         choice=tuple(json.loads(choice)),
-        cause=FailureCause(later[0]) if later and later[0] else None,
+        cause=FailureCause(cause) if cause else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Damage of the slot that should run, and the reason why no version runs: facts of the disk, found again after every start.
+"""Damage of the slot that a workload should run, and the reason why none runs: facts of the disk, found again at every start.
 
 The journal may state that a version runs although a power cut or a worn-out disk has damaged its files. `inspect` compares the
 journal with the slots at the start; a runner that finds other bytes than the record's reports them through `runner_failed`.
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from edge_agent.deployment.journal import Journal
 from edge_agent.storage.integrity import DamagedSlotError, slot_damage
-from edge_agent.storage.store import LAST_GOOD, SlotRecord, Store
+from edge_agent.storage.links import LAST_GOOD, Links
+from edge_agent.storage.store import SlotRecord, Store
 from edgewright.contracts.messages import DeploymentState, DesiredState
 from edgewright.errors import OperationError
 
@@ -26,11 +27,12 @@ class Trouble:
 class Repairs:
     """Record of damaged slots and failed runners, from which repairs are decided."""
 
-    def __init__(self, store: Store, journal: Journal) -> None:
+    def __init__(self, store: Store, links: Links, journal: Journal) -> None:
         self.damaged: DesiredState | None = None
         """The desired state whose slot is damaged and must be fetched again."""
         self.trouble: Trouble | None = None
         self._store = store
+        self._links = links
         self._journal = journal
 
     @property
@@ -74,4 +76,4 @@ class Repairs:
         current = self._journal.current()
         if current is not None and current.state is DeploymentState.RUNNING:
             return current.desired.desired_number
-        return self._store.linked_number(LAST_GOOD)
+        return self._links.linked_number(LAST_GOOD)

@@ -23,8 +23,8 @@ from edge_agent.storage.failpoints import failpoint
 from edge_agent.workers.requests import RenewRequest
 from edge_agent.workers.worker import serve_request
 from edgewright.contracts import signing, wire
+from edgewright.contracts.connection.renewal import IssuedCertificate, RenewalChallenge, RenewalProof, RenewalRequest
 from edgewright.contracts.files import reporting_full_disk
-from edgewright.contracts.messages import IssuedCertificate, RenewalChallenge, RenewalProof, RenewalRequest
 from edgewright.errors import BadInputError, DeniedError, OperationError, UnreachableError
 
 ALREADY_RENEWED = "already renewed"

@@ -18,9 +18,8 @@ from edge_agent.identity.device_key import csr_for, generate_key, read_key, stor
 from edge_agent.identity.identity import CREDENTIAL_SETS, RECORD, Enrolment, Identity
 from edge_agent.link.https_client import HttpsRequest
 from edgewright.contracts import wire
-from edgewright.contracts.connection.enrolment import parse_token
+from edgewright.contracts.connection.enrolment import EnrolmentToken, EnrolRequest, EnrolResponse, parse_token
 from edgewright.contracts.files import write_atomically
-from edgewright.contracts.messages import EnrolmentToken, EnrolRequest, EnrolResponse
 from edgewright.contracts.names import check_name
 from edgewright.errors import ConflictError, DeniedError, MessageError
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from edgewright.contracts import wire
-from edgewright.contracts.messages import EnrolResponse
+from edgewright.contracts.connection.enrolment import EnrolResponse
 from edgewright.errors import MessageError, NotFoundError, OperationError
 
 RECORD = "enrolment.json"

@@ -18,7 +18,8 @@ import paho.mqtt.client as paho
 from edge_agent.link.transport import Receiver
 from edgewright.contracts import wire
 from edgewright.contracts.connection import topics
-from edgewright.contracts.messages import BrokerAddress, Presence
+from edgewright.contracts.connection.enrolment import BrokerAddress
+from edgewright.contracts.messages import Presence
 from edgewright.errors import UnreachableError
 
 KEEPALIVE_S = 30

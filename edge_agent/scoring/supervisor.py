@@ -129,6 +129,10 @@ class Supervisor:
         if self._desired is None:
             await self._placeholder.open(reason)
 
+    async def close_placeholder(self) -> None:
+        """Stop to answer 503; another server may use the socket."""
+        await self._placeholder.close()
+
     async def watch(self) -> None:
         """Restart a runner that exits, forever."""
         pause_s = FIRST_PAUSE_S

@@ -1,15 +1,13 @@
-"""Verified blobs, slots with one model version each, and the two links to the active and the last good slot.
+"""Verified blobs, and slots with one model version of one workload each; links.py has the links to the slots that run.
 
     blobs/sha256/<hex>        complete, verified blobs
     blobs/partial/<hex>       incomplete downloads, resumed after a kill
     slots/<desired_number>/   one variant as contracts.variant.VariantDirectory: hard links to blobs, and slot.json
-    active -> slots/5         the slot that runs
-    last_good -> slots/4      the slot that passed its trial, for a roll-back
     measuring/<variant>/      hard links to blobs while variants are measured
     ballast                   deleted if the disk is full at the start, so that the agent has room to start
 
-Slots and links change by one rename, so a power cut leaves the old state or the new one. A lost link is restored from the slots.
-Files that neither link reaches are removed after a deployment.
+A slot appears by one rename, so a power cut leaves none or a whole one. Workloads share the blobs. Files that no link reaches are
+removed after a deployment.
 """
 
 from __future__ import annotations
@@ -32,8 +30,6 @@ from edgewright.contracts.oci import Descriptor, check_bytes, describe_file
 from edgewright.errors import PackageError, StorageFullError
 
 SLOT_FILE = "slot.json"
-ACTIVE = "active"
-LAST_GOOD = "last_good"
 COMMITTED = ".committed"
 FREE_MARGIN_BYTES = 1 << 20
 BALLAST = "ballast"
@@ -228,62 +224,18 @@ class Store:
 
     def slot(self, desired_number: int) -> SlotRecord | None:
         """Return the record of a slot; None if the slot is missing or incomplete."""
-        return _read_record(self.slot_path(desired_number))
+        return read_record(self.slot_path(desired_number))
 
     def mark_committed(self, desired_number: int) -> None:
         """Mark that this slot passed its trial, so that a lost link can be restored."""
         write_atomically(self.slot_path(desired_number) / COMMITTED, b"")
 
-    # Links
+    def committed(self) -> list[SlotRecord]:
+        """Return the slots that passed their trial, oldest first."""
+        return [record for record in self._records() if (self._path_of(record) / COMMITTED).is_file()]
 
-    def active(self) -> SlotRecord | None:
-        """Return the slot of the `active` link; None if the link is missing or dangling."""
-        return _read_record(self.root / ACTIVE)
-
-    def last_good(self) -> SlotRecord | None:
-        """Return the slot of the `last_good` link; None if the link is missing or dangling."""
-        return _read_record(self.root / LAST_GOOD)
-
-    def linked_number(self, link: str) -> int | None:
-        """Return the number of the slot that a link names, even if the slot is damaged; None without a link."""
-        try:
-            name = (self.root / link).readlink().name
-        except OSError:
-            return None
-        return int(name) if name.isdecimal() else None
-
-    def set_link(self, link: str, desired_number: int) -> None:
-        """Point a link to a slot by one rename."""
-        with reporting_full_disk("a link"):
-            temporary = Path(tempfile.mkdtemp(dir=self.root, prefix=".link-"))
-            try:
-                (temporary / link).symlink_to(Path("slots") / str(desired_number))
-                failpoint(f"{link}.before_rename")
-                (temporary / link).replace(self.root / link)
-                sync_path(self.root)
-                failpoint(f"{link}.after_rename")
-            finally:
-                _remove(temporary)
-
-    def remove_link(self, link: str) -> None:
-        """Remove a link."""
-        (self.root / link).unlink(missing_ok=True)
-        sync_path(self.root)
-
-    def repair_links(self) -> tuple[str, ...]:
-        """Point lost links to the newest committed slot; return one sentence per repair."""
-        committed = [record for record in self._records() if (self._path_of(record) / COMMITTED).is_file()]
-        repaired = []
-        for link, record in ((LAST_GOOD, self.last_good()), (ACTIVE, self.active())):
-            if record is None and committed:
-                number = committed[-1].desired.desired_number
-                self.set_link(link, number)
-                repaired.append(f"the lost link {link} points to slot {number} again")
-        return tuple(repaired)
-
-    def collect(self) -> int:
-        """Remove slots, blobs and downloads that neither link reaches; return the number of freed bytes."""
-        kept = [record for record in (self.active(), self.last_good()) if record is not None]
+    def collect(self, kept: Sequence[SlotRecord]) -> int:
+        """Remove slots, blobs and downloads that no slot of `kept` uses; return the number of freed bytes."""
         numbers = {str(record.desired.desired_number) for record in kept}
         blobs = {_hex(digest) for record in kept for digest in record.blobs}
         failpoint("collect.before_unlink")
@@ -306,14 +258,14 @@ class Store:
             os.link(self.blob_path(file.digest), folder / file.name)
 
     def _records(self) -> list[SlotRecord]:
-        records = (_read_record(path) for path in self._slots.iterdir() if path.name.isdigit())
+        records = (read_record(path) for path in self._slots.iterdir() if path.name.isdigit())
         return sorted((record for record in records if record), key=lambda record: record.desired.desired_number)
 
     def _path_of(self, record: SlotRecord) -> Path:
         return self.slot_path(record.desired.desired_number)
 
 
-def _read_record(slot: Path) -> SlotRecord | None:
+def read_record(slot: Path) -> SlotRecord | None:
     """Return the record of a slot; None if the record or a file is missing or damaged."""
     try:
         record = wire.decode((slot / SLOT_FILE).read_bytes(), SlotRecord, what=str(slot / SLOT_FILE), error=PackageError)

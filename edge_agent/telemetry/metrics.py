@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Iterable
 from contextlib import suppress
 
 import psutil
 
+from edge_agent.deployment.workload import Workload
 from edge_agent.link.connection import Connection
-from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import Settings
 from edge_agent.telemetry.outbox import Acknowledgements, Outbox, Reading
 from edgewright.contracts import wire
-from edgewright.contracts.scoring_statistics import ScoringStatistics
 from edgewright.errors import EdgewrightError, StorageFullError
 
 _log = logging.getLogger(__name__)
@@ -28,13 +28,13 @@ class TelemetrySender:
     def __init__(
         self,
         settings: Settings,
-        supervisor: Supervisor,
+        workloads: Iterable[Workload],
         connection: Connection,
         outbox: Outbox,
         acknowledgements: Acknowledgements,
     ) -> None:
         self._settings = settings
-        self._supervisor = supervisor
+        self._workloads = workloads
         self._connection = connection
         self._outbox = outbox
         self._acknowledgements = acknowledgements
@@ -43,15 +43,10 @@ class TelemetrySender:
         """Queue measurements at a fixed interval, online or offline."""
         while True:
             await asyncio.sleep(self._settings.measure_every_s)
-            slot = self._supervisor.running
-            labels = {"model": slot.running.model, "version": str(slot.running.version)} if slot else {}
             try:
-                readings = read_metrics(
-                    runner_pid=self._supervisor.runner_pid,
-                    scoring=self._supervisor.scoring,
-                    dropped=self._outbox.dropped(),
-                    labels=labels,
-                )
+                readings = read_device_metrics(dropped=self._outbox.dropped())
+                for workload in self._workloads:
+                    readings += read_workload_metrics(workload)
                 self._outbox.put(readings)
             except (StorageFullError, sqlite3.DatabaseError) as error:
                 _log.warning("could not queue measurements reason=%r", str(error))
@@ -74,20 +69,27 @@ class TelemetrySender:
                 await asyncio.sleep(self._settings.retry_base_s)
 
 
-def read_metrics(
-    *, runner_pid: int | None, scoring: ScoringStatistics | None, dropped: int, labels: dict[str, str]
-) -> list[Reading]:
-    """Return the current readings; unknown values are left out."""
-    readings = [
+def read_device_metrics(*, dropped: int) -> list[Reading]:
+    """Return the current readings of the machine and of the agent."""
+    return [
         Reading(name="cpu", value=psutil.cpu_percent(), unit="percent"),
         Reading(name="memory_available", value=float(psutil.virtual_memory().available), unit="bytes"),
         Reading(name="agent_rss", value=float(psutil.Process().memory_info().rss), unit="bytes"),
         Reading(name="telemetry_dropped", value=float(dropped), unit="measurements"),
     ]
-    if runner_pid is not None:
+
+
+def read_workload_metrics(workload: Workload) -> list[Reading]:
+    """Return the current readings of a workload's runner; unknown values are left out."""
+    supervisor, readings = workload.supervisor, []
+    labels = {"workload": workload.name}
+    if supervisor.running is not None:
+        labels |= {"model": supervisor.running.running.model, "version": str(supervisor.running.running.version)}
+    if supervisor.runner_pid is not None:
         with suppress(psutil.NoSuchProcess):
-            rss = float(psutil.Process(runner_pid).memory_info().rss)
+            rss = float(psutil.Process(supervisor.runner_pid).memory_info().rss)
             readings.append(Reading(name="runner_rss", value=rss, unit="bytes", labels=labels))
+    scoring = supervisor.scoring
     if scoring is not None:
         readings.append(Reading(name="scored", value=float(scoring.requests), unit="requests", labels=labels))
         readings.append(Reading(name="errors", value=float(scoring.errors), unit="requests", labels=labels))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from edge_agent.deployment.deployer import Deployer
-from edge_agent.deployment.journal import Deployment, Journal
+from edge_agent.deployment.journal import Deployment
 from edge_agent.deployment.repair import Trouble
+from edge_agent.deployment.workload import Workload
 from edge_agent.link.connection import Connection
-from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import Settings
 from edge_agent.storage.store import SlotRecord
 from edgewright import __version__
 from edgewright.contracts import wire
-from edgewright.contracts.messages import DeploymentState, FailureCause, ReportedState
+from edgewright.contracts.messages import DeploymentState, FailureCause, ReportedState, ReportedWorkload
 from edgewright.errors import EdgewrightError
 
 _log = logging.getLogger(__name__)
@@ -32,16 +32,15 @@ class Sender:
     boot_id: str
 
 
-def compose(
-    sender: Sender,
+def compose_workload(
+    workload: str,
     deployment: Deployment | None,
     slot: SlotRecord | None,
     *,
-    sequence: int,
     blocked_reason: str | None = None,
     trouble: Trouble | None = None,
-) -> ReportedState:
-    """Return the report; a `blocked_reason` or a `trouble` takes the place of the deployment's own reason."""
+) -> ReportedWorkload:
+    """Return the report of a workload; a `blocked_reason` or a `trouble` takes the place of the deployment's own reason."""
     reason = deployment.reason if deployment else "no version requested yet"
     state = deployment.state if deployment else None
     cause = deployment.cause if deployment else None
@@ -50,8 +49,8 @@ def compose(
     if trouble is not None:
         reason = trouble.reason
         state = trouble.state if state is DeploymentState.RUNNING else state
-    return ReportedState(
-        device=sender.device,
+    return ReportedWorkload(
+        workload=workload,
         desired_number=deployment.desired.desired_number if deployment else 0,
         state=state,
         cause=cause,
@@ -60,12 +59,32 @@ def compose(
         attempt=deployment.attempt if deployment else 1,
         next_retry_at=deployment.retry_at if deployment else None,
         running=slot.running if slot else None,
+        bytes_pulled=deployment.bytes_pulled if deployment else 0,
+        choice=deployment.choice if deployment else (),
+    )
+
+
+def compose(sender: Sender, workloads: Sequence[ReportedWorkload], *, sequence: int) -> ReportedState:
+    """Return the report of the device; a cloud that knows one workload per device reads that of the one that changed last."""
+    last = max(workloads, key=lambda each: each.desired_number, default=None)
+    last = last or compose_workload("none", None, None)
+    return ReportedState(
+        device=sender.device,
+        desired_number=last.desired_number,
+        state=last.state,
+        cause=last.cause,
+        reason=last.reason,
+        since=last.since,
+        attempt=last.attempt,
+        next_retry_at=last.next_retry_at,
+        running=last.running,
         profile=sender.profile,
         agent_version=__version__,
         boot_id=sender.boot_id,
         sequence=sequence,
-        bytes_pulled=deployment.bytes_pulled if deployment else 0,
-        choice=deployment.choice if deployment else (),
+        bytes_pulled=last.bytes_pulled,
+        choice=last.choice,
+        workloads=tuple(workloads),
     )
 
 
@@ -73,21 +92,11 @@ class Reporter:
     """Sender of the reported state; setting `due` triggers a report."""
 
     def __init__(
-        self,
-        sender: Sender,
-        settings: Settings,
-        *,
-        journal: Journal,
-        deployer: Deployer,
-        supervisor: Supervisor,
-        connection: Connection,
-        due: asyncio.Event,
+        self, sender: Sender, settings: Settings, workloads: Iterable[Workload], connection: Connection, due: asyncio.Event
     ) -> None:
         self._sender = sender
         self._settings = settings
-        self._journal = journal
-        self._deployer = deployer
-        self._supervisor = supervisor
+        self._workloads = workloads
         self._connection = connection
         self._due = due
         self._sequence = 0
@@ -110,11 +119,14 @@ class Reporter:
 
     def _compose(self) -> ReportedState:
         self._sequence += 1
-        return compose(
-            self._sender,
-            self._journal.current(),
-            self._supervisor.running,
-            sequence=self._sequence,
-            blocked_reason=self._deployer.blocked_reason,
-            trouble=self._deployer.repairs.trouble,
-        )
+        reports = [
+            compose_workload(
+                each.name,
+                each.journal.current(),
+                each.supervisor.running,
+                blocked_reason=each.deployer.blocked_reason,
+                trouble=each.deployer.repairs.trouble,
+            )
+            for each in self._workloads
+        ]
+        return compose(self._sender, reports, sequence=self._sequence)

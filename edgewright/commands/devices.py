@@ -5,15 +5,38 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 import click
 
 from edgewright.command_line import duration, print_json, print_table
 from edgewright.commands.cloud_options import cloud_options, label, labels_text, moment
-from edgewright.contracts.messages import DeploymentState, DeviceRecord, ReportedState, TokenRequest
+from edgewright.contracts.connection.enrolment import TokenRequest
+from edgewright.contracts.messages import DeploymentState, DesiredState, DeviceRecord, ReportedWorkload
 from edgewright.contracts.names import check_name
 from edgewright.sdk import CloudClient
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWorkload:
+    """A workload of a device: what the cloud desires of it, and what the device reports about it."""
+
+    name: str
+    desired: DesiredState | None
+    reported: ReportedWorkload | None
+
+
+def workloads_of(record: DeviceRecord) -> list[DeviceWorkload]:
+    """Return the workloads of a device, desired or reported, sorted by name."""
+    desired = {} if record.desired is None else {one.workload: one for one in record.desired.every_workload}
+    reported = record.reported
+    names = set(desired)
+    if reported is not None and reported.workloads is not None:
+        names |= {one.workload for one in reported.workloads}
+    elif reported is not None and reported.running is not None and not names:  # an agent that knows one workload
+        names = {reported.running.model}
+    return [DeviceWorkload(name, desired.get(name), reported.of(name) if reported else None) for name in sorted(names)]
 
 
 @click.group("devices")
@@ -60,8 +83,8 @@ def list_devices(cloud: str | None, as_json: bool) -> None:
     if as_json:
         print_json(devices)
         return
-    columns = ("device", "profile", "online", "running", "variant", "state", "labels", "reason")
-    print_table(columns, [_row(device) for device in devices])
+    columns = ("device", "profile", "online", "workload", "running", "variant", "state", "labels", "reason")
+    print_table(columns, [row for device in devices for row in _rows(device)])
 
 
 @group.command("show")
@@ -74,20 +97,25 @@ def show(device: str, cloud: str | None, as_json: bool) -> None:
         print_json(record)
         return
     reported = record.reported
-    rows = [
+    rows: list[tuple[str, object]] = [
         ("device", record.device),
         ("profile", record.profile or None),
         ("labels", labels_text(record.labels)),
         ("online", _online(record)),
         ("enrolled", moment(record.enrolled_at)),
         ("last seen", record.last_seen_at and moment(record.last_seen_at)),
-        ("desired", _desired(record)),
-        ("running", _running(record)),
-        ("state", _state(record)),
         ("agent", reported and reported.agent_version),
-        ("pulled", reported and f"{reported.bytes_pulled:,} bytes for desired state {reported.desired_number}"),
         ("telemetry", f"{record.telemetry_count:,} measurements"),
     ]
+    for each in workloads_of(record):
+        report = each.reported
+        rows += [
+            ("workload", each.name),
+            ("desired", _desired(each.desired)),
+            ("running", _running(report)),
+            ("state", _state(each)),
+            ("pulled", report and f"{report.bytes_pulled:,} bytes for desired state {report.desired_number}"),
+        ]
     print_table(("field", "value"), rows)
 
 
@@ -140,13 +168,13 @@ def explanation(record: DeviceRecord) -> Iterator[str]:
     yield f"{record.device} ({record.profile or 'profile unknown'}) is {_online(record)}, {seen}"
     if record.identity_shared_at is not None:
         yield f"identity  {_shared_identity(record.identity_shared_at)}"
-    yield f"desired   {_desired(record) or 'nothing yet; edgewright rollouts create requests a version'}"
-    yield f"running   {_running(record) or 'nothing'}"
-    if record.reported is not None:
-        yield from _explain_report(record.reported, record)
-        if record.reported.choice:
-            yield "why this variant"
-            yield from (f"          {sentence}" for sentence in record.reported.choice)
+    workloads = workloads_of(record)
+    if not workloads:
+        yield "desired   nothing yet; edgewright rollouts create requests a version"
+    for each in workloads:
+        if len(workloads) > 1 or each.desired is None or each.name != each.desired.model:
+            yield f"workload  {each.name}"
+        yield from _explain_workload(each, online=record.online)
 
 
 def _shared_identity(at: datetime) -> str:
@@ -156,18 +184,26 @@ def _shared_identity(at: datetime) -> str:
     )
 
 
-def _explain_report(reported: ReportedState, record: DeviceRecord) -> Iterator[str]:
-    state = _words(reported.state) if reported.state else "idle"
-    if record.desired is not None and reported.desired_number < record.desired.desired_number:
-        yield f"state     offered: {'no report yet' if record.online else 'sent when the device is back online'}"
-        yield f"before    {state}: {reported.reason or 'no reason given'}"
+def _explain_workload(each: DeviceWorkload, *, online: bool) -> Iterator[str]:
+    desired, reported = each.desired, each.reported
+    yield f"desired   {_desired(desired) or 'nothing; the device removes it'}"
+    yield f"running   {_running(reported) or 'nothing'}"
+    state = _words(reported.state) if reported and reported.state else "idle"
+    if desired is not None and (reported is None or reported.desired_number < desired.desired_number):
+        yield f"state     offered: {'no report yet' if online else 'sent when the device is back online'}"
+        if reported is not None:
+            yield f"before    {state}: {reported.reason or 'no reason given'}"
         return
+    assert reported is not None, "a workload is desired or reported"
     yield f"state     {state}, since {moment(reported.since)}, attempt {reported.attempt}"
     yield f"reason    {reported.reason or 'none given'}"
     yield f"next      {_next(reported)}"
+    if reported.choice:
+        yield "why this variant"
+        yield from (f"          {sentence}" for sentence in reported.choice)
 
 
-def _next(reported: ReportedState) -> str:
+def _next(reported: ReportedWorkload) -> str:
     if reported.next_retry_at is not None:
         return f"next attempt at {moment(reported.next_retry_at)}"
     if reported.state is None or reported.state.is_final:
@@ -181,19 +217,19 @@ def _fetch(device: str, cloud: str | None) -> DeviceRecord:
         return client.device(device)
 
 
-def _row(record: DeviceRecord) -> tuple[object, ...]:
-    reported = record.reported
-    running = reported.running if reported else None
-    return (
-        record.device,
-        record.profile or None,
-        _online(record),
-        running and f"{running.model}:{running.version}",
-        running and running.variant,
-        _state(record),
-        labels_text(record.labels),
-        (reported and reported.reason) or None,
-    )
+def _rows(record: DeviceRecord) -> list[tuple[object, ...]]:
+    """Return one row per workload; a device without one has a row as well."""
+    device = (record.device, record.profile or None, _online(record))
+    rows: list[tuple[object, ...]] = []
+    for each in workloads_of(record):
+        report = each.reported
+        running = report.running if report else None
+        version = running and f"{running.model}:{running.version}"
+        variant = running and running.variant
+        reason = (report and report.reason) or None
+        rows.append((*device, each.name, version, variant, _state(each), labels_text(record.labels), reason))
+    reason = (record.reported and record.reported.reason) or None
+    return rows or [(*device, None, None, None, None, labels_text(record.labels), reason)]
 
 
 def _online(record: DeviceRecord) -> str:
@@ -202,22 +238,21 @@ def _online(record: DeviceRecord) -> str:
     return "online" if record.online else "offline"
 
 
-def _desired(record: DeviceRecord) -> str | None:
-    desired = record.desired
+def _desired(desired: DesiredState | None) -> str | None:
     return None if desired is None else f"{desired.model}:{desired.version} (desired state {desired.desired_number})"
 
 
-def _running(record: DeviceRecord) -> str | None:
-    running = record.reported.running if record.reported else None
+def _running(report: ReportedWorkload | None) -> str | None:
+    running = report.running if report else None
     if running is None:
         return None
     return f"{running.model}:{running.version}, variant {running.variant} ({running.precision}) on {running.backend}"
 
 
-def _state(record: DeviceRecord) -> str | None:
+def _state(each: DeviceWorkload) -> str | None:
     """Return the state of the current desired state, not of an earlier one."""
-    reported = record.reported
-    if record.desired is not None and (reported is None or reported.desired_number < record.desired.desired_number):
+    desired, reported = each.desired, each.reported
+    if desired is not None and (reported is None or reported.desired_number < desired.desired_number):
         return _words(DeploymentState.OFFERED)
     return _words(reported.state) if reported and reported.state else None
 

@@ -26,6 +26,7 @@ def group() -> None:
 
 @group.command("create")
 @click.argument("model", metavar="MODEL[:VERSION]")
+@click.option("--workload", default="", help="Workload that gets it; a device's other ones stay. [default: the model's name]")
 @click.option("--device", "devices", multiple=True, help="Only these devices, in this order (repeat for more). [default: all]")
 @click.option("--label", "labels", type=label, multiple=True, help="Only devices with this label (repeat for more).")
 @click.option("--waves", default="1,25%,100%", show_default=True, help="Devices that have been offered it after each wave.")
@@ -46,6 +47,7 @@ def group() -> None:
 @cloud_options
 def create(
     model: str,
+    workload: str,
     devices: tuple[str, ...],
     labels: tuple[tuple[str, str], ...],
     waves: str,
@@ -62,6 +64,7 @@ def create(
     request = RolloutRequest(
         model=reference.name,
         version=reference.version,
+        workload=check_name(workload, "workload") if workload else "",
         devices=tuple(check_name(device, "device") for device in devices),
         labels=dict(labels),
         waves=tuple(wave.strip() for wave in waves.split(",")),
@@ -91,7 +94,7 @@ def list_rollouts(cloud: str | None, as_json: bool) -> None:
     if as_json:
         print_json(records)
         return
-    columns = ("rollout", "version", "state", "wave", "running", "devices", "created", "reason")
+    columns = ("rollout", "version", "workload", "state", "wave", "running", "devices", "created", "reason")
     print_table(columns, [_row(record) for record in records])
 
 
@@ -169,7 +172,7 @@ def forgive(model: str, profile: str | None, cloud: str | None, as_json: bool) -
 def summary(record: RolloutRecord) -> str:
     """Return the progress of a rollout in one line."""
     return (
-        f"rollout {record.rollout}  {_version(record)}  {record.state}  wave {_wave(record)}  "
+        f"rollout {record.rollout}  {_version(record)}{_as_workload(record)}  {record.state}  wave {_wave(record)}  "
         f"{_running(record)} of {len(record.devices)} running  {record.reason}"
     )
 
@@ -193,6 +196,7 @@ def _row(record: RolloutRecord) -> tuple[object, ...]:
     return (
         record.rollout,
         _version(record),
+        record.workload,
         record.state.value,
         _wave(record),
         _running(record),
@@ -204,6 +208,10 @@ def _row(record: RolloutRecord) -> tuple[object, ...]:
 
 def _version(record: RolloutRecord) -> str:
     return f"{record.model}:{record.version}"
+
+
+def _as_workload(record: RolloutRecord) -> str:
+    return "" if record.workload == record.model else f" as {record.workload}"
 
 
 def _wave(record: RolloutRecord) -> str:

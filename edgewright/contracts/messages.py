@@ -59,9 +59,10 @@ class FailureCause(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredState:
-    """Desired state of one device: the payload of a DSSE envelope that is signed by the cloud's own key.
+    """Desired state of a workload of one device: the payload of a DSSE envelope that is signed by the cloud's own key.
 
-    `desired_number` always increases. For a rollback `version` decreases, and `allow_downgrade` is true.
+    The payload is the state that changed last; `workloads` names every workload of the device. `desired_number` always
+    increases. For a rollback `version` decreases, and `allow_downgrade` is true.
     """
 
     device: str
@@ -74,16 +75,47 @@ class DesiredState:
     """Trial period that the new version must pass before it is committed."""
     device_timeout_s: float = 3600.0
     """Longest time from accepting to running, while the device is online."""
+    workload: str = ""
+    """Name of the workload, unique on the device; the model's name unless another one is given."""
+    workloads: tuple[DesiredState, ...] | None = None
+    """Every workload of the device, each under the number of its last change; a workload that is missing is removed.
+
+    None if this is the only workload, as it is for a cloud that knows one per device.
+    """
 
     def __post_init__(self) -> None:
         check_name(self.device, "device")
         check_name(self.model, "model")
+        if not self.workload:
+            object.__setattr__(self, "workload", self.model)
+        check_name(self.workload, "workload")
+        self._check_workloads()
         if self.desired_number < 1 or self.version < 1:
             raise MessageError(f"versions must be whole numbers from 1, not {self.desired_number} and {self.version}")
         if self.trial_s < 0 or self.device_timeout_s <= 0:
             raise MessageError(
                 f"trial_s must be 0 or more and device_timeout_s positive, not {self.trial_s}, {self.device_timeout_s}"
             )
+
+    @property
+    def every_workload(self) -> tuple[DesiredState, ...]:
+        """The desired state of every workload of the device."""
+        return (self,) if self.workloads is None else self.workloads
+
+    def of(self, workload: str) -> DesiredState | None:
+        """Return the desired state of a workload; None if the device is not to have it."""
+        return next((each for each in self.every_workload if each.workload == workload), None)
+
+    def _check_workloads(self) -> None:
+        each = self.workloads or ()
+        if len({one.workload for one in each}) < len(each) or len({one.desired_number for one in each}) < len(each):
+            raise MessageError("workloads must have a name and a desired_number of their own, but two of them share one")
+        for one in each:
+            if one.device != self.device or one.desired_number > self.desired_number or one.workloads is not None:
+                raise MessageError(
+                    f"workload {one.workload} must be of {self.device}, under a number up to {self.desired_number}, without "
+                    f"workloads of its own, but it is of {one.device}, under {one.desired_number}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +134,31 @@ class RunningVariant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedWorkload:
+    """Reported state of one workload: the current step, its reason and start time, and the next attempt."""
+
+    workload: str
+    desired_number: int
+    """The number of the desired state that `state` is about."""
+    state: DeploymentState | None
+    reason: str
+    since: datetime
+    attempt: int = 1
+    next_retry_at: datetime | None = None
+    running: RunningVariant | None = None
+    bytes_pulled: int = 0
+    choice: tuple[str, ...] = ()
+    cause: FailureCause | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.workload, "workload")
+        check_instant(self.since, "since")
+        check_instant(self.next_retry_at, "next_retry_at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedState:
-    """Reported state of a device: the current step, its reason and start time, and the next attempt."""
+    """Reported state of a device; the fields of a workload are those of the one that changed last."""
 
     device: str
     desired_number: int
@@ -126,10 +181,30 @@ class ReportedState:
     """Why this variant: one sentence per variant of the package."""
     cause: FailureCause | None = None
     """Cause of a failed or degraded state; None without a failure, or from an agent that does not classify failures."""
+    workloads: tuple[ReportedWorkload, ...] | None = None
+    """Every workload of the device; None from an agent that knows one per device."""
 
     def __post_init__(self) -> None:
         check_instant(self.since, "since")
         check_instant(self.next_retry_at, "next_retry_at")
+
+    def of(self, workload: str) -> ReportedWorkload | None:
+        """Return the report of a workload; an agent that knows one per device reports on that one, however it is named."""
+        if self.workloads is not None:
+            return next((each for each in self.workloads if each.workload == workload), None)
+        return ReportedWorkload(
+            workload=workload,
+            desired_number=self.desired_number,
+            state=self.state,
+            reason=self.reason,
+            since=self.since,
+            attempt=self.attempt,
+            next_retry_at=self.next_retry_at,
+            running=self.running,
+            bytes_pulled=self.bytes_pulled,
+            choice=self.choice,
+            cause=self.cause,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,87 +256,6 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnrolmentToken:
-    """Content of an enrolment token: the address of the cloud, the digest of its authority, and a secret.
-
-    As text it is `ew1.` and the base64url of this as JSON (`edgewright/contracts/connection/enrolment.py`).
-    """
-
-    url: str
-    ca_sha256: str
-    """SHA-256 of the DER certificate of the cloud's authority, in hexadecimal."""
-    secret: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnrolRequest:
-    """Request of a device for its certificate: POST /v1/enrol. The private key stays on the device."""
-
-    secret: str
-    device: str
-    csr_pem: str
-    profile: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerAddress:
-    """Address of the MQTT broker (TLS); devices present the same certificate there."""
-
-    host: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnrolResponse:
-    """Result of the enrolment: the device's certificate and the keys that it trusts."""
-
-    device: str
-    tenant: str
-    certificate_pem: str
-    ca_pem: str
-    cloud_key_pem: str
-    """Verifies desired state."""
-    publisher_keys_pem: tuple[str, ...]
-    """Verify packages."""
-    broker: BrokerAddress | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenewalRequest:
-    """Request of an enrolled device for its next certificate, with a new key: POST /v1/device/certificate."""
-
-    csr_pem: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenewalChallenge:
-    """Answer of GET /v1/renew: a nonce that a device with an expired certificate signs with its old key, once."""
-
-    nonce: str
-    expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenewalProof:
-    """Payload of the envelope, signed with the old key, that POST /v1/renew takes."""
-
-    nonce: str
-    certificate_pem: str
-    """The expired certificate of the device."""
-    csr_pem: str
-    """For the new key."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IssuedCertificate:
-    """The new certificate of an enrolled device; earlier ones remain valid until they expire."""
-
-    device: str
-    certificate_pem: str
-    expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
     """One published version of a model."""
 
@@ -284,24 +278,6 @@ class ModelVersion:
     golden: tuple[SourceFile, ...] = ()
     """The sample that the model was run on when it was registered: its inputs, then its outputs."""
     aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRequest:
-    """Request for an enrolment token: POST /v1/tokens."""
-
-    device: str | None = None
-    """The only device that may use it; None allows any name."""
-    labels: dict[str, str] = field(default_factory=dict)
-    valid_s: float = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IssuedToken:
-    """An enrolment token, shown once."""
-
-    token: str
-    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +330,13 @@ class RolloutRequest:
     """A device that is online and silent for this long counts as failed."""
     rollback_on_halt: bool = True
     """If a gate fails, restore the previous version on the devices of this rollout."""
+    workload: str = ""
+    """Workload that gets the version, the device's other ones stay as they are; the model's name unless another is given."""
+
+    @property
+    def workload_name(self) -> str:
+        """The name of the workload."""
+        return self.workload or self.model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,6 +366,8 @@ class RolloutRecord:
     created_at: datetime
     changed_at: datetime
     devices: tuple[RolloutDevice, ...]
+    workload: str = ""
+    """The workload that gets the version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

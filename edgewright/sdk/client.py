@@ -10,16 +10,15 @@ from typing import Self
 from urllib.parse import quote
 
 from edgewright.contracts import wire
+from edgewright.contracts.connection.enrolment import IssuedToken, TokenRequest
 from edgewright.contracts.messages import (
     ChangeNumber,
     DeviceRecord,
-    IssuedToken,
     ModelVersion,
     RolloutRecord,
     RolloutRequest,
     RolloutState,
     StoredMeasurement,
-    TokenRequest,
 )
 from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.models.maintenance import GRACE_S, Collected, CollectRequest

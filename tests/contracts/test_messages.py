@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from edgewright.contracts import wire
 from edgewright.contracts.connection import enrolment, topics
+from edgewright.contracts.connection.enrolment import EnrolmentToken
 from edgewright.contracts.messages import (
     DeploymentState,
     DesiredState,
-    EnrolmentToken,
     Measurement,
     ReportedState,
     RunningVariant,

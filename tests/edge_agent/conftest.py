@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import urllib3
@@ -139,6 +140,15 @@ class Device:
         assert response.status == 200, response.data
         result: list[list[float]] = response.json()["result"]
         return result
+
+    def runs(self, workload: str, built: Built) -> int:
+        """Return the number of the desired state that a workload runs, after its answers were compared with those of `built`."""
+        (progress,) = (each for each in self.explain()["workloads"] if each["workload"] == workload)
+        response = self.http.request("POST", f"{progress['scoring_url']}/score", json={"data": built.samples.tolist()})
+        assert response.status == 200, response.data
+        assert np.allclose(response.json()["result"], built.answers, rtol=1e-4, atol=1e-2)
+        number: int = progress["reported"]["desired_number"]
+        return number
 
     def score_with_retries(self, samples: Array, timeout_s: float = 20) -> list[list[float]]:
         deadline = time.monotonic() + timeout_s

@@ -216,7 +216,7 @@ def test_a_damaged_journal_is_rebuilt_from_the_active_slot(cloud: FakeCloud, run
     for name in (JOURNAL_FILE, f"{JOURNAL_FILE}-wal", f"{JOURNAL_FILE}-shm"):
         (running.state / name).unlink(missing_ok=True)
     (running.state / JOURNAL_FILE).write_bytes(b"torn" * 1000)
-    (running.state / "active").unlink()
+    (running.state / "workloads" / "digits" / "active").unlink()
     cloud.stop()
     running.start()
     assert scores_match(running, v1)

@@ -1,7 +1,8 @@
 """After a kill at any failpoint the agent recovers: the new version runs, or its failure is reported and the old one runs.
 
-Each case starts with a device that runs version 1. It is killed by SIGKILL at one failpoint of the update to version 2 and
-started again. The failpoints are those of the state table and of the store.
+Each case starts with a device that runs version 1, beside another workload. It is killed by SIGKILL at one failpoint of the
+update to version 2 and started again. The failpoints are those of the state table and of the store. The other workload keeps its
+version. `pytest -m slow` runs the cases without another workload, too.
 """
 
 from __future__ import annotations
@@ -53,32 +54,45 @@ RESUMED = both((S.SWITCHING, Event.RESUME), (S.TRIAL, Event.RESUME))
 SUPERSEDED = both((S.FETCHING, Event.SUPERSEDE))
 
 
-@pytest.fixture(scope="module")
-def settled(tmp_path_factory: pytest.TempPathFactory, v1: Built) -> Iterator[tuple[FakeCloud, Path]]:
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param((), id="alone", marks=pytest.mark.slow), pytest.param(("ocr",), id="beside another workload")],
+)
+def settled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, v1: Built
+) -> Iterator[tuple[FakeCloud, Path]]:
     """A cloud and the state directory of its device, which runs version 1."""
     folder = tmp_path_factory.mktemp("settled")
     cloud = FakeCloud(folder / "cloud")
     device = Device(folder / "device", cloud.device)
     device.enrol(cloud.token())
     cloud.publish(v1, 1)
-    cloud.set_desired(v1, 1)
     device.start()
-    cloud.wait_for(S.RUNNING)
+    for workload in ("digits", *request.param):
+        cloud.set_desired(v1, 1, workload=workload)
+        cloud.wait_for(S.RUNNING)
     device.stop()
     yield cloud, device.state
     cloud.stop()
 
 
 @pytest.fixture
-def copied(settled: tuple[FakeCloud, Path], tmp_path: Path) -> Iterator[Device]:
-    """A copy of that device; the cloud has no reports and no desired state of later versions."""
+def copied(settled: tuple[FakeCloud, Path], tmp_path: Path, v1: Built) -> Iterator[Device]:
+    """A copy of that device; the cloud has no reports and no desired state of later versions.
+
+    In the end every other workload must run version 1, in the slot that it had.
+    """
     cloud, state = settled
     shutil.copytree(state, tmp_path / "device", symlinks=True)
     cloud.reports.clear()
-    cloud.desired_number, cloud.desired = 1, None
+    before = cloud.desired_number, cloud.desired, dict(cloud.workloads)
+    cloud.desired = None
     device = Device(tmp_path / "device", cloud.device)
     yield device
+    others = [name for name in before[2] if name != "digits"]
+    assert [device.runs(name, v1) for name in others] == [before[2][name].desired_number for name in others]
     device.stop()
+    cloud.desired_number, cloud.desired, cloud.workloads = before
 
 
 def kill_at(device: Device, failpoint: str) -> None:
@@ -140,10 +154,10 @@ def test_a_version_that_fails_its_trial_is_rolled_back_after_a_kill(
     cloud.set_desired(v2, 2, trial_s=120.0)
     copied.start(failpoint=failpoint)
     cloud.wait_for(S.TRIAL)
-    copied.end_runners_until("2", lambda: copied.process is not None and copied.process.poll() is not None)
+    copied.end_runners_until(str(cloud.desired_number), lambda: copied.process is not None and copied.process.poll() is not None)
     assert copied.wait_for_exit() == -signal.SIGKILL
     copied.start()
-    copied.end_runners_until("2", lambda: cloud.last_report().state in (S.ROLLING_BACK, S.ROLLED_BACK))
+    copied.end_runners_until(str(cloud.desired_number), lambda: cloud.last_report().state in (S.ROLLING_BACK, S.ROLLED_BACK))
     report = cloud.wait_for(S.ROLLED_BACK)
     assert report.reason.startswith("the runner must stay up")
     assert report.reason.endswith("digits:1 runs again")
@@ -176,7 +190,8 @@ def test_a_superseded_version_stays_superseded(
     assert copied.wait_for_exit() == -signal.SIGKILL
     cloud.set_desired(v2, 2)
     kill_at(copied, failpoint)
-    assert cloud.wait_for(S.RUNNING).desired_number == 3
+    number = cloud.desired_number
+    assert cloud.wait_for(S.RUNNING).desired_number == number
 
 
 def test_every_failpoint_in_this_module_exists() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from edge_agent.packages.fetch import fetch
 from edge_agent.storage.integrity import slot_damage
-from edge_agent.storage.store import ACTIVE, SLOT_FILE, Store
+from edge_agent.storage.links import ACTIVE
+from edge_agent.storage.store import SLOT_FILE, Store
 from edge_agent.workers.requests import FetchRequest
 from edgewright.contracts.messages import DeploymentState, FailureCause
 from edgewright.contracts.variant import LayerKind
@@ -102,7 +103,7 @@ def test_a_damaged_slot_is_fetched_again_and_runs(
     cloud: FakeCloud, running: Device, v1: Built, name: str, damage: Callable[[Path], None]
 ) -> None:
     running.stop()
-    damage((running.state / ACTIVE).resolve() / name)
+    damage((running.state / "workloads" / "digits" / ACTIVE).resolve() / name)
     running.start()
     assert scores_match(running, v1)
     cloud.wait_for(S.RUNNING)
@@ -111,7 +112,7 @@ def test_a_damaged_slot_is_fetched_again_and_runs(
 
 def test_offline_a_damaged_slot_is_never_scored_with_nor_called_running(cloud: FakeCloud, running: Device, v1: Built) -> None:
     running.stop()
-    flip((running.state / ACTIVE).resolve() / WEIGHTS)
+    flip((running.state / "workloads" / "digits" / ACTIVE).resolve() / WEIGHTS)
     cloud.stop()
     running.start()
     response = running.http.request("POST", f"{running.url}/score", json={"data": v1.samples.tolist()})
@@ -127,7 +128,7 @@ def test_offline_a_damaged_slot_is_never_scored_with_nor_called_running(cloud: F
 def test_a_slot_that_is_damaged_while_it_runs_is_found_when_its_runner_restarts(
     cloud: FakeCloud, running: Device, v1: Built
 ) -> None:
-    flip((running.state / ACTIVE).resolve() / WEIGHTS)
+    flip((running.state / "workloads" / "digits" / ACTIVE).resolve() / WEIGHTS)
     (runner,) = running.runners()
     runner.kill()
     runner.wait(10)

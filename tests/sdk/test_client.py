@@ -16,7 +16,8 @@ import pytest
 
 from cloud.state.certificates import Authority
 from edgewright.contracts import signing
-from edgewright.contracts.messages import DeploymentState, RolloutRequest, RolloutState, TokenRequest
+from edgewright.contracts.connection.enrolment import TokenRequest
+from edgewright.contracts.messages import DeploymentState, RolloutRequest, RolloutState
 from edgewright.contracts.names import parse_reference
 from edgewright.contracts.package import write_tar
 from edgewright.errors import (

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import urllib3
 
+from edgewright.contracts.connection.enrolment import TokenRequest
 from edgewright.errors import BadInputError, NotFoundError, OperationError
 from edgewright.sdk import Workspace
 from tests.support.embedded_cloud import scratch_folder
@@ -107,8 +108,6 @@ def test_settings_of_an_embedded_cloud_are_checked(tmp_path: Path, arguments: tu
 
 
 def test_devices_cannot_enrol_at_a_cloud_without_tls(folder: Path) -> None:
-    from edgewright.contracts.messages import TokenRequest
-
     with pytest.raises(BadInputError, match="devices authenticate with certificates, which need TLS"):
         Workspace().cloud.issue_token(TokenRequest())
 

@@ -10,7 +10,7 @@ import re
 import ssl
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
@@ -24,17 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edgewright.contracts import wire
-from edgewright.contracts.connection.enrolment import format_token
-from edgewright.contracts.messages import (
-    DeploymentState,
-    DesiredState,
-    EnrolmentToken,
-    EnrolRequest,
-    EnrolResponse,
-    ReportedState,
-    TelemetryAck,
-    TelemetryBatch,
-)
+from edgewright.contracts.connection.enrolment import EnrolmentToken, EnrolRequest, EnrolResponse, format_token
+from edgewright.contracts.messages import DeploymentState, DesiredState, ReportedState, TelemetryAck, TelemetryBatch
 from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, encode_document
 from edgewright.contracts.package import SIGNATURE_TYPE, signature_manifest
 from edgewright.contracts.signing import DESIRED_TYPE, PrivateKey, generate_key, public_pem, sign
@@ -87,6 +78,9 @@ class FakeCloud:
         self.reports: list[ReportedState] = []
         self.measurements: dict[int, Any] = {}
         self.desired: bytes | None = None
+        self.workloads: dict[str, DesiredState] = {}
+        self.single = False
+        """True for a cloud that knows one workload per device."""
         self.desired_number = 0
         self._manifests: dict[str, bytes] = {}
         self._blobs: dict[str, Path | bytes] = {}
@@ -140,7 +134,7 @@ class FakeCloud:
         self._referrers.setdefault(index.digest, []).append(entry)
 
     def set_desired(self, built: Built, version: int, *, key: PrivateKey | None = None, **changes: Any) -> DesiredState:
-        """Set the device's desired state; `changes` override fields of the message."""
+        """Set the desired state of a workload; `changes` override fields of the message, which names the other workloads too."""
         fields: dict[str, Any] = {
             "device": self.device,
             "desired_number": self.desired_number + 1,
@@ -150,11 +144,23 @@ class FakeCloud:
             "trial_s": 0.0,
         }
         desired = DesiredState(**{**fields, **changes})
+        if key is None and desired.device == self.device and not self.single:
+            self.workloads[desired.workload] = desired
+            desired = replace(desired, workloads=tuple(self.workloads.values()))
+        return self._send(desired, key)
+
+    def remove_workload(self, workload: str) -> DesiredState:
+        """Remove a workload from the device's desired state."""
+        removed = self.workloads.pop(workload)
+        number = self.desired_number + 1
+        return self._send(replace(removed, desired_number=number, workloads=tuple(self.workloads.values())), None)
+
+    def _send(self, desired: DesiredState, key: PrivateKey | None) -> DesiredState:
         with self._changed:
             self.desired = sign(wire.encode(desired), DESIRED_TYPE, key or self.cloud_key)
             self.desired_number = desired.desired_number
             self._changed.notify_all()
-        return desired
+        return replace(desired, workloads=None)
 
     def wait_for(self, state: DeploymentState, desired_number: int | None = None, timeout_s: float = 45.0) -> ReportedState:
         """Wait until the device reports `state` for a desired state, and return that report."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cloud.db.database import Database
-from cloud.fleet.twins import DesiredSpec, set_desired
+from cloud.fleet.desired import DesiredSpec
+from cloud.fleet.twins import set_desired
 from edgewright.contracts import signing
 from tests.edge_agent.conftest import Device
 from tests.support.device_packages import MODEL, Built

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -21,6 +21,7 @@ from edgewright.contracts.messages import (
     FailureCause,
     ModelVersion,
     ReportedState,
+    ReportedWorkload,
     RolloutRecord,
     RolloutRequest,
     RunningVariant,
@@ -45,6 +46,7 @@ class Fleet:
     now: datetime = START
     holder: str = "worker-1"
     sequence: dict[str, int] = field(default_factory=dict)
+    workloads: dict[str, dict[str, ReportedWorkload]] = field(default_factory=dict)
 
     def add_device(self, name: str, **labels: str) -> None:
         row = {
@@ -115,8 +117,12 @@ class Fleet:
         *,
         running: int | None = None,
         cause: FailureCause | None = None,
+        workload: str | None = None,
     ) -> None:
-        desired = self.desired(device)
+        """Report as an agent that knows one workload, or on `workload` as one that knows several."""
+        state_of_device = self.desired(device)
+        assert state_of_device is not None
+        desired = state_of_device if workload is None else state_of_device.of(workload)
         assert desired is not None
         self.sequence[device] = self.sequence.get(device, 0) + 1
         runs = desired.version if running is None and state is DeploymentState.RUNNING else running
@@ -130,6 +136,12 @@ class Fleet:
             running=None if runs is None else a_variant(runs),
             cause=cause,
         )
+        if workload is not None:
+            reported = report.of(workload)
+            assert reported is not None
+            reports = self.workloads.setdefault(device, {})
+            reports[workload] = reported
+            report = replace(report, workloads=tuple(reports.values()))
         with self.database.transaction() as connection:
             twins.store_report(connection, device, report, self.now)
 

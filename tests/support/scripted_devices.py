@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from edgewright.contracts.messages import (
     DesiredState,
     Measurement,
     ReportedState,
+    ReportedWorkload,
     RunningVariant,
     TelemetryBatch,
 )
@@ -28,6 +29,9 @@ class ScriptedDevice:
     enrolled: EnrolledDevice
     sequence: int = 0
     seen: int = 0
+    workload: str = ""
+    """The workload that changed last."""
+    workloads: dict[str, ReportedWorkload] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -39,7 +43,7 @@ class ScriptedDevice:
         assert answer.status == 200, f"{self.name} got no desired state within {wait_s} s"
         payload = base64.b64decode(answer.json()["payload"])
         desired = wire.decode(payload, DesiredState, what="desired state")
-        self.seen = desired.desired_number
+        self.seen, self.workload = desired.desired_number, desired.workload
         return desired
 
     def has_no_newer_desired(self, wait_s: float = 0) -> bool:
@@ -59,6 +63,10 @@ class ScriptedDevice:
             running=None if running is None else variant_of(running),
             **more,
         )
+        changed = report.of(self.workload) if self.workload else None
+        if changed is not None:
+            self.workloads[changed.workload] = changed
+        report = replace(report, workloads=tuple(self.workloads.values()))
         answer = self.enrolled.http.post("/v1/device/reported", wire.to_plain(report))
         assert answer.status == 204, answer.body
 

@@ -26,7 +26,7 @@ from cloud.fleet.renewals import CHALLENGE_S, challenge, serial_of_nonce
 from cloud.service import Settings
 from cloud.state.certificates import Authority, Key, certificate_pem, key_pem, new_key, serial_of
 from edgewright.contracts import signing, wire
-from edgewright.contracts.messages import RenewalProof
+from edgewright.contracts.connection.renewal import RenewalProof
 from edgewright.errors import BadInputError, DeniedError
 from tests.support.running_cloud import Answer, EnrolledDevice, Http, RunningCloud, make_csr, running
 

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from cloud.db.database import Database
-from cloud.fleet.twins import DesiredSpec, set_desired
+from cloud.fleet.desired import DesiredSpec
+from cloud.fleet.twins import set_desired
 from edgewright.contracts import signing, wire
 from edgewright.contracts.connection import topics
 from edgewright.contracts.messages import DesiredState, Presence, TelemetryAck

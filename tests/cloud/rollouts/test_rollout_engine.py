@@ -158,7 +158,8 @@ def test_an_abort_withdraws_open_offers_and_leaves_running_devices_alone(fleet: 
 def test_a_device_is_in_one_active_rollout_at_most(fleet: Fleet) -> None:
     fleet.create(1, devices=("cam-1",))
     with pytest.raises(
-        ConflictError, match=r"device cam-1 must not be in an active rollout, but it is in rollout 1: .* rollouts abort 1"
+        ConflictError,
+        match=r"device cam-1 must not be in an active rollout of workload digits, but it is in rollout 1: .* rollouts abort 1",
     ):
         fleet.create(2)
 

@@ -132,7 +132,8 @@ def test_a_state_directory_from_before_identities_were_stored_is_accepted(state:
         connection.exec_driver_sql("DROP TABLE identity")
         for table in ("model_aliases", "environments", "endpoints", "images"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
-        for table, column in (("devices", "boot_ids"), ("devices", "identity_shared_at"), ("model_versions", "deleted")):
+        later = {"devices": ("boot_ids", "identity_shared_at"), "model_versions": ("deleted",), "rollouts": ("workload",)}
+        for table, column in ((table, column) for table, columns in later.items() for column in columns):
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0002'")
     database.close()

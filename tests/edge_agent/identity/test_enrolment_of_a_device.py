@@ -9,8 +9,7 @@ import pytest
 
 from edge_agent.identity.enrolment import enrol
 from edge_agent.identity.identity import Identity
-from edgewright.contracts.connection.enrolment import format_token, parse_token
-from edgewright.contracts.messages import EnrolmentToken
+from edgewright.contracts.connection.enrolment import EnrolmentToken, format_token, parse_token
 from edgewright.errors import BadInputError, ConflictError, DeniedError, NotFoundError, UnreachableError
 from tests.edge_agent.conftest import Device
 from tests.support.fake_cloud import SECRET, FakeCloud

@@ -11,7 +11,7 @@ from pathlib import Path
 from edge_agent.link.mqtt import MqttTransport
 from edge_agent.link.transport import Receiver
 from edgewright.contracts.connection import topics
-from edgewright.contracts.messages import BrokerAddress
+from edgewright.contracts.connection.enrolment import BrokerAddress
 from tests.support.running_cloud import EnrolledDevice, RunningCloud, running
 
 LAST = b"the last message"

@@ -15,7 +15,8 @@ from edge_agent.identity.enrolment import enrol
 from edge_agent.packages import measure
 from edge_agent.packages.fetch import fetch
 from edge_agent.settings import ChooseBy
-from edge_agent.storage.store import ACTIVE, SlotRecord, Store
+from edge_agent.storage.links import ACTIVE, Links, linked_records
+from edge_agent.storage.store import SlotRecord, Store
 from edge_agent.storage.variant_times import load_all
 from edge_agent.workers.requests import FetchRequest
 from edgewright.contracts.variant import LayerKind, Precision
@@ -96,8 +97,8 @@ def test_for_the_next_version_only_the_fastest_variant_is_pulled(
     store: Store, cloud: FakeCloud, slow_fp32: Built, retrained: Built, no_benchmark: Callable[[], None]
 ) -> None:
     store.write_slot(pull(store, cloud, slow_fp32))
-    store.set_link(ACTIVE, 1)
-    store.collect()
+    Links(store, "digits").set_link(ACTIVE, 1)
+    store.collect(linked_records(store))
     assert not store.blob_path(graph_of(slow_fp32, "fp32")).exists(), "the other variant must be removed"
     no_benchmark()
     cloud.sent.clear()

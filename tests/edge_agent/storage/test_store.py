@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.storage.store import ACTIVE, LAST_GOOD, SlotFile, SlotRecord, Store
+from edge_agent.storage.links import ACTIVE, LAST_GOOD, Links, linked_records
+from edge_agent.storage.store import SlotFile, SlotRecord, Store
 from edgewright.contracts import wire
 from edgewright.contracts.messages import RunningVariant
 from edgewright.contracts.oci import Descriptor, descriptor_of
@@ -20,6 +21,11 @@ def store(tmp_path: Path) -> Store:
     created = Store(tmp_path)
     created.prepare()
     return created
+
+
+@pytest.fixture
+def links(store: Store) -> Links:
+    return Links(store, "digits")
 
 
 def add_blob(store: Store, raw: bytes) -> Descriptor:
@@ -80,45 +86,45 @@ def test_a_file_name_that_leads_out_of_the_slot_is_rejected(name: str) -> None:
         SlotFile(name=name, digest=wire.digest_of(b""), size=0)
 
 
-def test_a_link_points_to_the_slot_that_was_set_last(store: Store) -> None:
+def test_a_link_points_to_the_slot_that_was_set_last(store: Store, links: Links) -> None:
     first, second = commit(store, 5, add_blob(store, b"a")), commit(store, 6, add_blob(store, b"b"))
-    store.set_link(ACTIVE, 5)
-    assert store.active() == first
-    store.set_link(ACTIVE, 6)
-    assert (store.active(), store.last_good()) == (second, None)
+    links.set_link(ACTIVE, 5)
+    assert links.active() == first
+    links.set_link(ACTIVE, 6)
+    assert (links.active(), links.last_good()) == (second, None)
 
 
 @pytest.mark.parametrize("damage", ["removed", "dangling"])
-def test_lost_links_are_restored_to_the_newest_committed_slot(store: Store, damage: str) -> None:
+def test_lost_links_are_restored_to_the_newest_committed_slot(store: Store, links: Links, damage: str) -> None:
     commit(store, 5, add_blob(store, b"a"))
     newest = commit(store, 6, add_blob(store, b"b"))
     store.write_slot(record(7, add_blob(store, b"not committed")))
     for link in (ACTIVE, LAST_GOOD):
-        store.set_link(link, 6)
-        (store.root / link).unlink()
+        links.set_link(link, 6)
+        (store.root / "workloads" / "digits" / link).unlink()
         if damage == "dangling":
-            (store.root / link).symlink_to("slots/99")
-    assert len(store.repair_links()) == 2
-    assert (store.active(), store.last_good()) == (newest, newest)
+            (store.root / "workloads" / "digits" / link).symlink_to("../../slots/99")
+    assert len(links.repair()) == 2
+    assert (links.active(), links.last_good()) == (newest, newest)
 
 
-def test_valid_links_are_not_repaired(store: Store) -> None:
+def test_valid_links_are_not_repaired(store: Store, links: Links) -> None:
     commit(store, 5, add_blob(store, b"a"))
     commit(store, 6, add_blob(store, b"b"))
-    store.set_link(ACTIVE, 5)
-    store.set_link(LAST_GOOD, 5)
-    assert store.repair_links() == ()
+    links.set_link(ACTIVE, 5)
+    links.set_link(LAST_GOOD, 5)
+    assert links.repair() == ()
 
 
-def test_only_unreachable_files_are_collected(store: Store) -> None:
+def test_only_unreachable_files_are_collected(store: Store, links: Links) -> None:
     shared, old, new, lost = (add_blob(store, raw) for raw in (b"shared", b"old", b"new", b"lost"))
     commit(store, 4, lost)
     commit(store, 5, shared, old)
     commit(store, 6, shared, new)
-    store.set_link(LAST_GOOD, 5)
-    store.set_link(ACTIVE, 6)
+    links.set_link(LAST_GOOD, 5)
+    links.set_link(ACTIVE, 6)
     store.partial_path(wire.digest_of(b"partial")).write_bytes(b"part")
-    assert store.collect() == len(b"lost") + len(b"part")
+    assert store.collect(linked_records(store)) == len(b"lost") + len(b"part")
     assert store.slot(4) is None
     assert all(store.has_blob(blob.digest, blob.size) for blob in (shared, old, new))
     assert not store.has_blob(lost.digest, lost.size)
@@ -147,7 +153,7 @@ def test_linked_variants_share_their_bytes_and_are_removed_afterwards(store: Sto
 
 def test_linked_variants_of_a_killed_worker_are_collected(store: Store) -> None:
     (store.measuring / "int8").mkdir(parents=True)
-    store.collect()
+    store.collect(linked_records(store))
     assert not store.measuring.exists()
 
 
@@ -163,8 +169,9 @@ def test_incomplete_files_of_a_killed_agent_are_removed_at_the_start(store: Stor
 def test_a_full_disk_leaves_no_incomplete_file_and_keeps_the_links(tiny_disk: Path) -> None:
     store = Store(tiny_disk)
     store.prepare()
+    links = Links(store, "digits")
     created = commit(store, 5, add_blob(store, b"a"))
-    store.set_link(ACTIVE, 5)
+    links.set_link(ACTIVE, 5)
     fill_disk(tiny_disk)
     with pytest.raises(StorageFullError):
         add_blob(store, b"x" * 10_000)
@@ -172,7 +179,7 @@ def test_a_full_disk_leaves_no_incomplete_file_and_keeps_the_links(tiny_disk: Pa
         store.write_slot(record(6, descriptor_of(b"a", "text/plain")))
     with pytest.raises(StorageFullError, match="bytes of free disk"):
         store.require_space(10_000)
-    assert store.active() == created
+    assert links.active() == created
     assert [path.name for path in (tiny_disk / "slots").iterdir()] == ["5"]
     (tiny_disk / FILLER).unlink()
     assert store.write_slot(record(6, descriptor_of(b"a", "text/plain"))).is_dir()
