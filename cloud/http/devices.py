@@ -5,6 +5,7 @@ from __future__ import annotations
 from cloud.auth import Access
 from cloud.fleet import devices
 from cloud.http.endpoint import Call, Endpoint
+from cloud.rollouts import operations
 from edgewright.contracts.messages import DeviceRecord
 
 
@@ -37,6 +38,13 @@ def revoke_device(call: Call) -> DeviceRecord:
     return show_device(call)
 
 
+def remove_workload(call: Call) -> DeviceRecord:
+    """Remove a workload of a device."""
+    key = call.cloud.state.signing_key
+    with call.cloud.database.transaction() as connection:
+        return operations.remove_workload(connection, key, call.path("device"), call.path("workload"), call.now)
+
+
 ENDPOINTS = (
     Endpoint(
         method="GET",
@@ -61,6 +69,14 @@ ENDPOINTS = (
         summary="Replace the labels of a device.",
         handler=replace_labels,
         request_type=dict[str, str],
+        response_type=DeviceRecord,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/v1/devices/{device}/workloads/{workload}",
+        access=Access.OPERATOR,
+        summary="Remove a workload of a device: it stops, and its slots are freed; the others continue.",
+        handler=remove_workload,
         response_type=DeviceRecord,
     ),
     Endpoint(

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert
 from cloud.db.database import Counter, raise_counter
 from cloud.db.schema import rollout_devices, rollouts
 from cloud.fleet import devices
+from cloud.fleet.desired import remove_workloads
 from cloud.registry import models
 from cloud.rollouts.deployments import Tick, restore
 from cloud.rollouts.failures import failing_profiles
@@ -68,6 +69,25 @@ def abort(connection: Connection, key: PrivateKey, number: int, now: datetime) -
     outcomes = outcomes_of(connection, stored, tick.records)
     restore(tick, stored, devices_to_restore(stored.rules(), outcomes, rollback=False))
     return one_rollout(connection, number)
+
+
+def remove_workload(connection: Connection, key: PrivateKey, device: str, workload: str, now: datetime) -> DeviceRecord:
+    """Remove a workload from the desired state of a device, which stops it and frees its slots; return the device.
+
+    Raises:
+        NotFoundError: the device is unknown or has no such workload.
+        ConflictError: an active rollout of the workload includes the device, or its agent knows one workload.
+    """
+    lock_rollouts(connection)
+    record = devices.record(connection, device, now)
+    names = [one.workload for one in record.desired.every_workload] if record.desired else []
+    if workload not in names:
+        raise NotFoundError(f"{device} has no workload {workload[:64]!r}{nearest(workload, names)}")
+    _check_free(connection, [record], workload)
+    if record.reported is not None and record.reported.workloads is None:
+        raise ConflictError(f"the agent of {device} must know several workloads to remove one, but it knows one: update it")
+    remove_workloads(connection, key, device, [workload])
+    return devices.record(connection, device, now)
 
 
 def _switch(connection: Connection, number: int, state: RolloutState, reason: str, now: datetime) -> StoredRollout:

@@ -148,6 +148,23 @@ def set_labels(device: str, labels: tuple[tuple[str, str], ...], cloud: str | No
         click.echo(f"{record.device}: {labels_text(record.labels) or 'no labels'}")
 
 
+@group.command("remove-workload")
+@click.argument("device")
+@click.argument("workload")
+@cloud_options
+def remove_workload(device: str, workload: str, cloud: str | None, as_json: bool) -> None:
+    """Remove a workload of a device: it stops, and its slots are freed; the others continue."""
+    check_name(device, "device")
+    check_name(workload, "workload")
+    with CloudClient.connect(cloud) as client:
+        record = client.remove_workload(device, workload)
+    if as_json:
+        print_json(record)
+        return
+    left = [each.name for each in workloads_of(record) if each.desired is not None]
+    click.echo(f"{record.device} removes {workload}; it keeps {', '.join(left) or 'no workload'}")
+
+
 @group.command("revoke")
 @click.argument("device")
 @cloud_options

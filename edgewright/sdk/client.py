@@ -206,6 +206,11 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
         """Revoke a device's certificate, so that the device cannot connect again."""
         return self._send("POST", f"/v1/devices/{quote(device, safe='')}/revoke", DeviceRecord)
 
+    def remove_workload(self, device: str, workload: str) -> DeviceRecord:
+        """Remove a workload of a device, which stops it and frees its slots."""
+        path = f"/v1/devices/{quote(device, safe='')}/workloads/{quote(workload, safe='')}"
+        return self._send("DELETE", path, DeviceRecord)
+
     def telemetry(
         self, *, device: str | None = None, name: str | None = None, since: datetime | None = None, limit: int = 1000
     ) -> tuple[StoredMeasurement, ...]:

@@ -9,9 +9,10 @@ from sqlalchemy import select, text
 
 from cloud.db import schema
 from cloud.db.database import Database
+from cloud.rollouts import operations
 from edgewright.contracts import signing, wire
-from edgewright.contracts.messages import DeploymentState, DesiredState, RolloutRequest, RolloutState
-from edgewright.errors import BadInputError, ConflictError
+from edgewright.contracts.messages import DeploymentState, DesiredState, DeviceRecord, RolloutRequest, RolloutState
+from edgewright.errors import BadInputError, ConflictError, NotFoundError
 from tests.support.rollout_fleet import Fleet, fleet
 
 __all__ = ["fleet"]
@@ -73,6 +74,33 @@ def test_an_agent_that_knows_one_workload_gets_no_second_one(fleet: Fleet) -> No
     fleet.tick()
     with pytest.raises(ConflictError, match="must know several workloads, but version unknown knows one, which is digits"):
         fleet.create(2, devices=("cam-1",), workload="ocr")
+
+
+def remove(fleet: Fleet, workload: str) -> DeviceRecord:
+    with fleet.database.transaction() as connection:
+        return operations.remove_workload(connection, fleet.key, "cam-1", workload, fleet.now)
+
+
+def test_a_removed_workload_leaves_the_desired_state_under_a_higher_number(fleet: Fleet) -> None:
+    for workload in ("digits", "ocr"):
+        fleet.create(1, devices=("cam-1",), workload=workload)
+    fleet.tick()
+    with pytest.raises(ConflictError, match="must not be in an active rollout of workload ocr"):
+        remove(fleet, "ocr")
+    for workload in ("digits", "ocr"):
+        fleet.report("cam-1", S.RUNNING, workload=workload)
+    fleet.tick()
+    with pytest.raises(NotFoundError, match="cam-1 has no workload 'orc'; did you mean ocr"):
+        remove(fleet, "orc")
+    removed = remove(fleet, "ocr").desired
+    assert removed is not None
+    assert ([one.workload for one in removed.every_workload], removed.desired_number) == (["digits"], 3)
+    empty = remove(fleet, "digits").desired
+    assert empty is not None
+    assert (empty.every_workload, empty.desired_number) == ((), 4)
+    fleet.create(2, devices=("cam-1",), workload="ocr")
+    fleet.tick()
+    assert desired_workloads(fleet, "cam-1") == {"ocr": (2, 5)}
 
 
 def test_a_name_of_a_workload_is_checked(fleet: Fleet) -> None:
