@@ -104,7 +104,7 @@ def explain(state: Path | None, as_json: bool) -> None:
     print_table(("field", "value"), _summary(device_status, with_next=True))
     for each in device_status.workloads:
         for sentence in each.reported.choice:
-            click.echo(f"  {each.workload}: {sentence}")
+            click.echo(f"  {each.workload}: {sentence}" if len(device_status.workloads) > 1 else f"  {sentence}")
     click.echo()
     if device_status.measured:
         _print_times(device_status.measured)
