@@ -90,7 +90,7 @@ def test_a_removed_workload_leaves_the_desired_state_under_a_higher_number(fleet
     for workload in ("digits", "ocr"):
         fleet.report("cam-1", S.RUNNING, workload=workload)
     fleet.tick()
-    with pytest.raises(NotFoundError, match="cam-1 has no workload 'orc'; did you mean ocr"):
+    with pytest.raises(NotFoundError, match="cam-1 has no workload 'orc'; known: ocr"):
         remove(fleet, "orc")
     removed = remove(fleet, "ocr").desired
     assert removed is not None
