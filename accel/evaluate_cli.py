@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +16,7 @@ from accel.sample_checks import check_numbers
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.contracts.build_directory import RECORD_FILE, BuildDirectory
 from edgewright.contracts.names import nearest
-from edgewright.contracts.oci import OciLayout
-from edgewright.contracts.package import PackagedVariant, opened, read_package, verify_blobs
+from edgewright.contracts.package import opened, read_package, unpack_variant, verify_blobs
 from edgewright.contracts.samples import Samples, Tensors, load_samples
 from edgewright.contracts.variant import FLOAT_VARIANT, VariantDirectory
 from edgewright.errors import ModelError, NotFoundError
@@ -60,22 +57,7 @@ def variants_of(source: Path) -> Iterator[Sequence[VariantDirectory]]:
     with opened(source) as layout, tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         package = read_package(layout)
         verify_blobs(layout, package)
-        yield [_unpacked(layout, variant, Path(folder)) for variant in package.variants]
-
-
-def _unpacked(layout: OciLayout, variant: PackagedVariant, folder: Path) -> VariantDirectory:
-    target = folder / variant.config.variant
-    target.mkdir()
-    for kind, descriptor in variant.layers.items():
-        _link(layout.blob_path(descriptor.digest), target / kind.file_name)
-    return VariantDirectory.write(target, variant.config)
-
-
-def _link(blob: Path, target: Path) -> None:
-    try:
-        os.link(blob, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(blob, target)
+        yield [unpack_variant(layout, each, Path(folder) / each.config.variant) for each in package.variants]
 
 
 def _chosen(variants: Sequence[VariantDirectory], names: tuple[str, ...], source: Path) -> list[VariantDirectory]:

@@ -14,10 +14,12 @@ from cloud.images.build.order import BuildOrder, ModelPart
 from cloud.registry import models
 from cloud.registry.blobs import BlobStore, RepositoryBlobs
 from edgewright.contracts.environments.definition import Environment, parse_environment_reference
+from edgewright.contracts.environments.file_layers import place_of
 from edgewright.contracts.environments.images import ImageRecord, ImageRequest
 from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.models.registration import NEED_A_SCRIPT, Framework, Registration, SourceFile
 from edgewright.contracts.names import PackageReference, parse_reference
+from edgewright.contracts.oci import Descriptor
 from edgewright.contracts.package import Package, PackagedVariant, read_index
 from edgewright.contracts.variant import CONFIG_FILE, FLOAT_VARIANT
 from edgewright.errors import BadInputError, ConflictError, NotFoundError
@@ -71,6 +73,8 @@ def order_of(connection: Connection, blobs: BlobStore, record: ImageRecord, fold
         _part(blobs, _find_model(connection, reference), request.variant if not request.script else "")
         for reference in request.models
     )
+    known = {layer.blob.digest for each in store.all_images(connection) for layer in each.layers}
+    known |= {layer.digest for part in parts for layer in part.layers}
     number = 0
     environment = _no_code(parts)
     if request.environment:
@@ -85,7 +89,7 @@ def order_of(connection: Connection, blobs: BlobStore, record: ImageRecord, fold
         script=request.script,
         source=request.source,
         trust=request.trust,
-        known_layers=tuple(sorted({layer.blob.digest for each in store.all_images(connection) for layer in each.layers})),
+        known_layers=tuple(sorted(known)),
         **folders,
     )
 
@@ -115,24 +119,30 @@ def _check_no_code(version: ModelVersion) -> None:
 
 def _part(blobs: BlobStore, version: ModelVersion, variant: str) -> ModelPart:
     is_variant = bool(version.variants) and (not version.files or bool(variant))
-    files = _variant_files(blobs, version, variant) if is_variant else version.files
+    files, layers = _variant_files(blobs, version, variant) if is_variant else (version.files, ())
     framework = (version.registration or Registration()).framework
     return ModelPart(
         name=version.model,
         version=version.version,
         digest=version.index.digest,
         files=files,
+        layers=layers,
         framework=framework,
         is_variant=is_variant,
     )
 
 
-def _variant_files(blobs: BlobStore, version: ModelVersion, name: str) -> tuple[SourceFile, ...]:
+def _variant_files(blobs: BlobStore, version: ModelVersion, name: str) -> tuple[tuple[SourceFile, ...], tuple[Descriptor, ...]]:
+    """Return the files of a variant that need layers of their own, and the layers that package and image share."""
     package = read_index(RepositoryBlobs(blobs, version.model), version.index)
     chosen = _variant(package, name)
-    config = chosen.manifest.config
-    layers = [SourceFile(path=kind.file_name, digest=layer.digest, size=layer.size) for kind, layer in chosen.layers.items()]
-    return (SourceFile(path=CONFIG_FILE, digest=config.digest, size=config.size), *layers)
+    config, files = chosen.manifest.config, chosen.layers
+    by_digest = {layer.digest: layer for layer in chosen.manifest.layers}
+    shared = {kind: by_digest[place_of(file)[0]] for kind, file in files.items() if place_of(file)[0] != file.digest}
+    own = [
+        SourceFile(path=kind.file_name, digest=file.digest, size=file.size) for kind, file in files.items() if kind not in shared
+    ]
+    return (SourceFile(path=CONFIG_FILE, digest=config.digest, size=config.size), *own), tuple(shared.values())
 
 
 def _variant(package: Package, name: str) -> PackagedVariant:

@@ -1,7 +1,8 @@
 """OCI registry client that pulls blobs in pieces, so that a download continues after a lost connection or a kill.
 
 The length of the incomplete file is the start of the next request (HTTP Range). Bytes are accepted only by their digest: a blob
-with another digest is deleted and pulled again, at most three times, counted on disk.
+with another digest is deleted and pulled again, at most three times, counted on disk. Of a layer that is a tar around one file,
+the file alone is pulled.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import urllib3
 from edge_agent.link.https_client import error_from
 from edge_agent.storage.store import Store
 from edgewright.contracts import wire
+from edgewright.contracts.environments.file_layers import place_of
 from edgewright.contracts.files import reporting_full_disk
 from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index
 from edgewright.errors import OperationError, PackageError, UnreachableError, one_line
@@ -85,13 +87,15 @@ class OciClient:
             if response.status == 404:
                 return None
             self._require_success(response, path)
-            return b"".join(self._chunks(response, MAX_DOCUMENT_BYTES))
+            return b"".join(self._chunks(response, 0, MAX_DOCUMENT_BYTES + 1))
 
     def _continue(self, descriptor: Descriptor) -> str | None:
         """Pull the missing bytes of a blob and add it to the store; return its fault, or None."""
         partial = self._store.partial_path(descriptor.digest)
+        if descriptor.size == 0:
+            partial.touch()
         have = partial.stat().st_size if partial.exists() else 0
-        if have < descriptor.size or have == 0:
+        if have < descriptor.size:
             fault = self._append(descriptor, partial, have)
             if fault is not None:
                 partial.unlink(missing_ok=True)
@@ -102,30 +106,37 @@ class OciClient:
 
     def _append(self, descriptor: Descriptor, partial: Path, have: int) -> str | None:
         kind = "manifests" if descriptor.mediaType in _DOCUMENTS else "blobs"
-        path = f"/{kind}/{descriptor.digest}"
-        headers = {"Accept": descriptor.mediaType, **({"Range": f"bytes={have}-"} if have else {})}
+        blob, offset = place_of(descriptor)
+        path = f"/{kind}/{blob}"
+        headers = {"Accept": descriptor.mediaType, **_range(descriptor, offset, have)}
         with self._request(path, headers) as response:
             if response.status == 416:
                 return f"the registry has no byte {have} of {descriptor.size}"
             self._require_success(response, path)
-            start = have if response.status == 206 else 0
+            is_range = response.status == 206
+            start = have if is_range else 0
             length = response.headers.get("Content-Length", "")
-            if length.isdigit() and int(length) != descriptor.size - start:
+            if length.isdigit() and int(length) != descriptor.size - start and (is_range or blob == descriptor.digest):
                 return f"the registry has {int(length) + start} bytes of {descriptor.size}"
+            skipped = 0 if is_range else offset
+            limit = descriptor.size - start + (blob == descriptor.digest)  # one more shows that a blob is too long
             with reporting_full_disk("a blob"), partial.open("r+b" if start else "wb", buffering=0) as stream:
                 stream.seek(start)
-                for chunk in self._chunks(response, descriptor.size - start):
+                for chunk in self._chunks(response, skipped, limit):
                     stream.write(chunk)
         return None
 
-    def _chunks(self, response: urllib3.BaseHTTPResponse, limit: int) -> Iterator[bytes]:
-        """Yield and count the body up to `limit` bytes and one more, so that a body that is too long gets another digest."""
-        left = limit + 1
+    def _chunks(self, response: urllib3.BaseHTTPResponse, skipped: int, limit: int) -> Iterator[bytes]:
+        """Count the body, and yield at most `limit` bytes of it after the first `skipped`."""
+        left = limit
         try:
             for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
                 self._count(len(chunk))
-                yield chunk[:left]
-                left -= len(chunk)
+                kept = chunk[skipped:][:left]
+                skipped = max(skipped - len(chunk), 0)
+                if kept:
+                    yield kept
+                left -= len(kept)
                 if left <= 0:
                     return
         except urllib3.exceptions.HTTPError as error:
@@ -161,3 +172,10 @@ class OciClient:
     def _tries_path(self, descriptor: Descriptor) -> Path:
         partial = self._store.partial_path(descriptor.digest)
         return partial.with_name(f"{partial.name}.tries")
+
+
+def _range(file: Descriptor, offset: int, have: int) -> dict[str, str]:
+    """Return the header that asks for the bytes of a file from `have` on; none for a whole blob."""
+    if place_of(file)[0] != file.digest:
+        return {"Range": f"bytes={offset + have}-{offset + file.size - 1}"}
+    return {"Range": f"bytes={have}-"} if have else {}

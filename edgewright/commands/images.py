@@ -146,6 +146,7 @@ def why_size(name: str, cloud: str | None, as_json: bool) -> None:
 @click.option("--user", help="User of the registry; default: that of 'docker login'.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option("--ca", "ca_file", type=click.Path(path_type=Path), help="Certificate authority of the registry (PEM).")
+@click.option("--mount-from", default="", metavar="NAME", help="Repository there that has some layers, such as the package's.")
 @cloud_options
 def push(
     *,
@@ -154,6 +155,7 @@ def push(
     user: str | None,
     password_stdin: bool,
     ca_file: Path | None,
+    mount_from: str,
     cloud: str | None,
     as_json: bool,
 ) -> None:
@@ -163,7 +165,9 @@ def push(
     credentials = None if user is None else Credentials(user, _password())
     with CloudClient.connect(cloud) as client, transfer_progress("pushing") as on_progress:
         record = _find(client, name)
-        sent = client.push_image(record, target, credentials=credentials, ca_file=ca_file, on_progress=on_progress)
+        sent = client.push_image(
+            record, target, credentials=credentials, ca_file=ca_file, mount_from=mount_from, on_progress=on_progress
+        )
     if as_json:
         print_json({"image": str(record), "target": target, "sent_bytes": sent})
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgewright.contracts import wire
-from edgewright.contracts.files import write_atomically, writing_atomically
+from edgewright.contracts.files import write_atomically
 from edgewright.contracts.names import check_digest
 from edgewright.errors import PackageError
 
@@ -181,15 +181,6 @@ class OciLayout:
         descriptor = descriptor_of(raw, media_type, title=title)
         if not self.has_blob(descriptor):
             write_atomically(self.blob_path(descriptor.digest), raw)
-        return descriptor
-
-    def write_file(self, source: Path, media_type: str) -> Descriptor:
-        """Store a file's bytes and return their descriptor."""
-        descriptor = describe_file(source, media_type)
-        if not self.has_blob(descriptor):
-            with source.open("rb") as stream, writing_atomically(self.blob_path(descriptor.digest)) as target:
-                while chunk := stream.read(_CHUNK_BYTES):
-                    target.write(chunk)
         return descriptor
 
     def write_document(self, document: Manifest | Index) -> Descriptor:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory
+from edgewright.contracts.environments.file_layers import copy_file, file_of, place_of, write_file_layer
 from edgewright.contracts.files import write_atomically, writing_atomically
 from edgewright.contracts.models.registration import SOURCE_TYPE
 from edgewright.contracts.names import Digest, check_name, nearest
@@ -81,9 +81,10 @@ class PackagedVariant:
 
     @property
     def layers(self) -> Mapping[LayerKind, Descriptor]:
-        """The layers by kind, without layers of unknown kinds."""
+        """The files by kind, without those of unknown kinds; `file_layers.place_of` gives the place of each in the registry."""
         kinds = {kind.media_type: kind for kind in LayerKind}
-        return {kinds[layer.mediaType]: layer for layer in self.manifest.layers if layer.mediaType in kinds}
+        files = map(file_of, self.manifest.layers)
+        return {kinds[file.mediaType]: file for file in files if file.mediaType in kinds}
 
     def blobs(self) -> tuple[Descriptor, ...]:
         """Return every blob of this variant: manifest, config, layers."""
@@ -201,7 +202,7 @@ def write_package(
         config = replace(variant.config, profiles=tuple(sorted(profiles[variant.config.variant])))
         if not config.profiles:
             raise PackageError(f"variant {config.variant} fits no hardware profile; leave it out or add a profile")
-        entries.extend(_write_variant(layout, build, variant, config, platforms[config.variant]))
+        entries.extend(_write_variant(layout, build, variant, config, platforms[config.variant], name))
     created = {CREATED: _source_date()} if "SOURCE_DATE_EPOCH" in os.environ else {}
     index = Index(
         artifactType=PACKAGE_TYPE,
@@ -282,10 +283,12 @@ def unpack_variant(layout: OciLayout, packaged: PackagedVariant, target: Path) -
         PackageError: a blob is missing or changed.
         StorageFullError: the disk is full; the caller removes the partial directory.
     """
-    for kind, blob in packaged.layers.items():
-        layout.check_blob(blob)
-        with layout.blob_path(blob.digest).open("rb") as source, writing_atomically(target / kind.file_name) as copy:
-            shutil.copyfileobj(source, copy)
+    for kind, file in packaged.layers.items():
+        blob = layout.blob_path(place_of(file)[0])
+        if not blob.is_file():
+            raise PackageError(f"blob sha256:{blob.name} is missing from {layout.path}: the package is incomplete")
+        with writing_atomically(target / kind.file_name) as copy:
+            copy_file(blob, file, copy)
     write_atomically(target / CONFIG_FILE, layout.read_blob(packaged.manifest.config))
     return VariantDirectory.open(target)
 
@@ -323,11 +326,13 @@ def _write_variant(
     variant: VariantDirectory,
     config: VariantConfig,
     platforms: Sequence[Platform],
+    name: str,
 ) -> list[Descriptor]:
-    layers = [layout.write_file(variant.file(kind), kind.media_type) for kind in variant.layers()]
+    files = {kind: variant.file(kind) for kind in variant.layers()}
     for kind in (LayerKind.GOLDEN_INPUTS, LayerKind.GOLDEN_OUTPUTS):
         if (build.graph / kind.file_name).is_file():
-            layers.append(layout.write_file(build.graph / kind.file_name, kind.media_type))
+            files[kind] = build.graph / kind.file_name
+    layers = [write_file_layer(layout, path, kind.media_type, model=name) for kind, path in files.items()]
     config_blob = layout.write_blob(wire.encode(config), CONFIG_TYPE)
     descriptor = layout.write_document(Manifest(artifactType=VARIANT_TYPE, config=config_blob, layers=tuple(layers)))
     annotations = {

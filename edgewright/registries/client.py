@@ -32,8 +32,17 @@ _MAX_MANIFEST_BYTES = 4 << 20
 class RegistryClient:
     """Requests to the repository of one image reference; a context manager."""
 
-    def __init__(self, image: ImageReference, credentials: Credentials | None = None, *, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        image: ImageReference,
+        credentials: Credentials | None = None,
+        *,
+        ca_file: Path | None = None,
+        mount_from: str = "",
+    ) -> None:
         self.image = image
+        self.mount_from = mount_from
+        """Another repository of the registry, whose blobs need not be sent."""
         self._credentials = credentials
         self._authorization = ""
         try:
@@ -94,6 +103,17 @@ class RegistryClient:
     def has_blob(self, digest: str) -> bool:
         """Return True if the repository has a blob."""
         return self._request("HEAD", f"blobs/{digest}", usable=(404,)).status == 200
+
+    def mount_blob(self, digest: str) -> bool:
+        """Show a blob of `mount_from` in this repository too; return False if it must be sent."""
+        if not self.mount_from:
+            return False
+        query = urlencode({"mount": digest, "from": self.mount_from})
+        response = self._request("POST", f"blobs/uploads/?{query}", headers={"Content-Length": "0"})
+        if response.status == 201:
+            return True
+        self._request("DELETE", urljoin(f"{self._url}/", response.headers.get("Location", "")), usable=(404, 405))
+        return False
 
     def push_blob(self, blob: Descriptor, stream: IO[bytes]) -> None:
         """Upload a blob in one piece."""
@@ -156,9 +176,11 @@ class RegistryClient:
         realm = challenge.parameters["realm"]
         if urlsplit(realm).scheme != "https" and not self.image.is_local:
             raise OperationError(f"{self.image.host} must send clients to an https address for tokens, not to {realm[:200]}")
-        query = {"scope": f"repository:{self.image.repository}:{actions}"}
+        query = [("scope", f"repository:{self.image.repository}:{actions}")]
+        if self.mount_from:
+            query.append(("scope", f"repository:{self.mount_from}:pull"))
         if "service" in challenge.parameters:
-            query["service"] = challenge.parameters["service"]
+            query.append(("service", challenge.parameters["service"]))
         headers = {"Authorization": self._credentials.basic()} if self._credentials is not None else {}
         try:
             response = self._pool.request("GET", f"{realm}?{urlencode(query)}", headers=headers)

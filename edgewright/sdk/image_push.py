@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import IO
 
 from edgewright.contracts import wire
@@ -14,24 +13,14 @@ from edgewright.contracts.environments.tars import HashingStream
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor, Index, Manifest, check_bytes, encode_document
 from edgewright.errors import ConflictError, OperationError
 from edgewright.registries.client import RegistryClient
-from edgewright.registries.login import Credentials, stored_credentials
-from edgewright.registries.references import ImageReference
 from edgewright.sdk.connection import Connection
 from edgewright.sdk.transfer.downloads import ranges
 
 Progress = Callable[[int, int], None]
 
 
-def push_image(
-    connection: Connection,
-    record: ImageRecord,
-    target: ImageReference,
-    *,
-    credentials: Credentials | None,
-    ca_file: Path | None,
-    on_progress: Progress,
-) -> int:
-    """Push a built image and return the bytes of the blobs that were sent.
+def push_image(connection: Connection, record: ImageRecord, registry: RegistryClient, *, on_progress: Progress) -> int:
+    """Push a built image to the repository of an open client, and return the bytes of the blobs that were sent.
 
     Raises:
         ConflictError: the image was not built.
@@ -44,20 +33,19 @@ def push_image(
     index = wire.decode(raw, Index, what="the index", error=OperationError)
     manifests = [(entry, fetch_document(connection, record.name, entry)) for entry in index.manifests]
     blobs = {blob.digest: blob for _, document in manifests for blob in _blobs_of(document)}
-    with RegistryClient(target, credentials or stored_credentials(target.host), ca_file=ca_file) as registry:
-        missing = [blob for blob in blobs.values() if not registry.has_blob(blob.digest)]
-        total, sent = sum(blob.size for blob in missing), 0
+    missing = [blob for blob in blobs.values() if not registry.has_blob(blob.digest) and not registry.mount_blob(blob.digest)]
+    total, sent = sum(blob.size for blob in missing), 0
+    on_progress(sent, total)
+    for blob in missing:
+        with tempfile.TemporaryFile() as stream:
+            fetch_blob(connection, record.name, blob, stream)
+            registry.push_blob(blob, stream)
+        sent += blob.size
         on_progress(sent, total)
-        for blob in missing:
-            with tempfile.TemporaryFile() as stream:
-                fetch_blob(connection, record.name, blob, stream)
-                registry.push_blob(blob, stream)
-            sent += blob.size
-            on_progress(sent, total)
-        for entry, document in manifests:
-            registry.push_manifest(document, entry.mediaType, entry.digest)
-        registry.push_manifest(raw, record.index.mediaType, target.tag)
-        _push_bill(connection, record, registry)
+    for entry, document in manifests:
+        registry.push_manifest(document, entry.mediaType, entry.digest)
+    registry.push_manifest(raw, record.index.mediaType, registry.image.tag)
+    _push_bill(connection, record, registry)
     return sent
 
 

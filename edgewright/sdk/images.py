@@ -22,7 +22,8 @@ from edgewright.contracts.models.registration import files_below
 from edgewright.contracts.names import check_name, parse_reference
 from edgewright.contracts.oci import Descriptor
 from edgewright.errors import BadInputError, NotFoundError, OperationError
-from edgewright.registries.login import Credentials
+from edgewright.registries.client import RegistryClient
+from edgewright.registries.login import Credentials, stored_credentials
 from edgewright.registries.references import parse_image_reference
 from edgewright.sdk.calls import Calls
 from edgewright.sdk.connection import TIMEOUT_S
@@ -108,14 +109,18 @@ class ImageCalls(Calls):
         *,
         credentials: Credentials | None = None,
         ca_file: Path | None = None,
+        mount_from: str = "",
         on_progress: Progress = lambda _sent, _total: None,
     ) -> int:
         """Push an image to another registry, as HOST[:PORT]/NAME[:TAG], and return the bytes sent.
 
-        Without credentials, those of `docker login` are used. Only blobs that the registry lacks are sent.
+        Without credentials, those of `docker login` are used. Only blobs that the registry lacks are sent; those that its
+        repository `mount_from` has are mounted from there, such as the layers of a package.
         """
         reference = parse_image_reference(target)
-        return push_image(self._connection, record, reference, credentials=credentials, ca_file=ca_file, on_progress=on_progress)
+        stored = credentials or stored_credentials(reference.host)
+        with RegistryClient(reference, stored, ca_file=ca_file, mount_from=mount_from) as registry:
+            return push_image(self._connection, record, registry, on_progress=on_progress)
 
     def save_image_context(self, record: ImageRecord, folder: Path) -> Path:
         """Write a built image as a new folder for `docker build`; return the path of its Dockerfile."""

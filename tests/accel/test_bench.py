@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from accel.bench import BenchSettings, BenchTarget, measure
 from edgewright.cli import main
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, write_record
+from edgewright.contracts.environments.file_layers import place_of
 from edgewright.contracts.oci import OciLayout, Platform
 from edgewright.contracts.package import read_package, unpack_variant, write_package, write_tar
 from edgewright.contracts.variant import LayerKind, VariantDirectory
@@ -227,8 +228,10 @@ def test_an_unpacked_variant_is_the_one_that_was_packed(build: BuildDirectory, p
 def test_a_changed_byte_is_detected_before_unpacking(package: OciLayout, tmp_path: Path) -> None:
     packaged = read_package(package).variant("small")
     weights = packaged.layers[LayerKind.HEAD_WEIGHTS]
-    blob = package.blob_path(weights.digest)
-    blob.write_bytes(bytes([blob.read_bytes()[0] ^ 1]) + blob.read_bytes()[1:])
+    digest, offset = place_of(weights)
+    blob = package.blob_path(digest)
+    raw = blob.read_bytes()
+    blob.write_bytes(raw[:offset] + bytes([raw[offset] ^ 1]) + raw[offset + 1 :])
     with pytest.raises(PackageError, match="the package was changed or damaged"):
         unpack_variant(package, packaged, tmp_path / "slot")
     assert not (tmp_path / "slot" / LayerKind.HEAD_WEIGHTS.file_name).exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.contracts import package, signing, wire
+from edgewright.contracts.environments import file_layers
 from edgewright.contracts.oci import REF_NAME, Index, OciLayout, Platform
 from edgewright.contracts.variant import LayerKind
 from edgewright.errors import NotFoundError, PackageError
@@ -202,3 +203,48 @@ def test_unknown_fields_of_documents_are_ignored(golden: Callable[[str, str], No
     extended = raw.replace(b'{"annotations"', b'{"aNewField":1,"annotations"', 1)
     assert extended != raw
     assert wire.decode(extended, type(written.index), what="index") == written.index
+
+
+def test_a_layer_is_a_tar_around_one_file_that_its_annotations_locate(tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    variant = written.variant("int8")
+    for layer, (kind, file) in zip(variant.manifest.layers, variant.layers.items(), strict=True):
+        blob, offset = file_layers.place_of(file)
+        raw = layout.blob_path(blob).read_bytes()
+        with tarfile.open(layout.blob_path(layer.digest), "r:") as tar:
+            [member] = [each for each in tar.getmembers() if each.isfile()]
+            stream = tar.extractfile(member)
+            assert stream is not None
+            assert stream.read() == raw[offset : offset + file.size]
+        assert (blob, member.name) == (layer.digest, f"opt/edgewright/models/digits/{kind.file_name}")
+        assert file.digest == wire.digest_of(raw[offset : offset + file.size])
+
+
+def as_written_before(layout: OciLayout, written: package.Package) -> package.Package:
+    """Rewrite a package as earlier versions wrote it: each layer is the file itself."""
+    entries = []
+    for variant in written.variants:
+        layers = []
+        for file in variant.layers.values():
+            blob, offset = file_layers.place_of(file)
+            raw = layout.blob_path(blob).read_bytes()[offset : offset + file.size]
+            layers.append(layout.write_blob(raw, file.mediaType))
+        entries.append(layout.write_document(replace(variant.manifest, layers=tuple(layers))))
+    return package.read_index(layout, layout.write_document(replace(written.index, manifests=tuple(entries))))
+
+
+def test_a_package_whose_layers_are_the_files_themselves_is_read(tmp_path: Path) -> None:
+    layout, written = pack(tmp_path)
+    old = as_written_before(layout, written)
+    old_files, new_files = (each.variant("fp32").layers for each in (old, written))
+    assert {kind: file.digest for kind, file in old_files.items()} == {kind: file.digest for kind, file in new_files.items()}
+    unpacked = [package.unpack_variant(layout, each.variant("fp32"), tmp_path / str(n)) for n, each in enumerate((old, written))]
+    assert every_byte(unpacked[0].path) == every_byte(unpacked[1].path)
+
+
+@pytest.mark.parametrize("offset", ["-1", "1e3", "", "99999999", "9" * 19])
+def test_a_layer_whose_file_is_not_in_it_is_refused(offset: str, tmp_path: Path) -> None:
+    _, written = pack(tmp_path)
+    layer = written.variant("fp32").manifest.layers[0]
+    with pytest.raises(PackageError, match="must state dev.edgewright.file.size and|must end within its"):
+        file_layers.file_of(replace(layer, annotations=layer.annotations | {file_layers.FILE_OFFSET: offset}))

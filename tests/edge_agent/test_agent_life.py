@@ -112,7 +112,7 @@ def test_a_version_with_an_invalid_signature_is_refused_with_the_reason_and_neve
 
 def test_a_version_with_a_changed_byte_is_refused(cloud: FakeCloud, running: Device, v1: Built, v2: Built) -> None:
     cloud.publish(v2, 2)
-    cloud.faults.corrupt = {blob.digest for blob in v2.package.blobs()} - set(cloud.sent)
+    cloud.faults.corrupt = {blob.digest for blob in v2.files()} - set(cloud.sent)
     cloud.set_desired(v2, 2)
     assert "must come from the registry unchanged" in cloud.wait_for(S.REFUSED).reason
     assert scores_match(running, v1)
@@ -198,7 +198,7 @@ def test_a_pull_continues_without_loss_after_kills_of_the_agent_and_the_cloud(
     part = cloud.faults.cut_after_bytes = 75_000
     device.start()
     cloud.set_desired(v1, 1)
-    large = max(v1.package.blobs(), key=lambda blob: blob.size)
+    large = max(v1.files(), key=lambda blob: blob.size)
     cloud.wait_until(lambda: cloud.sent[large.digest] >= 2 * part, "the pull did not start")
     device.kill()
     device.start()

@@ -118,7 +118,7 @@ def test_a_good_version_runs_after_a_kill(
     assert report.running is not None
     assert report.running.version == 2
     assert np.allclose(copied.score_with_retries(v2.samples), v2.answers, rtol=1e-4, atol=1e-2)
-    heads = [cloud.sent[blob.digest] / blob.size for blob in v2.package.blobs() if cloud.sent[blob.digest]]
+    heads = [cloud.sent[blob.digest] / blob.size for blob in v2.files() if cloud.sent[blob.digest]]
     assert set(heads) == {1.0}, "no blob may be pulled twice"
 
 

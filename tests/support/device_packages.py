@@ -12,7 +12,8 @@ from onnx import NodeProto, TensorProto, helper
 
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory, BuildRecord, write_record
-from edgewright.contracts.oci import OciLayout, Platform
+from edgewright.contracts.environments.file_layers import file_of, place_of
+from edgewright.contracts.oci import Descriptor, OciLayout, Platform
 from edgewright.contracts.package import Package, write_package
 from edgewright.contracts.samples import write_npz
 from edgewright.contracts.signing import PackageSignature, PrivateKey, sign_package
@@ -51,6 +52,15 @@ class Built:
     package: Package
     samples: Array
     answers: Array
+
+    def files(self) -> list[Descriptor]:
+        """Return everything that a device can pull: manifests, configs, and the files in the layers."""
+        return [file_of(blob) for blob in self.package.blobs()]
+
+    def read(self, file: Descriptor) -> bytes:
+        """Return the bytes of a file in a layer."""
+        blob, offset = place_of(file)
+        return self.layout.blob_path(blob).read_bytes()[offset:][: file.size]
 
     def envelope(self, version: int, key: PrivateKey, *, name: str = MODEL, valid_s: float = 3600) -> bytes:
         """Sign the package as a version of a model."""

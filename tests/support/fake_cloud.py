@@ -25,8 +25,9 @@ from cryptography.x509.oid import NameOID
 
 from edgewright.contracts import wire
 from edgewright.contracts.connection.enrolment import EnrolmentToken, EnrolRequest, EnrolResponse, format_token
+from edgewright.contracts.environments.file_layers import file_of, place_of
 from edgewright.contracts.messages import DeploymentState, DesiredState, ReportedState, TelemetryAck, TelemetryBatch
-from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, encode_document
+from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, descriptor_of, encode_document
 from edgewright.contracts.package import SIGNATURE_TYPE, signature_manifest
 from edgewright.contracts.signing import DESIRED_TYPE, PrivateKey, generate_key, public_pem, sign
 from tests.support.authority import make_authority, pem_of
@@ -44,9 +45,9 @@ class Faults:
     cut_after_bytes: int | None = None
     """Close the connection after this number of bytes of a blob."""
     corrupt: set[str] = field(default_factory=set)
-    """Blobs sent with a wrong last byte."""
+    """Files and documents sent with a wrong last byte."""
     truncate: set[str] = field(default_factory=set)
-    """Blobs of which only the first half is sent."""
+    """Files and documents of which only the first half is sent."""
     without_range: bool = False
     without_referrers: bool = False
     fail_status: int | None = None
@@ -73,7 +74,7 @@ class FakeCloud:
         self.cloud_key = keys.cloud_key
         self.trusted: tuple[str, ...] = (public_pem(self.publisher.public_key()),)
         self.sent: Counter[str] = Counter()
-        """Sent bytes by digest."""
+        """Sent bytes by the digest of a document, or of the file in a layer."""
         self.requests: Counter[str] = Counter()
         self.reports: list[ReportedState] = []
         self.measurements: dict[int, Any] = {}
@@ -84,6 +85,8 @@ class FakeCloud:
         self.desired_number = 0
         self._manifests: dict[str, bytes] = {}
         self._blobs: dict[str, Path | bytes] = {}
+        self._files: dict[str, Descriptor] = {}
+        """The file in each layer."""
         self._referrers: dict[str, list[Any]] = {}
         self._changed = threading.Condition()
         self._authority, self._authority_key = keys.authority
@@ -125,6 +128,7 @@ class FakeCloud:
             self._manifests[variant.descriptor.digest] = built.layout.blob_path(variant.descriptor.digest).read_bytes()
         for blob in built.package.blobs():
             self._blobs[blob.digest] = built.layout.blob_path(blob.digest)
+            self._files[blob.digest] = file_of(blob)
         signed = built.envelope(version, self.publisher) if envelope is None else envelope
         manifest = signature_manifest(signed, index)
         raw = encode_document(manifest)
@@ -226,8 +230,9 @@ class FakeCloud:
         return TelemetryAck(queue_id=batch.queue_id, sequence=batch.measurements[-1].sequence)
 
     def count(self, digest: str, size: int) -> None:
+        file = self._files.get(digest)
         with self._changed:
-            self.sent[digest] += size
+            self.sent[file.digest if file is not None else digest] += size
             self._changed.notify_all()
 
     def manifest(self, reference: str) -> bytes | None:
@@ -244,9 +249,12 @@ class FakeCloud:
         if source is None:
             return None
         raw = source if isinstance(source, bytes) else source.read_bytes()
-        if digest in self.faults.corrupt:
-            raw = raw[:-1] + bytes([raw[-1] ^ 1])
-        return raw[: len(raw) // 2] if digest in self.faults.truncate else raw
+        file = self._files.get(digest, descriptor_of(raw, ""))
+        start, name = place_of(file)[1], file.digest
+        end = start + file.size
+        if name in self.faults.corrupt:
+            raw = raw[: end - 1] + bytes([raw[end - 1] ^ 1]) + raw[end:]
+        return raw[: start + file.size // 2] if name in self.faults.truncate else raw
 
     @property
     def ca_pem(self) -> str:
@@ -335,8 +343,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_range(reference, raw)
 
     def _send_range(self, digest: str, raw: bytes) -> None:
-        requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(requested[1]) if requested and not self.cloud.faults.without_range else 0
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        is_range = requested is not None and not self.cloud.faults.without_range
+        start = int(requested[1]) if requested and is_range else 0
+        if requested and is_range and requested[2]:
+            raw = raw[: int(requested[2]) + 1]
         if start >= len(raw) > 0:
             self._answer(416, b"")
             return

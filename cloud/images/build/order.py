@@ -19,6 +19,8 @@ class ModelPart:
     digest: str
     """Digest of the version's index."""
     files: tuple[SourceFile, ...]
+    layers: tuple[Descriptor, ...] = ()
+    """Layers of the package that are the image's as well; their files are not in `files`."""
     framework: Framework
     is_variant: bool
     """True for a variant of a package, False for registered source files."""

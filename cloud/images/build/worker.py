@@ -1,6 +1,6 @@
 """The build worker: `python -m cloud.images.build.worker` reads a `BuildOrder` and answers with a `BuiltImage`.
 
-    base → server → packages → one layer per model file → script → config, manifest, index
+    base → server → packages → layers of the models → script → config, manifest, index
 
 Its log goes to standard error. It writes blobs only; the cloud makes them an image afterwards, in one transaction.
 """
@@ -16,14 +16,13 @@ from cloud.images.build.dockerfile import built_base
 from cloud.images.build.installed import server_layer, server_pins
 from cloud.images.build.layers import LayerStore
 from cloud.images.build.machine import PYTHON_VERSION, base_layer
-from cloud.images.build.order import BuildOrder, BuiltImage, ModelPart
+from cloud.images.build.model_layers import layers_of
+from cloud.images.build.order import BuildOrder, BuiltImage
 from cloud.images.build.packages import Installer, packages_layer, requirements_of
 from cloud.images.build.pulled import Base, pulled_base
 from edgewright.contracts import wire
-from edgewright.contracts.environments.images import LAYER_TYPE, MODELS_FOLDER, ImageLayer, LayerPart
-from edgewright.contracts.environments.tars import Entry
-from edgewright.contracts.models.registration import SourceFile
-from edgewright.errors import BadInputError, OperationError
+from edgewright.contracts.environments.images import LAYER_TYPE, ImageLayer, LayerPart
+from edgewright.errors import BadInputError
 from edgewright.worker_process import serve
 
 
@@ -64,26 +63,8 @@ def _layers(order: BuildOrder, store: LayerStore) -> list[ImageLayer]:
     requirements = requirements_of(order.environment, log)
     packages = packages_layer(store, requirements, order.environment.pip_index_url, installer)
     layers += [packages] if packages is not None else []
-    for model in order.models:
-        layers += [_model_layer(store, model, file) for file in model.files]
+    layers += layers_of(order.models, store, Path(order.work))
     return layers + ([_script_layer(store, order)] if order.source is not None else [])
-
-
-def _model_layer(store: LayerStore, model: ModelPart, file: SourceFile) -> ImageLayer:
-    """Return the layer of one file of a model: a tar around the bytes that the registry holds."""
-    place = f"{MODELS_FOLDER}/{model.name}/{model.version}/{file.path}"
-    key = f"model {place} {file.digest}"
-    found = store.cached(key, LayerPart.MODEL)
-    if found is not None:
-        return found
-    source = store.path_of(file.digest)
-    if not source.is_file():
-        raise OperationError(
-            f"{model.name}:{model.version} needs the blob {file.digest}, which the registry lost: register it again"
-        )
-    entry = Entry(path=place, source=source)
-    title = f"{model.name}:{model.version} {file.path}"
-    return store.remember(key, store.write([entry], LayerPart.MODEL, title, compressed=False))
 
 
 def _script_layer(store: LayerStore, order: BuildOrder) -> ImageLayer:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib.metadata as metadata
 import json
 import platform
 import resource
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
@@ -23,11 +24,17 @@ from edgewright.cli import main
 from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.environments.images import BuildState, ImageRecord, ImageRequest, LayerPart
 from edgewright.contracts.models.registration import Framework, Registration
+from edgewright.contracts.signing import generate_key, public_pem
+from edgewright.contracts.variant import Precision
 from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
+from edgewright.registries.client import RegistryClient
+from edgewright.registries.references import parse_image_reference
 from edgewright.sdk import CloudClient, InferenceConfig, Model, Workspace
 from edgewright.sdk import Environment as SdkEnvironment
+from tests.support.device_packages import Built, Recipe, build
 from tests.support.docker_engine import DockerEngine, docker_engine
 from tests.support.docker_registry import HTPASSWD, USER, docker_registry, free_port
+from tests.support.image_services import KEY, score, started, wait_until_ready
 from tests.support.running_cloud import RunningCloud, running
 
 SCRIPT = """\
@@ -44,12 +51,15 @@ def run(body):
     time.sleep(request.get("sleep_s", 0))
     return {"product": helper.times(weight, request["data"]), "uid": os.getuid(), "level": os.environ["LEVEL"]}
 """
-KEY = "primary-key-of-the-test"
+
+PUBLISHER = generate_key()
 
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
-    with running(tmp_path_factory.mktemp("images") / "state", "--no-broker") as cloud:
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "publisher.pub").write_text(public_pem(PUBLISHER.public_key()))
+    with running(folder / "state", "--no-broker", "--trust", str(folder / "publisher.pub")) as cloud:
         yield cloud
 
 
@@ -237,14 +247,6 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def started(engine: DockerEngine, name: str, location: str, keys: Path) -> str:
-    """Start a container as a cluster runs it, without rights and with a read-only root; return its published address."""
-    rights = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-    mount = ("--volume", f"{keys}:/run/edgewright:ro")
-    engine.run("run", "--detach", "--name", name, *rights, *mount, "--publish", "127.0.0.1::8000", location)
-    return engine.run("port", name, "8000").splitlines()[0]
-
-
 @pytest.fixture(scope="module")
 def service(engine: DockerEngine, cloud: RunningCloud, client: CloudClient, image: ImageRecord, keys: Path) -> str:
     """A container of the image, pulled from the cloud."""
@@ -253,27 +255,6 @@ def service(engine: DockerEngine, cloud: RunningCloud, client: CloudClient, imag
     engine.run("login", "--username", "operator", "--password-stdin", registry, text=cloud.token)
     engine.run("pull", location)
     return started(engine, "service", location, keys)
-
-
-def score(address: str, body: object, key: str = KEY) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(address, timeout=30)
-    try:
-        connection.request("POST", "/score", json.dumps(body), {"Authorization": f"Bearer {key}"})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    finally:
-        connection.close()
-
-
-def wait_until_ready(address: str, engine: DockerEngine, name: str = "service") -> None:
-    ends_at = time.monotonic() + 60
-    while True:
-        try:
-            if score(address, {"data": []})[0] != 503:
-                return
-        except (OSError, http.client.HTTPException):
-            assert time.monotonic() < ends_at, engine.run("logs", name)
-        time.sleep(0.1)
 
 
 def test_p100_docker_pulls_and_runs_the_image_without_rights(engine: DockerEngine, service: str) -> None:
@@ -397,3 +378,40 @@ def test_p100_a_dockerfile_is_built_by_the_engine(
             other.wait_for_image(other.build_image(ImageRequest(name="docked-image", environment="docked")))
     assert [layer.part for layer in built.layers][-2:] == [LayerPart.BASE, LayerPart.SERVER]
     assert {layer.diff_id for layer in image.layers} <= {layer.diff_id for layer in built.layers}
+
+
+@pytest.fixture(scope="module")
+def published(client: CloudClient, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A published package of two variants, which is called digits."""
+    built = build(tmp_path_factory.mktemp("package"), Recipe(others=(Precision.INT8,)))
+    client.publish(built.layout.path, PUBLISHER)
+    return built
+
+
+def test_p100_the_layers_of_a_package_are_layers_of_its_image_and_are_neither_stored_nor_sent_twice(
+    engine: DockerEngine,
+    client: CloudClient,
+    published: Built,
+    keys: Path,
+    require: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    image = client.wait_for_image(client.build_image(ImageRequest(name="digits-image", models=("digits",))))
+    layers = [layer for layer in image.layers if layer.part is LayerPart.MODEL]
+    shared = {layer.digest for layer in published.package.variant("fp32").manifest.layers}
+    assert shared < {layer.blob.digest for layer in layers}
+    assert sum(layer.blob.size for layer in layers if layer.blob.digest not in shared) < 30_000  # variant.json and the link
+    with docker_registry(require("docker-registry"), tmp_path, free_port(), {}) as host:
+        copy = [str(require("skopeo")), "copy", "--all", "--dest-tls-verify=false", f"oci:{published.layout.path}:digits"]
+        subprocess.run([*copy, f"docker://{host}/team/digits:package"], check=True, capture_output=True, timeout=120)
+        with RegistryClient(parse_image_reference(f"{host}/team/digits")) as registry:
+            assert all(registry.has_blob(digest) for digest in shared)
+        sent = client.push_image(image, f"{host}/team/digits:image")
+        kept = sum(layer.blob.size for layer in layers if layer.blob.digest in shared)
+        assert 0 < sent + kept - image.size_bytes < 20_000  # the config
+        assert client.push_image(image, f"{host}/other/digits:image", mount_from="team/digits") == 0
+        engine.run("pull", f"{host}/other/digits:image")
+        address = started(engine, "digits", f"{host}/other/digits:image", keys)
+        wait_until_ready(address, engine, "digits")
+        answer = score(address, {"data": published.samples[:2].tolist()})
+    assert (answer[0], np.allclose(answer[1]["result"], published.answers[:2], rtol=1e-4, atol=1e-2)) == (200, True), answer

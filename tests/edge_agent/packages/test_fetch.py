@@ -13,6 +13,7 @@ from edge_agent.identity.enrolment import enrol
 from edge_agent.packages.fetch import fetch
 from edge_agent.storage.store import SlotRecord, Store
 from edge_agent.workers.requests import FetchRequest, pulled_bytes
+from edgewright.contracts.environments.file_layers import place_of
 from edgewright.contracts.signing import generate_key
 from edgewright.contracts.variant import LayerKind, Precision
 from edgewright.errors import OperationError, PackageError, SignatureError, StorageFullError, UnreachableError
@@ -33,7 +34,7 @@ def test_the_slot_of_a_fetched_variant_has_the_bytes_of_the_package(store: Store
     cloud.publish(v1, 1)
     record = pull(store, cloud, v1)
     slot = store.write_slot(record)
-    weights = v1.layout.blob_path(blob_of(v1, LayerKind.FEATURIZER_WEIGHTS)[0]).read_bytes()
+    weights = v1.read(v1.package.variant("fp32").layers[LayerKind.FEATURIZER_WEIGHTS])
     assert (slot / "featurizer.weights").read_bytes() == weights
     assert record.choice == ("fp32 is chosen: generic-x86-64 prefers fp32 most.",)
     assert (slot / "featurizer.weights").stat().st_nlink == 2, "a slot must share its bytes with the blobs"
@@ -94,23 +95,25 @@ def test_a_blob_with_wrong_bytes_three_times_is_refused_and_deleted(
     store: Store, cloud: FakeCloud, v1: Built, fault: str, message: str
 ) -> None:
     cloud.publish(v1, 1)
-    digest, _ = blob_of(v1, LayerKind.FEATURIZER_WEIGHTS)
+    file = v1.package.variant("fp32").layers[LayerKind.FEATURIZER_WEIGHTS]
+    digest = file.digest
     setattr(cloud.faults, fault, {digest})
     with pytest.raises(PackageError, match=message):
         pull(store, cloud, v1)
-    assert cloud.requests[f"/v2/{MODEL}/blobs/{digest}"] == 3
+    assert cloud.requests[f"/v2/{MODEL}/blobs/{place_of(file)[0]}"] == 3
     assert not store.blob_path(digest).exists()
     assert not store.partial_path(digest).exists()
 
 
 def test_pulls_with_wrong_bytes_are_counted_across_kills(store: Store, cloud: FakeCloud, v1: Built) -> None:
     cloud.publish(v1, 1)
-    digest, _ = blob_of(v1, LayerKind.FEATURIZER_WEIGHTS)
+    file = v1.package.variant("fp32").layers[LayerKind.FEATURIZER_WEIGHTS]
+    digest = file.digest
     store.partial_path(digest).with_name(f"{store.partial_path(digest).name}.tries").write_text("2")
     cloud.faults.corrupt = {digest}
     with pytest.raises(PackageError, match="3 times"):
         pull(store, cloud, v1)
-    assert cloud.requests[f"/v2/{MODEL}/blobs/{digest}"] == 1
+    assert cloud.requests[f"/v2/{MODEL}/blobs/{place_of(file)[0]}"] == 1
 
 
 def test_a_download_damaged_by_a_power_cut_is_pulled_again(store: Store, cloud: FakeCloud, v1: Built) -> None:

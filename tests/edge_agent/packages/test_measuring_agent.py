@@ -106,7 +106,7 @@ def test_after_a_kill_of_the_measuring_worker_the_next_one_measures_again(
     report = cloud.wait_for(S.RUNNING)
     assert report.choice[1].startswith("int8 is chosen: measured fastest here")
     assert no_temporary_files(measuring)
-    assert {cloud.sent[blob.digest] / blob.size for blob in slow_fp32.package.blobs()} == {1.0}, "no blob may be pulled twice"
+    assert {cloud.sent[blob.digest] / blob.size for blob in slow_fp32.files()} == {1.0}, "no blob may be pulled twice"
 
 
 def test_if_every_attempt_at_measuring_is_killed_the_profile_decides(
