@@ -11,7 +11,7 @@ from edgewright.contracts import wire
 from edgewright.contracts.environments.images import BILL_TYPE, ImageRecord
 from edgewright.contracts.environments.tars import HashingStream
 from edgewright.contracts.oci import INDEX_TYPE, Descriptor, Index, Manifest, check_bytes, encode_document
-from edgewright.errors import ConflictError, OperationError
+from edgewright.errors import ConflictError, NotFoundError, OperationError
 from edgewright.registries.client import RegistryClient
 from edgewright.sdk.connection import Connection
 from edgewright.sdk.transfer.downloads import ranges
@@ -63,9 +63,18 @@ def _push_bill(connection: Connection, record: ImageRecord, registry: RegistryCl
                 fetch_blob(connection, record.name, blob, stream)
                 registry.push_blob(blob, stream)
     if not registry.push_manifest(document, record.bill.mediaType, record.bill.digest):
-        entry = replace(record.bill, artifactType=BILL_TYPE)
-        fallback = record.index.digest.replace(":", "-")
-        registry.push_manifest(encode_document(Index(manifests=(entry,))), INDEX_TYPE, fallback)
+        _list_under_fallback_tag(registry, record.index.digest.replace(":", "-"), replace(record.bill, artifactType=BILL_TYPE))
+
+
+def _list_under_fallback_tag(registry: RegistryClient, tag: str, entry: Descriptor) -> None:
+    """Add a referrer to the index of a fallback tag; referrers of other tools, such as signatures, stay listed."""
+    try:
+        listed = wire.decode(registry.manifest(tag)[0], Index, what=f"the referrers {tag}", error=OperationError)
+    except NotFoundError:
+        listed = Index(manifests=())
+    if entry.digest not in {each.digest for each in listed.manifests}:
+        added = replace(listed, manifests=(*listed.manifests, entry))
+        registry.push_manifest(encode_document(added), INDEX_TYPE, tag)
 
 
 def fetch_document(connection: Connection, name: str, descriptor: Descriptor) -> bytes:

@@ -5,9 +5,13 @@ Source: https://cyclonedx.org/docs/1.5/json/. It holds no time and no random num
 
 from __future__ import annotations
 
-import json
 import platform
-from typing import Any
+
+from cyclonedx.model import HashAlgorithm, HashType
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot5
+from packageurl import PackageURL
 
 from cloud.images.build.installed import server_pins
 from cloud.images.build.layers import LayerStore
@@ -19,39 +23,34 @@ from edgewright.contracts.oci import EMPTY_BLOB, EMPTY_TYPE, MANIFEST_TYPE, Desc
 
 def attach_bill(order: BuildOrder, store: LayerStore, layers: tuple[ImageLayer, ...], index: Descriptor) -> Descriptor:
     """Write the bill and the manifest that attaches it to the index, and return the manifest's descriptor."""
-    raw = json.dumps(_document(order, layers), sort_keys=True, separators=(",", ":")).encode()
-    bill = store.put(raw, BILL_TYPE)
+    bill = store.put(_document(order, layers), BILL_TYPE)
     store.put(EMPTY_BLOB, EMPTY_TYPE)
     manifest = Manifest(config=descriptor_of(EMPTY_BLOB, EMPTY_TYPE), layers=(bill,), artifactType=BILL_TYPE, subject=index)
     return store.put(encode_document(manifest), MANIFEST_TYPE)
 
 
-def _document(order: BuildOrder, layers: tuple[ImageLayer, ...]) -> dict[str, Any]:
+def _document(order: BuildOrder, layers: tuple[ImageLayer, ...]) -> bytes:
     packages = {"edgewright": __version__} | server_pins()
     for layer in layers:
         if layer.part is LayerPart.PACKAGES:
             packages |= dict(text.split(" ", 1) for text in layer.title.split(", ") if " " in text)
-    components = [_package(name, version) for name, version in sorted(packages.items())]
+    bom = Bom(components=[_package(name, version) for name, version in packages.items()])
+    bom.serial_number = bom.metadata.timestamp = None  # type: ignore[assignment]  # both are optional in the format
+    bom.metadata.component = Component(name=order.name, type=ComponentType.CONTAINER, bom_ref=f"image:{order.name}")
+    bom.components.update(map(_model, order.models))
     if not order.environment.base_image and not order.environment.dockerfile:
-        components.insert(0, {"type": "platform", "name": "python", "version": platform.python_version()})
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.5",
-        "version": 1,
-        "metadata": {"component": {"type": "container", "name": order.name}},
-        "components": components + [_model(model) for model in order.models],
-    }
+        version = platform.python_version()
+        bom.components.add(Component(name="python", version=version, type=ComponentType.PLATFORM, bom_ref=f"python:{version}"))
+    return JsonV1Dot5(bom).output_as_string().encode()
 
 
-def _package(name: str, version: str) -> dict[str, Any]:
-    return {"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}"}
+def _package(name: str, version: str) -> Component:
+    purl = PackageURL("pypi", None, name, version)
+    return Component(name=name, version=version, type=ComponentType.LIBRARY, purl=purl, bom_ref=str(purl))
 
 
-def _model(model: ModelPart) -> dict[str, Any]:
-    content = model.digest.removeprefix("sha256:")
-    return {
-        "type": "machine-learning-model",
-        "name": model.name,
-        "version": str(model.version),
-        "hashes": [{"alg": "SHA-256", "content": content}],
-    }
+def _model(model: ModelPart) -> Component:
+    digest = HashType(alg=HashAlgorithm.SHA_256, content=model.digest.removeprefix("sha256:"))
+    version = str(model.version)
+    kind = ComponentType.MACHINE_LEARNING_MODEL
+    return Component(name=model.name, version=version, type=kind, hashes=[digest], bom_ref=f"model:{model.name}:{version}")
