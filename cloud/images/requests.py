@@ -89,6 +89,7 @@ def order_of(connection: Connection, blobs: BlobStore, record: ImageRecord, fold
         script=request.script,
         source=request.source,
         trust=request.trust,
+        platforms=request.platforms,
         known_layers=tuple(sorted(known)),
         **folders,
     )

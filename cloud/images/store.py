@@ -94,12 +94,13 @@ def finish(connection: Connection, blobs: BlobStore, record: ImageRecord, built:
     """Show the blobs of a finished build in the repository of the image, and tag its index with the version."""
     for layer in built.layers:
         link_blob(connection, record.name, layer.blob.digest)
-    link_blob(connection, record.name, built.config.digest)
+    for config in built.configs:
+        link_blob(connection, record.name, config.digest)
     bill = wire.decode(blobs.path_of(built.bill.digest).read_bytes(), Manifest, what="the bill's manifest")
     for blob in (bill.config, *bill.layers):
         link_blob(connection, record.name, blob.digest)
     for document, media_type, reference in (
-        (built.manifest, MANIFEST_TYPE, built.manifest.digest),
+        *((manifest, MANIFEST_TYPE, manifest.digest) for manifest in built.manifests),
         (built.index, INDEX_TYPE, str(record.version)),
         (built.bill, MANIFEST_TYPE, built.bill.digest),
     ):

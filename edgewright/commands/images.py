@@ -33,6 +33,7 @@ def group() -> None:
 @click.option("--source", type=click.Path(path_type=Path), help="Folder that holds the script and what it imports.")
 @click.option("--variant", default="", help="Variant of a package; default: fp32.")
 @click.option("--trust", is_flag=True, help="Let a model without a script be a pickle: you made it, or trust its author.")
+@click.option("--platform", "platforms", default="", metavar="OS/ARCH,...", help="Platforms, such as linux/amd64,linux/arm64.")
 @click.option("--dockerfile", "context", type=click.Path(path_type=Path), metavar="DIR", help="Write a folder for docker build.")
 @click.option("--no-follow", is_flag=True, help="Queue the build and return; 'images show' has its state.")
 @cloud_options
@@ -45,6 +46,7 @@ def build(
     source: Path | None,
     variant: str,
     trust: bool,
+    platforms: str,
     context: Path | None,
     no_follow: bool,
     cloud: str | None,
@@ -61,7 +63,14 @@ def build(
     if context is not None and no_follow:
         raise BadInputError("--dockerfile needs the finished image: omit --no-follow")
     image = name or default_image_name(models)
-    request = ImageRequest(name=image, models=models, environment=environment, variant=variant, trust=trust)
+    request = ImageRequest(
+        name=image,
+        models=models,
+        environment=environment,
+        variant=variant,
+        trust=trust,
+        platforms=tuple(each.strip() for each in platforms.split(",") if each.strip()),
+    )
     with CloudClient.connect(cloud, start_embedded=True) as client:
         record = client.build_image(request, script=script, source_directory=source)
         if not no_follow:
@@ -116,16 +125,20 @@ def log(name: str, cloud: str | None, as_json: bool) -> None:
 
 @group.command("why-size")
 @click.argument("name", metavar="NAME[:VERSION]")
+@click.option("--platform", default="", metavar="OS/ARCH", help="Platform of an image of several; default: the largest.")
 @cloud_options
-def why_size(name: str, cloud: str | None, as_json: bool) -> None:
+def why_size(name: str, platform: str, cloud: str | None, as_json: bool) -> None:
     """Show the layers of an image with their sizes, largest first."""
     with CloudClient.connect(cloud) as client:
         record = _find(client, name)
-    layers = sorted(record.layers, key=lambda layer: -layer.unpacked_bytes)
+    largest = max(record.platforms, key=lambda each: sum(layer.unpacked_bytes for layer in record.layers_of(each)))
+    layers = sorted(record.layers_of(platform or largest), key=lambda layer: -layer.unpacked_bytes)
+    if not layers:
+        raise BadInputError(f"image {record} must have layers for {platform or 'a platform'}: 'images show' lists its platforms")
     if as_json:
         print_json(layers)
         return
-    total = record.unpacked_bytes or 1
+    total = sum(layer.unpacked_bytes for layer in layers)
     rows = [
         (
             str(layer.part),
@@ -136,7 +149,7 @@ def why_size(name: str, cloud: str | None, as_json: bool) -> None:
         )
         for layer in layers
     ]
-    rows.append(("all", size_text(record.unpacked_bytes), "100%", size_text(record.size_bytes), f"{len(layers)} layers"))
+    rows.append(("all", size_text(total), "100%", size_text(sum(layer.blob.size for layer in layers)), f"{len(layers)} layers"))
     print_table(("part", "on disk", "share", "transferred", "content"), rows)
 
 
@@ -204,6 +217,7 @@ def _fields(record: ImageRecord, location: str) -> list[tuple[str, object]]:
         ("models", " ".join(request.models) or None),
         ("script", request.script or None),
         ("environment", request.environment or None),
+        ("platforms", " ".join(filter(None, record.platforms)) or None),
         ("location", location if record.index else None),
         ("index", record.index.digest if record.index else None),
         ("size", _sizes(record) if record.index else None),

@@ -7,11 +7,11 @@ addition to the config (https://github.com/moby/docker-image-spec).
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 
 from cloud.images.build.bill import attach_bill
 from cloud.images.build.installed import SERVER_FOLDER
 from cloud.images.build.layers import LayerStore
-from cloud.images.build.machine import architecture
 from cloud.images.build.order import BuildOrder, BuiltImage
 from cloud.images.build.packages import PACKAGES_FOLDER
 from edgewright import __version__
@@ -24,7 +24,7 @@ from edgewright.contracts.environments.images import (
     USER,
     ImageLayer,
 )
-from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index, Manifest, Platform, encode_document
+from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Index, Manifest, Platform, encode_document
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NANOSECONDS = 1_000_000_000
@@ -33,19 +33,40 @@ _START_PERIOD_S = 310
 """Time for `init` before failed health checks count: Azure's initial delay."""
 
 
-def describe_image(
-    order: BuildOrder, store: LayerStore, layers: tuple[ImageLayer, ...], *, variables: dict[str, str], new_bytes: int
-) -> BuiltImage:
-    """Write config, manifest and index, and return the image; `variables` are those of the base image."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformImage:
+    """The layers of an image for one platform, and the variables of its base image."""
+
+    platform: str
+    layers: tuple[ImageLayer, ...]
+    variables: dict[str, str]
+
+
+def describe_image(order: BuildOrder, store: LayerStore, images: tuple[PlatformImage, ...]) -> BuiltImage:
+    """Write config and manifest of every platform and the index of them, and return the image."""
     labels = labels_of(order)
-    platform = Platform(architecture=architecture(), os="linux")
-    config = store.put(_config(order, layers, labels, _variables(order, variables)), IMAGE_CONFIG_TYPE)
-    document = Manifest(config=config, layers=tuple(layer.blob for layer in layers), annotations=labels)
-    manifest = store.put(encode_document(document), MANIFEST_TYPE)
-    entry = Descriptor(mediaType=MANIFEST_TYPE, digest=manifest.digest, size=manifest.size, platform=platform)
-    index = store.put(encode_document(Index(manifests=(entry,), annotations=labels)), INDEX_TYPE)
-    bill = attach_bill(order, store, layers, index)
-    return BuiltImage(index=index, manifest=manifest, config=config, bill=bill, layers=layers, new_bytes=new_bytes, labels=labels)
+    manifests, configs = [], []
+    for image in images:
+        config = store.put(_config(order, image, labels), IMAGE_CONFIG_TYPE)
+        document = Manifest(config=config, layers=tuple(layer.blob for layer in image.layers), annotations=labels)
+        manifest = store.put(encode_document(document), MANIFEST_TYPE)
+        platform = Platform(architecture=image.platform.partition("/")[2], os="linux")
+        manifests.append(replace(manifest, platform=platform))
+        configs.append(config)
+    index = store.put(encode_document(Index(manifests=tuple(manifests), annotations=labels)), INDEX_TYPE)
+    layers = tuple(
+        replace(layer, platform=image.platform if len(images) > 1 else "") for image in images for layer in image.layers
+    )
+    new = {layer.blob.digest: layer.blob.size for layer in layers if layer.blob.digest not in order.known_layers}
+    return BuiltImage(
+        index=index,
+        manifests=tuple(manifests),
+        configs=tuple(configs),
+        bill=attach_bill(order, store, layers, index),
+        layers=layers,
+        new_bytes=sum(new.values()),
+        labels=labels,
+    )
 
 
 def labels_of(order: BuildOrder) -> dict[str, str]:
@@ -65,21 +86,21 @@ def labels_of(order: BuildOrder) -> dict[str, str]:
     return labels
 
 
-def _config(order: BuildOrder, layers: tuple[ImageLayer, ...], labels: dict[str, str], variables: list[str]) -> bytes:
+def _config(order: BuildOrder, image: PlatformImage, labels: dict[str, str]) -> bytes:
     document = {
-        "architecture": architecture(),
+        "architecture": image.platform.partition("/")[2],
         "os": "linux",
         "config": {
             "User": f"{USER}:{USER}",
-            "Env": variables,
+            "Env": _variables(order, image.variables),
             "WorkingDir": f"/{APPLICATION_FOLDER}",
             "ExposedPorts": {f"{PORT}/tcp": {}},
             "Labels": labels,
             "StopSignal": "SIGTERM",
             **_process(order),
         },
-        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
-        "history": [{"created_by": f"edgewright: {layer.part}: {layer.title}"[:500]} for layer in layers],
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in image.layers]},
+        "history": [{"created_by": f"edgewright: {layer.part}: {layer.title}"[:500]} for layer in image.layers],
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 

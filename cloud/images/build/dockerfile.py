@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cloud.images.build.layers import LayerStore
-from cloud.images.build.machine import skeleton
+from cloud.images.build.machine import own_platform, skeleton
 from cloud.images.build.pulled import Base, check_python, variables_of
 from edgewright.contracts.environments.images import LAYER_TYPE, ImageLayer, LayerPart
 from edgewright.contracts.oci import Descriptor
@@ -24,14 +24,14 @@ from edgewright.errors import BadInputError, OperationError, UnreachableError
 Log = Callable[[str], None]
 
 
-def built_base(store: LayerStore, dockerfile: str, work: Path, log: Log) -> Base:
-    """Build a Dockerfile without a context folder and return its layers.
+def built_base(store: LayerStore, dockerfile: str, work: Path, platform: str, log: Log) -> Base:
+    """Build a Dockerfile without a context folder and return its layers; another platform than this machine's needs buildx.
 
     Raises:
         UnreachableError: this machine has no docker engine.
         BadInputError: the engine cannot build it; the text is the engine's own.
     """
-    image = _build(dockerfile, work, log)
+    image = _build(dockerfile, work, platform, log)
     saved = work / "base.tar"
     try:
         _docker("save", "--output", str(saved), image)
@@ -50,17 +50,25 @@ def built_base(store: LayerStore, dockerfile: str, work: Path, log: Log) -> Base
     return Base((*layers, folders), variables_of(config))
 
 
-def _build(dockerfile: str, work: Path, log: Log) -> str:
+def _build(dockerfile: str, work: Path, platform: str, log: Log) -> str:
     if shutil.which("docker") is None or _docker("version", check=False).returncode != 0:
         raise UnreachableError(
             "an environment with a Dockerfile needs a docker engine on the building machine, which does not answer: start it, "
             "set DOCKER_HOST, or describe the environment by a base image and packages"
         )
     context, tag = work / "context", f"edgewright-base:{work.stat().st_ino}"
-    context.mkdir()
+    context.mkdir(exist_ok=True)
     (context / "Dockerfile").write_text(dockerfile, encoding="utf-8")
-    log("docker build")
-    finished = _docker("build", "--tag", tag, str(context), check=False)
+    command = ["build"]
+    if platform != own_platform():
+        if _docker("buildx", "version", check=False).returncode != 0:
+            raise UnreachableError(
+                f"a Dockerfile for {platform} needs docker buildx on the building machine, which has none: install it, or "
+                "describe the environment by a base image and packages"
+            )
+        command = ["buildx", "build", "--load", "--platform", platform]
+    log(f"docker {' '.join(command)}")
+    finished = _docker(*command, "--tag", tag, str(context), check=False)
     for line in finished.stdout.splitlines():
         log(line)
     if finished.returncode != 0:

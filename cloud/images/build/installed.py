@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -46,14 +46,20 @@ def server_pins() -> dict[str, str]:
 
 def server_layer(store: LayerStore) -> ImageLayer:
     """Return the layer of edgewright and its dependencies, from the cache if none of them changed."""
+    pins = server_pins()
+    return layer_of(store, f"{pins}", lambda: map(metadata.distribution, pins))
+
+
+def layer_of(store: LayerStore, key: str, dependencies: Callable[[], Iterable[metadata.Distribution]]) -> ImageLayer:
+    """Return the layer of edgewright's own files and its dependencies, which `key` identifies."""
     own = list(_own_files())
     stamps = " ".join(f"{place} {path.stat().st_size} {path.stat().st_mtime_ns}" for place, path in own)
-    key = f"server {_FORMAT} {server_pins()} {stamps}"
+    key = f"server {_FORMAT} {key} {stamps}"
     found = store.cached(key, LayerPart.SERVER)
     if found is not None:
         return found
     title = f"scoring server {__version__} and its dependencies"
-    return store.remember(key, store.write(_entries(own), LayerPart.SERVER, title, compressed=True))
+    return store.remember(key, store.write(_entries(own, dependencies()), LayerPart.SERVER, title, compressed=True))
 
 
 def files_of(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]]:
@@ -92,12 +98,12 @@ def _own_files() -> Iterator[tuple[str, Path]]:
                 yield place.as_posix(), path
 
 
-def _entries(own: list[tuple[str, Path]]) -> Iterator[Entry]:
+def _entries(own: list[tuple[str, Path]], distributions: Iterable[metadata.Distribution]) -> Iterator[Entry]:
     compiler = Compiler()
     for place, path in own:
         yield from compiler.entries(f"{SERVER_FOLDER}/{place}", path)
-    for name in server_pins():
-        for place, path in files_of(metadata.distribution(name)):
+    for distribution in distributions:
+        for place, path in files_of(distribution):
             if not re.match(r"pip/|setuptools/", place):
                 yield from compiler.entries(f"{SERVER_FOLDER}/{place}", path)
     yield Entry(path="usr/local/bin/edgewright", source=_COMMAND.encode(), mode=0o755)

@@ -60,6 +60,11 @@ def architecture() -> str:
     return _ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
+def own_platform() -> str:
+    """Return this machine's platform, such as linux/amd64."""
+    return f"linux/{architecture()}"
+
+
 def base_layer(store: LayerStore) -> ImageLayer:
     """Return the base layer of this machine, from the cache if Python did not change."""
     program = Path(sys.executable).resolve()

@@ -45,6 +45,8 @@ class BuildOrder:
     script: str
     source: Descriptor | None
     trust: bool
+    platforms: tuple[str, ...]
+    """Platforms of the image; empty: this machine's."""
     known_layers: tuple[str, ...]
     """Digests of the layers of earlier images."""
 
@@ -54,8 +56,9 @@ class BuiltImage:
     """The answer: all documents and layers are blobs of the registry now."""
 
     index: Descriptor
-    manifest: Descriptor
-    config: Descriptor
+    manifests: tuple[Descriptor, ...]
+    """One manifest per platform."""
+    configs: tuple[Descriptor, ...]
     bill: Descriptor
     """The manifest that attaches the bill of materials to the index."""
     layers: tuple[ImageLayer, ...]

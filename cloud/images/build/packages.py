@@ -13,17 +13,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
 from cloud.images.build.bytecode import Compiler
-from cloud.images.build.installed import files_of
+from cloud.images.build.installed import files_of, layer_of
 from cloud.images.build.layers import LayerStore
-from cloud.images.build.machine import PYTHON_VERSION
+from cloud.images.build.machine import PYTHON_VERSION, own_platform
 from edgewright.contracts.environments.definition import SERVER_PACKAGES, Environment
-from edgewright.contracts.environments.images import ImageLayer, LayerPart
+from edgewright.contracts.environments.images import PLATFORMS, ImageLayer, LayerPart
 from edgewright.contracts.environments.tars import Entry
 from edgewright.errors import BadInputError, OperationError
 
@@ -38,11 +38,28 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Installer:
-    """pip on this machine, in a temporary folder, with the pins of the server."""
+    """pip on this machine, in a temporary folder, with the pins of the server.
+
+    For another platform than this machine's, pip takes the wheels of that platform and runs none of their code.
+    """
 
     work: Path
     pins: dict[str, str]
     log: Log
+    platform: str = field(default_factory=own_platform)
+
+    def install_pins(self) -> Path:
+        """Install the server's own dependencies in their versions, and return the folder; the caller removes it.
+
+        Raises:
+            BadInputError: one of them has no wheel for the platform.
+        """
+        target = self.work / "server"
+        pins = tuple(f"{name}=={version}" for name, version in self.pins.items())
+        refusal = self._run(pins, "", target, None, "--no-deps")
+        if refusal:
+            raise BadInputError(refusal)
+        return target
 
     def install(self, requirements: tuple[str, ...], index_url: str) -> Path:
         """Install requirements into a new folder and return it.
@@ -62,10 +79,11 @@ class Installer:
             raise BadInputError(refusal)
         return target
 
-    def _run(self, requirements: tuple[str, ...], index_url: str, target: Path, constraints: Path | None) -> str:
+    def _run(self, requirements: tuple[str, ...], index_url: str, target: Path, constraints: Path | None, *options: str) -> str:
         """Run pip and return an empty text, or its words if it refuses."""
         command = [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-compile"]
         command += ["--no-warn-conflicts", "--quiet", "--progress-bar", "off", "--only-binary", ":all:", "--target", str(target)]
+        command += [*options, *_wheels_of(self.platform)]
         command += ["--index-url", index_url] if index_url else []
         command += ["--constraint", str(constraints)] if constraints is not None else []
         self.log(f"pip install {' '.join(requirements)}")
@@ -75,7 +93,17 @@ class Installer:
         if finished.returncode == 0:
             return ""
         errors = [line.removeprefix("ERROR: ") for line in finished.stderr.splitlines() if line.startswith("ERROR: ")]
-        return "pip: " + " ".join(errors or finished.stderr.splitlines()[-1:])
+        refusal = "pip: " + " ".join(errors or finished.stderr.splitlines()[-1:])
+        return refusal if self.platform == own_platform() else self._for_platform(refusal)
+
+    def _for_platform(self, refusal: str) -> str:
+        missing = re.search(r"satisfies the requirement (\S+)", refusal)
+        if missing is None:
+            return f"{self.platform}: {refusal}"
+        return (
+            f"{missing[1]} must have a wheel of Python {PYTHON_VERSION} for {self.platform}, but the package index has none: "
+            f"choose another version, or leave the platform out ({refusal})"
+        )
 
     @staticmethod
     def _conflicts(refusal: str) -> bool:
@@ -113,11 +141,30 @@ def from_conda(package: str) -> str:
     return f"{name}=={exact[2]}{'.*' if is_prefix else ''}"
 
 
+def foreign_server_layer(store: LayerStore, installer: Installer) -> ImageLayer:
+    """Return the server layer for another platform: edgewright's own files, and its dependencies from wheels of that platform.
+
+    Raises:
+        BadInputError: a dependency has no wheel for the platform; the message names both.
+    """
+
+    def install() -> list[metadata.Distribution]:
+        installer.log(f"the dependencies of the server for {installer.platform}")
+        folder = installer.install_pins()
+        return sorted(metadata.distributions(path=[str(folder)]), key=lambda each: each.name)
+
+    try:
+        return layer_of(store, f"{installer.platform} {installer.pins}", install)
+    finally:
+        shutil.rmtree(installer.work / "server", ignore_errors=True)
+
+
 def packages_layer(store: LayerStore, requirements: tuple[str, ...], index_url: str, installer: Installer) -> ImageLayer | None:
     """Return the layer of the packages that the server does not have already; None if there are none."""
     if not requirements:
         return None
-    key = f"packages {_FORMAT} {PYTHON_VERSION} {requirements} {index_url} {installer.pins}"
+    foreign = "" if installer.platform == own_platform() else f" {installer.platform}"
+    key = f"packages {_FORMAT} {PYTHON_VERSION} {requirements} {index_url} {installer.pins}{foreign}"
     found = store.cached(key, LayerPart.PACKAGES)
     if found is not None:
         installer.log(f"packages: {found.title} (from an earlier build)")
@@ -129,6 +176,16 @@ def packages_layer(store: LayerStore, requirements: tuple[str, ...], index_url: 
     layer = store.write(_entries(own), LayerPart.PACKAGES, ", ".join(names) or "nothing else", compressed=True)
     shutil.rmtree(target)
     return store.remember(key, layer)
+
+
+def _wheels_of(platform: str) -> list[str]:
+    """Return pip's options for another platform: wheels of the manylinux policies up to glibc 2.28, the newest first."""
+    if platform == own_platform():
+        return []
+    machine = PLATFORMS[platform]
+    tags = [*(f"manylinux_2_{minor}_{machine}" for minor in range(28, 16, -1)), f"manylinux2014_{machine}"]
+    options = [option for tag in tags for option in ("--platform", tag)]
+    return [*options, "--python-version", PYTHON_VERSION, "--implementation", "cp"]
 
 
 def _is_servers(distribution: metadata.Distribution, pins: dict[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""The base layers of an image from a registry: the manifest of this machine's architecture, its config, its layers.
+"""The base layers of an image from a registry: the manifest of the image's platform, its config, its layers.
 
 Layers keep their digests. The Python of the base must have the version of this machine's, whose compiled packages are copied.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.images.build.layers import LayerStore
-from cloud.images.build.machine import PYTHON_VERSION, architecture, skeleton
+from cloud.images.build.machine import PYTHON_VERSION, skeleton
 from edgewright.contracts.environments.images import COMPRESSED_LAYER_TYPE, LAYER_TYPE, ImageLayer, LayerPart
 from edgewright.contracts.oci import Descriptor
 from edgewright.errors import BadInputError, NotFoundError, OperationError
@@ -39,19 +39,20 @@ class Base:
     variables: dict[str, str]
 
 
-def pulled_base(store: LayerStore, reference: str, log: Log) -> Base:
+def pulled_base(store: LayerStore, reference: str, platform: str, log: Log) -> Base:
     """Return the layers of an image in a registry; layers that are stored are not pulled again.
 
     Raises:
-        NotFoundError: the registry has no such image, or none for this architecture.
+        NotFoundError: the registry has no such image, or none for `platform`, such as linux/arm64.
         BadInputError: its Python has another version than this machine's.
         DeniedError: it needs a login.
     """
     image = parse_image_reference(reference)
-    log(f"base image {image}")
+    log(f"base image {image} for {platform}")
     with RegistryClient(image, stored_credentials(image.host)) as registry:
-        document = _manifest(registry, reference)
+        document = _manifest(registry, reference, platform)
         config = json.loads(registry.read_blob(document["config"]["digest"]))
+        _check_platform(config, reference, platform)
         check_python(config, reference)
         diff_ids = config["rootfs"]["diff_ids"]
         layers = [
@@ -68,19 +69,26 @@ def variables_of(config: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _manifest(registry: RegistryClient, reference: str) -> dict[str, Any]:
+def _manifest(registry: RegistryClient, reference: str, wanted: str) -> dict[str, Any]:
     image = registry.image
     raw, _ = registry.manifest(image.digest or image.tag)
     document: dict[str, Any] = json.loads(raw)
     if "manifests" in document:
         for entry in document["manifests"]:
             platform = entry.get("platform", {})
-            if (platform.get("os"), platform.get("architecture")) == ("linux", architecture()):
+            if f"{platform.get('os')}/{platform.get('architecture')}" == wanted:
                 raw, _ = registry.manifest(entry["digest"])
                 manifest: dict[str, Any] = json.loads(raw)
                 return manifest
-        raise NotFoundError(f"the base image {reference} must have a manifest for linux/{architecture()}, but it has none")
+        raise NotFoundError(f"the base image {reference} must have a manifest for {wanted}, but it has none")
     return document
+
+
+def _check_platform(config: dict[str, Any], reference: str, platform: str) -> None:
+    """Raise `NotFoundError` for a base image without an index that is of another platform."""
+    actual = f"{config.get('os', 'linux')}/{config.get('architecture', platform.partition('/')[2])}"
+    if actual != platform:
+        raise NotFoundError(f"the base image {reference} must be for {platform}, but it is for {actual}")
 
 
 def check_python(config: dict[str, Any], reference: str) -> None:

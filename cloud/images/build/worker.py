@@ -11,14 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-from cloud.images.build.describe import describe_image
+from cloud.images.build.describe import PlatformImage, describe_image
 from cloud.images.build.dockerfile import built_base
 from cloud.images.build.installed import server_layer, server_pins
 from cloud.images.build.layers import LayerStore
-from cloud.images.build.machine import PYTHON_VERSION, base_layer
+from cloud.images.build.machine import PYTHON_VERSION, base_layer, own_platform
 from cloud.images.build.model_layers import layers_of
 from cloud.images.build.order import BuildOrder, BuiltImage
-from cloud.images.build.packages import Installer, packages_layer, requirements_of
+from cloud.images.build.packages import Installer, foreign_server_layer, packages_layer, requirements_of
 from cloud.images.build.pulled import Base, pulled_base
 from edgewright.contracts import wire
 from edgewright.contracts.environments.images import LAYER_TYPE, ImageLayer, LayerPart
@@ -32,14 +32,14 @@ def build(order: BuildOrder) -> BuiltImage:
     log(f"build image={order.name}:{order.version} environment={order.environment.name} models={len(order.models)}")
     _check_python(order)
     store = LayerStore(Path(order.blobs), Path(order.cache))
-    base = _base(order, store)
-    layers = (*base.layers, *_layers(order, store))
-    for layer in layers:
+    work = Path(order.work)
+    above = [*layers_of(order.models, store, work), *([_script_layer(order)] if order.source is not None else [])]
+    images = tuple(_platform_image(order, store, platform, above) for platform in order.platforms or (own_platform(),))
+    for layer in {layer.blob.digest: layer for image in images for layer in image.layers}.values():
         state = "known" if layer.blob.digest in order.known_layers else "new"
         log(f"layer part={layer.part} size_bytes={layer.blob.size} {state}: {layer.title}")
-    new_bytes = sum(each.blob.size for each in layers if each.blob.digest not in order.known_layers)
-    built = describe_image(order, store, layers, variables=base.variables, new_bytes=new_bytes)
-    log(f"built index={built.index.digest} new_bytes={new_bytes} took_ms={(time.monotonic() - started_s) * 1000:.0f}")
+    built = describe_image(order, store, images)
+    log(f"built index={built.index.digest} new_bytes={built.new_bytes} took_ms={(time.monotonic() - started_s) * 1000:.0f}")
     return built
 
 
@@ -48,26 +48,32 @@ def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201  standard error is the log
 
 
-def _base(order: BuildOrder, store: LayerStore) -> Base:
+def _platform_image(order: BuildOrder, store: LayerStore, platform: str, above: list[ImageLayer]) -> PlatformImage:
+    """Return the image for one platform; `above` are the layers that all platforms share."""
+    base = _base(order, store, platform)
+    installer = Installer(Path(order.work), server_pins(), log, platform)
+    server = server_layer(store) if platform == own_platform() else foreign_server_layer(store, installer)
+    requirements = requirements_of(order.environment, log)
+    packages = packages_layer(store, requirements, order.environment.pip_index_url, installer)
+    layers = (*base.layers, server, *([packages] if packages is not None else []), *above)
+    return PlatformImage(platform=platform, layers=layers, variables=base.variables)
+
+
+def _base(order: BuildOrder, store: LayerStore, platform: str) -> Base:
     """Return the layers of the environment's base image, or of this machine's own Python."""
     if order.environment.dockerfile:
-        return built_base(store, order.environment.dockerfile, Path(order.work), log)
+        return built_base(store, order.environment.dockerfile, Path(order.work), platform, log)
     if order.environment.base_image:
-        return pulled_base(store, order.environment.base_image, log)
+        return pulled_base(store, order.environment.base_image, platform, log)
+    if platform != own_platform():
+        raise BadInputError(
+            f"an image for {platform} needs an environment with a base image, because the building machine's own Python is for "
+            f"{own_platform()}: give --base-image to 'edgewright environments create'"
+        )
     return Base((base_layer(store),), {})
 
 
-def _layers(order: BuildOrder, store: LayerStore) -> list[ImageLayer]:
-    layers = [server_layer(store)]
-    installer = Installer(Path(order.work), server_pins(), log)
-    requirements = requirements_of(order.environment, log)
-    packages = packages_layer(store, requirements, order.environment.pip_index_url, installer)
-    layers += [packages] if packages is not None else []
-    layers += layers_of(order.models, store, Path(order.work))
-    return layers + ([_script_layer(store, order)] if order.source is not None else [])
-
-
-def _script_layer(store: LayerStore, order: BuildOrder) -> ImageLayer:
+def _script_layer(order: BuildOrder) -> ImageLayer:
     """Return the layer that the client pushed: an uncompressed tar, so its digest is its diff_id."""
     assert order.source is not None
     if order.source.mediaType != LAYER_TYPE:

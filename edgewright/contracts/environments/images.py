@@ -32,6 +32,8 @@ IMAGE_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 BILL_TYPE = "application/vnd.cyclonedx+json"
 """Type of the bill of materials that is attached to an image."""
 MAX_MODELS = 50
+PLATFORMS = {"linux/amd64": "x86_64", "linux/arm64": "aarch64", "linux/ppc64le": "ppc64le", "linux/s390x": "s390x"}
+"""Platforms of images, and the machine's name in the tags of their wheels (PEP 600)."""
 
 
 class BuildState(enum.StrEnum):
@@ -78,6 +80,8 @@ class ImageRequest:
     """Variant of a package to serve; empty: its fp32 variant, or the first."""
     trust: bool = False
     """Open pickles of no-code models in the container."""
+    platforms: tuple[str, ...] = ()
+    """Platforms such as linux/arm64; empty: that of the building machine. Others than that need a base image of a registry."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "image")
@@ -87,6 +91,9 @@ class ImageRequest:
             parse_reference(model)
         if self.environment:
             parse_environment_reference(self.environment)
+        for platform in self.platforms:
+            if platform not in PLATFORMS or self.platforms.count(platform) > 1:
+                raise BadInputError(f"platforms must be different ones of {', '.join(PLATFORMS)}, not {platform[:64]!r}")
         if bool(self.script) != (self.source is not None):
             raise BadInputError("an entry script needs the pushed layer of its source folder, and the layer a script: send both")
         if self.script:
@@ -106,6 +113,8 @@ class ImageLayer:
     diff_id: str
     """Digest of the uncompressed tar."""
     unpacked_bytes: int
+    platform: str = ""
+    """Platform of the manifest that has the layer; empty in images of one platform."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,13 +140,22 @@ class ImageRecord:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that a pull transfers at most."""
-        return sum(layer.blob.size for layer in self.layers)
+        """Bytes that a pull transfers at most, for the largest platform."""
+        return max(sum(layer.blob.size for layer in self.layers_of(each)) for each in self.platforms)
 
     @property
     def unpacked_bytes(self) -> int:
-        """Bytes on the disk of a machine that runs it."""
-        return sum(layer.unpacked_bytes for layer in self.layers)
+        """Bytes on the disk of a machine that runs it, for the largest platform."""
+        return max(sum(layer.unpacked_bytes for layer in self.layers_of(each)) for each in self.platforms)
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """The platforms of its layers; one empty name if the image has one platform."""
+        return tuple(dict.fromkeys(layer.platform for layer in self.layers)) or ("",)
+
+    def layers_of(self, platform: str) -> tuple[ImageLayer, ...]:
+        """Return the layers of one platform, from the bottom."""
+        return tuple(layer for layer in self.layers if layer.platform == platform)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from cloud.images.build.layers import LayerStore
 from cloud.images.build.packages import Installer, from_conda, packages_layer, requirements_of
 from edgewright.contracts.environments.definition import Environment
 from edgewright.errors import BadInputError
+from tests.support.wheels import wheel
 
 
 @pytest.mark.parametrize(
@@ -43,24 +43,6 @@ def test_azures_server_and_python_are_left_out_and_said_so() -> None:
     assert requirements_of(environment, log.append) == ("keras", "numpy==1.26.*")
     assert "azureml-defaults is left out: edgewright's own server takes its place" in log
     assert log[0].startswith("conda packages are installed from the package index of pip")
-
-
-def wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
-    """Write a wheel (PEP 427) with one module, and its page in a simple index (PEP 503)."""
-    place = folder / name.replace("_", "-")
-    place.mkdir(exist_ok=True)
-    info = f"{name}-{version}.dist-info"
-    texts = {
-        f"{name}.py": f"VERSION = {version!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    texts[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in (*texts, f"{info}/RECORD"))
-    with zipfile.ZipFile(place / f"{name}-{version}-py3-none-any.whl", "w") as archive:
-        for path, text in texts.items():
-            archive.writestr(path, text)
-    links = "".join(f'<a href="{each.name}">{each.name}</a>' for each in sorted(place.glob("*.whl")))
-    (place / "index.html").write_text(f"<html><body>{links}</body></html>")
 
 
 @pytest.fixture

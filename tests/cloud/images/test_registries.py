@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from cloud.images.build.layers import LayerStore
-from cloud.images.build.machine import architecture
+from cloud.images.build.machine import architecture, own_platform
 from cloud.images.build.pulled import pulled_base
 from edgewright.contracts import wire
 from edgewright.contracts.environments.images import COMPRESSED_LAYER_TYPE, IMAGE_CONFIG_TYPE, LayerPart
@@ -180,7 +180,7 @@ def test_a_base_image_is_pushed_and_pulled(
 ) -> None:
     layer = push_base(registry, stores[0])
     log_in(registry, tmp_path, monkeypatch)
-    base = pulled_base(stores[1], f"{registry.host}/base:1", lambda _: None)
+    base = pulled_base(stores[1], f"{registry.host}/base:1", own_platform(), lambda _: None)
     assert base.layers[0].blob == layer
     assert (layer.mediaType, base.variables) == (COMPRESSED_LAYER_TYPE, {"PATH": "/bin"})
     assert stores[1].path_of(layer.digest).read_bytes() == stores[0].path_of(layer.digest).read_bytes()
@@ -201,9 +201,9 @@ def test_a_base_image_with_another_python_or_none_is_refused(
     push_base(registry, stores[0], version="3.2.1")
     log_in(registry, tmp_path, monkeypatch)
     with pytest.raises(BadInputError, match="must have Python 3.*, the version of the building machine, not 3.2.1"):
-        pulled_base(stores[1], f"{registry.host}/base:1", lambda _: None)
+        pulled_base(stores[1], f"{registry.host}/base:1", own_platform(), lambda _: None)
     with pytest.raises(NotFoundError, match=r"refuses GET manifests/9 \(404\): MANIFEST_UNKNOWN"):
-        pulled_base(stores[1], f"{registry.host}/base:9", lambda _: None)
+        pulled_base(stores[1], f"{registry.host}/base:9", own_platform(), lambda _: None)
 
 
 @pytest.mark.parametrize("credentials", [None, Credentials("tester", "wrong")])
