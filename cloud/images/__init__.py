@@ -1,1 +1,1 @@
-"""Images: `store.py` keeps the builds, `engine.py` runs them one at a time in worker processes, `build/` makes the layers."""
+"""Images: `store.py` keeps the builds, `engine.py` runs a few of them at once in worker processes, `build/` makes the layers."""

@@ -1,6 +1,7 @@
-"""Run the queued builds one at a time, each in a worker process; what a worker made becomes visible in one transaction.
+"""Run the queued builds, a few at once, each in a worker process; what a worker made becomes visible in one transaction.
 
-A build that ran when the cloud ended is queued again at the next start. The log of a build is a file that clients follow.
+Builds that need the same layer make it once (`build/layers.py`). A build that ran when the cloud ended is queued again at its
+next start. The log of a build is a file that clients follow.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,11 +36,20 @@ _LOG = logging.getLogger("edgewright.cloud")
 _WORKER = "cloud.images.build.worker"
 _WAIT_S = 3600.0
 _MAX_ANSWER_BYTES = 16 << 20
+BUILDS_AT_ONCE = max(2, min(4, os.cpu_count() or 1))
+"""Number of builds that run at once: a build waits for the network as long as it computes."""
 
 
 async def build_images(cloud: Cloud) -> None:
     """Build queued images until cancelled."""
+    await to_thread.run_sync(partial(shutil.rmtree, cloud.state.path / "images" / "work", ignore_errors=True))
     await _store(cloud, store.requeue)
+    async with asyncio.TaskGroup() as builders:
+        for _ in range(BUILDS_AT_ONCE):
+            builders.create_task(_build_queued(cloud))
+
+
+async def _build_queued(cloud: Cloud) -> None:
     while True:
         seen = cloud.changes.number(Counter.CHANGES)
         record = await _store(cloud, store.claim)
@@ -54,7 +65,7 @@ def log_path(cloud: Cloud, name: str, version: int) -> Path:
 
 
 async def _build(cloud: Cloud, record: ImageRecord) -> None:
-    work = cloud.state.path / "images" / "work"
+    work = cloud.state.path / "images" / "work" / f"{record.name}-{record.version}"
     try:
         await to_thread.run_sync(_prepare, work, log_path(cloud, record.name, record.version))
         order = await to_thread.run_sync(_order, cloud, record, work)

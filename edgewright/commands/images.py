@@ -193,8 +193,12 @@ def _password() -> str:
 
 
 def _follow(client: CloudClient, record: ImageRecord) -> ImageRecord:
-    for piece in client.follow_build(record):
-        click.echo(piece, nl=False, err=True)
+    try:
+        for piece in client.follow_build(record):
+            click.echo(piece, nl=False, err=True)
+    except KeyboardInterrupt:
+        click.echo(f"the build of {record} continues in the cloud: 'edgewright images log {record}' follows it", err=True)
+        raise
     return client.wait_for_image(record)
 
 

@@ -55,11 +55,12 @@ def layer_of(store: LayerStore, key: str, dependencies: Callable[[], Iterable[me
     own = list(_own_files())
     stamps = " ".join(f"{place} {path.stat().st_size} {path.stat().st_mtime_ns}" for place, path in own)
     key = f"server {_FORMAT} {key} {stamps}"
-    found = store.cached(key, LayerPart.SERVER)
-    if found is not None:
-        return found
     title = f"scoring server {__version__} and its dependencies"
-    return store.remember(key, store.write(_entries(own, dependencies()), LayerPart.SERVER, title, compressed=True))
+
+    def make() -> ImageLayer:
+        return store.write(_entries(own, dependencies()), LayerPart.SERVER, title, compressed=True)
+
+    return store.once(key, LayerPart.SERVER, make)
 
 
 def files_of(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]]:

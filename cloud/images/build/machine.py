@@ -70,11 +70,8 @@ def base_layer(store: LayerStore) -> ImageLayer:
     program = Path(sys.executable).resolve()
     stat = program.stat()
     key = f"base {_FORMAT} {sys.version} {program} {stat.st_size} {stat.st_mtime_ns} {platform.libc_ver()} {platform.machine()}"
-    found = store.cached(key, LayerPart.BASE)
-    if found is not None:
-        return found
     title = f"Python {platform.python_version()} of the building machine"
-    return store.remember(key, store.write(_entries(program), LayerPart.BASE, title, compressed=True))
+    return store.once(key, LayerPart.BASE, lambda: store.write(_entries(program), LayerPart.BASE, title, compressed=True))
 
 
 def skeleton() -> Iterator[Entry]:

@@ -50,11 +50,9 @@ def _own(store: LayerStore, model: ModelPart, file: SourceFile, folder: str) -> 
     """Return the layer of one file: a tar around the bytes that the registry holds."""
     place = f"{folder}/{file.path}"
     key = f"model {place} {file.digest}"
-    found = store.cached(key, LayerPart.MODEL)
-    if found is not None:
-        return found
     entry = Entry(path=place, source=_require(store, model, file.digest))
-    return store.remember(key, store.write([entry], LayerPart.MODEL, _title(model, file.path), compressed=False))
+    title = _title(model, file.path)
+    return store.once(key, LayerPart.MODEL, lambda: store.write([entry], LayerPart.MODEL, title, compressed=False))
 
 
 def _copied(store: LayerStore, model: ModelPart, layer: Descriptor, folder: str, work: Path) -> ImageLayer:

@@ -165,17 +165,18 @@ def packages_layer(store: LayerStore, requirements: tuple[str, ...], index_url: 
         return None
     foreign = "" if installer.platform == own_platform() else f" {installer.platform}"
     key = f"packages {_FORMAT} {PYTHON_VERSION} {requirements} {index_url} {installer.pins}{foreign}"
-    found = store.cached(key, LayerPart.PACKAGES)
-    if found is not None:
-        installer.log(f"packages: {found.title} (from an earlier build)")
-        return found
+    layer = store.once(key, LayerPart.PACKAGES, lambda: _made(store, requirements, index_url, installer))
+    installer.log(f"packages: {layer.title}")
+    return layer
+
+
+def _made(store: LayerStore, requirements: tuple[str, ...], index_url: str, installer: Installer) -> ImageLayer:
     target = installer.install(requirements, index_url)
     own = [each for each in metadata.distributions(path=[str(target)]) if not _is_servers(each, installer.pins)]
     names = sorted(f"{canonicalize_name(each.name)} {each.version}" for each in own)
-    installer.log(f"packages: {', '.join(names) or 'all of them are the server own'}")
-    layer = store.write(_entries(own), LayerPart.PACKAGES, ", ".join(names) or "nothing else", compressed=True)
+    layer = store.write(_entries(own), LayerPart.PACKAGES, ", ".join(names) or "only those of the server", compressed=True)
     shutil.rmtree(target)
-    return store.remember(key, layer)
+    return layer
 
 
 def _wheels_of(platform: str) -> list[str]:

@@ -106,16 +106,17 @@ def _layer(store: LayerStore, registry: RegistryClient, layer: dict[str, Any], d
     if media_type is None:
         raise OperationError(f"{title} must be a tar or a tar with gzip, not {layer['mediaType']}")
     key = f"pulled {layer['digest']} {diff_id}"
-    found = store.cached(key, LayerPart.BASE)
-    if found is not None:
-        return found
     blob = Descriptor(mediaType=media_type, digest=layer["digest"], size=layer["size"])
-    store.receive(blob, registry.pieces(blob.digest))
-    path = store.path_of(blob.digest)
-    actual, size = _unpacked(path, is_compressed=media_type == COMPRESSED_LAYER_TYPE)
-    if actual != diff_id:
-        raise OperationError(f"{title} must unpack to {diff_id}, but unpacks to {actual}: the image is damaged")
-    return store.remember(key, ImageLayer(part=LayerPart.BASE, title=title, blob=blob, diff_id=diff_id, unpacked_bytes=size))
+
+    def pull() -> ImageLayer:
+        store.log(f"pull {title} size_bytes={blob.size}")
+        store.receive(blob, registry.pieces(blob.digest))
+        actual, size = _unpacked(store.path_of(blob.digest), is_compressed=media_type == COMPRESSED_LAYER_TYPE)
+        if actual != diff_id:
+            raise OperationError(f"{title} must unpack to {diff_id}, but unpacks to {actual}: the image is damaged")
+        return ImageLayer(part=LayerPart.BASE, title=title, blob=blob, diff_id=diff_id, unpacked_bytes=size)
+
+    return store.once(key, LayerPart.BASE, pull)
 
 
 def _unpacked(path: Path, *, is_compressed: bool) -> tuple[str, int]:

@@ -23,7 +23,7 @@ from cloud.images.build.pulled import Base, pulled_base
 from edgewright.contracts import wire
 from edgewright.contracts.environments.images import LAYER_TYPE, ImageLayer, LayerPart
 from edgewright.errors import BadInputError
-from edgewright.worker_process import serve
+from edgewright.worker_process import exit_with_parent, serve
 
 
 def build(order: BuildOrder) -> BuiltImage:
@@ -31,7 +31,7 @@ def build(order: BuildOrder) -> BuiltImage:
     started_s = time.monotonic()
     log(f"build image={order.name}:{order.version} environment={order.environment.name} models={len(order.models)}")
     _check_python(order)
-    store = LayerStore(Path(order.blobs), Path(order.cache))
+    store = LayerStore(Path(order.blobs), Path(order.cache), log)
     work = Path(order.work)
     above = [*layers_of(order.models, store, work), *([_script_layer(order)] if order.source is not None else [])]
     images = tuple(_platform_image(order, store, platform, above) for platform in order.platforms or (own_platform(),))
@@ -97,6 +97,7 @@ def _check_python(order: BuildOrder) -> None:
 
 
 def _handle(raw: bytes) -> bytes:
+    exit_with_parent(gracefully=False)  # a killed cloud queues the build again at its next start
     return wire.encode(build(wire.decode(raw, BuildOrder, what="the build order")))
 
 
