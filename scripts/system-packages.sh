@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the programs that some tests talk to, when this user may; otherwise say which tests will be skipped for want of them.
 set -eu
-wanted="g++:g++ verilator:verilator iverilog:iverilog mosquitto:mosquitto skopeo:skopeo docker-registry:docker-registry dockerd:docker.io iptables:iptables postgres:postgresql chromium:chromium chromedriver:chromium-driver"
+wanted="g++:g++ verilator:verilator iverilog:iverilog mosquitto:mosquitto skopeo:skopeo docker-registry:docker-registry dockerd:docker.io iptables:iptables podman:podman postgres:postgresql chromium:chromium chromedriver:chromium-driver"
 
 missing=""
 for pair in $wanted; do

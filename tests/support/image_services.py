@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,17 @@ def score(address: str, body: object, key: str = KEY) -> tuple[int, Any]:
 
 
 def wait_until_ready(address: str, engine: DockerEngine, name: str = "service") -> None:
+    """Wait until a container of docker answers."""
+    wait_until_answered(address, lambda: engine.run("logs", name))
+
+
+def wait_until_answered(address: str, log: Callable[[], str]) -> None:
+    """Wait until a service answers; fail with its log."""
     ends_at = time.monotonic() + 60
     while True:
         try:
             if score(address, {"data": []})[0] != 503:
                 return
         except (OSError, http.client.HTTPException):
-            assert time.monotonic() < ends_at, engine.run("logs", name)
+            assert time.monotonic() < ends_at, log()
         time.sleep(0.1)

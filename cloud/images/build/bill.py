@@ -30,11 +30,9 @@ def attach_bill(order: BuildOrder, store: LayerStore, layers: tuple[ImageLayer, 
 
 
 def _document(order: BuildOrder, layers: tuple[ImageLayer, ...]) -> bytes:
-    packages = {"edgewright": __version__} | server_pins()
-    for layer in layers:
-        if layer.part is LayerPart.PACKAGES:
-            packages |= dict(text.split(" ", 1) for text in layer.title.split(", ") if " " in text)
-    bom = Bom(components=[_package(name, version) for name, version in packages.items()])
+    packages = {"edgewright": __version__} | server_pins() | _named(layers, LayerPart.PACKAGES)
+    bom = Bom(components=[_package("pypi", name, version) for name, version in packages.items()])
+    bom.components.update(_package("conda", name, version) for name, version in _named(layers, LayerPart.CONDA).items())
     bom.serial_number = bom.metadata.timestamp = None  # type: ignore[assignment]  # both are optional in the format
     bom.metadata.component = Component(name=order.name, type=ComponentType.CONTAINER, bom_ref=f"image:{order.name}")
     bom.components.update(map(_model, order.models))
@@ -44,8 +42,14 @@ def _document(order: BuildOrder, layers: tuple[ImageLayer, ...]) -> bytes:
     return JsonV1Dot5(bom).output_as_string().encode()
 
 
-def _package(name: str, version: str) -> Component:
-    purl = PackageURL("pypi", None, name, version)
+def _named(layers: tuple[ImageLayer, ...], part: LayerPart) -> dict[str, str]:
+    """Return the packages in the titles of layers, with their versions."""
+    texts = (text for layer in layers if layer.part is part for text in layer.title.split(", "))
+    return {name: version for name, _, version in (text.partition(" ") for text in texts) if version[:1].isdigit()}
+
+
+def _package(kind: str, name: str, version: str) -> Component:
+    purl = PackageURL(kind, None, name, version)
     return Component(name=name, version=version, type=ComponentType.LIBRARY, purl=purl, bom_ref=str(purl))
 
 

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, replace
 
 from cloud.images.build.bill import attach_bill
+from cloud.images.build.conda import CONDA_FOLDER, CONDA_PACKAGES
 from cloud.images.build.installed import SERVER_FOLDER
 from cloud.images.build.layers import LayerStore
 from cloud.images.build.order import BuildOrder, BuiltImage
@@ -23,6 +24,7 @@ from edgewright.contracts.environments.images import (
     PORT,
     USER,
     ImageLayer,
+    LayerPart,
 )
 from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Index, Manifest, Platform, encode_document
 
@@ -44,7 +46,8 @@ class PlatformImage:
 
 def describe_image(order: BuildOrder, store: LayerStore, images: tuple[PlatformImage, ...]) -> BuiltImage:
     """Write config and manifest of every platform and the index of them, and return the image."""
-    labels = labels_of(order)
+    has_conda = any(layer.part is LayerPart.CONDA for image in images for layer in image.layers)
+    labels = labels_of(order, has_conda=has_conda)
     manifests, configs = [], []
     for image in images:
         config = store.put(_config(order, image, labels), IMAGE_CONFIG_TYPE)
@@ -69,7 +72,7 @@ def describe_image(order: BuildOrder, store: LayerStore, images: tuple[PlatformI
     )
 
 
-def labels_of(order: BuildOrder) -> dict[str, str]:
+def labels_of(order: BuildOrder, *, has_conda: bool) -> dict[str, str]:
     """Return the provenance of an image as labels."""
     labels = {
         "org.opencontainers.image.title": order.name,
@@ -82,7 +85,8 @@ def labels_of(order: BuildOrder) -> dict[str, str]:
     if order.source is not None:
         labels["dev.edgewright.script"] = f"{order.script}@{order.source.digest}"
     if order.environment.conda_packages:
-        labels["dev.edgewright.conda"] = "installed by pip"
+        channels = " ".join(order.environment.conda_channels)
+        labels["dev.edgewright.conda"] = f"installed from {channels}" if has_conda else "installed by pip"
     return labels
 
 
@@ -92,7 +96,7 @@ def _config(order: BuildOrder, image: PlatformImage, labels: dict[str, str]) -> 
         "os": "linux",
         "config": {
             "User": f"{USER}:{USER}",
-            "Env": _variables(order, image.variables),
+            "Env": _variables(order, image),
             "WorkingDir": f"/{APPLICATION_FOLDER}",
             "ExposedPorts": {f"{PORT}/tcp": {}},
             "Labels": labels,
@@ -134,9 +138,13 @@ def _target(order: BuildOrder) -> list[str]:
     return [place, *name, *(["--trust"] if order.trust else [])]
 
 
-def _variables(order: BuildOrder, base: dict[str, str]) -> list[str]:
-    variables = {"PATH": _PATH, **base, "PYTHONUNBUFFERED": "1", "HOME": "/tmp"}  # noqa: S108  in the container
-    path = f"/{PACKAGES_FOLDER}:/{SERVER_FOLDER}"
+def _variables(order: BuildOrder, image: PlatformImage) -> list[str]:
+    variables = {"PATH": _PATH, **image.variables, "PYTHONUNBUFFERED": "1", "HOME": "/tmp"}  # noqa: S108  in the container
+    folders = [PACKAGES_FOLDER, SERVER_FOLDER]
+    if any(layer.part is LayerPart.CONDA for layer in image.layers):
+        folders.insert(1, CONDA_PACKAGES)
+        variables["PATH"] += f":/{CONDA_FOLDER}/bin"
+    path = ":".join(f"/{folder}" for folder in folders)
     variables |= order.environment.variables
     own = variables.get("PYTHONPATH")
     variables["PYTHONPATH"] = f"{path}:{own}" if own else path

@@ -2,7 +2,7 @@
 
 The server's own packages are on the path anyway: pip is first asked to keep their versions, so that numpy is not stored twice.
 Where that has no solution, the environment's own versions are installed and take precedence.
-Conda packages become pip packages of the same name; there is no channel that this machine could reach without conda.
+Where no conda channel is reachable (`conda.py`), conda packages become pip packages of the same name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from cloud.images.build.bytecode import Compiler
+from cloud.images.build.conda import name_of
 from cloud.images.build.installed import files_of, layer_of
 from cloud.images.build.layers import LayerStore
 from cloud.images.build.machine import PYTHON_VERSION, own_platform
@@ -110,19 +111,28 @@ class Installer:
         return "ResolutionImpossible" in refusal or "conflict" in refusal or "constraint" in refusal
 
 
-def requirements_of(environment: Environment, log: Log) -> tuple[str, ...]:
-    """Return the pip requirements of an environment, sorted; conda packages are translated."""
+def requirements_of(environment: Environment, log: Log, *, has_channels: bool = False) -> tuple[str, ...]:
+    """Return the pip requirements of an environment, sorted; conda packages are translated if no channel is reachable."""
     wanted = list(environment.pip_packages)
-    if environment.conda_packages:
+    if environment.conda_packages and not has_channels:
         log("conda packages are installed from the package index of pip under the same names: no conda channel is used")
         wanted += [translated for package in environment.conda_packages if (translated := from_conda(package))]
+    return _without_server(wanted, lambda requirement: re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0], log)
+
+
+def conda_specs_of(environment: Environment, log: Log) -> tuple[str, ...]:
+    """Return the conda packages of an environment, sorted, without Python and the server's own."""
+    return _without_server([spec.strip() for spec in environment.conda_packages], name_of, log)
+
+
+def _without_server(packages: list[str], name_of_package: Callable[[str], str], log: Log) -> tuple[str, ...]:
     kept = []
-    for requirement in wanted:
-        name = canonicalize_name(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0])
+    for package in packages:
+        name = canonicalize_name(name_of_package(package))
         if name in SERVER_PACKAGES:
             log(f"{name} is left out: edgewright's own server takes its place")
         elif name not in _NO_PACKAGES:
-            kept.append(requirement)
+            kept.append(package)
     return tuple(sorted(set(kept)))
 
 

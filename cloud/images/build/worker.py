@@ -1,6 +1,6 @@
 """The build worker: `python -m cloud.images.build.worker` reads a `BuildOrder` and answers with a `BuiltImage`.
 
-    base → server → packages → layers of the models → script → config, manifest, index
+    base → server → conda → packages → layers of the models → script → config, manifest, index
 
 Its log goes to standard error. It writes blobs only; the cloud makes them an image afterwards, in one transaction.
 """
@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from cloud.images.build.conda import conda_layer, reachable_channels
 from cloud.images.build.describe import PlatformImage, describe_image
 from cloud.images.build.dockerfile import built_base
 from cloud.images.build.installed import server_layer, server_pins
@@ -18,7 +19,7 @@ from cloud.images.build.layers import LayerStore
 from cloud.images.build.machine import PYTHON_VERSION, base_layer, own_platform
 from cloud.images.build.model_layers import layers_of
 from cloud.images.build.order import BuildOrder, BuiltImage
-from cloud.images.build.packages import Installer, foreign_server_layer, packages_layer, requirements_of
+from cloud.images.build.packages import Installer, conda_specs_of, foreign_server_layer, packages_layer, requirements_of
 from cloud.images.build.pulled import Base, pulled_base
 from edgewright.contracts import wire
 from edgewright.contracts.environments.images import LAYER_TYPE, ImageLayer, LayerPart
@@ -50,13 +51,18 @@ def log(text: str) -> None:
 
 def _platform_image(order: BuildOrder, store: LayerStore, platform: str, above: list[ImageLayer]) -> PlatformImage:
     """Return the image for one platform; `above` are the layers that all platforms share."""
-    base = _base(order, store, platform)
-    installer = Installer(Path(order.work), server_pins(), log, platform)
+    base, work = _base(order, store, platform), Path(order.work)
+    installer = Installer(work, server_pins(), log, platform)
     server = server_layer(store) if platform == own_platform() else foreign_server_layer(store, installer)
-    requirements = requirements_of(order.environment, log)
-    packages = packages_layer(store, requirements, order.environment.pip_index_url, installer)
-    layers = (*base.layers, server, *([packages] if packages is not None else []), *above)
-    return PlatformImage(platform=platform, layers=layers, variables=base.variables)
+    environment, layers = order.environment, [*base.layers, server]
+    channels = reachable_channels(environment, log)
+    specs = conda_specs_of(environment, log) if channels else ()
+    if specs:
+        layers.append(conda_layer(store, specs, channels, platform, work, Path(order.cache) / "conda"))
+    requirements = requirements_of(environment, log, has_channels=bool(channels))
+    packages = packages_layer(store, requirements, environment.pip_index_url, installer)
+    layers = [*layers, *([packages] if packages is not None else []), *above]
+    return PlatformImage(platform=platform, layers=tuple(layers), variables=base.variables)
 
 
 def _base(order: BuildOrder, store: LayerStore, platform: str) -> Base:

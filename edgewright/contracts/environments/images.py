@@ -1,8 +1,8 @@
 """Images: the request to build one, its layers, and the record of the build.
 
 An image is an OCI image index with one manifest per architecture. Its layers, from the bottom: base, server (edgewright and its
-dependencies), packages (those of the environment), one per file of each model, script. Model and script layers are uncompressed
-tars, so that their digest is their diff_id; a changed script changes one small layer.
+dependencies), conda and packages (those of the environment), one per file of each model, script. Model and script layers are
+uncompressed tars, so that their digest is their diff_id; a changed script changes one small layer.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class LayerPart(enum.StrEnum):
 
     BASE = "base"
     SERVER = "server"
+    CONDA = "conda"
     PACKAGES = "packages"
     MODEL = "model"
     SCRIPT = "script"
