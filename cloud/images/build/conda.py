@@ -3,8 +3,8 @@
     reachable_channels    channels with an address that answers; a name is completed by CONDA_CHANNEL_ALIAS, as conda does
     conda_layer           resolve, install without running scripts of packages, keep what a service needs
 
-No channel has a default address, so nothing is contacted that nobody configured. Where no channel is reachable, packages of the
-same names come from pip (`packages.py`). The packages run in the image's own Python: that of conda is left out of the layer.
+No channel has a default address, so only hosts that the user configured are contacted. Where no channel is reachable, packages of
+the same names come from pip (`packages.py`). The packages run in the image's own Python: that of conda is left out of the layer.
 Source: https://conda.github.io/rattler/py-rattler/.
 """
 

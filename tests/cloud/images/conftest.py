@@ -1,4 +1,7 @@
-"""Images for processors that this machine lacks: wheels, base images and a cloud, all of them small and on this machine."""
+"""A cloud that builds images and an engine that runs them; the names with `foreign` are for processors that this machine lacks.
+
+Everything foreign is small: wheels with one module, base images with one file.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,100 @@ import pytest
 from cloud.images.build.installed import server_pins
 from cloud.images.build.layers import LayerStore
 from edgewright.contracts import wire
-from edgewright.contracts.environments.images import IMAGE_CONFIG_TYPE, LayerPart
+from edgewright.contracts.environments.definition import Environment
+from edgewright.contracts.environments.images import IMAGE_CONFIG_TYPE, ImageRecord, ImageRequest, LayerPart
 from edgewright.contracts.environments.tars import Entry
 from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index, Manifest, Platform, encode_document
+from edgewright.contracts.signing import PrivateKey, generate_key, public_pem
+from edgewright.contracts.variant import Precision
 from edgewright.registries.client import RegistryClient
 from edgewright.registries.references import parse_image_reference
+from edgewright.sdk import CloudClient
+from tests.support.device_packages import Built, Recipe, build
+from tests.support.docker_engine import DockerEngine, docker_engine
 from tests.support.docker_registry import docker_registry, free_port
+from tests.support.image_services import KEY
 from tests.support.running_cloud import RunningCloud, running
 from tests.support.wheels import wheel
+
+SCRIPT = """\
+import json, os, time
+import helper
+
+def init():
+    global weight
+    with open(os.path.join(os.environ["AZUREML_MODEL_DIR"], "weight.txt")) as file:
+        weight = float(file.read())
+
+def run(body):
+    request = json.loads(body)
+    time.sleep(request.get("sleep_s", 0))
+    return {"product": helper.times(weight, request["data"]), "uid": os.getuid(), "level": os.environ["LEVEL"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def publisher() -> PrivateKey:
+    return generate_key()
+
+
+@pytest.fixture(scope="module")
+def cloud(publisher: PrivateKey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "publisher.pub").write_text(public_pem(publisher.public_key()))
+    with running(folder / "state", "--no-broker", "--trust", str(folder / "publisher.pub")) as cloud:
+        yield cloud
+
+
+@pytest.fixture(scope="module")
+def client(cloud: RunningCloud) -> Iterator[CloudClient]:
+    with CloudClient.connect(str(cloud.state)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source folder with an entry script, a module beside it, and a file of the model."""
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "score.py").write_text(SCRIPT)
+    (folder / "helper.py").write_text("def times(a, values):\n    return [a * value for value in values]\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(client: CloudClient, source: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageRecord:
+    """An image with a model, an environment and a script."""
+    weight = tmp_path_factory.mktemp("model") / "weight.txt"
+    weight.write_text("2.5")
+    client.register_model("product", weight)
+    client.create_environment(Environment(name="Leveled", variables={"LEVEL": "7"}, pip_packages=("azureml-defaults",)))
+    request = ImageRequest(name="product-image", models=("product",), environment="Leveled")
+    return client.wait_for_image(client.build_image(request, script=Path("score.py"), source_directory=source))
+
+
+@pytest.fixture(scope="module")
+def engine(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
+    with docker_engine(require, tmp_path_factory.mktemp("docker")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the keys of a service, which the user of a container may read."""
+    folder = tmp_path_factory.mktemp("keys")
+    folder.chmod(0o755)
+    (folder / "keys.json").write_text(json.dumps({"primary": KEY, "secondary": "secondary-key-of-the-test"}))
+    (folder / "keys.json").chmod(0o644)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(client: CloudClient, publisher: PrivateKey, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A published package of two variants, which is called digits."""
+    built = build(tmp_path_factory.mktemp("package"), Recipe(others=(Precision.INT8,)))
+    client.publish(built.layout.path, publisher)
+    return built
+
 
 MACHINES = {"arm64": "aarch64", "s390x": "s390x"}
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,69 +28,16 @@ from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.environments.images import BuildState, ImageRecord, ImageRequest, LayerPart
 from edgewright.contracts.models.registration import Framework, Registration
 from edgewright.contracts.oci import INDEX_TYPE, Index, encode_document
-from edgewright.contracts.signing import generate_key, public_pem
-from edgewright.contracts.variant import Precision
 from edgewright.errors import BadInputError, ConflictError, NotFoundError, OperationError
 from edgewright.registries.client import RegistryClient
 from edgewright.registries.references import parse_image_reference
 from edgewright.sdk import CloudClient, InferenceConfig, Model, Workspace
 from edgewright.sdk import Environment as SdkEnvironment
-from tests.support.device_packages import Built, Recipe, build
-from tests.support.docker_engine import DockerEngine, docker_engine
+from tests.support.device_packages import Built
+from tests.support.docker_engine import DockerEngine
 from tests.support.docker_registry import HTPASSWD, USER, docker_registry, free_port
-from tests.support.image_services import KEY, score, started, wait_until_ready
+from tests.support.image_services import score, started, wait_until_ready
 from tests.support.running_cloud import RunningCloud, running
-
-SCRIPT = """\
-import json, os, time
-import helper
-
-def init():
-    global weight
-    with open(os.path.join(os.environ["AZUREML_MODEL_DIR"], "weight.txt")) as file:
-        weight = float(file.read())
-
-def run(body):
-    request = json.loads(body)
-    time.sleep(request.get("sleep_s", 0))
-    return {"product": helper.times(weight, request["data"]), "uid": os.getuid(), "level": os.environ["LEVEL"]}
-"""
-
-PUBLISHER = generate_key()
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "publisher.pub").write_text(public_pem(PUBLISHER.public_key()))
-    with running(folder / "state", "--no-broker", "--trust", str(folder / "publisher.pub")) as cloud:
-        yield cloud
-
-
-@pytest.fixture(scope="module")
-def client(cloud: RunningCloud) -> Iterator[CloudClient]:
-    with CloudClient.connect(str(cloud.state)) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source folder with an entry script, a module beside it, and a file of the model."""
-    folder = tmp_path_factory.mktemp("source")
-    (folder / "score.py").write_text(SCRIPT)
-    (folder / "helper.py").write_text("def times(a, values):\n    return [a * value for value in values]\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def image(client: CloudClient, source: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageRecord:
-    """An image with a model, an environment and a script."""
-    weight = tmp_path_factory.mktemp("model") / "weight.txt"
-    weight.write_text("2.5")
-    client.register_model("product", weight)
-    client.create_environment(Environment(name="Leveled", variables={"LEVEL": "7"}, pip_packages=("azureml-defaults",)))
-    request = ImageRequest(name="product-image", models=("product",), environment="Leveled")
-    return client.wait_for_image(client.build_image(request, script=Path("score.py"), source_directory=source))
 
 
 def layer_digests(record: ImageRecord) -> dict[str, str]:
@@ -109,10 +56,11 @@ def test_p100_an_image_has_a_layer_per_part_and_names_where_it_comes_from(image:
 def test_p100_a_changed_line_of_the_script_makes_only_its_layer_new(
     client: CloudClient, image: ImageRecord, source: Path
 ) -> None:
-    (source / "score.py").write_text(SCRIPT + "# changed\n")
+    script = (source / "score.py").read_text()
+    (source / "score.py").write_text(script + "# changed\n")
     request = ImageRequest(name="product-image", models=("product",), environment="Leveled")
     changed = client.wait_for_image(client.build_image(request, script=source / "score.py", source_directory=source))
-    (source / "score.py").write_text(SCRIPT)
+    (source / "score.py").write_text(script)
     same = client.wait_for_image(client.build_image(request, script=source / "score.py", source_directory=source))
     before, after = layer_digests(image), layer_digests(changed)
     assert {title for title in after if after[title] != before[title]} == {"score.py"}
@@ -235,22 +183,6 @@ def test_p102_a_build_that_ran_when_the_cloud_was_killed_is_built_after_its_star
         ended = [*client.follow_build(record), client.image("slow-image")][-1]
     assert isinstance(ended, ImageRecord)
     assert (ended.state, "satisfies the requirement anything" in ended.reason) == (BuildState.FAILED, True)
-
-
-@pytest.fixture(scope="module")
-def engine(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
-    with docker_engine(require, tmp_path_factory.mktemp("docker")) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the keys of a service, which the user of a container may read."""
-    folder = tmp_path_factory.mktemp("keys")
-    folder.chmod(0o755)
-    (folder / "keys.json").write_text(json.dumps({"primary": KEY, "secondary": "secondary-key-of-the-test"}))
-    (folder / "keys.json").chmod(0o644)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -395,14 +327,6 @@ def test_p100_a_dockerfile_is_built_by_the_engine(
             other.wait_for_image(other.build_image(ImageRequest(name="docked-image", environment="docked")))
     assert [layer.part for layer in built.layers][-2:] == [LayerPart.BASE, LayerPart.SERVER]
     assert {layer.diff_id for layer in image.layers} <= {layer.diff_id for layer in built.layers}
-
-
-@pytest.fixture(scope="module")
-def published(client: CloudClient, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A published package of two variants, which is called digits."""
-    built = build(tmp_path_factory.mktemp("package"), Recipe(others=(Precision.INT8,)))
-    client.publish(built.layout.path, PUBLISHER)
-    return built
 
 
 def test_p100_the_layers_of_a_package_are_layers_of_its_image_and_are_neither_stored_nor_sent_twice(
