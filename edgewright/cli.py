@@ -41,6 +41,7 @@ COMMANDS: dict[str, Lazy] = {
     "bench": Lazy("accel.bench_cli:command", "Measure latency, throughput and memory on this machine.", None),
     "npu": Lazy("accel.npu.cli:group", "Compile for, simulate and cost the FPGA NPU.", "quantize"),
     "packages": Lazy("edgewright.commands.packages:group", "Build, sign, inspect, verify and move packages.", None),
+    "export": Lazy("edgewright.commands.export:command", "Write a model as files for other products.", "quantize"),
     "serve": Lazy("edgewright.commands.serve:command", "Score over HTTP with a package, a model file or an entry script.", None),
     "publish": Lazy("edgewright.commands.publish:command", "Sign a package and publish it as the next version.", None),
     "models": Lazy("edgewright.commands.models:group", "Register, list, tag, download and delete models.", None),
@@ -58,7 +59,7 @@ COMMANDS: dict[str, Lazy] = {
     "demo": Lazy("edgewright.commands.demo:command", "Run the main job end to end on real data.", "convert,quantize,cloud"),
 }
 
-_RUN_MODELS = frozenset({"convert", "quantize", "compile", "evaluate", "report", "bench", "npu", "packages"})
+_RUN_MODELS = frozenset({"convert", "quantize", "compile", "evaluate", "report", "bench", "npu", "packages", "export"})
 """Commands that load runtimes and end when their work is done: a native crash of them is reported in one line."""
 _ENDLESS = ("npu", "simulate")
 """A command of these that runs until it is interrupted, and reports the end of its board itself."""
