@@ -41,7 +41,11 @@ COMMANDS: dict[str, Lazy] = {
     "bench": Lazy("accel.bench_cli:command", "Measure latency, throughput and memory on this machine.", None),
     "npu": Lazy("accel.npu.cli:group", "Compile for, simulate and cost the FPGA NPU.", "quantize"),
     "packages": Lazy("edgewright.commands.packages:group", "Build, sign, inspect, verify and move packages.", None),
-    "export": Lazy("edgewright.commands.export:command", "Write a model as files for other products.", "quantize"),
+    "export": Lazy(
+        "edgewright.export.cli:command",
+        "Write a model as files for Power BI, Data Explorer, Spark, C#, Java or DuckDB.",
+        "quantize",
+    ),
     "serve": Lazy("edgewright.commands.serve:command", "Score over HTTP with a package, a model file or an entry script.", None),
     "publish": Lazy("edgewright.commands.publish:command", "Sign a package and publish it as the next version.", None),
     "models": Lazy("edgewright.commands.models:group", "Register, list, tag, download and delete models.", None),

@@ -4,6 +4,7 @@
     runtimes.py    the onnxruntime of each consumer, and the operator sets that it knows
     lowering.py    the graph for an older operator set, proven equal by running both
     consumers.py   the files of each consumer, from templates/
+    cli.py         the command
 
 Begin with consumers.py.
 """
