@@ -16,6 +16,7 @@ from cloud.endpoints.store import HOST, StoredEndpoint, all_endpoints, find_endp
 from cloud.environments import store as environments
 from cloud.registry import models
 from cloud.registry.blobs import has_blob
+from cloud.registry.trust import check_trusted_files
 from edgewright.contracts.endpoints import (
     FILES_REPOSITORY,
     Deployment,
@@ -50,7 +51,7 @@ def deploy(cloud: Cloud, connection: Connection, name: str, request: DeployReque
     if existing is not None and existing.is_deleted:
         raise ConflictError(f"endpoint {name} is being deleted: try again when 'edgewright endpoints list' no longer shows it")
     if existing is not None and not request.overwrite:
-        raise ConflictError(f"an endpoint is called {name}: choose another name, update it, or deploy with overwrite")
+        raise ConflictError(f"an endpoint is called {name} already: choose another name, update it, or deploy with overwrite")
     _check_content(connection, request.deployment)
     keys = EndpointKeys(primary=request.primary_key or _new_key(), secondary=request.secondary_key or _new_key())
     endpoint = StoredEndpoint(
@@ -158,7 +159,9 @@ def _check_content(connection: Connection, deployment: Deployment) -> None:
     if deployment.target is EndpointTarget.CONTAINER and find_spec("docker") is None:
         raise BadInputError("the target container needs docker where the cloud runs: pip install 'edgewright[container]'")
     for model in deployment.models:
-        models.find_version(connection, model.name, model.version)
+        version = models.find_version(connection, model.name, model.version)
+        if not deployment.entry_script:
+            check_trusted_files(version, trust=deployment.trust)
     if deployment.environment:
         environments.find(connection, parse_environment_reference(deployment.environment))
     missing = [file.path for file in deployment.files if not has_blob(connection, FILES_REPOSITORY, file.digest)]

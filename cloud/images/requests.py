@@ -13,6 +13,7 @@ from cloud.images import store
 from cloud.images.build.order import BuildOrder, ModelPart
 from cloud.registry import models
 from cloud.registry.blobs import BlobStore, RepositoryBlobs
+from cloud.registry.trust import check_trusted_files
 from edgewright.contracts.environments.definition import Environment, parse_environment_reference
 from edgewright.contracts.environments.file_layers import place_of
 from edgewright.contracts.environments.images import ImageRecord, ImageRequest
@@ -46,12 +47,12 @@ def resolve(connection: Connection, blobs: BlobStore, request: ImageRequest) -> 
     Raises:
         NotFoundError: a model, a version or the environment does not exist.
         ConflictError: the layer with the source folder was not pushed before.
-        BadInputError: a model cannot be served without a script.
+        BadInputError: a model cannot be served without a script, or is a pickle without trust.
     """
     versions = [_find_model(connection, reference) for reference in request.models]
     if not request.script:
         for version in versions:
-            _check_no_code(version)
+            _check_no_code(version, trust=request.trust)
     if request.source is not None and not RepositoryBlobs(blobs, request.name).has_blob(request.source):
         raise ConflictError(f"the layer {request.source.digest} with the source folder must be pushed to {request.name} first")
     environment = request.environment
@@ -109,13 +110,14 @@ def _of_alias(versions: list[ModelVersion], reference: PackageReference) -> Mode
     raise NotFoundError(f"model {reference.name} has no alias {reference.alias}: 'edgewright models show' lists them")
 
 
-def _check_no_code(version: ModelVersion) -> None:
+def _check_no_code(version: ModelVersion, *, trust: bool) -> None:
     framework = (version.registration or Registration()).framework
     if not version.variants and framework in NEED_A_SCRIPT:
         raise BadInputError(
             f"{version.model}:{version.version} must have a framework that is served without code, or a package, but its "
             f"framework is {framework}: give an entry script, or register it with another framework"
         )
+    check_trusted_files(version, trust=trust)
 
 
 def _part(blobs: BlobStore, version: ModelVersion, variant: str) -> ModelPart:

@@ -181,11 +181,12 @@ def _serve(served: Served, access: Access, announcement: Announcement, grpc_port
         port = socket.getsockname()[1]
         announcement.announce(f"{access.scheme}://{access.url_host}:{port}", port, report.get("grpc"))
 
-    if served.runs_in_workers or is_supervised:
-        serve(announce)
-    else:
-        with _own_temporary_directory():
-            keep_running(serve, announce)
+    with contextlib.closing(socket):
+        if served.runs_in_workers or is_supervised:
+            serve(announce)
+        else:
+            with _own_temporary_directory():
+                keep_running(serve, announce)
 
 
 @contextlib.contextmanager

@@ -114,10 +114,17 @@ def _yaml(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(_text(path))
     except (yaml.YAMLError, RecursionError) as error:
-        raise BadInputError(f"{path} must be a conda environment in YAML: {first_line(error)}") from error
+        raise BadInputError(f"{path} must be a conda environment in YAML: {_problem_of(error)}") from error
     if not isinstance(document, dict) or "dependencies" not in document:
         raise BadInputError(f"{path} must be a conda environment with a list of dependencies, as 'conda env export' writes it")
     return document
+
+
+def _problem_of(error: Exception) -> str:
+    """Return the problem and its line; the first line of PyYAML's text has neither."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or first_line(error)
+    return problem if mark is None else f"line {mark.line + 1}: {problem}"
 
 
 def _text(path: Path) -> str:

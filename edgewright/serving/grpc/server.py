@@ -6,6 +6,7 @@ stop     accept no new call, and wait for the open ones
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +63,13 @@ class GrpcServer:
         ]
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_MAX_CALLS)
         server.add_generic_rpc_handlers(services(self._app))
+        host, port = self._address.host, self._address.port
         try:
+            _check_free(host, port)
             self.port = self._bind(server)
-        except RuntimeError as error:
-            host, port = self._address.host, self._address.port
-            raise BadInputError(f"cannot listen on {host} port {port} for gRPC: choose another port") from error
+        except (OSError, RuntimeError) as error:
+            reason = f": {error.strerror}" if isinstance(error, OSError) else ""
+            raise BadInputError(f"cannot listen on {host} port {port} for gRPC{reason}; choose another port") from error
         await server.start()
         self._server = server
 
@@ -88,6 +91,14 @@ class GrpcServer:
 def services(app: ScoringApp) -> tuple[grpc.GenericRpcHandler, ...]:
     """Return the handlers of every call that the server answers."""
     return open_inference.handlers(app), tensorflow_serving.handlers(app), _health(app)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise `OSError` if a port is in use; gRPC itself writes such an error to standard error, too."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
 
 
 def _health(app: ScoringApp) -> grpc.GenericRpcHandler:

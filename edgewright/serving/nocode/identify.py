@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from edgewright.errors import BadInputError
 
@@ -60,8 +60,8 @@ def framework_of(path: Path) -> Framework | None:
     return framework
 
 
-def check_trusted(path: Path, *, trust: bool) -> None:
-    """Refuse a pickle without trust, before a worker process starts.
+def check_trusted(path: PurePath, *, trust: bool) -> None:
+    """Refuse a pickle without trust, before a worker process starts; only the name is looked at.
 
     Raises:
         BadInputError: the file is a pickle, which can run any code.

@@ -45,11 +45,17 @@ def _answered(calls: ScriptCalls, decoded: dict[int, DecodedCall]) -> dict[int, 
         return {place: calls.encoded(result, each) for (place, each), result in pairs}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the script raises
         if len(decoded) == 1 or isinstance(error, WrongResultsError):
-            return {place: calls.failed(each.call, error) for place, each in decoded.items()}
+            return {place: calls.failed(each.call, error, _text_in(each)) for place, each in decoded.items()}
     answers: dict[int, _Answered] = {}
     for place, each in decoded.items():
         answers |= _answered(calls, {place: each})
     return answers
+
+
+def _text_in(decoded: DecodedCall) -> bytes:
+    """Return the body that a script without declared parameters got as text; empty for any other."""
+    texts = [each for each in decoded.arguments.values() if isinstance(each, str)]
+    return texts[0].encode() if len(texts) == 1 else b""
 
 
 def _results(calls: ScriptCalls, decoded: Sequence[DecodedCall]) -> Sequence[Any]:

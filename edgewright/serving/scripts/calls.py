@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,8 +96,13 @@ class ScriptCalls:
             return PLAIN_ANSWER, _json(result)
         return Answer(media_type=response.media_type, headers=response.headers), response.body
 
-    def failed(self, call: Call, error: BaseException) -> tuple[Answer, bytes]:
-        """Return the answer to a call that failed; the traceback goes to the log, and not to the client."""
+    def failed(self, call: Call, error: BaseException, body: bytes = b"") -> tuple[Answer, bytes]:
+        """Return the answer to a call that failed; the traceback goes to the log, and not to the client.
+
+        A script that parses the body as JSON, as most do, fails on one that is not JSON: the client gets 400.
+        """
+        if isinstance(error, json.JSONDecodeError) and error.doc == body.decode("utf-8", "replace"):
+            error = SamplesError(f"the body must be JSON: {error}")
         if isinstance(error, SamplesError | NotFoundError | HttpError):
             return Answer(status=status_of(error)), orjson.dumps({"error": one_line(error)})
         print_traceback(error)

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from edgewright.errors import BadInputError, OperationError, one_line
@@ -53,7 +53,7 @@ class EntryScript:
         """Import the script; its own output goes to standard error.
 
         Raises:
-            BadInputError: there is no such file, its import fails, or it lacks `init` or `run`.
+            BadInputError: there is no such file, its import fails, it lacks `init` or `run`, or `run` takes no data.
         """
         if not path.is_file():
             raise BadInputError(f"{path} must be an entry script in Python, but there is no such file")
@@ -68,6 +68,7 @@ class EntryScript:
         assert init is not None
         assert run is not None
         schema = schema_of(run)
+        _check_parameters(run, schema, path)
         return cls(
             init=init,
             run=run,
@@ -75,6 +76,25 @@ class EntryScript:
             uses_raw_requests=uses_raw_requests(run),
             max_batch_size=max_batch_size_of(run),
             tensors=DeclaredTensors.of(schema),
+        )
+
+
+def _check_parameters(run: Callable[..., Any], schema: DeclaredSchema | None, path: Path) -> None:
+    """Raise `BadInputError` if no request could call `run`: it has no parameter, or requires one that requests do not have."""
+    try:
+        parameters = inspect.signature(run).parameters
+    except (TypeError, ValueError):  # a function of an extension module
+        return
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [each.name for each in parameters.values() if each.default is each.empty and each.kind not in kinds]
+    given = list(schema.inputs) if schema is not None and schema.inputs else list(parameters)[:1]
+    if not given:
+        raise BadInputError(f"run() of {path.name} must have a parameter for the data of a request, but it has none")
+    missing = [name for name in required if name not in given]
+    if missing:
+        raise BadInputError(
+            f"run() of {path.name} must get every parameter from a request, but no request has {missing[0]}: "
+            "declare it with input_schema, or give it a default"
         )
 
 
@@ -113,8 +133,13 @@ def described(error: BaseException, path: Path) -> str:
 
 
 def print_traceback(error: BaseException) -> None:
-    """Write the traceback to standard error, without the frames of this package."""
+    """Write the traceback to standard error, without the frames of this package and of the import system before the script's."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_next is not None and __package__ in str(frames.tb_frame.f_globals.get("__package__")):
+    while frames is not None and frames.tb_next is not None and _is_ours(frames):
         frames = frames.tb_next
     traceback.print_exception(type(error), error, frames, file=sys.stderr)
+
+
+def _is_ours(frame: TracebackType) -> bool:
+    package = str(frame.tb_frame.f_globals.get("__package__"))
+    return str(__package__) in package or frame.tb_frame.f_code.co_filename.startswith("<frozen importlib")

@@ -107,7 +107,7 @@ def _serve_in_turn(calls: ScriptCalls, connection: socket.socket) -> None:
             decoded = calls.decoded(call, body)
             answer, raw = calls.encoded(run(**decoded.arguments), decoded)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the script raises
-            answer, raw = calls.failed(call, error)
+            answer, raw = calls.failed(call, error, body)
         connection.sendall(messages.answer_frame(answer, raw, prefix.number, run_s=clock_s() - started_s))
 
 
@@ -148,7 +148,7 @@ async def _answer_one(calls: ScriptCalls, call: Call, body: bytes, number: int, 
         decoded = calls.decoded(call, body)
         answer, raw = calls.encoded(await calls.script.run(**decoded.arguments), decoded)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the script raises
-        answer, raw = calls.failed(call, error)
+        answer, raw = calls.failed(call, error, body)
     writer.write(messages.answer_frame(answer, raw, number, run_s=time.monotonic() - started_s))
     await writer.drain()
 

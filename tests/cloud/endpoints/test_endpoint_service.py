@@ -88,7 +88,9 @@ def test_a_request_without_a_key_of_the_endpoint_gets_401(endpoint: EndpointReco
 
 
 def test_a_taken_name_is_refused(client: CloudClient, endpoint: EndpointRecord) -> None:
-    with pytest.raises(ConflictError, match="an endpoint is called my-service: choose another name, update it, or deploy with"):
+    with pytest.raises(
+        ConflictError, match="an endpoint is called my-service already: choose another name, update it, or deploy with"
+    ):
         client.deploy_endpoint("my-service", DeployRequest(deployment=endpoint.deployment))
 
 

@@ -150,6 +150,12 @@ def test_a_failure_of_run_is_a_500_that_tells_nothing_internal(plain: Client, do
     assert plain.post("/score", {}).status == 200
 
 
+def test_a_script_that_parses_json_answers_a_body_that_is_not_json_with_400(plain: Client) -> None:
+    reply = plain.post("/score", b'{"do": ')
+    assert (reply.status, reply.headers["x-ms-run-function-failed"]) == (400, "False")
+    assert reply.json == {"error": "the body must be JSON: Expecting value: line 1 column 8 (char 7)"}
+
+
 def test_output_of_the_script_has_the_request_id(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with serving_script(tmp_path, PLAIN) as client:
         client.post("/score", {"do": "double", "data": []}, x_request_id="first-1")

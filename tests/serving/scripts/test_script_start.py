@@ -52,6 +52,8 @@ def start_error(tmp_path: Path, text: str, **options: float) -> EdgewrightError:
         ("def init(): pass\n", BadInputError, "must define run(), but it does not"),
         (RUN, BadInputError, "must define init(), but it does not"),
         (f"init = 1\n{RUN}", BadInputError, "must define init(), but it does not"),
+        ("def init(): pass\ndef run(): return 1\n", BadInputError, "must have a parameter for the data of a request, but it has"),
+        ("def init(): pass\ndef run(a, b): return 1\n", BadInputError, "no request has b: declare it with input_schema"),
         ("import sys\nsys.exit(4)\n", BadInputError, "it raised SystemExit in line 2: 4"),
         (DECORATOR, BadInputError, "input_schema names missing, but run has no such parameter"),
         (BATCHED.format(size=0, kind="def"), BadInputError, "max_batch_size must be an integer of at least 1, not 0"),
