@@ -111,7 +111,7 @@ def down(state: Path | None, endpoints: bool, as_json: bool) -> None:
     from cloud.endpoints.supervisors import running_services, stop_services
     from cloud.state import directory as state_directory
 
-    state = state or (EMBEDDED_STATE if EMBEDDED_STATE.is_dir() else DEFAULT_STATE)
+    state = state or _default_state()
     stopped = state_directory.stop(state.expanduser())
     if endpoints:
         stop_services(state.expanduser())
@@ -136,7 +136,7 @@ def status(state: Path | None, as_json: bool) -> None:
     from cloud.endpoints.supervisors import running_services
     from cloud.state import directory as state_directory
 
-    state = state or (EMBEDDED_STATE if EMBEDDED_STATE.is_dir() else DEFAULT_STATE)
+    state = state or _default_state()
     is_running = state_directory.is_running(state.expanduser())
     services = running_services(state.expanduser())
     if as_json:
@@ -150,18 +150,25 @@ def status(state: Path | None, as_json: bool) -> None:
 @group.command()
 @click.argument("key", type=click.Path(path_type=Path))
 @click.option(
-    "--state", type=click.Path(path_type=Path), default=DEFAULT_STATE, show_default=True, help="State directory of the cloud."
+    "--state",
+    type=click.Path(path_type=Path),
+    help=f"State directory of the cloud. [default: {EMBEDDED_STATE} if it exists, else {DEFAULT_STATE}]",
 )
 @common_options
-def trust(key: Path, state: Path, as_json: bool) -> None:
+def trust(key: Path, state: Path | None, as_json: bool) -> None:
     """Trust packages signed with the private key of the public key file KEY, also in a running cloud."""
     from cloud.state import directory as state_directory
 
+    state = state or _default_state()
     key_id = state_directory.trust(state.expanduser(), key)
     if as_json:
         print_json({"key_id": key_id})
     else:
-        click.echo(f"trusted: {key_id}")
+        click.echo(f"trusted by the cloud of {state}: {key_id}")
+
+
+def _default_state() -> Path:
+    return EMBEDDED_STATE if EMBEDDED_STATE.is_dir() else DEFAULT_STATE
 
 
 def _announce(started: Started, *, as_json: bool) -> None:

@@ -206,7 +206,9 @@ def download(model: str, output: Path, cloud: str | None, as_json: bool) -> None
     if as_json:
         print_json(version)
     else:
-        click.echo(f"{output}: {len(version.files)} files of {version.model}:{version.version}, {size_text(version.size_bytes)}")
+        count = len(version.files)
+        files = "1 file" if count == 1 else f"{count} files"
+        click.echo(f"{output}: {files} of {version.model}:{version.version}, {size_text(version.size_bytes)}")
 
 
 @group.command("delete")

@@ -152,7 +152,7 @@ def test_p22_a_running_cloud_trusts_an_added_key(cloud: RunningCloud, tmp_path: 
     public = signing.write_key_pair(tmp_path / "publisher", signing.generate_key())
     result = cloud_command("trust", str(public), "--state", str(cloud.state))
     key_id = signing.key_id(signing.load_public_key(public))
-    assert (result.returncode, result.stdout) == (0, f"trusted: {key_id}\n")
+    assert (result.returncode, result.stdout) == (0, f"trusted by the cloud of {cloud.state}: {key_id}\n")
     assert public.read_text() in cloud.enrol("trusting", tmp_path).enrolment["publisher_keys_pem"]
 
 

@@ -73,6 +73,7 @@ def test_p21_a_signature_by_an_untrusted_key_is_409(operator: Http, publisher: s
     answer = operator.post("/v1/models/strange/versions", small.signed(signing.generate_key(), 1))
     assert answer.status == 409
     assert answer.error.startswith("strange:1 cannot be published: the signature must be by a trusted key, but it is by ")
+    assert answer.error.endswith("; on the cloud's machine, 'edgewright cloud trust KEY.pub' adds a key")
     assert operator.get("/v1/models/strange").status == 404
 
 
