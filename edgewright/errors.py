@@ -6,7 +6,8 @@
     │   ├── SamplesError                   samples that do not fit the model
     │   ├── ProfileError                   a hardware profile with an impossible value
     │   ├── PackageError                   a package whose bytes differ from its index
-    │   │   └── SignatureError             unsigned, wrongly signed, signed by an untrusted key, or expired
+    │   │   └── SignatureError             unsigned, wrongly signed, or expired
+    │   │       └── UntrustedKeyError      signed by untrusted keys only
     │   ├── MessageError                   a message that does not follow the contract
     │   ├── NotFoundError                  an unknown model, version, variant or device
     │   ├── ConflictError                  it exists already, or its state does not allow the step
@@ -66,6 +67,10 @@ class PackageError(BadInputError):
 
 class SignatureError(PackageError):
     """A package or envelope without a valid signature of a trusted key."""
+
+
+class UntrustedKeyError(SignatureError):
+    """A signature by keys of which none is trusted."""
 
 
 class MessageError(BadInputError):

@@ -23,7 +23,7 @@ from edgewright.contracts.names import check_name, nearest
 from edgewright.contracts.oci import EMPTY_BLOB, MANIFEST_TYPE, encode_document
 from edgewright.contracts.package import SOURCE_VERSION, Package, read_index, signature_manifest, source_entry
 from edgewright.contracts.signing import Envelope, TrustedKeys, verify_package
-from edgewright.errors import ConflictError, NotFoundError, PackageError, SignatureError
+from edgewright.errors import ConflictError, NotFoundError, PackageError, UntrustedKeyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,8 @@ def publish(blobs: BlobStore, model: str, request: PublishRequest, trusted: Trus
     try:
         signed = _verify(blobs, model, request, trusted, now)
     except PackageError as error:
-        hint = (
-            "; on the cloud's machine, 'edgewright cloud trust KEY.pub' adds a key" if isinstance(error, SignatureError) else ""
-        )
+        advice = "; on the cloud's machine, 'edgewright cloud trust KEY.pub' adds a key"
+        hint = advice if isinstance(error, UntrustedKeyError) else ""
         raise ConflictError(f"{model}:{request.version} cannot be published: {error}{hint}") from error
     version = _model_version(signed, model, request, now)
     with blobs.database.transaction() as connection:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from edgewright.contracts import wire
 from edgewright.contracts.names import Digest, check_digest, check_instant, check_name
-from edgewright.errors import BadInputError, ConflictError, SignatureError
+from edgewright.errors import BadInputError, ConflictError, SignatureError, UntrustedKeyError
 
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
@@ -100,7 +100,7 @@ class TrustedKeys:
             if key is not None and _is_valid(key, _from_base64(signature.sig), signed):
                 return payload
         if len(unknown) == len(envelope.signatures):
-            raise SignatureError(
+            raise UntrustedKeyError(
                 f"the signature must be by a trusted key, but it is by {', '.join(unknown) or 'no key'}; "
                 f"trusted: {', '.join(known[:16] for known in self._keys) or 'none'}"
             )

@@ -297,7 +297,5 @@ def test_a_port_in_use_is_one_line(app: ScoringApp) -> None:
     with listen() as socket:
         port = socket.getsockname()[1]
         server = GrpcServer(app, GrpcAddress(host="127.0.0.1", port=port))
-        with pytest.raises(
-            BadInputError, match=f"cannot listen on 127.0.0.1 port {port} for gRPC: Address already in use; choose another"
-        ):
+        with pytest.raises(BadInputError, match=f"cannot listen on 127.0.0.1 port {port} for gRPC: Address already in use"):
             asyncio.run(server.start())
