@@ -47,7 +47,7 @@ def test_a_model_goes_through_its_life(edgewright: CommandLine, model: Path, tmp
         (["register", "churn", "model", "--cpu", "-1"], "cpu must be a positive number, not -1"),
         (["show", "known:99"], "model known has no version 99"),
         (["show", "known@missing"], "model known has no alias missing; known: none"),
-        (["show", "known@"], "a alias's name must be"),
+        (["show", "known@"], "an alias's name must be"),
         (["download", "known", "-o", "out"], "must hold source files, but only a package was published"),
         (["delete", "known"], "a version must be named, as in known:2, but known has none"),
         (["alias", "known", "3", "1"], "an alias must not be a number"),
