@@ -71,7 +71,10 @@ def variables_of(config: dict[str, Any]) -> dict[str, str]:
 
 def _manifest(registry: RegistryClient, reference: str, wanted: str) -> dict[str, Any]:
     image = registry.image
-    raw, _ = registry.manifest(image.digest or image.tag)
+    try:
+        raw, _ = registry.manifest(image.digest or image.tag)
+    except NotFoundError as error:
+        raise NotFoundError(f"the base image {reference} must exist, but {error}") from error
     document: dict[str, Any] = json.loads(raw)
     if "manifests" in document:
         for entry in document["manifests"]:

@@ -71,6 +71,8 @@ def _parse(request: Request) -> Any:
     try:
         return parse_json(request.body, "the body")
     except HttpError as error:
+        if request.body.lstrip()[:1] in (b"{", b"["):  # JSON with a mistake, as NaN, not a form
+            raise
         raise unsupported from error
 
 
