@@ -207,3 +207,8 @@ def test_a_body_of_an_unsupported_type_is_a_415(client: Client, media_type: str,
         415,
         f"Content-Type must be application/json or application/x-npy, not {media_type}",
     )
+
+
+def test_json_with_a_mistake_is_a_400_also_with_the_type_that_curl_sends(client: Client) -> None:
+    reply = client.post("/score", b'{"data": [[NaN, 1, 1, 1, 1, 1]]}', "application/x-www-form-urlencoded")
+    assert (reply.status, reply.json["error"].startswith("the body must be JSON: ")) == (400, True)
