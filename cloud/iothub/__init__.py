@@ -6,6 +6,7 @@
     queues.py      messages to devices                    topics.py      the topics on MQTT
     methods.py     direct methods                         refusal.py     errors with IoT Hub's codes
     provisioning/  devices that register themselves       mqtt/, http/   the sides of devices and of services
+    deployments/   queries; configurations of many devices
     client.py      the client of the service API          cli.py, commands/
 
 The interfaces are those that the public client libraries use (docs/adr/0017). Start reading at `hub.py`.

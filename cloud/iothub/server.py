@@ -17,6 +17,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from cloud.iothub.deployments.configurations import Configurations
 from cloud.iothub.http import service
 from cloud.iothub.http.device import Container, Uploads
 from cloud.iothub.http.requests import Access
@@ -131,7 +132,8 @@ async def _serve(settings: Settings, started: Started, sockets: Sockets, announc
             return DeviceSession(hub, connect, certificate)
 
         async with _mqtt(open_session, sockets, tls):
-            app = service.create(Access(hub, started.state.policies), Uploads(hub, settings.upload_container), enrolments)
+            uploads = Uploads(hub, settings.upload_container)
+            app = service.create(Access(hub, started.state.policies), uploads, enrolments, Configurations(store, hub))
             listener = _https(app, http_protocol(open_session), tls)
             with _ended_by_signals(listener):
                 announce(started)

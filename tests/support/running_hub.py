@@ -17,7 +17,7 @@ from typing import Any
 
 from cloud.iothub.client import HubClient
 
-CALLS = Path(__file__).parent / "azure_iot_calls.py"
+ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 240
 
 
@@ -82,12 +82,13 @@ class RunningHub:
         """Start scenarios of `azure_iot_calls.py`."""
         environment = {**os.environ, "REQUESTS_CA_BUNDLE": str(self.ca)}
         process = subprocess.Popen(
-            [str(python), str(CALLS), *scenarios],
+            [str(python), "-m", "tests.support.azure_iot_calls", *scenarios],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
+            cwd=ROOT,
         )
         assert process.stdin is not None
         process.stdin.write(

@@ -15,8 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cloud.iothub import methods
+from cloud.iothub.deployments.configurations import Configurations
 from cloud.iothub.devices import identities, twins
 from cloud.iothub.devices.identities import Identity
+from cloud.iothub.http import configurations as configuration_routes
 from cloud.iothub.http import device, provisioning
 from cloud.iothub.http.device import Uploads
 from cloud.iothub.http.requests import Access, Answer, Call, Handler, Right, answering, refuse
@@ -31,12 +33,13 @@ MAX_EVENTS = 1000
 MAX_WAIT_S = 60
 
 
-def create(access: Access, uploads: Uploads, enrolments: Enrolments) -> Starlette:
+def create(access: Access, uploads: Uploads, enrolments: Enrolments, configurations: Configurations) -> Starlette:
     """Return the application with all routes."""
     return Starlette(
         routes=[
             *device.routes(uploads),
             *provisioning.routes(access, enrolments),
+            *configuration_routes.routes(access, configurations),
             *routes(access),
             Route("/{path:path}", _unknown),
         ]
