@@ -10,7 +10,6 @@ Source: https://conda.github.io/rattler/py-rattler/.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -20,8 +19,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
-
-import urllib3
 
 from cloud.images.build.bytecode import Compiler
 from cloud.images.build.layers import LayerStore
@@ -41,7 +38,6 @@ _SUBDIRS = {
 }
 _GLIBC = "2.28"
 """Oldest C library of images; that of the wheels for other platforms."""
-_TIMEOUT = urllib3.Timeout(connect=10, read=20)
 _LEFT_OUT = ("conda-meta/", "include/", "share/doc/", "share/man/", "CACHEDIR.TAG")
 _FORMAT = 1
 Log = Callable[[str], None]
@@ -69,6 +65,8 @@ def conda_layer(
     key = f"conda {_FORMAT} {PYTHON_VERSION} {specs} {channels} {platform}"
 
     def make() -> ImageLayer:
+        import asyncio  # loaded where it is used: most builds have no conda package
+
         prefix = work / "conda"
         store.log(f"conda install {' '.join(specs)} from {' '.join(channels)}")
         try:
@@ -97,8 +95,11 @@ def _problem(address: str) -> str:
     if address.startswith("file://"):
         folder = Path(url2pathname(urlsplit(address).path))
         return "" if (folder / "noarch" / "repodata.json").is_file() else f"{folder}/noarch/repodata.json does not exist"
+    import urllib3
+
+    timeout = urllib3.Timeout(connect=10, read=20)
     try:
-        with urllib3.PoolManager(retries=False, timeout=_TIMEOUT) as pool:
+        with urllib3.PoolManager(retries=False, timeout=timeout) as pool:
             status = pool.request("HEAD", f"{address}/noarch/repodata.json").status
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         return one_line(error)

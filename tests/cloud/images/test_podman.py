@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,15 +58,17 @@ class Podman:
 
 
 @pytest.fixture
-def podman(require: Callable[[str], Path], tmp_path: Path) -> Iterator[Podman]:
-    engine = Podman(require("podman"), tmp_path)
+def podman(require: Callable[[str], Path]) -> Iterator[Podman]:
+    program = require("podman")
     require("runc")
     if os.geteuid() != 0:
         pytest.skip("podman of the tests' own needs root")
+    folder = Path(tempfile.mkdtemp(prefix="ewp", dir="/tmp"))  # podman accepts 50 characters at most
+    engine = Podman(program, folder)
     yield engine
     engine.run("rm", "--all", "--force", "--time", "5", check=False)
     engine.run("rmi", "--all", "--force", check=False)
-    shutil.rmtree(tmp_path / "root", ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_p100_podman_runs_the_image_without_rights(podman: Podman, require: Callable[[str], Path], tmp_path: Path) -> None:
