@@ -68,20 +68,26 @@ def record_in(recording: Recording) -> None:
     _RECORDING.set(recording)
 
 
-@contextlib.contextmanager
-def step(text: str, help: str = "") -> Iterator[None]:
-    """Record that the block is a step of the command."""
-    recording = _RECORDING.get()
-    if recording is None:
-        yield
-        return
-    recording.steps.append(Step(text, help))
-    recording.write()
-    try:
-        yield
-    finally:
-        recording.steps.pop()
-        recording.write()
+class step(contextlib.ContextDecorator):  # noqa: N801 - used like a function
+    """Record that the block, or each call of the decorated function, is a step of the command.
+
+    A class, because every run of a model is a step, and a generator would take a tenth of the time of a small model.
+    """
+
+    def __init__(self, text: str, help: str = "") -> None:
+        self._step = (text, help)
+
+    def __enter__(self) -> None:
+        recording = _RECORDING.get()
+        if recording is not None:
+            recording.steps.append(Step(*self._step))
+            recording.write()
+
+    def __exit__(self, *error: object) -> None:
+        recording = _RECORDING.get()
+        if recording is not None:
+            recording.steps.pop()
+            recording.write()
 
 
 @contextlib.contextmanager

@@ -93,6 +93,9 @@ class Access:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes of the script or model.")
 @click.option("--init-timeout", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds for init().")
 @click.option("--scoring-timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Seconds per request.")
+@click.option(
+    "--queue-timeout", type=click.FloatRange(min=0.0), default=0.5, show_default=True, help="Seconds of waiting; then 503."
+)
 @click.option("--check", is_flag=True, help="Load, score the sample of the service, report and end.")
 @click.option("--keys", type=click.Path(path_type=Path), help="JSON file with the two keys; created if missing.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="TLS certificate chain (PEM).")

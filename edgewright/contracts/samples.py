@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ def check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
     Raises:
         SamplesError: an input is missing or unknown, a shape or dtype does not fit, or the sample counts differ.
     """
+    if _fit_exactly(inputs, specs):
+        return inputs
     names = [spec.name for spec in specs]
     unknown = [name for name in inputs if name not in names]
     if unknown:
@@ -205,4 +208,26 @@ def _shape_fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool
     """Compare all axes but the first, which counts samples; a named axis fits any size."""
     if len(shape) != len(expected):
         return False
-    return all(isinstance(axis, str) or size == axis for size, axis in zip(shape[1:], expected[1:], strict=True))
+    for size, axis in zip(shape[1:], expected[1:], strict=True):  # noqa: SIM110 - for every request, in a third of the time of all()
+        if size != axis and not isinstance(axis, str):
+            return False
+    return True
+
+
+def _fit_exactly(inputs: Tensors, specs: Sequence[TensorSpec]) -> bool:
+    """Return True for the arrays of nearly every request: all inputs in their order, shapes and dtypes, with equal counts."""
+    if len(inputs) != len(specs):
+        return False
+    count = 0
+    for (name, array), spec in zip(inputs.items(), specs, strict=True):
+        if name != spec.name or array.dtype != _dtype(spec.dtype) or not _shape_fits(array.shape, spec.shape):
+            return False
+        if len(array) == 0 or count not in (0, len(array)):
+            return False
+        count = len(array)
+    return True
+
+
+@lru_cache(maxsize=64)
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(name)

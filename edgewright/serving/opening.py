@@ -56,6 +56,7 @@ def _in_workers(served: Served, keys: KeyFile | None, *, backend: str, module: s
         worker_count=served.workers,
         init_timeout_s=served.init_timeout,
         scoring_timeout_s=served.scoring_timeout,
+        queue_timeout_s=served.queue_timeout,
         trust=served.trust,
         worker_module=module or SCRIPT_WORKER,
     )
@@ -65,8 +66,15 @@ def _in_workers(served: Served, keys: KeyFile | None, *, backend: str, module: s
 def _in_this_process(session: Session, config: VariantConfig, served: Served, keys: KeyFile | None) -> ScoringApp:
     from edgewright.serving.variants.app import ScoringApp
 
-    timeout_s = served.scoring_timeout
-    return ScoringApp(session, config, model=served.model_name, version=1, keys=keys, inference_timeout_s=timeout_s)
+    return ScoringApp(
+        session,
+        config,
+        model=served.model_name,
+        version=1,
+        keys=keys,
+        inference_timeout_s=served.scoring_timeout,
+        queue_timeout_s=served.queue_timeout,
+    )
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ class Served:
     workers: int
     init_timeout: float
     scoring_timeout: float
+    queue_timeout: float = 0.5
 
     def check(self) -> None:
         """Refuse a file that is certainly no script or model, before anything is loaded.

@@ -159,9 +159,12 @@ def predicted_classes(outputs: Tensors, labels: Sequence[str], values: Sequence[
         values: the classes' values in the source, if the names are others.
     """
     first = next(iter(outputs.values()))
-    if max(first.shape[2:], default=1) > 1:  # an image or a sequence has no single class
+    if first.ndim == 2:
+        flat = first
+    elif max(first.shape[2:], default=1) > 1:  # an image or a sequence has no single class
         return None
-    flat = first.reshape(len(first), -1)
+    else:
+        flat = first.reshape(len(first), -1)
     if first.dtype.kind == "f":
         return names_of_indices(flat.argmax(axis=1), labels) if flat.shape[1] > 1 else None
     return names_of_values(flat[:, 0], labels, values) if flat.shape[1] == 1 else None

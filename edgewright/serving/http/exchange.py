@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote
 
 import httptools
@@ -60,6 +61,7 @@ class Exchange:
         return Request(self.headers, content, self.method, self.query)
 
 
+@lru_cache(maxsize=256)
 def split_target(target: bytes) -> tuple[str, bytes]:
     """Return the path, without its escapes, and the query of a request target (RFC 9112, section 3.2).
 

@@ -23,6 +23,7 @@ from edgewright.serving.http.messages import HttpError
 NAMES = ("primary", "secondary")
 _SHORTEST = 16
 _RELOAD_S = 1.0
+_USUAL_SCHEME = b"Bearer "
 _SCHEME = "bearer "
 """The authentication scheme of RFC 6750, section 2.1; schemes are compared without case (RFC 9110, section 11.1)."""
 
@@ -48,6 +49,8 @@ class KeyFile:
             HttpError: the header is missing, or has another key or an invalid token (401).
         """
         self._reload(after_s=_RELOAD_S)
+        if self._is_usual(authorization):
+            return
         given = authorization[len(_SCHEME) :].strip() if authorization[: len(_SCHEME)].lower() == _SCHEME else ""
         found = self._refusal(given)
         if found is not None and given and self._reload():
@@ -55,6 +58,12 @@ class KeyFile:
         if found is not None:
             text = f"the header Authorization must be 'Bearer' and a key or token of this service, but {found}"
             raise HttpError(401, text, (("www-authenticate", "Bearer"),))
+
+    def _is_usual(self, authorization: str) -> bool:
+        """Return True for a key of this service in the usual spelling; both are compared, so that the time depends on neither."""
+        raw = authorization.encode("utf-8", "surrogateescape")
+        matches = [hmac.compare_digest(raw, _USUAL_SCHEME + key) for key in self._keys]
+        return any(matches)
 
     def _refusal(self, given: str) -> str | None:
         """Return the reason for which a credential is refused, or None."""

@@ -12,18 +12,19 @@ a third to two thirds of the processor time of a small model's request.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
 from accel.backends.backend import Session
 from edgewright.contracts.samples import Tensors
 from edgewright.errors import OperationError
+from edgewright.serving.http.messages import HttpError
 from edgewright.serving.variants.run_times import RunTimes
 
 MAX_SAMPLES_PER_RUN = 64
@@ -32,25 +33,40 @@ LAST_RUNS = 16
 MIN_BRIEF_RUNS = 12
 """Number of the last runs that must have been brief; the others may have run on a busy processor."""
 
-_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+_Shapes = tuple[tuple[int, ...], ...]
+Deliver = Callable[[Tensors | Exception], None]
+"""Takes the outputs of a request, or its error."""
+
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class _Waiting:
     """A request with checked inputs that waits for its outputs."""
 
-    inputs: Tensors
-    count: int
-    shapes: _Shapes
-    """The shape of one sample of each input; only requests of equal shapes can share a run."""
-    outputs: asyncio.Future[Tensors]
-    arrived_s: float
+    __slots__ = ("arrived_s", "count", "deliver", "inputs", "is_answered", "shapes")
+
+    def __init__(self, inputs: Tensors, deliver: Deliver, arrived_s: float) -> None:
+        self.inputs = inputs
+        self.count = _count(inputs)
+        self.shapes: _Shapes = tuple([array.shape[1:] for array in inputs.values()])
+        """The shape of one sample of each input; only requests of equal shapes can share a run."""
+        self.deliver = deliver
+        self.arrived_s = arrived_s
+        self.is_answered = False
 
 
 class Batcher:
     """Runner of scoring requests; with `merging`, for sessions with a dynamic batch axis, several requests share a run."""
 
-    def __init__(self, session: Session, *, merging: bool, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        merging: bool,
+        queue_timeout_s: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Prepare to run; a request that waits longer than `queue_timeout_s` is answered with 503, None: never."""
         self.run_count = 0
         self.times = RunTimes()
         self.running_since: float | None = None
@@ -60,22 +76,38 @@ class Batcher:
         self._clock = clock
         self._session = session
         self._merging = merging
+        self._queue_timeout_s = queue_timeout_s
+        self._queue_timer: asyncio.TimerHandle | None = None
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
         self._brief: deque[bool] = deque(maxlen=LAST_RUNS)
         self._shapes: _Shapes | None = None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
 
-    async def run(self, inputs: Tensors) -> Tensors:
-        """Return the outputs for `inputs`, which were checked against the model."""
-        loop = self._loop = asyncio.get_running_loop()
-        shapes = tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
-        waiting = _Waiting(inputs, len(next(iter(inputs.values()))), shapes, loop.create_future(), self._clock())
-        self._waiting.append(waiting)
+    def submit(self, inputs: Tensors, deliver: Deliver) -> None:
+        """Run `inputs`, which were checked against the model; `deliver` is called with the result in a later iteration."""
+        self._waiting.append(_Waiting(inputs, deliver, self._clock()))
         if not self._busy:
             self._busy = True
+            loop = self._loop = asyncio.get_running_loop()
             loop.call_soon(self._start_next, loop)
-        return await waiting.outputs
+        elif self._queue_timer is None:
+            self._look_for_late_ones()
+
+    async def run(self, inputs: Tensors) -> Tensors:
+        """Return the outputs for `inputs`; raise the error of the run."""
+        result: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
+
+        def deliver(outcome: Tensors | Exception) -> None:
+            if result.done():  # the caller was cancelled
+                return
+            if isinstance(outcome, Exception):
+                result.set_exception(outcome)
+            else:
+                result.set_result(outcome)
+
+        self.submit(inputs, deliver)
+        return await result
 
     def expire(self, error: Exception, others: Exception, expired: threading.Event) -> None:
         """Let the requests of the current run fail with `error` and the waiting ones with `others`; callable from any thread.
@@ -90,6 +122,7 @@ class Batcher:
         self._worker.shutdown()
 
     def _start_next(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._refuse_late()
         batch = self._take()
         if not batch:
             self._busy = False
@@ -98,7 +131,10 @@ class Batcher:
         self._current = batch
         if self._is_brief(batch):
             _deliver(batch, self._score(batch))
-            loop.call_soon(self._start_next, loop)  # after the other events of this iteration
+            if self._waiting:
+                loop.call_soon(self._start_next, loop)  # after the other events of this iteration
+            else:
+                self._busy = False
             return
         running = loop.run_in_executor(self._worker, self._score, batch)
         running.add_done_callback(lambda finished: self._finish(loop, batch, finished))
@@ -108,11 +144,25 @@ class Batcher:
         _deliver(self._waiting, [others] * len(self._waiting))
         expired.set()
 
+    def _look_for_late_ones(self) -> None:
+        """Refuse the requests that have waited too long; look again when the next one will have, even if it is gone by then."""
+        self._queue_timer = None
+        self._refuse_late()
+        if self._waiting and self._queue_timeout_s is not None and self._loop is not None:
+            rest_s = self._queue_timeout_s - (self._clock() - self._waiting[0].arrived_s)
+            self._queue_timer = self._loop.call_later(max(0.0, rest_s), self._look_for_late_ones)
+
+    def _refuse_late(self) -> None:
+        limit_s = self._queue_timeout_s
+        while limit_s is not None and self._waiting and self._clock() - self._waiting[0].arrived_s >= limit_s:
+            text = f"the model is busy: this request waited {limit_s:g} s for it; try again in a second"
+            _deliver([self._waiting.popleft()], [HttpError(503, text, (("retry-after", "1"),))])
+
     def _is_brief(self, batch: Sequence[_Waiting]) -> bool:
         if batch[0].shapes != self._shapes:  # a different input size, with unknown times
             self._shapes = batch[0].shapes
             self._brief.clear()
-        return sum(self._brief) >= MIN_BRIEF_RUNS and sum(waiting.count for waiting in batch) <= MAX_SAMPLES_PER_RUN
+        return self._brief.count(True) >= MIN_BRIEF_RUNS and sum([waiting.count for waiting in batch]) <= MAX_SAMPLES_PER_RUN
 
     def _take(self) -> list[_Waiting]:
         """Remove and return the oldest request and the following ones that can share its run."""
@@ -148,7 +198,7 @@ class Batcher:
     def _count_times(
         self, batch: Sequence[_Waiting], results: Sequence[Tensors | Exception], started_s: float, ended_s: float
     ) -> None:
-        self.times.add_run(sum(waiting.count for waiting in batch), ended_s - started_s)
+        self.times.add_run(sum([waiting.count for waiting in batch]), ended_s - started_s)
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 self.times.failed.add(ended_s - waiting.arrived_s)
@@ -174,12 +224,13 @@ class Batcher:
 
 def _deliver(batch: Sequence[_Waiting], results: Sequence[Tensors | Exception]) -> None:
     for waiting, result in zip(batch, results, strict=True):
-        if waiting.outputs.done():  # the client has disconnected
+        if waiting.is_answered:  # by `expire`
             continue
-        if isinstance(result, Exception):
-            waiting.outputs.set_exception(result)
-        else:
-            waiting.outputs.set_result(result)
+        waiting.is_answered = True
+        try:
+            waiting.deliver(result)
+        except Exception:  # noqa: BLE001 - a defect, which must not cost the other requests their outputs
+            _log.exception("a result was not delivered")
 
 
 def _count(inputs: Tensors) -> int:
@@ -192,9 +243,14 @@ def _joined(requests: Sequence[Tensors]) -> Tensors:
 
 def _split(outputs: Tensors, counts: Sequence[int]) -> list[Tensors | Exception]:
     """Split the outputs of one run by request; raise `OperationError` if the first axis of one does not count the samples."""
+    total = sum(counts)
     for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != sum(counts):
+        if array.ndim == 0 or len(array) != total:
             raise OperationError(f"output {name} has no axis that counts the samples")
-    ends = np.cumsum(counts)[:-1]
-    pieces = {name: np.split(array, ends) for name, array in outputs.items()}
-    return [{name: pieces[name][index] for name in outputs} for index in range(len(counts))]
+    pieces: list[Tensors | Exception] = []
+    start = 0
+    for count in counts:
+        end = start + count
+        pieces.append({name: array[start:end] for name, array in outputs.items()})
+        start = end
+    return pieces

@@ -27,6 +27,7 @@ from edgewright.serving.variants.images import ImageInput
 from edgewright.serving.variants.tensors import as_dtype, from_nested, may_hold_booleans, reshaped
 
 IMAGE = "image/"
+_ANYTHING = "*/*"
 
 _Array = npt.NDArray[Any]
 
@@ -51,14 +52,20 @@ def encode(request: Request, outputs: Tensors, labels: Sequence[str] | None) -> 
     """Write outputs in the format that the client accepts."""
     if _accepts_npy(request):
         return Response(200, _encode_npy(next(iter(outputs.values()))), NPY)
-    encodable = {name: jsonable(array) for name, array in outputs.items()}
-    result: Any = next(iter(encodable.values())) if len(encodable) == 1 else encodable
+    result: Any
+    if len(outputs) == 1:
+        (array,) = outputs.values()
+        result = jsonable(array)
+    else:
+        result = {name: jsonable(array) for name, array in outputs.items()}
     return json_response({"result": result} if labels is None else {"result": result, "labels": labels})
 
 
 def jsonable(array: _Array) -> Any:
     """Return an array that the JSON encoder writes directly, or nested lists if it holds text or objects."""
-    return array.tolist() if array.dtype.kind in "OU" else np.ascontiguousarray(array)
+    if array.dtype.kind in "OU":
+        return array.tolist()
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def _parse(request: Request) -> Any:
@@ -142,7 +149,9 @@ def _encode_npy(array: _Array) -> bytes:
 
 def _accepts_npy(request: Request) -> bool:
     """Return True if the client accepts `.npy` and not JSON, or both and has sent `.npy`: generated clients accept both."""
-    accepted = request.headers.get("accept", "*/*").lower()
+    accepted = request.headers.get("accept", _ANYTHING).lower()
+    if accepted == _ANYTHING:
+        return request.media_type == NPY
     if request.media_type == NPY:
         return NPY in accepted or JSON not in accepted
     return NPY in accepted and JSON not in accepted

@@ -11,6 +11,7 @@ import pytest
 
 from edgewright.contracts.samples import Tensors
 from edgewright.errors import OperationError
+from edgewright.serving.http.messages import HttpError
 from edgewright.serving.variants.app import ScoringApp
 from edgewright.serving.variants.batching import BRIEF_S, LAST_RUNS, MAX_SAMPLES_PER_RUN, MIN_BRIEF_RUNS, Batcher
 from tests.support.tiny_variants import make_config
@@ -52,6 +53,9 @@ def run(work: Callable[[Batcher], Awaitable[None]], session: Doubling, *, mergin
             batcher.close()
 
     asyncio.run(main())
+
+
+TOO_LATE = r"^the model is busy: this request waited 0\.2 s for it; try again in a second$"
 
 
 def rows(*values: float, width: int = 2) -> Tensors:
@@ -181,6 +185,29 @@ def test_a_client_that_disconnects_does_not_stop_the_others() -> None:
             await gone
 
     run(work, session)
+
+
+def test_a_request_that_waits_too_long_gets_503_and_the_others_their_outputs() -> None:
+    session = Doubling()
+    session.gate.clear()
+
+    async def main() -> None:
+        batcher = Batcher(session, merging=True, queue_timeout_s=0.2)
+        running = asyncio.create_task(batcher.run(rows(1)))
+        while batcher.run_count == 0:
+            await asyncio.sleep(0)
+        with pytest.raises(
+            HttpError, match=r"^the model is busy: this request waited 0\.2 s for it; try again in a second$"
+        ) as late:
+            await asyncio.wait_for(batcher.run(rows(2)), timeout=20)
+        assert (late.value.http_status, late.value.headers) == (503, (("retry-after", "1"),))
+        session.gate.set()
+        assert firsts(await running) == [2]
+        assert firsts(await batcher.run(rows(3))) == [6]
+        batcher.close()
+
+    asyncio.run(main())
+    assert session.sizes == [1, 1]
 
 
 class Clocked(Doubling):

@@ -129,6 +129,19 @@ def test_waiting_requests_are_bounded_and_the_others_get_retry_after() -> None:
         assert client.post("/score", ONE).status == 200
 
 
+def test_a_request_that_waits_longer_than_the_limit_gets_503_with_retry_after() -> None:
+    session = GatedSession()
+    app = ScoringApp(session, make_config(), model="m", version=1, queue_timeout_s=0.2)
+    with serving(app) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/score", ONE)
+        assert session.started.wait(20)
+        second = client.post("/score", ONE)
+        assert (second.status, second.headers["retry-after"]) == (503, "1")
+        session.gate.set()
+        assert first.result(20).status == 200
+        assert client.get("/stats").json["rejected"] == 1
+
+
 def test_the_statistics_distinguish_rejected_from_failed(variant: VariantDirectory) -> None:
     x = tiny_samples(10)
     app = ScoringApp(OnnxRuntime().load(variant, threads=1), variant.config, model="pets", version=3)
