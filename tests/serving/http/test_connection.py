@@ -8,6 +8,7 @@ import itertools
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,9 @@ class RecordedTransport(asyncio.Transport):
 
     def close(self) -> None:
         self.is_closed = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def can_write_eof(self) -> bool:
         return False
@@ -347,9 +351,16 @@ def test_a_client_that_does_not_read_ends_only_its_own_connection(client: Client
         assert received < 3 * LARGE_BYTES
 
 
-def test_a_large_response_arrives_whole_at_a_slow_reader(port: int) -> None:
-    raw = exchange(port, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + LAST)
-    assert [len(body) for _, _, body in responses(raw, ["GET"] * 3)] == [LARGE_BYTES, LARGE_BYTES, 0]
+def test_a_large_response_arrives_whole_at_a_slow_reader(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_limits, "CLIENT_READS_S", 2.0)
+    with connect(port) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + LAST)
+        received = bytearray()
+        for _ in range(28):  # longer than the limit, in which something is read
+            received += connection.recv(1 << 19)
+            time.sleep(0.1)
+        received += read_to_the_end(connection)
+    assert [len(body) for _, _, body in responses(bytes(received), ["GET"] * 3)] == [LARGE_BYTES, LARGE_BYTES, 0]
 
 
 def test_a_client_that_goes_away_leaves_no_memory_held(app: EchoApp, port: int) -> None:

@@ -57,6 +57,8 @@ class HttpConnection(asyncio.Protocol):
         self._lingers_until_s = 0.0
         """Time of the event loop at which a client that is still sending is aborted; 0 if it is not allowed to send."""
         self._is_reading_paused = False
+        self._unsent_bytes = 0
+        """Bytes in the buffer of the transport when the client was last seen to read."""
         self._is_writing_paused = False
 
     @property
@@ -105,12 +107,12 @@ class HttpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Send nothing further until the client reads what was sent."""
         self._is_writing_paused = True
-        self._deadline.expect(Waiting.CLIENT_READS, connection_limits.CLIENT_READS_S)
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         """Continue after the client has read."""
         self._is_writing_paused = False
-        self._deadline.expect(Waiting.CLIENT_READS, connection_limits.CLIENT_READS_S)
+        self._expect_reading()
         if not self._is_closing:
             self._serve()
 
@@ -206,8 +208,14 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(HttpError(408, connection_limits.too_slow("next chunk of the body", connection_limits.BODY_IDLE_S)))
         elif waiting in _FOR_A_REQUEST:
             self._close()
+        elif waiting is Waiting.CLIENT_READS and self.transport.get_write_buffer_size() < self._unsent_bytes:
+            self._expect_reading()  # it reads slowly
         else:
             self.transport.abort()
+
+    def _expect_reading(self) -> None:
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._deadline.expect(Waiting.CLIENT_READS, connection_limits.CLIENT_READS_S)
 
     def _refuse(self, error: HttpError) -> None:
         """Send a refusal after the responses to earlier requests, and close the connection."""
@@ -237,7 +245,7 @@ class HttpConnection(asyncio.Protocol):
             self._linger()
             self.transport.write_eof()
             return
-        self._deadline.expect(Waiting.CLIENT_READS, connection_limits.CLIENT_READS_S)
+        self._expect_reading()
         self.transport.close()
 
     def _linger(self) -> None:
