@@ -5,8 +5,9 @@
 Ours runs with all that a service has: validation, a key, limits and metrics. The peers answer the same request for the same
 model without them. FastAPI and azureml-inference-server-http are installed into an environment of their own, at FOLDER. Each
 server is measured with 16 connections and with one, in rounds that take turns, so that other load on the machine meets all of
-them; the best round counts. `CPU_US` is processor time of the whole process tree per request, which other load changes least. The
-second table has ratios to azureml-inference-server-http with the same work.
+them; the best round counts. `CPU_US` is processor time of the whole process tree per request, which other load changes least.
+The second table has ratios to azureml-inference-server-http with the same work. The last lines have the processor time of the
+`run` of the script alone, which both servers need, and what each server needs beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import onnx
 import psutil
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.measuring.serving_table import print_results
+from benchmarks.measuring.serving_table import print_beside, print_results
 from edgewright.contracts.variant import LayerKind, Precision, TensorSpec, Tolerance, VariantConfig, VariantDirectory
 from edgewright.serving.http.keys import write_new_keys
 from edgewright.serving.http.server import listen
@@ -65,11 +66,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         servers = [each for each in all_servers(Path(place), peers_python(options.peers)) if options.only in each.name]
         results: dict[str, list[dict[str, Any]]] = {each.name: [] for each in servers}
+        alone_us: list[int] = []
         for _ in range(options.rounds):
+            if any(each.work == "sklearn" for each in servers):
+                alone_us.append(run_alone_us(Path(place), options.seconds))
             for server in servers:
                 results[server.name].append(measure(server, Path(place), options.seconds))
                 print(json.dumps({"server": server.name, **results[server.name][-1]}), file=sys.stderr, flush=True)
     print_results({each.name: each.work for each in servers}, results)
+    if alone_us:
+        print_beside(min(alone_us), {each.name: results[each.name] for each in servers if each.work == "sklearn"})
     print(f"load average at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
 
 
@@ -126,6 +132,16 @@ def measure(server: Server, place: Path, seconds: float) -> dict[str, Any]:
                 "failures": load["failures"],
             }
     return measured
+
+
+def run_alone_us(place: Path, seconds: float) -> int:
+    """Return the processor time of the script's `run` in a loop, in microseconds."""
+    file = place / "body"
+    file.write_bytes(body())
+    peers = HERE / "serving_peers"
+    command = [sys.executable, str(peers / "run_alone.py"), str(peers / "score_sklearn.py"), str(file), str(seconds)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
 
 
 def loaded(process: psutil.Process, request: Path, port: int, connections: int, seconds: float) -> tuple[dict[str, Any], float]:

@@ -33,6 +33,13 @@ def print_results(works: dict[str, str], results: dict[str, list[dict[str, Any]]
     )
 
 
+def print_beside(alone_us: int, results: dict[str, list[dict[str, Any]]]) -> None:
+    """Print the processor time of the script alone, and that of each server beside it, for a request on 16 connections."""
+    print(f"run() of the script alone: {alone_us} us of processor time")
+    for name, rounds in results.items():
+        print(f"{name} beside it: {best_of(rounds)['c16']['cpu_us'] - alone_us} us")
+
+
 def best_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the best figure of each kind over the rounds."""
     best: dict[str, Any] = {name: min(each[name] for each in rounds) for name in ("start_s", "pss_mib")}

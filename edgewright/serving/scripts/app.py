@@ -21,8 +21,9 @@ from edgewright.errors import EdgewrightError
 from edgewright.serving.http import docs_page
 from edgewright.serving.http.application import HttpApp, Route, ServingLimits, get, post
 from edgewright.serving.http.keys import KeyFile
-from edgewright.serving.http.messages import TEXT, HttpError, Request, Response, error_response, json_response
+from edgewright.serving.http.messages import TEXT, HttpError, Pending, Request, Response, error_response, json_response
 from edgewright.serving.scripts import documents
+from edgewright.serving.scripts.connection import Answered
 from edgewright.serving.scripts.messages import VERSION, Call, TensorInterface
 from edgewright.serving.scripts.options import SCRIPT_WORKER, ScriptOptions
 from edgewright.serving.scripts.pool import ScriptPool
@@ -87,12 +88,12 @@ class ScriptApp(HttpApp):
         """End the workers."""
         await self.pool.close()
 
-    async def _score(self, request: Request) -> Response:
-        return await self._called(request, "/score")
+    def _score(self, request: Request) -> Response | Pending:
+        return self._called(request, "/score")
 
-    async def _infer(self, request: Request) -> Response:
+    def _infer(self, request: Request) -> Response | Pending:
         self._tensors()
-        return await self._called(request, f"/v2/models/{self._name}/infer")
+        return self._called(request, f"/v2/models/{self._name}/infer")
 
     def _tensors(self) -> TensorInterface:
         tensors = self.pool.started.tensors
@@ -101,8 +102,8 @@ class ScriptApp(HttpApp):
             raise HttpError(400, text)
         return tensors
 
-    async def _called(self, request: Request, path: str) -> Response:
-        started = time.perf_counter()
+    def _called(self, request: Request, path: str) -> Response | Pending:
+        started_s = time.perf_counter()
         call = Call(
             request_id=_given_id(request.headers) or self._next_id(),
             method=request.method,
@@ -110,24 +111,35 @@ class ScriptApp(HttpApp):
             query=request.query_string.decode("latin-1"),
             headers=request.headers if self.pool.started.reads_headers else {},
         )
-        identified = ("x-request-id", call.request_id)
+        pending = Pending()
+
+        def receive(outcome: Answered | EdgewrightError) -> None:
+            pending.deliver(self._response(outcome, call.request_id, time.perf_counter() - started_s))
+
         try:
-            answered = await self.pool.call(call, request.body)
+            self.pool.submit(call, request.body, receive)
         except EdgewrightError as error:
-            self.count_failure(error)
-            response = error_response(error)
+            return self._response(error, call.request_id, 0.0)
+        return pending
+
+    def _response(self, outcome: Answered | EdgewrightError, request_id: str, seconds: float) -> Response:
+        """Return the response to a call, and count it; `seconds` is the time from the end of the request."""
+        identified = ("x-request-id", request_id)
+        if isinstance(outcome, EdgewrightError):
+            self.count_failure(outcome)
+            response = error_response(outcome)
             return Response(response.status, response.body, headers=(*response.headers, identified))
-        answer = answered.answer
-        self._count_answer(answer.status, time.perf_counter() - started, has_failed=answer.has_failed)
-        run_ms = answered.run_s * 1000
+        answer = outcome.answer
+        self._count_answer(answer.status, seconds, has_failed=answer.has_failed)
+        run_ms = outcome.run_s * 1000
         headers = (
             identified,
             ("x-ms-run-fn-exec-ms", f"{run_ms:.3f}"),
             ("x-ms-run-function-failed", "True" if answer.has_failed else "False"),
-            ("server-timing", f"queue;dur={answered.waited_s * 1000:.2f}, run;dur={run_ms:.2f}"),
+            ("server-timing", f"queue;dur={outcome.waited_s * 1000:.2f}, run;dur={run_ms:.2f}"),
             *answer.headers,
         )
-        return Response(answer.status, answered.body, answer.media_type, headers)
+        return Response(answer.status, outcome.body, answer.media_type, headers)
 
     def _next_id(self) -> str:
         """Return an id in the form of a UUID; one random number per process and a count cost less than a random number each."""

@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
+import signal
 import socket as sockets
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgewright.errors import BadInputError, OperationError
+from edgewright.errors import BadInputError, EdgewrightError, OperationError
 from edgewright.serving.scripts import messages
 from edgewright.serving.scripts.messages import Answer, Started
 from edgewright.serving.scripts.options import ScriptOptions, worker_environment
@@ -50,7 +52,8 @@ class QueuedCall:
 
     head: bytes
     body: bytes
-    answered: asyncio.Future[Answered]
+    receive: Callable[[Answered | EdgewrightError], None] | None
+    """Gets the answer or the error; None once it has got one."""
     arrived_s: float
     """By the monotonic clock, as all times here."""
     queue_until_s: float
@@ -60,6 +63,12 @@ class QueuedCall:
     begun_s: float | None = None
     runs_alone: bool = False
     """True if it may not be part of a batch, because the worker of its batch ended."""
+
+    def deliver(self, outcome: Answered | EdgewrightError) -> None:
+        """Pass the answer or the error on, once; this may lead to further calls."""
+        if self.receive is not None:
+            receive, self.receive = self.receive, None
+            receive(outcome)
 
 
 class WorkerConnection(asyncio.Protocol):
@@ -160,9 +169,9 @@ class WorkerConnection(asyncio.Protocol):
     def kill(self) -> None:
         """Kill the process; `connection_lost` follows."""
         self.is_alive = False
-        if self._process is not None:
+        if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self._process.pid, signal.SIGKILL)  # Process.kill() would take the exit code from asyncio's watcher
 
     async def end(self) -> None:
         """Close the connection, on which an idle worker ends; kill one that does not."""
@@ -232,22 +241,18 @@ class WorkerConnection(asyncio.Protocol):
         call = self.in_hand.get(number)
         if call is None:  # taken back
             return
-        if seconds == messages.NOT_RUN_S:
-            self._mean_run_s = math.inf
-            self.not_run.append(call)
-        else:
-            self._answer(call, seconds, head, body)
         del self.in_hand[number]
         following = next(iter(self.in_hand.values()), None)
         if following is not None and following.begun_s is None:
             following.begun_s = time.monotonic()
-
-    def _answer(self, call: QueuedCall, run_s: float, head: bytes, body: bytes) -> None:
-        if not call.answered.done():
-            waited_s = 0.0 if call.begun_s is None else call.begun_s - call.arrived_s
-            call.answered.set_result(Answered(messages.read_answer(head), body, run_s, waited_s))
         mean_s = self._mean_run_s
-        self._mean_run_s = run_s if mean_s == math.inf else max(run_s, mean_s + (run_s - mean_s) / _SMOOTHING)
+        if seconds == messages.NOT_RUN_S:
+            self._mean_run_s = math.inf
+            self.not_run.append(call)
+            return
+        self._mean_run_s = seconds if mean_s == math.inf else max(seconds, mean_s + (seconds - mean_s) / _SMOOTHING)
+        waited_s = 0.0 if call.begun_s is None else call.begun_s - call.arrived_s
+        call.deliver(Answered(messages.read_answer(head), body, seconds, waited_s))
 
     async def _declarations(self, options: ScriptOptions) -> Started:
         started = await self._first_frame

@@ -18,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 
 from edgewright.errors import BadInputError, EdgewrightError, OperationError
 from edgewright.serving.http.messages import HttpError
@@ -84,19 +85,30 @@ class ScriptPool:
             ScriptTimeoutError: the script did not answer in time (504).
             OperationError: the worker process ended.
         """
+        delivered: asyncio.Future[Answered | EdgewrightError] = asyncio.get_running_loop().create_future()
+        self.submit(call, body, delivered.set_result)
+        outcome = await delivered
+        if isinstance(outcome, EdgewrightError):
+            raise outcome
+        return outcome
+
+    def submit(self, call: Call, body: bytes, receive: Callable[[Answered | EdgewrightError], None]) -> None:
+        """Run the script on one request; `receive` gets the answer, or one of the errors of `call`, in the event loop.
+
+        Raises:
+            HttpError: too many calls wait (503).
+        """
         if len(self._queue) >= self._options.max_waiting:
             raise self._busy()
         now_s = time.monotonic()
         until_s = now_s + self._options.queue_timeout_s
-        answered: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
-        self._queue.append(QueuedCall(messages.head_of(call), body, answered, now_s, until_s))
+        self._queue.append(QueuedCall(messages.head_of(call), body, receive, now_s, until_s))
         if not self.started.max_batch_size:
             self._hand_over()
         elif not self._is_scheduled:  # after the other requests that have arrived in this turn of the event loop
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._hand_over)
         self._expect_by(until_s if self._queue else now_s + self._options.scoring_timeout_s)
-        return await answered
 
     async def close(self) -> None:
         """End all workers; calls that are left fail."""
@@ -104,9 +116,10 @@ class ScriptPool:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(worker.end() for worker in self._workers))
-        for call in [*self._queue, *(call for worker in self._workers for call in worker.in_hand.values())]:
-            _fail(call, OperationError(f"the worker of {self._options.subject} was ended: try again"))
+        left = [*self._queue, *(call for worker in self._workers for call in worker.in_hand.values())]
         self._queue.clear()
+        for call in left:
+            call.deliver(OperationError(f"the worker of {self._options.subject} was ended: try again"))
         if self._timer is not None:
             self._timer.cancel()
 
@@ -120,21 +133,17 @@ class ScriptPool:
             worker = min(with_room, key=lambda each: len(each.in_hand))
             share = -(-len(self._queue) // len(with_room))
             calls = self._taken(worker.room if worker.started.max_batch_size else min(worker.room, share))
-            if calls:
-                worker.hand_over(calls)
-                if calls[-1].begun_s is None:
-                    self._expect_by(time.monotonic() + START_WITHIN_S)
+            worker.hand_over(calls)
+            if calls[-1].begun_s is None:
+                self._expect_by(time.monotonic() + START_WITHIN_S)
 
     def _taken(self, count: int) -> list[QueuedCall]:
-        """Remove up to `count` calls from the queue, without those whose clients have left; one that runs alone has no other."""
+        """Remove up to `count` calls from the queue; one that runs alone is the only one."""
         calls: list[QueuedCall] = []
         while self._queue and len(calls) < count:
-            if self._queue[0].answered.done():
-                self._queue.popleft()
-            elif calls and (self._queue[0].runs_alone or calls[0].runs_alone):
+            if calls and (self._queue[0].runs_alone or calls[0].runs_alone):
                 break
-            else:
-                calls.append(self._queue.popleft())
+            calls.append(self._queue.popleft())
         return calls
 
     def _on_answers(self, worker: WorkerConnection) -> None:
@@ -172,16 +181,17 @@ class ScriptPool:
         for worker in self._workers:
             self._return_to_queue(worker.take_back(as_of_s))
             late = [call for call in worker.in_hand.values() if call.begun_s is not None and call.begun_s + limit_s <= as_of_s]
-            for call in late:
-                text = f"{self._options.subject} must answer within {limit_s:g} s, but it did not; its worker is replaced"
-                _fail(call, ScriptTimeoutError(text))
             if late:
                 worker.kill()
+            for call in late:
+                text = f"{self._options.subject} must answer within {limit_s:g} s, but it did not; its worker is replaced"
+                call.deliver(ScriptTimeoutError(text))
             deadlines += [call.start_by_s if call.begun_s is None else call.begun_s + limit_s for call in worker.in_hand.values()]
-        while self._queue and (self._queue[0].answered.done() or self._queue[0].queue_until_s <= as_of_s):
-            _fail(self._queue.popleft(), self._busy())
+        while self._queue and self._queue[0].queue_until_s <= as_of_s:
+            self._queue.popleft().deliver(self._busy())
         self._hand_over()
-        deadlines += [call.queue_until_s for call in self._queue if not call.answered.done()][:1]
+        if self._queue:
+            deadlines.append(self._queue[0].queue_until_s)
         if deadlines:
             self._expect_by(max(min(deadlines), time.monotonic()))
 
@@ -223,11 +233,6 @@ class ScriptPool:
             if is_batch or call.begun_s is None:
                 returned.append(call)
             else:
-                _fail(call, worker.failure())
-        self._return_to_queue([call for call in returned if not call.answered.done()])
+                call.deliver(worker.failure())
+        self._return_to_queue([call for call in returned if call.receive is not None])
         self._hand_over()
-
-
-def _fail(call: QueuedCall, error: EdgewrightError) -> None:
-    if not call.answered.done():
-        call.answered.set_exception(error)
