@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -35,6 +36,7 @@ from edgewright.contracts.connection.client_context import is_loopback
 from edgewright.errors import BadInputError, ConflictError
 
 MQTT_PORT, HTTPS_PORT, UNPRIVILEGED_HTTPS_PORT = 8883, 443, 8443
+_CLOSE_S = 2.0
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  compared, not bound
 
 
@@ -141,9 +143,17 @@ async def _serve(settings: Settings, started: Started, sockets: Sockets, announc
                 await asyncio.wait((serving, store.failure), return_when=asyncio.FIRST_COMPLETED)
                 listener.should_exit = True
                 await serving
-        hub.links.close_all("the hub stops")
+        await _close_links(hub)
     if store.failure.done():
         raise store.failure.result()
+
+
+async def _close_links(hub: Hub) -> None:
+    """Close all connections, and wait a moment for their ends, which are stored."""
+    hub.links.close_all("the hub stops")
+    ends_at = monotonic() + _CLOSE_S
+    while hub.links.count() and monotonic() < ends_at:
+        await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager

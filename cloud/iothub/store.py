@@ -62,6 +62,7 @@ class Store:
         self._waiting: list[tuple[str, tuple[Any, ...]]] = []
         self._callbacks: list[Callable[[], None]] = []
         self._is_writing = False
+        self._is_closed = False
         self._added = asyncio.Event()
         self._last_number: int = self._connection.execute("SELECT coalesce(max(number), 0) FROM events").fetchone()[0]
         self._numbers = itertools.count(self._last_number + 1)
@@ -139,7 +140,8 @@ class Store:
         return self._last_number
 
     def close(self) -> None:
-        """Write what is waiting and close the file."""
+        """Write what is waiting and close the file; later changes have no effect."""
+        self._is_closed = True
         if not self.failure.done() and self._waiting:
             self._thread.submit(self._commit, self._waiting).result()
         self._thread.shutdown()
@@ -151,7 +153,7 @@ class Store:
             asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
-        if self._is_writing or self.failure.done() or not (self._waiting or self._callbacks):
+        if self._is_writing or self._is_closed or self.failure.done() or not (self._waiting or self._callbacks):
             return
         self._is_writing = True
         writes, self._waiting = self._waiting, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 import ssl
 import subprocess
 import sys
@@ -122,6 +123,18 @@ def test_connections_over_the_limit_are_refused(hub: RunningHub) -> None:
     for each in clients:
         each.close()
     assert answers == ["connected: Success"] * 3 + ["connected: Not authorized"]
+
+
+def test_a_hub_that_is_stopped_disconnects_its_clients_and_ends_without_an_error(tmp_path: Path) -> None:
+    with running_hub(tmp_path) as hub:
+        hub.client().call("PUT", "/devices/last", {})
+        client = Client(hub, "last")
+        assert client.next() == "connected: Success"
+        assert hub.kill(signal.SIGTERM) == 0
+        assert client.next() == "disconnected"
+        client.close()
+        assert "disconnected client=last reason=the hub stops" in hub.log.read_text()
+        assert "Traceback" not in hub.log.read_text()
 
 
 def test_the_commands_create_change_call_and_delete(hub: RunningHub) -> None:
