@@ -109,6 +109,7 @@ def _duckdb(model: ExportedModel, oldest: Release, _options: ExportOptions) -> d
         name=model.name,
         release=oldest.name,
         arguments=", ".join(tables.columns_of(model)),
+        names=", ".join(f"column_{number}" for number in range(len(model.inputs))),
         parameters=tables.literal([tables.sql_type(column, single=column.size == 1) for column in model.inputs]),
         result=tables.sql_type(model.output, single=False),
     )

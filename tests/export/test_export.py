@@ -89,6 +89,7 @@ def test_duckdb_scores_vectors_of_rows_and_null_gives_null(tmp_path: Path, clien
     script = (
         "import duckdb, json, predict_duckdb, sys\n"
         "connection = duckdb.connect()\n"
+        "connection.execute('SET enable_progress_bar = false')\n"
         "predict_duckdb.register(connection)\n"
         "connection.execute('CREATE TABLE samples (id INTEGER, features FLOAT[])')\n"
         "connection.executemany('INSERT INTO samples VALUES (?, ?)', json.loads(sys.argv[1]))\n"
@@ -99,6 +100,21 @@ def test_duckdb_scores_vectors_of_rows_and_null_gives_null(tmp_path: Path, clien
     *scores, missing = json.loads(output_of(clients_python, "-c", script, json.dumps(rows), folder=folder))
     np.testing.assert_allclose(scores, probabilities(ROWS), rtol=1e-6)
     assert missing is None
+
+
+def test_duckdb_passes_a_list_and_a_number_to_a_model_with_two_inputs(tmp_path: Path, clients_python: Path) -> None:
+    scaled = graph(helper.make_node("Mul", ["features", "factor"], ["scores"]), shape=("N", 3))
+    scaled.graph.input.append(helper.make_tensor_value_info("factor", TensorProto.FLOAT, ["N", 1]))
+    folder = Path(exported(tmp_path, Consumer.DUCKDB, model=scaled).folder)
+    script = (
+        "import duckdb, json, predict_duckdb\n"
+        "connection = duckdb.connect()\n"
+        "connection.execute('SET enable_progress_bar = false')\n"
+        "predict_duckdb.register(connection, 'scale')\n"
+        "rows = connection.sql('SELECT scale([1, -2, 3]::FLOAT[], i::FLOAT) FROM range(3) samples(i)').fetchall()\n"
+        "print(json.dumps([row[0] for row in rows]))\n"
+    )
+    assert json.loads(output_of(clients_python, "-c", script, folder=folder)) == [[0, 0, 0], [1, -2, 3], [2, -4, 6]]
 
 
 def test_spark_scores_arrow_batches_with_a_fixed_batch_of_two(tmp_path: Path, clients_python: Path) -> None:
