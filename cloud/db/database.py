@@ -131,6 +131,14 @@ def raise_counter(connection: Connection, counter: Counter) -> int:
     return number
 
 
+def assign_alone(connection: Connection) -> None:
+    """Wait until no other transaction assigns a number or a name; the lock ends with the transaction.
+
+    PostgreSQL runs transactions side by side, so that two of them could find the same number free. SQLite runs one at a time.
+    """
+    connection.execute(select(schema.counters.c.number).where(schema.counters.c.name == Counter.CHANGES).with_for_update())
+
+
 def read_counters(connection: Connection) -> dict[Counter, int]:
     """Return the values of all counters."""
     rows = connection.execute(select(schema.counters.c.name, schema.counters.c.number))

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from sqlalchemy import Connection
 
 from cloud.context import Cloud
+from cloud.db.database import assign_alone
 from cloud.endpoints.engine import owner_of
 from cloud.endpoints.store import HOST, StoredEndpoint, all_endpoints, find_endpoint, one_endpoint, save
 from cloud.environments import store as environments
@@ -47,6 +48,7 @@ def deploy(cloud: Cloud, connection: Connection, name: str, request: DeployReque
         NotFoundError: a model version does not exist.
     """
     check_endpoint_name(name)
+    assign_alone(connection)
     existing = find_endpoint(connection, name)
     if existing is not None and existing.is_deleted:
         raise ConflictError(f"endpoint {name} is being deleted: try again when 'edgewright endpoints list' no longer shows it")

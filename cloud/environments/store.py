@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, RowMapping, func, insert, select
 
-from cloud.db.database import Counter, raise_counter
+from cloud.db.database import Counter, assign_alone, raise_counter
 from cloud.db.schema import environments
 from edgewright.contracts import wire
 from edgewright.contracts.environments.definition import (
@@ -21,6 +21,7 @@ from edgewright.errors import NotFoundError
 
 def create(connection: Connection, definition: Environment, now: datetime) -> EnvironmentVersion:
     """Store a definition as the next version of its name, and return it; the newest version is returned if nothing changed."""
+    assign_alone(connection)
     of_name = select(environments).where(environments.c.name == definition.name).order_by(environments.c.version.desc())
     newest = connection.execute(of_name.limit(1)).mappings().one_or_none()
     if newest is not None and _read(newest).environment == definition:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from cloud.db.database import Counter, raise_counter
+from cloud.db.database import Counter, assign_alone, raise_counter
 from cloud.db.schema import images, model_versions
 from cloud.images.build.order import BuiltImage
 from cloud.registry import manifests
@@ -25,6 +25,7 @@ def create(connection: Connection, request: ImageRequest, now: datetime) -> Imag
     Raises:
         ConflictError: a model has the name of the image, so that their tags would collide.
     """
+    assign_alone(connection)
     of_model = select(model_versions.c.model).where(model_versions.c.model == request.name).limit(1)
     if connection.execute(of_model).one_or_none() is not None:
         raise ConflictError(f"an image's name must not be that of a model, but {request.name} is one: choose another name")

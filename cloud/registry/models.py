@@ -12,7 +12,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, insert, select
 
-from cloud.db.database import Counter, raise_counter
+from cloud.db.database import Counter, assign_alone, raise_counter
 from cloud.db.schema import model_aliases, model_versions
 from cloud.registry import manifests
 from cloud.registry.blobs import BlobStore, RepositoryBlobs
@@ -50,6 +50,7 @@ def publish(blobs: BlobStore, model: str, request: PublishRequest, trusted: Trus
         raise ConflictError(f"{model}:{request.version} cannot be published: {error}{hint}") from error
     version = _model_version(signed, model, request, now)
     with blobs.database.transaction() as connection:
+        assign_alone(connection)
         version = _with_source(connection, version, signed.package)
         _check_is_next(connection, model, request.version)
         row = {

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from cloud.db.database import Counter, raise_counter
+from cloud.db.database import Counter, assign_alone, raise_counter
 from cloud.db.schema import endpoints, model_aliases, model_versions, rollouts, tags, twins
 from cloud.registry import manifests, models
 from cloud.registry.blobs import BlobStore, RepositoryBlobs
@@ -45,6 +45,7 @@ def register(blobs: BlobStore, model: str, request: RegisterRequest, now: dateti
         raise ConflictError(f"{model} cannot be registered: {error}") from error
     files = tuple(source_files(layers))
     with blobs.database.transaction() as connection:
+        assign_alone(connection)
         version = ModelVersion(
             model=model,
             version=models.next_version(connection, model),

@@ -129,12 +129,14 @@ class EndpointCalls(Calls):
         Raises:
             OperationError: neither happened within `timeout_s`.
         """
+        reason = ""
         for record in self._records(name, timeout_s):
             yield record
             if record.state is not EndpointState.TRANSITIONING:
                 return
+            reason = record.reason and f" ({record.reason})"
         raise OperationError(
-            f"endpoint {name} must be ready within {timeout_s:g} s, but it is not: 'edgewright endpoints logs {name}'"
+            f"endpoint {name} must be ready within {timeout_s:g} s, but it is not{reason}: 'edgewright endpoints logs {name}'"
         )
 
     def wait_for_endpoint(self, name: str, *, timeout_s: float | None = None) -> EndpointRecord:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,7 @@ from edgewright.contracts.messages import ModelVersion
 from edgewright.contracts.models.mlflow_folder import (
     EXAMPLE,
     MLMODEL,
+    UNNAMED_INPUT,
     environment_files,
     is_table,
     mlmodel_of,
@@ -67,6 +69,9 @@ def export_mlflow(connection: Connection, version: ModelVersion, target: Path, *
     with staging_beside(target) as staging, tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
         files = download(connection, version, Path(folder) / "files", on_progress=on_progress)
         model = _place_model(files, staging, version, registration.framework)
+        if registration.framework is Framework.TENSORFLOW and any(spec.name == UNNAMED_INPUT for spec in registration.inputs):
+            # MLflow gives a SavedModel its arrays by name only, and the sample of this version had no names.
+            registration = replace(registration, inputs=(), outputs=())
         example = _write_example(connection, version, registration, staging)
         document = mlmodel_of(registration, model, example, is_table=is_table(registration.inputs))
         (staging / MLMODEL).write_text(yaml.safe_dump(document, sort_keys=True), "utf-8")
@@ -94,10 +99,11 @@ def _place_model(files: Path, staging: Path, version: ModelVersion, framework: F
 def _write_example(connection: Connection, version: ModelVersion, registration: Registration, staging: Path) -> str:
     """Write the golden sample as an input example; return its path, or an empty text without a sample."""
     sample = golden_sample(connection, version)
-    if sample is None:
+    if sample is None or not registration.inputs:
         return ""
     arrays = {spec.name: sample[0][spec.name] for spec in registration.inputs}
     table = is_table(registration.inputs)
     document = as_mapping(SampleInput(arrays, is_table=table))
-    (staging / EXAMPLE).write_text(json.dumps(document if table or len(arrays) > 1 else next(iter(document.values()))), "utf-8")
+    is_named = table or len(arrays) > 1 or registration.framework is Framework.TENSORFLOW
+    (staging / EXAMPLE).write_text(json.dumps(document if is_named else next(iter(document.values()))), "utf-8")
     return EXAMPLE

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from edgewright.cli import main
 from edgewright.contracts.connection import topics
+from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.messages import DeploymentState, RolloutRequest, RolloutState
 from edgewright.contracts.signing import load_private_key
 from edgewright.demo.processes import wait_until
@@ -43,6 +47,37 @@ def test_a_rollout_completes_and_a_restarted_cloud_shows_it(server: PostgresServ
     with running(tmp_path / "state", *options) as cloud, CloudClient.connect(str(cloud.state)) as client:
         assert client.rollout(number) == ended
         assert [each.value for each in client.telemetry(device="camera-1")] == [3.0]
+
+
+def test_files_of_deleted_versions_are_collected_while_others_register(server: PostgresServer, tmp_path: Path) -> None:
+    for name in ("shared", *map(str, range(8))):
+        (tmp_path / f"{name}.bin").write_bytes(name.encode() * 1000)
+
+    def register(number: int) -> int:
+        with CloudClient.connect(str(cloud.state)) as own:
+            own.create_environment(Environment(name="Shared", variables={"NUMBER": str(number)}))
+            return own.register_model("digits", [tmp_path / "shared.bin", tmp_path / f"{number}.bin"]).version
+
+    options = ("--no-broker", "--database", server.new_database())
+    with (
+        running(tmp_path / "state", *options) as cloud,
+        CloudClient.connect(str(cloud.state)) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        numbers = pool.map(register, range(8))
+        collected = [client.collect_unreferenced(3600) for _ in range(4)]
+        assert sorted(numbers) == list(range(1, 9))
+        assert [each.blobs for each in collected] == [0] * 4
+        assert [each.version for each in client.environment_versions("Shared")] == list(range(1, 9))
+        for version in client.model_versions("digits")[1:]:
+            client.delete_version(version)
+        answer = CliRunner().invoke(main, ["models", "gc", "--grace", "0s", "--cloud", str(cloud.state)])
+        assert answer.exit_code == 0, answer.output
+        assert answer.output.startswith("removed 21 files, ")  # of seven versions: a file, a manifest and an index
+        assert client.collect_unreferenced(0).blobs == 0
+        [left] = client.model_versions("digits")
+        files = client.download_model(left, tmp_path / "back")
+        assert (left.version, (files / "shared.bin").read_bytes()) == (1, b"shared" * 1000)
 
 
 def test_requests_get_503_while_the_server_is_down_and_work_after_its_restart(server: PostgresServer, tmp_path: Path) -> None:

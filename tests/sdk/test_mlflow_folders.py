@@ -6,17 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import venv
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 import onnx
 import pytest
-import skops.io
 import yaml
 from onnx import TensorProto, helper
-from sklearn.linear_model import LinearRegression
 
 from edgewright.contracts.models.mlflow_folder import read_mlflow
 from edgewright.contracts.models.registration import Framework, Registration
@@ -95,7 +93,7 @@ def test_an_mlflow_folder_becomes_a_version_and_comes_back_unchanged(client: Clo
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {each.name: each.read_bytes() for each in folder.iterdir()}
+    return {each.relative_to(folder).as_posix(): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
 
 
 def changed(folder: Path, **fields: object) -> None:
@@ -175,32 +173,123 @@ def mlflow_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     return python
 
 
+SAVE = {
+    "skops": """
+        import skops.io
+        from sklearn.linear_model import LinearRegression
+        skops.io.dump(LinearRegression().fit(table, table[:, 0]), path)
+    """,
+    "lightgbm": """
+        import lightgbm
+        options = {"verbose": -1, "min_data_in_leaf": 1, "num_threads": 1}
+        lightgbm.train(options, lightgbm.Dataset(table, table[:, 0]), 3).save_model(path)
+    """,
+    "xgboost": """
+        import xgboost
+        xgboost.train({"nthread": 1, "max_depth": 2}, xgboost.DMatrix(table, table[:, 0]), 3).save_model(path)
+    """,
+    "keras": """
+        import keras
+        keras.utils.set_random_seed(0)
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(2)]).save(path)
+    """,
+    "tensorflow": """
+        import tensorflow as tf
+        class Model(tf.Module):
+            @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, "x")])
+            def serve(self, x):
+                return {"y": tf.nn.softmax(x * 0.5)}
+        model = Model()
+        tf.saved_model.save(model, path, {"serving_default": model.serve})
+    """,
+}
+"""Programs that save a model, with the libraries of this environment."""
+FILES = {"skops": "model.skops", "onnx": "model.onnx", "lightgbm": "model.txt", "xgboost": "model.ubj", "keras": "model.keras"}
+
+
+def saved(kind: str, table: np.ndarray, folder: Path) -> Path:
+    """Save a model that was trained on a table."""
+    path = folder / FILES.get(kind, "saved")
+    if kind == "onnx":
+        save_relu(path)
+        return path
+    head = f"import numpy as np\ntable, path = np.array({table.tolist()}), {str(path)!r}\n"
+    subprocess.run([sys.executable, "-c", head + textwrap.dedent(SAVE[kind])], check=True, capture_output=True, timeout=300)
+    return path
+
+
+def in_mlflow(python: str, program: str, *arguments: object) -> str:
+    """Run a program with mlflow and the libraries of this environment; return the last line that it prints."""
+    paths = os.pathsep.join(each for each in sys.path if each.endswith("site-packages"))
+    environment = {**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    command = [python, "-c", program, *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()[-1]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["skops", "onnx", "lightgbm"])
+@pytest.mark.parametrize("kind", ["skops", "onnx", "lightgbm", "xgboost", "keras", "tensorflow"])
 def test_mlflow_loads_an_exported_model_and_predicts_the_same(
     kind: str, client: CloudClient, mlflow_python: str, tmp_path: Path
 ) -> None:
     table = np.arange(40, dtype=np.float64).reshape(10, 4) % 7
-    sample = tmp_path / "rows.json"
-    sample.write_text(json.dumps(table.tolist()))
-    if kind == "skops":
-        model = tmp_path / "model.skops"
-        skops.io.dump(LinearRegression().fit(table, table[:, 0]), model)
-    elif kind == "onnx":
-        model = tmp_path / "model.onnx"
-        save_relu(model)
+    sample = tmp_path / ("rows.npz" if kind == "tensorflow" else "rows.json")
+    if kind == "tensorflow":
+        np.savez(sample, x=table.astype(np.float32))  # its inputs have names, and no other type is accepted
     else:
-        model = tmp_path / "model.txt"
-        options = {"verbose": -1, "min_data_in_leaf": 1, "num_threads": 1}
-        lightgbm.train(options, lightgbm.Dataset(table, table[:, 0]), 3).save_model(model)
-    version = client.register_model(f"export-{kind}", model, sample=SampleOptions(sample))
+        sample.write_text(json.dumps(table.tolist()))
+    version = client.register_model(f"export-{kind}", saved(kind, table, tmp_path), sample=SampleOptions(sample))
     target = client.export_mlflow(version, tmp_path / "out")
-    paths = os.pathsep.join(each for each in sys.path if each.endswith("site-packages"))
-    process = subprocess.run(
-        [mlflow_python, "-c", LOAD, str(target)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
-    )
-    assert process.returncode == 0, process.stderr
     golden = client.golden_sample(version)
     assert golden is not None
     [expected] = golden[1].values()
-    np.testing.assert_allclose(json.loads(process.stdout.splitlines()[-1]), expected.reshape(-1), rtol=1e-5)
+    found = json.loads(in_mlflow(mlflow_python, LOAD, target))
+    np.testing.assert_allclose(found, expected.reshape(-1), rtol=1e-5)
+
+
+SAVE_WITH_MLFLOW = """
+import json, sys
+import numpy as np
+kind, path, target = sys.argv[1:]
+table = np.arange(40, dtype=np.float32).reshape(10, 4) % 7
+if kind == "sklearn":
+    import joblib, mlflow.sklearn
+    from sklearn.linear_model import LinearRegression
+    model = LinearRegression().fit(table, table[:, 0])
+    mlflow.sklearn.save_model(model, target, input_example=table, serialization_format="skops")
+elif kind == "onnx":
+    import mlflow.onnx, onnx
+    mlflow.onnx.save_model(onnx.load(path), target, input_example=table)
+elif kind == "xgboost":
+    import mlflow.xgboost, xgboost
+    mlflow.xgboost.save_model(xgboost.Booster(model_file=path), target, input_example=table)
+else:
+    import lightgbm, mlflow.lightgbm
+    mlflow.lightgbm.save_model(lightgbm.Booster(model_file=path), target, input_example=table)
+import mlflow.pyfunc
+found = mlflow.pyfunc.load_model(target).predict(table)
+found = next(iter(found.values())) if isinstance(found, dict) else found
+print(json.dumps(np.asarray(found).reshape(-1).tolist()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sklearn", "onnx", "lightgbm", "xgboost"])
+def test_a_model_that_mlflow_saved_is_imported_and_gives_what_mlflow_predicts(
+    kind: str, client: CloudClient, mlflow_python: str, tmp_path: Path
+) -> None:
+    table = np.arange(40, dtype=np.float64).reshape(10, 4) % 7
+    path = tmp_path if kind == "sklearn" else saved(kind, table, tmp_path)
+    predicted = json.loads(in_mlflow(mlflow_python, SAVE_WITH_MLFLOW, kind, path, tmp_path / "mlflow"))
+    version = client.import_mlflow(f"import-{kind}", tmp_path / "mlflow")
+    assert version.registration is not None
+    assert (version.registration.framework, version.registration.framework_version != "") == (Framework(kind), True)
+    golden = client.golden_sample(version)
+    assert golden is not None
+    [given] = golden[0].values()
+    [found] = golden[1].values()
+    np.testing.assert_allclose(given, table)
+    np.testing.assert_allclose(found.reshape(-1), predicted, rtol=1e-5, atol=1e-6)
+    back = client.export_mlflow(version, tmp_path / "back")
+    assert contents(back) == contents(tmp_path / "mlflow")

@@ -20,6 +20,8 @@ from edgewright.errors import BadInputError, NotFoundError, first_line
 
 MLMODEL = "MLmodel"
 EXAMPLE = "input_example.json"
+UNNAMED_INPUT = "input"
+"""Name of a single input for which neither the model nor its sample gives a name."""
 _ENVIRONMENTS = ("conda.yaml", "requirements.txt")
 _PYFUNC = "python_function"
 _MAX_BYTES = 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,10 +28,13 @@ DAY_S = 24 * HOUR_S
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> BlobStore:
-    blobs = BlobStore(tmp_path / "registry", Database.open(f"sqlite:///{tmp_path / 'cloud.db'}"))
+def store(tmp_path: Path, database_url: str) -> Iterator[BlobStore]:
+    """A store on SQLite, and on a real PostgreSQL server."""
+    database = Database.open(database_url)
+    blobs = BlobStore(tmp_path / "registry", database)
     blobs.prepare()
-    return blobs
+    yield blobs
+    database.close()
 
 
 def digest_of(raw: bytes) -> str:
