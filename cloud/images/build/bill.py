@@ -39,6 +39,7 @@ def _document(order: BuildOrder, layers: tuple[ImageLayer, ...]) -> bytes:
     if not order.environment.base_image and not order.environment.dockerfile:
         version = platform.python_version()
         bom.components.add(Component(name="python", version=version, type=ComponentType.PLATFORM, bom_ref=f"python:{version}"))
+    bom.register_dependency(bom.metadata.component, bom.components)
     return JsonV1Dot5(bom).output_as_string().encode()
 
 

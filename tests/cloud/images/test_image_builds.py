@@ -79,6 +79,8 @@ def test_p100_the_bill_of_materials_is_attached_to_the_index(cloud: RunningCloud
     assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(raw.decode()) is None
     bill = json.loads(raw)
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+    [image_entry] = [each for each in bill["dependencies"] if each["ref"] == "image:product-image"]
+    assert set(image_entry["dependsOn"]) == {each["bom-ref"] for each in bill["components"]}
     components = {(each["type"], each["name"]): each["version"] for each in bill["components"]}
     assert components["library", "numpy"] == metadata.version("numpy")
     assert components["machine-learning-model", "product"] == "1"
@@ -89,6 +91,7 @@ def test_p100_the_log_of_a_build_names_every_layer(client: CloudClient, image: I
     log = "".join(client.follow_build(image))
     for text in ("layer part=base", "layer part=server", "score.py", "azureml-defaults is left out", "built index=sha256:"):
         assert text in log
+    assert "Warning" not in log
 
 
 def test_p100_names_that_cannot_be_are_refused_before_a_build(client: CloudClient, image: ImageRecord) -> None:
