@@ -123,7 +123,8 @@ def test_the_unchanged_blobs_of_the_next_version_need_no_upload(
     push(operator, first, "grown")
     operator.post("/v1/models/grown/versions", first.signed(publisher, 1))
     variant = second.package.variants[0]
-    push_blob(operator, "grown", b"two")
+    [layer] = variant.manifest.layers
+    push_blob(operator, "grown", second.layout.read_blob(layer))
     push_blob(operator, "grown", second.layout.read_blob(variant.manifest.config))
     push_manifest(operator, "grown", variant.descriptor, second.layout)
     push_manifest(operator, "grown", second.package.descriptor, second.layout)
