@@ -7,8 +7,8 @@ model without them. FastAPI and azureml-inference-server-http are installed into
 server is measured with 16 connections and with one, in rounds that take turns, so that other load on the machine meets all of
 them; the best round counts. `CPU_US` is processor time of the whole process tree per request, which other load changes least.
 The second table has ratios to azureml-inference-server-http with the same work. The last lines have the processor time of the
-`run` of the script alone, which both servers need, and what each server needs beside it. The batched script scores waiting requests
-together, so it needs less than that.
+`run` of the script alone, which both servers need, and what each server needs beside it. The batched script scores waiting
+requests together, so it needs less than that.
 """
 
 from __future__ import annotations
