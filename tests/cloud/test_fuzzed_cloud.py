@@ -43,6 +43,7 @@ def test_no_request_gets_a_server_error_or_an_undeclared_answer(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3300)
 @pytest.mark.parametrize("names", [{}, {"path_model": '"digits"', "path_environment": '"plain"', "path_version": '"1"'}])
 def test_no_request_of_many_gets_a_server_error_or_an_undeclared_answer(
     plain_cloud: RunningCloud, clients_python: Path, tmp_path: Path, names: dict[str, str]

@@ -99,5 +99,6 @@ def test_no_request_gets_a_server_error_or_an_undeclared_answer(url: str, client
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3300)
 def test_no_request_of_many_gets_a_server_error_or_an_undeclared_answer(url: str, clients_python: Path, tmp_path: Path) -> None:
     fuzz(clients_python, url, KEY, LONG, tmp_path)
