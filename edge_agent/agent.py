@@ -65,17 +65,18 @@ class Agent:
             trouble_changed=directory.write_trouble,
             may_collect=lambda: self._workloads.are_settled,
         )
-        self._workloads = Workloads(directory, shared)
+        self._workloads = Workloads(directory.addresses, shared)
         self._renewer = Renewer(directory, settings, self._connection, self._journal.record)
         self._reporter = Reporter(sender, settings, self._workloads, self._connection, self._report_due)
         self._telemetry = TelemetrySender(settings, self._workloads, self._connection, self._outbox, acknowledgements)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set: start the active versions, then connect, reconcile and report."""
-        await self._directory.open_placeholder()
+        await self._directory.addresses.open_placeholder()
         await self._workloads.start()
         await run_until(
             stop,
+            self._directory.addresses.watch(),
             self._workloads.run(),
             self._connection.run_forever(),
             self._renewer.run_forever(),
@@ -85,6 +86,7 @@ class Agent:
             self._telemetry.deliver_forever(),
         )
         await self._workloads.stop()
+        await self._directory.addresses.stop()
         self._journal.close()
         self._outbox.close()
 

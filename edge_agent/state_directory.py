@@ -3,7 +3,7 @@
     agent.lock     held by the running agent; a second agent on the same directory is rejected
     agent.json     facts that only the running agent has: its process, its ports and its connection
 
-The first workload scores at the agent's address. Each further one has a port of its own, which stays the same after a restart.
+Each workload has a port of its own, which stays the same after a restart.
 
 The lock also shows other processes whether an agent runs.
 """
@@ -24,12 +24,11 @@ from typing import IO
 
 from edge_agent.drivers.process import stop_orphaned_runners
 from edge_agent.identity.identity import Identity
-from edge_agent.scoring.supervisor import NO_MODEL
+from edge_agent.scoring.addresses import Addresses
 from edge_agent.settings import Settings
 from edgewright.contracts import wire
 from edgewright.contracts.files import write_atomically
 from edgewright.errors import ConflictError, MessageError, StorageFullError
-from edgewright.serving.supervision.placeholder import Placeholder
 
 LOCK_FILE = "agent.lock"
 STATUS_FILE = "agent.json"
@@ -61,6 +60,8 @@ class AgentStatus:
     problem: str = ""
     """Reason why the agent is offline; empty while it is online."""
     workloads: dict[str, WorkloadStatus] = field(default_factory=dict)
+    first: str = ""
+    """The workload that answers at paths without the name of one."""
 
 
 class StateDirectory:
@@ -70,12 +71,15 @@ class StateDirectory:
         self.path = path
         self.identity = identity
         self.server_socket = server_socket
-        self._sockets: dict[str, socket.socket] = {}
-        self._placeholder = Placeholder(server_socket, NO_MODEL)
         before = read_agent_status(path)
-        self._ports = {name: each.port for name, each in before.workloads.items()} if before else {}
-        """Ports of the previous start."""
-        self._first = next((name for name, port in self._ports.items() if before and port == before.port), None)
+        self.addresses = Addresses(
+            server_socket,
+            lambda port: _listening_socket(port, fixed=False),
+            ports={name: each.port for name, each in before.workloads.items()} if before else {},
+            first=before.first if before else "",
+            status_file=path / STATUS_FILE,
+            changed=self._write_ports,
+        )
         self._status = AgentStatus(pid=os.getpid(), port=server_socket.getsockname()[1], started_at=datetime.now(UTC))
         self.write_status(online=False, transport=None, problem="not connected yet")
 
@@ -104,49 +108,16 @@ class StateDirectory:
         self._status = replace(self._status, online=online, transport=transport, problem="" if online else problem)
         self._store_status()
 
-    async def open_placeholder(self) -> None:
-        """Answer 503 at the agent's address until a workload uses it."""
-        await self._placeholder.open(NO_MODEL)
-
-    async def socket_of(self, workload: str) -> socket.socket:
-        """Return the listening socket of a workload: the agent's, if no other workload has it, or one of its own."""
-        if workload not in self._sockets:
-            if self._first in (None, workload) and self.server_socket not in self._sockets.values():
-                await self._placeholder.close()
-                self._first, self._sockets[workload] = workload, self.server_socket
-            else:
-                self._sockets[workload] = _listening_socket(self._ports.get(workload, 0), fixed=False)
-            self._set_workload(workload, WorkloadStatus(port=self._sockets[workload].getsockname()[1]))
-        return self._sockets[workload]
-
-    async def release_socket(self, workload: str) -> None:
-        """Release the socket of a workload that was removed."""
-        released = self._sockets.pop(workload)
-        if released is self.server_socket:
-            self._first = None
-            await self.open_placeholder()
-        else:
-            released.close()
-        kept = {name: each for name, each in self._status.workloads.items() if name != workload}
-        self._status = replace(self._status, workloads=kept)
-        self._store_status()
-
-    def rename_workload(self, workload: str, name: str) -> None:
-        """Give the socket of a workload to its new name."""
-        self._sockets[name] = self._sockets.pop(workload)
-        if self._first == workload:
-            self._first = name
-        renamed = {name if each == workload else each: status for each, status in self._status.workloads.items()}
-        self._status = replace(self._status, workloads=renamed)
-        self._store_status()
-
     def write_trouble(self, workload: str, trouble: str, is_repairing: bool) -> None:
         """Store the reason why the version of a workload that should run does not."""
-        port = self._status.workloads[workload].port
-        self._set_workload(workload, WorkloadStatus(port=port, trouble=trouble, is_repairing=is_repairing))
+        each = replace(self._status.workloads[workload], trouble=trouble, is_repairing=is_repairing)
+        self._status = replace(self._status, workloads={**self._status.workloads, workload: each})
+        self._store_status()
 
-    def _set_workload(self, workload: str, status: WorkloadStatus) -> None:
-        self._status = replace(self._status, workloads={**self._status.workloads, workload: status})
+    def _write_ports(self, ports: dict[str, int], first: str) -> None:
+        before = self._status.workloads
+        workloads = {name: replace(before.get(name, WorkloadStatus(port=port)), port=port) for name, port in ports.items()}
+        self._status = replace(self._status, workloads=workloads, first=first)
         self._store_status()
 
     def _store_status(self) -> None:
@@ -237,10 +208,9 @@ def _as_conflict(error: OSError, port: int) -> Exception:
 
 
 def workload_url(path: Path, workload: str) -> str | None:
-    """Return the address at which a workload scores; None before its first start."""
-    status = read_agent_status(path)
-    facts = None if status is None else status.workloads.get(workload)
-    return None if facts is None else _url(facts.port)
+    """Return the address at which a workload scores, below the agent's; None before the agent's first start."""
+    url = scoring_url(path)
+    return None if url is None else f"{url}/w/{workload}"
 
 
 def _url(port: int) -> str:

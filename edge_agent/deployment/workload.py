@@ -18,7 +18,7 @@ from edge_agent.deployment.deployer import Deployer
 from edge_agent.deployment.journal import Journal
 from edge_agent.deployment.plan import Action, Situation, next_step
 from edge_agent.deployment.states import BEFORE_THE_SWITCH
-from edge_agent.drivers.process import RunnerOptions
+from edge_agent.drivers.process import RunnerOptions, ScoringSockets
 from edge_agent.link.connection import Connection
 from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import Settings
@@ -52,16 +52,16 @@ class Shared:
 class Workload:
     """One workload and its loop."""
 
-    def __init__(self, name: str, shared: Shared, server_socket: socket.socket) -> None:
+    def __init__(self, name: str, shared: Shared, server_socket: socket.socket, agent_socket: socket.socket | None) -> None:
         self.name = name
         self.newer: DesiredState | None = None
         """The verified desired state that was not accepted yet."""
-        self.server_socket = server_socket
         self.journal = shared.journal.of(name)
         self.links = Links(shared.store, name)
         settings = shared.settings
         self.supervisor = Supervisor(
-            server_socket,
+            name,
+            ScoringSockets(server_socket, agent_socket),
             lambda record: shared.store.slot_path(record.desired.desired_number),
             _runner_options(settings),
             self._runner_failed,
@@ -111,7 +111,7 @@ class Workload:
     async def stop(self) -> None:
         """Drain the runner; the loops must have ended."""
         await self.supervisor.stop()
-        await self.supervisor.close_placeholder()
+        await self.supervisor.close_placeholders()
 
     def offer(self, desired: DesiredState) -> None:
         """Take a desired state, if it is newer than the accepted one.

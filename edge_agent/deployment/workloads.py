@@ -29,10 +29,16 @@ _log = logging.getLogger(__name__)
 
 
 class Sockets(Protocol):
-    """The listening sockets of the workloads (`state_directory.py`)."""
+    """The listening sockets of the workloads (`edge_agent/scoring/addresses.py`)."""
 
     async def socket_of(self, workload: str) -> socket.socket:
-        """Return the socket of a workload."""
+        """Return the socket of a workload's own port."""
+
+    async def agent_socket_for(self, workload: str) -> socket.socket | None:
+        """Return the agent's socket for the only workload, or None."""
+
+    async def share(self) -> bool:
+        """Route the agent's address to all workloads; return True if it was not routed before."""
 
     async def release_socket(self, workload: str) -> None:
         """Release the socket of a workload that was removed."""
@@ -65,6 +71,8 @@ class Workloads:
         """Start the last active version of each workload."""
         names = known_workloads(self._shared.store, self._shared.journal)
         oldest_first = sorted(names, key=lambda name: (_number(self._shared.journal, name), name))
+        if len(oldest_first) > 1:
+            await self._sockets.share()
         for name in oldest_first:
             self._running[name] = await self._make(name)
         await asyncio.gather(*(each.start() for each in self))
@@ -129,6 +137,8 @@ class Workloads:
             for name in sorted(self._running.keys() - parts.keys()):
                 await self._remove(name, f"desired state {desired.desired_number} has no workload {name}")
         for name in sorted(parts.keys() - self._running.keys(), key=lambda name: parts[name].desired_number):
+            if self._running:
+                await self._share_address()
             workload = self._running[name] = await self._make(name)
             await workload.start()
             workload.offer(parts[name])
@@ -149,7 +159,13 @@ class Workloads:
             each.wake_up()
 
     async def _make(self, name: str) -> Workload:
-        return Workload(name, self._shared, await self._sockets.socket_of(name))
+        server_socket = await self._sockets.socket_of(name)
+        return Workload(name, self._shared, server_socket, await self._sockets.agent_socket_for(name))
+
+    async def _share_address(self) -> None:
+        """Let the router accept at the agent's address before the only workload stops to."""
+        if await self._sockets.share():
+            await asyncio.gather(*(each.supervisor.leave_agent_socket() for each in self))
 
     def _run_loops(self, workload: Workload) -> None:
         self._loops[workload.name] = [asyncio.create_task(loop) for loop in workload.run()]

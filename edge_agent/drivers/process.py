@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -19,6 +20,7 @@ from edgewright.serving.supervision.process import ServerProcess
 
 _log = logging.getLogger(__name__)
 _MODULE = "edge_agent.scoring.runner"
+_ROUTER = "edge_agent.scoring.router"
 _LOADED = b"loaded\n"
 _READY = b"ready\n"  # edge_agent.scoring.runner.READY; importing it would load the inference runtime into the agent
 
@@ -35,24 +37,38 @@ class RunnerOptions:
     inference_timeout_s: float
 
 
+@dataclass(slots=True)
+class ScoringSockets:
+    """The sockets on which a runner listens: its workload's, and the agent's while its workload is the only one."""
+
+    own: socket.socket
+    agent: socket.socket | None
+
+
 class Runner(ServerProcess):
     """A runner process whose model is loaded."""
 
     record: SlotRecord
 
     @classmethod
-    async def run(cls, record: SlotRecord, slot: Path, server_socket: socket.socket, options: RunnerOptions) -> Runner:
+    async def run(cls, workload: str, record: SlotRecord, slot: Path, sockets: ScoringSockets, options: RunnerOptions) -> Runner:
         """Start a runner and wait until its model is loaded and scores its golden samples.
 
         Raises:
             DamagedSlotError: a file of the slot has changed.
             OperationError: the runner exited, or it was not ready in time.
         """
-        command = [sys.executable, "-m", _MODULE, "--slot", str(slot), "--socket", str(server_socket.fileno())]
-        command += ["--model", record.running.model, "--version", str(record.running.version)]
+        command = [sys.executable, "-m", _MODULE, "--slot", str(slot), "--socket", str(sockets.own.fileno())]
+        command += [] if sockets.agent is None else ["--agent-socket", str(sockets.agent.fileno())]
+        command += ["--workload", workload, "--model", record.running.model, "--version", str(record.running.version)]
         command += ["--backend", options.backend, "--inference-timeout", str(options.inference_timeout_s)]
         command += [] if options.threads is None else ["--threads", str(options.threads)]
-        runner = await cls.start(command, server_socket, on_line=lambda line: _log.debug("runner output line=%r", line))
+        runner = await cls.start(
+            command,
+            sockets.own,
+            *([sockets.agent] if sockets.agent is not None else []),
+            on_line=lambda line: _log.debug("runner output line=%r", line),
+        )
         runner.record = record
         try:
             ready = await runner.wrote(_LOADED, options.load_timeout_s, "be loaded")
@@ -66,6 +82,10 @@ class Runner(ServerProcess):
                 raise DamagedSlotError(f"{_name(record)} is damaged on this device: {runner.last_line}")
             raise OperationError(f"{_name(record)} must load, but its runner {end}")
         return runner
+
+    def leave_agent_socket(self) -> None:
+        """Let the runner stop to accept at the agent's address; its open requests there are answered."""
+        self.signal(signal.SIGUSR1)
 
     async def wrote(self, line: bytes, timeout_s: float, step: str) -> bool:
         """Wait for a line of the runner's output; return False if the runner wrote another one or exited.
@@ -81,7 +101,7 @@ class Runner(ServerProcess):
 
 
 def stop_orphaned_runners(slots: Path, timeout_s: float = 5.0) -> int:
-    """End runners of this state directory that outlived a killed agent; return their number."""
+    """End runners, and a router, of this state directory that outlived a killed agent; return their number."""
     orphans = [process for process in psutil.process_iter(["cmdline"]) if _is_runner_of(process.info["cmdline"] or [], slots)]
     for process in orphans:
         with suppress(psutil.NoSuchProcess):
@@ -95,7 +115,8 @@ def stop_orphaned_runners(slots: Path, timeout_s: float = 5.0) -> int:
 
 
 def _is_runner_of(command: list[str], slots: Path) -> bool:
-    return _MODULE in command and any(word.startswith(f"{slots}/") for word in command)
+    is_runner = _MODULE in command and any(word.startswith(f"{slots}/") for word in command)
+    return is_runner or (_ROUTER in command and any(word.startswith(f"{slots.parent}/") for word in command))
 
 
 def _name(record: SlotRecord) -> str:

@@ -1,15 +1,21 @@
 """Runner: the process that scores with one slot on the scoring socket of the agent.
 
-The socket is inherited, so the address never changes. Connections that arrive during a restart or hand-over wait in its backlog.
+The sockets are inherited, so the addresses never change. Connections that arrive during a restart or hand-over wait in a backlog.
 The runner verifies the files of its slot, writes `loaded` when the model is loaded and `ready` when it scores the golden samples
-as its source does. It drains on SIGTERM. A slot with damaged files ends it with the exit code `DAMAGED_EXIT`.
+as its source does. It drains on SIGTERM, and stops to accept at the agent's address on SIGUSR1. A slot with damaged files ends it
+with the exit code `DAMAGED_EXIT`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import socket
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,14 +24,31 @@ from accel.backends.choose import load_session
 from accel.golden import check_golden
 from edge_agent.storage.integrity import DAMAGED_EXIT, slot_damage
 from edgewright.contracts.samples import Tensors, load_samples
-from edgewright.contracts.variant import LayerKind, VariantDirectory
+from edgewright.contracts.variant import LayerKind, VariantConfig, VariantDirectory
 from edgewright.errors import EdgewrightError, OperationError
-from edgewright.serving.http.server import run_server
+from edgewright.serving.http.exchange import Exchange
+from edgewright.serving.http.server import make_server
 from edgewright.serving.variants.app import ScoringApp
 from edgewright.worker_process import exit_with_parent
 
 LOADED = "loaded"
 READY = "ready"
+
+
+class WorkloadApp(ScoringApp):
+    """The application of a workload, also below `/w/NAME` and as model NAME."""
+
+    def __init__(self, workload: str, session: Session, config: VariantConfig, **options: Any) -> None:
+        super().__init__(session, config, **options)
+        self._prefixes = ((f"/w/{workload}", ""), (f"/v2/models/{workload}", f"/v2/models/{options['model']}"))
+
+    def admit(self, exchange: Exchange) -> None:
+        """Give a request its route; the prefix of the workload makes no difference."""
+        for prefix, replacement in self._prefixes:
+            if exchange.path == prefix or exchange.path.startswith(f"{prefix}/"):
+                exchange.path = replacement + exchange.path.removeprefix(prefix) or "/"
+                break
+        super().admit(exchange)
 
 
 class DamagedSlot(click.ClickException):
@@ -42,9 +65,13 @@ class DamagedSlot(click.ClickException):
 @click.option("--threads", type=int)
 @click.option("--inference-timeout", "inference_timeout_s", type=float, required=True)
 @click.option("--socket", "descriptor", type=int, required=True)
+@click.option("--agent-socket", "agent_descriptor", type=int)
+@click.option("--workload", required=True)
 def main(
     *,
     slot: Path,
+    workload: str,
+    agent_descriptor: int | None,
     model: str,
     version: int,
     backend: str,
@@ -54,6 +81,8 @@ def main(
 ) -> None:
     """Score with the variant in SLOT on an inherited socket; the agent starts this command."""
     exit_with_parent(gracefully=True)
+    has_left = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: has_left.set())
     ready_output = os.dup(1)
     os.dup2(2, 1)  # keep a library's output on standard output apart from the ready line
     damage = slot_damage(slot)
@@ -66,7 +95,8 @@ def main(
         check_golden_samples(session, variant)
     except EdgewrightError as error:
         raise click.ClickException(str(error)) from error
-    app = ScoringApp(
+    app = WorkloadApp(
+        workload,
         session,
         variant.config,
         model=model,
@@ -75,7 +105,23 @@ def main(
         inference_timeout_s=inference_timeout_s,
     )
     os.write(ready_output, f"{READY}\n".encode())
-    run_server(app, socket=socket.socket(fileno=descriptor))
+    serve(app, has_left, [socket.socket(fileno=each) for each in (descriptor, agent_descriptor) if each is not None])
+
+
+def serve(app: WorkloadApp, has_left: threading.Event, sockets: Sequence[socket.socket]) -> None:
+    """Serve until SIGTERM; SIGUSR1, which sets `has_left` if it comes earlier, ends accepting on the last of several sockets."""
+
+    def started() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, server.leave_last_socket)
+        if has_left.is_set():
+            server.leave_last_socket()
+
+    server = make_server(app, started=started)
+    app.watch(server.connections)
+    try:
+        server.run(sockets)
+    finally:
+        app.close()
 
 
 def check_golden_samples(session: Session, variant: VariantDirectory) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import http.client
 import logging
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_agent.drivers.process import Runner, RunnerOptions
+from edge_agent.drivers.process import Runner, RunnerOptions, ScoringSockets
 from edge_agent.storage.integrity import DamagedSlotError
 from edge_agent.storage.store import SlotRecord
 from edgewright.contracts import wire
@@ -39,7 +38,8 @@ class Supervisor:
 
     def __init__(
         self,
-        server_socket: socket.socket,
+        workload: str,
+        sockets: ScoringSockets,
         slot_path: Callable[[SlotRecord], Path],
         options: RunnerOptions,
         failed: Callable[[SlotRecord, OperationError | None], None] = lambda _record, _error: None,
@@ -50,7 +50,8 @@ class Supervisor:
         """The part of `crashes` that the device caused: killed from outside, or not started."""
         self.scoring: ScoringStatistics | None = None
         """The latest statistics of the runner."""
-        self._socket = server_socket
+        self._workload = workload
+        self._sockets = sockets
         self._slot_path = slot_path
         self._options = options
         self._failed = failed
@@ -60,7 +61,7 @@ class Supervisor:
         self._answered_at = time.monotonic()
         self._changing = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._placeholder = Placeholder(server_socket, NO_MODEL)
+        self._placeholders = [Placeholder(each, NO_MODEL) for each in (sockets.own, sockets.agent) if each is not None]
 
     @property
     def running(self) -> SlotRecord | None:
@@ -92,7 +93,7 @@ class Supervisor:
         """Answer 503 until a runner starts; a damaged slot is not tried again."""
         if isinstance(error, DamagedSlotError):
             self._desired = self._runner = None
-        await self._placeholder.open(f"no model runs on this device at the moment: {error}")
+        await self._open_placeholders(f"no model runs on this device at the moment: {error}")
         self._failed(record, error)
 
     async def hand_over(self, record: SlotRecord) -> None:
@@ -104,8 +105,8 @@ class Supervisor:
         async with self._changing:
             if self.running == record:
                 return
-            runner = await Runner.run(record, self._slot_path(record), self._socket, self._options)
-            await self._placeholder.close()
+            runner = await Runner.run(self._workload, record, self._slot_path(record), self._sockets, self._options)
+            await self.close_placeholders()
             previous, self._runner, self._desired = self._runner, runner, record
             self.crashes, self.killed, self.scoring = 0, 0, None
             self._changed.set()
@@ -125,13 +126,28 @@ class Supervisor:
             self.scoring = None
 
     async def open_placeholder(self, reason: str = NO_MODEL) -> None:
-        """Answer 503 on the scoring socket until the next runner starts."""
+        """Answer 503 on the scoring sockets until the next runner starts."""
         if self._desired is None:
-            await self._placeholder.open(reason)
+            await self._open_placeholders(reason)
 
-    async def close_placeholder(self) -> None:
-        """Stop to answer 503; another server may use the socket."""
-        await self._placeholder.close()
+    async def close_placeholders(self) -> None:
+        """Stop to answer 503; another server may use the sockets."""
+        for each in self._placeholders:
+            await each.close()
+
+    async def leave_agent_socket(self) -> None:
+        """Stop to accept at the agent's address, where another process accepts already; open requests there are answered."""
+        async with self._changing:
+            if self._sockets.agent is None:
+                return
+            self._sockets.agent = None
+            await self._placeholders.pop().close()
+            if self._runner is not None and self._runner.is_alive:
+                self._runner.leave_agent_socket()
+
+    async def _open_placeholders(self, reason: str) -> None:
+        for each in self._placeholders:
+            await each.open(reason)
 
     async def watch(self) -> None:
         """Restart a runner that exits, forever."""
@@ -156,7 +172,7 @@ class Supervisor:
             if runner is None or not runner.is_alive:
                 self._mark_unresponsive()
                 return
-            statistics = await asyncio.to_thread(_statistics, self._socket.getsockname())
+            statistics = await asyncio.to_thread(_statistics, self._sockets.own.getsockname())
             if statistics is not None:
                 self.scoring, self._answered_at = statistics, float("inf")
                 return
@@ -200,13 +216,13 @@ class Supervisor:
             if desired is None or self.running == desired:
                 return
             try:
-                self._runner = await Runner.run(desired, self._slot_path(desired), self._socket, self._options)
+                self._runner = await Runner.run(self._workload, desired, self._slot_path(desired), self._sockets, self._options)
             except OperationError as error:
                 self.crashes, self.killed = self.crashes + 1, self.killed + 1
                 _log.error("could not start runner variant=%s reason=%r", desired.running.variant, str(error))
                 await self._give_up(desired, error)
                 return
-            await self._placeholder.close()
+            await self.close_placeholders()
             self._failed(desired, None)
             self._answered_at = time.monotonic()
             _log.info("restarted runner variant=%s pid=%d", desired.running.variant, self._runner.pid)

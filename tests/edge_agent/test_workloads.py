@@ -10,10 +10,12 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import urllib3
 
 from edge_agent.deployment.journal import JOURNAL_FILE
+from edge_agent.state_directory import STATUS_FILE
 from edge_agent.storage.links import ACTIVE, LAST_GOOD
 from edge_agent.storage.store import SLOT_FILE
 from edgewright.contracts.messages import DeploymentState
@@ -120,6 +122,34 @@ def test_changes_of_two_workloads_that_came_at_once_survive_a_kill_before_the_se
         "not both changes were made",
     )
     assert (beside.runs("digits", v2), beside.runs("ocr", v2)) == (3, 4)
+
+
+def test_the_agents_address_has_a_path_for_each_workload_and_names_them_for_any_other(
+    cloud: FakeCloud, running: Device, v1: Built, v2: Built
+) -> None:
+    own_path = running.http.request("GET", f"{running.url}/v2/models/digits/ready")
+    assert (own_path.status, running.runs("digits", v1), routers(running)) == (200, 1, [])
+    cloud.publish(v2, 2)
+    cloud.set_desired(v2, 2, workload="ocr")
+    cloud.wait_for(S.RUNNING)
+    (router,) = routers(running)
+    statistics = [running.http.request("GET", f"{running.url}/w/{name}/stats").json() for name in ("digits", "ocr")]
+    assert [each["version"] for each in statistics] == [1, 2]
+    assert running.http.request("GET", f"{running.url}/v2/models/ocr/ready").status == 200
+    assert b'version="2"' in running.http.request("GET", f"{running.url}/w/ocr/metrics").data
+    assert running.http.request("GET", f"{running.url}/stats").json()["version"] == 1, "the first keeps the paths without a name"
+    unknown = running.http.request("POST", f"{running.url}/w/orc/score", body=b"x" * 2_000_000)
+    assert unknown.status == 404
+    assert unknown.json() == {"error": "no workload is called 'orc'; workloads of this device: digits, ocr"}
+    router.kill()
+    assert (running.runs("digits", v1), running.runs("ocr", v2)) == (1, 2)
+
+
+def routers(device: Device) -> list[psutil.Process]:
+    """Return the routers of a device."""
+    commands = [(each, each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
+    status_file = str(device.state / STATUS_FILE)
+    return [each for each, command in commands if "edge_agent.scoring.router" in command and status_file in command]
 
 
 def test_both_workloads_keep_their_addresses_and_run_offline(cloud: FakeCloud, beside: Device, v1: Built) -> None:

@@ -59,6 +59,8 @@ class ScoringServer:
         self._is_forced = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
+        self._servers: list[asyncio.Server] = []
+        self._leaving: asyncio.Task[None] | None = None
 
     @property
     def should_exit(self) -> bool:
@@ -86,10 +88,10 @@ class ScoringServer:
             await self._app.start()
             if self._companion is not None:
                 await self._companion.start()
-            servers = [await self._listen(self._loop, each) for each in listening]
+            self._servers = [await self._listen(self._loop, each) for each in listening]
             self._started()
             await self._ending.wait()
-            await self._drain(servers)
+            await self._drain()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, listening: sockets.socket) -> asyncio.Server:
         dates = Dates()
@@ -102,13 +104,32 @@ class ScoringServer:
             ssl_shutdown_timeout=None if self._tls is None else _TLS_CLOSE_S,
         )
 
-    async def _drain(self, servers: Sequence[asyncio.Server]) -> None:
+    def leave_last_socket(self) -> None:
+        """Accept no new connection on the last socket, where another process accepts already; call it in the event loop.
+
+        Each open connection of the socket is closed after its next response.
+        """
+        if len(self._servers) > 1:
+            left = self._servers.pop()
+            address = left.sockets[0].getsockname()
+            left.close()
+            self._leaving = asyncio.create_task(self._close_connections_at(address))
+
+    async def _close_connections_at(self, address: tuple[str, int]) -> None:
+        here = [each for each in self.connections if each.transport.get_extra_info("sockname") == address]
+        for connection in here:
+            connection.closes_after_response = True
+        await self._wait_until(lambda: self.connections.isdisjoint(here), LAST_REQUEST_S)
+        for connection in self.connections.intersection(here):
+            connection.shutdown()
+
+    async def _drain(self) -> None:
         """Accept no new connection, and close each open one after its next response.
 
         Closing an open connection at once would lose a request that its client is just sending.
         """
         self._app.draining = True
-        for server in servers:
+        for server in self._servers:
             server.close()
         stopping = None if self._companion is None else asyncio.create_task(self._companion.stop())
         await self._wait_until(lambda: not self.connections, LAST_REQUEST_S)

@@ -35,17 +35,16 @@ class ServerProcess:
     async def start(
         cls,
         command: Sequence[str],
-        server_socket: socket.socket,
-        *,
+        *server_sockets: socket.socket,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] = lambda _line: None,
     ) -> Self:
-        """Start `command` in a process group of its own; it inherits `server_socket` under the same descriptor.
+        """Start `command` in a process group of its own; it inherits the sockets under the same descriptors.
 
         Args:
             command: the program and its arguments.
-            server_socket: a listening socket.
+            server_sockets: listening sockets.
             directory: the working directory; None is that of this process.
             environment: all variables; None is those of this process.
             on_line: called with each line of the error output.
@@ -55,7 +54,7 @@ class ServerProcess:
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            pass_fds=[server_socket.fileno()],
+            pass_fds=[each.fileno() for each in server_sockets],
             start_new_session=True,
             cwd=directory,
             env=None if environment is None else dict(environment),
@@ -106,6 +105,11 @@ class ServerProcess:
             async with asyncio.timeout(1):
                 await asyncio.shield(self._stderr_reader)
         return describe_end(code, self._stderr_lines[-1] if self._stderr_lines else "")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it runs."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
 
     async def drain(self, timeout_s: float) -> None:
         """Let the server finish its requests and exit; kill it after `timeout_s`."""

@@ -45,6 +45,8 @@ class HttpConnection(asyncio.Protocol):
 
     def __init__(self, app: HttpApp, connections: set[HttpConnection], dates: Dates) -> None:
         self.transport: asyncio.Transport
+        self.closes_after_response = False
+        """True if the next response closes the connection."""
         self._app = app
         self._connections = connections
         self._dates = dates
@@ -164,7 +166,7 @@ class HttpConnection(asyncio.Protocol):
         """Send the response to the first request of the queue."""
         self._queue.popleft()
         waits_to_send = exchange.must_continue and not exchange.is_complete  # a body may follow the refusal, or none
-        closes = self._app.draining or not exchange.keeps_alive or waits_to_send
+        closes = self._app.draining or self.closes_after_response or not exchange.keeps_alive or waits_to_send
         with_body = exchange.method != "HEAD"
         try:
             raw = encoded(response, self._dates.line(), closes=closes, with_body=with_body)
