@@ -19,7 +19,7 @@ from typing import Any
 
 from edge_agent.deployment.inbox import DesiredInbox
 from edge_agent.deployment.workload import Shared
-from edge_agent.deployment.workloads import Workloads, open_journal
+from edge_agent.deployment.workloads import Others, Workloads, open_journal
 from edge_agent.identity.identity import Identity
 from edge_agent.link.connection import Connection
 from edge_agent.link.https import HttpsTransport
@@ -63,7 +63,7 @@ class Agent:
             connection=self._connection,
             changed=self._report_due.set,
             trouble_changed=directory.write_trouble,
-            may_collect=lambda: self._workloads.are_settled,
+            beside=lambda links: Others(links, self._workloads),
         )
         self._workloads = Workloads(directory.addresses, shared)
         self._renewer = Renewer(directory, settings, self._connection, self._journal.record)

@@ -59,6 +59,8 @@ class Settings:
     inference_timeout_s: float = 30.0
     """Time limit for one run of the model; after it the runner is replaced."""
     drain_timeout_s: float = 10.0
+    memory_limit_bytes: int | None = None
+    """Memory that the runners of all workloads may use together; None is what the machine has."""
     retry_base_s: float = 1.0
     retry_cap_s: float = 300.0
     return_every_s: float = 60.0

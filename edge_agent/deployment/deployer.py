@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from edge_agent.backoff import full_jitter_s
+from edge_agent.deployment.budget import Beside, MemoryBudget, would_give_way
 from edge_agent.deployment.journal import Deployment, Journal
 from edge_agent.deployment.plan import MEASURING_ATTEMPTS, Action, Step, downgrade
 from edge_agent.deployment.repair import Repairs
@@ -48,7 +49,7 @@ class Deployer:
         journal: Journal,
         supervisor: Supervisor,
         changed: Callable[[], None],
-        may_collect: Callable[[], bool] = lambda: True,
+        beside: Beside,
     ) -> None:
         self.blocked_reason: str | None = None
         """Reason why the last step could not be stored; None when it could."""
@@ -59,8 +60,8 @@ class Deployer:
         self._journal = journal
         self._supervisor = supervisor
         self._changed = changed
-        self._may_collect = may_collect
-        """Returns False while another workload needs files that no link reaches yet."""
+        self._beside = beside
+        self._memory = MemoryBudget(settings.memory_limit_bytes, beside)
         self._before: ScoringStatistics | None = None
         self._pauses = 0
         self._retry_at_s = 0.0
@@ -138,7 +139,7 @@ class Deployer:
         if passed and active != last_good:
             self._store.mark_committed(number)
             self._links.set_link(LAST_GOOD, number)
-        freed_bytes = self._store.collect(linked_records(self._store)) if self._may_collect() else 0
+        freed_bytes = self._store.collect(linked_records(self._store)) if self._beside.may_collect() else 0
         if freed_bytes:
             _log.info("collected garbage size_bytes=%d", freed_bytes)
 
@@ -213,20 +214,36 @@ class Deployer:
             return
         settings = self._settings
         request = CheckRequest(slot=str(self._store.slot_path(number)), backend=settings.backend, threads=settings.threads)
-        result = await run_worker(
-            "edge_agent.packages.check", request, timeout_s=settings.check_timeout_s, memory_share=_CHECK_MEMORY_SHARE
-        )
-        if result.failure in (Failure.CRASHED, Failure.TIMED_OUT):
+        async with self._beside.loading:
+            result = await run_worker(
+                "edge_agent.packages.check", request, timeout_s=settings.check_timeout_s, memory_share=_CHECK_MEMORY_SHARE
+            )
+        self._memory.measured(number, result.memory_bytes)
+        starved = self._memory.refusal(deployment.desired) if result.failure is None else None
+        if result.failure is Failure.OVER_MEMORY:
+            reason = f"the check of the model {result.reason}{would_give_way(self._beside.memory())}"
+            self._finish(Event.REFUSE, reason, cause=result.cause)
+        elif result.failure in (Failure.CRASHED, Failure.TIMED_OUT):
             # A model that crashes or hangs in its own process does so again, so a retry would only cost time.
             reason = f"the model must load and score the golden samples, but the check process {result.reason}"
             self._finish(Event.REFUSE, reason, cause=result.cause)
+        elif starved is not None:
+            self._finish(Event.REFUSE, starved, cause=FailureCause.DEVICE)
         elif result.failure is not None:
             self._failed(deployment, result)
         else:
             self._step(Event.STAGE, result.reason)
 
     async def _switch(self, deployment: Deployment) -> None:
+        async with self._beside.loading:
+            await self._switch_alone(deployment)
+
+    async def _switch_alone(self, deployment: Deployment) -> None:
         if deployment.state is DeploymentState.STAGED:
+            starved = self._memory.refusal(deployment.desired)
+            if starved is not None:
+                self._finish(Event.REFUSE, starved, cause=FailureCause.DEVICE)
+                return
             deployment = self._step(Event.SWITCH, "starting the new version while the old one runs", attempt=1)
         number = deployment.desired.desired_number
         slot = self._store.slot(number)
@@ -327,7 +344,9 @@ class Deployer:
     def _failed(self, deployment: Deployment, result: WorkerResult) -> None:
         if result.failure is Failure.REFUSED:
             self._finish(Event.REFUSE, result.reason, cause=result.cause)
-        elif result.failure in (Failure.OFFLINE, Failure.FULL):
+        elif result.failure is Failure.FULL:
+            self.wait(f"{result.reason}{would_give_way(self._beside.disk())}")
+        elif result.failure is Failure.OFFLINE:
             self.wait(result.reason)
         else:
             pause_s = self._pause()

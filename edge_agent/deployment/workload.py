@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from edge_agent.deployment.budget import Beside
 from edge_agent.deployment.deployer import Deployer
 from edge_agent.deployment.journal import Journal
 from edge_agent.deployment.plan import Action, Situation, next_step
@@ -45,8 +46,8 @@ class Shared:
     """Called after every change that is to be reported."""
     trouble_changed: Callable[[str, str, bool], None]
     """Called with a workload, the reason why its version does not run, and True if a damaged slot is fetched again."""
-    may_collect: Callable[[], bool]
-    """Returns True if no workload needs files that no link reaches."""
+    beside: Callable[[Links], Beside]
+    """Returns the facts about the other workloads, for the workload of these links."""
 
 
 class Workload:
@@ -73,7 +74,7 @@ class Workload:
             journal=self.journal,
             supervisor=self.supervisor,
             changed=shared.changed,
-            may_collect=shared.may_collect,
+            beside=shared.beside(self.links),
         )
         self._shared = shared
         self._settings = settings

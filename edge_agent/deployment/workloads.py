@@ -18,12 +18,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
+from edge_agent.deployment.budget import Use
 from edge_agent.deployment.journal import Journal
 from edge_agent.deployment.workload import Shared, Workload
 from edge_agent.storage.links import Links, adopt_single_links, has_single_links, linked_workloads
 from edge_agent.storage.store import Store
 from edgewright.contracts.messages import DesiredState
 from edgewright.errors import StorageFullError
+from hardware_profiles.memory import resident_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ class Workloads:
         self._running: dict[str, Workload] = {}
         self._loops: dict[str, list[asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
+        self.loading = asyncio.Lock()
+        """Held while a workload loads a new version."""
 
     def __iter__(self) -> Iterator[Workload]:
         """Iterate over the workloads, sorted by name."""
@@ -132,6 +136,8 @@ class Workloads:
         desired = self._desired
         if desired is None:
             return
+        for each in self:
+            await each.supervisor.follow_name(each.name)
         parts = {one.workload: one for one in self._parts(desired)}
         if desired.workloads is not None:
             for name in sorted(self._running.keys() - parts.keys()):
@@ -197,6 +203,47 @@ class Workloads:
         if old in self._loops:
             self._loops[new] = self._loops.pop(old)
         _log.info("renamed workload=%s from=%s", new, old)
+
+
+class Others:
+    """The other workloads, as a workload sees them (`budget.Beside`)."""
+
+    def __init__(self, links: Links, workloads: Workloads) -> None:
+        self._links = links
+        self._workloads = workloads
+
+    @property
+    def loading(self) -> asyncio.Lock:
+        """Lock that is held while a workload loads a new version."""
+        return self._workloads.loading
+
+    def may_collect(self) -> bool:
+        """Return False while another workload needs files that no link reaches yet."""
+        return self._workloads.are_settled
+
+    def memory(self) -> list[Use]:
+        """Return the memory of the other workloads' runners."""
+        pids = [(each.name, each.supervisor.runner_pid) for each in self._others()]
+        return [Use(name, 0 if pid is None else resident_bytes(pid)) for name, pid in pids]
+
+    def disk(self) -> list[Use]:
+        """Return the disk space that a removal of each other workload would free: blobs that no further one uses."""
+        files = {each.name: _files(each.links) for each in self._workloads}
+        uses = []
+        for each in self._others():
+            shared = {digest for name, own in files.items() if name != each.name for digest in own}
+            own = files[each.name]
+            uses.append(Use(each.name, sum(size for digest, size in own.items() if digest not in shared)))
+        return uses
+
+    def _others(self) -> list[Workload]:
+        return [each for each in self._workloads if each.name != self._links.workload]
+
+
+def _files(links: Links) -> dict[str, int]:
+    """Return the sizes of the files of a workload's slots, by digest."""
+    records = [record for record in (links.active(), links.last_good()) if record is not None]
+    return {file.digest: file.size for record in records for file in record.files}
 
 
 def known_workloads(store: Store, journal: Journal) -> tuple[str, ...]:

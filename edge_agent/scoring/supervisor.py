@@ -145,6 +145,25 @@ class Supervisor:
             if self._runner is not None and self._runner.is_alive:
                 self._runner.leave_agent_socket()
 
+    async def follow_name(self, workload: str) -> None:
+        """Let a runner serve the paths of the workload's new name; one that runs is replaced."""
+        if workload == self._workload:
+            return
+        async with self._changing:
+            self._workload = workload
+            previous = self._runner
+            if previous is None or not previous.is_alive:
+                return
+            try:
+                self._runner = await Runner.run(
+                    workload, previous.record, self._slot_path(previous.record), self._sockets, self._options
+                )
+            except OperationError as error:  # the next runner has the name
+                _log.error("could not rename runner workload=%s reason=%r", workload, str(error))
+                return
+            self._changed.set()
+            await previous.drain(self._options.drain_timeout_s)
+
     async def _open_placeholders(self, reason: str) -> None:
         for each in self._placeholders:
             await each.open(reason)

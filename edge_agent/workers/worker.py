@@ -15,7 +15,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from edge_agent.storage.store import SlotRecord
@@ -55,6 +55,7 @@ class Failure(enum.StrEnum):
     FULL = "full"  # no disk space: wait, without counting an attempt
     FAILED = "failed"  # retry a few times
     CRASHED = "crashed"  # the process ended without a result
+    OVER_MEMORY = "over_memory"  # ended because it used more memory than its share
     TIMED_OUT = "timed_out"
 
 
@@ -68,6 +69,8 @@ class WorkerResult:
     """Cause of the failure; None on success."""
     record: SlotRecord | None = None
     desired: DesiredState | None = None
+    memory_bytes: int = 0
+    """Largest memory of the process, as far as it was watched: with a limit, every 50 ms."""
 
 
 async def run_worker(module: str, request: object, *, timeout_s: float | None, memory_share: float | None = None) -> WorkerResult:
@@ -101,12 +104,16 @@ async def run_worker(module: str, request: object, *, timeout_s: float | None, m
 async def _result_within(limit_bytes: int | None, process: Process) -> WorkerResult:
     """Return the result of a process, or kill it when it uses more than `limit_bytes` of memory."""
     result = asyncio.create_task(_result_of(process))
+    peak_bytes = 0
     try:
         while not (await asyncio.wait({result}, timeout=None if limit_bytes is None else MEMORY_POLL_S))[0]:
-            if limit_bytes is not None and resident_bytes(process.pid) > limit_bytes:
+            peak_bytes = max(peak_bytes, resident_bytes(process.pid))
+            if limit_bytes is not None and peak_bytes > limit_bytes:
                 reason = f"needs more memory than the {limit_bytes / 1e6:.0f} MB that it may use of what is free"
-                return WorkerResult(failure=Failure.CRASHED, reason=reason, cause=FailureCause.DEVICE)
-        return result.result()
+                return WorkerResult(
+                    failure=Failure.OVER_MEMORY, reason=reason, cause=FailureCause.DEVICE, memory_bytes=peak_bytes
+                )
+        return replace(result.result(), memory_bytes=peak_bytes)
     finally:
         result.cancel()
 

@@ -69,7 +69,7 @@ def test_a_check_that_needs_too_much_memory_is_ended_and_is_of_the_device(tmp_pa
     variant = make_variant(tmp_path / "v")
     request = CheckRequest(slot=str(variant.path), backend="auto", threads=None)
     result = asyncio.run(run_worker("edge_agent.packages.check", request, timeout_s=60, memory_share=1e-4))
-    assert (result.failure, result.cause) == (Failure.CRASHED, FailureCause.DEVICE)
+    assert (result.failure, result.cause) == (Failure.OVER_MEMORY, FailureCause.DEVICE)
     assert result.reason.startswith("needs more memory than the ")
 
 

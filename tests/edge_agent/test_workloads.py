@@ -15,10 +15,11 @@ import pytest
 import urllib3
 
 from edge_agent.deployment.journal import JOURNAL_FILE
+from edge_agent.settings import SETTINGS_FILE
 from edge_agent.state_directory import STATUS_FILE
 from edge_agent.storage.links import ACTIVE, LAST_GOOD
 from edge_agent.storage.store import SLOT_FILE
-from edgewright.contracts.messages import DeploymentState
+from edgewright.contracts.messages import DeploymentState, FailureCause
 from tests.edge_agent.conftest import Device
 from tests.support.device_packages import Built
 from tests.support.fake_cloud import FakeCloud
@@ -90,6 +91,24 @@ def test_a_version_of_one_workload_that_fails_its_trial_changes_only_that_worklo
     assert (digits.state, ocr.state) == (S.RUNNING, S.ROLLED_BACK)
     assert (ocr.running and ocr.running.version, beside.runners("1")) == (1, [before])
     assert beside.runs("ocr", v1) == 3
+
+
+def test_a_version_that_would_starve_another_workload_is_refused_and_names_it(
+    cloud: FakeCloud, running: Device, v1: Built, v2: Built
+) -> None:
+    running.stop()
+    with (running.state / SETTINGS_FILE).open("a") as settings:
+        settings.write("memory_limit_bytes = 1000000\n")
+    running.start()
+    cloud.publish(v2, 2)
+    cloud.set_desired(v2, 2, workload="ocr")
+    report = cloud.wait_for(S.REFUSED)
+    assert "beside the other workloads, but 0.0 MB are free: digits (" in report.reason
+    assert report.reason.endswith(") would have to give way")
+    assert report.cause is FailureCause.DEVICE
+    cloud.set_desired(v2, 2)
+    cloud.wait_for(S.RUNNING)
+    assert running.runs("digits", v2) == 3
 
 
 def test_a_workload_that_is_missing_in_the_desired_state_is_removed_with_its_slot(
