@@ -49,7 +49,7 @@ class Ports:
     _read_at: tuple[int, int] = (0, 0)
 
     def of(self, path: str) -> tuple[int | None, str]:
-        """Return the port for a request path, or None with the reason why there is none."""
+        """Return the port for a request path, or None with the reason why the path has no port."""
         self._refresh()
         match = _WORKLOAD.match(path)
         name = unquote(match[1]) if match else self.first

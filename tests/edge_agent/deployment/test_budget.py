@@ -35,5 +35,5 @@ def test_a_limit_below_the_use_of_the_others_leaves_nothing_free() -> None:
     assert reason.endswith("but 0.0 MB are free: large (1.5 MB) would have to give way")
 
 
-def test_without_others_nobody_gives_way() -> None:
+def test_without_others_the_reason_names_none() -> None:
     assert would_give_way(()) == ""
