@@ -9,5 +9,5 @@
     deployments/   queries; configurations of many devices
     client.py      the client of the service API          cli.py, commands/
 
-The interfaces are those that the public client libraries use (docs/adr/0017). Start reading at `hub.py`.
+The interfaces are those that the public client libraries use (docs/adr/0020). Start reading at `hub.py`.
 """

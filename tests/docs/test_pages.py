@@ -179,3 +179,10 @@ def test_the_drawing_of_the_layers_names_every_layer() -> None:
     layers = next(contract["layers"] for contract in contracts if contract["name"] == "imports point down")
     drawing = (ROOT / "docs/images/layers.svg").read_text("utf-8")
     assert [name for layer in layers for name in layer.split(" | ") if f">{name}<" not in drawing] == []
+
+
+def test_each_decision_has_a_number_of_its_own_and_states_it() -> None:
+    paths = sorted((ROOT / "docs" / "adr").glob("0*.md"))
+    numbers = [int(path.name[:4]) for path in paths]
+    assert numbers == list(range(1, len(paths) + 1))
+    assert [path.read_text("utf-8").partition(".")[0] for path in paths] == [f"# {number}" for number in numbers]
