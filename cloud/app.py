@@ -142,10 +142,14 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 
 def _methods_of(request: Request) -> list[str]:
-    """Return the methods of every route of the path: each route has one, and Starlette names only those of the first."""
+    """Return the methods of every route of the path: each route has one, and Starlette names only those of the first.
+
+    A route without parameters comes before those whose parameters fit as well, as in OpenAPI.
+    """
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in matching for method in route.methods or ()})
+    literal = [route for route in matching if route.path == request.url.path]
+    return sorted({method for route in literal or matching for method in route.methods or ()})
 
 
 async def _internal_error(_request: Request, _error: Exception) -> Response:

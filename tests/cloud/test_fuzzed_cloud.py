@@ -51,6 +51,11 @@ def test_no_request_of_many_gets_a_server_error_or_an_undeclared_answer(
     check(plain_cloud, clients_python, LONG, tmp_path, **names)
 
 
-def test_a_method_that_a_path_does_not_have_is_answered_with_those_that_it_has(cloud: RunningCloud) -> None:
-    answer = cloud.operator().send("OPTIONS", "/v1/endpoints/some")
-    assert (answer.status, answer.headers["Allow"]) == (405, "DELETE, GET, HEAD, PATCH, PUT")
+@pytest.mark.parametrize(
+    ("path", "methods"), [("/v1/endpoints/some", "DELETE, GET, HEAD, PATCH, PUT"), ("/v1/rollouts/forgive", "POST")]
+)
+def test_a_method_that_a_path_does_not_have_is_answered_with_those_that_it_has(
+    cloud: RunningCloud, path: str, methods: str
+) -> None:
+    answer = cloud.operator().send("OPTIONS", path)
+    assert (answer.status, answer.headers["Allow"]) == (405, methods)
