@@ -6,7 +6,6 @@ import secrets
 import socket
 from dataclasses import replace
 from datetime import datetime, timedelta
-from importlib.util import find_spec
 
 from sqlalchemy import Connection
 
@@ -34,10 +33,24 @@ from edgewright.contracts.endpoints import (
     check_endpoint_name,
 )
 from edgewright.contracts.environments.definition import parse_environment_reference
-from edgewright.errors import BadInputError, ConflictError
+from edgewright.errors import ConflictError
 from edgewright.serving.http import tokens
+from edgewright.serving.supervision.container import check_engine
 
 _KEY_BYTES = 32
+
+
+def check_target(deployment: Deployment) -> None:
+    """Check, outside of a transaction, that this cloud can start what a new endpoint needs.
+
+    An engine that goes away later is waited for, because an endpoint outlives its restarts.
+
+    Raises:
+        UnreachableError: the deployment needs a container engine, but none answers.
+        BadInputError: the library docker is not installed.
+    """
+    if deployment.target is EndpointTarget.CONTAINER:
+        check_engine()
 
 
 def deploy(cloud: Cloud, connection: Connection, name: str, request: DeployRequest, now: datetime) -> StoredEndpoint:
@@ -158,8 +171,6 @@ def _changed_labels(labels: EndpointLabels, request: UpdateRequest) -> EndpointL
 
 
 def _check_content(connection: Connection, deployment: Deployment) -> None:
-    if deployment.target is EndpointTarget.CONTAINER and find_spec("docker") is None:
-        raise BadInputError("the target container needs docker where the cloud runs: pip install 'edgewright[container]'")
     for model in deployment.models:
         version = models.find_version(connection, model.name, model.version)
         if not deployment.entry_script:

@@ -25,7 +25,7 @@ _STATUSES = {
     413: "The body is too large.",
     416: "The range does not exist, or does not continue the upload.",
     500: "A defect; the log of the cloud has the details.",
-    503: "The database cannot be reached: try again.",
+    503: "The database, or the container engine that a deployment needs, cannot be reached: try again.",
     507: "The disk of the cloud is full.",
 }
 _MAY_DENY = (401, 403, 500, 503)

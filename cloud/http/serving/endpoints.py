@@ -26,6 +26,7 @@ MAX_LOG_LINES = 100_000
 
 def deploy(call: Call) -> EndpointRecord:
     """Create an endpoint, or replace its deployment."""
+    operations.check_target(call.body.deployment)
     with call.cloud.database.transaction() as connection:
         return operations.deploy(call.cloud, connection, call.path("endpoint"), call.body, call.now).record()
 

@@ -109,13 +109,25 @@ async def _relay(container: Any, options: ContainerOptions, address: tuple[str, 
     return code or 1
 
 
-def _engine() -> Any:
+def check_engine() -> None:
+    """Check that a container can be started here.
+
+    Raises:
+        UnreachableError: no container engine answers within 5 s.
+        BadInputError: the library docker is not installed.
+    """
+    _engine(timeout_s=5).close()
+
+
+def _engine(timeout_s: float = 60) -> Any:
     try:
         import docker
     except ModuleNotFoundError as error:
-        raise BadInputError("the target container needs docker: pip install 'edgewright[container]'") from error
+        raise BadInputError(
+            "the target container needs docker where the cloud runs: pip install 'edgewright[container]'"
+        ) from error
     try:
-        client = docker.from_env(timeout=60)
+        client = docker.from_env(timeout=timeout_s)
         client.ping()
     except Exception as error:
         raise UnreachableError(f"the container engine does not answer: {one_line(error)}; start it") from error

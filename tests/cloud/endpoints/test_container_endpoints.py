@@ -27,7 +27,7 @@ from edgewright.contracts.endpoints import (
 )
 from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.environments.images import ImageRequest
-from edgewright.errors import OperationError
+from edgewright.errors import OperationError, UnreachableError
 from edgewright.sdk import CloudClient, InferenceConfig, Model, Workspace
 from edgewright.sdk import Environment as SdkEnvironment
 from edgewright.serving.supervision.container import OPTIONS_VARIABLE, ContainerOptions
@@ -221,6 +221,14 @@ def test_an_image_that_does_not_exist_ends_in_failed(client: CloudClient, image:
     client.deploy_endpoint("absent", DeployRequest(deployment=deployment))
     with pytest.raises(OperationError, match=f"the image {absent} must exist"):
         client.wait_for_endpoint("absent")
+
+
+def test_an_endpoint_in_a_container_is_refused_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/absent.sock")
+    with running(tmp_path / "state", "--no-broker") as cloud, CloudClient.connect(str(cloud.state)) as client:
+        with pytest.raises(UnreachableError, match="the container engine does not answer: .*; start it"):
+            client.deploy_endpoint("boxed", DeployRequest(deployment=Deployment(target=CONTAINER, image="registry.example/x:1")))
+        assert client.endpoints() == ()
 
 
 def test_an_engine_that_does_not_answer_is_one_line_and_exit_code_3(tmp_path: Path) -> None:
