@@ -114,7 +114,8 @@ def test_evaluate_takes_a_package(package: Path) -> None:
     assert [one["variant"] for one in json.loads(result.output)] == ["int8"]
 
 
-def test_evaluate_refuses_a_package_with_a_changed_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 5000, -1])
+def test_evaluate_refuses_a_package_with_a_changed_byte(tmp_path: Path, place: int) -> None:
     layout = OciLayout.create(tmp_path / "package")
     platform = Platform(os="linux", architecture="amd64")
     names = [variant.config.variant for variant in quantized_build().variants()]
@@ -126,7 +127,9 @@ def test_evaluate_refuses_a_package_with_a_changed_byte(tmp_path: Path) -> None:
         platforms={name: [platform] for name in names},
     )
     blob = max((layout.path / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
-    blob.write_bytes(blob.read_bytes()[:-1] + b"\x00")
+    raw = bytearray(blob.read_bytes())
+    raw[place] ^= 1
+    blob.write_bytes(raw)
     message = refused(run("evaluate", layout.path, "--samples", held_out_samples()), 2)
     assert message.endswith("the package was changed or damaged; fetch it again")
 

@@ -237,15 +237,21 @@ def test_manifests_cannot_be_deleted(operator: Http, pushed: bytes) -> None:
     assert (answer.status, answer.json()["errors"][0]["code"]) == (405, "UNSUPPORTED")
 
 
-def test_a_kill_during_an_upload_leaves_nothing_after_the_next_start(tmp_path: Path) -> None:
+def test_an_upload_continues_after_a_kill_which_leaves_nothing_else(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with running(state, "--no-broker") as cloud:
         location = begin(cloud.operator(), "killed")
         cloud.operator().send("PATCH", location, BLOB[:4000])
         cloud.kill()
     with running(state, "--no-broker") as cloud:
-        assert [path for path in (state / "registry").rglob("*") if path.is_file()] == []
-        assert cloud.operator().get(location).status == 404
+        operator = cloud.operator()
+        files = [path for path in (state / "registry").rglob("*") if path.is_file()]
+        assert [path.parent for path in files] == [state / "registry" / "uploads" / "killed"]
+        answer = operator.get(location)
+        assert (answer.status, answer.headers["Range"]) == (204, "0-3999")
+        answer = operator.send("PUT", f"{location}?digest={wire.digest_of(BLOB)}", BLOB[4000:])
+        assert answer.status == 201
+        assert operator.get(f"/v2/killed/blobs/{wire.digest_of(BLOB)}").body == BLOB
 
 
 def test_a_full_disk_is_507_and_leaves_nothing(tmp_path: Path) -> None:
