@@ -65,7 +65,11 @@ def test_this_machine_has_free_memory() -> None:
 
 
 def test_a_process_is_preferred_and_measured() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the interpreter is loaded
         prefer_for_oom_killer(process.pid)
         assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
         assert resident_bytes(process.pid) > 1 << 20

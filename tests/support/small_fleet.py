@@ -15,7 +15,7 @@ from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.demo.processes import Shell, wait_until
 from edgewright.demo.story import read_json
 
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 class SmallFleet:
