@@ -1,7 +1,7 @@
 // The figures, problems, devices and models of the page.
 
 import { element, show, table } from "./dom.js";
-import { ago, count, kindOf, size, stateOf, words } from "./words.js";
+import { ago, count, kindOf, size, workloadState, words, workloadsOf } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -28,6 +28,7 @@ export function showAttention(fleet) {
   show(at("attention-list"), ...list.map((each) => element(
     "li", {},
     each.device ? deviceButton(each.device) : element("strong", {}, each.title),
+    each.workload ? element("strong", {}, each.workload) : null,
     pill(each.state),
     element("span", {}, each.reason || "no reason given"),
   )));
@@ -37,8 +38,8 @@ export function showDevices(devices) {
   const columns = ["device", "state", "running", "profile", "labels", "last seen"];
   const rows = devices.map((device) => [
     deviceButton(device.device),
-    stateCell(device),
-    runningCell(device.reported?.running),
+    workloadsOf(device).flatMap(stateCell),
+    workloadsOf(device).flatMap(runningCell),
     device.profile || null,
     labels(device.labels),
     presence(device),
@@ -74,31 +75,43 @@ export function deviceButton(name) {
   return element("button", { type: "button", class: "link", "data-device": name }, name);
 }
 
+// The last rollout of each workload, if it was halted, and every workload of a device that failed.
 function problems({ devices, rollouts }) {
-  const newest = rollouts.find((rollout) => rollout.state !== "completed" && rollout.state !== "aborted");
-  const halted = newest?.state === "halted" ? [newest] : [];
-  const failed = devices.filter((device) => !device.revoked && kindOf(stateOf(device)) === "failed");
+  const ended = rollouts.filter((rollout) => rollout.state !== "completed" && rollout.state !== "aborted");
+  const isNewest = (rollout) => ended.find((other) => workloadOf(other) === workloadOf(rollout)) === rollout;
+  const halted = ended.filter((rollout) => rollout.state === "halted" && isNewest(rollout));
+  const failed = devices.filter((device) => !device.revoked).flatMap((device) =>
+    workloadsOf(device).filter((each) => kindOf(workloadState(each)) === "failed").map((each) => ({ ...each, device: device.device })));
   return [
     ...halted.map((rollout) => ({
       title: `Rollout of ${rollout.model}:${rollout.version}`, state: rollout.state, reason: rollout.reason,
     })),
-    ...failed.map((device) => ({ device: device.device, state: stateOf(device), reason: device.reported.reason })),
+    ...failed.map((each) => ({
+      device: each.device, workload: each.workload, state: workloadState(each), reason: each.reported.reason,
+    })),
   ];
 }
+
+const workloadOf = ({ workload, model }) => workload || model;
 
 function tile(figure, caption, isFailed = false) {
   return element("li", { class: isFailed ? "is-failed" : null }, element("strong", {}, String(figure)), element("span", {}, caption));
 }
 
-function stateCell(device) {
-  const reason = device.reported?.reason;
-  return [pill(stateOf(device)), reason && stateOf(device) !== "offered" ? element("small", {}, reason) : null];
+function stateCell(each) {
+  const reason = each.reported?.reason;
+  const state = workloadState(each);
+  return [workloadName(each), pill(state), reason && state !== "offered" ? element("small", {}, reason) : null];
 }
 
-function runningCell(running) {
-  if (!running) return null;
-  return [element("strong", {}, runs(running)), element("small", {}, `${running.variant} on ${running.backend}`)];
+function runningCell(each) {
+  const running = each.reported?.running;
+  if (!running) return [];
+  return [workloadName(each), element("strong", {}, runs(running)), element("small", {}, `${running.variant} on ${running.backend}`)];
 }
+
+// The name of a workload where a device has several.
+const workloadName = ({ workload }) => (workload ? element("small", { class: "workload" }, workload) : null);
 
 export const summary = ({ devices, rollouts }) =>
   [count(devices.filter((device) => device.online).length, "device online", "devices online"),

@@ -3,7 +3,7 @@
 import { request } from "./api.js";
 import { element, show } from "./dom.js";
 import { labels, pill, presence, runs, when } from "./fleet.js";
-import { figure, size, stateOf } from "./words.js";
+import { figure, size, workloadState, workloadsOf } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const FIRST = [/latency/, /rss|memory/];
@@ -24,7 +24,7 @@ export const shownDevice = () => (panel.open ? shown : null);
 
 export async function refreshPanel(device) {
   document.getElementById("panel-title").textContent = device.device;
-  show(document.getElementById("facts"), ...facts(device), ...choice(device.reported));
+  show(document.getElementById("facts"), ...workloadsOf(device).flatMap(workloadFacts), ...facts(device));
   const curves = document.getElementById("curves");
   try {
     const measurements = await request(`/v1/telemetry?device=${encodeURIComponent(device.device)}&limit=2000`);
@@ -37,26 +37,42 @@ export async function refreshPanel(device) {
 panel.addEventListener("click", (event) => event.target === panel && panel.close());
 document.getElementById("panel-close").addEventListener("click", () => panel.close());
 
-function facts(device) {
-  const { desired, reported } = device;
+function workloadFacts(each) {
+  const { workload, desired, reported } = each;
   const running = reported?.running;
   const precision = running && running.precision !== running.variant ? ` (${running.precision})` : "";
-  const rows = [
-    ["State", pill(stateOf(device))],
-    ["Reason", reported?.reason || null],
-    ["Since", reported ? when(reported.since) : null],
-    ["Attempt", reported && reported.attempt > 1 ? String(reported.attempt) : null],
-    ["Next attempt", reported?.next_retry_at ? new Date(reported.next_retry_at).toLocaleTimeString() : null],
-    ["Desired", desired ? `${desired.model}:${desired.version} (desired state ${desired.desired_number})` : null],
-    ["Running", running ? `${runs(running)}, ${running.variant}${precision} on ${running.backend}` : "nothing"],
-    ["Pulled", reported?.bytes_pulled ? size(reported.bytes_pulled) : null],
-    ["Presence", element("span", { class: "presence" }, ...presence(device))],
-    ["Profile", device.profile || "unknown"],
-    ["Labels", labels(device.labels)],
-    ["Agent", reported?.agent_version || null],
-    ["Enrolled", when(device.enrolled_at)],
-  ].filter(([, content]) => content !== null);
-  return [element("dl", { class: "facts" }, ...rows.flatMap(([name, content]) => [element("dt", {}, name), element("dd", {}, content)]))];
+  return [
+    workload ? element("h3", {}, `Workload ${workload}`) : null,
+    list([
+      ["State", pill(workloadState(each))],
+      ["Reason", reported?.reason || null],
+      ["Since", reported ? when(reported.since) : null],
+      ["Attempt", reported && reported.attempt > 1 ? String(reported.attempt) : null],
+      ["Next attempt", reported?.next_retry_at ? new Date(reported.next_retry_at).toLocaleTimeString() : null],
+      ["Desired", desired ? `${desired.model}:${desired.version} (desired state ${desired.desired_number})` : null],
+      ["Running", running ? `${runs(running)}, ${running.variant}${precision} on ${running.backend}` : "nothing"],
+      ["Pulled", reported?.bytes_pulled ? size(reported.bytes_pulled) : null],
+    ]),
+    ...choice(reported),
+  ];
+}
+
+function facts(device) {
+  return [
+    workloadsOf(device).length > 1 ? element("h3", {}, "Device") : null,
+    list([
+      ["Presence", element("span", { class: "presence" }, ...presence(device))],
+      ["Profile", device.profile || "unknown"],
+      ["Labels", labels(device.labels)],
+      ["Agent", device.reported?.agent_version || null],
+      ["Enrolled", when(device.enrolled_at)],
+    ]),
+  ];
+}
+
+function list(rows) {
+  const present = rows.filter(([, content]) => content !== null);
+  return element("dl", { class: "facts" }, ...present.flatMap(([name, content]) => [element("dt", {}, name), element("dd", {}, content)]));
 }
 
 function choice(reported) {

@@ -27,13 +27,15 @@ function card(rollout) {
       "div", { class: "rollout-head" },
       element("h3", {}, `${rollout.model}:${rollout.version}`),
       pill(rollout.state, rollout.state === "running" ? "active" : undefined), // a running rollout has not succeeded yet
-      element("span", { class: "faint" }, `rollout ${rollout.rollout}, `, when(rollout.created_at)),
+      element("span", { class: "faint" }, `rollout ${rollout.rollout}${ofWorkload(rollout)}, `, when(rollout.created_at)),
       actions(rollout),
     ),
     element("p", { class: "reason" }, rollout.reason),
     element("div", { class: "waves" }, ...[...waves].map(([wave, devices]) => box(rollout, wave, devices, waves.size))),
   );
 }
+
+const ofWorkload = ({ workload, model }) => (workload && workload !== model ? ` of workload ${workload}` : "");
 
 function box(rollout, wave, devices, total) {
   const running = devices.filter((device) => device.state === "running").length;

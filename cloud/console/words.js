@@ -33,9 +33,17 @@ export function figure(value) {
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 }
 
-// The state of the current desired state; a report about an older one does not count.
-export function stateOf(device) {
-  const { desired, reported } = device;
+// The workloads of a device, each with its own desired state and report; one without a name where the device knows only one.
+export function workloadsOf({ desired, reported }) {
+  const [wanted, known] = [desired?.workloads ?? (desired ? [desired] : []), reported?.workloads];
+  if (!known?.length) return [{ workload: "", desired, reported }];
+  const names = [...new Set([...wanted, ...known].map((each) => each.workload))].sort();
+  const named = (list, name) => list.find((each) => each.workload === name) ?? null;
+  return names.map((name) => ({ workload: names.length > 1 ? name : "", desired: named(wanted, name), reported: named(known, name) }));
+}
+
+// The state of the current desired state of a workload; a report about an older one does not count.
+export function workloadState({ desired, reported }) {
   if (desired && (!reported || reported.desired_number < desired.desired_number)) return "offered";
   return reported ? reported.state : null;
 }

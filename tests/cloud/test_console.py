@@ -126,8 +126,8 @@ def rollout(client: CloudClient, page: Page) -> Iterator[Callable[..., int]]:
     """Start rollouts; abort them at the end of the test."""
     started: list[int] = []
 
-    def start(version: int, *names: str, waves: tuple[str, ...] = ("1", "100%")) -> int:
-        request = RolloutRequest(model="digits", version=version, devices=names, waves=waves)
+    def start(version: int, *names: str, waves: tuple[str, ...] = ("1", "100%"), workload: str = "") -> int:
+        request = RolloutRequest(model="digits", version=version, devices=names, waves=waves, workload=workload)
         started.append(client.create_rollout(request).rollout)
         return started[-1]
 
@@ -237,6 +237,27 @@ def test_a_device_is_explained_in_the_panel(page: Page, devices: dict[str, Scrip
     assert curve.get_attribute("aria-label") == "latency_p95: last 2 ms, 1 ms to 3 ms"
     page.driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
     assert page.script("return document.getElementById('panel').open") is False
+
+
+def test_every_workload_of_a_device_is_shown_with_its_version_and_its_failure(
+    page: Page, cloud: RunningCloud, rollout: Callable[..., int], tmp_path: Path
+) -> None:
+    device = enrol_scripted(cloud, "gate-1", tmp_path)
+    rollout(1, "gate-1")
+    device.run_desired()
+    number = rollout(2, "gate-1", workload="reader")
+    device.wait_for_desired()
+    device.report(DeploymentState.REFUSED, "too little memory beside digits")
+    page.open_as_operator()
+    row = "#device-table tbody tr:last-child"
+    page.wait_for(f"{row} [data-column='state']", "digitsrunning")
+    page.wait_for(f"{row} [data-column='state']", "readerrefusedtoo little memory beside digits")
+    assert page.text(f"{row} [data-column='running']") == "digitsdigits:1int8 on onnxruntime"
+    page.wait_for("#attention-list", "gate-1readerrefusedtoo little memory beside digits")
+    page.wait_for(f"[aria-label='Rollout {number}'] .rollout-head", f"rollout {number} of workload reader")
+    page.click("#device-table [data-device='gate-1']")
+    page.wait_for("#facts", "Workload readerStaterefused")
+    page.wait_for("#facts", "Workload digitsStaterunning")
 
 
 def test_nothing_is_cut_off_on_a_phone(page: Page) -> None:
