@@ -18,7 +18,7 @@ from edgewright.contracts.names import is_model_reference
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def common_options(command: F) -> F:
@@ -123,8 +123,8 @@ def _is_number(text: str) -> bool:
 
 
 def duration(text: str) -> float:
-    """Convert a duration such as 30s, 5m, 1h or 2d to seconds."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd])", text)
+    """Convert a duration such as 50ms, 30s, 5m, 1h or 2d to seconds."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|[smhd])", text)
     if not match:
-        raise click.BadParameter(f"must be a number and a unit, as in 30s, 5m, 1h or 2d, not {text!r}")
+        raise click.BadParameter(f"must be a number and a unit, as in 50ms, 30s, 5m, 1h or 2d, not {text!r}")
     return float(match[1]) * _UNITS_S[match[2]]

@@ -22,6 +22,7 @@ from edgewright.sdk.services.environment import Environment
 from edgewright.sdk.services.inference import InferenceConfig
 from edgewright.sdk.services.kinds import AciWebservice, LocalWebservice
 from edgewright.sdk.services.model_package import ContainerRegistry, ModelPackage
+from edgewright.sdk.services.model_profile import ModelProfile
 from edgewright.sdk.services.packages import Image
 from edgewright.sdk.services.webservice import Webservice
 from edgewright.sdk.workspace.datastore import Datastore
@@ -45,6 +46,7 @@ __all__ = [
     "LocalWebservice",
     "Model",
     "ModelPackage",
+    "ModelProfile",
     "ResourceConfiguration",
     "Run",
     "TelemetryClient",

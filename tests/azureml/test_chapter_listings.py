@@ -140,6 +140,17 @@ output_sample = np.array([1])
 def run(data):
     return model.predict(data).tolist()
 """,
+    "25": """
+import json
+test_data = json.dumps({'data': [[1.0, 2.0, 3.0, 4.0]]})
+""",
+    "26": """
+profile = Model.profile(ws, "sklearnprofile", [model], inference_config, test_data)
+profile.wait_for_profiling(True)
+""",
+    "27": """
+results = profile.get_results()
+""",
     "28": """
 from edgewright.azureml.onnx_tf.frontend import tensorflow_graph_to_onnx_model
 onnx_model = tensorflow_graph_to_onnx_model(graph_def, "fc2/add", opset=6)
@@ -192,6 +203,8 @@ NEEDS = {
     "9": ("7",),
     "10": ("3", "8"),
     "11": ("3", "8"),
+    "26": ("11", "25"),
+    "27": ("26",),
     "29": ("workspace", "3", "28"),
     "30": ("29",),
     "32": ("3",),
@@ -308,6 +321,18 @@ def test_listings_8_11_and_12_a_script_scores_on_a_fixed_port(run: Run, notebook
     assert post(service, {"data": ROWS}) == (200, [1, 0])
     status, text = post(service, {"data": [[1.0]]})
     assert (status, "features" in text) == (200, True)
+
+
+def test_listings_25_to_27_a_profile_recommends_processors_and_memory(
+    run: Run, notebook: Notebook, free_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("score.py").write_text(LISTINGS["score.py of listing 12"])
+    notebook.names.setdefault("port", free_port)
+    results = run("27")["results"]
+    assert 0.1 <= results["cpu"] <= 2
+    assert 0.1 <= results["memoryInGB"] <= 1
+    assert 0 < results["p50LatencyInMs"] <= results["p95LatencyInMs"] <= 1000
+    assert "confirm: " in capsys.readouterr().out
 
 
 def test_listings_9_and_10_images_of_an_environment_and_of_a_model_are_built(

@@ -165,7 +165,7 @@ def test_a_rejected_command_prints_one_line(edgewright: CommandLine, words: str,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        pytest.param("rollouts create m --soak 30", "a number and a unit, as in 30s, 5m, 1h or 2d, not '30'", id="duration"),
+        pytest.param("rollouts create m --soak 30", "as in 50ms, 30s, 5m, 1h or 2d, not '30'", id="duration"),
         pytest.param("rollouts create m --success-threshold most", "as in 95% or 0.95, not 'most'", id="not a share"),
         pytest.param("rollouts create m --success-threshold 101%", "a fraction from 0% to 100%, as in 95% or 0.95", id="over"),
         pytest.param("devices token --label site", "must be a name and a value, as in site=plant-2, not 'site'", id="label"),

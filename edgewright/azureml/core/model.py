@@ -1,5 +1,5 @@
 """Names of azureml.core.model."""
 
-from edgewright.sdk import InferenceConfig, Model, ModelPackage
+from edgewright.sdk import InferenceConfig, Model, ModelPackage, ModelProfile
 
-__all__ = ["InferenceConfig", "Model", "ModelPackage"]
+__all__ = ["InferenceConfig", "Model", "ModelPackage", "ModelProfile"]

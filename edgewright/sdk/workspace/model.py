@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgewright.sdk.services.deployment import DeploymentConfiguration
     from edgewright.sdk.services.inference import InferenceConfig
     from edgewright.sdk.services.model_package import ModelPackage
+    from edgewright.sdk.services.model_profile import ModelProfile
     from edgewright.sdk.services.webservice import Webservice
     from edgewright.sdk.workspace.runs import Run
 
@@ -265,6 +266,35 @@ class Model:
         from edgewright.sdk.services.model_package import package
 
         return package(workspace, models, inference_config, generate_dockerfile=generate_dockerfile, image_name=image_name)
+
+    @staticmethod
+    def profile(
+        workspace: Workspace,
+        profile_name: str,
+        models: Sequence[Model | str],
+        inference_config: InferenceConfig | None = None,
+        input_dataset: Any = None,
+        cpu: float | None = None,
+        memory_in_gb: float | None = None,
+        *,
+        rate: float = 10.0,
+        p95_ms: float = 1000.0,
+        seconds: float = 2.0,
+        trust: bool = False,
+    ) -> ModelProfile:
+        """Find the processors and memory that a service of models needs, on this machine; `wait_for_profiling` waits.
+
+        `input_dataset` is a request as text, a sequence of them, or a table whose first column has them. `cpu` and `memory_in_gb`
+        bound what is recommended. It holds `rate` requests per second with a 95th percentile of `p95_ms` milliseconds; a
+        measurement takes `seconds`. `trust` opens a pickle of a model without code.
+
+        Raises:
+            BadInputError: an argument is not allowed.
+        """
+        from edgewright.sdk.services.model_profile import ProfileLimits, profile
+
+        limits = ProfileLimits(cpu=cpu, memory_in_gb=memory_in_gb, rate=rate, p95_ms=p95_ms, seconds=seconds, trust=trust)
+        return profile(workspace, profile_name, models, inference_config, input_dataset, limits)
 
     def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
         """Write the files to a folder; return the path of the file, or of the folder if there are several.
