@@ -26,7 +26,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Method(enum.StrEnum):
-    """How a size is enforced."""
+    """The means by which a size is enforced."""
 
     CONTROL_GROUPS = "control groups"
     AFFINITY = "affinity"

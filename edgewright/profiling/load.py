@@ -206,7 +206,7 @@ def _arrivals(request: LoadRequest) -> Iterator[tuple[float, bool]]:
 
 
 def _percentile(sorted_ms: np.ndarray[Any, np.dtype[np.float64]], percentile: int) -> float | None:
-    """Return a percentile as the smallest latency that so many requests do not exceed; None if it is infinite."""
+    """Return a percentile as the smallest latency that this share of the requests does not exceed; None if it is infinite."""
     if not sorted_ms.size:
         return None
     value = float(sorted_ms[min(len(sorted_ms) - 1, int(np.ceil(len(sorted_ms) * percentile / 100)) - 1)])

@@ -1,4 +1,4 @@
-"""What a load is asked for and what it returns; loads no library, unlike `load.py`, which runs in a process of its own."""
+"""Request and result of a load; imports no library, unlike `load.py`, which runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRequest:
-    """What is sent, where, and how often."""
+    """The requests, their destination and their rate."""
 
     host: str
     port: int

@@ -32,7 +32,7 @@ _BEST_TRIES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is profiled; an interrupted profile continues only with equal settings."""
+    """Settings of a profile; an interrupted profile continues only with equal settings."""
 
     target: str
     objective: Objective
@@ -44,7 +44,7 @@ class Settings:
     options: tuple[str, ...] = ()
     """Options of the service."""
     parallel: str = "threads"
-    """What a size decides besides: `workers` of a script or model, or `threads` of a backend."""
+    """Processes that a size decides: `workers` of a script or model, or `threads` of a backend."""
     method: Method = Method.CONTROL_GROUPS
     describes: bool = True
     """Also measure half of the recommended processor time, and the curve."""
@@ -67,7 +67,7 @@ class Measurement:
     result: LoadResult | None
     """None if the service did not start."""
     reason: str = ""
-    """Why it did not start."""
+    """The reason why it did not start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

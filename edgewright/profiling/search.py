@@ -19,7 +19,7 @@ _CURVE = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What a size must hold: requests per second within a latency at a percentile."""
+    """The aim of a profile: requests per second within a latency at a percentile."""
 
     rate: float
     latency_ms: float

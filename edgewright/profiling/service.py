@@ -33,7 +33,7 @@ class NotReadyError(OperationError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """What is served, and the options of `edgewright serve` that a size does not decide."""
+    """The script or model, and the options of `edgewright serve` that a size does not decide."""
 
     path: Path
     runs_in_workers: bool
@@ -41,7 +41,7 @@ class ServiceOptions:
     options: tuple[str, ...] = ()
 
     def command(self, processes: int, ready_file: Path) -> list[str]:
-        """Return the command with so many workers or threads."""
+        """Return the command with that many workers or threads."""
         parallel = "--workers" if self.runs_in_workers else "--threads"
         words = [sys.executable, "-P", "-m", "edgewright", "serve", str(self.path), "--port", "0", parallel, str(processes)]
         return [*words, "--ready-file", str(ready_file), *self.options]

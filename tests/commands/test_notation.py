@@ -27,7 +27,9 @@ def test_a_share_is_a_percentage_or_a_fraction(text: str, fraction: float) -> No
             for text in ("", "%", "much", "95", "101%", "-1%", "nan", "inf%")
         ),
         *(
-            pytest.param(duration, text, f"as in 50ms, 30s, 5m, 1h or 2d, not {text!r}", id=f"time {text}")
+            pytest.param(
+                duration, text, f"must be a number and a unit, as in 50ms, 30s, 5m, 1h or 2d, not {text!r}", id=f"time {text}"
+            )
             for text in ("", "5", "m", "-5m", "5w", "1e3s")
         ),
         *(

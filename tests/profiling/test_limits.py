@@ -59,7 +59,7 @@ def test_a_process_that_needs_more_memory_than_its_limit_is_ended() -> None:
 
 
 @needs_groups
-def test_no_group_is_left_behind() -> None:
+def test_no_group_is_left_over() -> None:
     before = set(limits.CGROUPS.glob("**/edgewright-profile-*"))
     with limited(Size(cpu=1), Method.CONTROL_GROUPS) as applied:
         ended(started(BUSY, applied))

@@ -104,6 +104,6 @@ def test_failures_are_counted_by_status_and_as_the_slowest(serve: Callable[[Answ
 
 def test_a_server_that_is_not_there_answers_nothing(tmp_path: Path) -> None:
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused, and nobody else gets the port
+        bound.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused, and no other program gets the port
         result = run_load(request(tmp_path, bound.getsockname()[1], rate=50, seconds=0.5, warm_up_s=0.0))
     assert (result.answered, result.failures) == (0, {"no connection": result.sent})

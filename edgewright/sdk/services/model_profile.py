@@ -35,7 +35,7 @@ MODELS = "azureml-models"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileLimits:
-    """What the recommendation must hold, and its largest size."""
+    """Rate and latency that the recommendation must hold, and its largest size."""
 
     cpu: float | None
     memory_in_gb: float | None
