@@ -25,6 +25,7 @@ from edgewright.contracts.endpoints import (
 )
 from edgewright.contracts.names import parse_reference
 from edgewright.errors import BadInputError
+from edgewright.kubernetes.cli import command as render
 from edgewright.sdk import CloudClient
 
 _PLAIN = (
@@ -288,3 +289,6 @@ def _rows(record: EndpointRecord) -> list[tuple[str, object]]:
         ("created", moment(record.created_at)),
         ("changed", moment(record.changed_at)),
     ]
+
+
+group.add_command(render)
