@@ -247,6 +247,19 @@ known_failures = Table(
     Column("at", Instant, nullable=False),
 )
 
+benchmarks = Table(
+    "benchmarks",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("basis", String(71), primary_key=True),
+    Column("fingerprint", String(255), nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("claimed_until", Instant, nullable=False),
+    Column("result", LargeBinary),
+    Column("envelope", LargeBinary),
+    Column("shared", LargeBinary),
+)
+
 leases = Table(
     "leases",
     metadata,

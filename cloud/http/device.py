@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from cloud.auth import Access
 from cloud.db.database import Counter
-from cloud.fleet import devices, telemetry, twins
+from cloud.fleet import benchmarks, devices, telemetry, twins
 from cloud.http.endpoint import Call, Endpoint
+from edgewright.contracts.connection.benchmarks import BenchmarkAnswer, BenchmarkClaim
 from edgewright.contracts.messages import ReportedState, TelemetryAck, TelemetryBatch
 from edgewright.contracts.signing import Envelope
 
@@ -42,6 +43,20 @@ def store_telemetry(call: Call) -> TelemetryAck:
     """Store a batch and acknowledge it."""
     with call.cloud.database.transaction() as connection:
         return telemetry.store(connection, call.caller.device, call.body, call.now)
+
+
+def claim_benchmark(call: Call) -> BenchmarkAnswer:
+    """Return a shared benchmark, or the right to measure."""
+    with call.cloud.database.transaction() as connection:
+        return benchmarks.claim(connection, call.caller.device, call.body, call.now)
+
+
+def store_benchmark(call: Call) -> None:
+    """Store the benchmark of the device that holds the claim."""
+    certificate, key = call.caller.certificate, call.cloud.state.signing_key
+    assert certificate is not None, "a device authenticates with a certificate"
+    with call.cloud.database.transaction() as connection:
+        benchmarks.store(connection, key, call.caller.device, certificate, call.body, call.now)
 
 
 def _mark_seen(call: Call) -> None:
@@ -83,5 +98,23 @@ ENDPOINTS = (
         handler=store_telemetry,
         request_type=TelemetryBatch,
         response_type=TelemetryAck,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/device/benchmarks/claim",
+        access=Access.DEVICE,
+        summary="The benchmark of a model on machines like the device's, or the right to measure it, or neither: ask again.",
+        handler=claim_benchmark,
+        request_type=BenchmarkClaim,
+        response_type=BenchmarkAnswer,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/device/benchmarks",
+        access=Access.DEVICE,
+        summary="Store the benchmark of a device, a `BenchmarkResult` signed by its key, for devices with the same machine.",
+        handler=store_benchmark,
+        request_type=Envelope,
+        status=204,
     ),
 )

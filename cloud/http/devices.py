@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from cloud.auth import Access
-from cloud.fleet import devices
+from cloud.fleet import benchmarks, devices
 from cloud.http.endpoint import Call, Endpoint
 from cloud.rollouts import operations
+from edgewright.contracts.connection.benchmarks import BenchmarkResult
 from edgewright.contracts.messages import DeviceRecord
 
 
@@ -43,6 +44,18 @@ def remove_workload(call: Call) -> DeviceRecord:
     key = call.cloud.state.signing_key
     with call.cloud.database.transaction() as connection:
         return operations.remove_workload(connection, key, call.path("device"), call.path("workload"), call.now)
+
+
+def list_benchmarks(call: Call) -> list[BenchmarkResult]:
+    """Return the shared benchmarks."""
+    with call.cloud.database.reading() as connection:
+        return benchmarks.results(connection, call.text("model"))
+
+
+def forget_benchmarks(call: Call) -> list[BenchmarkResult]:
+    """Delete the shared benchmarks of a model."""
+    with call.cloud.database.transaction() as connection:
+        return benchmarks.forget(connection, call.path("model"))
 
 
 ENDPOINTS = (
@@ -86,5 +99,22 @@ ENDPOINTS = (
         summary="Revoke a device and all of its certificates.",
         handler=revoke_device,
         response_type=DeviceRecord,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/benchmarks",
+        access=Access.OPERATOR,
+        summary="Benchmarks that devices with the same machine share, by model and machine.",
+        handler=list_benchmarks,
+        response_type=list[BenchmarkResult],
+        query={"model": "only benchmarks of this model"},
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/v1/benchmarks/{model}",
+        access=Access.OPERATOR,
+        summary="Delete the shared benchmarks of a model, so that the next device measures again; returns the deleted ones.",
+        handler=forget_benchmarks,
+        response_type=list[BenchmarkResult],
     ),
 )

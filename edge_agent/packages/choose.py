@@ -58,9 +58,10 @@ def candidates(profile: HardwareProfile, package: Package, by_profile: Choice) -
 def choose_fastest(package: Package, by_profile: Choice, times: VariantTimes, version: int) -> Choice:
     """Return the fastest variant, or the profile's choice if it is within `MAX_TIME_RATIO` of the fastest."""
     chosen = _pick(times, by_profile.variant.config.variant)
-    when = "" if times.version == version else f" with version {times.version}"
-    reasons = {variant: _reason_against(variant, chosen, times, when) for variant in (*times.median_ms, *times.failures)}
-    reasons[chosen] = _reason_for(chosen, times, when)
+    where = f"on {times.measured_by}, which has the same machine," if times.measured_by else "here"
+    where += "" if times.version == version else f" with version {times.version}"
+    reasons = {variant: _reason_against(variant, chosen, times, where) for variant in (*times.median_ms, *times.failures)}
+    reasons[chosen] = _reason_for(chosen, times, where)
     names = [variant.config.variant for variant in package.variants]
     sentences = tuple(reasons.get(name, default) for name, default in zip(names, by_profile.sentences, strict=True))
     return Choice(package.variant(chosen), sentences)
@@ -79,18 +80,18 @@ def _pick(times: VariantTimes, preferred: str) -> str:
     return preferred if preferred in times.median_ms and times.median_ms[preferred] <= limit_ms else times.fastest
 
 
-def _reason_for(chosen: str, times: VariantTimes, when: str) -> str:
+def _reason_for(chosen: str, times: VariantTimes, where: str) -> str:
     rule = "measured fastest" if chosen == times.fastest else "the profile prefers it, and none was measured clearly faster"
     others = sorted((median_ms, variant) for variant, median_ms in times.median_ms.items() if variant != chosen)
     against = "".join(f"; {variant} {format_ms(median_ms)}" for median_ms, variant in others)
-    return f"{chosen} is chosen: {rule} here{when}, {format_ms(times.median_ms[chosen])}{against}."
+    return f"{chosen} is chosen: {rule} {where}, {format_ms(times.median_ms[chosen])}{against}."
 
 
-def _reason_against(variant: str, chosen: str, times: VariantTimes, when: str) -> str:
+def _reason_against(variant: str, chosen: str, times: VariantTimes, where: str) -> str:
     if variant in times.failures:
-        return f"{variant} fits, but could not be measured here{when}: {times.failures[variant].rstrip('.')}."
+        return f"{variant} fits, but could not be measured {where}: {times.failures[variant].rstrip('.')}."
     its_ms, best_ms = times.median_ms[variant], times.median_ms[chosen]
     if its_ms < best_ms:
         against = f"({format_ms(its_ms)} against {format_ms(best_ms)})"
-        return f"{variant} fits, but was not measured clearly faster than {chosen} here{when} {against}."
-    return f"{variant} fits, but {chosen} was measured faster here{when} ({format_ms(best_ms)} against {format_ms(its_ms)})."
+        return f"{variant} fits, but was not measured clearly faster than {chosen} {where} {against}."
+    return f"{variant} fits, but {chosen} was measured faster {where} ({format_ms(best_ms)} against {format_ms(its_ms)})."

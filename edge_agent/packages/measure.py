@@ -1,6 +1,7 @@
 """Choose a variant by benchmarking the fitting ones on this device: `choose = "measured"`, inside the worker that fetches.
 
     load       results of an earlier version on the same basis decide, and only the chosen variant is pulled
+    share      results of another device on the same basis decide as well (shared_times.py)
     pull       otherwise pull every fitting variant, if the disk has space for all
     link       create a variant directory of hard links for each, outside of the slots
     benchmark  run each in its own process, alternating (`accel.backends.choose`)
@@ -23,12 +24,14 @@ from accel.backends.choose import Fastest, backend_versions, find_backends, find
 from edge_agent.packages.choose import Choice, candidates, choose, choose_fastest, unmeasured
 from edge_agent.packages.oci_client import OciClient
 from edge_agent.packages.pull import bytes_missing, files_of, pull_missing
+from edge_agent.packages.shared_times import SharedTimes, fingerprint_of
 from edge_agent.storage import variant_times
 from edge_agent.storage.failpoints import failpoint
 from edge_agent.storage.store import Store
 from edge_agent.storage.variant_times import VariantTimes
 from edge_agent.workers.requests import FetchRequest
 from edgewright.contracts import wire
+from edgewright.contracts.connection.benchmarks import BenchmarkClaim
 from edgewright.contracts.messages import DesiredState
 from edgewright.contracts.names import Digest
 from edgewright.contracts.package import Package, PackagedVariant
@@ -36,6 +39,9 @@ from edgewright.contracts.variant import VariantDirectory
 from edgewright.errors import EdgewrightError, PackageError, StorageFullError
 from hardware_profiles.detect import read_machine
 from hardware_profiles.hardware_profile import HardwareProfile
+
+_WAIT_SHARE = 0.25
+"""Share of the deployment's time in which the device waits for the result of another one."""
 
 
 def choose_by_measuring(
@@ -57,12 +63,20 @@ def choose_by_measuring(
     basis = basis_of(variants, backends, request.threads)
     times = variant_times.load(store.root, package.name, basis)
     if times is None:
+        claim = BenchmarkClaim(model=package.name, basis=basis, fingerprint=fingerprint_of(read_machine()))
+        shared = SharedTimes(store.root, wait_s=_WAIT_SHARE * request.desired.device_timeout_s)
+        times = shared.find(claim, {variant.config.variant for variant in variants})
+        if times is not None:
+            _store_times(store, times)
+    if times is None:
         benchmark = partial(find_fastest, threads=request.threads, backends=backends, ignore_cache=True)
         try:
             fastest = _measure(variants, registry, store, benchmark)
         except _NotMeasuredError as error:
+            shared.release(claim)
             return unmeasured(by_profile, package, str(error))
-        times = _store_times(store, request.desired, basis, fastest)
+        times = _store_times(store, _times(request.desired, basis, fastest))
+        shared.offer(claim, times)
     return choose_fastest(package, by_profile, times, request.desired.version)
 
 
@@ -131,8 +145,8 @@ def _pull_all(variants: Sequence[PackagedVariant], registry: OciClient, store: S
     return failures
 
 
-def _store_times(store: Store, desired: DesiredState, basis: Digest, fastest: Fastest) -> VariantTimes:
-    times = VariantTimes(
+def _times(desired: DesiredState, basis: Digest, fastest: Fastest) -> VariantTimes:
+    return VariantTimes(
         model=desired.model,
         version=desired.version,
         measured_at=datetime.now(UTC),
@@ -141,6 +155,9 @@ def _store_times(store: Store, desired: DesiredState, basis: Digest, fastest: Fa
         median_ms=fastest.best_ms,
         failures=fastest.failures,
     )
+
+
+def _store_times(store: Store, times: VariantTimes) -> VariantTimes:
     failpoint("measure.before_record")
     with suppress(StorageFullError):  # without the record, the next version is measured again
         variant_times.store(store.root, times)

@@ -33,6 +33,8 @@ class VariantTimes:
     median_ms: dict[str, float]
     failures: dict[str, str]
     """Reasons why other fitting variants have no time."""
+    measured_by: str = ""
+    """The device with the same machine that measured; empty for this one."""
 
     def __post_init__(self) -> None:
         if self.fastest not in self.median_ms:

@@ -12,9 +12,11 @@ import click
 
 from edgewright.command_line import duration, print_json, print_table
 from edgewright.commands.cloud_options import cloud_options, label, labels_text, moment
+from edgewright.contracts.connection.benchmarks import BenchmarkResult
 from edgewright.contracts.connection.enrolment import TokenRequest
 from edgewright.contracts.messages import DeploymentState, DesiredState, DeviceRecord, ReportedWorkload
 from edgewright.contracts.names import check_name
+from edgewright.errors import BadInputError
 from edgewright.sdk import CloudClient
 
 
@@ -163,6 +165,36 @@ def remove_workload(device: str, workload: str, cloud: str | None, as_json: bool
         return
     left = [each.name for each in workloads_of(record) if each.desired is not None]
     click.echo(f"{record.device} removes {workload}; it keeps {', '.join(left) or 'no workload'}")
+
+
+@group.command("benchmarks")
+@click.argument("model", required=False)
+@click.option("--forget", is_flag=True, help="Delete those of MODEL, so that the next device measures again.")
+@cloud_options
+def benchmarks(model: str | None, forget: bool, cloud: str | None, as_json: bool) -> None:
+    """List the times of variants that devices with the same machine share."""
+    if model is not None:
+        check_name(model, "model")
+    elif forget:
+        raise BadInputError("--forget must have a model: edgewright devices benchmarks MODEL --forget")
+    with CloudClient.connect(cloud) as client:
+        results = client.forget_benchmarks(model) if forget and model is not None else client.benchmarks(model)
+    if as_json:
+        print_json(results)
+    elif forget:
+        click.echo(f"deleted {len(results)} of {model}: the next device of each kind of machine measures again")
+    else:
+        columns = ("machine", "model", "variant", "median ms", "fastest", "measured by", "at", "reason")
+        print_table(columns, [row for result in results for row in _times(result)])
+
+
+def _times(result: BenchmarkResult) -> Iterator[tuple[object, ...]]:
+    """Yield one row per variant, the fastest first, and those that could not be measured last."""
+    before, after = (result.fingerprint, f"{result.model}:{result.version}"), (result.device, moment(result.measured_at))
+    for variant, median_ms in sorted(result.median_ms.items(), key=lambda each: each[1]):
+        yield *before, variant, f"{median_ms:.3f}", "yes" if variant == result.fastest else None, *after, None
+    for variant, reason in sorted(result.failures.items()):
+        yield *before, variant, None, None, *after, reason
 
 
 @group.command("revoke")

@@ -10,6 +10,7 @@ from typing import Self
 from urllib.parse import quote
 
 from edgewright.contracts import wire
+from edgewright.contracts.connection.benchmarks import BenchmarkResult
 from edgewright.contracts.connection.enrolment import IssuedToken, TokenRequest
 from edgewright.contracts.messages import (
     ChangeNumber,
@@ -210,6 +211,14 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
         """Remove a workload of a device, which stops it and frees its slots."""
         path = f"/v1/devices/{quote(device, safe='')}/workloads/{quote(workload, safe='')}"
         return self._send("DELETE", path, DeviceRecord)
+
+    def benchmarks(self, model: str | None = None) -> tuple[BenchmarkResult, ...]:
+        """Return the benchmarks that devices share, of one model or of all, sorted by model and machine."""
+        return self._get("/v1/benchmarks", tuple[BenchmarkResult, ...], model=model)
+
+    def forget_benchmarks(self, model: str) -> tuple[BenchmarkResult, ...]:
+        """Delete the shared benchmarks of a model and return them; raise `NotFoundError` if there are none."""
+        return self._send("DELETE", f"/v1/benchmarks/{quote(model, safe='')}", tuple[BenchmarkResult, ...])
 
     def telemetry(
         self, *, device: str | None = None, name: str | None = None, since: datetime | None = None, limit: int = 1000

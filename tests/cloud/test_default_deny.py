@@ -26,7 +26,9 @@ PUBLIC = {
     ("POST", "/v1/renew"),
 }
 FOR_DEVICES = {("GET", "/v1/device/desired"), ("POST", "/v1/device/reported"), ("POST", "/v1/device/telemetry")} | {
-    ("POST", "/v1/device/certificate")
+    ("POST", "/v1/device/certificate"),
+    ("POST", "/v1/device/benchmarks"),
+    ("POST", "/v1/device/benchmarks/claim"),
 }
 ROUTES = [(endpoint.method, endpoint.path) for endpoint in ENDPOINTS]
 

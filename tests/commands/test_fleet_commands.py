@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloud.db.database import Database
+from cloud.db.schema import benchmarks
 from edge_agent.cli import group as agent
 from edgewright.commands.devices import enrol_command
+from edgewright.contracts import wire
+from edgewright.contracts.connection.benchmarks import BenchmarkResult
 from edgewright.contracts.messages import DeploymentState, FailureCause
 from tests.commands.conftest import CommandLine
 from tests.support.running_cloud import RunningCloud
@@ -66,6 +71,32 @@ def test_a_label_of_a_device_is_set_and_removed(edgewright: CommandLine, trustin
     enrol_scripted(trusting_cloud, "labelled-1", tmp_path, labels={"line": "7"})
     assert edgewright.ok("devices", "label", "labelled-1", "site=east") == "labelled-1: line=7 site=east\n"
     assert edgewright.ok("devices", "label", "labelled-1", "line=") == "labelled-1: site=east\n"
+
+
+def test_shared_benchmarks_are_listed_and_deleted(edgewright: CommandLine, trusting_cloud: RunningCloud) -> None:
+    result = BenchmarkResult(
+        device="cam-1",
+        model="timed",
+        version=2,
+        basis=wire.digest_of(b"basis"),
+        fingerprint="5f1c20de x86_64 Example x4",
+        measured_at=datetime(2030, 1, 31, 12, tzinfo=UTC),
+        fastest="int8",
+        median_ms={"fp32": 9.021, "int8": 4.102},
+        failures={"fp16": "no backend runs it"},
+    )
+    row = {"model": "timed", "basis": result.basis, "fingerprint": result.fingerprint, "device": "cam-1"}
+    database = Database.open(f"sqlite:///{trusting_cloud.state / 'cloud.db'}")
+    with database.transaction() as connection:
+        connection.execute(benchmarks.insert().values(**row, claimed_until=result.measured_at, result=wire.encode(result)))
+    database.close()
+    lines = edgewright.ok("devices", "benchmarks", "timed").splitlines()
+    assert re.split(r"  +", lines[1])[:4] == ["5f1c20de x86_64 Example x4", "timed:2", "int8", "4.102"]
+    assert [re.split(r"  +", line)[2] for line in lines[1:]] == ["int8", "fp32", "fp16"]
+    assert edgewright.json("devices", "benchmarks")[0]["median_ms"] == result.median_ms
+    assert "deleted 1 of timed" in edgewright.ok("devices", "benchmarks", "timed", "--forget")
+    assert "no device has measured 'timed'" in edgewright.refused("devices", "benchmarks", "timed", "--forget")
+    assert "--forget must have a model" in edgewright.refused("devices", "benchmarks", "--forget")
 
 
 def test_a_device_is_explained(

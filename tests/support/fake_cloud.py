@@ -326,8 +326,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/device/reported":
             self.cloud.take_report(raw)
             self._answer(204, b"")
-        else:
+        elif self.path == "/v1/device/telemetry":
             self._answer(200, wire.encode(self.cloud.take_telemetry(raw)))
+        else:  # a cloud that shares no benchmarks
+            self._answer(404, b'{"error":"there is no such address"}')
 
     def _registry(self, path: str) -> None:
         match = re.fullmatch(rf"/v2/{MODEL}/(manifests|blobs|referrers)/(.+)", path)
