@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from accel.backends.choose import AUTO, Fastest
+from accel.backends.ort_package import OrtPackage, write_ort_package
 from accel.bench import (
     BenchMachine,
     BenchResult,
@@ -19,9 +20,11 @@ from accel.bench import (
     this_machine,
 )
 from edgewright.command_line import common_options, print_json, print_table, progress
+from edgewright.contracts.variant import BackendName, VariantDirectory
 from edgewright.errors import BadInputError, OperationError
 from hardware_profiles.processors import default_threads
 
+ORT_PACKAGE = "ort-package"
 COLUMNS = (
     "variant",
     "backend",
@@ -44,8 +47,24 @@ COLUMNS = (
 @click.option("--threads", type=int, help="Number of threads; default: the backend's choice.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples per run.")
 @click.option("--runs", type=int, default=100, show_default=True, help="Timed runs after the warm-up.")
+@click.option(
+    "--export",
+    "export",
+    type=(click.Choice([ORT_PACKAGE]), click.Path(path_type=Path)),
+    metavar="ort-package DIR",
+    help="Also write the variants, fastest first, as a model package from which ONNX Runtime takes the fastest.",
+)
 @common_options
-def command(path: Path, variant: str | None, backend: str, threads: int | None, batch: int, runs: int, as_json: bool) -> None:
+def command(
+    path: Path,
+    variant: str | None,
+    backend: str,
+    threads: int | None,
+    batch: int,
+    runs: int,
+    export: tuple[str, Path] | None,
+    as_json: bool,
+) -> None:
     """Measure latency, throughput and memory on this machine.
 
     MODEL is any .onnx file, BUILD a build directory, PACKAGE a layout directory or a tar file of it. Every variant runs in its
@@ -53,19 +72,34 @@ def command(path: Path, variant: str | None, backend: str, threads: int | None, 
     are cached, first finds the fastest.
     """
     settings = BenchSettings(backend=backend, threads=threads, batch=batch, runs=runs)
+    if export is not None and backend not in (AUTO, BackendName.ONNXRUNTIME):
+        raise BadInputError(f"--export {ORT_PACKAGE} must measure with onnxruntime, not {backend}: leave --backend out")
     with open_targets(path, variant) as targets:
         best = fastest(targets, settings)
         results, skipped = _measure_all(targets, settings)
+        exported = None if export is None else write_ort_package(export[1], _variants(targets), threads=threads)
     machine = this_machine()
     if as_json:
-        print_json({"machine": machine, "results": results, "skipped": skipped, "fastest": best})
+        print_json({"machine": machine, "results": results, "skipped": skipped, "fastest": best, "exported": exported})
         return
     print_table(COLUMNS, [_row(result) for result in results])
     click.echo(f"\n{_described(machine, settings)}")
     if best is not None:
         click.echo(_described_fastest(best))
+    if exported is not None:
+        click.echo(_described_export(exported))
     for name, reason in skipped.items():
         click.echo(f"skipped {name}: {reason}", err=True)
+
+
+def _variants(targets: tuple[BenchTarget, ...]) -> list[VariantDirectory]:
+    return [target.variant for target in targets if target.variant is not None]
+
+
+def _described_export(exported: OrtPackage) -> str:
+    order = ", ".join(f"{name} {time_ms:.3g} ms" for name, time_ms in exported.median_ms.items())
+    left_out = "".join(f"; left out {name}: {reason}" for name, reason in exported.left_out.items())
+    return f"wrote {exported.path}, in this order: {order}{left_out}"
 
 
 def _measure_all(targets: tuple[BenchTarget, ...], settings: BenchSettings) -> tuple[list[BenchResult], dict[str, str]]:
