@@ -118,7 +118,7 @@ def explain(state: Path | None, as_json: bool) -> None:
 
 @group.command()
 @click.argument("model", required=False)
-@click.option("--reset", "do_reset", is_flag=True, help="Delete the results, so that the next version is benchmarked again.")
+@click.option("--reset", "do_reset", is_flag=True, help="Delete the results on this device; those in the cloud stay.")
 @_state
 @common_options
 def benchmark(model: str | None, do_reset: bool, state: Path | None, as_json: bool) -> None:
@@ -141,7 +141,10 @@ def _reset_times(path: Path, model: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"reset": models})
     elif models:
-        click.echo(f"reset: {', '.join(models)}. With 'choose = \"measured\"' the next version is benchmarked again")
+        click.echo(
+            f"reset: {', '.join(models)}. With 'choose = \"measured\"' the next version takes the times of a device with "
+            "the same machine, or is benchmarked; 'edgewright devices benchmarks MODEL --forget' in the fleet deletes those times"
+        )
     else:
         click.echo("no benchmark results")
 
@@ -165,13 +168,14 @@ def _detected_profile() -> str:
 
 
 def _print_times(results: Sequence[VariantTimes]) -> None:
-    print_table(("measured", "with version", "at (UTC)", "one sample"), [_times_row(times) for times in results])
+    print_table(("measured", "with version", "at (UTC)", "by", "one sample"), [_times_row(times) for times in results])
 
 
-def _times_row(times: VariantTimes) -> tuple[str, int, str, str]:
+def _times_row(times: VariantTimes) -> tuple[str, int, str, str, str]:
     fastest_first = sorted(times.median_ms.items(), key=lambda item: (item[0] != times.fastest, item[1]))
     text = "; ".join(f"{variant} {format_ms(median_ms)}" for variant, median_ms in fastest_first)
-    return times.model, times.version, f"{times.measured_at:%Y-%m-%d %H:%M:%S}", text
+    by = times.measured_by or "this device"
+    return times.model, times.version, f"{times.measured_at:%Y-%m-%d %H:%M:%S}", by, text
 
 
 def _summary(device_status: DeviceStatus, *, with_next: bool = False) -> list[tuple[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,18 @@ def test_an_operator_deletes_results_so_that_the_next_device_measures(cloud: Run
     missing = cloud.operator().send("DELETE", "/v1/benchmarks/forgotten")
     assert (missing.status, "no device has measured 'forgotten'" in missing.error) == (404, True)
     assert claim(device, "forgotten")["measure"] is True
+
+
+def test_of_devices_that_claim_at_once_one_measures(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarks, "_check_is_desired", lambda *_: None)
+    database = Database.open(database_url)
+    request = BenchmarkClaim(model="raced", basis=wire.digest_of(b"basis"), fingerprint=MACHINE)
+
+    def claim_it(number: int) -> bool:
+        with database.transaction() as connection:
+            return benchmarks.claim(connection, f"cam-{number}", request, datetime.now(UTC)).measure
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(claim_it, range(24)))
+    database.close()
+    assert answers.count(True) == 1
