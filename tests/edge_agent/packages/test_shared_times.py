@@ -37,11 +37,11 @@ from tests.support.small_packages import SmallPackage, push
 
 TRUE_MS = {
     "arm-a72": {"fp32": 9.0, "int8": 3.0, "int8-arm64": 2.1},
-    "arm-a76": {"fp32": 4.0, "int8": 1.9, "int8-arm64": 1.2},
-    "x86-avx2": {"fp32": 1.1, "int8": 1.6, "int8-arm64": 2.4},
+    "arm-a76": {"fp32": 4.0, "int8": 1.22, "int8-arm64": 1.2},
+    "x86-avx2": {"fp32": 1.1, "int8": 1.13, "int8-arm64": 2.4},
     "x86-vnni": {"fp32": 1.0, "int8": 0.4, "int8-arm64": 0.9},
 }
-"""Times of three variants on four kinds of machines, milliseconds."""
+"""Times of three variants on four kinds of machines, milliseconds; on two kinds the best two differ less than the noise."""
 DEVICES_PER_KIND = 10
 NOISE = 0.05
 """Largest relative difference between machines of one kind, and between two measurements."""
