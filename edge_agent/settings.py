@@ -37,6 +37,36 @@ class ChooseBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSettings:
+    """Containers in which the models run; only the owner of the device writes them, so the cloud gains no right by them."""
+
+    image: str
+    """Image with this version of edgewright: NAME@DIGEST, or NAME:TAG."""
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    """Memory of each container; one that needs more is ended."""
+    devices: tuple[str, ...] = ()
+    """Device nodes that the model may use, such as `/dev/ttyUSB0`."""
+    groups: tuple[str, ...] = ()
+    """Further groups of the model's process, such as `dialout`."""
+    network: str = "none"
+    """Network of the containers; a model needs none."""
+    drain_timeout_s: float = 10.0
+    """Time limit for open requests when a container ends."""
+
+    def __post_init__(self) -> None:
+        if not self.image:
+            raise BadInputError("container.image must be the reference of an image, as in registry.example/edgewright:1")
+        for name in ("cpus", "memory_bytes", "drain_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BadInputError(f"container.{name} must be positive, not {value}")
+        for node in self.devices:
+            if not node.startswith("/dev/") or not Path(node).exists():
+                raise BadInputError(f"container.devices must be device nodes that exist, such as /dev/ttyUSB0, not {node}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Settings of one agent."""
 
@@ -59,6 +89,8 @@ class Settings:
     inference_timeout_s: float = 30.0
     """Time limit for one run of the model; after it the runner is replaced."""
     drain_timeout_s: float = 10.0
+    container: ContainerSettings | None = None
+    """Run the models in containers; None runs them as processes."""
     memory_limit_bytes: int | None = None
     """Memory that the runners of all workloads may use together; None is what the machine has."""
     retry_base_s: float = 1.0
@@ -127,10 +159,16 @@ def _read(path: Path) -> Settings:
         table = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path} must be TOML: {error}") from error
-    unknown = sorted(set(table) - {field.name for field in fields(Settings)})
-    if unknown:
-        raise BadInputError(f"{path}: {unknown[0]!r} is not a setting; use one of {', '.join(f.name for f in fields(Settings))}")
+    _check_names(table, Settings, path, "")
+    _check_names(table.get("container", {}), ContainerSettings, path, "container.")
     try:
         return wire.convert(table, Settings, what=str(path), error=BadInputError)
     except BadInputError as error:
         raise BadInputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+
+
+def _check_names(table: object, kind: type[Settings | ContainerSettings], path: Path, prefix: str) -> None:
+    names = [field.name for field in fields(kind)]
+    unknown = sorted(set(table) - set(names)) if isinstance(table, dict) else []
+    if unknown:
+        raise BadInputError(f"{path}: {prefix + unknown[0]!r} is not a setting; use one of {', '.join(names)}")

@@ -223,4 +223,5 @@ def _runner_options(settings: Settings) -> RunnerOptions:
         check_timeout_s=settings.check_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
         inference_timeout_s=settings.inference_timeout_s,
+        container=settings.container,
     )

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import psutil
 
+from edge_agent.settings import ContainerSettings
 from edge_agent.storage.integrity import DAMAGED_EXIT, DamagedSlotError
 from edge_agent.storage.store import SlotRecord
+from edgewright.contracts import wire
 from edgewright.errors import OperationError
 from edgewright.serving.supervision.process import ServerProcess
 
 _log = logging.getLogger(__name__)
 _MODULE = "edge_agent.scoring.runner"
+_CONTAINER = "edge_agent.drivers.container"
 _ROUTER = "edge_agent.scoring.router"
 _LOADED = b"loaded\n"
 _READY = b"ready\n"  # edge_agent.scoring.runner.READY; importing it would load the inference runtime into the agent
@@ -35,6 +38,8 @@ class RunnerOptions:
     check_timeout_s: float
     drain_timeout_s: float
     inference_timeout_s: float
+    container: ContainerSettings | None = None
+    """Run each runner in a container; None runs it as a process."""
 
 
 @dataclass(slots=True)
@@ -58,7 +63,7 @@ class Runner(ServerProcess):
             DamagedSlotError: a file of the slot has changed.
             OperationError: the runner exited, or it was not ready in time.
         """
-        command = [sys.executable, "-m", _MODULE, "--slot", str(slot), "--socket", str(sockets.own.fileno())]
+        command = [sys.executable, "-m", *_program(options.container), "--slot", str(slot), "--socket", str(sockets.own.fileno())]
         command += [] if sockets.agent is None else ["--agent-socket", str(sockets.agent.fileno())]
         command += ["--workload", workload, "--model", record.running.model, "--version", str(record.running.version)]
         command += ["--backend", options.backend, "--inference-timeout", str(options.inference_timeout_s)]
@@ -100,6 +105,11 @@ class Runner(ServerProcess):
             raise OperationError(f"{_name(self.record)} must {step} within {timeout_s:g} s, but it did not") from None
 
 
+def _program(container: ContainerSettings | None) -> list[str]:
+    """Return the module of the runner, or of the driver that starts it in a container."""
+    return [_MODULE] if container is None else [_CONTAINER, "--container", wire.encode(container).decode()]
+
+
 def stop_orphaned_runners(slots: Path, timeout_s: float = 5.0) -> int:
     """End runners, and a router, of this state directory that outlived a killed agent; return their number."""
     orphans = [process for process in psutil.process_iter(["cmdline"]) if _is_runner_of(process.info["cmdline"] or [], slots)]
@@ -115,7 +125,7 @@ def stop_orphaned_runners(slots: Path, timeout_s: float = 5.0) -> int:
 
 
 def _is_runner_of(command: list[str], slots: Path) -> bool:
-    is_runner = _MODULE in command and any(word.startswith(f"{slots}/") for word in command)
+    is_runner = (_MODULE in command or _CONTAINER in command) and any(word.startswith(f"{slots}/") for word in command)
     return is_runner or (_ROUTER in command and any(word.startswith(f"{slots.parent}/") for word in command))
 
 

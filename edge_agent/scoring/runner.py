@@ -33,6 +33,7 @@ from edgewright.worker_process import exit_with_parent
 
 LOADED = "loaded"
 READY = "ready"
+BACKLOG = 1024
 
 
 class WorkloadApp(ScoringApp):
@@ -64,22 +65,22 @@ class DamagedSlot(click.ClickException):
 @click.option("--backend", required=True)
 @click.option("--threads", type=int)
 @click.option("--inference-timeout", "inference_timeout_s", type=float, required=True)
-@click.option("--socket", "descriptor", type=int, required=True)
-@click.option("--agent-socket", "agent_descriptor", type=int)
+@click.option("--socket", "own", required=True, help="Descriptor of a listening socket, or the path of a Unix socket to make.")
+@click.option("--agent-socket", "agent", help="The same for the agent's address.")
 @click.option("--workload", required=True)
 def main(
     *,
     slot: Path,
     workload: str,
-    agent_descriptor: int | None,
+    agent: str | None,
     model: str,
     version: int,
     backend: str,
     threads: int | None,
     inference_timeout_s: float,
-    descriptor: int,
+    own: str,
 ) -> None:
-    """Score with the variant in SLOT on an inherited socket; the agent starts this command."""
+    """Score with the variant in SLOT on listening sockets; the agent starts this command."""
     exit_with_parent(gracefully=True)
     has_left = threading.Event()
     signal.signal(signal.SIGUSR1, lambda *_: has_left.set())
@@ -104,8 +105,19 @@ def main(
         known_good=golden_sample(variant),
         inference_timeout_s=inference_timeout_s,
     )
+    sockets = [listening_socket(each) for each in (own, agent) if each is not None]
     os.write(ready_output, f"{READY}\n".encode())
-    serve(app, has_left, [socket.socket(fileno=each) for each in (descriptor, agent_descriptor) if each is not None])
+    serve(app, has_left, sockets)
+
+
+def listening_socket(text: str) -> socket.socket:
+    """Return an inherited socket by its descriptor, or a new Unix socket at a path, which outside of a container is a relay's."""
+    if text.isdecimal():
+        return socket.socket(fileno=int(text))
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.bind(text)
+    made.listen(BACKLOG)
+    return made
 
 
 def serve(app: WorkloadApp, has_left: threading.Event, sockets: Sequence[socket.socket]) -> None:

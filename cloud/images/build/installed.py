@@ -19,7 +19,8 @@ from edgewright.contracts.environments.tars import Entry
 from edgewright.errors import OperationError
 
 SERVER_FOLDER = "opt/edgewright/server"
-_OWN_PACKAGES = ("edgewright", "accel", "hardware_profiles")
+_OWN_PACKAGES = ("edgewright", "accel", "hardware_profiles", "edge_agent")
+"""The last for its runner, which devices start in a container."""
 _LEFT_OUT = frozenset(["tests", "test", "testing_data", "__pycache__"])
 _SOURCES = (".pyc", ".pyi", ".c", ".cpp", ".h", ".hpp", ".pyx", ".pxd", ".a")
 _UNUSED = (

@@ -95,7 +95,8 @@ class ScoringServer:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, listening: sockets.socket) -> asyncio.Server:
         dates = Dates()
-        return await loop.create_server(
+        create = loop.create_unix_server if listening.family is sockets.AF_UNIX else loop.create_server
+        return await create(
             lambda: HttpConnection(self._app, self.connections, dates),
             sock=listening,
             backlog=BACKLOG,

@@ -22,15 +22,22 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from edgewright.contracts import wire
-from edgewright.errors import BadInputError, EdgewrightError, OperationError, UnreachableError, one_line
+from edgewright.errors import BadInputError, EdgewrightError, OperationError
+from edgewright.serving.supervision.engine import (
+    MAX_PROCESSES,
+    PROCESS_LABEL,
+    connect,
+    image_of,
+    process_identity,
+    remove_abandoned,
+    reporting,
+    wait_for_end,
+)
 from edgewright.serving.supervision.relay import Relay
 from edgewright.serving.supervision.service import READY, SOCKET_VARIABLE
 from edgewright.worker_process import exit_with_parent
@@ -39,8 +46,6 @@ OPTIONS_VARIABLE = "EDGEWRIGHT_CONTAINER"
 """Environment variable with `ContainerOptions` as JSON: unlike a command line, other users cannot read it."""
 KEYS_FOLDER = "/run/edgewright"
 _SERVICE_LABEL = "dev.edgewright.service"
-_PROCESS_LABEL = "dev.edgewright.process"
-_MAX_PROCESSES = 1000
 _POLL_S = 0.1
 
 
@@ -73,11 +78,11 @@ def run(options: ContainerOptions) -> int:
         BadInputError: the image does not exist, or lacks an exposed port.
         OperationError: the container ended, or was not ready in time.
     """
-    client = _engine()
+    client = connect()
     server_socket = socket.socket(fileno=int(os.environ.pop(SOCKET_VARIABLE)))
-    with _reporting(options.image):
-        image = _image(client, options)
-        _remove_abandoned(client, options)
+    with reporting(options.image):
+        image = image_of(client, options.image, _log, _credential(options))
+        remove_abandoned(client, _SERVICE_LABEL, options.service)
         container = _started(client, options, image)
     try:
         threading.Thread(target=_follow_log, args=[container], daemon=True).start()
@@ -95,7 +100,7 @@ async def _relay(container: Any, options: ContainerOptions, address: tuple[str, 
     relay = Relay(server_socket, address)
     await relay.start()
     os.write(1, READY + f': "http://{address[0]}:{address[1]}"}}\n'.encode())
-    waiting = asyncio.create_task(asyncio.to_thread(_wait, container))
+    waiting = asyncio.create_task(asyncio.to_thread(wait_for_end, container))
     stopping = asyncio.create_task(ended.wait())
     await asyncio.wait([waiting, stopping], return_when=asyncio.FIRST_COMPLETED)
     relay.close()
@@ -116,57 +121,14 @@ def check_engine() -> None:
         UnreachableError: no container engine answers within 5 s.
         BadInputError: the library docker is not installed.
     """
-    _engine(timeout_s=5).close()
+    connect(timeout_s=5).close()
 
 
-def _engine(timeout_s: float = 60) -> Any:
-    try:
-        import docker
-    except ModuleNotFoundError as error:
-        raise BadInputError(
-            "the target container needs docker where the cloud runs: pip install 'edgewright[container]'"
-        ) from error
-    try:
-        client = docker.from_env(timeout=timeout_s)
-        client.ping()
-    except Exception as error:
-        raise UnreachableError(f"the container engine does not answer: {one_line(error)}; start it") from error
-    return client
-
-
-@contextlib.contextmanager
-def _reporting(image: str) -> Iterator[None]:
-    """Raise errors of the engine as errors of ours."""
-    import docker.errors
-    import requests
-
-    try:
-        yield
-    except docker.errors.NotFound as error:
-        raise BadInputError(f"the image {image} must exist, but the engine finds none: {_explained(error)}") from error
-    except docker.errors.APIError as error:
-        raise OperationError(f"the engine refuses the container of {image}: {_explained(error)}") from error
-    except (docker.errors.DockerException, requests.RequestException) as error:
-        raise UnreachableError(f"the container engine does not answer: {one_line(error)}; start it") from error
-
-
-def _explained(error: Any) -> str:
-    return " ".join(str(error.explanation or error).split())[:300]
-
-
-def _image(client: Any, options: ContainerOptions) -> Any:
-    import docker.errors
-
-    try:
-        return client.images.get(options.image)
-    except docker.errors.ImageNotFound:
-        has_tag = ":" in options.image.rsplit("/", 1)[-1]
-        repository, _, tag = options.image.rpartition(":") if has_tag else (options.image, "", "latest")
-        credential = None
-        if options.registry and options.image.startswith(f"{options.registry}/"):
-            credential = {"username": "operator", "password": Path(options.token_file).read_text("ascii").strip()}
-        _log(f"pulling {options.image}")
-        return client.images.pull(repository, tag=tag, auth_config=credential)
+def _credential(options: ContainerOptions) -> dict[str, str] | None:
+    """Return the credential of the cloud's own registry; None for an image of another one."""
+    if not options.registry or not options.image.startswith(f"{options.registry}/"):
+        return None
+    return {"username": "operator", "password": Path(options.token_file).read_text("ascii").strip()}
 
 
 def _started(client: Any, options: ContainerOptions, image: Any) -> Any:
@@ -191,26 +153,9 @@ def _started(client: Any, options: ContainerOptions, image: Any) -> Any:
         tmpfs={"/tmp": ""},  # noqa: S108  inside the container
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
-        pids_limit=_MAX_PROCESSES,
-        labels={_SERVICE_LABEL: options.service, _PROCESS_LABEL: _identity(os.getpid())},
+        pids_limit=MAX_PROCESSES,
+        labels={_SERVICE_LABEL: options.service, PROCESS_LABEL: process_identity(os.getpid())},
     )
-
-
-def _remove_abandoned(client: Any, options: ContainerOptions) -> None:
-    """Remove containers of this service whose process was killed."""
-    for container in client.containers.list(all=True, filters={"label": f"{_SERVICE_LABEL}={options.service}"}):
-        identity = container.labels.get(_PROCESS_LABEL, "")
-        pid = identity.partition("@")[0]
-        if not pid.isdecimal() or _identity(int(pid)) != identity:
-            container.remove(force=True, v=True)
-
-
-def _identity(pid: int) -> str:
-    """Return a process id with its start time, which another process with the same id does not have."""
-    try:
-        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return ""
 
 
 def _ready_address(container: Any, options: ContainerOptions) -> tuple[str, int]:
@@ -245,14 +190,6 @@ def _follow_log(container: Any) -> None:
         for piece in container.logs(stream=True, follow=True):
             sys.stderr.buffer.write(piece)
             sys.stderr.buffer.flush()
-
-
-def _wait(container: Any) -> int:
-    """Return the exit code of the container when it ends; the engine's proxy may close a long wait."""
-    while True:
-        with contextlib.suppress(Exception):
-            return int(container.wait(timeout=3600)["StatusCode"])
-        time.sleep(1.0)
 
 
 def _log(text: str) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from pathlib import Path
 
 _PIECE_BYTES = 1 << 16
 
 
 class Relay:
-    """Connections between a listening socket and one address."""
+    """Connections between a listening socket and one address: a host and a port, or the path of a Unix socket."""
 
-    def __init__(self, server_socket: socket.socket, address: tuple[str, int]) -> None:
+    def __init__(self, server_socket: socket.socket, address: tuple[str, int] | Path) -> None:
         self._socket = server_socket
         self._address = address
         self._server: asyncio.Server | None = None
@@ -34,13 +35,18 @@ class Relay:
             for task in open_ones:
                 task.cancel()
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._address, Path):
+            return await asyncio.open_unix_connection(self._address)
+        return await asyncio.open_connection(*self._address)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
         try:
             with contextlib.suppress(OSError):
-                other_reader, other_writer = await asyncio.open_connection(*self._address)
+                other_reader, other_writer = await self._connect()
                 await asyncio.gather(_pump(reader, other_writer), _pump(other_reader, writer))
         finally:
             writer.close()

@@ -1,0 +1,125 @@
+"""A container engine: connect to it, get images, and find the containers of processes that have ended.
+
+The engine is docker's, or another with its API such as podman, at `DOCKER_HOST`. Other containers than ours are never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import psutil
+
+from edgewright.errors import BadInputError, OperationError, UnreachableError, one_line
+
+PROCESS_LABEL = "dev.edgewright.process"
+"""Label with the process to which a container belongs."""
+MAX_PROCESSES = 1000
+
+
+def connect(timeout_s: float = 60) -> Any:
+    """Return a client of the engine, which has answered.
+
+    Raises:
+        UnreachableError: no container engine answers.
+        BadInputError: the library docker is not installed.
+    """
+    try:
+        import docker
+    except ModuleNotFoundError as error:
+        raise BadInputError("containers need the library docker on this machine: pip install 'edgewright[container]'") from error
+    try:
+        client = docker.from_env(timeout=timeout_s)
+        client.ping()
+    except Exception as error:
+        raise UnreachableError(f"the container engine does not answer: {one_line(error)}; start it") from error
+    return client
+
+
+@contextlib.contextmanager
+def reporting(image: str) -> Iterator[None]:
+    """Raise errors of the engine as errors of ours.
+
+    Raises:
+        UnreachableError: the engine does not answer.
+        BadInputError: the image does not exist.
+        OperationError: the engine refuses.
+    """
+    import docker.errors
+    import requests
+
+    try:
+        yield
+    except docker.errors.NotFound as error:
+        raise BadInputError(f"the image {image} must exist, but the engine finds none: {_explained(error)}") from error
+    except docker.errors.APIError as error:
+        raise OperationError(f"the engine refuses the container of {image}: {_explained(error)}") from error
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise UnreachableError(f"the container engine does not answer: {one_line(error)}; start it") from error
+
+
+def _explained(error: Any) -> str:
+    return " ".join(str(error.explanation or error).split())[:300]
+
+
+def image_of(client: Any, reference: str, log: Callable[[str], None], credential: Mapping[str, str] | None = None) -> Any:
+    """Return an image; it is pulled if the engine does not have it.
+
+    Raises:
+        BadInputError: the registry does not have it.
+        OperationError: it cannot be pulled: the registry does not answer, or asks for other credentials.
+    """
+    import docker.errors
+
+    try:
+        return client.images.get(reference)
+    except docker.errors.ImageNotFound:
+        log(f"pulling {reference}")
+    try:
+        if "@" in reference:
+            return client.images.pull(reference, auth_config=credential)
+        has_tag = ":" in reference.rsplit("/", 1)[-1]
+        repository, _, tag = reference.rpartition(":") if has_tag else (reference, "", "latest")
+        return client.images.pull(repository, tag=tag, auth_config=credential)
+    except docker.errors.NotFound:
+        raise
+    except docker.errors.APIError as error:
+        raise OperationError(f"the image {reference} cannot be pulled: {_explained(error)}") from error
+
+
+def remove_abandoned(client: Any, label: str, value: str) -> None:
+    """Remove the containers with a label whose process was killed."""
+    for container in client.containers.list(all=True, filters={"label": f"{label}={value}"}):
+        identity = container.labels.get(PROCESS_LABEL, "")
+        pid = identity.partition("@")[0]
+        if not pid.isdecimal() or process_identity(int(pid)) != identity:
+            container.remove(force=True, v=True)
+
+
+def process_identity(pid: int) -> str:
+    """Return a process id with its start time, which another process with the same id does not have."""
+    try:
+        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def wait_for_end(container: Any) -> int:
+    """Return the exit code of a container when it ends; the engine's proxy may close a long wait.
+
+    A container that the engine no longer has counts as killed.
+    """
+    import docker.errors
+
+    while True:
+        with contextlib.suppress(Exception):
+            return int(container.wait(timeout=3600)["StatusCode"])
+        try:
+            container.reload()
+        except docker.errors.NotFound:
+            return 137
+        except Exception:  # noqa: BLE001, S110  the engine is away; the container may run on
+            pass
+        time.sleep(1.0)
