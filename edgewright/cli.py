@@ -58,7 +58,7 @@ COMMANDS: dict[str, Lazy] = {
     "cloud": Lazy("cloud.cli:group", "Run the service.", "cloud"),
     "iothub": Lazy("cloud.iothub.cli:group", "Run a local IoT Hub for the development of devices.", "cloud"),
     "agent": Lazy("edge_agent.cli:group", "Enrol, run and inspect the agent of this device.", None),
-    "iotedge": Lazy("edgewright.commands.iotedge:group", "Deploy models as modules of Azure IoT Edge.", None),
+    "iotedge": Lazy("edgewright.commands.iotedge.group:group", "Deploy models as modules of Azure IoT Edge.", None),
     "azureml": Lazy("edgewright.commands.azureml:group", "Move scripts of Azure ML's SDK v1 to this product.", None),
     "profiles": Lazy("hardware_profiles.cli:group", "Describe hardware, detect this machine's, check your own.", None),
     "demo": Lazy("edgewright.commands.demo:command", "Run the main job end to end on real data.", "convert,quantize,cloud"),

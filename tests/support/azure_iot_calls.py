@@ -23,7 +23,7 @@ import requests
 from azure.iot.device import X509, IoTHubDeviceClient, Message, ProvisioningDeviceClient
 from azure.iot.hub.models import CloudToDeviceMethod, Twin, TwinProperties
 
-from tests.support.azure_iot_configurations import configurations
+from tests.support.azure_iot_configurations import configurations, pushed
 from tests.support.azure_iot_hub import WAIT_S, Hub, Received
 
 
@@ -279,6 +279,7 @@ SCENARIOS: dict[str, Callable[[Hub], dict[str, Any]]] = {
     "certificates": certificates,
     "configurations": configurations,
     "provisioning": provisioning,
+    "pushed": pushed,
     "websockets": websockets,
 }
 

@@ -74,6 +74,22 @@ def configurations(hub: Hub) -> dict[str, Any]:
     return out
 
 
+def pushed(hub: Hub) -> dict[str, Any]:
+    """Return an IoT Edge device and an automatic deployment: `edge_device` and `configuration` name them."""
+    manager = IoTHubConfigurationManager.from_connection_string(hub.given["service"])
+    device = hub.given["edge_device"]
+    agent = hub.registry.get_module_twin(device, "$edgeAgent").properties.desired
+    shown = manager.get_configuration(hub.given["configuration"])
+    return {
+        "modules": {name: module["settings"]["image"] for name, module in agent["modules"].items()},
+        "identities": sorted(each.module_id for each in hub.registry.get_modules(device)),
+        "content": shown.content.modules_content,
+        "target_condition": shown.target_condition,
+        "priority": shown.priority,
+        "labels": shown.labels,
+    }
+
+
 def _desired(hub: Hub, device: str) -> Any:
     desired = hub.registry.get_twin(device).properties.desired
     return {name: desired[name] for name in ("poll", "level")}

@@ -1,4 +1,4 @@
-"""`edgewright iotedge`: deployment manifests of Azure IoT Edge."""
+"""`edgewright iotedge manifest|check|preview`: write, check and combine deployment manifests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from edgewright.command_line import common_options, print_json, print_table
 from edgewright.commands.cloud_options import cloud_options
-from edgewright.contracts import wire
+from edgewright.commands.iotedge.files import read_manifest
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.names import parse_reference
 from edgewright.errors import BadInputError, NotFoundError, OperationError
@@ -38,12 +38,7 @@ def _layer(text: str) -> tuple[int, Path]:
     return int(priority), Path(path)
 
 
-@click.group("iotedge")
-def group() -> None:
-    """Deploy models as modules of Azure IoT Edge."""
-
-
-@group.command("manifest")
+@click.command("manifest")
 @click.argument("image")
 @click.option("--module", "name", help="Name of the module; default: that of the image, without '-image'.")
 @click.option("--base", type=click.Path(path_type=Path), help="Manifest that the module is added to; default: a new one.")
@@ -122,7 +117,7 @@ def manifest(
     )
     login = None if user is None else RegistryLogin(reference.partition("/")[0], user, sys.stdin.readline().rstrip("\n"))
     if base is not None:
-        document = manifests.added(_read(base), module, routes=dict(routes), login=login)
+        document = manifests.added(read_manifest(base), module, routes=dict(routes), login=login)
     elif layered:
         document = manifests.layered(module, dict(routes))
     else:
@@ -131,12 +126,12 @@ def manifest(
     _finish(document, module, output, is_secret=login is not None, as_json=as_json)
 
 
-@group.command("check")
+@click.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
 @common_options
 def check(file: Path, as_json: bool) -> None:
     """Check a standard or layered manifest; each fault is shown with its path."""
-    document = _read(file)
+    document = read_manifest(file)
     faults = faults_of(document)
     warnings = [] if faults else warnings_of(document)
     kind = "layered" if is_layered(document) else "standard"
@@ -153,15 +148,15 @@ def check(file: Path, as_json: bool) -> None:
         raise BadInputError(f"{file} has {len(faults)} fault{'s' if len(faults) > 1 else ''}")
 
 
-@group.command("preview")
+@click.command("preview")
 @click.argument("base", type=click.Path(path_type=Path))
 @click.option("--layer", "layers", multiple=True, type=_layer, metavar="PRIORITY:FILE", help="A layered manifest over the base.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File for the combined manifest.")
 @common_options
 def preview(base: Path, layers: tuple[tuple[int, Path], ...], output: Path | None, as_json: bool) -> None:
     """Show what a device gets from a base manifest and the layers over it."""
-    read = [Layer(name=str(path), priority=priority, manifest=_read(path)) for priority, path in layers]
-    combined = effective(_read(base), read, base_name=str(base))
+    read = [Layer(name=str(path), priority=priority, manifest=read_manifest(path)) for priority, path in layers]
+    combined = effective(read_manifest(base), read, base_name=str(base))
     if output is not None:
         _write(combined.manifest, output)
     if as_json:
@@ -200,18 +195,6 @@ def _reference(image: str, cloud: str | None) -> str:
             raise OperationError(f"image {record} is not built: its state is {record.state}")
         location = client.image_location(record)
     return f"{location}@{record.index.digest}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise NotFoundError(f"there is no file {path}") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise BadInputError(f"{path} must be a readable file: {error.strerror}") from None
-    document = wire.decode(raw, dict[str, Any], what=str(path), error=BadInputError)
-    document.pop("$schema", None)  # editors write it; the hub refuses it
-    return document
 
 
 def _finish(document: dict[str, Any], module: Module, output: Path | None, *, is_secret: bool, as_json: bool) -> None:
