@@ -126,5 +126,5 @@ def connection_string(path: Path | None, variable: str) -> str:
         return read(path).decode("utf-8", "replace").strip()
     text = os.environ.get(variable, "")
     if not text:
-        raise BadInputError(f"a connection string must be in a file, or in the environment as {variable}, but there is none")
+        raise BadInputError(f"a connection string must be in a file, or in the environment as {variable}, but neither exists")
     return text
