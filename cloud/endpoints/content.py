@@ -189,6 +189,7 @@ def _arguments(folder: EndpointFolder, endpoint: StoredEndpoint) -> list[str]:
     else:
         arguments = [str(_only_file(model_folder)), *(["--trust"] if deployment.trust else [])]
     arguments += ["--json", "--name", endpoint.name, *_limits(deployment)]
+    arguments += [] if deployment.grpc_port is None else ["--grpc-port", str(deployment.grpc_port)]
     return arguments if deployment.auth is EndpointAuth.OFF else [*arguments, "--keys", str(folder.keys)]
 
 

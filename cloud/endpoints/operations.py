@@ -69,14 +69,15 @@ def deploy(cloud: Cloud, connection: Connection, name: str, request: DeployReque
         raise ConflictError(f"an endpoint is called {name} already: choose another name, update it, or deploy with overwrite")
     _check_content(connection, request.deployment)
     keys = EndpointKeys(primary=request.primary_key or _new_key(), secondary=request.secondary_key or _new_key())
+    port = _choose_port(connection, name, request.deployment.port)
     endpoint = StoredEndpoint(
         name=name,
         owner=owner_of(cloud),
-        deployment=request.deployment,
+        deployment=_with_grpc_port(connection, name, request.deployment, port),
         labels=request.labels,
         keys=keys if existing is None else _merged_keys(existing.keys, request),
         generation=1 if existing is None else existing.generation + 1,
-        port=_choose_port(connection, name, request.deployment.port),
+        port=port,
         state=EndpointState.TRANSITIONING,
         reason="",
         answering=None if existing is None else existing.answering,
@@ -100,12 +101,13 @@ def update(cloud: Cloud, connection: Connection, name: str, request: UpdateReque
     changed = replace(existing, labels=_changed_labels(existing.labels, request), changed_at=now)
     if request.deployment is not None and request.deployment != existing.deployment:
         _check_content(connection, request.deployment)
+        port = _choose_port(connection, name, request.deployment.port)
         changed = replace(
             changed,
             owner=owner_of(cloud),
-            deployment=request.deployment,
+            deployment=_with_grpc_port(connection, name, request.deployment, port),
             generation=existing.generation + 1,
-            port=_choose_port(connection, name, request.deployment.port),
+            port=port,
             state=EndpointState.TRANSITIONING,
             reason="",
             deployed_at=now,
@@ -184,13 +186,33 @@ def _check_content(connection: Connection, deployment: Deployment) -> None:
 
 def _choose_port(connection: Connection, name: str, port: int | None) -> int:
     """Return the port of an endpoint: the given one, that of its earlier deployment, or a free one."""
-    ports = {each.port: each.name for each in all_endpoints(connection)}
-    own = next((each for each, owner in ports.items() if owner == name), None)
-    if own is not None and port in (None, own):
-        return own
-    if port is not None and port in ports:
-        raise ConflictError(f"port {port} must be free, but endpoint {ports[port]} has it: choose another port")
-    while (chosen := _bindable(port or 0)) in ports:
+    existing = find_endpoint(connection, name)
+    if existing is not None and port in (None, existing.port):
+        return existing.port
+    return _free_port(port or 0, _taken_ports(connection))
+
+
+def _with_grpc_port(connection: Connection, name: str, deployment: Deployment, http_port: int) -> Deployment:
+    """Return a deployment whose gRPC port, if it asks for one, is chosen: the given one, the earlier one, or a free one."""
+    if deployment.grpc_port is None:
+        return deployment
+    existing = find_endpoint(connection, name)
+    own = None if existing is None else existing.deployment.grpc_port
+    if own is not None and deployment.grpc_port in (0, own):
+        return replace(deployment, grpc_port=own)
+    return replace(deployment, grpc_port=_free_port(deployment.grpc_port, {**_taken_ports(connection), http_port: name}))
+
+
+def _taken_ports(connection: Connection) -> dict[int, str]:
+    """Return the ports of all endpoints, whether they run or not, with the names of the endpoints."""
+    stored = all_endpoints(connection)
+    return {port: each.name for each in stored for port in (each.port, each.deployment.grpc_port) if port is not None}
+
+
+def _free_port(port: int, taken: dict[int, str]) -> int:
+    if port in taken:
+        raise ConflictError(f"port {port} must be free, but endpoint {taken[port]} has it: choose another port")
+    while (chosen := _bindable(port)) in taken:
         pass
     return chosen
 

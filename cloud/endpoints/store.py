@@ -66,6 +66,7 @@ class StoredEndpoint:
             swagger_uri=f"{address}/swagger.json",
             created_at=self.created_at,
             changed_at=self.changed_at,
+            grpc_address="" if self.deployment.grpc_port is None else f"{HOST}:{self.deployment.grpc_port}",
         )
 
 

@@ -23,6 +23,8 @@ DIFFERENCES: dict[str, str] = {
     "auth_enabled=False; no TLS, region or virtual network",
     "InferenceConfig": "extra_docker_file_steps: use Environment.from_dockerfile",
     "tensorflow_graph_to_onnx_model": "an operator set that is too old is replaced by the oldest that works",
+    "PredictionClient": "ca_file= names the authority of the service",
+    "client_from_service": "the service must answer gRPC",
     "TelemetryClient": "kept in the run's folder, or of a service by the cloud (endpoints telemetry); nothing is sent",
     "Webservice.update": "enable_app_insights sets AML_APP_INSIGHTS_ENABLED for the script",
 }

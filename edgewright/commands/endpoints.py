@@ -33,6 +33,7 @@ _PLAIN = (
     "environment",
     "image",
     "port",
+    "grpc_port",
     "cpu",
     "memory_gb",
     "gpus",
@@ -56,6 +57,7 @@ def deployment_options(command: Any) -> Any:
         ),
         click.option("--target", type=click.Choice([each.value for each in EndpointTarget]), help="Default: local."),
         click.option("--port", type=click.IntRange(1, 65535), help="Default: a free port, which stays the same."),
+        click.option("--grpc-port", type=click.IntRange(0, 65535), help="Also answer gRPC on this port; 0: a free port."),
         click.option("--cpu", type=float, help="Processors that it may use."),
         click.option("--memory-gb", type=float, help="Memory that it may use, in GB."),
         click.option("--gpus", type=click.IntRange(0), help="GPUs that it may use."),
@@ -252,7 +254,8 @@ def _finish(client: CloudClient, record: EndpointRecord, *, no_wait: bool, as_js
     if as_json:
         print_json(record)
         return
-    click.echo(f"{record.endpoint} is {record.state}: {record.scoring_uri}")
+    beside = f" and {record.grpc_address} (gRPC)" if record.grpc_address else ""
+    click.echo(f"{record.endpoint} is {record.state}: {record.scoring_uri}{beside}")
     if record.deployment.auth is not EndpointAuth.OFF:
         click.echo(f"its keys: edgewright endpoints keys {record.endpoint}")
 
@@ -272,6 +275,7 @@ def _rows(record: EndpointRecord) -> list[tuple[str, object]]:
         ("answering", "no deployment" if record.answering is None else record.answering),
         ("address", record.scoring_uri),
         ("swagger", record.swagger_uri),
+        ("gRPC", record.grpc_address or None),
         ("target", deployment.target),
         ("models", " ".join(map(str, deployment.models)) or None),
         ("script", deployment.entry_script or None),

@@ -146,7 +146,7 @@ class Announcement:
         click.echo(line if self.as_json else f"serving on {url}/score{beside}; Ctrl-C ends it")
 
 
-def _grpc_server(app: HttpApp, access: Access, port: int | None) -> GrpcServer | None:
+def _grpc_server(app: HttpApp, access: Access, port: int | None, *, is_shared: bool) -> GrpcServer | None:
     if port is None:
         return None
     from edgewright.serving.variants.app import ScoringApp
@@ -159,7 +159,7 @@ def _grpc_server(app: HttpApp, access: Access, port: int | None) -> GrpcServer |
         )
     from edgewright.serving.grpc.server import GrpcAddress, GrpcServer  # loads gRPC, which takes 0.2 s
 
-    return GrpcServer(app, GrpcAddress(host=access.host, port=port, tls=access.tls))
+    return GrpcServer(app, GrpcAddress(host=access.host, port=port, tls=access.tls, is_shared=is_shared))
 
 
 def _serve(served: Served, access: Access, announcement: Announcement, grpc_port: int | None) -> None:
@@ -173,7 +173,7 @@ def _serve(served: Served, access: Access, announcement: Announcement, grpc_port
         from edgewright.serving.opening import application
 
         with application(served, keys) as app:
-            companion = _grpc_server(app, access, grpc_port)
+            companion = _grpc_server(app, access, grpc_port, is_shared=is_supervised)
 
             def started() -> None:
                 report({} if companion is None else {"grpc": f"{access.url_host}:{companion.port}"})

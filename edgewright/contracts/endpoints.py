@@ -91,6 +91,8 @@ class Deployment:
     target: EndpointTarget = EndpointTarget.LOCAL
     port: int | None = None
     """None: a free port, which stays the same."""
+    grpc_port: int | None = None
+    """Port that also answers gRPC; 0 for a free one, which the cloud chooses and stores here. None: no gRPC."""
     cpu: float | None = None
     """Processors that it may use."""
     memory_gb: float | None = None
@@ -229,6 +231,8 @@ class EndpointRecord:
     swagger_uri: str
     created_at: datetime
     changed_at: datetime
+    grpc_address: str = ""
+    """`HOST:PORT` of gRPC without TLS; empty without gRPC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +305,10 @@ def _check_content(deployment: Deployment) -> None:
         raise BadInputError(f"the folder of an entry script must have at most {MAX_FILES} files, not {len(deployment.files)}")
     if deployment.image and (deployment.entry_script or deployment.models):
         raise BadInputError("an image holds its models and script, so they must not be given with it: omit the image or them")
+    if deployment.grpc_port is not None and (deployment.entry_script or deployment.target is not EndpointTarget.LOCAL):
+        raise BadInputError(
+            "a gRPC port needs a model without an entry script and the target local: omit grpc_port, or change the deployment"
+        )
     if deployment.image and deployment.target is EndpointTarget.LOCAL:
         raise BadInputError("an image must have the target container, not local: omit the image, or change the target")
 
@@ -308,6 +316,7 @@ def _check_content(deployment: Deployment) -> None:
 def _check_resources(deployment: Deployment) -> None:
     ranges = {
         "port": (deployment.port, 1, 65535),
+        "grpc_port": (deployment.grpc_port, 0, 65535),
         "cpu": (deployment.cpu, 0.01, 1024),
         "memory_gb": (deployment.memory_gb, 0.01, 65536),
         "gpus": (deployment.gpus, 0, 64),

@@ -95,6 +95,11 @@ class Webservice:
         return self._fresh().scoring_uri
 
     @property
+    def grpc_address(self) -> str:
+        """`HOST:PORT` of gRPC without TLS; empty for a service without gRPC."""
+        return self._fresh().grpc_address
+
+    @property
     def swagger_uri(self) -> str:
         """Address of the description in Swagger 2.0."""
         return self._fresh().swagger_uri

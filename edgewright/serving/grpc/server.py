@@ -36,6 +36,8 @@ class GrpcAddress:
     host: str
     port: int
     tls: TlsFiles | None = None
+    is_shared: bool = False
+    """Other processes of this user may listen on the port, too: the next server is ready before this one ends."""
 
 
 class GrpcServer:
@@ -58,14 +60,15 @@ class GrpcServer:
         options = [
             ("grpc.max_receive_message_length", limit_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # otherwise two servers share a port in use
+            ("grpc.so_reuseport", int(self._address.is_shared)),  # its default is 1: two services would share a port
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ]
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_MAX_CALLS)
         server.add_generic_rpc_handlers(services(self._app))
         host, port = self._address.host, self._address.port
         try:
-            _check_free(host, port)
+            if not self._address.is_shared:
+                _check_free(host, port)
             self.port = self._bind(server)
         except (OSError, RuntimeError) as error:
             reason = f": {error.strerror}" if isinstance(error, OSError) else ""

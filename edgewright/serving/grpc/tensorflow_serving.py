@@ -50,7 +50,7 @@ class _Service:
         started_s = time.perf_counter()
         config = self._model.config
         self._check_model(request.model_spec)
-        names = _names(request.output_filter or [spec.name for spec in config.outputs], config.outputs, "output")
+        names = _names(request.output_filter or self._default_outputs(request.inputs), config.outputs, "output")
         decoded = self._inputs(request.inputs)
 
         def encode(outputs: Tensors, _classes: list[str] | None) -> Any:
@@ -91,6 +91,15 @@ class _Service:
             else:
                 tensors[name] = as_dtype(_texts(array, asked), specs[name])
         return tensors
+
+    def _default_outputs(self, sent: Iterable[str]) -> list[str]:
+        """Return the outputs of a request that names none, in the notation of its inputs.
+
+        Azure ML's client sends no names of outputs, and looks for `scores:0` in the answer.
+        """
+        known = {spec.name for spec in self._model.config.inputs}
+        suffix = _SUFFIX if any(name not in known and name.endswith(_SUFFIX) for name in sent) else ""
+        return [spec.name + suffix for spec in self._model.config.outputs]
 
     def _check_model(self, spec: Any) -> None:
         asked, version = spec.name, spec.version.value

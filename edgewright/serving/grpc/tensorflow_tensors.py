@@ -67,12 +67,12 @@ def to_array(tensor: Any, name: str) -> npt.NDArray[Any]:
 
 
 def to_proto(array: npt.NDArray[Any]) -> Any:
-    """Return the tensor of an array."""
+    """Return the tensor of an array; an array of objects is text, as `str` or as `bytes`."""
     tensor = TENSOR_MESSAGES["TensorProto"](dtype=DTYPES[array.dtype.name])
     for size in array.shape:
         tensor.tensor_shape.dim.add(size=size)
     if array.dtype.kind == "O":
-        tensor.string_val.extend(str(value).encode() for value in array.flat)
+        tensor.string_val.extend(value if isinstance(value, bytes) else str(value).encode() for value in array.flat)
     else:
         tensor.tensor_content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
     return tensor

@@ -101,6 +101,14 @@ def test_predict_scores_as_tensorflow_serving(call: Call, name: str, output: str
     np.testing.assert_allclose(answer[output], expected_scores(x), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "output"), [("x", "scores"), ("x:0", "scores:0")], ids=["of the model", "of TensorFlow"])
+def test_outputs_that_are_not_named_have_names_as_the_inputs(call: Call, name: str, output: str) -> None:
+    x = tiny_samples(3)
+    answer = predicted(call(PREDICT, spec() + entry(name, tensor(x))))
+    assert list(answer) == [output]
+    np.testing.assert_allclose(answer[output], expected_scores(x), rtol=1e-5)
+
+
 def test_the_last_value_of_a_tensor_stands_for_all_that_follow(call: Call) -> None:
     half = np.full((1, 1), 0.5, np.float32)
     answer = predicted(call(PREDICT, spec() + entry("x", tensor(half, content=False, shape=(2, 6)))))
