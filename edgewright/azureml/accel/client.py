@@ -7,7 +7,7 @@ Every server with that call answers it: `edgewright serve … --grpc-port`, an e
     score_tensors         the same with bytes, shape and the number of the type
 
 A call is tried again while the server cannot be reached. If it stays away, the client connects once without gRPC to find the
-reason: nobody listens, or only one side uses TLS.
+reason: nothing listens, or only one side uses TLS.
 """
 
 from __future__ import annotations
@@ -316,7 +316,7 @@ def _read(path: Path) -> bytes:
 
 
 def _speaks_tls(host: str, port: int, context: ssl.SSLContext | None) -> bool | None:
-    """Return True if a TLS handshake succeeds, False if it does not; None if nobody listens.
+    """Return True if a TLS handshake succeeds, False if it does not; None if nothing listens.
 
     Without a context any certificate passes.
     """
