@@ -42,6 +42,11 @@ def faults_of(manifest: Any) -> list[Fault]:
     return [*extra, *found, *_twins(content)]
 
 
+def agent_faults_of(desired: Any) -> list[Fault]:
+    """Return every fault of the desired properties of `$edgeAgent` except those of its schemaVersion."""
+    return list(_AGENT_OF_ANY_VERSION(f"modulesContent/{AGENT}/{DESIRED}", desired))
+
+
 def warnings_of(manifest: dict[str, Any]) -> list[str]:
     """Return what works but will not for long, of a manifest without faults."""
     images = [str(settings.get("image", "")) for settings in _settings(_desired(content_of(manifest), AGENT))]
@@ -223,15 +228,13 @@ _SYSTEM = record(
         ),
     }
 )
-_AGENT: Check = record(
-    {
-        "schemaVersion": one_of("1.0", "1.1"),
-        "runtime": record({"type": _DOCKER, "settings": _RUNTIME_SETTINGS}),
-        "systemModules": _SYSTEM,
-        "modules": mapping(_MODULE_NAME, "letters, digits, _ or -", _MODULE),
-    },
-    also=_versions,
-)
+_AGENT_PARTS: dict[str, Check] = {
+    "runtime": record({"type": _DOCKER, "settings": _RUNTIME_SETTINGS}),
+    "systemModules": _SYSTEM,
+    "modules": mapping(_MODULE_NAME, "letters, digits, _ or -", _MODULE),
+}
+_AGENT: Check = record({"schemaVersion": one_of("1.0", "1.1"), **_AGENT_PARTS}, also=_versions)
+_AGENT_OF_ANY_VERSION: Check = record(_AGENT_PARTS, {"schemaVersion": anything})
 _HUB: Check = record(
     {
         "schemaVersion": one_of("1.0", "1.1", "1.2"),

@@ -6,6 +6,8 @@ A caller sends a shared access signature of one of the policies. Each route need
     service              twins, methods, messages, telemetry
     registryRead         reading identities and twins
     registryReadWrite    reading and changing identities, configurations
+
+A device may read and change the identities of its own modules with its own token, as the runtime of IoT Edge does.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cloud.iothub.devices import sas
+from cloud.iothub.devices.authentication import Credential
 from cloud.iothub.hub import Hub
 from cloud.iothub.refusal import RefusalError, bad_argument
 from edgewright.errors import DeniedError
@@ -100,10 +103,13 @@ class Access:
     hub: Hub
     keys: Mapping[str, str] = field(repr=False)
 
-    def check(self, authorization: str, right: Right) -> None:
-        """Raise `RefusalError` unless a token has the right."""
+    def check(self, authorization: str, right: Right, device: str = "") -> None:
+        """Raise `RefusalError` unless a token has the right, or is that of `device`."""
         try:
             token = sas.parse(authorization)
+            if device and not token.policy:
+                self.hub.authenticate(device, Credential(authorization, None, self.hub.hosts))
+                return
             host = _without_port(token.resource.partition("/")[0].lower())
             if token.policy not in self.keys or host not in self.hub.hosts:
                 raise DeniedError("the token must name a policy and this hub")
@@ -117,12 +123,18 @@ class Access:
             )
 
 
-def answering(access: Access, right: Right, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint of a handler: it authenticates, handles and answers after the changes are stored."""
+def answering(
+    access: Access, right: Right, handler: Handler, *, allows_device: bool = False
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint of a handler: it authenticates, handles and answers after the changes are stored.
+
+    With `allows_device`, the device in the path may call it with its own token.
+    """
 
     async def endpoint(request: Request) -> Response:
         try:
-            access.check(request.headers.get("authorization", ""), right)
+            device = str(request.path_params["device"]) if allows_device else ""
+            access.check(request.headers.get("authorization", ""), right, device)
             if not _VERSION.fullmatch(request.query_params.get("api-version", "")):
                 raise RefusalError(400, "InvalidApiVersion", "the query must have an api-version such as 2021-04-12")
             answer = await handler(Call(access.hub, request, await read_body(request)))

@@ -72,7 +72,10 @@ def routes(access: Access) -> list[Route]:
             ("PUT", path, service, _replace_twin),
             ("POST", f"{path}/methods", service, _invoke),
         ]
-    return [Route(path, answering(access, right, handler), methods=[method]) for method, path, right, handler in table]
+    return [
+        Route(path, answering(access, right, handler, allows_device=path in (module, f"{one_device}/modules")), methods=[method])
+        for method, path, right, handler in table
+    ]
 
 
 async def _unknown(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +25,13 @@ def read(path: Path) -> bytes:
         raise NotFoundError(f"there is no file {path}") from None
     except (IsADirectoryError, PermissionError) as error:
         raise BadInputError(f"{path} must be a readable file: {error.strerror}") from None
+
+
+def connection_string(path: Path | None, variable: str) -> str:
+    """Return the text of a file, or of a variable of the environment; raise `BadInputError` without both."""
+    if path is not None:
+        return read(path).decode("utf-8", "replace").strip()
+    text = os.environ.get(variable, "")
+    if not text:
+        raise BadInputError(f"a connection string must be in a file, or in the environment as {variable}, but neither exists")
+    return text

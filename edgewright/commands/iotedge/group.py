@@ -6,6 +6,7 @@ import click
 
 from edgewright.commands.iotedge.manifests import check, manifest, preview
 from edgewright.commands.iotedge.push import push
+from edgewright.commands.iotedge.run import run
 
 
 @click.group("iotedge")
@@ -13,5 +14,5 @@ def group() -> None:
     """Deploy models as modules of Azure IoT Edge."""
 
 
-for command in (manifest, check, preview, push):
+for command in (manifest, check, preview, push, run):
     group.add_command(command)

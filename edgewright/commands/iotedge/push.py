@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import click
 
 from edgewright.command_line import common_options, print_json
 from edgewright.commands.cloud_options import label
-from edgewright.commands.iotedge.files import read, read_manifest
+from edgewright.commands.iotedge.files import connection_string, read_manifest
 from edgewright.errors import BadInputError
 from edgewright.iotedge.validation import faults_of, is_layered, warnings_of
 
@@ -118,13 +117,3 @@ def _connect(hub_path: Path | None, ca_file: Path | None) -> Hub:
         access = ServiceAccess(f"{host}:{address.https_port}", OWNER_POLICY, address.key)
         return Hub(access, ca_file or address.ca_file)
     return Hub(parse_service(connection_string(hub_path, HUB_VARIABLE)), ca_file)
-
-
-def connection_string(path: Path | None, variable: str) -> str:
-    """Return the text of a file, or of a variable of the environment; raise `BadInputError` without both."""
-    if path is not None:
-        return read(path).decode("utf-8", "replace").strip()
-    text = os.environ.get(variable, "")
-    if not text:
-        raise BadInputError(f"a connection string must be in a file, or in the environment as {variable}, but neither exists")
-    return text
