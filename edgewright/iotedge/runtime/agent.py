@@ -136,7 +136,7 @@ class Runtime:
         return self.containers.observe() if steps else observed
 
     def _take(self, step: Step, deployment: Deployment) -> None:
-        """Take one step; note its failure, or its success in what is remembered."""
+        """Take one step; note its failure, or its success in the stored state."""
         _LOG.info("step action=%s module=%s", step.action.value, step.module)
         try:
             self._act(step, deployment)

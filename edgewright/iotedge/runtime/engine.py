@@ -32,7 +32,7 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?\d*Z")
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a module gets besides its own settings."""
+    """Variables and volumes of a module besides its own settings."""
 
     environment: dict[str, str]
     workload_folder: Path | None = None

@@ -26,7 +26,7 @@ _STATE, _DEPLOYMENT, _INSTANCE = "modules.json", "deployment.json", "instance"
 
 @dataclass(slots=True)
 class Memory:
-    """What a runtime remembers of its modules while it does not run."""
+    """The state of modules that containers do not show."""
 
     restarts: dict[str, Restarts] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
@@ -48,7 +48,7 @@ class Storage:
         return file.read_text("ascii").strip()
 
     def load(self) -> Memory:
-        """Return what is remembered; of an unreadable file nothing, which makes restarts count from 0."""
+        """Return the stored state; an unreadable file counts as empty, so restarts count from 0."""
         try:
             document = json.loads((self.path / _STATE).read_bytes())
             restarts = {
@@ -60,7 +60,7 @@ class Storage:
             return Memory()
 
     def save(self, memory: Memory) -> None:
-        """Remember."""
+        """Store the state."""
         restarts = {
             name: (each.count, None if each.last_at is None else each.last_at.isoformat())
             for name, each in memory.restarts.items()
@@ -77,7 +77,7 @@ class Storage:
         return document if isinstance(document, dict) else None
 
     def save_deployment(self, desired: Mapping[str, Any]) -> None:
-        """Remember desired properties, so that the modules run after a start without the hub."""
+        """Store desired properties, so that the modules run after a start without the hub."""
         write_atomically(self.path / _DEPLOYMENT, json.dumps(desired).encode(), mode=_OWNER_ONLY)
 
 
