@@ -14,6 +14,7 @@ import click
 
 from accel.npu.link.discovery import DEVICE_VARIABLE
 from edge_agent.agent import Agent
+from edge_agent.bundle.cli import bundle
 from edge_agent.settings import ChooseBy, TransportChoice, default_state_directory, load_settings
 from edge_agent.state_directory import StateDirectory
 from edge_agent.status import DeviceStatus, WorkloadProgress, read_status
@@ -147,6 +148,9 @@ def _reset_times(path: Path, model: str | None, *, as_json: bool) -> None:
         )
     else:
         click.echo("no benchmark results")
+
+
+group.add_command(bundle)
 
 
 async def _run_until_signal(agent: Agent) -> None:

@@ -1,0 +1,1 @@
+"""A tar with everything that a device without internet needs to become one of the fleet."""
