@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from edge_agent.settings import SETTINGS_FILE, load_settings
 from edgewright.contracts.environments.definition import Environment
 from edgewright.contracts.messages import DeploymentState, FailureCause
 from edgewright.errors import BadInputError
+from edgewright.profiling.load import run_load
+from edgewright.profiling.load_messages import LoadRequest
 from edgewright.sdk import CloudClient
 from tests.edge_agent.conftest import Device
 from tests.edge_agent.test_workloads import scoring_without_failure
@@ -121,6 +124,29 @@ def test_an_update_loses_no_request_and_a_version_whose_container_ends_on_trial_
     assert report.cause is FailureCause.DEVICE, "something outside killed it"
     assert boxed.runs("digits", v2) == 3
     assert foreign[:12] in containers(engine)
+
+
+@pytest.mark.slow
+def test_200_requests_a_second_lose_none_in_three_hand_overs(
+    cloud: FakeCloud, boxed: Device, v1: Built, v2: Built, tmp_path: Path
+) -> None:
+    boxed.score_with_retries(v1.samples, WAIT_S)
+    body = json.dumps({"data": v1.samples.tolist()}).encode()
+    head = f"POST /score HTTP/1.1\r\nHost: device\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    (tmp_path / "request").write_bytes(head.encode() + body)
+    port = int(boxed.url.rpartition(":")[2])
+    load = LoadRequest(host="127.0.0.1", port=port, requests=(str(tmp_path / "request"),), rate=200, seconds=40, warm_up_s=0.0)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(run_load, load)
+        for number, built in enumerate((v2, v1, v2), 2):
+            cloud.publish(built, number)
+            cloud.set_desired(built, number, trial_s=1.0)
+            cloud.wait_for(S.RUNNING, timeout_s=WAIT_S)
+        assert not sending.done(), "the load ended before the last hand-over"
+        result = sending.result()
+    print(result)
+    assert result.failures == {}
+    assert result.answered == result.sent
 
 
 def of_slot(engine: DockerEngine, number: int) -> list[str]:
