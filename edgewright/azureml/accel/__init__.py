@@ -1,10 +1,4 @@
-"""Names of azureml.accel: networks for FPGA boards, their conversion, and the client of their services.
-
-models/         featurizers and their weights, in a graph of TensorFlow 1
-converter.py    a SavedModel -> a model that runs on the NPU
-image.py        the configuration of a service of such a model
-client.py       score with a service over gRPC
-"""
+"""Names of azureml.accel: the client of services on FPGA boards; its networks, converter and images have no counterpart yet."""
 
 from edgewright.azureml.accel.client import PredictionClient, client_from_service
 
