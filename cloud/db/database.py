@@ -77,8 +77,10 @@ class Database:
                 _check_exists(engine)
             _migrate(engine)
         except OperationalError as error:
+            engine.dispose()
             raise UnreachableError(f"the database {engine.url!r} does not answer: {error.orig}") from error
         except (DatabaseError, sqlite3.DatabaseError, CommandError) as error:
+            engine.dispose()
             raise BadInputError(
                 f"the database {engine.url!r} must be that of this cloud, but it cannot be used ({one_line(error)}): "
                 "restore it from a backup"

@@ -76,15 +76,15 @@ def stored(cloud: RunningCloud, model: str) -> Any:
 def test_one_device_measures_while_another_waits_and_gets_the_result_signed_by_the_cloud(
     cloud: RunningCloud, tmp_path: Path
 ) -> None:
-    first, second = enrol(cloud, tmp_path, "first", "shared"), enrol(cloud, tmp_path, "second", "shared")
+    first, second = enrol(cloud, tmp_path, "measurer", "shared"), enrol(cloud, tmp_path, "waiter", "shared")
     assert claim(first, "shared") == {"measure": True, "envelope": None}
     assert claim(first, "shared")["measure"] is True, "a worker that was killed asks again"
     assert claim(second, "shared") == {"measure": False, "envelope": None}
-    assert send(first, result("first", "shared")).status == 204
+    assert send(first, result("measurer", "shared")).status == 204
     envelope = wire.encode(claim(second, "shared")["envelope"])
     payload = signing.TrustedKeys.from_pem([second.enrolment["cloud_key_pem"]]).verify(envelope, SHARED_BENCHMARK_TYPE)
     assert wire.decode(payload, BenchmarkResult, what="result").median_ms == {"int8": 1.5, "fp32": 4.0}
-    assert [(each["device"], each["fastest"]) for each in stored(cloud, "shared")] == [("first", "int8")]
+    assert [(each["device"], each["fastest"]) for each in stored(cloud, "shared")] == [("measurer", "int8")]
 
 
 def test_a_released_claim_goes_to_the_next_device(cloud: RunningCloud, tmp_path: Path) -> None:
