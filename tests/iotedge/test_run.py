@@ -21,7 +21,7 @@ from tests.support.edge_modules import IMAGE, agent, load_image, module, write
 
 @pytest.fixture(scope="module")
 def engine(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
-    with docker_engine(require, tmp_path_factory.mktemp("docker")) as engine:
+    with docker_engine(require) as engine:
         load_image(engine, tmp_path_factory.mktemp("image"))
         yield engine
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,14 +46,18 @@ class DockerEngine:
 
 
 @contextmanager
-def docker_engine(require: Callable[[str], Path], folder: Path) -> Iterator[DockerEngine]:
-    """Start an engine below `folder`; skip without root, and fail with EDGEWRIGHT_REQUIRE=all."""
+def docker_engine(require: Callable[[str], Path]) -> Iterator[DockerEngine]:
+    """Start an engine; skip without root, and fail with EDGEWRIGHT_REQUIRE=all.
+
+    Its folder is not below pytest's: a killed run leaves mounts there, and pytest fails when it cannot remove an old folder.
+    """
     daemon, program = require("dockerd"), require("docker")
     if os.geteuid() != 0:
         message = "a docker engine of the tests' own needs root"
         if os.environ.get("EDGEWRIGHT_REQUIRE") == "all":
             pytest.fail(message)
         pytest.skip(message)
+    folder = Path(tempfile.mkdtemp(prefix="edgewright-docker-"))
     bridge, network = f"ewt{os.getpid()}", f"172.{29 + os.getpid() // 250 % 2}.{os.getpid() % 250}.1/24"
     subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
     try:
@@ -66,7 +71,15 @@ def docker_engine(require: Callable[[str], Path], folder: Path) -> Iterator[Dock
                 engine.run("rm", "--force", *containers)
     finally:
         subprocess.run(["ip", "link", "delete", bridge], check=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        _unmount(folder)
+        shutil.rmtree(folder)
+
+
+def _unmount(folder: Path) -> None:
+    """Unmount what an ended engine leaves: the namespace of a container with the network of the host."""
+    mounts = [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in sorted((mount for mount in mounts if mount.is_relative_to(folder)), reverse=True):
+        subprocess.run(["umount", str(mount)], check=True)
 
 
 @contextmanager

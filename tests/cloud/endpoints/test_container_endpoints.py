@@ -41,8 +41,8 @@ CONTAINER = EndpointTarget.CONTAINER
 
 
 @pytest.fixture(scope="module")
-def engine(require: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
-    with docker_engine(require, tmp_path_factory.mktemp("docker")) as engine:
+def engine(require: Callable[[str], Path]) -> Iterator[DockerEngine]:
+    with docker_engine(require) as engine:
         yield engine
 
 
