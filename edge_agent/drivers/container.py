@@ -30,13 +30,11 @@ from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.errors import BadInputError, EdgewrightError
 from edgewright.serving.supervision.engine import (
-    MAX_PROCESSES,
-    PROCESS_LABEL,
     connect,
     image_of,
-    process_identity,
     remove_abandoned,
     reporting,
+    restrictions,
     wait_for_end,
 )
 from edgewright.serving.supervision.relay import Relay
@@ -46,7 +44,6 @@ SLOT_LABEL = "dev.edgewright.slot"
 SLOT_FOLDER = "/slot"
 SOCKET_FOLDER = "/run/edgewright"
 VERSION_LABEL = "dev.edgewright.version"
-LOG_BYTES, LOG_FILES = "10m", "3"
 _REPORTS = (b"loaded", b"ready")  # of edge_agent.scoring.runner
 _SIGNALLED = 128
 """Exit codes above it are signals, as shells and engines have them."""
@@ -123,8 +120,6 @@ class Container:
             )
 
     def _start(self, client: Any, image: Any, names: list[str]) -> Any:
-        from docker.types import LogConfig
-
         settings = self._settings
         words = ["python3", "-m", "edge_agent.scoring.runner", "--slot", SLOT_FOLDER, *self._options]
         for option, name in zip(("--socket", "--agent-socket"), names, strict=False):
@@ -142,17 +137,8 @@ class Container:
             network_mode=settings.network,
             devices=[f"{each}:{each}:rw" for each in settings.devices],
             group_add=list(settings.groups),
-            nano_cpus=None if settings.cpus is None else round(settings.cpus * 1e9),
-            mem_limit=settings.memory_bytes,
-            memswap_limit=settings.memory_bytes,
-            read_only=True,
-            tmpfs={"/tmp": ""},  # noqa: S108  inside the container
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            pids_limit=MAX_PROCESSES,
-            log_config=LogConfig(type="json-file", config={"max-size": LOG_BYTES, "max-file": LOG_FILES}),
-            labels={SLOT_LABEL: str(self._slot), PROCESS_LABEL: process_identity(os.getpid())},
             working_dir="/",
+            **restrictions(SLOT_LABEL, str(self._slot), cpus=settings.cpus, memory_bytes=settings.memory_bytes),
         )
         try:
             output = container.attach(stream=True, stdout=True, stderr=True, demux=True, logs=True)

@@ -16,7 +16,7 @@ from edgewright.profiling.page import page
 from edgewright.profiling.profile import Profile, Report, Settings
 from edgewright.profiling.samples import read_samples
 from edgewright.profiling.search import Objective
-from edgewright.profiling.service import START_TIMEOUT_S, ServiceOptions
+from edgewright.profiling.service import ServiceOptions
 from edgewright.serving.nocode.identify import model_in
 from edgewright.serving.served import Served
 from hardware_profiles.detect import read_machine
@@ -104,18 +104,7 @@ def _objective(rate: float, latencies_s: dict[int, float | None]) -> Objective:
 
 def _service(path: Path, *, model_dir: Path | None, variant: str | None, backend: str | None, trust: bool) -> ServiceOptions:
     """Return the service; a file that is certainly no script or model is refused before anything is measured."""
-    served = Served(
-        path=path,
-        name=None,
-        variant=variant,
-        backend=backend or "auto",
-        threads=None,
-        trust=trust,
-        model_dir=model_dir,
-        workers=1,
-        init_timeout=START_TIMEOUT_S,
-        scoring_timeout=60.0,
-    )
+    served = Served(path=path, variant=variant, backend=backend or "auto", trust=trust, model_dir=model_dir)
     served.check()
     given = {"--model-dir": model_dir, "--variant": variant, "--backend": backend}
     words = [word for name, value in given.items() if value is not None for word in (name, str(value))]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from hardware_profiles.control_groups import control_groups
 from hardware_profiles.memory import process_tree
 
 PERIOD_US = 100_000
@@ -106,20 +107,17 @@ def _is_v2(root: Path) -> bool:
 
 
 def _v1_groups(root: Path, name: str) -> tuple[Path, ...]:
-    return tuple(root / controller / _own_group(controller) / name for controller in ("cpu", "memory"))
+    return tuple(_v1_group(root, controller) / name for controller in ("cpu", "memory"))
+
+
+def _v1_group(root: Path, controller: str) -> Path:
+    """Return this process's group of a controller, or the root of the controller if none is mounted for it."""
+    own = (folder for version, folder in control_groups(Path("/"), controller) if version == 1 and folder.is_relative_to(root))
+    return next((folder for folder in own if folder.is_dir()), root / controller)
 
 
 def _v2_groups(root: Path, name: str) -> tuple[Path, ...]:
     return (root / name,)
-
-
-def _own_group(controller: str) -> str:
-    """Return this process's group of a controller, without the leading slash (proc(5), /proc/PID/cgroup)."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, names, group = line.split(":", 2)
-        if controller in names.split(","):
-            return group.lstrip("/")
-    return ""
 
 
 def _limit_memory(size: Size, group: Path, *, is_v2: bool) -> None:

@@ -15,15 +15,15 @@ class Served:
     """The script or model of a service, and how it runs: the options of the command."""
 
     path: Path
-    name: str | None
-    variant: str | None
-    backend: str
-    threads: int | None
-    trust: bool
-    model_dir: Path | None
-    workers: int
-    init_timeout: float
-    scoring_timeout: float
+    name: str | None = None
+    variant: str | None = None
+    backend: str = "auto"
+    threads: int | None = None
+    trust: bool = False
+    model_dir: Path | None = None
+    workers: int = 1
+    init_timeout: float = 300.0
+    scoring_timeout: float = 60.0
     queue_timeout: float = 0.5
 
     def check(self) -> None:

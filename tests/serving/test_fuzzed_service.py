@@ -78,18 +78,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("fuzzed")
     (folder / "keys.json").write_text(json.dumps({"primary": KEY, "secondary": "secondary-key-0123456"}))
     make: Callable[[Path], Path] = request.param
-    served = Served(
-        path=make(folder),
-        name="served",
-        variant=None,
-        backend="auto",
-        threads=1,
-        trust=True,
-        model_dir=None,
-        workers=1,
-        init_timeout=300.0,
-        scoring_timeout=60.0,
-    )
+    served = Served(path=make(folder), name="served", threads=1, trust=True)
     with application(served, KeyFile(folder / "keys.json")) as app, serving(app) as client:
         yield f"http://127.0.0.1:{client.port}"
 

@@ -179,7 +179,7 @@ class ModelProfile:
             options = ["--trust"] if self._limits.trust else []
             if config is not None and models:
                 options += ["--model-dir", str(folder)]
-            served = _served(path, trust=self._limits.trust)
+            served = Served(path=path, trust=self._limits.trust)
             served.check()
             yield ServiceOptions(path=path, runs_in_workers=served.runs_in_workers, options=tuple(options))
 
@@ -213,18 +213,3 @@ def _requests(data: Any) -> tuple[bytes, ...]:
     if not texts or not all(isinstance(each, str | bytes) for each in texts):
         raise BadInputError("input_dataset must have the requests as text, as json.dumps({'data': …}) gives them")
     return tuple(each.encode() if isinstance(each, str) else each for each in texts)
-
-
-def _served(path: Path, *, trust: bool) -> Served:
-    return Served(
-        path=path,
-        name=None,
-        variant=None,
-        backend="auto",
-        threads=None,
-        trust=trust,
-        model_dir=None,
-        workers=1,
-        init_timeout=300.0,
-        scoring_timeout=60.0,
-    )

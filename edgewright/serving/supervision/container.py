@@ -29,13 +29,11 @@ from typing import Any
 from edgewright.contracts import wire
 from edgewright.errors import BadInputError, EdgewrightError, OperationError
 from edgewright.serving.supervision.engine import (
-    MAX_PROCESSES,
-    PROCESS_LABEL,
     connect,
     image_of,
-    process_identity,
     remove_abandoned,
     reporting,
+    restrictions,
     wait_for_end,
 )
 from edgewright.serving.supervision.relay import Relay
@@ -138,6 +136,7 @@ def _started(client: Any, options: ContainerOptions, image: Any) -> Any:
     if not ports:
         raise BadInputError(f"the image {options.image} must expose the port of its server, but it exposes none")
     volumes = {options.keys_folder: {"bind": KEYS_FOLDER, "mode": "ro"}} if options.keys_folder else {}
+    memory_bytes = None if options.memory_gb is None else round(options.memory_gb * 1e9)
     return client.containers.run(
         image.id,
         list(options.command),
@@ -146,15 +145,8 @@ def _started(client: Any, options: ContainerOptions, image: Any) -> Any:
         environment=options.variables,
         volumes=volumes,
         group_add=[str(os.getgid())] if options.keys_folder else [],  # the group of the file of keys
-        nano_cpus=None if options.cpu is None else round(options.cpu * 1e9),
-        mem_limit=None if options.memory_gb is None else round(options.memory_gb * 1e9),
         device_requests=[DeviceRequest(count=options.gpus, capabilities=[["gpu"]])] if options.gpus else [],
-        read_only=True,
-        tmpfs={"/tmp": ""},  # noqa: S108  inside the container
-        cap_drop=["ALL"],
-        security_opt=["no-new-privileges"],
-        pids_limit=MAX_PROCESSES,
-        labels={_SERVICE_LABEL: options.service, PROCESS_LABEL: process_identity(os.getpid())},
+        **restrictions(_SERVICE_LABEL, options.service, cpus=options.cpu, memory_bytes=memory_bytes),
     )
 
 

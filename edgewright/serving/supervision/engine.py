@@ -6,6 +6,7 @@ The engine is docker's, or another with its API such as podman, at `DOCKER_HOST`
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from edgewright.errors import BadInputError, OperationError, UnreachableError, o
 PROCESS_LABEL = "dev.edgewright.process"
 """Label with the process to which a container belongs."""
 MAX_PROCESSES = 1000
+LOG_BYTES, LOG_FILES = "10m", "3"
 
 
 def connect(timeout_s: float = 60) -> Any:
@@ -28,12 +30,14 @@ def connect(timeout_s: float = 60) -> Any:
     """
     try:
         import docker
+        import docker.errors
+        import requests
     except ModuleNotFoundError as error:
         raise BadInputError("containers need the library docker on this machine: pip install 'edgewright[container]'") from error
     try:
         client = docker.from_env(timeout=timeout_s)
         client.ping()
-    except Exception as error:
+    except (docker.errors.DockerException, requests.RequestException) as error:
         raise UnreachableError(f"the container engine does not answer: {one_line(error)}; start it") from error
     return client
 
@@ -87,6 +91,31 @@ def image_of(client: Any, reference: str, log: Callable[[str], None], credential
         raise
     except docker.errors.APIError as error:
         raise OperationError(f"the image {reference} cannot be pulled: {_explained(error)}") from error
+
+
+def restrictions(label: str, value: str, *, cpus: float | None, memory_bytes: int | None) -> dict[str, Any]:
+    """Return options of a container: no privileges, a read-only file system, limits, a log with rotation, our labels.
+
+    Args:
+        label: which `remove_abandoned` finds.
+        value: of the label.
+        cpus: limit in processors, such as 0.5; None for no limit.
+        memory_bytes: limit of memory and swap together; None for no limit.
+    """
+    from docker.types import LogConfig
+
+    return {
+        "nano_cpus": None if cpus is None else round(cpus * 1e9),
+        "mem_limit": memory_bytes,
+        "memswap_limit": memory_bytes,
+        "read_only": True,
+        "tmpfs": {"/tmp": ""},  # noqa: S108  inside the container
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": MAX_PROCESSES,
+        "log_config": LogConfig(type="json-file", config={"max-size": LOG_BYTES, "max-file": LOG_FILES}),
+        "labels": {label: value, PROCESS_LABEL: process_identity(os.getpid())},
+    }
 
 
 def remove_abandoned(client: Any, label: str, value: str) -> None:
