@@ -105,7 +105,6 @@ def foreign(engine: DockerEngine, image: str) -> Iterator[str]:
     engine.run("rm", "--force", container)
 
 
-@pytest.mark.usefixtures("foreign")
 def test_an_update_loses_no_request_and_a_version_whose_container_ends_on_trial_is_left(
     cloud: FakeCloud, boxed: Device, engine: DockerEngine, foreign: str, v1: Built, v2: Built
 ) -> None:
