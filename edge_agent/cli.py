@@ -27,7 +27,7 @@ THREADS = 4
 
 _state = click.option(
     "--state",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
     default=None,
     help="State directory of the agent (default: ~/.local/state/edgewright/agent).",
 )

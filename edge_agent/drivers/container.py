@@ -64,13 +64,19 @@ def main(*, settings_text: str, slot: Path, own: int, agent: int | None, options
     sockets = [socket.socket(fileno=each) for each in (own, agent) if each is not None]
     try:
         with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
-            code = Container(settings, slot, Path(folder), options).serve(sockets)
+            code = Container(settings, slot.resolve(), Path(folder), options).serve(sockets)
     except EdgewrightError as error:
         raise click.ClickException(str(error)) from error
-    if code > _SIGNALLED:
-        signal.signal(code - _SIGNALLED, signal.SIG_DFL)
-        os.kill(os.getpid(), code - _SIGNALLED)  # the agent tells a kill from a crash by the signal
+    if _SIGNALLED < code < _SIGNALLED + signal.NSIG:
+        _end_by(code - _SIGNALLED)
     sys.exit(code)
+
+
+def _end_by(number: int) -> None:
+    """End by a signal, as the runner in the container did: the agent tells a kill from a crash by it."""
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 class Container:
@@ -104,10 +110,11 @@ class Container:
         with reporting(self._settings.image):
             image = image_of(client, self._settings.image, _log)
             self._check_version(image)
-            remove_abandoned(client, SLOT_LABEL, str(self._slot))
+            remove_abandoned(client, SLOT_LABEL, lambda value: Path(value).parent == self._slot.parent)
             container = self._start(client, image, names)
         try:
-            return asyncio.run(self._relay(container, [*zip(sockets, names, strict=True)]))
+            with reporting(self._settings.image):
+                return asyncio.run(self._relay(container, [*zip(sockets, names, strict=True)]))
         finally:
             with contextlib.suppress(Exception):  # the engine may be away; the next start of the slot removes it
                 container.remove(force=True, v=True)
@@ -128,7 +135,6 @@ class Container:
             image.id,
             entrypoint=words[:1],
             command=words[1:],
-            stdin_open=True,  # the runner ends when its standard input closes
             user=f"{os.getuid()}:{os.getgid()}",  # who owns the slot and the sockets
             volumes={
                 str(self._slot): {"bind": SLOT_FOLDER, "mode": "ro"},

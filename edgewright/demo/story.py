@@ -20,6 +20,8 @@ import numpy as np
 
 from edgewright.contracts.files import write_atomically
 from edgewright.contracts.wire import encode_readable
+from edgewright.demo import container_device
+from edgewright.demo.container_device import ContainerEngine, container_engine, show_container
 from edgewright.demo.endpoint import serve_as_endpoint
 from edgewright.demo.npu_device import DEVICE, PROFILE, SCORED, NpuBoard, missing_component, pull_the_cable, start_board
 from edgewright.demo.processes import Shell, wait_until
@@ -47,6 +49,8 @@ class Demo:
     """The scoring address of each device."""
     board: NpuBoard | None = None
     """None on a machine that cannot simulate one."""
+    engine: ContainerEngine | None = None
+    """None on a machine without a container engine."""
 
 
 def run_demo(
@@ -73,6 +77,7 @@ def run_demo(
             heading(f"Copy the models and packages of {reuse}")
             copy_results(reuse, directory)
         url = start_cloud(demo, processes, no_broker=no_broker)
+        demo.engine = processes.enter_context(container_engine(demo.shell))
         start_devices(demo, processes)
         roll_out(demo, "v1")
         scores = score_everywhere(demo.addresses, directory / "heldout.npz", directory / "source-v1.npz", {DEVICE: SCORED})
@@ -83,10 +88,12 @@ def run_demo(
         roll_out(demo, "v2")
         bytes_v2 = bytes_pulled(demo)
         pulled = pull_the_cable(demo.board, demo.addresses[DEVICE], directory / "heldout.npz") if demo.board else None
+        container = show_container(demo.engine, directory / container_device.DEVICE) if demo.engine else None
         bad_version = publish_bad_version(demo)
         summary = {
             **summarise(demo, scores, {"v1": bytes_v1, "v2": bytes_v2}, bad_version),
             "npu_board": pulled,
+            "container": container,
             "endpoint": endpoint,
         }
         write_atomically(directory / SUMMARY, encode_readable(summary))
@@ -154,7 +161,11 @@ def start_cloud(demo: Demo, processes: ExitStack, *, no_broker: bool) -> str:
 
 def start_devices(demo: Demo, processes: ExitStack) -> None:
     """Enrol each device with a one-time token and start its agent."""
-    devices = {**DEVICES, **({DEVICE: PROFILE} if demo.board else {})}
+    devices = dict(DEVICES)
+    if demo.board:
+        devices[DEVICE] = PROFILE
+    if demo.engine:
+        devices[container_device.DEVICE] = container_device.PROFILE
     heading(f"Enrol {len(devices)} devices and start their agents")
     for device, profile in devices.items():
         token = str(demo.shell.json("devices", "token", "--device", device)["token"])
@@ -163,6 +174,8 @@ def start_devices(demo: Demo, processes: ExitStack) -> None:
         )
         if demo.board and device == DEVICE:
             demo.board.write_settings(demo.directory / device)
+        if demo.engine and device == container_device.DEVICE:
+            demo.engine.write_settings(demo.directory / device)
         processes.enter_context(demo.shell.background(device, "agent", "run", "--state", device, "--port", "0"))
     demo.addresses.update({device: scoring_address(demo, device) for device in devices})
 

@@ -15,6 +15,7 @@ import pytest
 
 from edgewright.demo.reuse import check_reusable
 from edgewright.errors import BadInputError
+from tests.support.docker_engine import docker_engine
 
 TIMEOUT_S = 600
 STOP_S = 90
@@ -35,19 +36,24 @@ def demo(
     require: Callable[[str], Path],
     finished: list[Path],
 ) -> Path:
-    """Run the demo once per transport, once with an NPU board and once without; return its directory."""
-    if request.param == "mqtt":
-        require("mosquitto")
-        require("verilator")
+    """Run the demo once per transport, once with an NPU board and a container engine and once without; return its directory."""
     directory = tmp_path_factory.mktemp(f"demo-{request.param}")
     words = ["--no-broker", "--no-npu"] if request.param == "https" else []
     words += ["--reuse", str(finished[0])] if finished else []
-    run_to_its_end(["--output", str(directory / "demo"), *words], directory)
+    words = ["--output", str(directory / "demo"), *words]
+    if request.param == "https":
+        run_to_its_end(words, directory, f"unix://{directory}/none.sock")
+    else:
+        require("mosquitto")
+        require("verilator")
+        with docker_engine(require) as engine:
+            run_to_its_end(words, directory, engine.host)
+            assert engine.run("ps", "--all", "--quiet") == engine.run("images", "--quiet") == ""
     finished.append(directory / "demo")
     return directory / "demo"
 
 
-def run_to_its_end(words: list[str], directory: Path) -> None:
+def run_to_its_end(words: list[str], directory: Path, engine: str) -> None:
     """Run the demo; after the time limit it gets SIGTERM, so that it ends its cloud and its devices."""
     log = directory / "demo.log"
     with log.open("wb") as out:
@@ -55,7 +61,7 @@ def run_to_its_end(words: list[str], directory: Path) -> None:
             [sys.executable, "-m", "edgewright", "demo", *words],
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "EDGEWRIGHT_TEST_RUN": str(directory)},
+            env={**os.environ, "EDGEWRIGHT_TEST_RUN": str(directory), "DOCKER_HOST": engine},
         )
         try:
             code: int | None = process.wait(TIMEOUT_S)
@@ -96,6 +102,7 @@ def test_each_device_runs_the_variant_for_its_hardware(summary: dict[str, Any]) 
 def test_every_device_scored_every_digit_as_the_source_model_does(summary: dict[str, Any]) -> None:
     scored = {device["id"]: device["scored"] for device in summary["devices"]}
     assert scored.pop("camera-1", 40) == 40  # the one with the simulated board, where there is one
+    assert scored.pop("vehicle-1", 360) == 360  # the one with containers, where there is an engine
     assert scored == {"gateway-1": 360, "robot-1": 360, "kiosk-1": 360}
     assert min(device["agreement"] for device in summary["devices"]) >= 0.99
 
@@ -116,6 +123,14 @@ def test_pulling_the_cable_of_the_npu_board_loses_no_request(demo: Path, summary
     with_board = "demo-mqtt" in str(demo)
     assert board == (["npu-sim-8-large"] if with_board else [])
     assert summary["npu_board"] == ({"requests": 24, "pulled_after": 10, "answered": 24} if with_board else None)
+
+
+def test_the_device_with_containers_scores_in_one_without_network(demo: Path, summary: dict[str, Any]) -> None:
+    with_engine = "demo-mqtt" in str(demo)
+    assert [device["id"] for device in summary["devices"] if device["id"] == "vehicle-1"] == ["vehicle-1"] * with_engine
+    log = (demo.parent / "demo.log").read_text()
+    assert ("the demo continues without a device that runs containers" in log) is not with_engine
+    assert (summary["container"] or {}).get("network") == ("none" if with_engine else None)
 
 
 def test_the_endpoint_scores_with_its_key_alone(summary: dict[str, Any]) -> None:

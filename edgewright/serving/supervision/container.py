@@ -80,7 +80,7 @@ def run(options: ContainerOptions) -> int:
     server_socket = socket.socket(fileno=int(os.environ.pop(SOCKET_VARIABLE)))
     with reporting(options.image):
         image = image_of(client, options.image, _log, _credential(options))
-        remove_abandoned(client, _SERVICE_LABEL, options.service)
+        remove_abandoned(client, _SERVICE_LABEL, lambda value: value == options.service)
         container = _started(client, options, image)
     try:
         threading.Thread(target=_follow_log, args=[container], daemon=True).start()

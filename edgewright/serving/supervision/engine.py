@@ -76,21 +76,22 @@ def image_of(client: Any, reference: str, log: Callable[[str], None], credential
         OperationError: it cannot be pulled: the registry does not answer, or asks for other credentials.
     """
     import docker.errors
+    import docker.utils
 
     try:
         return client.images.get(reference)
     except docker.errors.ImageNotFound:
         log(f"pulling {reference}")
+    repository, tag = docker.utils.parse_repository_tag(reference)
     try:
-        if "@" in reference:
-            return client.images.pull(reference, auth_config=credential)
-        has_tag = ":" in reference.rsplit("/", 1)[-1]
-        repository, _, tag = reference.rpartition(":") if has_tag else (reference, "", "latest")
-        return client.images.pull(repository, tag=tag, auth_config=credential)
+        for event in client.api.pull(repository, tag=tag or "latest", auth_config=credential, stream=True, decode=True):
+            if "error" in event:  # podman answers 200 first
+                raise OperationError(f"the image {reference} cannot be pulled: {one_line(event['error'])}")
     except docker.errors.NotFound:
         raise
     except docker.errors.APIError as error:
         raise OperationError(f"the image {reference} cannot be pulled: {_explained(error)}") from error
+    return client.images.get(reference)
 
 
 def restrictions(label: str, value: str, *, cpus: float | None, memory_bytes: int | None) -> dict[str, Any]:
@@ -118,9 +119,11 @@ def restrictions(label: str, value: str, *, cpus: float | None, memory_bytes: in
     }
 
 
-def remove_abandoned(client: Any, label: str, value: str) -> None:
-    """Remove the containers with a label whose process was killed."""
-    for container in client.containers.list(all=True, filters={"label": f"{label}={value}"}):
+def remove_abandoned(client: Any, label: str, is_ours: Callable[[str], bool]) -> None:
+    """Remove the containers whose process has ended, if the value of their label is ours."""
+    for container in client.containers.list(all=True, filters={"label": label}):
+        if not is_ours(container.labels.get(label, "")):
+            continue
         identity = container.labels.get(PROCESS_LABEL, "")
         pid = identity.partition("@")[0]
         if not pid.isdecimal() or process_identity(int(pid)) != identity:
