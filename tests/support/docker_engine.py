@@ -55,7 +55,7 @@ class Daemon:
         """Kill the process alone; its containers run on."""
         self._process.kill()
         self._process.wait(30)
-        # Docker's containerd ends too; where process 1 does not reap it at once, docker would believe that it runs.
+        # Docker's containerd ends too; where process 1 does not reap it at once, docker would take it for running.
         (self._folder / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
