@@ -107,8 +107,13 @@ def read_answer(line: bytes) -> bytes:
 
 
 def describe_end(exit_code: int, stderr: str) -> str:
-    """Describe the end of a process: its signal or exit code, and the last line of its standard error."""
+    """Describe the end of a process: its signal or exit code, and the last line of its standard error.
+
+    A killed process cannot say why, so its last line, which may be a warning, is left out.
+    """
     end = f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    if exit_code == -signal.SIGKILL:
+        return end
     return f"{end}: {last_line(stderr)[:LONGEST_LINE]}" if stderr.strip() else end
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from edgewright.errors import EdgewrightError, NotFoundError
-from edgewright.worker_process import WorkerEndedError, WorkerProcess, WorkerTimeoutError, read_answer
+from edgewright.worker_process import WorkerEndedError, WorkerProcess, WorkerTimeoutError, describe_end, read_answer
 
 
 @pytest.fixture
@@ -44,6 +45,17 @@ def test_a_worker_that_ends_without_an_answer_is_described(worker: WorkerProcess
     with pytest.raises(WorkerEndedError) as raised:
         ask(worker, action)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        pytest.param(signal.SIGKILL, "was ended by SIGKILL", id="killed: its last line is no reason"),
+        pytest.param(signal.SIGABRT, "was ended by SIGABRT: terminate called", id="aborted: its last line is the reason"),
+    ],
+)
+def test_the_last_line_explains_only_an_end_that_the_process_knew_of(number: signal.Signals, text: str) -> None:
+    assert describe_end(-number, "a warning\nterminate called\n") == text
 
 
 def test_a_worker_that_ended_earlier_is_described_at_the_next_request(worker: WorkerProcess) -> None:
