@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Coroutine
 from typing import Any
 
+from edge_agent.deployment.imports import ImportInbox
 from edge_agent.deployment.inbox import DesiredInbox
 from edge_agent.deployment.workload import Shared
 from edge_agent.deployment.workloads import Others, Workloads, open_journal
@@ -28,6 +29,7 @@ from edge_agent.link.transport import Receiver, Transport
 from edge_agent.renewal import Renewer
 from edge_agent.settings import Settings, TransportChoice
 from edge_agent.state_directory import StateDirectory
+from edge_agent.storage.imports import Imports
 from edge_agent.storage.store import Store
 from edge_agent.telemetry.metrics import TelemetrySender
 from edge_agent.telemetry.outbox import Acknowledgements, Outbox
@@ -66,6 +68,7 @@ class Agent:
             beside=lambda links: Others(links, self._workloads),
         )
         self._workloads = Workloads(directory.addresses, shared)
+        self._imports = ImportInbox(Imports(directory.path), self._journal, self._workloads.take_import)
         self._renewer = Renewer(directory, settings, self._connection, self._journal.record)
         self._reporter = Reporter(sender, settings, self._workloads, self._connection, self._report_due)
         self._telemetry = TelemetrySender(settings, self._workloads, self._connection, self._outbox, acknowledgements)
@@ -81,6 +84,7 @@ class Agent:
             self._connection.run_forever(),
             self._renewer.run_forever(),
             self._inbox.verify_forever(),
+            self._imports.watch_forever(),
             self._reporter.report_forever(),
             self._telemetry.measure_forever(),
             self._telemetry.deliver_forever(),

@@ -15,6 +15,7 @@ import click
 from accel.npu.link.discovery import DEVICE_VARIABLE
 from edge_agent.agent import Agent
 from edge_agent.bundle.cli import bundle
+from edge_agent.packages.cli import import_
 from edge_agent.settings import ChooseBy, TransportChoice, default_state_directory, load_settings
 from edge_agent.state_directory import StateDirectory
 from edge_agent.status import DeviceStatus, WorkloadProgress, read_status
@@ -151,6 +152,7 @@ def _reset_times(path: Path, model: str | None, *, as_json: bool) -> None:
 
 
 group.add_command(bundle)
+group.add_command(import_)
 
 
 async def _run_until_signal(agent: Agent) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from cloud.rollouts.failures import failing_profiles
 from cloud.rollouts.rules import Outcome
 from cloud.rollouts.store import StoredDevice, StoredRollout
-from edgewright.contracts.messages import DeploymentState, DeviceRecord
+from edgewright.contracts.messages import IMPORTED_FROM, DeploymentState, DeviceRecord
 
 Records = Mapping[str, DeviceRecord]
 """All enrolled and revoked devices, by name."""
@@ -39,6 +39,9 @@ def state_for_rollout(device: StoredDevice, record: DeviceRecord, stored: Stored
         return unchanged if has_ended else (DeploymentState.SUPERSEDED, f"workload {stored.workload} was removed")
     if report is None:
         return unchanged
+    if report.desired_number >= IMPORTED_FROM:
+        waits = has_ended or device.state in (None, DeploymentState.OFFERED)
+        return unchanged if waits else (DeploymentState.SUPERSEDED, "a package imported on the device replaced this version")
     if report.desired_number > device.desired_number:
         return unchanged if has_ended else (DeploymentState.SUPERSEDED, "a newer desired state replaced this one")
     if report.desired_number < device.desired_number or report.state is None:

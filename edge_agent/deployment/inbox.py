@@ -40,8 +40,7 @@ class DesiredInbox:
         """
         if self._newest is not None:
             return self._newest.desired_number
-        current = self._journal.current()
-        return current.desired.desired_number - 1 if current else 0
+        return max(0, self._journal.highest_number(imported=False) - 1)
 
     def receive(self, envelope: bytes) -> None:
         """Queue an envelope for verification, except for a repetition of the last one."""

@@ -19,7 +19,7 @@ from edge_agent.deployment.states import Event, after, failpoint_name
 from edge_agent.storage.database import connect, connect_read_only, set_aside, transaction
 from edge_agent.storage.failpoints import failpoint
 from edgewright.contracts import wire
-from edgewright.contracts.messages import DeploymentState, DesiredState, FailureCause
+from edgewright.contracts.messages import IMPORTED_FROM, DeploymentState, DesiredState, FailureCause
 from edgewright.errors import EdgewrightError
 
 KEPT_EVENTS = 1000
@@ -39,7 +39,8 @@ CREATE TABLE IF NOT EXISTS deployments (
     bytes_pulled INTEGER NOT NULL DEFAULT 0,
     choice TEXT NOT NULL DEFAULT '[]',
     cause TEXT,
-    workload TEXT NOT NULL DEFAULT ''
+    workload TEXT NOT NULL DEFAULT '',
+    accepted INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -60,8 +61,11 @@ _ADDED = (
     ("deployments", "cause", "TEXT"),
     ("deployments", "workload", "TEXT NOT NULL DEFAULT ''"),
     ("events", "workload", "TEXT NOT NULL DEFAULT ''"),
+    ("deployments", "accepted", "INTEGER NOT NULL DEFAULT 0"),
 )
 """Columns that the journals of earlier agents lack."""
+_NEWEST = "ORDER BY accepted DESC, desired_number DESC LIMIT 1"
+"""The order in which deployments were accepted; the number of an imported package is above those of the cloud."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,12 +141,22 @@ class Journal:
         return tuple(row[0] for row in self._connection.execute("SELECT DISTINCT workload FROM deployments ORDER BY workload"))
 
     def current(self) -> Deployment | None:
-        """Return the deployment with the highest desired number."""
-        row = self._connection.execute(
-            _SELECT + "WHERE ?1 IS NULL OR workload = ?1 ORDER BY desired_number DESC LIMIT 1",
-            (self._workload,),
-        ).fetchone()
+        """Return the deployment that was accepted last."""
+        row = self._connection.execute(_SELECT + f"WHERE ?1 IS NULL OR workload = ?1 {_NEWEST}", (self._workload,)).fetchone()
         return None if row is None else _deployment(row)
+
+    def highest_number(self, *, imported: bool) -> int:
+        """Return the highest number of the accepted states of the cloud, or of the imported ones; 0 if there is none."""
+        row = self._connection.execute(
+            "SELECT MAX(desired_number) FROM deployments WHERE (?1 IS NULL OR workload = ?1) AND (desired_number >= ?2) = ?3",
+            (self._workload, IMPORTED_FROM, imported),
+        ).fetchone()
+        return row[0] or 0
+
+    def state_of(self, number: int) -> DeploymentState | None:
+        """Return the state of the deployment with this number; None if it is not stored."""
+        row = self._connection.execute("SELECT state FROM deployments WHERE desired_number = ?", (number,)).fetchone()
+        return None if row is None else DeploymentState(row[0])
 
     def desired(self, number: int) -> DesiredState | None:
         """Return the desired state with this number; None if it is not stored."""
@@ -181,8 +195,12 @@ class Journal:
             self._insert(connection, desired, state, reason)
             self._insert_event(connection, desired.desired_number, Event.ACCEPT.value, state.value, reason)
             connection.execute(
-                "DELETE FROM deployments WHERE workload = ? AND desired_number < ?",
-                (self._workload or desired.workload, desired.desired_number - 100),
+                "DELETE FROM deployments WHERE workload = ? AND desired_number BETWEEN ? AND ?",
+                (
+                    self._workload or desired.workload,
+                    IMPORTED_FROM if desired.is_imported else 0,
+                    desired.desired_number - 101,
+                ),
             )
         failpoint(failpoint_name(None, Event.ACCEPT, "after"))
         return self._current()
@@ -269,8 +287,8 @@ class Journal:
 
     def _insert(self, connection: sqlite3.Connection, desired: DesiredState, state: DeploymentState, reason: str) -> None:
         connection.execute(
-            "INSERT OR REPLACE INTO deployments (desired_number, desired, state, reason, since, workload) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO deployments (desired_number, desired, state, reason, since, workload, accepted) "
+            "VALUES (?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(accepted), 0) + 1 FROM deployments))",
             (
                 desired.desired_number,
                 wire.encode(desired).decode(),
@@ -294,7 +312,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = connect(path, _SCHEMA)
     try:
         _extend(connection)
-        row = connection.execute(_SELECT + "ORDER BY desired_number DESC LIMIT 1").fetchone()
+        row = connection.execute(_SELECT + _NEWEST).fetchone()
         if row is not None:
             _deployment(row)
     except (EdgewrightError, ValueError, TypeError) as error:

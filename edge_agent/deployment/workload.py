@@ -23,6 +23,7 @@ from edge_agent.drivers.process import RunnerOptions, ScoringSockets
 from edge_agent.link.connection import Connection
 from edge_agent.scoring.supervisor import Supervisor
 from edge_agent.settings import Settings
+from edge_agent.storage.imports import Imports
 from edge_agent.storage.links import Links
 from edge_agent.storage.store import SlotRecord, Store
 from edgewright.contracts.messages import DesiredState
@@ -78,6 +79,7 @@ class Workload:
         )
         self._shared = shared
         self._settings = settings
+        self._imports = Imports(shared.store.root)
         self._connection = shared.connection
         self._wake_up = asyncio.Event()
         self._interruptible: asyncio.Task[None] | None = None
@@ -120,8 +122,10 @@ class Workload:
         It interrupts a repair, or a step that has not changed the running version.
         """
         current = self.journal.current()
-        if current is not None and desired.desired_number <= current.desired.desired_number:
+        if desired.desired_number <= self.journal.highest_number(imported=desired.is_imported):
             return
+        if self.newer is not None and self.newer.is_imported:
+            self._imports.remove(self.newer.desired_number)
         self.newer = desired
         self._wake_up.set()
         if self._interruptible is None or current is None:
@@ -182,10 +186,12 @@ class Workload:
         self._shared.changed()
 
     def _situation(self) -> Situation:
+        deployment = self.journal.current()
+        is_here = deployment is not None and self._imports.package(deployment.desired.desired_number) is not None
         return Situation(
-            deployment=self.journal.current(),
+            deployment=deployment,
             newer=self.newer,
-            online=self._connection.is_online,
+            online=self._connection.is_online or is_here,
             retry_due=self.deployer.retry_in_s == 0,
             damage=self.deployer.repairs.damage,
         )

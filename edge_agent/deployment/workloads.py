@@ -59,6 +59,8 @@ class Workloads:
         self._running: dict[str, Workload] = {}
         self._loops: dict[str, list[asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
+        self._imported: dict[str, DesiredState] = {}
+        """Imported states of workloads that do not run yet."""
         self.loading = asyncio.Lock()
         """Held while a workload loads a new version."""
 
@@ -90,6 +92,14 @@ class Workloads:
         with suppress(StorageFullError):  # the cloud sends it again after a restart
             self._shared.journal.store_device_desired(desired)
         self._give(desired)
+
+    def take_import(self, desired: DesiredState) -> None:
+        """Take the state of an imported package; it lasts until the cloud sends the workload another one."""
+        if desired.workload in self._running:
+            self._running[desired.workload].offer(desired)
+        elif self._desired is None:
+            self._imported[desired.workload] = desired
+            self._changed.set()
 
     def connection_changed(self) -> None:
         """Let each workload continue if the device is online again."""
@@ -133,6 +143,8 @@ class Workloads:
         return desired.every_workload
 
     async def _add_and_remove(self) -> None:
+        while self._imported:
+            await self._add(self._imported.popitem()[1])
         desired = self._desired
         if desired is None:
             return
@@ -143,12 +155,17 @@ class Workloads:
             for name in sorted(self._running.keys() - parts.keys()):
                 await self._remove(name, f"desired state {desired.desired_number} has no workload {name}")
         for name in sorted(parts.keys() - self._running.keys(), key=lambda name: parts[name].desired_number):
-            if self._running:
-                await self._share_address()
-            workload = self._running[name] = await self._make(name)
-            await workload.start()
-            workload.offer(parts[name])
-            self._run_loops(workload)
+            await self._add(parts[name])
+
+    async def _add(self, desired: DesiredState) -> None:
+        """Start a workload and its loops, and offer it its desired state."""
+        name = desired.workload
+        if self._running:
+            await self._share_address()
+        workload = self._running[name] = await self._make(name)
+        await workload.start()
+        workload.offer(desired)
+        self._run_loops(workload)
 
     async def _remove(self, name: str, reason: str) -> None:
         """End the loops and the runner of a workload, then remove its deployments and links; its files are collected later."""

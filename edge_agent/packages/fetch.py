@@ -11,15 +11,19 @@ The result is the record of the slot, from which the agent writes the slot.
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from edge_agent.identity.identity import Identity
 from edge_agent.packages.choose import Choice, choose, unmeasured
+from edge_agent.packages.imported import ImportedPackage, PackageSource
 from edge_agent.packages.measure import choose_by_measuring
 from edge_agent.packages.oci_client import OciClient
 from edge_agent.packages.pull import files_of, pull_missing
 from edge_agent.settings import ChooseBy
+from edge_agent.storage.imports import Imports
 from edge_agent.storage.store import SlotRecord, Store
 from edge_agent.workers.requests import FetchRequest, PulledBytes
 from edge_agent.workers.worker import serve_request
@@ -48,7 +52,7 @@ def fetch(request: FetchRequest) -> SlotRecord:
     publishers = TrustedKeys.from_pem(identity.enrolment.response.publisher_keys_pem)
     store, desired = Store(Path(request.state_directory)), request.desired
     pulled = PulledBytes(store, desired.desired_number)
-    with OciClient(identity.url, desired.model, identity.tls_context(), store, pulled.add) as registry:
+    with _source(identity, desired, store, pulled) as registry:
         registry.pull(desired.index)
         verify_signature(registry, desired, publishers, datetime.now(UTC))
         package = read_index(registry, desired.index)
@@ -60,7 +64,18 @@ def fetch(request: FetchRequest) -> SlotRecord:
     return record_of(desired, package, choice.variant, choice.sentences)
 
 
-def verify_signature(registry: OciClient, desired: DesiredState, trusted: TrustedKeys, now: datetime) -> None:
+@contextmanager
+def _source(identity: Identity, desired: DesiredState, store: Store, pulled: PulledBytes) -> Iterator[PackageSource]:
+    """Yield the package that was imported for this desired state, or else the registry."""
+    imported = Imports(store.root).package(desired.desired_number)
+    if imported is not None:
+        yield ImportedPackage(imported, store)
+        return
+    with OciClient(identity.url, desired.model, identity.tls_context(), store, pulled.add) as registry:
+        yield registry
+
+
+def verify_signature(registry: PackageSource, desired: DesiredState, trusted: TrustedKeys, now: datetime) -> None:
     """Check that a trusted publisher signed this index as this version of this model.
 
     Raises:
@@ -105,7 +120,7 @@ def record_of(desired: DesiredState, package: Package, variant: PackagedVariant,
     )
 
 
-def _choose(request: FetchRequest, profile: HardwareProfile, package: Package, registry: OciClient, store: Store) -> Choice:
+def _choose(request: FetchRequest, profile: HardwareProfile, package: Package, registry: PackageSource, store: Store) -> Choice:
     if request.choose is ChooseBy.MEASURED:
         return choose_by_measuring(request, profile, package, registry, store)
     choice = choose(profile, package)

@@ -22,7 +22,7 @@ from functools import partial
 from accel.backends.backend import Backend
 from accel.backends.choose import Fastest, backend_versions, find_backends, find_fastest
 from edge_agent.packages.choose import Choice, candidates, choose, choose_fastest, unmeasured
-from edge_agent.packages.oci_client import OciClient
+from edge_agent.packages.imported import PackageSource
 from edge_agent.packages.pull import bytes_missing, files_of, pull_missing
 from edge_agent.packages.shared_times import SharedTimes, fingerprint_of
 from edge_agent.storage import variant_times
@@ -45,7 +45,7 @@ _WAIT_SHARE = 0.25
 
 
 def choose_by_measuring(
-    request: FetchRequest, profile: HardwareProfile, package: Package, registry: OciClient, store: Store
+    request: FetchRequest, profile: HardwareProfile, package: Package, registry: PackageSource, store: Store
 ) -> Choice:
     """Return the fastest variant on this device, or the profile's choice if measuring fails.
 
@@ -104,7 +104,7 @@ class _NotMeasuredError(Exception):
 
 def _measure(
     variants: Sequence[PackagedVariant],
-    registry: OciClient,
+    registry: PackageSource,
     store: Store,
     benchmark: Callable[[list[VariantDirectory]], Fastest],
 ) -> Fastest:
@@ -125,7 +125,7 @@ def _without_folder(reason: str, store: Store) -> str:
     return reason.replace(f"{store.measuring}/", "")
 
 
-def _pull_all(variants: Sequence[PackagedVariant], registry: OciClient, store: Store) -> dict[str, str]:
+def _pull_all(variants: Sequence[PackagedVariant], registry: PackageSource, store: Store) -> dict[str, str]:
     """Pull all variants; return the damaged ones with the reason."""
     failures: dict[str, str] = {}
     needed = bytes_missing(store, variants)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_agent.packages.oci_client import OciClient
+from edge_agent.packages.imported import PackageSource
 from edge_agent.storage.store import SlotFile, Store
 from edgewright.contracts.oci import Descriptor
 from edgewright.contracts.package import PackagedVariant
 from edgewright.contracts.variant import CONFIG_FILE
 
 
-def pull_missing(registry: OciClient, store: Store, variant: PackagedVariant) -> None:
+def pull_missing(registry: PackageSource, store: Store, variant: PackagedVariant) -> None:
     """Pull the layers of `variant` that are not in the store, or whose bytes there are damaged.
 
     Raises:

@@ -57,6 +57,10 @@ class FailureCause(enum.StrEnum):
     CALLER = "caller"  # the request itself: a forbidden downgrade, a number below the last one
 
 
+IMPORTED_FROM = 1_000_000_000
+"""Lowest desired number of a package that was imported on the device; the numbers of the cloud are lower."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredState:
     """Desired state of a workload of one device: the payload of a DSSE envelope that is signed by the cloud's own key.
@@ -96,6 +100,11 @@ class DesiredState:
             raise MessageError(
                 f"trial_s must be 0 or more and device_timeout_s positive, not {self.trial_s}, {self.device_timeout_s}"
             )
+
+    @property
+    def is_imported(self) -> bool:
+        """True if the device itself made the state, from a package that was imported on it."""
+        return self.desired_number >= IMPORTED_FROM
 
     @property
     def every_workload(self) -> tuple[DesiredState, ...]:

@@ -238,11 +238,16 @@ def attach_signature(layout: OciLayout, package: Package, envelope: bytes) -> No
 def signatures(layout: OciLayout, package: Package) -> tuple[bytes, ...]:
     """Return the signature envelopes that the layout holds for `package`."""
     envelopes = []
-    for entry in _entries_of_type(layout, SIGNATURE_TYPE):
+    for entry in signature_entries(layout):
         manifest = wire.decode(layout.read_blob(entry), Manifest, what="signature manifest", error=PackageError)
         if manifest.subject is not None and manifest.subject.digest == package.digest and manifest.layers:
             envelopes.append(layout.read_blob(manifest.layers[0]))
     return tuple(envelopes)
+
+
+def signature_entries(layout: OciLayout) -> tuple[Descriptor, ...]:
+    """Return the manifests of the signatures in a layout."""
+    return tuple(_entries_of_type(layout, SIGNATURE_TYPE))
 
 
 def _entries_of_type(layout: OciLayout, artifact_type: str) -> list[Descriptor]:
@@ -272,7 +277,7 @@ def opened(path: Path) -> Iterator[OciLayout]:
     if not path.is_file():
         raise NotFoundError(f"{path}: no such package; it must be an OCI layout directory or a tar of one")
     with tempfile.TemporaryDirectory(prefix="edgewright-") as unpacked:
-        _unpack(path, Path(unpacked))
+        unpack_tar(path, Path(unpacked))
         yield OciLayout.open(Path(unpacked))
 
 
@@ -304,7 +309,12 @@ def write_tar(layout: OciLayout, target: Path) -> None:
                 tar.addfile(entry, content)
 
 
-def _unpack(path: Path, target: Path) -> None:
+def unpack_tar(path: Path, target: Path) -> None:
+    """Unpack the tar of a layout into the directory `target`.
+
+    Raises:
+        PackageError: the file is not a tar, or ends too early.
+    """
     try:
         with tarfile.open(path, mode="r:") as tar:
             tar.extractall(target, filter="data")

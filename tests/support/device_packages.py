@@ -42,6 +42,7 @@ class Recipe:
     """Variants that compute the same outputs much more slowly."""
     broken: tuple[str, ...] = ()
     """Variants with an invalid graph."""
+    backend: str = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def build(folder: Path, recipe: Recipe = Recipe()) -> Built:
     built = BuildDirectory.open(folder / "build")
     config = VariantConfig(
         variant="fp32",
-        backend="onnxruntime",
+        backend=recipe.backend,
         precision=Precision.FP32,
         inputs=(spec_in,),
         outputs=(spec_out,),

@@ -118,6 +118,7 @@ class Fleet:
         running: int | None = None,
         cause: FailureCause | None = None,
         workload: str | None = None,
+        number: int | None = None,
     ) -> None:
         """Report as an agent that knows one workload, or on `workload` as one that knows several."""
         state_of_device = self.desired(device)
@@ -128,7 +129,7 @@ class Fleet:
         runs = desired.version if running is None and state is DeploymentState.RUNNING else running
         report = ReportedState(
             device=device,
-            desired_number=desired.desired_number,
+            desired_number=desired.desired_number if number is None else number,
             state=state,
             reason=reason,
             since=self.now,

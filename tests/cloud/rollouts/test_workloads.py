@@ -11,7 +11,7 @@ from cloud.db import schema
 from cloud.db.database import Database
 from cloud.rollouts import operations
 from edgewright.contracts import signing, wire
-from edgewright.contracts.messages import DeploymentState, DesiredState, DeviceRecord, RolloutRequest, RolloutState
+from edgewright.contracts.messages import IMPORTED_FROM, DeploymentState, DesiredState, DeviceRecord, RolloutRequest, RolloutState
 from edgewright.errors import BadInputError, ConflictError, NotFoundError
 from tests.support.rollout_fleet import Fleet, fleet
 
@@ -147,3 +147,17 @@ def as_single(database: Database) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
     assert wire.decode(desired, DesiredState, what="desired").workload == "digits"
     assert wire.decode(request, RolloutRequest, what="request").workload == ""
+
+
+def test_a_package_imported_on_a_device_replaces_a_deployment_but_not_an_offer(fleet: Fleet) -> None:
+    first = fleet.create(1, devices=("cam-1",))
+    fleet.tick()
+    fleet.report("cam-1", S.RUNNING, number=IMPORTED_FROM)
+    fleet.tick()
+    assert fleet.show(first).devices[0].state is S.OFFERED, "the device has not taken the offer yet"
+    fleet.report("cam-1", S.TRIAL)
+    fleet.tick()
+    fleet.report("cam-1", S.TRIAL, number=IMPORTED_FROM + 1)
+    fleet.tick()
+    (device,) = fleet.show(first).devices
+    assert (device.state, device.reason) == (S.SUPERSEDED, "a package imported on the device replaced this version")
