@@ -146,7 +146,7 @@ class Journal:
         return None if row is None else _deployment(row)
 
     def highest_number(self, *, imported: bool) -> int:
-        """Return the highest number of the accepted states of the cloud, or of the imported ones; 0 if there is none."""
+        """Return the highest number of the accepted states of the cloud, or of the imported ones; 0 without one."""
         row = self._connection.execute(
             "SELECT MAX(desired_number) FROM deployments WHERE (?1 IS NULL OR workload = ?1) AND (desired_number >= ?2) = ?3",
             (self._workload, IMPORTED_FROM, imported),

@@ -3,7 +3,7 @@
     unpack     the tar, into a staging folder of the state directory
     verify     every byte, and the signature of a publisher that the cloud named at enrolment
     choose     a variant must fit this device
-    place      the workload that shall run it, and no downgrade unless it is allowed
+    place      choose the workload that runs it; refuse a downgrade unless it is allowed
     hand over  the package appears under a number of its own by one rename; the agent fetches from it
 
 Until the rename nothing on the device has changed. The agent verifies, checks and tries the version like one of the cloud.
@@ -160,7 +160,7 @@ def _read_known(state_directory: Path) -> _Known:
 
 
 def _workload(known: _Known, model: str, asked: str | None) -> str:
-    """Return the workload that shall run `model`; only the cloud adds one to those that it sent."""
+    """Return the workload that is to run `model`; only the cloud adds one to those that it sent."""
     fitting = sorted(name for name, its_model in known.models.items() if its_model == model)
     names = ", ".join(sorted(known.models)) or "none"
     if asked is not None:

@@ -33,7 +33,7 @@ class Imports:
         self._root = state_directory / "imports"
 
     def package(self, desired_number: int) -> Path | None:
-        """Return the package of an import, an OCI layout directory; None if there is none."""
+        """Return the package of an import, an OCI layout directory; None without one."""
         path = self._root / str(desired_number) / _PACKAGE
         return path if path.is_dir() else None
 
