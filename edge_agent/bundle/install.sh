@@ -24,12 +24,15 @@ if [ ! -e "$release/complete" ]; then
     pip=$(echo "$here"/installer/pip-*.whl)/pip
     "$release/bin/python" "$pip" --isolated install --quiet --no-compile --disable-pip-version-check --no-cache-dir --no-deps \
         --no-index --find-links "$here/wheels" --require-hashes --root-user-action ignore -r "$here/requirements.txt"
-    # Left out: tests, sources in C and Cython, and tools that change models. What stays is compiled here, because the agent may not write.
+    # Left out: tests, sources in C and Cython, tools that change models, and a second copy of ONNX Runtime for programs in C
+    # (its Python module does not link to it). What stays is compiled here, because the agent may not write.
     site=$(echo "$release"/lib/python*/site-packages)
     find "$site" -type d -name tests -prune -exec rm -rf {} +
     find "$site" -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.a' \) -delete
     rm -rf "$site/onnxruntime/transformers" "$site/onnxruntime/tools" "$site/onnxruntime/quantization" "$site/numpy/f2py"
+    rm -rf "$site"/onnxruntime/capi/libonnxruntime.so* "$site/numpy/distutils" "$site"/numpy/_core/_simd.*.so
     "$release/bin/python" -m compileall -q "$site"
+    "$release/bin/python" -m edge_agent.bundle.self_check || stop "the installed agent must import its parts and score, but it does not"
     touch "$release/complete"
 fi
 id edgewright >/dev/null 2>&1 || useradd --system --home-dir "$state" --no-create-home --shell /usr/sbin/nologin edgewright
