@@ -54,6 +54,7 @@ COMMANDS: dict[str, Lazy] = {
     "endpoints": Lazy("edgewright.commands.endpoints:group", "Deploy, show, update and delete scoring endpoints.", None),
     "images": Lazy("edgewright.commands.images:group", "Build container images that score.", None),
     "devices": Lazy("edgewright.commands.devices:group", "Enrol, list, explain and revoke devices.", None),
+    "telemetry": Lazy("edgewright.commands.telemetry:group", "Copy the measurements of devices to Azure Data Explorer.", "azure"),
     "rollouts": Lazy("edgewright.commands.rollouts:group", "Roll a version out in guarded waves.", None),
     "cloud": Lazy("cloud.cli:group", "Run the service.", "cloud"),
     "iothub": Lazy("cloud.iothub.cli:group", "Run a local IoT Hub for the development of devices.", "cloud"),

@@ -9,14 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from cloud.db.database import Counter, insert_or_ignore, raise_counter
 from cloud.db.schema import devices, telemetry
 from cloud.fleet.devices import is_revoked, mark_seen
 from cloud.fleet.twins import MAX_SEQUENCE, check_sender
-from edgewright.contracts.messages import Measurement, StoredMeasurement, TelemetryAck, TelemetryBatch
+from edgewright.contracts.messages import Measurement, StoredMeasurement, TelemetryAck, TelemetryBatch, TelemetryQueue
 from edgewright.errors import BadInputError, DeniedError, MessageError
 
 MAX_QUERY_ROWS = 10_000
@@ -25,14 +26,22 @@ _ROWS_PER_INSERT = 500  # eight values each; SQLite accepts at most 32 766 in on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A filter of measurements; the newest `limit` matches are returned, oldest first."""
+    """A filter of measurements; the newest `limit` matches are returned, oldest first.
+
+    With `queue_id`, a reader follows one queue of a device: the first `limit` matches with a sequence of `from_sequence` or more
+    are returned, in the order of the sequence.
+    """
 
     device: str | None = None
     name: str | None = None
     since: datetime | None = None
+    queue_id: str | None = None
+    from_sequence: int = 0
     limit: int = 1000
 
     def __post_init__(self) -> None:
+        if self.queue_id is not None and self.device is None:
+            raise BadInputError("queue_id must come with the device of that queue")
         if not 1 <= self.limit <= MAX_QUERY_ROWS:
             raise BadInputError(f"limit must be 1 to {MAX_QUERY_ROWS}, not {self.limit}")
 
@@ -57,21 +66,44 @@ def store(connection: Connection, device: str, batch: TelemetryBatch, now: datet
 
 def find(connection: Connection, query: Query) -> list[StoredMeasurement]:
     """Return the matching measurements, oldest first."""
-    statement = select(telemetry).order_by(telemetry.c.at.desc(), telemetry.c.sequence.desc()).limit(query.limit)
+    statement = select(telemetry).limit(query.limit)
     if query.device is not None:
         statement = statement.where(telemetry.c.device == query.device)
     if query.name is not None:
         statement = statement.where(telemetry.c.name == query.name)
     if query.since is not None:
         statement = statement.where(telemetry.c.at >= query.since)
-    newest_first = [StoredMeasurement(**row._mapping) for row in connection.execute(statement)]
-    return newest_first[::-1]
+    if query.queue_id is not None:
+        statement = statement.where(telemetry.c.queue_id == query.queue_id, telemetry.c.sequence >= query.from_sequence)
+        return _measurements(connection, statement.order_by(telemetry.c.sequence))
+    return _measurements(connection, statement.order_by(telemetry.c.at.desc(), telemetry.c.sequence.desc()))[::-1]
+
+
+def queues(connection: Connection, device: str) -> list[TelemetryQueue]:
+    """Return the queues of a device, sorted by their id.
+
+    Each takes two steps in the index of the primary key, however many measurements it has.
+    """
+    of_device = telemetry.c.device == device
+    next_queue = select(telemetry.c.queue_id).where(of_device).order_by(telemetry.c.queue_id).limit(1)
+    found: list[TelemetryQueue] = []
+    queue_id = connection.execute(next_queue).scalar()
+    while queue_id is not None:
+        newest = select(func.max(telemetry.c.sequence)).where(of_device, telemetry.c.queue_id == queue_id)
+        last_sequence = connection.execute(newest).scalar_one()
+        found.append(TelemetryQueue(device=device, queue_id=queue_id, last_sequence=last_sequence))
+        queue_id = connection.execute(next_queue.where(telemetry.c.queue_id > queue_id)).scalar()
+    return found
 
 
 def count(connection: Connection) -> int:
     """Return the number of measurements ever stored."""
     total: int = connection.execute(select(func.coalesce(func.sum(devices.c.telemetry_count), 0))).scalar_one()
     return total
+
+
+def _measurements(connection: Connection, statement: Select[Any]) -> list[StoredMeasurement]:
+    return [StoredMeasurement(**row._mapping) for row in connection.execute(statement)]
 
 
 def _check(batch: TelemetryBatch) -> None:

@@ -257,6 +257,15 @@ class StoredMeasurement(Measurement):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryQueue:
+    """A queue of a device, and the number of its newest measurement: GET /v1/telemetry/queues returns a list of these."""
+
+    device: str
+    queue_id: str
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
     """Connection of a device to the broker."""
 

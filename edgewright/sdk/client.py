@@ -20,6 +20,7 @@ from edgewright.contracts.messages import (
     RolloutRequest,
     RolloutState,
     StoredMeasurement,
+    TelemetryQueue,
 )
 from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
 from edgewright.contracts.models.maintenance import GRACE_S, Collected, CollectRequest
@@ -230,6 +231,23 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
             device=device,
             name=name,
             since=None if since is None else since.isoformat(),
+            limit=limit,
+        )
+
+    def telemetry_queues(self, device: str) -> tuple[TelemetryQueue, ...]:
+        """Return the queues of a device, each with the number of its newest measurement."""
+        return self._get("/v1/telemetry/queues", tuple[TelemetryQueue, ...], device=device)
+
+    def queued_telemetry(
+        self, queue: TelemetryQueue, *, from_sequence: int, limit: int = 10_000
+    ) -> tuple[StoredMeasurement, ...]:
+        """Return the first `limit` measurements of a queue with this number or a higher one, in their order."""
+        return self._get(
+            "/v1/telemetry",
+            tuple[StoredMeasurement, ...],
+            device=queue.device,
+            queue_id=queue.queue_id,
+            from_sequence=from_sequence,
             limit=limit,
         )
 

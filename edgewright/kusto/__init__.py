@@ -1,0 +1,1 @@
+"""Copy measurements to Azure Data Explorer (Kusto)."""
