@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from cloud.iothub.devices import sas
+from edgewright.contracts.iothub import sas
 from tests.support.running_hub import RunningHub, running_hub
 
 CLIENTS = 20

@@ -30,11 +30,12 @@ from cloud.registry.collecting import collect
 from cloud.rollouts.engine import drive_rollouts
 from edgewright.contracts import wire
 from edgewright.contracts.models.maintenance import GRACE_S
-from edgewright.errors import UnreachableError
+from edgewright.errors import EdgewrightError, UnreachableError
 
 _LOG = logging.getLogger("edgewright.cloud")
 _WAIT_S = 3600.0
 _COLLECT_EVERY_S = 3600.0
+_HUB_EVERY_S = 5.0
 
 Background = Callable[[Cloud], Awaitable[None]]
 
@@ -55,6 +56,25 @@ async def publish_desired(cloud: Cloud) -> None:
         seen = number
 
 
+async def synchronise_iothub(cloud: Cloud) -> None:
+    """Write desired states into the twins of an IoT Hub as they change, and read reports every few seconds."""
+    if cloud.iothub is None:
+        return
+    problem = ""
+    while True:
+        seen = cloud.changes.number(Counter.DESIRED)
+        try:
+            await to_thread.run_sync(cloud.iothub.synchronise)
+            problem = ""
+        except EdgewrightError as error:
+            if str(error) != problem:
+                problem = str(error)
+                _LOG.warning("cannot synchronise the twins of the hub error=%s", problem)
+            await asyncio.sleep(_HUB_EVERY_S)
+            continue
+        await cloud.changes.wait(Counter.DESIRED, seen, _HUB_EVERY_S)
+
+
 async def collect_unreferenced(cloud: Cloud) -> None:
     """Remove blobs of the registry that nothing refers to, every hour."""
     while True:
@@ -67,6 +87,7 @@ async def collect_unreferenced(cloud: Cloud) -> None:
 BACKGROUND: tuple[Background, ...] = (
     follow_other_processes,
     publish_desired,
+    synchronise_iothub,
     drive_rollouts,
     drive_endpoints,
     build_images,

@@ -41,6 +41,14 @@ def group() -> None:
     show_default=True,
     help="0: a free port, kept for the next run.",
 )
+@click.option(
+    "--iothub",
+    "iothub_file",
+    type=click.Path(path_type=Path),
+    help="File with the connection string of a service at an IoT Hub; devices of the same name get their state through it.",
+)
+@click.option("--iothub-ca", "iothub_ca_file", type=click.Path(path_type=Path), help="Authority of the hub, PEM.")
+@click.option("--iothub-module", default="", help="Module of each device that runs the agent, instead of the device itself.")
 @click.option("--database", "database_url", metavar="URL", help="Database, such as postgresql+psycopg://…; SQLite by default.")
 @click.option("--new-token", is_flag=True, help="Replace the operator token; clients then need the new one.")
 @click.option(
@@ -64,6 +72,9 @@ def up(
     broker_url: str | None,
     no_broker: bool,
     broker_port: int,
+    iothub_file: Path | None,
+    iothub_ca_file: Path | None,
+    iothub_module: str,
     database_url: str | None,
     new_token: bool,
     device_days: int,
@@ -94,6 +105,9 @@ def up(
         device_days=device_days,
         plain_http=plain_http,
         idle_stop_s=idle_stop_s,
+        iothub_file=iothub_file,
+        iothub_ca_file=iothub_ca_file,
+        iothub_module=iothub_module,
     )
     run(settings, lambda started: _announce(started, as_json=as_json))
 

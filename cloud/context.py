@@ -9,6 +9,7 @@ from time import monotonic
 from cloud.db.changes import Changes
 from cloud.db.database import Database
 from cloud.messaging.client import MqttClient
+from cloud.messaging.iothub import HubBridge
 from cloud.registry.blobs import BlobStore
 from cloud.state.certificates import DEVICE_DAYS
 from cloud.state.directory import StateDirectory
@@ -29,6 +30,7 @@ class Cloud:
     """Validity of a device certificate."""
     broker: BrokerAddress | None = None
     mqtt: MqttClient | None = None
+    iothub: HubBridge | None = None
     requests: Tally[tuple[str, str, int]] = field(default_factory=Tally)
     """Number of answered requests by method, route and status."""
     last_used_s: float = field(default_factory=monotonic)

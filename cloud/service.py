@@ -23,6 +23,7 @@ from cloud.db.changes import Changes
 from cloud.db.database import Database
 from cloud.messaging.broker import Broker, end_orphan, find_mosquitto
 from cloud.messaging.client import MqttClient
+from cloud.messaging.iothub import open_bridge
 from cloud.registry.blobs import BlobStore
 from cloud.state import directory as state_directory
 from cloud.state.certificates import DEVICE_DAYS
@@ -32,6 +33,7 @@ from cloud.state.ports import bind, default_port
 from cloud.state.stored_files import DATABASE, is_established
 from edgewright.contracts.connection.client_context import is_loopback
 from edgewright.contracts.connection.enrolment import BrokerAddress
+from edgewright.contracts.names import check_name
 from edgewright.errors import BadInputError
 
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  compared with --host, not bound
@@ -64,7 +66,18 @@ class Settings:
     idle_stop_s: float | None = None
     """Stop after this time without a request; None: never."""
 
+    iothub_file: Path | None = None
+    """File with the connection string of a service at an IoT Hub whose devices are devices of this cloud."""
+    iothub_ca_file: Path | None = None
+    """Authority of that hub; None: the system's."""
+    iothub_module: str = ""
+    """Module of each device that runs the agent; empty: the device itself."""
+
     def __post_init__(self) -> None:
+        if self.iothub_file is None and (self.iothub_ca_file is not None or self.iothub_module):
+            raise BadInputError("--iothub-ca and --iothub-module need --iothub, the file with the connection string of a hub")
+        if self.iothub_module:
+            check_name(self.iothub_module, "--iothub-module")
         if not 0 < self.device_days <= DEVICE_DAYS:
             raise BadInputError(f"device_days must be greater than 0 and at most {DEVICE_DAYS}, not {self.device_days:g}")
         if self.plain_http and not is_loopback(self.host):
@@ -156,6 +169,8 @@ def _cloud(settings: Settings, state: StateDirectory, database: Database, broker
     cloud = Cloud(
         state=state, database=database, changes=Changes(database), blobs=blobs, url=url, device_days=settings.device_days
     )
+    if settings.iothub_file is not None:
+        cloud.iothub = open_bridge(database, settings.iothub_file, settings.iothub_ca_file, settings.iothub_module)
     if broker is not None:
         cloud.broker = BrokerAddress(host=_public_host(settings), port=broker.port)
         local = BrokerAddress(host="localhost" if settings.host in _ANY_ADDRESS else settings.host, port=broker.port)

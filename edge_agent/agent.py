@@ -34,8 +34,12 @@ from edge_agent.storage.store import Store
 from edge_agent.telemetry.metrics import TelemetrySender
 from edge_agent.telemetry.outbox import Acknowledgements, Outbox
 from edge_agent.telemetry.reporter import Reporter, Sender
+from edgewright.contracts import wire
 from edgewright.contracts.messages import DesiredState
 from edgewright.errors import BadInputError
+
+_ANSWER_FIRST_S = 0.5
+"""Time for the answer of a direct method to leave before the connection is closed."""
 
 
 class Agent:
@@ -51,8 +55,11 @@ class Agent:
         self._outbox = Outbox.open(directory.path, identity.device, settings.telemetry_quota_bytes)
         self._inbox = DesiredInbox(directory.path, self._journal, settings.retry_base_s, self._take_desired)
         acknowledgements = Acknowledgements(self._outbox)
+        receiver = Receiver(self._inbox, acknowledgements)
         self._connection = Connection(
-            make_transports(identity, sender.boot_id, settings.transport, Receiver(self._inbox, acknowledgements)),
+            [self._iothub(identity, settings, receiver)]
+            if settings.transport is TransportChoice.IOTHUB
+            else make_transports(identity, sender.boot_id, settings.transport, receiver),
             self._connection_changed,
             base_s=settings.retry_base_s,
             cap_s=settings.retry_cap_s,
@@ -93,6 +100,29 @@ class Agent:
         await self._directory.addresses.stop()
         self._journal.close()
         self._outbox.close()
+
+    def _iothub(self, identity: Identity, settings: Settings, receiver: Receiver) -> Transport:
+        """Return the transport over an IoT Hub; its direct methods are `status`, `report` and `reconnect`."""
+        # Imported here, because only this transport needs the modules, and the memory of the resident process is limited.
+        from edge_agent.link.iothub.sources import identify_by
+        from edge_agent.link.iothub.transport import HubTimes, IotHubTransport
+
+        if settings.iothub is None:
+            raise BadInputError("transport iothub needs the table [iothub] in agent.toml, but there is none")
+        commands = {"status": self._command_status, "report": self._command_report, "reconnect": self._command_reconnect}
+        times = HubTimes(ping_s=settings.iothub.ping_s, token_s=settings.iothub.token_s)
+        return IotHubTransport(identity.device, identify_by(settings.iothub), receiver, commands, times)
+
+    def _command_status(self, _payload: object) -> object:
+        return wire.to_plain(self._reporter.compose())
+
+    def _command_report(self, _payload: object) -> object:
+        self._report_due.set()
+        return {"requested": "report"}
+
+    def _command_reconnect(self, _payload: object) -> object:
+        asyncio.get_running_loop().call_later(_ANSWER_FIRST_S, self._connection.reconnect, "requested by a direct method")
+        return {"requested": "reconnect"}
 
     def _take_desired(self, desired: DesiredState) -> None:
         self._workloads.take(desired)

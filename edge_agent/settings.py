@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 
 from edgewright.contracts import wire
+from edgewright.contracts.iothub.connection_strings import parse_client
 from edgewright.errors import BadInputError
 
 SETTINGS_FILE = "agent.toml"
 
 
 class TransportChoice(StrEnum):
-    """Transport to the cloud; `auto` prefers MQTT and falls back to HTTPS."""
+    """Transport to the cloud; `auto` prefers MQTT and falls back to HTTPS, `iothub` is an Azure IoT Hub."""
 
     AUTO = "auto"
     MQTT = "mqtt"
     HTTPS = "https"
+    IOTHUB = "iothub"
 
 
 class ChooseBy(StrEnum):
@@ -67,6 +69,34 @@ class ContainerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IotHubSettings:
+    """Identity of the device at an IoT Hub, for `transport = "iothub"`; its name there is that of its enrolment."""
+
+    connection_string: str = field(default="", repr=False)
+    """`HostName=…;DeviceId=…;SharedAccessKey=…`, or with `x509=true` in place of the key; `ModuleId=…` for a module."""
+    certificate: str = ""
+    """File of the device's certificate with its chain, PEM."""
+    key: str = ""
+    """File of the certificate's private key; empty if it is in the file of the certificate."""
+    ca_file: str = ""
+    """File of the authority of the hub; empty means the system's authorities."""
+    ping_s: float = 60.0
+    """Interval between reads of the twin, which show that the hub answers."""
+    token_s: float = 3600.0
+    """Validity of a token; the agent connects with a new one after three quarters of it."""
+
+    def __post_init__(self) -> None:
+        if not self.connection_string:
+            raise BadInputError("iothub.connection_string must be that of the device, but it is missing")
+        access = parse_client(self.connection_string)
+        if not access.key and not self.certificate:
+            raise BadInputError("iothub.certificate must be the file of the device's certificate, because x509=true has no key")
+        for name in ("ping_s", "token_s"):
+            if not getattr(self, name) > 0:
+                raise BadInputError(f"iothub.{name} must be positive, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Settings of one agent."""
 
@@ -91,6 +121,8 @@ class Settings:
     drain_timeout_s: float = 10.0
     container: ContainerSettings | None = None
     """Run the models in containers; None runs them as processes."""
+    iothub: IotHubSettings | None = None
+    """Identity at an IoT Hub; needed by the transport `iothub`."""
     memory_limit_bytes: int | None = None
     """Memory that the runners of all workloads may use together; None is what the machine has."""
     retry_base_s: float = 1.0
@@ -161,13 +193,14 @@ def _read(path: Path) -> Settings:
         raise BadInputError(f"{path} must be TOML: {error}") from error
     _check_names(table, Settings, path, "")
     _check_names(table.get("container", {}), ContainerSettings, path, "container.")
+    _check_names(table.get("iothub", {}), IotHubSettings, path, "iothub.")
     try:
         return wire.convert(table, Settings, what=str(path), error=BadInputError)
     except BadInputError as error:
         raise BadInputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
 
 
-def _check_names(table: object, kind: type[Settings | ContainerSettings], path: Path, prefix: str) -> None:
+def _check_names(table: object, kind: type[Settings | ContainerSettings | IotHubSettings], path: Path, prefix: str) -> None:
     names = [field.name for field in fields(kind)]
     unknown = sorted(set(table) - set(names)) if isinstance(table, dict) else []
     if unknown:

@@ -3,7 +3,7 @@
     hub.py         the operations of one hub              server.py      the process with its listeners
     devices/       identities, twins, credentials         store.py       the database
     links.py       connected clients and their sessions   state.py       the state directory
-    queues.py      messages to devices                    topics.py      the topics on MQTT
+    queues.py      messages to devices
     methods.py     direct methods                         refusal.py     errors with IoT Hub's codes
     provisioning/  devices that register themselves       mqtt/, http/   the sides of devices and of services
     deployments/   queries; configurations of many devices

@@ -1,4 +1,4 @@
-"""The client of a hub's service API, for the commands of this machine."""
+"""The client of a hub's service API: for the commands of this machine, and for a cloud whose devices use a hub."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 
-from cloud.iothub.devices import sas
-from cloud.iothub.state import OWNER_POLICY, HubAddress, read_address
+from cloud.iothub.state import HubAddress, read_address
+from edgewright.contracts.iothub import sas
+from edgewright.contracts.iothub.connection_strings import ServiceAccess
 from edgewright.errors import (
     BadInputError,
     ConflictError,
@@ -44,6 +45,23 @@ class HubClient:
         context = ssl.create_default_context(cafile=str(address.ca_file))
         return cls(address, urllib3.PoolManager(ssl_context=context, retries=False, timeout=330))
 
+    @classmethod
+    def of(cls, access: ServiceAccess, ca_file: Path | None) -> Self:
+        """Return the client of any hub, with the rights of a policy.
+
+        Raises:
+            BadInputError: the file of authorities cannot be used.
+        """
+        host, colon, port = access.host.rpartition(":")
+        has_port = bool(colon) and port.isdigit()
+        host = host if has_port else access.host
+        address = HubAddress(host, 8883, host, int(port) if has_port else 443, ca_file, access.key, access.policy)
+        try:
+            context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        except OSError as error:
+            raise BadInputError(f"{ca_file} must be a file of certificates in PEM: {one_line(error)}") from error
+        return cls(address, urllib3.PoolManager(ssl_context=context, retries=False, timeout=60))
+
     def call(
         self,
         method: str,
@@ -59,22 +77,45 @@ class HubClient:
             UnreachableError: the hub does not run.
             EdgewrightError: the hub refuses the request.
         """
+        answer = self._send(method, path, body, headers or {}, query or {})
+        return json.loads(answer.data) if answer.data else None
+
+    def query(self, text: str) -> list[dict[str, Any]]:
+        """Return all rows of a query.
+
+        Raises:
+            UnreachableError: the hub does not run.
+            EdgewrightError: the hub refuses the request.
+        """
+        rows: list[dict[str, Any]] = []
+        headers = {"Content-Type": "application/json"}
+        while True:
+            answer = self._send("POST", "/devices/query", {"query": text}, headers, {})
+            rows += json.loads(answer.data)
+            following = answer.headers.get("x-ms-continuation")
+            if not following:
+                return rows
+            headers["x-ms-continuation"] = following
+
+    def _send(
+        self, method: str, path: str, body: object, headers: Mapping[str, str], query: Mapping[str, object]
+    ) -> urllib3.BaseHTTPResponse:
         address = self.address
         expires_at = int(time.time()) + _TOKEN_S
-        token = sas.create(address.hostname, address.key, expires_at, OWNER_POLICY)
+        token = sas.create(address.hostname, address.key, expires_at, address.policy)
         host = f"[{address.https_host}]" if ":" in address.https_host else address.https_host
-        url = f"https://{host}:{address.https_port}{quote(path)}?{urlencode({'api-version': API_VERSION, **(query or {})})}"
+        url = f"https://{host}:{address.https_port}{quote(path)}?{urlencode({'api-version': API_VERSION, **query})}"
         raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         try:
-            answer = self.pool.request(method, url, body=raw, headers={"Authorization": token, **(headers or {})})
+            answer = self.pool.request(method, url, body=raw, headers={"Authorization": token, **headers})
         except urllib3.exceptions.HTTPError as error:
             raise UnreachableError(
                 f"the hub must run, but {host}:{address.https_port} does not answer ({one_line(error)}): "
-                "run 'edgewright iothub up'"
+                "run 'edgewright iothub up', or check HostName"
             ) from error
         if answer.status >= 400:
             raise _error(answer.status, answer.data)
-        return json.loads(answer.data) if answer.data else None
+        return answer
 
     def connection_string(self, device: Mapping[str, Any]) -> str:
         """Return the connection string of a device or module from the JSON of the service API."""
@@ -87,7 +128,7 @@ class HubClient:
         """Return the connection string of the hub's owner, for service libraries."""
         address = self.address
         host = address.hostname if address.https_port == 443 else f"{address.hostname}:{address.https_port}"
-        return f"HostName={host};SharedAccessKeyName={OWNER_POLICY};SharedAccessKey={address.key}"
+        return f"HostName={host};SharedAccessKeyName={address.policy};SharedAccessKey={address.key}"
 
 
 def path_of(name: str, root: str = "devices") -> str:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cloud.iothub import topics
 from cloud.iothub.devices import authentication, identities
 from cloud.iothub.devices.authentication import Credential
 from cloud.iothub.devices.certificates import Certificates
@@ -21,6 +20,7 @@ from cloud.iothub.methods import Methods
 from cloud.iothub.queues import Queues, utc_now
 from cloud.iothub.refusal import bad_argument
 from cloud.iothub.store import Store
+from edgewright.contracts.iothub import topics
 from edgewright.errors import DeniedError
 
 MAX_EVENT_BYTES = 256 << 10

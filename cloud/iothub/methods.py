@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloud.iothub import topics
 from cloud.iothub.links import Link, Links
 from cloud.iothub.refusal import RefusalError, bad_argument
+from edgewright.contracts.iothub import topics
 
 DEFAULT_RESPONSE_S = 30
 RESPONSE_S = (5, 300)

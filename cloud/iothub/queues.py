@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from cloud.iothub import topics
 from cloud.iothub.links import Link, Links
 from cloud.iothub.refusal import RefusalError, bad_argument
 from cloud.iothub.store import Store
+from edgewright.contracts.iothub import topics
 
 MAX_WAITING = 50
 MAX_DELIVERIES = 10

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cloud.iothub.devices import sas
 from cloud.state.certificates import Authority, Key, certificate_pem, key_pem, new_key, serves
 from cloud.state.stored_files import read_certificate, read_key, read_stored
 from edgewright.contracts.files import write_atomically
+from edgewright.contracts.iothub import sas
 from edgewright.errors import BadInputError, NotFoundError
 
 OWNER_ONLY = 0o600
@@ -69,14 +69,16 @@ def prepare(path: Path, names: Iterable[str]) -> HubState:
 
 @dataclass(frozen=True, slots=True)
 class HubAddress:
-    """The address of a running hub and the key of its owner, for the commands of this machine."""
+    """The address of a running hub and the key of a policy, by default that of its owner."""
 
     hostname: str
     mqtt_port: int
     https_host: str
     https_port: int
-    ca_file: Path
+    ca_file: Path | None
+    """None means the system's authorities."""
     key: str = field(repr=False)
+    policy: str = OWNER_POLICY
 
 
 def write_address(state: HubState, *, hostname: str, mqtt_port: int, https_host: str, https_port: int) -> None:

@@ -111,13 +111,14 @@ class Reporter:
             if not self._connection.is_online:
                 continue  # connecting sets `due` again
             try:
-                await self._connection.report(wire.encode(self._compose()))
+                await self._connection.report(wire.encode(self.compose()))
             except EdgewrightError as error:
                 _log.info("could not report reason=%r", str(error))
                 await asyncio.sleep(self._settings.retry_base_s)
                 self._due.set()
 
-    def _compose(self) -> ReportedState:
+    def compose(self) -> ReportedState:
+        """Return the state of the device now, under the next sequence."""
         self._sequence += 1
         reports = [
             compose_workload(

@@ -20,7 +20,8 @@ from urllib.parse import quote
 
 import urllib3
 
-from cloud.iothub.devices import sas
+from edgewright.contracts.iothub import sas
+from edgewright.contracts.iothub.connection_strings import ServiceAccess
 from edgewright.errors import (
     BadInputError,
     ConflictError,
@@ -31,7 +32,6 @@ from edgewright.errors import (
     UnreachableError,
     one_line,
 )
-from edgewright.iotedge.connection_strings import ServiceAccess
 from edgewright.iotedge.validation import content_of, is_layered
 
 API_VERSION = "2021-04-12"

@@ -44,6 +44,23 @@ def test_the_rule_of_choice_is_set_in_the_file_or_on_the_command_line(tmp_path: 
         pytest.param("retry_base_s = 0", "retry_base_s must be positive, not 0", id="zero"),
         pytest.param('transport = "pigeon"', "Invalid enum value 'pigeon'", id="transport"),
         pytest.param('choose = "dice"', "Invalid enum value 'dice'", id="choose"),
+        pytest.param("[iothub]\nping_s = 1", "iothub.connection_string must be that of the device", id="no connection string"),
+        pytest.param(
+            '[iothub]\nconnection_string = "HostName=h;SharedAccessKey=AAAA"',
+            "the connection string of a device or module must have HostName, DeviceId, SharedAccessKey; without: DeviceId",
+            id="malformed connection string",
+        ),
+        pytest.param(
+            '[iothub]\nconnection_string = "HostName=h;DeviceId=d;SharedAccessKey=secret"',
+            "SharedAccessKey of the connection string must be base64 of 16 to 64 bytes, but it is not",
+            id="key of a connection string",
+        ),
+        pytest.param(
+            '[iothub]\nconnection_string = "HostName=h;DeviceId=d;x509=true"',
+            "iothub.certificate must be the file of the device's certificate, because x509=true has no key",
+            id="no certificate",
+        ),
+        pytest.param("[iothub]\npign_s = 1", "'iothub.pign_s' is not a setting", id="unknown in a table"),
         pytest.param('port = "http"', "Expected `int`, got `str`", id="type"),
         pytest.param("port =", "must be TOML", id="not toml"),
     ],
@@ -65,3 +82,9 @@ def test_a_port_in_use_is_one_line_and_exit_2(device: Device) -> None:
     assert finished.stderr == (
         f"edgewright: port {port} must be free for scoring, but it is not (Address already in use): choose another --port\n"
     )
+
+
+def test_an_iot_hub_without_an_identity_is_one_line_and_exit_2(device: Device) -> None:
+    finished = device.command("run", "--transport", "iothub")
+    assert finished.returncode == 2
+    assert finished.stderr == "edgewright: transport iothub needs the table [iothub] in agent.toml, but there is none\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewright.contracts.iothub.connection_strings import parse_device, parse_service
 from edgewright.errors import BadInputError
-from edgewright.iotedge.connection_strings import parse_device, parse_service
 from tests.commands.conftest import CommandLine
 from tests.support.running_hub import RunningHub, running_hub
 

@@ -60,7 +60,7 @@ def create(name: str, edge: bool, certificates: tuple[Path, ...], ca_signed: boo
 def rotate(name: str, key: str, state: Path, as_json: bool) -> None:
     """Replace a key of NAME, and print the new connection string once; the other key stays valid."""
     from cloud.iothub.client import path_of
-    from cloud.iothub.devices.sas import new_key
+    from edgewright.contracts.iothub.sas import new_key
 
     client = connect(state)
     current = client.call("GET", path_of(name))

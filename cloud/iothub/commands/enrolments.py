@@ -58,7 +58,7 @@ def create(
 @common_options
 def device_key(name: str, registration: str, state: Path, as_json: bool) -> None:
     """Print the key of the device REGISTRATION in the group NAME."""
-    from cloud.iothub.devices.sas import derive_key
+    from edgewright.contracts.iothub.sas import derive_key
     from edgewright.errors import BadInputError
 
     attestation = connect(state).call("POST", f"/enrollmentGroups/{name}/attestationmechanism")

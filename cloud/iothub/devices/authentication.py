@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
-from cloud.iothub.devices import sas
 from cloud.iothub.devices.identities import Authentication, Identity
+from edgewright.contracts.iothub import sas
 from edgewright.errors import DeniedError
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from cloud.iothub.devices import sas
 from cloud.iothub.refusal import bad_argument
+from edgewright.contracts.iothub import sas
 from edgewright.errors import BadInputError
 
 _NAME = re.compile(r"[A-Za-z0-9\-:.+%_#*?!(),=@;$']{1,128}")

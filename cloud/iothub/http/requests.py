@@ -23,10 +23,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cloud.iothub.devices import sas
 from cloud.iothub.devices.authentication import Credential
 from cloud.iothub.hub import Hub
 from cloud.iothub.refusal import RefusalError, bad_argument
+from edgewright.contracts.iothub import sas
 from edgewright.errors import DeniedError
 
 MAX_BODY_BYTES = 1 << 20

@@ -9,13 +9,13 @@ import json
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from cloud.iothub import topics
 from cloud.iothub.devices import twins
 from cloud.iothub.devices.authentication import Credential
 from cloud.iothub.hub import Hub
 from cloud.iothub.links import Link
 from cloud.iothub.mqtt.packets import Connect, PacketError, Publish
 from cloud.iothub.refusal import RefusalError
+from edgewright.contracts.iothub import topics
 from edgewright.errors import DeniedError
 
 

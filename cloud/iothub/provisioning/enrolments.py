@@ -18,12 +18,13 @@ from typing import Any
 
 from cryptography import x509
 
-from cloud.iothub.devices import authentication, identities, sas
+from cloud.iothub.devices import authentication, identities
 from cloud.iothub.devices.authentication import Credential
 from cloud.iothub.devices.certificates import Certificates, is_authority, thumbprint
 from cloud.iothub.devices.registry import Registry
 from cloud.iothub.refusal import RefusalError, bad_argument, precondition
 from cloud.iothub.store import Store
+from edgewright.contracts.iothub import sas
 from edgewright.errors import BadInputError, DeniedError
 
 _REGISTRATION = re.compile(r"[a-z0-9\-._:]{0,127}[a-z0-9]", re.IGNORECASE)

@@ -9,13 +9,13 @@ import json
 import secrets
 from collections.abc import Callable
 
-from cloud.iothub import topics
 from cloud.iothub.devices.authentication import Credential
 from cloud.iothub.hub import Hub
 from cloud.iothub.links import Link
 from cloud.iothub.mqtt.packets import Connect, PacketError, Publish
 from cloud.iothub.provisioning.enrolments import Enrolments
 from cloud.iothub.refusal import RefusalError
+from edgewright.contracts.iothub import topics
 from edgewright.errors import DeniedError
 
 _RETRY_AFTER_S = 1

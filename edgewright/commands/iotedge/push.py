@@ -108,7 +108,7 @@ def _checked(file: Path, *, layered: bool, has_device: bool) -> dict[str, Any]:
 def _connect(hub_path: Path | None, ca_file: Path | None) -> Hub:
     """Return the hub of a connection string in a file or the environment, or of a local hub's state directory."""
     from cloud.iothub.state import OWNER_POLICY, read_address
-    from edgewright.iotedge.connection_strings import ServiceAccess, parse_service
+    from edgewright.contracts.iothub.connection_strings import ServiceAccess, parse_service
     from edgewright.iotedge.hub import Hub
 
     if hub_path is not None and hub_path.is_dir():

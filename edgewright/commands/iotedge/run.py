@@ -105,7 +105,7 @@ def _run_file(file: Path, storage: Storage, *, once: bool, keeps: bool, unit_s: 
 def _run_twin(
     text: str, ca_file: Path | None, storage: Storage, *, keeps: bool, unit_s: float, network: str, as_json: bool
 ) -> None:
-    from edgewright.iotedge.connection_strings import parse_device
+    from edgewright.contracts.iothub.connection_strings import parse_device
     from edgewright.iotedge.runtime.agent import Runtime
     from edgewright.iotedge.runtime.engine import Containers
     from edgewright.iotedge.runtime.sources import TwinSource

@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 import urllib3
 
-from cloud.iothub.devices import sas
 from edgewright.contracts.files import write_atomically
+from edgewright.contracts.iothub import sas
+from edgewright.contracts.iothub.connection_strings import DeviceAccess
 from edgewright.errors import EdgewrightError, OperationError, UnreachableError
-from edgewright.iotedge.connection_strings import DeviceAccess
 from edgewright.iotedge.hub import API_VERSION, TIMEOUT_S, refusal, tls_context, unreachable, without_port
 
 _FILE = "identities.json"

@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from edgewright.contracts.iothub.connection_strings import DeviceAccess
 from edgewright.errors import DeniedError, EdgewrightError, OperationError, UnreachableError
-from edgewright.iotedge.connection_strings import DeviceAccess
 from edgewright.iotedge.hub import without_port
 from edgewright.iotedge.runtime.certificates import DeviceAuthority
 from edgewright.iotedge.runtime.deployment import ModuleSpec

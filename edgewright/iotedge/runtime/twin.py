@@ -15,10 +15,9 @@ from typing import Any
 
 import paho.mqtt.client as paho
 
-from cloud.iothub import topics
-from cloud.iothub.devices import sas
+from edgewright.contracts.iothub import sas, topics
+from edgewright.contracts.iothub.connection_strings import DeviceAccess
 from edgewright.errors import DeniedError, EdgewrightError, OperationError, UnreachableError, one_line
-from edgewright.iotedge.connection_strings import DeviceAccess
 from edgewright.iotedge.hub import API_VERSION, tls_context, without_port
 from edgewright.iotedge.runtime.identities import ModuleIdentity
 

@@ -15,7 +15,7 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 
-from cloud.iothub.devices import sas
+from edgewright.contracts.iothub import sas
 from tests.support.running_hub import RunningHub, running_hub
 
 WAIT_S = 60

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cloud.iothub.devices import sas
+from edgewright.contracts.iothub import sas
 from edgewright.errors import BadInputError, ConflictError
 from tests.support.device_certificates import issued, self_signed
 from tests.support.running_hub import RunningHub, running_hub

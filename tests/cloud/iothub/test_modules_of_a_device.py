@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from cloud.iothub.devices import sas
+from edgewright.contracts.iothub import sas
 from tests.support.running_hub import RunningHub, running_hub
 
 

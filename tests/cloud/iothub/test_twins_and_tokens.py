@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.iothub import topics
-from cloud.iothub.devices import identities, registry, sas, twins
+from cloud.iothub.devices import identities, registry, twins
 from cloud.iothub.devices.twins import Twin
 from cloud.iothub.refusal import RefusalError
+from edgewright.contracts.iothub import sas, topics
 from edgewright.errors import DeniedError
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)

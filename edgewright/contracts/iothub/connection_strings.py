@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cloud.iothub.devices import sas
+from edgewright.contracts.iothub import sas
 from edgewright.errors import BadInputError
 
 
@@ -48,12 +48,46 @@ def parse_device(text: str) -> DeviceAccess:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ClientAccess:
+    """A device or a module of a hub; it has a key, or a certificate that is stored elsewhere."""
+
+    host: str
+    device: str
+    module: str = ""
+    key: str = field(default="", repr=False)
+    """Base64; empty if the client has a certificate."""
+    gateway: str = ""
+    """Host that the client connects to instead of the hub."""
+
+
+def parse_client(text: str) -> ClientAccess:
+    """Return the access of a device or module with a key or with `x509=true`.
+
+    Raises:
+        BadInputError: the text is not the connection string of a device or module.
+    """
+    given = {name.strip(): value for name, _, value in (part.partition("=") for part in text.split(";"))}
+    has_certificate = given.get("x509", "").casefold() == "true"
+    required = ("HostName", "DeviceId") if has_certificate else ("HostName", "DeviceId", "SharedAccessKey")
+    fields = _fields(text, required, "a device or module")
+    return ClientAccess(
+        fields["HostName"],
+        fields["DeviceId"],
+        fields.get("ModuleId", ""),
+        "" if has_certificate else fields["SharedAccessKey"],
+        fields.get("GatewayHostName", ""),
+    )
+
+
 def _fields(text: str, required: tuple[str, ...], owner: str) -> dict[str, str]:
     pairs = (part.partition("=") for part in text.strip().split(";") if part)
     fields = {name: value for name, _, value in pairs}
     missing = [name for name in required if not fields.get(name)]
     if missing:
         raise BadInputError(f"the connection string of {owner} must have {', '.join(required)}; without: {', '.join(missing)}")
+    if "SharedAccessKey" not in required:
+        return fields
     try:
         sas.check_key(fields["SharedAccessKey"])
     except BadInputError:

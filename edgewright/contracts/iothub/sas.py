@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
@@ -71,8 +71,13 @@ def check(token: Token, *, resource: str, keys: Iterable[str], now: float) -> No
 
 def create(resource: str, key: str, expires_at: int, policy: str = "") -> str:
     """Return a token for `resource` that is valid until the UNIX time `expires_at`."""
+    return create_signed(resource, lambda signed: signature(key, signed), expires_at, policy)
+
+
+def create_signed(resource: str, sign: Callable[[bytes], str], expires_at: int, policy: str = "") -> str:
+    """Return a token whose signature, as base64, comes from `sign`, which holds the key."""
     quoted = quote(resource, safe="")
-    signature = base64.b64encode(_signature(key, f"{quoted}\n{expires_at}".encode()))
+    signature = sign(f"{quoted}\n{expires_at}".encode())
     suffix = f"&skn={quote(policy, safe='')}" if policy else ""
     return f"{_PREFIX}sr={quoted}&sig={quote(signature, safe='')}&se={expires_at}{suffix}"
 
@@ -97,6 +102,11 @@ def check_key(key: str) -> str:
     if not shortest <= length <= longest:
         raise BadInputError(f"a key must be base64 of {shortest} to {longest} bytes, but it is not: omit it to get a new one")
     return key
+
+
+def signature(key: str, signed: bytes) -> str:
+    """Return the HMAC-SHA256 of `signed` with a base64 key, as base64."""
+    return base64.b64encode(_signature(key, signed)).decode("ascii")
 
 
 def _signature(key: str, signed: bytes) -> bytes:
