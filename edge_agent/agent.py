@@ -104,14 +104,14 @@ class Agent:
     def _iothub(self, identity: Identity, settings: Settings, receiver: Receiver) -> Transport:
         """Return the transport over an IoT Hub; its direct methods are `status`, `report` and `reconnect`."""
         # Imported here, because only this transport needs the modules, and the memory of the resident process is limited.
-        from edge_agent.link.iothub.sources import identify_by
+        from edge_agent.link.iothub.sources import source_of
         from edge_agent.link.iothub.transport import HubTimes, IotHubTransport
 
         if settings.iothub is None:
-            raise BadInputError("transport iothub needs the table [iothub] in agent.toml, but there is none")
+            raise BadInputError("transport iothub needs the table [iothub] in agent.toml, but it is missing")
         commands = {"status": self._command_status, "report": self._command_report, "reconnect": self._command_reconnect}
         times = HubTimes(ping_s=settings.iothub.ping_s, token_s=settings.iothub.token_s)
-        return IotHubTransport(identity.device, identify_by(settings.iothub), receiver, commands, times)
+        return IotHubTransport(identity.device, source_of(settings.iothub, identity.device), receiver, commands, times)
 
     def _command_status(self, _payload: object) -> object:
         return wire.to_plain(self._reporter.compose())

@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from edgewright.contracts import wire
+from edgewright.contracts.iothub import sas
 from edgewright.contracts.iothub.connection_strings import parse_client
 from edgewright.errors import BadInputError
 
@@ -74,6 +75,16 @@ class IotHubSettings:
 
     connection_string: str = field(default="", repr=False)
     """`HostName=…;DeviceId=…;SharedAccessKey=…`, or with `x509=true` in place of the key; `ModuleId=…` for a module."""
+    id_scope: str = ""
+    """Id scope of the provisioning service (DPS), in place of a connection string."""
+    registration: str = ""
+    """Registration id; empty means the name of the device."""
+    symmetric_key: str = field(default="", repr=False)
+    """Key of the registration, base64; that of an enrolment group must have been derived for this device."""
+    provisioning_host: str = "global.azure-devices-provisioning.net"
+    """Host of the provisioning service."""
+    edge: bool = False
+    """Take the identity of the module from the IoT Edge runtime that started this container."""
     certificate: str = ""
     """File of the device's certificate with its chain, PEM."""
     key: str = ""
@@ -86,14 +97,24 @@ class IotHubSettings:
     """Validity of a token; the agent connects with a new one after three quarters of it."""
 
     def __post_init__(self) -> None:
-        if not self.connection_string:
-            raise BadInputError("iothub.connection_string must be that of the device, but it is missing")
-        access = parse_client(self.connection_string)
-        if not access.key and not self.certificate:
+        if [bool(self.connection_string), bool(self.id_scope), self.edge].count(True) != 1:
+            raise BadInputError("[iothub] must have one of connection_string, id_scope and edge = true")
+        if self.connection_string and not parse_client(self.connection_string).key and not self.certificate:
             raise BadInputError("iothub.certificate must be the file of the device's certificate, because x509=true has no key")
+        if self.id_scope and bool(self.symmetric_key) == bool(self.certificate):
+            raise BadInputError("iothub.id_scope needs either iothub.symmetric_key or iothub.certificate")
+        if self.symmetric_key:
+            _check_symmetric_key(self.symmetric_key)
         for name in ("ping_s", "token_s"):
             if not getattr(self, name) > 0:
                 raise BadInputError(f"iothub.{name} must be positive, not {getattr(self, name)}")
+
+
+def _check_symmetric_key(key: str) -> None:
+    try:
+        sas.check_key(key)
+    except BadInputError:
+        raise BadInputError("iothub.symmetric_key must be base64 of 16 to 64 bytes, but it is not") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,5 +44,5 @@ def test_other_values_are_refused(section: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("section", [{}, {PROPERTY: None}, {PROPERTY: {}}, {"other": {}}])
-def test_without_a_message_there_is_none(section: dict[str, object]) -> None:
+def test_a_section_without_a_message_returns_none(section: dict[str, object]) -> None:
     assert join(section, ENVELOPE) is None

@@ -44,7 +44,9 @@ def test_the_rule_of_choice_is_set_in_the_file_or_on_the_command_line(tmp_path: 
         pytest.param("retry_base_s = 0", "retry_base_s must be positive, not 0", id="zero"),
         pytest.param('transport = "pigeon"', "Invalid enum value 'pigeon'", id="transport"),
         pytest.param('choose = "dice"', "Invalid enum value 'dice'", id="choose"),
-        pytest.param("[iothub]\nping_s = 1", "iothub.connection_string must be that of the device", id="no connection string"),
+        pytest.param(
+            "[iothub]\nping_s = 1", "[iothub] must have one of connection_string, id_scope and edge = true", id="no identity"
+        ),
         pytest.param(
             '[iothub]\nconnection_string = "HostName=h;SharedAccessKey=AAAA"',
             "the connection string of a device or module must have HostName, DeviceId, SharedAccessKey; without: DeviceId",
@@ -59,6 +61,14 @@ def test_the_rule_of_choice_is_set_in_the_file_or_on_the_command_line(tmp_path: 
             '[iothub]\nconnection_string = "HostName=h;DeviceId=d;x509=true"',
             "iothub.certificate must be the file of the device's certificate, because x509=true has no key",
             id="no certificate",
+        ),
+        pytest.param(
+            '[iothub]\nid_scope = "0ne1"', "id_scope needs either iothub.symmetric_key or iothub.certificate", id="no credential"
+        ),
+        pytest.param(
+            '[iothub]\nid_scope = "0ne1"\nsymmetric_key = "secret"',
+            "iothub.symmetric_key must be base64 of 16 to 64 bytes, but it is not",
+            id="symmetric key",
         ),
         pytest.param("[iothub]\npign_s = 1", "'iothub.pign_s' is not a setting", id="unknown in a table"),
         pytest.param('port = "http"', "Expected `int`, got `str`", id="type"),
@@ -87,4 +97,4 @@ def test_a_port_in_use_is_one_line_and_exit_2(device: Device) -> None:
 def test_an_iot_hub_without_an_identity_is_one_line_and_exit_2(device: Device) -> None:
     finished = device.command("run", "--transport", "iothub")
     assert finished.returncode == 2
-    assert finished.stderr == "edgewright: transport iothub needs the table [iothub] in agent.toml, but there is none\n"
+    assert finished.stderr == "edgewright: transport iothub needs the table [iothub] in agent.toml, but it is missing\n"

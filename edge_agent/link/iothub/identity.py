@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from edge_agent.link.mqtt_session import SessionOptions
 from edgewright.contracts.iothub import sas
@@ -45,6 +46,22 @@ class HubIdentity:
             clean_session=False,
             keepalive_s=keepalive_s,
         )
+
+
+class IdentitySource(Protocol):
+    """Source of the identity: a connection string, the provisioning service, or the IoT Edge runtime."""
+
+    async def identify(self) -> HubIdentity:
+        """Return the identity for the next connection.
+
+        Raises:
+            EdgewrightError: it is not configured, or its source does not answer.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Look for the identity again before the next connection, because the last one failed."""
+        ...
 
 
 def signer(key: str) -> Callable[[bytes], str]:

@@ -16,11 +16,11 @@ import asyncio
 import itertools
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.link.iothub.identity import PORT, HubIdentity
+from edge_agent.link.iothub.identity import PORT, HubIdentity, IdentitySource
 from edge_agent.link.mqtt_session import ANSWER_TIMEOUT_S, MqttSession
 from edge_agent.link.transport import Receiver
 from edgewright.contracts import wire
@@ -56,13 +56,13 @@ class IotHubTransport:
     def __init__(
         self,
         device: str,
-        identify: Callable[[], Awaitable[HubIdentity]],
+        source: IdentitySource,
         receiver: Receiver,
         commands: Mapping[str, Command],
         times: HubTimes,
     ) -> None:
         self._device = device
-        self._identify = identify
+        self._source = source
         self._receiver = receiver
         self._commands = commands
         self._times = times
@@ -80,26 +80,29 @@ class IotHubTransport:
             BadInputError: the credential is that of another device.
             UnreachableError: the hub does not answer.
         """
-        identity = await self._identify()
+        identity = await self._source.identify()
         if identity.device != self._device:
             raise BadInputError(
                 f"the identity at {identity.host} must be that of {self._device}, the name under which the device is enrolled, "
                 f"but it is that of {identity.device}"
             )
         keepalive_s = max(1, min(60, int(self._times.ping_s)))
-        session = MqttSession(identity.session_options(self._times.token_s, keepalive_s), self._received)
+        options = await asyncio.to_thread(identity.session_options, self._times.token_s, keepalive_s)
+        session = MqttSession(options, self._received)
         self._identity, self._session, self._answers = identity, session, {}
         own = () if identity.module else (f"{topics.devicebound(identity.name)}#",)
         try:
             await session.open((topics.TWIN_RESPONSES, topics.DESIRED, topics.METHODS, *own))
             await self._read_twin()
         except DeniedError as error:
+            self._source.forget()
             await self.close()
             raise DeniedError(
                 f"the hub {identity.host} does not accept the credential of {identity.name}: check [iothub] in agent.toml, "
                 "and the clock of this device"
             ) from error
         except UnreachableError as error:
+            self._source.forget()
             await self.close()
             raise UnreachableError(f"cannot connect to the hub at {identity.gateway or identity.host}:{PORT}: {error}") from error
         except BaseException:

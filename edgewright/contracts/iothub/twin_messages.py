@@ -42,7 +42,7 @@ def split(message: bytes) -> dict[str, str | None]:
 
 
 def join(section: Mapping[str, object], name: str) -> bytes | None:
-    """Return the message `name` in desired or reported properties; None if there is none.
+    """Return the message `name` in desired or reported properties; None if the property is missing.
 
     Raises:
         MessageError: the property is not made of pieces.
