@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
 from edgewright.command_line import common_options, print_json, print_table
+from edgewright.commands.cloud_options import size_text, transfer_progress
 from edgewright.contracts import package as packages
 from edgewright.contracts import signing
 from edgewright.contracts.build_directory import BuildDirectory
@@ -17,6 +21,10 @@ from edgewright.contracts.names import check_name
 from edgewright.contracts.oci import OciLayout
 from edgewright.contracts.package import Package
 from edgewright.errors import BadInputError, ConflictError, SignatureError
+from edgewright.registries.client import RegistryClient
+from edgewright.registries.login import Credentials, stored_credentials
+from edgewright.registries.packages import pull_package, push_package
+from edgewright.registries.references import parse_image_reference
 
 PathArgument = click.Path(path_type=Path)
 
@@ -146,6 +154,60 @@ def import_tar(path: Path, output: Path, keys: tuple[Path, ...]) -> None:
             shutil.copytree(layout.path, staging, dirs_exist_ok=True)
             replace_directory(staging, output)
     click.echo(f"wrote {output}: {package.name} ({package.digest})")
+
+
+def registry_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that open a registry: `--user`, `--password-stdin`, `--ca`."""
+    for option in (
+        click.option("--ca", "ca_file", type=PathArgument, help="Certificate authority of the registry (PEM)."),
+        click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
+        click.option("--user", help="User of the registry; default: that of 'docker login'."),
+    ):
+        command = option(command)
+    return command
+
+
+@group.command()
+@click.argument("path", metavar="PACKAGE", type=PathArgument)
+@click.argument("target", metavar="HOST[:PORT]/NAME[:TAG]")
+@registry_options
+@common_options
+def push(path: Path, target: str, user: str | None, password_stdin: bool, ca_file: Path | None, as_json: bool) -> None:
+    """Push a package and its signatures to any registry; only blobs that it lacks are sent."""
+    registry = _registry(target, user, ca_file, password_stdin=password_stdin)
+    with packages.opened(path) as layout, registry, transfer_progress("pushing") as on_progress:
+        package, sent = push_package(layout, registry, on_progress=on_progress)
+    if as_json:
+        print_json({"name": package.name, "digest": package.digest, "target": str(registry.image), "sent_bytes": sent})
+    else:
+        click.echo(f"pushed {package.name} ({package.digest}) to {registry.image}: {size_text(sent)} sent")
+
+
+@group.command()
+@click.argument("source", metavar="HOST[:PORT]/NAME[:TAG|@DIGEST]")
+@click.option("-o", "--output", required=True, type=PathArgument, help="The package directory to write.")
+@click.option("--key", "keys", multiple=True, type=PathArgument, help="Reject it unless one of these keys signed it.")
+@registry_options
+def pull(source: str, output: Path, keys: tuple[Path, ...], user: str | None, password_stdin: bool, ca_file: Path | None) -> None:
+    """Pull a package and its signatures from any registry into a directory, after checking every byte."""
+    _check_free(output)
+    registry = _registry(source, user, ca_file, password_stdin=password_stdin)
+    with registry, staging_beside(output) as staging:
+        layout = OciLayout.create(staging)
+        with transfer_progress("pulling") as on_progress:
+            package = pull_package(registry, layout, on_progress=on_progress)
+        if keys:
+            verified_signature(layout, package, keys)
+        replace_directory(staging, output)
+    click.echo(f"wrote {output}: {package.name} ({package.digest})")
+
+
+def _registry(reference: str, user: str | None, ca_file: Path | None, *, password_stdin: bool) -> RegistryClient:
+    if (user is None) is password_stdin:
+        raise BadInputError("--user and --password-stdin must be given together: add the other one")
+    image = parse_image_reference(reference)
+    credentials = stored_credentials(image.host) if user is None else Credentials(user, sys.stdin.readline().rstrip("\n"))
+    return RegistryClient(image, credentials, ca_file=ca_file)
 
 
 def verified_signature(layout: OciLayout, package: Package, keys: tuple[Path, ...]) -> signing.PackageSignature:

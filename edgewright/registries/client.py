@@ -83,6 +83,14 @@ class RegistryClient:
             raise OperationError(f"{self.image.host} must send the manifest {reference}, but sent other bytes: try again")
         return raw, response.headers.get("Content-Type", "").partition(";")[0].strip()
 
+    def referrers(self, digest: str) -> bytes:
+        """Return the index of the manifests that refer to a digest.
+
+        Raises:
+            NotFoundError: the registry has no referrers API.
+        """
+        return self._request("GET", f"referrers/{digest}", headers={"Accept": INDEX_TYPE}, actions="pull").data
+
     def read_blob(self, digest: str) -> bytes:
         """Return a small blob, such as a config; its digest is checked."""
         raw = self._request("GET", f"blobs/{digest}", actions="pull").data

@@ -10,9 +10,10 @@ from typing import IO
 from edgewright.contracts import wire
 from edgewright.contracts.environments.images import BILL_TYPE, ImageRecord
 from edgewright.contracts.environments.tars import HashingStream
-from edgewright.contracts.oci import INDEX_TYPE, Descriptor, Index, Manifest, check_bytes, encode_document
-from edgewright.errors import ConflictError, NotFoundError, OperationError
+from edgewright.contracts.oci import Descriptor, Index, Manifest, check_bytes
+from edgewright.errors import ConflictError, OperationError
 from edgewright.registries.client import RegistryClient
+from edgewright.registries.referrers import push_referrer
 from edgewright.sdk.connection import Connection
 from edgewright.sdk.transfer.downloads import ranges
 
@@ -50,10 +51,7 @@ def push_image(connection: Connection, record: ImageRecord, registry: RegistryCl
 
 
 def _push_bill(connection: Connection, record: ImageRecord, registry: RegistryClient) -> None:
-    """Push the bill of materials; where the registry has no referrers API, an index under the fallback tag lists it.
-
-    Source: OCI distribution specification 1.1, "Referrers Tag Schema".
-    """
+    """Push the bill of materials."""
     if record.bill is None or record.index is None:
         return
     document = fetch_document(connection, record.name, record.bill)
@@ -62,19 +60,8 @@ def _push_bill(connection: Connection, record: ImageRecord, registry: RegistryCl
             with tempfile.TemporaryFile() as stream:
                 fetch_blob(connection, record.name, blob, stream)
                 registry.push_blob(blob, stream)
-    if not registry.push_manifest(document, record.bill.mediaType, record.bill.digest):
-        _list_under_fallback_tag(registry, record.index.digest.replace(":", "-"), replace(record.bill, artifactType=BILL_TYPE))
-
-
-def _list_under_fallback_tag(registry: RegistryClient, tag: str, entry: Descriptor) -> None:
-    """Add a referrer to the index of a fallback tag; referrers of other tools, such as signatures, stay listed."""
-    try:
-        listed = wire.decode(registry.manifest(tag)[0], Index, what=f"the referrers {tag}", error=OperationError)
-    except NotFoundError:
-        listed = Index(manifests=())
-    if entry.digest not in {each.digest for each in listed.manifests}:
-        added = replace(listed, manifests=(*listed.manifests, entry))
-        registry.push_manifest(encode_document(added), INDEX_TYPE, tag)
+    entry = replace(record.bill, artifactType=BILL_TYPE)
+    push_referrer(registry, document, entry, record.index.digest)
 
 
 def fetch_document(connection: Connection, name: str, descriptor: Descriptor) -> bytes:

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,10 +26,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cloud.images.build.layers import LayerStore
 from cloud.images.build.machine import architecture, own_platform
 from cloud.images.build.pulled import pulled_base
-from edgewright.contracts import wire
+from edgewright.cli import main
+from edgewright.contracts import package as packages
+from edgewright.contracts import signing, wire
 from edgewright.contracts.environments.images import COMPRESSED_LAYER_TYPE, IMAGE_CONFIG_TYPE, LayerPart
 from edgewright.contracts.environments.tars import Entry
-from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index, Manifest, Platform, encode_document
+from edgewright.contracts.oci import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index, Manifest, OciLayout, Platform, encode_document
 from edgewright.errors import BadInputError, DeniedError, NotFoundError, UnreachableError
 from edgewright.registries.client import RegistryClient
 from edgewright.registries.login import Credentials, stored_credentials
@@ -35,6 +39,7 @@ from edgewright.registries.references import ImageReference, parse_image_referen
 from tests.support.authority import make_authority, pem_of
 from tests.support.docker_registry import HTPASSWD, USER, docker_registry, free_port
 from tests.support.server_certificates import server_certificate
+from tests.support.small_packages import make_package
 
 
 @pytest.mark.parametrize(
@@ -221,3 +226,69 @@ def test_a_registry_with_an_unknown_certificate_or_none_at_all_is_not_reached(re
     image = parse_image_reference(f"{registry.host if registry.ca else f'127.0.0.1:{free_port()}'}/base")
     with pytest.raises(UnreachableError, match="cannot be reached"), RegistryClient(image, USER) as client:
         client.manifest("1")
+
+
+def packages_command(*words: object, password: str = USER.password) -> Result:
+    return CliRunner().invoke(main, ["packages", *map(str, words)], input=f"{password}\n")
+
+
+@pytest.fixture
+def signed_package(tmp_path: Path) -> OciLayout:
+    """A package with a signature, and its key `publisher.pub`."""
+    layout = make_package(tmp_path / "made", "moved", b"weights").layout
+    key = signing.generate_key()
+    signing.write_key_pair(tmp_path / "publisher", key)
+    expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+    package = packages.read_package(layout)
+    claim = signing.PackageSignature(index_digest=package.digest, model="moved", version=1, expires_at=expires_at)
+    packages.attach_signature(layout, package, signing.sign_package(claim, key))
+    return layout
+
+
+def test_a_package_is_pushed_with_its_signature_and_pulled_with_the_same_bytes(
+    registry: Registry, signed_package: OciLayout, tmp_path: Path
+) -> None:
+    where = f"{registry.host}/models/moved"
+    login = ["--user", USER.user, "--password-stdin", *(["--ca", registry.ca] if registry.ca else [])]
+    pushed = packages_command("push", signed_package.path, f"{where}:1", *login, "--json")
+    assert pushed.exit_code == 0, pushed.output
+    assert json.loads(pushed.stdout)["sent_bytes"] > 0
+    again = packages_command("push", signed_package.path, f"{where}:2", *login, "--json")
+    assert json.loads(again.stdout)["sent_bytes"] == 0
+    digest = json.loads(pushed.stdout)["digest"]
+    for number, reference in enumerate((f"{where}:1", f"{where}@{digest}")):
+        target = tmp_path / f"pulled-{number}"
+        pulled = packages_command("pull", reference, "-o", target, "--key", tmp_path / "publisher.pub", *login)
+        assert pulled.exit_code == 0, pulled.output
+        blobs = {path.name: path.read_bytes() for path in (target / "blobs/sha256").iterdir()}
+        assert blobs == {path.name: path.read_bytes() for path in (signed_package.path / "blobs/sha256").iterdir()}
+        assert len(packages.signatures(OciLayout(target), packages.read_package(OciLayout(target)))) == 1
+
+
+def test_what_is_no_package_or_not_allowed_is_refused_on_one_line(
+    registry: Registry, signed_package: OciLayout, stores: tuple[LayerStore, LayerStore], tmp_path: Path
+) -> None:
+    ca = ["--ca", registry.ca] if registry.ca else []
+    login = ["--user", USER.user, "--password-stdin", *ca]
+    push_base(registry, stores[0])
+    where, target = f"{registry.host}/base", tmp_path / "pulled"
+    cases = [
+        (["pull", f"{where}:1", "-o", target, *login], "must be a package, but its type is application/vnd.oci.image"),
+        (["pull", f"{where}:none", "-o", target, *login], "refuses GET manifests/none (404): MANIFEST_UNKNOWN"),
+        (["pull", "UPPER", "-o", target, *login], "an image must have the form registry.example:5000/name:tag"),
+        (["push", signed_package.path, f"{where}@sha256:{'0' * 64}", *login], "must be pushed to a tag, not to a digest"),
+        (
+            ["push", signed_package.path, f"{where}:3", "--user", "tester", *ca],
+            "--user and --password-stdin must be given together",
+        ),
+        (["push", tmp_path, f"{where}:3", *login], "is not a package"),
+    ]
+    for words, text in cases:
+        result = packages_command(*words)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+        assert text in result.stderr
+    if registry.needs_login:
+        result = packages_command("push", signed_package.path, f"{where}:3", *login, password="wrong")
+        assert result.exit_code == 2
+        assert "give the user and password of the registry" in result.stderr
+    assert not target.exists()
