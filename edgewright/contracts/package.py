@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edgewright.contracts import wire
 from edgewright.contracts.build_directory import BuildDirectory
@@ -310,16 +311,34 @@ def write_tar(layout: OciLayout, target: Path) -> None:
 
 
 def unpack_tar(path: Path, target: Path) -> None:
-    """Unpack the tar of a layout into the directory `target`.
+    """Unpack the tar of a layout into the directory `target`; a layout has regular files and directories only.
+
+    The filters of `tarfile` are not used, because Debian 12 has Python 3.11.2, which lacks them.
 
     Raises:
-        PackageError: the file is not a tar, or ends too early.
+        PackageError: the file is not a tar, ends too early, or has a link, a device or a path outside.
     """
     try:
         with tarfile.open(path, mode="r:") as tar:
-            tar.extractall(target, filter="data")
+            for member in tar:
+                _unpack_member(tar, member, target)
     except (tarfile.TarError, EOFError) as error:
         raise PackageError(f"{path} is not a package: it must be an OCI layout directory or a tar of one: {error}") from error
+
+
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    inside = PurePosixPath(member.name)
+    if inside.is_absolute() or ".." in inside.parts or not (member.isreg() or member.isdir()):
+        raise tarfile.TarError(f"{member.name} must be a file or directory inside the tar")
+    place = target / inside
+    if member.isdir():
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    content = tar.extractfile(member)
+    assert content is not None, "a regular file has content"
+    with content, place.open("wb") as copy:
+        shutil.copyfileobj(content, copy)
 
 
 def _read_variant(source: BlobSource, entry: Descriptor) -> PackagedVariant:

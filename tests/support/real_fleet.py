@@ -37,11 +37,11 @@ class Fleet:
         answer = operator.post(f"/v1/models/{MODEL}/versions", package.signed(self.key, version))
         assert answer.status == 201, answer.body
 
-    def set_desired(self, built: Built, version: int) -> None:
+    def set_desired(self, built: Built, version: int, *, trial_s: float = 0.0) -> None:
         """Set the device's desired state, as the rollout engine does."""
         database = Database.open(f"sqlite:///{self.cloud.state / 'cloud.db'}")
         key = signing.load_private_key(self.cloud.state / "cloud.key")
-        spec = DesiredSpec(model=MODEL, version=version, index=built.package.descriptor, trial_s=0.0)
+        spec = DesiredSpec(model=MODEL, version=version, index=built.package.descriptor, trial_s=trial_s)
         with database.transaction() as connection:
             set_desired(connection, key, NAME, spec)
         database.close()
