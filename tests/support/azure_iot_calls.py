@@ -66,6 +66,17 @@ def identities(hub: Hub) -> dict[str, Any]:
     return out
 
 
+def agent(hub: Hub) -> dict[str, Any]:
+    """Call a running agent, and read what it reported."""
+    device = hub.given["device"]
+    call = CloudToDeviceMethod(method_name="status", payload=None, response_timeout_in_seconds=60)
+    answer = hub.registry.invoke_device_method(device, call)
+    return {
+        "method": [answer.status, answer.payload],
+        "reported": hub.registry.get_twin(device).properties.reported["edgewright"],
+    }
+
+
 def _update_twin(hub: Hub, device: str, module: str, patch: Twin) -> Any:
     if module:
         return hub.registry.update_module_twin(device, module, patch, "*")
@@ -271,6 +282,7 @@ def _own_twin(hub: Hub, state: Any, credential: Any, x509: Any) -> Any:
 
 
 SCENARIOS: dict[str, Callable[[Hub], dict[str, Any]]] = {
+    "agent": agent,
     "identities": identities,
     "offline": offline,
     "refusals": refusals,

@@ -33,7 +33,7 @@ class HubIdentity:
         """`DEVICE`, or `DEVICE/MODULE`."""
         return f"{self.device}/{self.module}" if self.module else self.device
 
-    def session_options(self, token_s: float, keepalive_s: int) -> SessionOptions:
+    def session_options(self, token_s: float) -> SessionOptions:
         """Return the options of a session, with a token that is valid for `token_s` seconds."""
         resource = f"{self.host}/devices/{self.device}" + (f"/modules/{self.module}" if self.module else "")
         return SessionOptions(
@@ -44,7 +44,6 @@ class HubIdentity:
             username=f"{self.host}/{self.name}/?api-version={API_VERSION}",
             password=None if self.sign is None else sas.create_signed(resource, self.sign, int(time.time() + token_s)),
             clean_session=False,
-            keepalive_s=keepalive_s,
         )
 
 

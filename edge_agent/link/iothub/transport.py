@@ -86,8 +86,7 @@ class IotHubTransport:
                 f"the identity at {identity.host} must be that of {self._device}, the name under which the device is enrolled, "
                 f"but it is that of {identity.device}"
             )
-        keepalive_s = max(1, min(60, int(self._times.ping_s)))
-        options = await asyncio.to_thread(identity.session_options, self._times.token_s, keepalive_s)
+        options = await asyncio.to_thread(identity.session_options, self._times.token_s)
         session = MqttSession(options, self._received)
         self._identity, self._session, self._answers = identity, session, {}
         own = () if identity.module else (f"{topics.devicebound(identity.name)}#",)

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cloud.db.database import Database
+from cloud.messaging.iothub import open_bridge
 from edge_agent.settings import SETTINGS_FILE
+from edgewright.contracts.iothub.twin_messages import ENVELOPE, join
+from edgewright.errors import BadInputError
 from tests.edge_agent.conftest import QUICK
 from tests.support.device_packages import Built
 from tests.support.real_fleet import NAME, Fleet, fleet, runs
 from tests.support.running_hub import RunningHub, running_hub
 
 WAIT_S = 120.0
+SERVICE = f"HostName=hub.example;SharedAccessKeyName=service;SharedAccessKey={'A' * 43}="
 
 
 @dataclass
@@ -98,6 +105,51 @@ def test_telemetry_arrives_with_properties_and_is_deleted_on_the_device(here: Hu
     assert int(following["properties"]["first"]) == int(first["properties"]["last"]) + 1
 
 
+def test_azures_service_library_calls_the_agent_and_reads_its_report(here: HubFleet, clients_python: Path) -> None:
+    results = here.hub.call(clients_python, "agent", device=NAME)["agent"]
+    status, state = results["method"]
+    assert (status, state["device"], state["state"]) == (200, NAME, "running")
+    assert (results["reported"]["state"], results["reported"]["version"]) == ("running", 2)
+
+
+def test_a_cloud_writes_into_the_twins_of_modules_if_it_is_told_their_name(here: HubFleet) -> None:
+    client = here.hub.client()
+    client.call("PUT", f"/devices/{NAME}/modules/agent", {})
+    file = here.fleet.cloud.state.parent / "hub.connection"
+    database = Database.open(f"sqlite:///{here.fleet.cloud.state / 'cloud.db'}")
+    try:
+        open_bridge(database, file, here.hub.ca, "agent").synchronise()
+    finally:
+        database.close()
+    written = client.call("GET", f"/twins/{NAME}/modules/agent")["properties"]["desired"]
+    assert join(written, ENVELOPE) == join(here.twin()["desired"], ENVELOPE)
+    assert join(written, ENVELOPE) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "authority", "message"),
+    [
+        pytest.param(None, None, "must be a file with the connection string of a hub", id="no file"),
+        pytest.param("nonsense", None, "the connection string of a policy of the hub must have HostName", id="nonsense"),
+        pytest.param(SERVICE, "missing.pem", "missing.pem must be a file of certificates in PEM", id="authority"),
+    ],
+)
+def test_a_cloud_refuses_an_unusable_connection_string(
+    tmp_path: Path, text: str | None, authority: str | None, message: str
+) -> None:
+    file = tmp_path / "hub.connection"
+    if text is not None:
+        file.write_text(text)
+    database = Database.open(f"sqlite:///{tmp_path / 'cloud.db'}")
+    try:
+        with pytest.raises(BadInputError) as error:
+            open_bridge(database, file, None if authority is None else tmp_path / authority)
+    finally:
+        database.close()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("method", "status", "fields"),
     [
@@ -121,14 +173,22 @@ def test_after_the_hub_was_killed_the_device_returns_and_gets_what_it_missed(her
     here.fleet.record_when(runs(3))
 
 
+def test_a_killed_device_is_offline_as_soon_as_the_hub_notices(here: HubFleet) -> None:
+    here.fleet.device.kill()
+    here.fleet.record_when(lambda record: record["online"] is False)
+    here.start_agent()
+    here.fleet.record_when(lambda record: record["online"] is True)
+
+
 def test_an_answering_hub_that_hangs_is_noticed_by_a_ping(here: HubFleet) -> None:
     assert here.hub.process is not None
     wait_until(lambda: here.fleet.device.explain()["connection"] == "online over iothub", here.fleet.device.log)
-    os.kill(here.hub.process.pid, 19)
+    before = len(here.fleet.device.log())
+    os.kill(here.hub.process.pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: "the hub does not answer a ping" in here.fleet.device.log(), here.fleet.device.log)
+        wait_until(lambda: "the hub does not answer a ping" in here.fleet.device.log()[before:], here.fleet.device.log)
     finally:
-        os.kill(here.hub.process.pid, 18)
+        os.kill(here.hub.process.pid, signal.SIGCONT)
     wait_until(lambda: here.fleet.device.explain()["connection"] == "online over iothub", here.fleet.device.log)
 
 
