@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from edge_agent.backoff import full_jitter_s
 from edge_agent.deployment.budget import Beside, MemoryBudget, would_give_way
+from edge_agent.deployment.check import check_slot
 from edge_agent.deployment.journal import Deployment, Journal
 from edge_agent.deployment.plan import MEASURING_ATTEMPTS, Action, Step, downgrade
 from edge_agent.deployment.repair import Repairs
@@ -25,16 +26,13 @@ from edge_agent.settings import ChooseBy, Settings
 from edge_agent.storage.integrity import DamagedSlotError, slot_damage
 from edge_agent.storage.links import ACTIVE, LAST_GOOD, Links, linked_records
 from edge_agent.storage.store import Store
-from edge_agent.workers.requests import CheckRequest, FetchRequest, pulled_bytes
+from edge_agent.workers.requests import FetchRequest, pulled_bytes
 from edge_agent.workers.worker import Failure, WorkerResult, run_worker
 from edgewright.contracts.messages import DeploymentState, DesiredState, FailureCause
 from edgewright.contracts.scoring_statistics import ScoringStatistics
 from edgewright.errors import OperationError, PackageError, StorageFullError
 
 _log = logging.getLogger(__name__)
-
-_CHECK_MEMORY_SHARE = 0.75
-"""Part of the free memory that the check of a new version may use while another version scores."""
 
 
 class Deployer:
@@ -212,12 +210,8 @@ class Deployer:
         if damage is not None:
             self._step(Event.DAMAGE, f"{damage} in slot {number}: it is fetched again")
             return
-        settings = self._settings
-        request = CheckRequest(slot=str(self._store.slot_path(number)), backend=settings.backend, threads=settings.threads)
         async with self._beside.loading:
-            result = await run_worker(
-                "edge_agent.packages.check", request, timeout_s=settings.check_timeout_s, memory_share=_CHECK_MEMORY_SHARE
-            )
+            result = await check_slot(self._store.slot_path(number), self._settings, self._supervisor)
         self._memory.measured(number, result.memory_bytes)
         starved = self._memory.refusal(deployment.desired) if result.failure is None else None
         if result.failure is Failure.OVER_MEMORY:

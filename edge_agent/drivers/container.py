@@ -25,6 +25,7 @@ from typing import Any
 
 import click
 
+from edge_agent.drivers.process import OUTSIDE_EXIT
 from edge_agent.settings import ContainerSettings
 from edgewright import __version__
 from edgewright.contracts import wire
@@ -49,6 +50,12 @@ _SIGNALLED = 128
 """Exit codes above it are signals, as shells and engines have them."""
 
 
+class NotTheModel(click.ClickException):
+    """The end of a driver for a reason outside of the container."""
+
+    exit_code = OUTSIDE_EXIT
+
+
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--container", "settings_text", required=True)
 @click.option("--slot", type=click.Path(path_type=Path), required=True)
@@ -66,7 +73,7 @@ def main(*, settings_text: str, slot: Path, own: int, agent: int | None, options
         with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
             code = Container(settings, slot.resolve(), Path(folder), options).serve(sockets)
     except EdgewrightError as error:
-        raise click.ClickException(str(error)) from error
+        raise NotTheModel(str(error)) from error
     if _SIGNALLED < code < _SIGNALLED + signal.NSIG:
         _end_by(code - _SIGNALLED)
     sys.exit(code)
@@ -202,7 +209,7 @@ class Container:
             await asyncio.to_thread(container.reload)
             if container.attrs["State"].get("OOMKilled"):
                 _log(f"the container needed more memory than its limit of {self._settings.memory_bytes} bytes")
-                return 1
+                return OUTSIDE_EXIT
         return code
 
     def _follow(self, loop: asyncio.AbstractEventLoop) -> None:

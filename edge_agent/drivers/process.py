@@ -25,7 +25,17 @@ _MODULE = "edge_agent.scoring.runner"
 _CONTAINER = "edge_agent.drivers.container"
 _ROUTER = "edge_agent.scoring.router"
 _LOADED = b"loaded\n"
+OUTSIDE_EXIT = 75
+"""Exit code of a driver whose failure is not the model's: the engine, the image, the limits (EX_TEMPFAIL of sysexits.h)."""
 _READY = b"ready\n"  # edge_agent.scoring.runner.READY; importing it would load the inference runtime into the agent
+
+
+class ModelFailedError(OperationError):
+    """The runner ended by itself: the variant cannot be loaded, or does not score as its source does."""
+
+
+class NotStartedError(OperationError):
+    """The runner could not be started, for a reason that is not the model's: the container engine, the image, a limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +71,9 @@ class Runner(ServerProcess):
 
         Raises:
             DamagedSlotError: a file of the slot has changed.
-            OperationError: the runner exited, or it was not ready in time.
+            ModelFailedError: the runner ended by itself.
+            NotStartedError: its driver could not start it, as without an answer of the container engine.
+            OperationError: the runner was killed, or it was not ready in time.
         """
         command = [sys.executable, "-m", *_program(options.container), "--slot", str(slot), "--socket", str(sockets.own.fileno())]
         command += [] if sockets.agent is None else ["--agent-socket", str(sockets.agent.fileno())]
@@ -85,8 +97,15 @@ class Runner(ServerProcess):
             end = await runner.ended()
             if runner.exit_code == DAMAGED_EXIT:
                 raise DamagedSlotError(f"{_name(record)} is damaged on this device: {runner.last_line}")
-            raise OperationError(f"{_name(record)} must load, but its runner {end}")
+            if runner.exit_code == OUTSIDE_EXIT:
+                raise NotStartedError(f"{_name(record)} must load, but its runner does not start: {runner.last_line}")
+            raise (ModelFailedError if runner.crashed else OperationError)(f"{_name(record)} must load, but its runner {end}")
         return runner
+
+    @property
+    def crashed(self) -> bool:
+        """True if the runner ended by its own fault; False if it was killed, or its driver ended for another reason."""
+        return super().crashed and self.exit_code != OUTSIDE_EXIT
 
     def leave_agent_socket(self) -> None:
         """Let the runner stop to accept at the agent's address; its open requests there are answered."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import logging
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,17 @@ class Supervisor:
             self._answered_at = time.monotonic()
             self._failed(record, None)
             _log.info("scoring variant=%s version=%d pid=%d", record.running.variant, record.running.version, runner.pid)
+
+    async def rehearse(self, record: SlotRecord) -> None:
+        """Start a runner of `record` that no client reaches, and end it as soon as it has scored the golden samples.
+
+        Raises:
+            OperationError: as `Runner.run`.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            own.setblocking(False)
+            runner = await Runner.run(self._workload, record, self._slot_path(record), ScoringSockets(own, None), self._options)
+            await runner.drain(self._options.drain_timeout_s)
 
     async def stop(self) -> None:
         """Stop the runner and do not restart it."""

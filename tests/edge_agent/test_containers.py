@@ -183,6 +183,20 @@ def test_a_kill_of_container_driver_or_agent_ends_in_one_container_that_scores(
     assert engine.run("ps", "--all", "--quiet") == ""
 
 
+def test_a_version_with_wrong_outputs_is_refused_without_a_load_outside_of_a_container(
+    cloud: FakeCloud, boxed: Device, engine: DockerEngine, v1: Built, wrong_outputs: Built
+) -> None:
+    boxed.score_with_retries(v1.samples, WAIT_S)
+    cloud.publish(wrong_outputs, 3)
+    cloud.set_desired(wrong_outputs, 3)
+    report = cloud.wait_for(S.REFUSED, timeout_s=WAIT_S)
+    assert "its runner ended with exit code 1" in report.reason, "the check outside of a container names the variant instead"
+    assert "golden samples must be scored as by the source" in report.reason
+    assert report.cause is FailureCause.PACKAGE
+    boxed.score(v1.samples)
+    assert [len(of_slot(engine, number)) for number in (1, 2)] == [1, 0]
+
+
 def test_a_killed_engine_stops_no_scoring_and_its_next_start_ends_in_one_container(
     boxed: Device, engine: DockerEngine, v1: Built
 ) -> None:
