@@ -31,7 +31,7 @@ _READY = b"ready\n"  # edge_agent.scoring.runner.READY; importing it would load 
 
 
 class ModelFailedError(OperationError):
-    """The runner ended by itself: the variant cannot be loaded, or does not score as its source does."""
+    """The runner ended with an error of the model: the variant cannot be loaded, or does not score as its source does."""
 
 
 class NotStartedError(OperationError):
@@ -71,7 +71,7 @@ class Runner(ServerProcess):
 
         Raises:
             DamagedSlotError: a file of the slot has changed.
-            ModelFailedError: the runner ended by itself.
+            ModelFailedError: the runner ended with an error of the model.
             NotStartedError: its driver could not start it, as without an answer of the container engine.
             OperationError: the runner was killed, or it was not ready in time.
         """
