@@ -292,3 +292,16 @@ def test_what_is_no_package_or_not_allowed_is_refused_on_one_line(
         assert result.exit_code == 2
         assert "give the user and password of the registry" in result.stderr
     assert not target.exists()
+
+
+def test_a_pull_of_other_bytes_is_refused_and_leaves_nothing(
+    registry: Registry, signed_package: OciLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(registry, tmp_path, monkeypatch)
+    where, target = f"{registry.host}/models/damaged:1", tmp_path / "pulled"
+    assert packages_command("push", signed_package.path, where).exit_code == 0
+    monkeypatch.setattr(RegistryClient, "pieces", lambda _client, _digest: iter([b"wei", b"ghtz"]))
+    refused = packages_command("pull", where, "-o", target)
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+    assert f"{registry.host} must send the " in refused.stderr
+    assert not target.exists()
