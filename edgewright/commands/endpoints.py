@@ -27,6 +27,7 @@ from edgewright.contracts.names import parse_reference
 from edgewright.errors import BadInputError
 from edgewright.kubernetes.cli import command as render
 from edgewright.sdk import CloudClient
+from edgewright.serving.traffic.cli import route_command, traffic_command
 
 _PLAIN = (
     "trust",
@@ -295,4 +296,5 @@ def _rows(record: EndpointRecord) -> list[tuple[str, object]]:
     ]
 
 
-group.add_command(render)
+for command in (render, route_command, traffic_command):
+    group.add_command(command)

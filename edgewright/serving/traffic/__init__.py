@@ -1,0 +1,6 @@
+"""Traffic between named deployments of a service at one address.
+
+rules    pure: deployments, percentages, mirror; the deployment of the next request
+router   the process that accepts at the address, and passes each request to a deployment
+cli      `edgewright endpoints route` and `edgewright endpoints traffic`
+"""
