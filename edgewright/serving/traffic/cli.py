@@ -13,7 +13,8 @@ from edgewright.contracts import wire
 from edgewright.contracts.files import write_atomically
 from edgewright.errors import BadInputError
 from edgewright.serving.http.listening import listen
-from edgewright.serving.traffic.router import TrafficFile, read_traffic, route
+from edgewright.serving.traffic.file import TrafficFile, read_traffic
+from edgewright.serving.traffic.router import route
 from edgewright.serving.traffic.rules import Traffic, parse_address, parse_shares
 
 _FILE = click.Path(path_type=Path, dir_okay=False)

@@ -20,14 +20,12 @@ import re
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 import httptools
 
-from edgewright.contracts import wire
-from edgewright.errors import EdgewrightError, NotFoundError
-from edgewright.serving.traffic.rules import Traffic, Turns
+from edgewright.errors import NotFoundError
+from edgewright.serving.traffic.file import TrafficFile
 
 DEPLOYMENT_HEADER = "azureml-model-deployment"
 MAX_HEAD_BYTES = 64 << 10
@@ -41,41 +39,6 @@ DRAIN_TIME_S = 30.0
 _FIELDS = re.compile(rb"\r\n(content-length|transfer-encoding|azureml-model-deployment)[ \t]*:[ \t]*([^\r\n]*)", re.I)
 _HOP_BY_HOP = re.compile(rb"\r\n(?:connection|keep-alive|proxy-connection)[ \t]*:[^\r\n]*", re.I)
 _NAMED_PATH = re.compile(r"/deployments/([^/?]+)(/[^ ]*)?")
-
-
-class TrafficFile:
-    """The traffic of a service and the turns of its deployments; a file that becomes invalid leaves the last state in force."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp = self._stamp_now()
-        self.traffic = read_traffic(path)
-        self.turns = Turns(self.traffic)
-
-    def refresh(self) -> None:
-        """Read the file again if it has changed."""
-        stamp = self._stamp_now()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            with contextlib.suppress(EdgewrightError, OSError):
-                self.traffic = read_traffic(self._path)
-                self.turns = Turns(self.traffic)
-
-    def _stamp_now(self) -> tuple[int, int]:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return 0, 0
-        return stat.st_ino, stat.st_mtime_ns
-
-
-def read_traffic(path: Path) -> Traffic:
-    """Read the file of a router.
-
-    Raises:
-        MessageError: the file does not describe a valid traffic.
-    """
-    return wire.decode(path.read_bytes(), Traffic, what=str(path))
 
 
 class Upstream(asyncio.Protocol):
