@@ -21,7 +21,7 @@ from accel.bench import (
 )
 from edgewright.command_line import common_options, print_json, print_table, progress
 from edgewright.contracts.variant import BackendName, VariantDirectory
-from edgewright.errors import BadInputError, OperationError
+from edgewright.errors import BadInputError, EdgewrightError, ModelError, OperationError
 from hardware_profiles.processors import default_threads
 
 ORT_PACKAGE = "ort-package"
@@ -103,23 +103,27 @@ def _described_export(exported: OrtPackage) -> str:
 
 
 def _measure_all(targets: tuple[BenchTarget, ...], settings: BenchSettings) -> tuple[list[BenchResult], dict[str, str]]:
-    """Measure all targets; return the results, and the reason by name for each target that cannot run here.
+    """Measure all targets; return the results, and the reason by name for each target that cannot be loaded or run here.
 
     Raises:
         BadInputError: none of them scores a batch as that many samples.
+        ModelError: none of them can be loaded.
         OperationError: none of them can run here.
     """
     results: list[BenchResult] = []
+    failures: list[EdgewrightError] = []
     skipped = {target.name: reason for target in targets if (reason := refusal(target, settings)) is not None}
     if len(skipped) == len(targets):
         raise BadInputError("; ".join(skipped.values()))
     for target in progress([target for target in targets if target.name not in skipped], "measuring"):
         try:
             results.append(measure(target, settings))
-        except OperationError as error:
+        except (ModelError, OperationError) as error:
             skipped[target.name] = str(error)
+            failures.append(error)
     if not results:
-        raise OperationError("; ".join(skipped.values()))
+        is_bad_input = all(isinstance(error, ModelError) for error in failures)
+        raise (ModelError if is_bad_input else OperationError)("; ".join(skipped.values()))
     return results, skipped
 
 

@@ -4,6 +4,7 @@
     verify     accept a desired state only if the device's cloud signed it, for this device, with a higher number
     reconcile  each workload for itself: plan.py decides on the next step, deployer.py carries it out, journal.py stores it first
     renew      renew the certificate in time, so that the cloud keeps accepting the device
+    benchmark  run the cloud's benchmark jobs while no deployment is in progress
     report     send the reported state after every change, and telemetry from a queue on disk
 
 Expensive or risky work runs in other processes: verification, renewal, fetching, checks, scoring. After a kill the agent
@@ -19,6 +20,7 @@ from typing import Any
 
 from edge_agent.deployment.imports import ImportInbox
 from edge_agent.deployment.inbox import DesiredInbox
+from edge_agent.deployment.remote_benchmarks import RemoteBenchmarks
 from edge_agent.deployment.workload import Shared
 from edge_agent.deployment.workloads import Others, Workloads, open_journal
 from edge_agent.identity.identity import Identity
@@ -54,7 +56,7 @@ class Agent:
         self._journal = open_journal(store)
         self._outbox = Outbox.open(directory.path, identity.device, settings.telemetry_quota_bytes)
         self._inbox = DesiredInbox(directory.path, self._journal, settings.retry_base_s, self._take_desired)
-        acknowledgements = Acknowledgements(self._outbox)
+        acknowledgements = Acknowledgements(self._outbox, lambda call: self._benchmarks.take(call))
         receiver = Receiver(self._inbox, acknowledgements)
         self._connection = Connection(
             [self._iothub(identity, settings, receiver)]
@@ -76,6 +78,7 @@ class Agent:
         )
         self._workloads = Workloads(directory.addresses, shared)
         self._imports = ImportInbox(Imports(directory.path), self._journal, self._workloads.take_import)
+        self._benchmarks = RemoteBenchmarks(directory.path, settings, self._workloads)
         self._renewer = Renewer(directory, settings, self._connection, self._journal.record)
         self._reporter = Reporter(sender, settings, self._workloads, self._connection, self._report_due)
         self._telemetry = TelemetrySender(settings, self._workloads, self._connection, self._outbox, acknowledgements)
@@ -95,6 +98,7 @@ class Agent:
             self._reporter.report_forever(),
             self._telemetry.measure_forever(),
             self._telemetry.deliver_forever(),
+            self._benchmarks.run_forever(),
         )
         await self._workloads.stop()
         await self._directory.addresses.stop()

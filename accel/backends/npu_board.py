@@ -28,8 +28,11 @@ from edgewright import __version__
 from edgewright.contracts import wire
 from edgewright.contracts.samples import Tensors, check_inputs
 from edgewright.contracts.variant import BackendName, LayerKind, VariantConfig, VariantDirectory
-from edgewright.errors import ModelError, PackageError
+from edgewright.errors import ModelError, OperationError, PackageError
 from hardware_profiles.hardware_profile import NPU_RECORD
+
+BOARD_LIMIT_S = 90.0
+"""Time in which a benchmark waits for the first probe, which uploads the program."""
 
 
 class Npu:
@@ -51,6 +54,28 @@ class Npu:
         parts = _load_host_parts(variant, program, threads=threads)
         machine = Failover(profile, program, devices)
         return NpuSession(variant, ProgramSession(machine, program), machine, parts)
+
+
+class NpuOnBoard(Npu):
+    """The FPGA NPU on its board only, for benchmarks: the times of the functional model say nothing about a board."""
+
+    def load(self, variant: VariantDirectory, *, threads: int | None) -> Session:
+        """Load as `Npu` does, and wait for the board.
+
+        Raises:
+            ModelError: the files do not fit together.
+            OperationError: no board is attached.
+        """
+        program, profile = _load_program(variant)
+        parts = _load_host_parts(variant, program, threads=threads)
+        machine = Failover(profile, program, devices)
+        if not machine.wait_for_board(BOARD_LIMIT_S):
+            reason = machine.describe()
+            machine.close()
+            raise OperationError(
+                f"a benchmark must have a free board, but there is only the {reason}; a version that runs on the board keeps it"
+            )
+        return BoardSession(variant, ProgramSession(machine, program), machine, parts)
 
 
 class NpuSession:
@@ -92,6 +117,17 @@ class NpuSession:
         self._machine.close()
         for part in self._parts.values():
             part.close()
+
+
+class BoardSession(NpuSession):
+    """A session that fails when its board does, instead of continuing on the functional model."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Score a batch on the board; raise `OperationError` if the functional model computed it."""
+        outputs = super().run(inputs)
+        if self._machine.runs_on_model:
+            raise OperationError(f"the board must run the whole benchmark, but it was lost: {self._machine.describe()}")
+        return outputs
 
 
 def _load_program(variant: VariantDirectory) -> tuple[NpuProgram, NpuProfile]:

@@ -258,6 +258,28 @@ benchmarks = Table(
     Column("result", LargeBinary),
     Column("envelope", LargeBinary),
     Column("shared", LargeBinary),
+    Column("job", Integer),
+)
+
+benchmark_jobs = Table(
+    "benchmark_jobs",
+    metadata,
+    Column("job", Integer, primary_key=True),
+    Column("request", LargeBinary, nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("package_index", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+benchmark_job_devices = Table(
+    "benchmark_job_devices",
+    metadata,
+    Column("job", ForeignKey("benchmark_jobs.job"), primary_key=True),
+    Column("device", ForeignKey("devices.device"), primary_key=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("progress", LargeBinary, nullable=False),
+    Column("changed_at", Instant, nullable=False),
 )
 
 leases = Table(

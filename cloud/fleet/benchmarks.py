@@ -5,8 +5,8 @@
     results   the stored results, for operators
     forget    delete the results of a model, so that the next device measures again
 
-A device may measure only models of its own desired state, and only the device that holds the claim may store a result. The first
-result stays. A claim expires, because the device that holds it may be switched off.
+A device may measure only models of its own desired state or of an open benchmark job, and only the device that holds the claim
+may store a result. The first result stays, unless a job asks for another. A claim expires, because a device may be switched off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 from cloud.db.database import Counter, insert_or_ignore, raise_counter
 from cloud.db.schema import benchmarks
 from cloud.fleet import devices
+from cloud.fleet.benchmark_jobs import order_of
 from edgewright.contracts import signing, wire
+from edgewright.contracts.connection.benchmark_jobs import BenchmarkJobRequest
 from edgewright.contracts.connection.benchmarks import (
     BENCHMARK_TYPE,
     SHARED_BENCHMARK_TYPE,
@@ -39,9 +41,9 @@ def claim(connection: Connection, device: str, request: BenchmarkClaim, now: dat
     """Return the result on a basis, or decide that `device` measures, or that it waits; with `release` end its claim.
 
     Raises:
-        DeniedError: the device's desired state does not name the model.
+        DeniedError: neither the device's desired state nor an open job of it names the model.
     """
-    _check_is_desired(connection, device, request.model, now)
+    job = _permission(connection, device, request.model, request.job, now)
     if request.release:
         own = *_is(request.model, request.basis), benchmarks.c.device == device
         connection.execute(update(benchmarks).where(*own).values(claimed_until=now))
@@ -55,11 +57,14 @@ def claim(connection: Connection, device: str, request: BenchmarkClaim, now: dat
     }
     connection.execute(insert_or_ignore(connection, benchmarks).values(row))
     is_free = or_(benchmarks.c.device == device, benchmarks.c.claimed_until <= now)
-    taken = update(benchmarks).where(*_is(request.model, request.basis), benchmarks.c.shared.is_(None), is_free)
-    if connection.execute(taken.values(device=device, claimed_until=now + CLAIM)).rowcount == 1:
+    taken = update(benchmarks).where(*_is(request.model, request.basis), _is_due(request.job, job), is_free)
+    lasts = CLAIM if job is None else max(CLAIM, timedelta(seconds=job.budget_s))
+    if connection.execute(taken.values(device=device, claimed_until=now + lasts)).rowcount == 1:
         return BenchmarkAnswer(measure=True)
-    shared = connection.execute(select(benchmarks.c.shared).where(*_is(request.model, request.basis))).scalar_one()
-    if shared is None:
+    shared, of_job = connection.execute(
+        select(benchmarks.c.shared, benchmarks.c.job).where(*_is(request.model, request.basis))
+    ).one()
+    if shared is None or (request.job is not None and job is not None and job.again and (of_job or 0) < request.job):
         return BenchmarkAnswer()
     return BenchmarkAnswer(envelope=wire.decode(shared, signing.Envelope, what="the stored benchmark"))
 
@@ -83,14 +88,15 @@ def store(
     result = wire.decode(payload, BenchmarkResult, what=f"the benchmark of {device}")
     if result.device != device:
         raise DeniedError(f"a benchmark of device {device} must name that device, but it names {result.device}")
-    _check_is_desired(connection, device, result.model, now)
+    job = _permission(connection, device, result.model, result.job, now)
     values = {
         "result": payload,
         "envelope": wire.encode(envelope),
         "shared": signing.sign(payload, SHARED_BENCHMARK_TYPE, key),
         "fingerprint": result.fingerprint,
+        "job": result.job,
     }
-    is_claimed = benchmarks.c.device == device, benchmarks.c.shared.is_(None)
+    is_claimed = benchmarks.c.device == device, _is_due(result.job, job)
     stored = update(benchmarks).where(*_is(result.model, result.basis), *is_claimed)
     if connection.execute(stored.values(values)).rowcount != 1:
         raise ConflictError(
@@ -129,10 +135,28 @@ def _is(model: str, basis: str) -> tuple[ColumnElement[bool], ColumnElement[bool
     return benchmarks.c.model == model, benchmarks.c.basis == basis
 
 
-def _check_is_desired(connection: Connection, device: str, model: str, now: datetime) -> None:
+def _is_due(number: int | None, job: BenchmarkJobRequest | None) -> ColumnElement[bool]:
+    """Return the condition that a row has no result, or for a job that measures again: none of this job or a later one."""
+    if number is None or job is None or not job.again:
+        return benchmarks.c.shared.is_(None)
+    return or_(benchmarks.c.shared.is_(None), benchmarks.c.job.is_(None), benchmarks.c.job < number)
+
+
+def _permission(connection: Connection, device: str, model: str, number: int | None, now: datetime) -> BenchmarkJobRequest | None:
+    """Return the open job that permits the device to measure a model; None if its desired state does.
+
+    Raises:
+        DeniedError: neither does.
+    """
+    if number is not None:
+        job = order_of(connection, device, number, model)
+        if job is None:
+            raise DeniedError(f"job {number} must be an open benchmark job of {device} for {model}, but it is not")
+        return job
     desired = devices.record(connection, device, now).desired
     if desired is None or all(each.model != model for each in desired.every_workload):
         raise DeniedError(f"the desired state of {device} must name {model} before its benchmarks are shared, but it does not")
+    return None
 
 
 def _verified(certificate: x509.Certificate, envelope: signing.Envelope) -> bytes:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Select, func, select, update
 
 from cloud.db.database import Counter, insert_or_ignore, raise_counter
 from cloud.db.schema import devices, telemetry
+from cloud.fleet.benchmark_jobs import call_for
 from cloud.fleet.devices import is_revoked, mark_seen
 from cloud.fleet.twins import MAX_SEQUENCE, check_sender
 from edgewright.contracts.messages import Measurement, StoredMeasurement, TelemetryAck, TelemetryBatch, TelemetryQueue
@@ -61,7 +62,8 @@ def store(connection: Connection, device: str, batch: TelemetryBatch, now: datet
     connection.execute(update(devices).where(devices.c.device == device).values(telemetry_count=total))
     if new_rows:
         raise_counter(connection, Counter.CHANGES)
-    return TelemetryAck(queue_id=batch.queue_id, sequence=batch.measurements[-1].sequence)
+    benchmark = call_for(connection, device)
+    return TelemetryAck(queue_id=batch.queue_id, sequence=batch.measurements[-1].sequence, benchmark=benchmark)
 
 
 def find(connection: Connection, query: Query) -> list[StoredMeasurement]:

@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from cloud.auth import Access
 from cloud.db.database import Counter
-from cloud.fleet import benchmarks, devices, telemetry, twins
+from cloud.fleet import benchmark_jobs, benchmarks, devices, telemetry, twins
 from cloud.http.endpoint import Call, Endpoint
+from edgewright.contracts.connection.benchmark_jobs import BenchmarkOrder, BenchmarkProgress
 from edgewright.contracts.connection.benchmarks import BenchmarkAnswer, BenchmarkClaim
 from edgewright.contracts.messages import ReportedState, TelemetryAck, TelemetryBatch
 from edgewright.contracts.signing import Envelope
@@ -57,6 +58,18 @@ def store_benchmark(call: Call) -> None:
     assert certificate is not None, "a device authenticates with a certificate"
     with call.cloud.database.transaction() as connection:
         benchmarks.store(connection, key, call.caller.device, certificate, call.body, call.now)
+
+
+def start_benchmark_job(call: Call) -> BenchmarkOrder:
+    """Return the content of the device's job."""
+    with call.cloud.database.transaction() as connection:
+        return benchmark_jobs.start(connection, call.caller.device, call.path_number("job"), call.now)
+
+
+def report_benchmark_job(call: Call) -> None:
+    """Store the progress of the device with its job."""
+    with call.cloud.database.transaction() as connection:
+        benchmark_jobs.progress(connection, call.caller.device, call.path_number("job"), call.body, call.now)
 
 
 def _mark_seen(call: Call) -> None:
@@ -115,6 +128,23 @@ ENDPOINTS = (
         summary="Store the benchmark of a device, a `BenchmarkResult` signed by its key, for devices with the same machine.",
         handler=store_benchmark,
         request_type=Envelope,
+        status=204,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/device/benchmark-jobs/{job}/start",
+        access=Access.DEVICE,
+        summary="The content of the device's benchmark job, which an acknowledgement of telemetry names.",
+        handler=start_benchmark_job,
+        response_type=BenchmarkOrder,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/device/benchmark-jobs/{job}/progress",
+        access=Access.DEVICE,
+        summary="Report that the device waits for another one, has finished its benchmark job, or has failed.",
+        handler=report_benchmark_job,
+        request_type=BenchmarkProgress,
         status=204,
     ),
 )

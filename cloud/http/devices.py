@@ -5,7 +5,8 @@ from __future__ import annotations
 from cloud.auth import Access
 from cloud.fleet import benchmarks, devices
 from cloud.http.endpoint import Call, Endpoint
-from cloud.rollouts import operations
+from cloud.rollouts import benchmark_jobs, operations
+from edgewright.contracts.connection.benchmark_jobs import BenchmarkJobRecord, BenchmarkJobRequest
 from edgewright.contracts.connection.benchmarks import BenchmarkResult
 from edgewright.contracts.messages import DeviceRecord
 
@@ -56,6 +57,24 @@ def forget_benchmarks(call: Call) -> list[BenchmarkResult]:
     """Delete the shared benchmarks of a model."""
     with call.cloud.database.transaction() as connection:
         return benchmarks.forget(connection, call.path("model"))
+
+
+def create_benchmark_job(call: Call) -> BenchmarkJobRecord:
+    """Let devices measure a model version."""
+    with call.cloud.database.transaction() as connection:
+        return benchmark_jobs.create(connection, call.cloud.blobs, call.body, call.now)
+
+
+def show_benchmark_job(call: Call) -> BenchmarkJobRecord:
+    """Return one benchmark job."""
+    with call.cloud.database.reading() as connection:
+        return benchmark_jobs.record(connection, call.path_number("job"), call.now)
+
+
+def cancel_benchmark_job(call: Call) -> BenchmarkJobRecord:
+    """Cancel a benchmark job."""
+    with call.cloud.database.transaction() as connection:
+        return benchmark_jobs.cancel(connection, call.path_number("job"), call.now)
 
 
 ENDPOINTS = (
@@ -116,5 +135,31 @@ ENDPOINTS = (
         summary="Delete the shared benchmarks of a model, so that the next device measures again; returns the deleted ones.",
         handler=forget_benchmarks,
         response_type=list[BenchmarkResult],
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/benchmark-jobs",
+        access=Access.OPERATOR,
+        summary="Let devices measure the variants of a model version.",
+        handler=create_benchmark_job,
+        request_type=BenchmarkJobRequest,
+        response_type=BenchmarkJobRecord,
+        status=201,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/benchmark-jobs/{job}",
+        access=Access.OPERATOR,
+        summary="One benchmark job with its devices and their results.",
+        handler=show_benchmark_job,
+        response_type=BenchmarkJobRecord,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/benchmark-jobs/{job}/cancel",
+        access=Access.OPERATOR,
+        summary="Cancel a benchmark job on the devices that have not finished it.",
+        handler=cancel_benchmark_job,
+        response_type=BenchmarkJobRecord,
     ),
 )

@@ -26,7 +26,7 @@ from cloud.context import Cloud
 from cloud.registry.blobs import OutOfOrderError
 from edgewright.contracts import wire
 from edgewright.contracts.connection.http_errors import body_of, status_of
-from edgewright.errors import BadInputError, EdgewrightError
+from edgewright.errors import BadInputError, EdgewrightError, NotFoundError
 
 MAX_BODY_BYTES = 8 << 20
 MAX_ANONYMOUS_BODY_BYTES = 64 << 10
@@ -54,6 +54,17 @@ class Call:
     def path(self, name: str) -> str:
         """Return a path parameter."""
         return str(self.request.path_params[name])
+
+    def path_number(self, name: str) -> int:
+        """Return the number of a rollout or a job in the path.
+
+        Raises:
+            NotFoundError: it is not a number.
+        """
+        text = self.path(name)
+        if not (text.isascii() and text.isdigit() and len(text) <= 9):
+            raise NotFoundError(f"a {name} must be given by its number, not {text[:64]!r}")
+        return int(text)
 
     def text(self, name: str) -> str | None:
         """Return a query parameter, or None if it is absent or empty."""

@@ -8,7 +8,6 @@ from cloud.rollouts import failures, operations
 from cloud.rollouts.store import all_rollouts, one_rollout
 from edgewright.contracts.messages import RolloutRecord, RolloutRequest
 from edgewright.contracts.models.known_failures import ForgiveRequest, KnownFailure
-from edgewright.errors import NotFoundError
 
 
 def create_rollout(call: Call) -> RolloutRecord:
@@ -26,40 +25,31 @@ def list_rollouts(call: Call) -> list[RolloutRecord]:
 def show_rollout(call: Call) -> RolloutRecord:
     """Return one rollout."""
     with call.cloud.database.reading() as connection:
-        return one_rollout(connection, _number(call)).record()
+        return one_rollout(connection, call.path_number("rollout")).record()
 
 
 def pause_rollout(call: Call) -> RolloutRecord:
     """Stop offering the version to further devices."""
     with call.cloud.database.transaction() as connection:
-        return operations.pause(connection, _number(call), call.now).record()
+        return operations.pause(connection, call.path_number("rollout"), call.now).record()
 
 
 def resume_rollout(call: Call) -> RolloutRecord:
     """Continue a paused rollout."""
     with call.cloud.database.transaction() as connection:
-        return operations.resume(connection, _number(call), call.now).record()
+        return operations.resume(connection, call.path_number("rollout"), call.now).record()
 
 
 def abort_rollout(call: Call) -> RolloutRecord:
     """End a rollout."""
     with call.cloud.database.transaction() as connection:
-        return operations.abort(connection, call.cloud.state.signing_key, _number(call), call.now).record()
+        return operations.abort(connection, call.cloud.state.signing_key, call.path_number("rollout"), call.now).record()
 
 
 def forgive_version(call: Call) -> list[KnownFailure]:
     """Remove the known failures of a version."""
     with call.cloud.database.transaction() as connection:
         return failures.forgive(connection, call.body)
-
-
-def _number(call: Call) -> int:
-    text = call.path("rollout")
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise NotFoundError(
-            f"a rollout must be given by its number, not {text[:64]!r}; 'edgewright rollouts list' shows the numbers"
-        )
-    return int(text)
 
 
 ENDPOINTS = (

@@ -40,7 +40,7 @@ def create(connection: Connection, request: RolloutRequest, now: datetime) -> St
     version = models.find_version(connection, request.model, request.version)
     if not version.variants:
         raise ConflictError(f"{version.model}:{version.version} must hold a package, but only source files are registered")
-    selected = _select(connection, request, now)
+    selected = select_devices(connection, request.devices, request.labels, now)
     _check_free(connection, selected, request.workload_name)
     if not request.devices:  # an operator who names a device asks for another attempt
         _check_no_known_failure(connection, version, selected)
@@ -100,21 +100,22 @@ def _switch(connection: Connection, number: int, state: RolloutState, reason: st
     return one_rollout(connection, number)
 
 
-def _select(connection: Connection, request: RolloutRequest, now: datetime) -> list[DeviceRecord]:
-    """Return the devices named in the request, else those with its labels, else all.
+def select_devices(connection: Connection, names: Sequence[str], labels: Mapping[str, str], now: datetime) -> list[DeviceRecord]:
+    """Return the named devices, else those with the labels, else all, without revoked ones.
 
-    A revoked device raises an error only if it is named.
+    Raises:
+        NotFoundError: a named device is unknown.
+        ConflictError: a named device is revoked.
     """
     records = {each.device: each for each in devices.records(connection, now)}
-    if not request.devices:
-        labels = request.labels.items()
-        return [each for each in records.values() if labels <= each.labels.items() and not each.revoked]
-    for name in request.devices:
+    if not names:
+        return [each for each in records.values() if labels.items() <= each.labels.items() and not each.revoked]
+    for name in names:
         if name not in records:
             raise NotFoundError(f"no device is called {name[:64]!r}{nearest(name, records)}")
         if records[name].revoked:
             raise ConflictError(f"device {name} must be enrolled, but it was revoked: leave it out, or enrol it again")
-    return [records[name] for name in request.devices]
+    return [records[name] for name in names]
 
 
 def _check_free(connection: Connection, selected: Sequence[DeviceRecord], workload: str) -> None:

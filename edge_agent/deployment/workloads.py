@@ -62,7 +62,9 @@ class Workloads:
         self._imported: dict[str, DesiredState] = {}
         """Imported states of workloads that do not run yet."""
         self.loading = asyncio.Lock()
-        """Held while a workload loads a new version."""
+        """Held while a workload loads a new version, or while a benchmark job runs."""
+        self.keeps_files = False
+        """True while a benchmark job needs files that no link reaches."""
 
     def __iter__(self) -> Iterator[Workload]:
         """Iterate over the workloads, sorted by name."""
@@ -235,8 +237,8 @@ class Others:
         return self._workloads.loading
 
     def may_collect(self) -> bool:
-        """Return False while another workload needs files that no link reaches yet."""
-        return self._workloads.are_settled
+        """Return False while another workload or a benchmark job needs files that no link reaches yet."""
+        return self._workloads.are_settled and not self._workloads.keeps_files
 
     def memory(self) -> list[Use]:
         """Return the memory of the other workloads' runners."""

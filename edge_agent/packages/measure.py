@@ -67,15 +67,15 @@ def choose_by_measuring(
         shared = SharedTimes(store.root, wait_s=_WAIT_SHARE * request.desired.device_timeout_s)
         times = shared.find(claim, {variant.config.variant for variant in variants})
         if times is not None:
-            _store_times(store, times)
+            store_times(store, times)
     if times is None:
         benchmark = partial(find_fastest, threads=request.threads, backends=backends, ignore_cache=True)
         try:
-            fastest = _measure(variants, registry, store, benchmark)
-        except _NotMeasuredError as error:
+            fastest = measure_all(variants, registry, store, benchmark)
+        except NotMeasuredError as error:
             shared.release(claim)
             return unmeasured(by_profile, package, str(error))
-        times = _store_times(store, _times(request.desired, basis, fastest))
+        times = store_times(store, times_of(request.desired, basis, fastest))
         shared.offer(claim, times)
     return choose_fastest(package, by_profile, times, request.desired.version)
 
@@ -98,16 +98,21 @@ def basis_of(variants: Sequence[PackagedVariant], backends: Sequence[Backend], t
     return wire.digest_of(wire.encode(basis))
 
 
-class _NotMeasuredError(Exception):
+class NotMeasuredError(Exception):
     """The variants cannot be measured; the text is the reason."""
 
 
-def _measure(
+def measure_all(
     variants: Sequence[PackagedVariant],
     registry: PackageSource,
     store: Store,
     benchmark: Callable[[list[VariantDirectory]], Fastest],
 ) -> Fastest:
+    """Pull all variants and benchmark them.
+
+    Raises:
+        NotMeasuredError: none of them can be measured.
+    """
     failures = _pull_all(variants, registry, store)
     files = {each.config.variant: files_of(each) for each in variants if each.config.variant not in failures}
     try:
@@ -115,7 +120,7 @@ def _measure(
             failpoint("measure.after_layout")
             fastest = benchmark([VariantDirectory.open(folder / name) for name in files])
     except EdgewrightError as error:
-        raise _NotMeasuredError(_without_folder(str(error), store)) from error
+        raise NotMeasuredError(_without_folder(str(error), store)) from error
     failures |= {name: _without_folder(reason, store) for name, reason in fastest.failures.items()}
     return replace(fastest, failures=failures)
 
@@ -139,13 +144,14 @@ def _pull_all(variants: Sequence[PackagedVariant], registry: PackageSource, stor
     except StorageFullError as error:
         kept = {layer.digest for layer in variants[0].layers.values()}
         store.remove_blobs({layer.digest for other in variants[1:] for layer in other.layers.values()} - kept)
-        raise _NotMeasuredError(f"the disk has no space for the {needed} bytes of all variants that fit") from error
+        raise NotMeasuredError(f"the disk has no space for the {needed} bytes of all variants that fit") from error
     if len(failures) == len(variants):
-        raise _NotMeasuredError("; ".join(failures.values()))
+        raise NotMeasuredError("; ".join(failures.values()))
     return failures
 
 
-def _times(desired: DesiredState, basis: Digest, fastest: Fastest) -> VariantTimes:
+def times_of(desired: DesiredState, basis: Digest, fastest: Fastest) -> VariantTimes:
+    """Return the results of a benchmark as the record of this device."""
     return VariantTimes(
         model=desired.model,
         version=desired.version,
@@ -157,7 +163,8 @@ def _times(desired: DesiredState, basis: Digest, fastest: Fastest) -> VariantTim
     )
 
 
-def _store_times(store: Store, times: VariantTimes) -> VariantTimes:
+def store_times(store: Store, times: VariantTimes) -> VariantTimes:
+    """Store the record, if there is space, and return it."""
     failpoint("measure.before_record")
     with suppress(StorageFullError):  # without the record, the next version is measured again
         variant_times.store(store.root, times)

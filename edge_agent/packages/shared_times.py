@@ -1,5 +1,6 @@
 """Share a benchmark with the devices that have the same machine, inside the worker that fetches.
 
+    ask     for a benchmark job: the result of another device, the right to measure, or neither
     find    ask the cloud: it returns the result of another device, lets this one measure, or lets it wait for the one that does
     offer   sign this device's result with its own key and send it
 
@@ -55,6 +56,18 @@ class SharedTimes:
         self._wait_s = min(wait_s, MAX_WAIT_S)
         self._sleep = sleep
 
+    def ask(self, claim: BenchmarkClaim, variants: Set[str]) -> tuple[VariantTimes | None, bool]:
+        """Return the times that the cloud has, or None and True if this device must measure.
+
+        Raises:
+            SignatureError: the device's own cloud did not sign the times, or they are of something else.
+            UnreachableError: the cloud does not answer.
+            DeniedError: the device may not measure the model.
+        """
+        answer = self._ask(claim)
+        times = None if answer.envelope is None else self._times(wire.encode(answer.envelope), claim, variants)
+        return times, answer.measure
+
     def find(self, claim: BenchmarkClaim, variants: Set[str]) -> VariantTimes | None:
         """Return the times that another device measured; None if this one must measure."""
         ends_at_s = time.monotonic() + self._wait_s
@@ -72,6 +85,19 @@ class SharedTimes:
 
     def offer(self, claim: BenchmarkClaim, times: VariantTimes) -> None:
         """Sign and send times that this device has measured; a failure is logged only, because the times count here."""
+        try:
+            self.send(claim, times)
+        except EdgewrightError as error:
+            _log.info("benchmark not shared model=%s reason=%r", claim.model, str(error))
+
+    def send(self, claim: BenchmarkClaim, times: VariantTimes) -> None:
+        """Sign and send times that this device has measured.
+
+        Raises:
+            OperationError: the device's key is missing or damaged.
+            ConflictError: the device does not hold the claim.
+            UnreachableError: the cloud does not answer.
+        """
         result = BenchmarkResult(
             device=self._identity.device,
             model=claim.model,
@@ -82,14 +108,12 @@ class SharedTimes:
             fastest=times.fastest,
             median_ms=times.median_ms,
             failures={variant: reason[:_MAX_REASON] for variant, reason in times.failures.items()},
+            job=claim.job,
         )
-        try:
-            key = read_key(self._identity.credentials)
-            if key is None:
-                raise OperationError(f"{self._identity.key} must be the device's key, but it is missing or damaged")
-            self._send("/v1/device/benchmarks", sign(wire.encode(result), BENCHMARK_TYPE, key))
-        except EdgewrightError as error:
-            _log.info("benchmark not shared model=%s reason=%r", claim.model, str(error))
+        key = read_key(self._identity.credentials)
+        if key is None:
+            raise OperationError(f"{self._identity.key} must be the device's key, but it is missing or damaged")
+        self._send("/v1/device/benchmarks", sign(wire.encode(result), BENCHMARK_TYPE, key))
 
     def release(self, claim: BenchmarkClaim) -> None:
         """Give the claim back, because this device could not measure; a failure is logged only, because a claim expires."""

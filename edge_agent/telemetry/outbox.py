@@ -12,14 +12,14 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from edge_agent.storage.database import connect, set_aside, transaction
 from edgewright.contracts import wire
-from edgewright.contracts.messages import Measurement, TelemetryAck, TelemetryBatch
+from edgewright.contracts.messages import BenchmarkCall, Measurement, TelemetryAck, TelemetryBatch
 from edgewright.errors import EdgewrightError
 
 _log = logging.getLogger(__name__)
@@ -140,16 +140,19 @@ class Outbox:
 
 
 class Acknowledgements:
-    """Receiver of the cloud's acknowledgements, and the event that a delivery waits for."""
+    """Receiver of the cloud's acknowledgements, which may name a benchmark job, and the event that a delivery waits for."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, called: Callable[[BenchmarkCall | None], None] = lambda _call: None) -> None:
         self._outbox = outbox
+        self._called = called
         self._received = asyncio.Event()
 
     def receive(self, raw: bytes) -> None:
         """Apply an acknowledgement to the outbox; log and ignore one that cannot be decoded or stored."""
         try:
-            self._outbox.acknowledge(wire.decode(raw, TelemetryAck, what="the telemetry acknowledgement"))
+            ack = wire.decode(raw, TelemetryAck, what="the telemetry acknowledgement")
+            self._outbox.acknowledge(ack)
+            self._called(ack.benchmark)
         except EdgewrightError as error:
             _log.warning("ignored acknowledgement reason=%r", str(error))
         self._received.set()

@@ -50,6 +50,18 @@ class RenewRequest:
     credentials: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkRequest:
+    """A benchmark job to work on, or to report as failed."""
+
+    state_directory: str
+    job: int
+    failure: str = ""
+    """Reason why an earlier worker failed; empty to work on the job."""
+    backend: str = "auto"
+    threads: int | None = None
+
+
 class PulledBytes:
     """Count of the bytes pulled for one desired state, kept across kills in a file that is rewritten in place."""
 

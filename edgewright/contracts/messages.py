@@ -6,6 +6,7 @@ Instants are aware UTC. A reader ignores unknown fields, so that either side can
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -241,11 +242,26 @@ class TelemetryBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkCall:
+    """An open benchmark job of a device, which asks for its content over HTTPS; see `connection/benchmark_jobs.py`."""
+
+    job: int
+    budget_s: float
+    """Longest time in which the device pulls and measures."""
+
+    def __post_init__(self) -> None:
+        if self.job < 1 or not 0 < self.budget_s < math.inf:
+            raise MessageError(f"a benchmark job must have a number from 1 and over 0 s, not {self.job} and {self.budget_s:g} s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryAck:
     """Acknowledgement that all measurements up to and including `sequence` are stored; the device may delete them."""
 
     queue_id: str
     sequence: int
+    benchmark: BenchmarkCall | None = None
+    """Benchmark job for the device; None ends one that it works on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Self
 from urllib.parse import quote
 
 from edgewright.contracts import wire
+from edgewright.contracts.connection.benchmark_jobs import BenchmarkJobRecord, BenchmarkJobRequest
 from edgewright.contracts.connection.benchmarks import BenchmarkResult
 from edgewright.contracts.connection.enrolment import IssuedToken, TokenRequest
 from edgewright.contracts.messages import (
@@ -220,6 +221,31 @@ class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
     def forget_benchmarks(self, model: str) -> tuple[BenchmarkResult, ...]:
         """Delete the shared benchmarks of a model and return them; raise `NotFoundError` if there are none."""
         return self._send("DELETE", f"/v1/benchmarks/{quote(model, safe='')}", tuple[BenchmarkResult, ...])
+
+    def create_benchmark_job(self, request: BenchmarkJobRequest) -> BenchmarkJobRecord:
+        """Let devices measure a model version; the cloud continues the job without the client."""
+        return self._send("POST", "/v1/benchmark-jobs", BenchmarkJobRecord, request)
+
+    def benchmark_job(self, number: int) -> BenchmarkJobRecord:
+        """Return one benchmark job."""
+        return self._get(f"/v1/benchmark-jobs/{number}", BenchmarkJobRecord)
+
+    def cancel_benchmark_job(self, number: int) -> BenchmarkJobRecord:
+        """Cancel a benchmark job on the devices that have not finished it."""
+        return self._send("POST", f"/v1/benchmark-jobs/{number}/cancel", BenchmarkJobRecord)
+
+    def watch_benchmark_job(self, number: int) -> Iterator[BenchmarkJobRecord]:
+        """Yield a benchmark job after every change until no device that is online has to measure."""
+        number_of_changes = self.changes(after=0, wait_s=0)
+        last = None
+        while True:
+            record = self.benchmark_job(number)
+            if record != last:
+                yield record
+            if record.only_waits_for_offline:
+                return
+            last = record
+            number_of_changes = self.changes(after=number_of_changes, wait_s=25)
 
     def telemetry(
         self, *, device: str | None = None, name: str | None = None, since: datetime | None = None, limit: int = 1000

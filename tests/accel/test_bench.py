@@ -175,9 +175,18 @@ def test_variants_that_do_not_run_here_are_skipped_with_the_reason(build: BuildD
     assert "skipped board: no backend can run variant board on this machine" in result.stderr
 
 
+def test_a_variant_that_cannot_be_loaded_is_skipped_with_the_reason_and_the_others_are_measured(build: BuildDirectory) -> None:
+    build.variant("fp32").file(LayerKind.GRAPH).write_bytes(b"\x00" * 100)
+    result = bench(build.path, "--runs", 2, "--threads", 1, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert [each["variant"] for each in answer["results"]] == ["small"]
+    assert "graph.onnx is not an ONNX graph that onnxruntime can load" in answer["skipped"]["fp32"]
+
+
 def test_a_corrupt_graph_is_one_line_and_exit_code_2(build: BuildDirectory) -> None:
     build.variant("fp32").file(LayerKind.GRAPH).write_bytes(b"\x00" * 100)
-    result = bench(build.path)
+    result = bench(build.path, "--variant", "fp32")
     assert result.exit_code == 2
     assert "graph.onnx is not an ONNX graph that onnxruntime can load" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import numpy as np
 import onnx
 import pytest
 
-from accel.backends.choose import explain, load_session
+from accel.backends.choose import explain, find_fastest, load_session
+from accel.backends.npu_board import Npu, NpuOnBoard
+from accel.npu.machines.simulated_board import simulated_board
 from accel.npu.profile import find_profile
 from benchmarks.networks.npu_networks import INPUT, Float, reference
 from edgewright.compiling import compile_variant
 from edgewright.contracts.build_directory import BuildDirectory
 from edgewright.contracts.variant import LayerKind, VariantDirectory
-from edgewright.errors import ModelError, SamplesError
+from edgewright.errors import ModelError, OperationError, SamplesError
 from tests.support.npu_builds import make_npu_build
 
 
@@ -58,6 +61,30 @@ def test_the_description_names_the_functional_model_without_a_board(variant: Var
 
 def test_auto_takes_it_for_a_compiled_variant_without_a_benchmark(variant: VariantDirectory) -> None:
     assert explain(variant).chosen == "npu"
+
+
+def test_a_benchmark_on_the_board_refuses_the_functional_model(
+    variant: VariantDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accel.npu.machines.failover.MORE_PROBES_S", 0.1)
+    with pytest.raises(OperationError, match="a benchmark must have a free board, but there is only the functional model"):
+        NpuOnBoard().load(variant, threads=1)
+
+
+def test_a_benchmark_on_the_board_takes_the_boards_time(
+    variant: VariantDirectory, require: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("verilator")
+    with simulated_board(find_profile("npu-sim-4")) as device:
+        monkeypatch.setenv("EDGEWRIGHT_NPU_DEVICE", device)
+        session = NpuOnBoard().load(variant, threads=1)
+        described = session.describe()["featurizer"]
+        session.close()
+        simulated_ms = find_fastest([variant], threads=1, backends=[NpuOnBoard()], ignore_cache=True).best_ms["npu-sim-4"]
+    monkeypatch.setenv("EDGEWRIGHT_NPU_DEVICE", "none")
+    model_ms = find_fastest([variant], threads=1, backends=[Npu()], ignore_cache=True).best_ms["npu-sim-4"]
+    assert described == f"board npu-sim-4 at {device}"
+    assert simulated_ms > model_ms, "the simulated board computes each cycle, so it is slower than the functional model"
 
 
 def test_an_input_that_does_not_fit_has_the_common_message(variant: VariantDirectory) -> None:

@@ -29,6 +29,8 @@ FOR_DEVICES = {("GET", "/v1/device/desired"), ("POST", "/v1/device/reported"), (
     ("POST", "/v1/device/certificate"),
     ("POST", "/v1/device/benchmarks"),
     ("POST", "/v1/device/benchmarks/claim"),
+    ("POST", "/v1/device/benchmark-jobs/{job}/start"),
+    ("POST", "/v1/device/benchmark-jobs/{job}/progress"),
 }
 ROUTES = [(endpoint.method, endpoint.path) for endpoint in ENDPOINTS]
 

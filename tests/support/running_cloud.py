@@ -107,11 +107,11 @@ class RunningCloud:
     def secret(self, **request: Any) -> str:
         return parse_token(self.operator().post("/v1/tokens", request).json()["token"]).secret
 
-    def enrol(self, name: str, folder: Path, **token: Any) -> EnrolledDevice:
+    def enrol(self, name: str, folder: Path, *, profile: str = "generic-x86-64", **token: Any) -> EnrolledDevice:
         """Enrol a device whose files go to `folder`."""
         key_file, certificate_file = folder / f"{name}.key", folder / f"{name}.pem"
         csr = make_csr(key_file, common_name="whatever")
-        body = {"secret": self.secret(**token), "device": name, "csr_pem": csr, "profile": "generic-x86-64"}
+        body = {"secret": self.secret(**token), "device": name, "csr_pem": csr, "profile": profile}
         answer = self.anonymous().post("/v1/enrol", body)
         assert answer.status == 201, answer.body
         certificate_file.write_text(answer.json()["certificate_pem"])

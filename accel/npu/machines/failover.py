@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from accel.npu import isa
@@ -29,6 +30,8 @@ PROBE_S = 1.0
 FIRST_PROBE_S = 3.0
 """Time that the constructor waits for the first probe, so that an attached board runs the first request; a longer upload
 continues in the background."""
+MORE_PROBES_S = 5.0
+"""Time for which `wait_for_board` waits after an unsuccessful first probe."""
 ANSWER_S = 0.25
 """Time limit for a response of the board; a request waits eight times as long before the functional model takes over."""
 HANGS_AFTER_S = 10.0
@@ -92,6 +95,14 @@ class Failover:
                     self._drop_board(error)
             self.runs_on_model += 1
         return self._model.execute(inputs, outputs)
+
+    def wait_for_board(self, limit_s: float) -> bool:
+        """Wait for the first probe, which may upload for minutes, and for some more; return True if a board is attached."""
+        self._has_probed.wait(limit_s)
+        ends_at_s = time.monotonic() + MORE_PROBES_S
+        while self._board is None and time.monotonic() < ends_at_s:
+            time.sleep(0.05)
+        return self._board is not None
 
     def describe(self) -> str:
         """Return a description of the machine in use; without a board it includes the reason."""

@@ -34,6 +34,8 @@ class BenchmarkClaim:
     """Machine of the device, for display."""
     release: bool = False
     """True to give the claim back, because the device could not measure."""
+    job: int | None = None
+    """Benchmark job that asks for the result; None if the device measures to choose a variant."""
 
     def __post_init__(self) -> None:
         check_name(self.model, "model")
@@ -67,6 +69,8 @@ class BenchmarkResult:
     median_ms: dict[str, float]
     failures: dict[str, str]
     """Reasons why other fitting variants have no time."""
+    job: int | None = None
+    """Benchmark job that asked for the result."""
 
     def __post_init__(self) -> None:
         check_name(self.device, "device")

@@ -159,7 +159,7 @@ def test_an_operator_deletes_results_so_that_the_next_device_measures(cloud: Run
 
 
 def test_of_devices_that_claim_at_once_one_measures(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarks, "_check_is_desired", lambda *_: None)
+    monkeypatch.setattr(benchmarks, "_permission", lambda *_: None)
     database = Database.open(database_url)
     request = BenchmarkClaim(model="raced", basis=wire.digest_of(b"basis"), fingerprint=MACHINE)
 
