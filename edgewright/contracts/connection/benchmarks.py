@@ -20,6 +20,7 @@ SHARED_BENCHMARK_TYPE = "application/vnd.edgewright.shared-benchmark.v1+json"
 """Payload type of a result that the cloud signed."""
 MAX_FINGERPRINT = 255
 MAX_VARIANTS = 64
+MAX_JOB = 999_999_999
 _MAX_MS = 1e9
 
 
@@ -42,6 +43,8 @@ class BenchmarkClaim:
         check_digest(self.basis)
         if not 0 < len(self.fingerprint) <= MAX_FINGERPRINT:
             raise MessageError(f"fingerprint must have 1 to {MAX_FINGERPRINT} characters, not {len(self.fingerprint)}")
+        if self.job is not None and not 0 < self.job <= MAX_JOB:
+            raise MessageError(f"job must be a number from 1 to {MAX_JOB}, not {self.job}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,7 @@ class BenchmarkResult:
 
     def __post_init__(self) -> None:
         check_name(self.device, "device")
-        BenchmarkClaim(model=self.model, basis=self.basis, fingerprint=self.fingerprint)
+        BenchmarkClaim(model=self.model, basis=self.basis, fingerprint=self.fingerprint, job=self.job)
         check_instant(self.measured_at, "measured_at")
         if self.version < 1 or len(self.median_ms) + len(self.failures) > MAX_VARIANTS:
             raise MessageError(

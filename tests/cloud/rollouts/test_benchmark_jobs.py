@@ -70,6 +70,7 @@ def test_results_and_reports_without_an_open_job_or_by_another_device_change_not
     assert other.called() is None
     assert other.claim("secure", job).status == 403, "the job is not for this device"
     assert member.claim("many", job).status == 403, "the job is of another model"
+    assert member.claim("secure", 2**70).status == 400, "no database holds such a number"
     assert other.post(f"benchmark-jobs/{job}/start", {}).status == 409
     assert other.progress(job, state="failed", reason="lie").status == 409
     assert member.claim("secure", job).json()["measure"] is True
