@@ -38,7 +38,7 @@ COMMANDS: dict[str, Lazy] = {
     "compile": Lazy("edgewright.commands.compile:command", "Compile a quantized variant for an NPU.", "quantize"),
     "evaluate": Lazy("accel.evaluate_cli:command", "Measure accuracy, agreement and latency of variants.", None),
     "report": Lazy("quantize.report.cli:command", "Write one page on all variants: accuracy, size, latency, SQNR.", "quantize"),
-    "bench": Lazy("edgewright.commands.bench:command", "Measure latency, throughput and memory, here or on devices.", None),
+    "bench": Lazy("edgewright.commands.fleet.bench:command", "Measure latency, throughput and memory, here or on devices.", None),
     "npu": Lazy("accel.npu.cli:group", "Compile for, simulate and cost the FPGA NPU.", "quantize"),
     "packages": Lazy("edgewright.commands.packages:group", "Build, sign, inspect, verify and move packages.", None),
     "export": Lazy(

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, select, update
 from cloud.db.database import Counter, raise_counter
 from cloud.db.schema import benchmark_job_devices, benchmark_jobs, benchmarks, rollout_devices, rollouts
 from edgewright.contracts import wire
+from edgewright.contracts.connection.benchmark_call import BenchmarkCall
 from edgewright.contracts.connection.benchmark_jobs import (
     OPEN_STATES,
     BenchmarkJobRequest,
@@ -25,7 +26,7 @@ from edgewright.contracts.connection.benchmark_jobs import (
     BenchmarkProgress,
     JobState,
 )
-from edgewright.contracts.messages import BenchmarkCall, RolloutState
+from edgewright.contracts.messages import RolloutState
 from edgewright.contracts.oci import Descriptor
 from edgewright.errors import ConflictError
 

@@ -18,7 +18,7 @@ from edge_agent.deployment.workloads import Workloads
 from edge_agent.settings import Settings
 from edge_agent.workers.requests import BenchmarkRequest
 from edge_agent.workers.worker import Failure, WorkerResult, run_worker
-from edgewright.contracts.messages import BenchmarkCall
+from edgewright.contracts.connection.benchmark_call import BenchmarkCall
 
 _log = logging.getLogger(__name__)
 

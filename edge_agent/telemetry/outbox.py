@@ -19,7 +19,8 @@ from pathlib import Path
 
 from edge_agent.storage.database import connect, set_aside, transaction
 from edgewright.contracts import wire
-from edgewright.contracts.messages import BenchmarkCall, Measurement, TelemetryAck, TelemetryBatch
+from edgewright.contracts.connection.benchmark_call import BenchmarkCall
+from edgewright.contracts.messages import Measurement, TelemetryAck, TelemetryBatch
 from edgewright.errors import EdgewrightError
 
 _log = logging.getLogger(__name__)

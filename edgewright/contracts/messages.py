@@ -6,10 +6,10 @@ Instants are aware UTC. A reader ignores unknown fields, so that either side can
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from edgewright.contracts.connection.benchmark_call import BenchmarkCall
 from edgewright.contracts.models.registration import Registration, SourceFile
 from edgewright.contracts.names import check_digest, check_instant, check_name
 from edgewright.contracts.oci import Descriptor
@@ -239,19 +239,6 @@ class TelemetryBatch:
     device: str
     queue_id: str
     measurements: tuple[Measurement, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkCall:
-    """An open benchmark job of a device, which asks for its content over HTTPS; see `connection/benchmark_jobs.py`."""
-
-    job: int
-    budget_s: float
-    """Longest time in which the device pulls and measures."""
-
-    def __post_init__(self) -> None:
-        if self.job < 1 or not 0 < self.budget_s < math.inf:
-            raise MessageError(f"a benchmark job must have a number from 1 and over 0 s, not {self.job} and {self.budget_s:g} s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
