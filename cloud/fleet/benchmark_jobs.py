@@ -76,7 +76,9 @@ def progress(connection: Connection, device: str, job: int, report: BenchmarkPro
         model = select(benchmark_jobs.c.model).where(benchmark_jobs.c.job == job).scalar_subquery()
         on_basis = benchmarks.c.model == model, benchmarks.c.basis == report.basis, benchmarks.c.result.is_not(None)
         if connection.execute(select(benchmarks.c.basis).where(*on_basis)).first() is None:
-            raise ConflictError(f"{device} must send its result before it finishes job {job}, but there is none on its basis")
+            raise ConflictError(
+                f"{device} must send its result before it finishes job {job}, but the cloud has no result on its basis"
+            )
     _change(connection, device, job, report.state, report, now)
     if report.state is JobState.FAILED:
         release_claims(connection, job, [device], now)

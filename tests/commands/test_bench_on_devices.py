@@ -55,7 +55,7 @@ def test_an_offline_device_waits_only_if_asked_and_a_canceled_job_stays_so(
     assert "device away must be online, but it is offline" in edgewright.refused("bench", "awaited:1", "--device", "away")
     job = edgewright.json("bench", "awaited:1", "--device", "away", "--no-wait")
     assert job["devices"][0]["reason"] == "offline: starts when the device connects"
-    assert edgewright.json("bench", "--job", job["job"])["devices"][0]["state"] == "waiting", "nobody online has to measure"
+    assert edgewright.json("bench", "--job", job["job"])["devices"][0]["state"] == "waiting", "no online device has to measure"
     assert edgewright.json("bench", "--cancel", job["job"])["devices"][0]["state"] == "canceled"
     assert "all of its devices have finished" in edgewright.refused("bench", "--cancel", job["job"])
 

@@ -45,7 +45,7 @@ class BenchmarkJobRequest:
 
     model: str
     version: int | None = None
-    """The newest version if it is None."""
+    """None for the newest version."""
     devices: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     budget_bytes: int | None = None

@@ -108,7 +108,7 @@ def test_a_device_in_a_rollout_is_refused_by_name_and_waits_in_a_group(
     ("request_", "status", "message"),
     [
         pytest.param({"model": "nothing"}, 404, "no model is called 'nothing'", id="unknown model"),
-        pytest.param({"model": "plain", "devices": ["nobody"]}, 404, "no device is called 'nobody'", id="unknown device"),
+        pytest.param({"model": "plain", "devices": ["missing"]}, 404, "no device is called 'missing'", id="unknown device"),
         pytest.param({"model": "plain", "labels": {"a": "b"}}, 400, "no device with a=b is enrolled", id="empty group"),
         pytest.param({"model": "plain", "devices": ["dark"]}, 409, "dark must be online, but it is offline", id="offline"),
         pytest.param({"model": "plain", "devices": ["board"]}, 400, "must have a variant for board", id="no fitting variant"),
