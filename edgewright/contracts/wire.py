@@ -8,6 +8,7 @@ bytes, never over a re-encoding.
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,21 @@ from edgewright.errors import EdgewrightError, MessageError
 T = TypeVar("T")
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
+_building = threading.Lock()
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+
+def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """Return the decoder of a type, which is built once.
+
+    The lock is needed: while msgspec 0.22 reads the fields of a dataclass, another thread that uses the same class for the first
+    time finds them half read, and the process ends by a segmentation fault.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        with _building:
+            decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+    return decoder
 
 
 def encode(value: Any) -> bytes:
@@ -37,7 +53,7 @@ def decode(raw: bytes | str, kind: type[T], *, what: str, error: type[Edgewright
         error: the JSON does not fit; the text names `what` and the path of the invalid field.
     """
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return _decoder(kind).decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as invalid:
         raise error(f"{what} cannot be read: {invalid}") from invalid
     except RecursionError as invalid:
@@ -48,6 +64,7 @@ def decode(raw: bytes | str, kind: type[T], *, what: str, error: type[Edgewright
 
 def convert(value: Any, kind: type[T], *, what: str, error: type[EdgewrightError] = MessageError) -> T:
     """Convert plain values (from TOML, for example) to `kind`; raise `error` naming `what` if they do not fit."""
+    _decoder(kind)
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, EdgewrightError) as invalid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -79,8 +80,9 @@ class Device:
         if self.process.stdout is None:
             return
         with self.process.stdout as stdout:
-            output = "".join(iter(stdout.readline, "}\n")) + "}"
-        self.url = json.loads(output)["scoring_url"]
+            lines = [*itertools.takewhile(lambda line: line != "}\n", stdout), "}"]
+        assert lines[0] == "{\n", f"the agent ended before it was ready: {self.log()}"
+        self.url = json.loads("".join(lines))["scoring_url"]
 
     def kill(self) -> None:
         """Kill the agent with SIGKILL."""
