@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -119,6 +120,74 @@ def test_an_address_that_is_no_host_is_one_line(address: str, port: int | None, 
     with pytest.raises(BadInputError) as caught:
         PredictionClient(address, port)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        pytest.param((b"", ("a",), 1), "input x: the shape must be whole numbers of 0 or more, not ['a']", id="shape of text"),
+        pytest.param((b"", (-1, 6), 1), "input x: the shape must be whole numbers of 0 or more, not [-1, 6]", id="negative size"),
+        pytest.param((b"", (1, 6), "float"), "input x: the type must be a number of TensorFlow's types.proto", id="type by name"),
+        pytest.param(("text", (1, 6), 1), "input x: the values must be bytes, not str", id="values of text"),
+    ],
+)
+def test_a_tensor_that_is_not_of_the_protocol_is_one_line(client: PredictionClient, tensor: Any, message: str) -> None:
+    with pytest.raises(SamplesError) as caught:
+        client.score_tensors({"x": tensor})
+    assert message in str(caught.value)
+
+
+def test_a_name_that_is_not_text_is_one_line(client: PredictionClient) -> None:
+    names: Any = {1: tiny_samples(1)}
+    with pytest.raises(SamplesError, match="the name of an input must be text, not 1"):
+        client.score_numpy_arrays(names)
+
+
+def test_a_service_that_ends_connections_is_not_taken_for_one_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The advice to leave TLS out would send the key in clear text."""
+    monkeypatch.setattr("edgewright.azureml.accel.client._FIRST_DELAY_S", 0.0)
+    with socket.create_server((HOST, 0)) as listening, ThreadPoolExecutor(1) as pool:
+
+        def end_connections() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listening.accept()[0].close()
+
+        pool.submit(end_connections)
+        try:
+            with pytest.raises(UnreachableError, match="must answer gRPC, but it does not"):
+                PredictionClient(HOST, listening.getsockname()[1], use_ssl=True).score_numpy_arrays({"x": tiny_samples(1)})
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_bad_input_of_one_thread_does_not_end_the_call_of_another() -> None:
+    is_slow_asked, may_answer = threading.Event(), threading.Event()
+
+    def answer(request: bytes, context: Any) -> bytes:
+        if b"slow" not in request:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no input of that name")
+        is_slow_asked.set()
+        assert may_answer.wait(60)
+        value = field(1, 1) + field(2, field(2, field(1, 1))) + field(4, np.float32(7).tobytes())
+        return field(1, field(1, "scores:0") + field(2, value))
+
+    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+    method = {"Predict": grpc.unary_unary_rpc_method_handler(answer)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", method),))
+    port = server.add_insecure_port(f"{HOST}:0")
+    server.start()
+    try:
+        with PredictionClient(HOST, port) as client, ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(client.score_numpy_arrays, {"slow": tiny_samples(1)}, timeout=60)
+            assert is_slow_asked.wait(60)
+            with pytest.raises(SamplesError):
+                client.score_numpy_arrays({"x": tiny_samples(1)})
+            may_answer.set()
+            np.testing.assert_array_equal(slow.result(60), [7])
+    finally:
+        may_answer.set()
+        server.stop(None)
 
 
 def test_a_service_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -93,6 +94,7 @@ class PredictionClient:
         self._metadata = [(_ROUTE, f"/api/v1/service/{service_name}")] if service_name else []
         self._metadata += [("authorization", f"Bearer {access_token}")] if access_token else []
         self._lifetime_s = channel_shutdown_timeout.total_seconds()
+        self._opening = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._opened_s = 0.0
 
@@ -154,23 +156,15 @@ class PredictionClient:
             UnreachableError: the service does not answer.
             OperationError: it failed, or did not answer in time.
         """
-        tensors = {}
-        for name, (values, shape, dtype) in input_map.items():
-            tensor = TENSOR_MESSAGES["TensorProto"](dtype=int(dtype))
-            for size in shape:
-                tensor.tensor_shape.dim.add(size=size)
-            if dtype == DTYPES["object"]:
-                tensor.string_val.append(values)
-            else:
-                tensor.tensor_content = values
-            tensors[name] = tensor
+        tensors = {name: _tensor_of(name, *parts) for name, parts in input_map.items()}
         return self._predict(tensors, outputs, timeout)
 
     def close(self) -> None:
         """Close the connection; the next call opens another one."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        with self._opening:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -183,6 +177,8 @@ class PredictionClient:
     def _predict(self, tensors: Mapping[str, Any], outputs: str | Sequence[str] | None, timeout_s: float) -> Result:
         request = MESSAGES["PredictRequest"]()
         for name, tensor in tensors.items():
+            if not isinstance(name, str):
+                raise SamplesError(f"the name of an input must be text, not {name!r}")
             request.inputs[name].CopyFrom(tensor)
         names = [outputs] if isinstance(outputs, str) else list(outputs or ())
         request.output_filter.extend(names)
@@ -195,13 +191,13 @@ class PredictionClient:
 
     def _call(self, request: bytes, timeout_s: float) -> bytes:
         for attempt in range(_ATTEMPTS):
+            channel = self._opened()
             try:
-                answer: bytes = self._opened().unary_unary(f"/{SERVICE}/Predict")(
-                    request, timeout=timeout_s, metadata=self._metadata
-                )
+                answer: bytes = channel.unary_unary(f"/{SERVICE}/Predict")(request, timeout=timeout_s, metadata=self._metadata)
                 return answer
             except grpc.RpcError as error:
-                self.close()
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self._forget(channel)
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt == _ATTEMPTS - 1:
                     raise self._error_of(error, timeout_s) from None
                 mismatch = self._mismatch()
@@ -211,17 +207,23 @@ class PredictionClient:
         raise AssertionError("the last attempt returns or raises")
 
     def _opened(self) -> grpc.Channel:
-        if self._channel is not None and time.monotonic() - self._opened_s > self._lifetime_s:
-            self.close()
-        if self._channel is None:
-            target = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
-            self._channel = (
-                grpc.secure_channel(target, grpc.ssl_channel_credentials(self._roots), _OPTIONS)
-                if self._uses_tls
-                else grpc.insecure_channel(target, _OPTIONS)
-            )
-            self._opened_s = time.monotonic()
-        return self._channel
+        """Return the connection; one that is too old is left to the calls of other threads that use it."""
+        with self._opening:
+            if self._channel is None or time.monotonic() - self._opened_s > self._lifetime_s:
+                self._channel, self._opened_s = self._new_channel(), time.monotonic()
+            return self._channel
+
+    def _new_channel(self) -> grpc.Channel:
+        target = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+        if self._uses_tls:
+            return grpc.secure_channel(target, grpc.ssl_channel_credentials(self._roots), _OPTIONS)
+        return grpc.insecure_channel(target, _OPTIONS)
+
+    def _forget(self, channel: grpc.Channel) -> None:
+        """Open another connection for the next call, without the waits of this one; a close would end calls of other threads."""
+        with self._opening:
+            if self._channel is channel:
+                self._channel = None
 
     def _error_of(self, error: Any, timeout_s: float) -> EdgewrightError:
         text = f"the service at {self._host}:{self._port}"
@@ -244,7 +246,7 @@ class PredictionClient:
             return f"{text} uses TLS, but this client does not: set use_ssl=True"
         if speaks_tls is False and self._uses_tls:
             return f"{text} must use TLS, but it does not: set use_ssl=False"
-        if speaks_tls is True and not _speaks_tls(self._host, self._port, self._trusting()):
+        if speaks_tls is True and _speaks_tls(self._host, self._port, self._trusting()) is False:
             return (
                 f"{text} must have a certificate of a trusted authority for {self._host}, but it has not: "
                 f"give the authority's file as ca_file, or in {ROOTS_VARIABLE}"
@@ -273,12 +275,31 @@ def client_from_service(service: Webservice) -> PredictionClient:
     address = service.grpc_address
     if not address:
         raise BadInputError(
-            f"service {service.name} must answer gRPC, but it does not: deploy it with an image of AccelContainerImage, "
-            f"or run: edgewright endpoints update {service.name} --grpc-port 0"
+            f"service {service.name} must answer gRPC, but it does not: "
+            f"run 'edgewright endpoints update {service.name} --grpc-port 0'"
         )
     host, _, port = address.rpartition(":")
     key = service.get_keys()[0] if service.auth_enabled or service.token_auth_enabled else ""
     return PredictionClient(host, int(port), access_token=key, service_name=service.name)
+
+
+def _tensor_of(name: str, values: bytes, shape: Sequence[int], dtype: int) -> Any:
+    if dtype not in DTYPES.values():
+        raise SamplesError(
+            f"input {name}: the type must be a number of TensorFlow's types.proto, as 1 for float32, not {dtype!r}"
+        )
+    if not isinstance(values, bytes):
+        raise SamplesError(f"input {name}: the values must be bytes, not {type(values).__name__}: use score_numpy_arrays")
+    tensor = TENSOR_MESSAGES["TensorProto"](dtype=dtype)
+    for size in shape:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0:
+            raise SamplesError(f"input {name}: the shape must be whole numbers of 0 or more, not {list(shape)}")
+        tensor.tensor_shape.dim.add(size=int(size))
+    if dtype == DTYPES["object"]:
+        tensor.string_val.append(values)
+    else:
+        tensor.tensor_content = values
+    return tensor
 
 
 def _proto_of(array: Array, name: str) -> Any:
@@ -316,18 +337,24 @@ def _read(path: Path) -> bytes:
 
 
 def _speaks_tls(host: str, port: int, context: ssl.SSLContext | None) -> bool | None:
-    """Return True if a TLS handshake succeeds, False if it does not; None if nothing listens.
+    """Return True if a TLS handshake succeeds, False if the answer is not TLS or its certificate is refused.
 
-    Without a context any certificate passes.
+    None: nothing listens, or the connection ended without an answer, as when a server restarts. Without a context any
+    certificate passes.
     """
     if context is None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     try:
-        with socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S) as plain:
-            with contextlib.suppress(OSError), context.wrap_socket(plain, server_hostname=host):
-                return True
-            return False
+        with (
+            socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return True
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
+        return None
+    except ssl.SSLError:
+        return False
     except OSError:
         return None
