@@ -23,7 +23,7 @@ from cloud.db.changes import Changes
 from cloud.db.database import Database
 from cloud.messaging.broker import Broker, end_orphan, find_mosquitto
 from cloud.messaging.client import MqttClient
-from cloud.messaging.iothub import open_bridge
+from cloud.messaging.iothub import hub_client, open_bridge
 from cloud.registry.blobs import BlobStore
 from cloud.state import directory as state_directory
 from cloud.state.certificates import DEVICE_DAYS
@@ -76,6 +76,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.iothub_file is None and (self.iothub_ca_file is not None or self.iothub_module):
             raise BadInputError("--iothub-ca and --iothub-module need --iothub, the file with the connection string of a hub")
+        if self.iothub_file is not None:
+            hub_client(self.iothub_file, self.iothub_ca_file)  # a state directory is not begun with a file that cannot be used
         if self.iothub_module:
             check_name(self.iothub_module, "--iothub-module")
         if not 0 < self.device_days <= DEVICE_DAYS:

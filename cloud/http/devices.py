@@ -68,13 +68,17 @@ def create_benchmark_job(call: Call) -> BenchmarkJobRecord:
 def show_benchmark_job(call: Call) -> BenchmarkJobRecord:
     """Return one benchmark job."""
     with call.cloud.database.reading() as connection:
-        return benchmark_jobs.record(connection, call.path_number("job"), call.now)
+        return benchmark_jobs.record(connection, _job(call), call.now)
 
 
 def cancel_benchmark_job(call: Call) -> BenchmarkJobRecord:
     """Cancel a benchmark job."""
     with call.cloud.database.transaction() as connection:
-        return benchmark_jobs.cancel(connection, call.path_number("job"), call.now)
+        return benchmark_jobs.cancel(connection, _job(call), call.now)
+
+
+def _job(call: Call) -> int:
+    return call.path_number("job", "; 'edgewright bench NAME:VERSION --device DEVICE' prints it")
 
 
 ENDPOINTS = (

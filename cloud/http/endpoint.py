@@ -55,15 +55,15 @@ class Call:
         """Return a path parameter."""
         return str(self.request.path_params[name])
 
-    def path_number(self, name: str) -> int:
-        """Return the number of a rollout or a job in the path.
+    def path_number(self, name: str, hint: str = "") -> int:
+        """Return the number of a rollout or a job in the path; `hint` says where the user finds it.
 
         Raises:
             NotFoundError: it is not a number.
         """
         text = self.path(name)
         if not (text.isascii() and text.isdigit() and len(text) <= 9):
-            raise NotFoundError(f"a {name} must be given by its number, not {text[:64]!r}")
+            raise NotFoundError(f"a {name} must be given by its number, not {text[:64]!r}{hint}")
         return int(text)
 
     def text(self, name: str) -> str | None:

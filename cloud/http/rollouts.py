@@ -25,31 +25,35 @@ def list_rollouts(call: Call) -> list[RolloutRecord]:
 def show_rollout(call: Call) -> RolloutRecord:
     """Return one rollout."""
     with call.cloud.database.reading() as connection:
-        return one_rollout(connection, call.path_number("rollout")).record()
+        return one_rollout(connection, _number(call)).record()
 
 
 def pause_rollout(call: Call) -> RolloutRecord:
     """Stop offering the version to further devices."""
     with call.cloud.database.transaction() as connection:
-        return operations.pause(connection, call.path_number("rollout"), call.now).record()
+        return operations.pause(connection, _number(call), call.now).record()
 
 
 def resume_rollout(call: Call) -> RolloutRecord:
     """Continue a paused rollout."""
     with call.cloud.database.transaction() as connection:
-        return operations.resume(connection, call.path_number("rollout"), call.now).record()
+        return operations.resume(connection, _number(call), call.now).record()
 
 
 def abort_rollout(call: Call) -> RolloutRecord:
     """End a rollout."""
     with call.cloud.database.transaction() as connection:
-        return operations.abort(connection, call.cloud.state.signing_key, call.path_number("rollout"), call.now).record()
+        return operations.abort(connection, call.cloud.state.signing_key, _number(call), call.now).record()
 
 
 def forgive_version(call: Call) -> list[KnownFailure]:
     """Remove the known failures of a version."""
     with call.cloud.database.transaction() as connection:
         return failures.forgive(connection, call.body)
+
+
+def _number(call: Call) -> int:
+    return call.path_number("rollout", "; 'edgewright rollouts list' shows the numbers")
 
 
 ENDPOINTS = (

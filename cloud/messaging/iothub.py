@@ -104,8 +104,13 @@ def open_bridge(database: Database, connection_string_file: Path, ca_file: Path 
     Raises:
         BadInputError: the file has no such connection string, or the file of authorities cannot be used.
     """
+    return HubBridge(database, hub_client(connection_string_file, ca_file), module)
+
+
+def hub_client(connection_string_file: Path, ca_file: Path | None) -> HubClient:
+    """Return a client of that hub, which does not connect yet; raises as `open_bridge` does."""
     try:
         text = connection_string_file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(f"{connection_string_file} must be a file with the connection string of a hub: {error}") from error
-    return HubBridge(database, HubClient.of(parse_service(text), ca_file), module)
+    return HubClient.of(parse_service(text), ca_file)

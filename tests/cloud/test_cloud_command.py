@@ -163,6 +163,14 @@ def test_a_file_without_a_key_is_reported_in_one_line_with_exit_code_2(tmp_path:
     assert result.stderr.startswith(f"edgewright: {tmp_path / 'no.pub'}: a trusted key must be a PEM public key")
 
 
+def test_a_hub_file_that_cannot_be_used_begins_no_state_directory(tmp_path: Path) -> None:
+    state, missing = tmp_path / "state", tmp_path / "hub.txt"
+    finished = cloud_command("up", "--state", str(state), "--port", "0", "--iothub", str(missing))
+    assert (finished.returncode, finished.stderr.count("\n")) == (2, 1)
+    assert f"{missing} must be a file with the connection string of a hub" in finished.stderr
+    assert not state.exists()
+
+
 def test_a_broker_given_by_url_replaces_the_built_in_one(require: Callable[[str], Path], tmp_path: Path) -> None:
     require("mosquitto")
     with running(tmp_path / "first") as first:

@@ -21,7 +21,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("route")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("file", type=_FILE)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free port.")
 @click.option("--ready-file", type=_FILE, help="Write the address to this file (JSON) when ready.")
 def route_command(file: Path, *, port: int, ready_file: Path | None) -> None:

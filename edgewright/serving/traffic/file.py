@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from edgewright.contracts import wire
-from edgewright.errors import EdgewrightError
+from edgewright.errors import EdgewrightError, NotFoundError
 from edgewright.serving.traffic.rules import Traffic, Turns
 
 
@@ -24,7 +24,7 @@ class TrafficFile:
         stamp = self._stamp_now()
         if stamp != self._stamp:
             self._stamp = stamp
-            with contextlib.suppress(EdgewrightError, OSError):
+            with contextlib.suppress(EdgewrightError):
                 self.traffic = read_traffic(self._path)
                 self.turns = Turns(self.traffic)
 
@@ -40,6 +40,13 @@ def read_traffic(path: Path) -> Traffic:
     """Read the file of a router.
 
     Raises:
+        NotFoundError: the file cannot be read.
         MessageError: the file does not describe a valid traffic.
     """
-    return wire.decode(path.read_bytes(), Traffic, what=str(path))
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise NotFoundError(
+            f"{path} must be a file of 'edgewright endpoints traffic', but it cannot be read: {error.strerror}"
+        ) from error
+    return wire.decode(raw, Traffic, what=str(path))

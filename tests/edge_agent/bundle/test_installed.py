@@ -138,9 +138,9 @@ def install(root: RootFilesystem, folder: Path, architecture: str, python: str) 
     command = [str(Path(sys.executable).with_name("edgewright")), "agent", "bundle"]
     subprocess.run([*command, "--arch", architecture, "--python", python, "-o", str(tar)], check=True, timeout=1800)
     with tarfile.open(tar) as archive:
-        archive.extractall(root.path / "root", filter="data")
+        archive.extractall(root.path / "media", filter="data")
         name = archive.getnames()[0].split("/")[0]
-    installed = root.run("sh", f"/root/{name}/install.sh", timeout_s=1800)
+    installed = root.run("sh", f"/media/{name}/install.sh", timeout_s=1800)
     assert installed.returncode == 0, installed.stderr
     print(installed.stdout, end="")
     sizes = root.run("du", "-sm", "/opt/edgewright").stdout

@@ -88,3 +88,11 @@ def test_a_deployment_without_traffic_is_removed(file: Path) -> None:
         "green       127.0.0.1:5002  100 %    0 %",
         "red         127.0.0.1:5003  0 %      0 %",
     ]
+
+
+def test_a_router_without_its_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["endpoints", "route", str(tmp_path / "none.json"), "--port", "0"])
+    reason = (
+        f"{tmp_path}/none.json must be a file of 'edgewright endpoints traffic', but it cannot be read: No such file or directory"
+    )
+    assert (result.exit_code, result.stderr.strip()) == (2, f"edgewright: {reason}")
