@@ -8,8 +8,9 @@ CLIENTS := requirements/clients.txt
 STAMP := $(VENV)/.installed
 TORCH_STAMP := $(VENV)/.torch
 CLIENTS_STAMP := $(VENV)/.clients
-# Processes that share the tests; more than four would each load TensorFlow for little gain.
-WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
+# Processes that share the tests: one more than there are processors, because tests of agents, brokers and engines mostly wait.
+# More than four would each load TensorFlow for little gain.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n + 1 : 4)))
 
 .PHONY: setup components demo test check fix bench docs golden pins system-packages clean
 

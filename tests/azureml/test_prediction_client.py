@@ -199,16 +199,16 @@ def test_a_service_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Recorder:
-    """A server that records what it gets, and answers the first calls that it is away."""
+    """A server that records what it gets, and answers the first calls that it starts or, by CANCELLED, that it stops."""
 
-    def __init__(self, away: int) -> None:
-        self.away, self.requests, self.metadata = away, list[bytes](), dict[str, str]()
+    def __init__(self, *refusals: grpc.StatusCode) -> None:
+        self.refusals, self.requests, self.metadata = refusals, list[bytes](), dict[str, str]()
 
     def answer(self, request: bytes, context: Any) -> bytes:
         self.requests.append(request)
         self.metadata = dict(context.invocation_metadata())
-        if len(self.requests) <= self.away:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
+        if len(self.requests) <= len(self.refusals):
+            context.abort(self.refusals[len(self.requests) - 1], "no handler")
         value = field(1, 1) + field(2, field(2, field(1, 1))) + field(4, np.float32(7).tobytes())
         return field(1, field(1, "scores:0") + field(2, value))
 
@@ -226,7 +226,7 @@ class Recorder:
 
 
 def test_the_request_is_that_of_tensorflow_serving_with_the_key_and_the_route_of_the_service(tmp_path: Path) -> None:
-    recorder, picture = Recorder(away=2), tmp_path / "a.jpg"
+    recorder, picture = Recorder(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), tmp_path / "a.jpg"
     picture.write_bytes(b"\xff\xd8 no image")
     with recorder.listening() as port:
         client = PredictionClient(HOST, port, access_token="key1", service_name="my-service")

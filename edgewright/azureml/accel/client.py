@@ -48,6 +48,11 @@ ROOTS_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 
 _ROUTE = "x-ms-aml-grpc-service-route"
 _ATTEMPTS = 5
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""Codes of a server that starts or stops: one that stops cancels calls that no handler has (github.com/grpc/grpc/issues/41785).
+
+This client cancels no call itself, and a repeated request changes nothing.
+"""
 _FIRST_DELAY_S = 0.25
 _PROBE_TIMEOUT_S = 3.0
 _ERRORS: dict[grpc.StatusCode, type[EdgewrightError]] = {
@@ -196,9 +201,9 @@ class PredictionClient:
                 answer: bytes = channel.unary_unary(f"/{SERVICE}/Predict")(request, timeout=timeout_s, metadata=self._metadata)
                 return answer
             except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                if error.code() in _AWAY:
                     self._forget(channel)
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt == _ATTEMPTS - 1:
+                if error.code() not in _AWAY or attempt == _ATTEMPTS - 1:
                     raise self._error_of(error, timeout_s) from None
                 mismatch = self._mismatch()
                 if mismatch:
@@ -228,7 +233,7 @@ class PredictionClient:
     def _error_of(self, error: Any, timeout_s: float) -> EdgewrightError:
         text = f"the service at {self._host}:{self._port}"
         code, details = error.code(), " ".join(str(error.details()).split())
-        if code is grpc.StatusCode.UNAVAILABLE:
+        if code in _AWAY:
             return UnreachableError(
                 f"{text} must answer gRPC, but it does not: {details[:200]}; start it, or correct the address"
             )
