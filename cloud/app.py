@@ -26,6 +26,7 @@ from cloud.http.endpoint import Endpoint, answer
 from cloud.http.routes import ENDPOINTS
 from cloud.images.engine import build_images
 from cloud.messaging.broker import Broker
+from cloud.pipelines.engine import drive_jobs, drive_schedules
 from cloud.registry.collecting import collect
 from cloud.rollouts.engine import drive_rollouts
 from edgewright.contracts import wire
@@ -90,6 +91,8 @@ BACKGROUND: tuple[Background, ...] = (
     synchronise_iothub,
     drive_rollouts,
     drive_endpoints,
+    drive_jobs,
+    drive_schedules,
     build_images,
     collect_unreferenced,
 )

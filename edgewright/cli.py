@@ -53,6 +53,15 @@ COMMANDS: dict[str, Lazy] = {
     "environments": Lazy("edgewright.commands.environments:group", "Describe what scoring scripts need.", None),
     "endpoints": Lazy("edgewright.commands.endpoints:group", "Deploy, show, update and delete scoring endpoints.", None),
     "images": Lazy("edgewright.commands.images:group", "Build container images that score.", None),
+    "pipelines": Lazy(
+        "edgewright.commands.pipelines.pipelines:group", "Publish pipelines of scripts, which jobs and schedules run.", None
+    ),
+    "jobs": Lazy("edgewright.commands.pipelines.jobs:group", "Run pipelines, watch them, and read their logs and files.", None),
+    "schedules": Lazy(
+        "edgewright.commands.pipelines.schedules:group",
+        "Run published pipelines by the clock, or when a folder has new data.",
+        None,
+    ),
     "devices": Lazy("edgewright.commands.devices:group", "Enrol, list, explain and revoke devices.", None),
     "telemetry": Lazy("edgewright.commands.telemetry:group", "Copy the measurements of devices to Azure Data Explorer.", "azure"),
     "rollouts": Lazy("edgewright.commands.rollouts:group", "Roll a version out in guarded waves.", None),

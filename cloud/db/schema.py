@@ -308,3 +308,45 @@ endpoints = Table(
     Column("changed_at", Instant, nullable=False),
     Column("deployed_at", Instant, nullable=False),
 )
+
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("pipeline", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("description", Text, nullable=False),
+    Column("definition", LargeBinary, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+pipeline_jobs = Table(
+    "pipeline_jobs",
+    metadata,
+    Column("job", Integer, primary_key=True, autoincrement=False),
+    Column("owner", String(64), nullable=False),
+    Column("pipeline", String(80), nullable=False),
+    Column("definition", LargeBinary, nullable=False),
+    Column("experiment", String(64), nullable=False),
+    Column("parameters", LargeBinary, nullable=False),
+    Column("schedule", String(64), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("steps", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("schedule", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("next_at", Instant),
+    Column("content", LargeBinary, nullable=False),
+    Column("last_job", Integer),
+    Column("reason", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)

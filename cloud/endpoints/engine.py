@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -53,7 +52,6 @@ from cloud.environments import store as environments
 from edgewright.contracts.endpoints import EndpointKeys, EndpointState, EndpointTarget
 from edgewright.contracts.environments.definition import parse_environment_reference
 from edgewright.contracts.environments.images import BuildState
-from edgewright.contracts.files import write_atomically
 from edgewright.errors import EdgewrightError
 
 POLL_INTERVAL_S = 0.2
@@ -89,7 +87,7 @@ class Engine:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        self._owner = owner_of(cloud)
+        self._owner = cloud.owner
         self._supervisors = Supervisors()
 
     def read(self) -> list[StoredEndpoint]:
@@ -203,14 +201,6 @@ def observe(folder: EndpointFolder, keys: EndpointKeys, image: EndpointImage) ->
 def folder_of(cloud: Cloud, name: str) -> EndpointFolder:
     """Return the folder of an endpoint."""
     return EndpointFolder(_root(cloud) / name)
-
-
-def owner_of(cloud: Cloud) -> str:
-    """Return the id of this cloud among those that share a database; the first call creates it."""
-    path = _root(cloud) / ".owner"
-    if not path.is_file():
-        write_atomically(path, secrets.token_hex(16).encode())
-    return path.read_text("ascii")
 
 
 def _registry(cloud: Cloud) -> RegistryAccess:

@@ -11,7 +11,6 @@ from sqlalchemy import Connection
 
 from cloud.context import Cloud
 from cloud.db.database import assign_alone
-from cloud.endpoints.engine import owner_of
 from cloud.endpoints.store import HOST, StoredEndpoint, all_endpoints, find_endpoint, one_endpoint, save
 from cloud.environments import store as environments
 from cloud.registry import models
@@ -72,7 +71,7 @@ def deploy(cloud: Cloud, connection: Connection, name: str, request: DeployReque
     port = _choose_port(connection, name, request.deployment.port)
     endpoint = StoredEndpoint(
         name=name,
-        owner=owner_of(cloud),
+        owner=cloud.owner,
         deployment=_with_grpc_port(connection, name, request.deployment, port),
         labels=request.labels,
         keys=keys if existing is None else _merged_keys(existing.keys, request),
@@ -104,7 +103,7 @@ def update(cloud: Cloud, connection: Connection, name: str, request: UpdateReque
         port = _choose_port(connection, name, request.deployment.port)
         changed = replace(
             changed,
-            owner=owner_of(cloud),
+            owner=cloud.owner,
             deployment=_with_grpc_port(connection, name, request.deployment, port),
             generation=existing.generation + 1,
             port=port,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cloud.auth import Access
 from cloud.http import changes, console, device, devices, enrolment, models, oci, openapi, renewal, rollouts, system, telemetry
+from cloud.http.batch import jobs, pipelines, schedules
 from cloud.http.endpoint import Call, Endpoint
 from cloud.http.serving import endpoints, environments, images
 
@@ -33,6 +34,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *environments.ENDPOINTS,
     *endpoints.ENDPOINTS,
     *images.ENDPOINTS,
+    *pipelines.ENDPOINTS,
+    *jobs.ENDPOINTS,
+    *schedules.ENDPOINTS,
     *rollouts.ENDPOINTS,
     *telemetry.ENDPOINTS,
     *changes.ENDPOINTS,

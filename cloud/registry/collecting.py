@@ -1,6 +1,7 @@
 """Remove blobs that nothing refers to: files of deleted versions, pushes that were not finished by a registration.
 
-    live        what tags, versions, images and deployments of endpoints refer to, directly, through manifests or as a referrer
+    live        what tags, versions, images, pipelines and deployments of endpoints refer to: directly, through manifests, or as a
+                referrer
     unlink      a transaction removes the rows of the other blobs, so that no repository shows them
     remove      then the files without a row, one at a time; an end between two of them leaves files for the next run
 
@@ -16,13 +17,15 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, select
 
-from cloud.db.schema import endpoints, images, manifests, model_versions, repository_blobs, tags
+from cloud.db.schema import endpoints, images, manifests, model_versions, pipeline_jobs, pipelines, repository_blobs, tags
 from cloud.registry.blobs import BlobStore
 from cloud.registry.manifests import referenced_digests
 from edgewright.contracts import wire
 from edgewright.contracts.endpoints import FILES_REPOSITORY, Deployment
 from edgewright.contracts.environments.images import BuildState, ImageRecord
 from edgewright.contracts.models.maintenance import Collected
+from edgewright.contracts.pipelines import definition
+from edgewright.contracts.pipelines.jobs import JobState
 
 _Blob = tuple[str, str]
 """Repository and digest."""
@@ -89,7 +92,7 @@ def _live(connection: Connection, blobs: BlobStore) -> set[_Blob]:
 
 
 def _roots(connection: Connection) -> Iterable[_Blob]:
-    """Yield what tags, versions and endpoints name."""
+    """Yield what tags, versions, endpoints, pipelines and images name."""
     for row in connection.execute(select(tags.c.repository, tags.c.digest)):
         yield row.repository, row.digest
     existing = select(model_versions.c.model, model_versions.c.index_digest).where(model_versions.c.deleted.is_(False))
@@ -98,10 +101,21 @@ def _roots(connection: Connection) -> Iterable[_Blob]:
     for raw in connection.execute(select(endpoints.c.deployment)).scalars():
         for file in wire.decode(raw, Deployment, what="a stored deployment").files:
             yield FILES_REPOSITORY, file.digest
+    yield from _files_of_pipelines(connection)
     for raw in connection.execute(select(images.c.record)).scalars():
         image = wire.decode(raw, ImageRecord, what="a stored image")
         if image.request.source is not None:
             yield image.name, image.request.source.digest
+
+
+def _files_of_pipelines(connection: Connection) -> Iterable[_Blob]:
+    """Yield the files of published pipelines, and of jobs whose steps may still start."""
+    states = (JobState.RUNNING.value, JobState.CANCELING.value)
+    queries = select(pipelines.c.definition), select(pipeline_jobs.c.definition).where(pipeline_jobs.c.state.in_(states))
+    for raw in (raw for query in queries for raw in connection.execute(query).scalars()):
+        for step in wire.decode(raw, definition.Pipeline, what="a stored pipeline").steps:
+            for file in step.files:
+                yield definition.FILES_REPOSITORY, file.digest
 
 
 def _manifests(connection: Connection, blobs: BlobStore) -> dict[_Blob, _Manifest]:

@@ -37,6 +37,7 @@ from edgewright.sdk.context import find_context
 from edgewright.sdk.endpoints import EndpointCalls
 from edgewright.sdk.environments import EnvironmentCalls
 from edgewright.sdk.images import ImageCalls
+from edgewright.sdk.pipelines.calls import PipelineCalls
 from edgewright.sdk.transfer.uploads import Progress
 from edgewright.sdk.trying import SampleOptions
 
@@ -44,7 +45,7 @@ SIGNATURE_VALID = timedelta(days=365)
 _ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
 
 
-class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls):
+class CloudClient(EnvironmentCalls, EndpointCalls, ImageCalls, PipelineCalls):
     """An operator's session with one cloud; a method sends one request unless its docstring states otherwise."""
 
     @classmethod

@@ -25,12 +25,12 @@ from edgewright.contracts.endpoints import (
     check_endpoint_name,
 )
 from edgewright.contracts.messages import ChangeNumber
-from edgewright.contracts.models.registration import FILE_TYPE, SourceFile, files_below
-from edgewright.contracts.oci import Descriptor, describe_file
+from edgewright.contracts.models.registration import SourceFile
 from edgewright.errors import BadInputError, NotFoundError, OperationError
 from edgewright.sdk.calls import Calls
 from edgewright.sdk.connection import TIMEOUT_S
-from edgewright.sdk.transfer.uploads import Progress, has_blob, upload
+from edgewright.sdk.transfer.files import files_of_source, push_files
+from edgewright.sdk.transfer.uploads import Progress
 
 _POLL_S = 25.0
 
@@ -41,7 +41,7 @@ class EndpointCalls(Calls):
     def push_script(
         self, script: Path, source: Path | None = None, *, on_progress: Progress = lambda _sent, _total: None
     ) -> tuple[str, tuple[SourceFile, ...]]:
-        """Send an entry script, or the whole folder `source` that holds it; only files that the cloud lacks are sent.
+        """Send an entry script, or the folder `source` that holds it without hidden files; what the cloud has is not sent.
 
         Returns:
             The path of the script in the folder and the files, as fields `entry_script` and `files` of a `Deployment`.
@@ -55,20 +55,8 @@ class EndpointCalls(Calls):
                 raise NotFoundError(f"{script}: no such file; an entry script is a Python file with init() and run()")
             name, found = script.name, [(script.name, script)]
         else:
-            name, found = _path_below(script, source), files_below(source)
-        files = []
-        total = sum(path.stat().st_size for _, path in found)
-        sent = 0
-        for relative, path in found:
-            described = describe_file(path, FILE_TYPE)
-            descriptor = Descriptor(mediaType=FILE_TYPE, digest=described.digest, size=described.size)
-            if not has_blob(self._connection, FILES_REPOSITORY, descriptor):
-                for _ in upload(self._connection, FILES_REPOSITORY, descriptor, path):
-                    pass
-            sent += described.size
-            on_progress(sent, total)
-            files.append(SourceFile(path=relative, digest=described.digest, size=described.size))
-        return name, tuple(files)
+            name, found = _path_below(script, source), files_of_source(source)
+        return name, push_files(self._connection, FILES_REPOSITORY, found, on_progress)
 
     def deploy_endpoint(self, name: str, request: DeployRequest) -> EndpointRecord:
         """Create an endpoint, or with `overwrite` replace the deployment of an existing one; the cloud starts it."""

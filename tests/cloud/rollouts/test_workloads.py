@@ -143,7 +143,7 @@ def as_single(database: Database) -> None:
         request = without(connection.execute(select(schema.rollouts.c.request)).scalar_one(), "workload")
         connection.execute(schema.rollouts.update().values(request=request))
         connection.execute(text("ALTER TABLE rollouts DROP COLUMN workload"))
-        for table in ("benchmarks", "benchmark_job_devices", "benchmark_jobs"):
+        for table in ("benchmarks", "benchmark_job_devices", "benchmark_jobs", "pipelines", "pipeline_jobs", "schedules"):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
     assert wire.decode(desired, DesiredState, what="desired").workload == "digits"

@@ -131,7 +131,8 @@ def test_a_state_directory_from_before_identities_were_stored_is_accepted(state:
     with database.transaction() as connection:
         connection.exec_driver_sql("DROP TABLE identity")
         later_tables = ("model_aliases", "environments", "endpoints", "images", "benchmarks")
-        for table in (*later_tables, "benchmark_job_devices", "benchmark_jobs"):
+        newest = ("pipelines", "pipeline_jobs", "schedules")
+        for table in (*later_tables, "benchmark_job_devices", "benchmark_jobs", *newest):
             connection.exec_driver_sql(f"DROP TABLE {table}")
         later = {"devices": ("boot_ids", "identity_shared_at"), "model_versions": ("deleted",), "rollouts": ("workload",)}
         for table, column in ((table, column) for table, columns in later.items() for column in columns):

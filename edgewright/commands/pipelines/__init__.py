@@ -1,0 +1,1 @@
+"""Commands for pipelines, their jobs and schedules."""
