@@ -48,6 +48,9 @@ COMMANDS: dict[str, Lazy] = {
     ),
     "serve": Lazy("edgewright.commands.serve:command", "Score over HTTP with a package, a model file or an entry script.", None),
     "profile": Lazy("edgewright.profiling.cli:command", "Recommend CPU, memory and workers for a rate and a latency.", None),
+    "batch": Lazy(
+        "edgewright.batch.cli:group", "Score files and tables in batches, and continue after an interruption.", "batch"
+    ),
     "publish": Lazy("edgewright.commands.publish:command", "Sign a package and publish it as the next version.", None),
     "models": Lazy("edgewright.commands.models:group", "Register, list, tag, download and delete models.", None),
     "environments": Lazy("edgewright.commands.environments:group", "Describe what scoring scripts need.", None),

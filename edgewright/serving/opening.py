@@ -31,19 +31,33 @@ def application(served: Served, keys: KeyFile | None) -> Iterator[HttpApp]:
         yield _in_workers(served, keys, backend="python")
         return
     framework = framework_of(path)
-    if framework is Framework.ONNX:
+    if framework not in (None, Framework.ONNX):
+        assert framework is not None
+        yield _in_workers(served, keys, backend=framework, module=_MODEL_WORKER)
+        return
+    with open_session(path, variant=served.variant, backend=served.backend, threads=served.threads) as (session, config):
+        yield _in_this_process(session, config, served, keys)
+
+
+@contextlib.contextmanager
+def open_session(
+    path: Path, *, variant: str | None = None, backend: str = "auto", threads: int | None = None
+) -> Iterator[tuple[Session, VariantConfig]]:
+    """Yield the session of an ONNX file, or of a variant in a build directory or package, and its description.
+
+    Raises:
+        BadInputError: the path holds no variant, or not the one that is named.
+        ModelError: the backend cannot load it.
+    """
+    if framework_of(path) is Framework.ONNX:
         from edgewright.serving.nocode.onnx_graph import open_graph
 
-        graph, config = open_graph(path, threads=served.threads)
-        yield _in_this_process(graph, config, served, keys)
-    elif framework is not None:
-        yield _in_workers(served, keys, backend=framework, module=_MODEL_WORKER)
-    else:
-        from accel.backends.choose import load_session
+        yield open_graph(path, threads=threads)
+        return
+    from accel.backends.choose import load_session
 
-        with _variant_in(path, served.variant) as chosen:
-            session = load_session(chosen, backend=served.backend, threads=served.threads)
-            yield _in_this_process(session, chosen.config, served, keys)
+    with _variant_in(path, variant) as chosen:
+        yield load_session(chosen, backend=backend, threads=threads), chosen.config
 
 
 def _in_workers(served: Served, keys: KeyFile | None, *, backend: str, module: str | None = None) -> ScriptApp:

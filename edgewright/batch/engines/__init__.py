@@ -1,0 +1,1 @@
+"""Places where the tasks of a job run: each yields the outcomes as they come."""
