@@ -26,6 +26,7 @@ from edgewright.contracts.endpoints import (
 from edgewright.contracts.names import parse_reference
 from edgewright.errors import BadInputError
 from edgewright.kubernetes.cli import command as render
+from edgewright.kubernetes.cluster_cli import group as cluster
 from edgewright.sdk import CloudClient
 from edgewright.serving.traffic.cli import route_command, traffic_command
 
@@ -296,5 +297,5 @@ def _rows(record: EndpointRecord) -> list[tuple[str, object]]:
     ]
 
 
-for command in (render, route_command, traffic_command):
+for command in (render, cluster, route_command, traffic_command):
     group.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,90 +29,102 @@ def _share(text: str) -> tuple[str, int]:
     return name, int(percent.removesuffix("%"))
 
 
+def endpoint_options(command: Any) -> Any:
+    """Add the options that describe an endpoint of a cluster."""
+    options = (
+        click.option("--image", help="Image of the only deployment: HOST/NAME:TAG or HOST/NAME@DIGEST."),
+        click.option(
+            "--deployment", "deployments", type=_deployment, multiple=True, metavar="NAME=IMAGE", help="One of several."
+        ),
+        click.option(
+            "--traffic", type=_share, multiple=True, metavar="NAME=PERCENT", help="Share of the requests of a deployment."
+        ),
+        click.option(
+            "--mirror", type=_share, metavar="NAME=PERCENT", help="Copy this share to a deployment; its answers are discarded."
+        ),
+        click.option("--cpu", type=float, default=0.5, show_default=True, help="Processors that each replica requests."),
+        click.option("--cpu-limit", type=float, help="Processors that it may use; default: what its node has idle."),
+        click.option("--memory-gb", type=float, default=0.5, show_default=True, help="Memory in GB that each replica requests."),
+        click.option("--memory-limit-gb", type=float, help="Memory that it may use; default: what it requests."),
+        click.option("--gpus", type=click.IntRange(0), default=0, help="GPUs of each replica (nvidia.com/gpu)."),
+        click.option("--replicas", type=int, help="Number of replicas; default: 1."),
+        click.option("--min-replicas", type=int, help="Smallest number of replicas, with --max-replicas; default: 1."),
+        click.option("--max-replicas", type=int, help="Largest number of replicas: their number follows the load."),
+        click.option(
+            "--target-utilization", type=int, default=70, show_default=True, help="Percent of the processors to aim at."
+        ),
+        click.option("--namespace", default="", help="Namespace of the objects; default: that of kubectl."),
+        click.option("--host", default="", help="Host name outside of the cluster."),
+        click.option("--gateway", default="", metavar="[NAMESPACE/]NAME", help="Gateway of the host; default: an Ingress."),
+        click.option(
+            "--load-balancer",
+            "load_balancer_port",
+            type=click.IntRange(1, 65535),
+            metavar="PORT",
+            help="Ask the provider of the cluster for a load balancer on this port.",
+        ),
+        click.option(
+            "--keys",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            help="Write the keys of this file as a Secret.",
+        ),
+        click.option("--no-keys", is_flag=True, help="Answer without a key."),
+        click.option(
+            "--init-timeout",
+            "init_timeout_s",
+            type=click.FloatRange(1),
+            default=300.0,
+            show_default=True,
+            help="Seconds to start.",
+        ),
+        click.option(
+            "--allow-egress", is_flag=True, help="Let the replicas open connections, for a script that calls other services."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def endpoint_of(name: str, options: dict[str, Any]) -> tuple[ClusterEndpoint, str]:
+    """Return the endpoint that the options describe, and the text of its file of keys or an empty one."""
+    if options["keys"] is not None and options["no_keys"]:
+        raise BadInputError("an endpoint must have --keys or --no-keys, not both")
+    if options["keys"] is not None:
+        KeyFile(options["keys"])
+    endpoint = ClusterEndpoint(
+        name=name,
+        deployments=_deployments(options["image"], options["deployments"], dict(options["traffic"]), options["mirror"]),
+        mirror=options["mirror"],
+        resources=Resources(**{each: options[each] for each in ("cpu", "cpu_limit", "memory_gb", "memory_limit_gb", "gpus")}),
+        scale=Scale(**{each: options[each] for each in ("replicas", "min_replicas", "max_replicas", "target_utilization")}),
+        namespace=options["namespace"],
+        has_keys=not options["no_keys"],
+        init_timeout_s=options["init_timeout_s"],
+        host=options["host"],
+        gateway=options["gateway"],
+        load_balancer_port=options["load_balancer_port"] or 0,
+        allows_egress=options["allow_egress"],
+    )
+    return endpoint, "" if options["keys"] is None else options["keys"].read_text("utf-8")
+
+
 @click.command("render")
 @click.argument("name")
-@click.option("--image", help="Image of the only deployment: HOST/NAME:TAG or HOST/NAME@DIGEST.")
-@click.option("--deployment", "deployments", type=_deployment, multiple=True, metavar="NAME=IMAGE", help="One of several.")
-@click.option("--traffic", type=_share, multiple=True, metavar="NAME=PERCENT", help="Share of the requests of a deployment.")
-@click.option("--mirror", type=_share, metavar="NAME=PERCENT", help="Copy this share to a deployment; its answers are discarded.")
 @click.option("--format", "kind", type=click.Choice([each.value for each in Format]), default="kubernetes", show_default=True)
-@click.option("--cpu", type=float, default=0.5, show_default=True, help="Processors that each replica requests.")
-@click.option("--cpu-limit", type=float, help="Processors that it may use; default: what its node has idle.")
-@click.option("--memory-gb", type=float, default=0.5, show_default=True, help="Memory in GB that each replica requests.")
-@click.option("--memory-limit-gb", type=float, help="Memory that it may use; default: what it requests.")
-@click.option("--gpus", type=click.IntRange(0), default=0, help="GPUs of each replica (nvidia.com/gpu).")
-@click.option("--replicas", type=int, help="Number of replicas; default: 1.")
-@click.option("--min-replicas", type=int, help="Smallest number of replicas, with --max-replicas; default: 1.")
-@click.option("--max-replicas", type=int, help="Largest number of replicas: their number follows the load.")
-@click.option("--target-utilization", type=int, default=70, show_default=True, help="Percent of the processors to aim at.")
-@click.option("--namespace", default="", help="Namespace of the objects; default: that of kubectl.")
-@click.option("--host", default="", help="Host name outside of the cluster.")
-@click.option("--gateway", default="", metavar="[NAMESPACE/]NAME", help="Gateway of the host; default: an Ingress.")
-@click.option(
-    "--keys", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Write the keys of this file as a Secret."
-)
-@click.option("--no-keys", is_flag=True, help="Answer without a key.")
-@click.option(
-    "--init-timeout", "init_timeout_s", type=click.FloatRange(1), default=300.0, show_default=True, help="Seconds to start."
-)
-@click.option("--allow-egress", is_flag=True, help="Let the replicas open connections, for a script that calls other services.")
+@endpoint_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of the files; default: print them."
 )
 @common_options
-def command(
-    name: str,
-    *,
-    image: str | None,
-    deployments: tuple[tuple[str, str], ...],
-    traffic: tuple[tuple[str, int], ...],
-    mirror: tuple[str, int] | None,
-    kind: str,
-    cpu: float,
-    cpu_limit: float | None,
-    memory_gb: float,
-    memory_limit_gb: float | None,
-    gpus: int,
-    replicas: int | None,
-    min_replicas: int | None,
-    max_replicas: int | None,
-    target_utilization: int,
-    namespace: str,
-    host: str,
-    gateway: str,
-    keys: Path | None,
-    no_keys: bool,
-    init_timeout_s: float,
-    allow_egress: bool,
-    output: Path | None,
-    as_json: bool,
-) -> None:
+def command(name: str, *, kind: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Write the manifests of an endpoint for Kubernetes or KServe.
 
     The image is one of 'edgewright images build', in a registry that the cluster reaches. The pods run without rights; the keys
     come from the Secret NAME-keys. The files are applied with 'kubectl apply -k FOLDER'.
     """
-    if keys is not None and no_keys:
-        raise BadInputError("an endpoint must have --keys or --no-keys, not both")
-    if keys is not None:
-        KeyFile(keys)
-    endpoint = ClusterEndpoint(
-        name=name,
-        deployments=_deployments(image, deployments, dict(traffic), mirror),
-        mirror=mirror,
-        resources=Resources(cpu=cpu, cpu_limit=cpu_limit, memory_gb=memory_gb, memory_limit_gb=memory_limit_gb, gpus=gpus),
-        scale=Scale(
-            replicas=replicas, min_replicas=min_replicas, max_replicas=max_replicas, target_utilization=target_utilization
-        ),
-        namespace=namespace,
-        has_keys=not no_keys,
-        init_timeout_s=init_timeout_s,
-        host=host,
-        gateway=gateway,
-        allows_egress=allow_egress,
-    )
-    files = render(endpoint, Format(kind), "" if keys is None else keys.read_text("utf-8"))
-    _write(files, output, as_json=as_json)
+    endpoint, keys = endpoint_of(name, options)
+    _write(render(endpoint, Format(kind), keys), output, as_json=as_json)
 
 
 def _deployments(

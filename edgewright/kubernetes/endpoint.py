@@ -112,6 +112,8 @@ class ClusterEndpoint:
     """Host name outside of the cluster; empty: the endpoint is reached inside only."""
     gateway: str = ""
     """Gateway (NAME or NAMESPACE/NAME) of the host; empty: an Ingress."""
+    load_balancer_port: int = 0
+    """Port of a load balancer that the provider of the cluster makes, without TLS; 0: no load balancer."""
     allows_egress: bool = False
     """Replicas may open connections, as a script that calls other services does."""
 
@@ -141,6 +143,7 @@ class ClusterEndpoint:
         for each in self.deployments:
             parse_image_reference(each.image)
         yield from self._faults_of_traffic(names)
+        yield from self._faults_of_address()
         yield from self.resources.faults()
         yield from self.scale.faults()
         if self.namespace and not _LABEL.fullmatch(self.namespace):
@@ -149,6 +152,12 @@ class ClusterEndpoint:
             yield f"a host must be a name such as models.example.org, not {self.host[:64]!r}"
         if self.gateway and not all(_LABEL.fullmatch(part) for part in self.gateway.split("/", 1)):
             yield f"a gateway must be NAME or NAMESPACE/NAME, not {self.gateway[:64]!r}"
+
+    def _faults_of_address(self) -> Iterator[str]:
+        if not 0 <= self.load_balancer_port <= 65535:
+            yield f"the port of the load balancer must be from 1 to 65535, not {self.load_balancer_port}"
+        if self.load_balancer_port and (self.host or len(self.deployments) > 1):
+            yield "a load balancer leads to one deployment and has no host name: give a host, or the load balancer"
 
     def _faults_of_traffic(self, names: list[str]) -> Iterator[str]:
         shares = {each.name: each.traffic for each in self.deployments}

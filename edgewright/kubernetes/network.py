@@ -14,6 +14,7 @@ from edgewright.kubernetes.workload import metadata, selector
 DEPLOYMENT_HEADER = "azureml-model-deployment"
 """A request with this header goes to the deployment that it names, past the shares, as at Azure ML's online endpoints."""
 SERVICE_PORT = 80
+LOAD_BALANCER = "LoadBalancer"
 
 
 def network(endpoint: ClusterEndpoint) -> list[dict[str, Any]]:
@@ -34,13 +35,15 @@ def _service(endpoint: ClusterEndpoint, deployment: ClusterDeployment | None) ->
     """
     name = endpoint.name if deployment is None else endpoint.workload_name(deployment)
     chosen = deployment or max(endpoint.deployments, key=lambda each: each.traffic)
+    outside_port = endpoint.load_balancer_port if deployment is None else 0
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(endpoint, name, deployment),
         "spec": {
+            **({"type": LOAD_BALANCER} if outside_port else {}),
             "selector": selector(endpoint, chosen),
-            "ports": [{"name": "http", "port": SERVICE_PORT, "targetPort": "http", "appProtocol": "http"}],
+            "ports": [{"name": "http", "port": outside_port or SERVICE_PORT, "targetPort": "http", "appProtocol": "http"}],
         },
     }
 

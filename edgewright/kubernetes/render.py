@@ -10,7 +10,7 @@ import yaml
 from edgewright.kubernetes.endpoint import ClusterEndpoint
 from edgewright.kubernetes.kserve import inference_services
 from edgewright.kubernetes.network import network
-from edgewright.kubernetes.workload import workload
+from edgewright.kubernetes.workload import metadata, workload
 
 
 class Format(enum.StrEnum):
@@ -47,11 +47,10 @@ def render(endpoint: ClusterEndpoint, kind: Format, keys: str = "") -> dict[str,
 
 
 def _secret(endpoint: ClusterEndpoint, keys: str) -> dict[str, Any]:
-    place = {"namespace": endpoint.namespace} if endpoint.namespace else {}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": endpoint.keys_secret, **place},
+        "metadata": metadata(endpoint, endpoint.keys_secret),
         "stringData": {"keys.json": keys},
     }
 

@@ -15,6 +15,7 @@ from edgewright.kubernetes.endpoint import ClusterDeployment, ClusterEndpoint, R
 
 ENDPOINT_LABEL = "edgewright.dev/endpoint"
 DEPLOYMENT_LABEL = "edgewright.dev/deployment"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 DRAIN_DELAY_S = 5
 DRAIN_TIME_S = 60
 _PROBE_PERIOD_S = 2
@@ -26,7 +27,7 @@ def labels_of(endpoint: ClusterEndpoint, deployment: ClusterDeployment | None = 
     """Return the labels of an endpoint's objects, or of those of one deployment."""
     labels = {
         "app.kubernetes.io/name": endpoint.name,
-        "app.kubernetes.io/managed-by": "edgewright",
+        MANAGED_BY_LABEL: "edgewright",
         ENDPOINT_LABEL: endpoint.name,
     }
     return labels if deployment is None else {**labels, DEPLOYMENT_LABEL: deployment.name}

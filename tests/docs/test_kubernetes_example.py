@@ -1,47 +1,24 @@
-"""The Kubernetes manifest of the examples follows the public schemas, and names what an image of ours has."""
+"""The Kubernetes manifest of the examples is what `edgewright endpoints render` writes."""
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
-from typing import Any
+import os
+from pathlib import Path
 
-import kubernetes_validate
-import pytest
-import yaml
+from click.testing import CliRunner
 
-from edgewright.contracts.environments.images import KEYS_FILE, PORT, USER
+from edgewright.cli import main
 
 MANIFEST = Path(__file__).parents[2] / "examples" / "kubernetes" / "churn.yaml"
+COMMAND = "endpoints render churn --image registry.example/team/churn:1 --replicas 2 --cpu 0.5 --memory-gb 1"
 
 
-def documents() -> dict[str, Any]:
-    return {each["kind"]: each for each in yaml.safe_load_all(MANIFEST.read_text("utf-8"))}
-
-
-@pytest.mark.parametrize("version", ["1.28", "1.32", kubernetes_validate.latest_version()])
-def test_every_document_follows_the_schema_of_its_kind(version: str) -> None:
-    for document in documents().values():
-        kubernetes_validate.validate(document, version, strict=True)
-
-
-def test_the_schema_finds_a_field_that_kubernetes_does_not_have() -> None:
-    deployment = documents()["Deployment"]
-    deployment["spec"]["template"]["spec"]["containers"][0]["readOnly"] = True
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(deployment, "1.32", strict=True)
-
-
-def test_the_pod_runs_without_rights_and_names_what_the_image_has() -> None:
-    pod = documents()["Deployment"]["spec"]["template"]["spec"]
-    [container] = pod["containers"]
-    assert container["securityContext"] == {
-        "readOnlyRootFilesystem": True,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, USER)
-    assert container["ports"][0]["containerPort"] == PORT
-    assert container["volumeMounts"][0]["mountPath"] == str(PurePosixPath(KEYS_FILE).parent)
-    assert PurePosixPath(KEYS_FILE).name in documents()["Secret"]["stringData"]
-    paths = {probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
-    assert paths == {"startupProbe": "/health/live", "readinessProbe": "/health/ready", "livenessProbe": "/health/live"}
+def test_the_manifest_of_the_examples_is_a_rendered_one() -> None:
+    result = CliRunner().invoke(main, COMMAND.split())
+    assert result.exit_code == 0, result.output
+    rendered = (
+        f"# edgewright {COMMAND}\n# The keys: kubectl create secret generic churn-keys --from-file=keys.json\n{result.stdout}"
+    )
+    if os.environ.get("EDGEWRIGHT_GOLDEN") == "write":
+        MANIFEST.write_text(rendered, "utf-8")
+    assert MANIFEST.read_text("utf-8") == rendered
